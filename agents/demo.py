@@ -27,7 +27,7 @@ from agents.demo_fleet import FLEET, demo_folder, running_fleet
 from agents.demo_flow import describe_flow, read_flow, run_flow
 from agents.demo_kills import kill_agent, kill_broker
 from agents.demo_summary import NEXT, Settled, Totals, describe, total
-from agents.demo_work import Job, announce, plan_work
+from agents.demo_work import DemoTask, announce, plan_work
 from agents.documenter import Docs
 from coditect import Client
 from coditect.aio.loop import run_loop
@@ -85,7 +85,7 @@ def _log_to(file: Path) -> None:
 
 
 async def _work(
-    client: Client, jobs: Sequence[Job], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
+    client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
     """Every job's end, and how many seconds all took; shown meanwhile, with a kill on the way."""
     board = Board()
@@ -104,14 +104,14 @@ async def _listen(events: EventStream, board: Board) -> None:
         board.heard(event)
 
 
-async def submit_all(client: Client, jobs: Sequence[Job], board: Board) -> list[Settled]:
+async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
     """Submit every job at the same time and wait for every answer; the order is that of the jobs."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]
 
 
-async def _do(client: Client, job: Job, board: Board) -> Settled:
+async def _do(client: Client, job: DemoTask, board: Board) -> Settled:
     settled, task_id = Settled(job), job.subject
     try:
         handle = await client.submit(job.capability, job.input, priority=job.priority)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.demo_summary import Settled, latest
-from agents.demo_work import Job
+from agents.demo_work import DemoTask
 from coditect import Event
 
 _FRAME_EVERY_SECONDS = 0.125
@@ -22,7 +22,7 @@ _LINE_EVERY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class Row:
+class BoardRow:
     """The counts of one capability. A submitted task that is in none of the last three still waits."""
 
     submitted: int = 0
@@ -41,12 +41,12 @@ class Board:
 
     latest: str = ""
     began: float = field(default_factory=time.monotonic)
-    _jobs: dict[str, Job] = field(default_factory=dict)
+    _jobs: dict[str, DemoTask] = field(default_factory=dict)
     _started: set[str] = field(default_factory=set)
     _settled: dict[str, bool] = field(default_factory=dict)
     _agents: set[tuple[str, str]] = field(default_factory=set)
 
-    def submitted(self, task_id: str, job: Job) -> None:
+    def submitted(self, task_id: str, job: DemoTask) -> None:
         """The broker has the task."""
         self._jobs[task_id] = job
 
@@ -63,9 +63,9 @@ class Board:
         self.latest = latest(one.value) or self.latest
 
     @property
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> dict[str, BoardRow]:
         """The counts by capability, in alphabetical order."""
-        rows = {capability: Row() for capability in sorted({job.capability for job in self._jobs.values()})}
+        rows = {capability: BoardRow() for capability in sorted({job.capability for job in self._jobs.values()})}
         for task_id, job in self._jobs.items():
             row = rows[job.capability]
             row.submitted += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
-from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, cast
+from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, process_plan
 from coditect.local.ports import keep_addresses
 from coditect.local.servers import PrivateServers, private_servers
 from coditect.local.state import UpFolder, hold
@@ -136,7 +136,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
         for name, arguments in {"dispatcher-1": ("-m", "dispatcher"), **agents}.items()
     )
     plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
-    return cast(plan, environ=environ)
+    return process_plan(plan, environ=environ)
 
 
 @asynccontextmanager

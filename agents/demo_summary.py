@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from agents.demo_work import Job
+from agents.demo_work import DemoTask
 from agents.documenter import Docs, DocsRequest
 from agents.findings import Severity
 from agents.reviewer import Review
@@ -34,7 +34,7 @@ Next:
 class Settled:
     """A task of the demo and how it ended: a value, or an error, or (lost) no answer at all."""
 
-    job: Job
+    job: DemoTask
     value: BaseModel | None = None
     error: str = ""
     lost: bool = False
@@ -185,7 +185,7 @@ def _about_texts(settled: Sequence[Settled]) -> Iterator[str]:
     yield f"Summaries: {len(summaries)} texts, {sum(one.sentences_read for one in summaries)} sentences read"
 
 
-def _asks(job: Job) -> bool:
+def _asks(job: DemoTask) -> bool:
     return isinstance(job.input, DocsRequest) and job.input.summary
 
 

@@ -30,7 +30,7 @@ _SHORTEST_TEXT = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DemoTask:
     """One task of the demo."""
 
     capability: str
@@ -40,7 +40,7 @@ class Job:
     priority: Priority
 
 
-def plan_work(root: Path) -> list[Job]:
+def plan_work(root: Path) -> list[DemoTask]:
     """More than 100 tasks for a repository of this size, in the order in which they are submitted.
 
     What a person waits for is urgent (P0): the tests and the reviews of the modules at a package's top.
@@ -63,37 +63,37 @@ def plan_work(root: Path) -> list[Job]:
     ]
 
 
-def announce(jobs: Sequence[Job]) -> str:
+def announce(jobs: Sequence[DemoTask]) -> str:
     """How many tasks there are, and how urgent."""
     counts = Counter(job.priority for job in jobs)
     urgent, normal, bulk = (counts[priority] for priority in (Priority.P0, Priority.P1, Priority.P2))
     return f"{len(jobs)} tasks ({urgent} urgent, {normal} normal, {bulk} bulk)"
 
 
-def _test_runs(root: Path) -> Iterator[Job]:
+def _test_runs(root: Path) -> Iterator[DemoTask]:
     for tests in TESTS:
         if (root / tests).is_file() or any((root / tests).glob("test_*.py")):
             request = TestsRequest(paths=[tests], timeout_seconds=60)
-            yield Job("tests.run", tests, request, TestsReport, Priority.P0)
+            yield DemoTask("tests.run", tests, request, TestsReport, Priority.P0)
 
 
-def _reviews(root: Path, modules: list[Path]) -> Iterator[Job]:
+def _reviews(root: Path, modules: list[Path]) -> Iterator[DemoTask]:
     for module in modules:
         name = module.relative_to(root)
         priority = Priority.P0 if len(name.parts) == 2 else Priority.P1
-        yield Job("code.review", str(name), ReviewRequest(path=str(name)), Review, priority)
+        yield DemoTask("code.review", str(name), ReviewRequest(path=str(name)), Review, priority)
 
 
-def _references(root: Path, modules: list[Path]) -> Iterator[Job]:
+def _references(root: Path, modules: list[Path]) -> Iterator[DemoTask]:
     for module in modules:
         name = str(module.relative_to(root))
-        yield Job("docs.generate", name, DocsRequest(path=name, summary=True), Docs, Priority.P2)
+        yield DemoTask("docs.generate", name, DocsRequest(path=name, summary=True), Docs, Priority.P2)
 
 
-def _summaries(root: Path, modules: list[Path]) -> Iterator[Job]:
+def _summaries(root: Path, modules: list[Path]) -> Iterator[DemoTask]:
     texts = [*_pages(root), *_docstrings(root, modules)]
     for name, text in texts[:MOST_SUMMARIES]:
-        yield Job("text.summarize", name, SummaryRequest(text=text, sentences=2), Summary, Priority.P2)
+        yield DemoTask("text.summarize", name, SummaryRequest(text=text, sentences=2), Summary, Priority.P2)
 
 
 def _pages(root: Path) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from agents.sources import MAX_FILES, Source
+from agents.sources import MAX_FILES, SourceFile
 from coditect.errors import InputError
 
 _HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
@@ -57,7 +57,7 @@ def parse_diff(text: str) -> list[Hunk]:
     return [hunk for hunk in hunks if hunk.file and hunk.lines]
 
 
-def write_hunks(hunks: list[Hunk], workspace: Path) -> list[Source]:
+def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
     """Write each Python hunk below the workspace and return them as sources that count only added lines."""
     sources = []
     for number, hunk in enumerate(hunks):
@@ -66,7 +66,7 @@ def write_hunks(hunks: list[Hunk], workspace: Path) -> list[Source]:
         path = workspace / "hunks" / f"{number:05}" / hunk.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([*_padding(hunk), *hunk.lines, ""]), encoding="utf-8")
-        sources.append(Source(hunk.file, path, hunk.added, hunk.whole))
+        sources.append(SourceFile(hunk.file, path, hunk.added, hunk.whole))
     if len(sources) > MAX_FILES:
         raise InputError("too many hunks for one task; split the diff", limit=MAX_FILES)
     return sources

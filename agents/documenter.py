@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents.confined import confined
 from agents.markdown import public_objects, render_module
-from agents.sources import Source, find_sources, read_source
+from agents.sources import SourceFile, find_sources, read_source
 from agents.summarizer import Summary, SummaryRequest
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
@@ -71,7 +71,7 @@ async def generate(task: DocsRequest, ctx: Context) -> Docs:
     return docs
 
 
-def _write(task: DocsRequest, sources: list[Source]) -> Docs:
+def _write(task: DocsRequest, sources: list[SourceFile]) -> Docs:
     modules = [_visit(source) for source in sources]
     objects = [found for module in modules for found in public_objects(module)]
     return Docs(
@@ -83,7 +83,7 @@ def _write(task: DocsRequest, sources: list[Source]) -> Docs:
     )
 
 
-def _visit(source: Source) -> griffe.Module:
+def _visit(source: SourceFile) -> griffe.Module:
     try:
         return griffe.visit(_module_name(source.path), source.path, read_source(source))
     except (SyntaxError, ValueError, RecursionError) as error:

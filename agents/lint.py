@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from agents.child import run_child
 from agents.findings import Finding, Severity
-from agents.sources import Source
+from agents.sources import SourceFile
 from coditect.errors import SetupError
 
 # Not here: what `smells.py` says better (complexity, length, mutable defaults, swallowed exceptions), and
@@ -58,7 +58,7 @@ class _Diagnostic(BaseModel):
 _DIAGNOSTICS = TypeAdapter(list[_Diagnostic])
 
 
-async def lint(sources: Sequence[Source], workspace: Path) -> list[Finding]:
+async def lint(sources: Sequence[SourceFile], workspace: Path) -> list[Finding]:
     """Ruff's findings on lines that count, under the sources' own names.
 
     The run knows no configuration but ours, so the same code gets the same findings everywhere.
@@ -84,14 +84,14 @@ def _ruff() -> list[str]:
     return [beside] if beside else [sys.executable, "-m", "ruff"]  # the module costs a Python start
 
 
-def _read(report: Path, sources: Sequence[Source]) -> list[Finding]:
+def _read(report: Path, sources: Sequence[SourceFile]) -> list[Finding]:
     by_path = {str(source.path.resolve()): source for source in sources}
     found = _DIAGNOSTICS.validate_python(json.loads(report.read_bytes() or b"[]"))
     findings = (_finding(said, by_path[said.filename]) for said in found if said.filename in by_path)
     return [finding for finding in findings if finding is not None]
 
 
-def _finding(said: _Diagnostic, source: Source) -> Finding | None:
+def _finding(said: _Diagnostic, source: SourceFile) -> Finding | None:
     """None when it is about a line that does not count, or cannot be known of a fragment."""
     code = said.code or "invalid-syntax"
     line = said.location.row if said.location else 1

@@ -17,7 +17,7 @@ from agents.diff import parse_diff, write_hunks
 from agents.findings import Finding, Severity, worst_first
 from agents.lint import lint
 from agents.smells import find_smells
-from agents.sources import Source, find_packages, find_sources
+from agents.sources import SourceFile, find_packages, find_sources
 from coditect import Agent, Context, Retry
 
 reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python", "quality"}))
@@ -104,13 +104,13 @@ async def review(task: ReviewRequest, ctx: Context) -> Review:
     return _report(findings + smells, sources, unparsed=unparsed, task=task)
 
 
-def _collect(task: ReviewRequest, ctx: Context) -> list[Source]:
+def _collect(task: ReviewRequest, ctx: Context) -> list[SourceFile]:
     if task.diff is not None:
         return write_hunks(parse_diff(task.diff), ctx.workspace)
     return find_sources(confined(task.path or ""), task.globs)
 
 
-def _all_smells(sources: Sequence[Source]) -> tuple[list[Finding], list[str]]:
+def _all_smells(sources: Sequence[SourceFile]) -> tuple[list[Finding], list[str]]:
     findings: list[Finding] = []
     unparsed: list[str] = []
     for source in sources:
@@ -122,7 +122,9 @@ def _all_smells(sources: Sequence[Source]) -> tuple[list[Finding], list[str]]:
     return findings, unparsed
 
 
-def _report(findings: list[Finding], sources: Sequence[Source], *, unparsed: list[str], task: ReviewRequest) -> Review:
+def _report(
+    findings: list[Finding], sources: Sequence[SourceFile], *, unparsed: list[str], task: ReviewRequest
+) -> Review:
     counts = Counter(found.severity for found in findings)
     return Review(
         findings=worst_first(findings)[: task.max_findings],

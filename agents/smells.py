@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from agents.findings import Finding, Severity
-from agents.sources import Source, read_source
+from agents.sources import SourceFile, read_source
 
 MAX_FUNCTION_LINES = 50
 MAX_PARAMETERS = 6
@@ -28,7 +28,7 @@ _BRANCHES = (
 )
 
 
-def find_smells(source: Source) -> list[Finding] | None:
+def find_smells(source: SourceFile) -> list[Finding] | None:
     """Findings on lines that count; None when the file does not parse (ruff names the line then)."""
     try:
         tree = ast.parse(read_source(source))

@@ -14,7 +14,7 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", 
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourceFile:
     """One file to look at."""
 
     name: str
@@ -30,7 +30,7 @@ class Source:
     """False for a fragment, about which nothing is known outside its lines."""
 
 
-def find_sources(path: str, globs: Sequence[str]) -> list[Source]:
+def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
     """The Python files at a path, in order: the file itself, or those below the folder that match a glob.
 
     Skipped: hidden folders, environments, build output, links that lead out of the folder.
@@ -40,9 +40,9 @@ def find_sources(path: str, globs: Sequence[str]) -> list[Source]:
     """
     root = Path(path)
     if root.is_file():
-        found = [Source(path, root)]
+        found = [SourceFile(path, root)]
     elif root.is_dir():
-        found = [Source(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)]
+        found = [SourceFile(str(PurePosixPath(path) / file.relative_to(root)), file) for file in _walk(root, globs)]
     else:
         raise InputError("no such file or folder on the agent's machine; give one that the agent can read", path=path)
     if not found:
@@ -74,7 +74,7 @@ def find_packages(roots: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
-def read_source(source: Source) -> str:
+def read_source(source: SourceFile) -> str:
     """The text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
     return source.path.read_text(encoding="utf-8", errors="replace")
 

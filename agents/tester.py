@@ -45,7 +45,7 @@ class TestsRequest(BaseModel):
     memory_mib: int = Field(2048, ge=128, le=65_536, description="address space of each process")
 
 
-class Verdict(StrEnum):
+class SuiteOutcome(StrEnum):
     """How the run as a whole ended."""
 
     PASSED = "passed"
@@ -59,7 +59,7 @@ class Verdict(StrEnum):
     """By a limit, or it crashed: no report, or one cut off."""
 
 
-class Failure(BaseModel):
+class FailedTest(BaseModel):
     """One test that failed, or that could not be run."""
 
     nodeid: str
@@ -72,13 +72,13 @@ class TestsReport(BaseModel):
 
     __test__ = False
 
-    verdict: Verdict
+    verdict: SuiteOutcome
     passed: int
     failed: int
     errors: int
     skipped: int
     duration_seconds: float
-    failures: list[Failure]
+    failures: list[FailedTest]
     output: str = ""
     """The end of the console output when the verdict is no plain one; at most 8 KiB."""
 
@@ -163,25 +163,25 @@ def _report(read: JUnitReport, ended: Exit, duration: float) -> TestsReport:
         skipped=read.count("skipped"),
         duration_seconds=round(duration, 3),
         failures=[_failure(case) for case in bad[:50]],
-        output="" if verdict in {Verdict.PASSED, Verdict.FAILED} else ended.tail,
+        output="" if verdict in {SuiteOutcome.PASSED, SuiteOutcome.FAILED} else ended.tail,
     )
 
 
-def _verdict(read: JUnitReport, ended: Exit) -> Verdict:
+def _verdict(read: JUnitReport, ended: Exit) -> SuiteOutcome:
     if ended.timed_out:
-        return Verdict.TIMED_OUT
+        return SuiteOutcome.TIMED_OUT
     if ended.code == _NO_TESTS:
-        return Verdict.NO_TESTS
+        return SuiteOutcome.NO_TESTS
     if ended.code == _USAGE_ERROR and "loading conftest" in ended.tail:
-        return Verdict.BROKEN
+        return SuiteOutcome.BROKEN
     if ended.code == _USAGE_ERROR:
         raise InputError("pytest did not accept the selection", output=ended.tail)
     if "No module named pytest" in ended.tail and not read.readable:
         raise SetupError("pytest is missing; install it beside the agent: pip install pytest")
     if ended.code not in {0, 1, 2} or not read.readable:
-        return Verdict.KILLED
-    return Verdict.PASSED if ended.code == 0 else Verdict.FAILED
+        return SuiteOutcome.KILLED
+    return SuiteOutcome.PASSED if ended.code == 0 else SuiteOutcome.FAILED
 
 
-def _failure(case: Case) -> Failure:
-    return Failure(nodeid=case.nodeid[:500], message=case.message[:2000])
+def _failure(case: Case) -> FailedTest:
+    return FailedTest(nodeid=case.nodeid[:500], message=case.message[:2000])

@@ -20,7 +20,7 @@ import psutil
 from redis.asyncio import Redis
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.local import PrivateServers, private_servers
 from coditect.local.child import Child, RunningChild, last_lines, spawn
 from coditect.local.plan import READY_FILE
@@ -155,7 +155,7 @@ class Stage:
     async def declare(self, capability: str) -> None:
         """Makes the queues of a capability that no agent offers yet."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
-            await broker.declare(backbone() + capability_queues(capability))
+            await broker.declare(base_topology() + capability_queues(capability))
 
     async def empty_redis(self) -> None:
         """Removes what earlier programs left in the private Redis, from its log, too."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """Its desks count together: what a desk refused is not forgotten with it."""
+    """Its shard workers count together: what a shard worker refused is not forgotten with it."""
 
     refused: int = 0
     """Commits that came too late: the shard was another's by then."""
@@ -15,6 +15,8 @@ class Counters:
     """Results that a fence refused."""
     unrecorded: int = 0
     """Results that the ledger could not take: their attempts have failed."""
+    newer: int = 0
+    """Nodes under way that a newer dispatcher wrote: they are left alone."""
     strange: int = 0
     """Results of nodes that nobody knows."""
     dropped: int = 0

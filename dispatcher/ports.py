@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.messaging.event_publisher import Events
+from coditect.registry.reference_clock import ReferenceClock
 from dispatcher.capacity import Capacity
 from dispatcher.store.port import Database
 
@@ -31,7 +31,7 @@ class Ports:
     broker: Broker
     database: Database
     events: Events
-    clock: Clock
+    clock: ReferenceClock
     background: Supervisor
     window: Capacity
     ways: ClaimPaths = field(default_factory=ClaimPaths)

@@ -21,7 +21,7 @@ from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, control_plane
+from coditect.broker.topology import base_topology, control_plane
 from coditect.errors import CoditectError, SetupError
 from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Registry
@@ -85,7 +85,7 @@ class Dispatcher:
     """A control plane at work."""
 
     notices: Notices
-    tenure: ShardOwnership
+    ownership: ShardOwnership
     health: Health
     """What its loops tell about themselves."""
 
@@ -113,29 +113,37 @@ async def running_dispatcher(
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor())
-        clock = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
-        events = Events(broker, background, clock, source="/dispatcher")
-        await broker.declare(backbone() + control_plane(quorum=options.quorum))
+        reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
+        events = Events(broker, background, reference, source="/dispatcher")
+        await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Capacity(asyncio.get_running_loop().time)
-        begun = await incarnations.begin(store, graph, clock, background)
-        ports = Ports(broker, store, events, clock, background, window, options.ways, begun.floor, options.quorum)
+        begun = await incarnations.begin(store, graph, reference, background)
+        ports = Ports(broker, store, events, reference, background, window, options.ways, begun.floor, options.quorum)
         pings = await stack.enter_async_context(Pings(broker, name=f"patrol-{options.owner}"))
-        tenure, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
-        await stack.enter_async_context(tenure)
+        ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
+        await stack.enter_async_context(ownership)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         sweeper = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
         background.keep(sweeper.run, name=f"{TASK_PREFIX}the sweeper", critical=False)
         background.keep(partial(keep_slots, registry, window), name=f"{TASK_PREFIX}the slots", critical=True)
         await stack.enter_async_context(
-            watching_agents(ports, registry, tenure.desks, owner=options.owner, evict=evict)
+            watching_agents(ports, registry, ownership.workers, owner=options.owner, evict=evict)
         )
         notices = await stack.enter_async_context(
-            Notices(broker, registry, events, background, clock, addresses=options.addresses, counters=tenure.counters)
+            Notices(
+                broker,
+                registry,
+                events,
+                background,
+                reference,
+                addresses=options.addresses,
+                counters=ownership.counters,
+            )
         )
-        stack.push_async_callback(tenure.hand_over)  # first of all: others wait for the shards
-        yield Dispatcher(notices, tenure, background.health)
+        stack.push_async_callback(ownership.hand_over)  # first of all: others wait for the shards
+        yield Dispatcher(notices, ownership, background.health)
 
 
 def compose(
@@ -146,17 +154,17 @@ def compose(
     evict: Callable[[str], Awaitable[object]],
 ) -> tuple[ShardOwnership, RequestServer]:
     """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
-    tenure = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
-    rebuilt = partial(rebuild_shard, ports, tenure.desks, tenure.markers, graph=graph)
+    ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
+    rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
     control = RequestServer(
-        ports.broker, ports.database, tenure, ports.background, addresses=options.addresses, rebuild=rebuilt
+        ports.broker, ports.database, ownership, ports.background, addresses=options.addresses, rebuild=rebuilt
     )
-    proposing = Scheduler(ports, tenure, graph)
-    tenure.on_request, tenure.on_room = control.arrived, proposing.nudge
-    proposing.open()
+    scheduler = Scheduler(ports, ownership, graph)
+    ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
+    scheduler.open()
     if graph is not None:
-        Reconciler(ports.database, tenure.desks, graph, options.reconcile_seconds).open(ports.background)
-    return tenure, control
+        Reconciler(ports.database, ownership.workers, graph, options.reconcile_seconds).open(ports.background)
+    return ownership, control
 
 
 async def serve(settings: Settings) -> None:
@@ -274,8 +282,8 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
 
 def unready(broker: Broker, dispatcher: Dispatcher) -> str:
     """Say why the dispatcher cannot work; empty when it can: it has broker and store, and every critical loop runs."""
-    if dispatcher.tenure.cut_off_from:
-        return f"the dispatcher is cut off from the {dispatcher.tenure.cut_off_from} and gave its shards up"
+    if dispatcher.ownership.cut_off_from:
+        return f"the dispatcher is cut off from the {dispatcher.ownership.cut_off_from} and gave its shards up"
     if not broker.connected:
         return "the broker's connection or a consumer is missing"
     return dispatcher.health.why_not()

@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
-from coditect.broker.topology import backbone, capability_queues, control_plane
+from coditect.broker.topology import base_topology, capability_queues, control_plane
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model.event import Event
 from coditect.model.message import Message
@@ -25,6 +25,7 @@ from coditect.wire.tasks import result_message
 
 NOW = 1_800_000_000_000
 SHARDS = 4
+TRACEBACK = 'Traceback (most recent call last):\n  File "agent.py", line 7, in review\n'
 ENDED = ("completed", "failed", "canceled", "rejected")
 
 
@@ -63,7 +64,7 @@ class Kept:
                 self.values[name] = {"node": name}
             elif node["state"] == "failed":
                 node |= {"reason": "handler_error", "message": "no such file"}
-                self.failures[name] = Failure("handler_error", "OSError", "no such file", "Traceback", fix="Look again")
+                self.failures[name] = Failure("handler_error", "OSError", "no such file", TRACEBACK, fix="Look again")
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ class ScriptedPlane:
     @asynccontextmanager
     async def serving(self, broker: Broker, *capabilities: str) -> AsyncIterator[None]:
         """Answers what comes to `control`; the capabilities have their queues."""
-        topology = backbone() + control_plane()
+        topology = base_topology() + control_plane()
         for capability in capabilities:
             topology += capability_queues(capability)
         await broker.declare(topology)

@@ -9,7 +9,7 @@ from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.port import Broker, Consumer, Delivery
-from coditect.broker.topology import backbone, shard_queues
+from coditect.broker.topology import base_topology, shard_queues
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import NO_HEADERS, Message
@@ -60,7 +60,7 @@ class ScriptedOwner:
 
     async def open(self) -> None:
         """Declares the shard's queues and listens to them."""
-        await self.broker.declare(backbone() + shard_queues(self.shard))
+        await self.broker.declare(base_topology() + shard_queues(self.shard))
         for queue, take in zip(self._queues, (self._told, self._asked), strict=True):
             self._consumers.append(await self.broker.consume(queue, take, prefetch=100))
 

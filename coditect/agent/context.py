@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
 from coditect.errors import TaskFailed
-from coditect.model.capability import Priority
+from coditect.model import arguments
+from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import Outcome
@@ -114,7 +115,7 @@ class Context:
 
     @overload
     async def request(
-        self, capability: str, value: Any = ..., *, timeout: Duration = ..., priority: Priority | None = ...
+        self, capability: str, value: Any = ..., *, timeout: Duration = ..., priority: Priority | str | None = ...
     ) -> Any: ...
     @overload
     async def request(
@@ -124,7 +125,7 @@ class Context:
         model: type[T] = ...,
         *,
         timeout: Duration = ...,
-        priority: Priority | None = ...,
+        priority: Priority | str | None = ...,
     ) -> T: ...
     async def request(
         self,
@@ -133,23 +134,28 @@ class Context:
         model: Any = Any,
         *,
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
-        priority: Priority | None = None,
+        priority: Priority | str | None = None,
     ) -> Any:
         """Asks another agent and waits without a slot.
 
         The child's id follows from what is asked, so a task that runs again finds its children, in whatever order it
-        asks; the same asked twice is two children.
+        asks; the same asked twice is two children. The child's priority is this task's own unless one is given, also
+        as a text: `"p0"`.
 
-        Raises: TaskFailed (or its kin) with the child's failure; ResultTimeout; UnknownCapability.
+        Raises: InputError that names the parameter, before anything is sent; TaskFailed (or its kin) with the child's
+        failure; ResultTimeout; UnknownCapability.
         """
+        check_capability_name(capability)
+        timeout_seconds = seconds(arguments.span("timeout", timeout))
+        level = self.priority if priority is None else arguments.choice("priority", priority, Priority)
         body = encode_any(value)
         self._asked[capability, hash(body)] += 1
         outcome = await self.services.request(
             capability,
             body,
             ordinal=self._asked[capability, hash(body)],
-            timeout_seconds=seconds(timeout),
-            priority=priority or self.priority,
+            timeout_seconds=timeout_seconds,
+            priority=level,
         )
         if outcome.failure is not None:
             raise TaskFailed(

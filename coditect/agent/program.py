@@ -33,7 +33,7 @@ from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
+from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues
 from coditect.errors import CoditectError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
@@ -63,7 +63,7 @@ def new_agent_id(agent: Agent) -> AgentId:
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
     """What this process needs on the broker, in steps: a declaration has its time, many capabilities need more."""
-    needed = backbone()
+    needed = base_topology()
     for number, capability in enumerate(agent.capabilities, 1):
         needed += capability_queues(capability.name)
         if number % CAPABILITIES_AT_ONCE == 0:
@@ -137,11 +137,11 @@ async def running_agent(
             clock=reference,
             background=background,
             limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
-            suspects=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
+            quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots)
-        presence = await stack.enter_async_context(_presence(registry, described, load, settings, host.health))
+        heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
         mailbox = Mailbox(
             runtime,
             broker,
@@ -156,7 +156,7 @@ async def running_agent(
         await stack.enter_async_context(runtime)
         events.emit("agent.online", subject=agent_id)
         yield runtime
-        presence.set_status(AgentStatus.DRAINING)
+        heartbeat.set_status(AgentStatus.DRAINING)
         events.emit("agent.draining", subject=agent_id)
 
 
@@ -184,7 +184,7 @@ def _patience_seconds(settings: Settings) -> float:
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
-def _presence(
+def _heartbeat(
     registry: Registry, described: Registration, load: Callable[[], Load], settings: Settings, health: Health
 ) -> Heartbeat:
     return Heartbeat(

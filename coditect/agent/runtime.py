@@ -82,27 +82,26 @@ class Runtime:
         clock: ReferenceClock,
         limits: AgentLimits,
         background: Supervisor,
-        suspects: Quarantine,
+        quarantine: Quarantine,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self.agent_id, self.addresses = agent_id, limits.addresses
         self._broker, self._requests, self._events = broker, requests, events
-        self._clock, self._limits = clock, limits
-        self._background, self._hand_back = background, suspects.hand_back
+        self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
+        self._background, self._hand_back = background, quarantine.hand_back
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._executions = executions = set[Execution]()
         self._intake = Intake(
-            broker, slots, background, executions, screen=self._screen, start=self._start, returns=suspects.hand_back
+            broker, slots, background, executions, screen=self._screen, start=self._start, returns=quarantine.hand_back
         )
-        self._isolation = Isolation(suspects, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
-        self._suspects = suspects if limits.processes else None
+        self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._quarantine = quarantine if limits.processes else None
         claims = AcquireRequests(broker, requests, clock, agent_id=agent_id)
         self._reports = Reports(broker, background, clock, heard=claims.heard)
-        starts = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
+        heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
         self._owned = ManagedTasks(
-            claims, starts, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
+            claims, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
         settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
@@ -112,8 +111,8 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
-        self._rooms = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
-        self._means = Means(requests, events, self._intake, self._reports, self._rooms, clock, background, limits)
+        self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        self._means = Means(requests, events, self._intake, self._reports, self._executors, clock, background, limits)
         self._shifts = TaskRunner(self._execute, self._loop)
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
@@ -138,8 +137,8 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.drain()
-        await self._rooms.workers.close()
-        self._rooms.threads.shutdown(wait=False, cancel_futures=True)
+        await self._executors.workers.close()
+        self._executors.threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self) -> None:
         """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
@@ -273,53 +272,54 @@ class Runtime:
 
     # -- execute ----------------------------------------------------------------------------------------
 
-    def _start(self, held: ReceivedTask) -> None:
-        execution = Execution(held.task, held.delivery, held.task.execution_key)
+    def _start(self, received: ReceivedTask) -> None:
+        execution = Execution(received.task, received.delivery, received.task.execution_key)
         self._executions.add(execution)  # which keeps its asyncio task alive, too
-        self._shifts.start(execution, held)
+        self._shifts.start(execution, received)
 
-    async def _execute(self, execution: Execution, held: ReceivedTask) -> None:
+    async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
         """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
         key, settled = execution.key, False
         try:
-            if not self._joined(held.task, key, held.delivery):
+            if not self._joined(received.task, key, received.delivery):
                 if key is not None:
                     self._running[key] = execution
-                if held.task.owner is not None:
-                    await self._owned.execute(execution, held, self._run)
-                elif self._suspects is None or not self._suspects.concerns(held.task, held.delivery):
-                    await self._run(execution, held, post=True)
+                if received.task.owner is not None:
+                    await self._owned.execute(execution, received, self._run)
+                elif self._quarantine is None or not self._quarantine.concerns(received.task, received.delivery):
+                    await self._run(execution, received, post=True)
                 else:
-                    async with self._isolation.around(held) as execution.suspicion:
-                        await self._run(execution, held)
+                    async with self._isolation.around(received) as execution.suspicion:
+                        await self._run(execution, received)
             settled = True
         except (Exception, SentBack) as error:  # noqa: BLE001 - told in full
             settled = await self._outcomes.unsettled(execution, error)
         finally:
             if not execution.slot_passed_on:
-                self._intake.finished(held, None)
+                self._intake.finished(received, None)
             if not execution.posted:
                 self._end(execution, settled=settled)
 
-    async def _run(self, execution: Execution, held: ReceivedTask, *, post: bool = False) -> None:
+    async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
         """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
         began, started_ms = self._now(), self._clock.now_ms()
-        held.feed.began(held, began)
+        received.consumer.began(received, began)
         try:
-            ended = self._not_any_more(held.task) or (
-                held.task.claims and await fetch_input(self._requests.blobs, execution)
+            ended = self._not_any_more(received.task) or (
+                received.task.claims and await fetch_input(self._requests.blobs, execution)
             )
-            ended = ended or await self._handled(execution, held, started_ms)
+            ended = ended or await self._handled(execution, received, started_ms)
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
         except SentBack:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        somebody_waits = self._pass_on_slot(execution, held, began, self._pacing.pause_seconds(held.task, ended))
-        if somebody_waits and not held.feed.is_quick(self._now()):
+        pause = self._pacing.pause_seconds(received.task, ended)
+        somebody_waits = self._pass_on_slot(execution, received, began, pause)
+        if somebody_waits and not received.consumer.is_quick(self._now()):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        if not post or execution.let_go or ended.status is not Status.COMPLETED:
+        if not post or execution.acked_early or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
         outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
@@ -361,7 +361,7 @@ class Runtime:
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
 
-    def _handled(self, execution: Execution, held: ReceivedTask, now_ms: int) -> Awaitable[HandlerEnd]:
+    def _handled(self, execution: Execution, received: ReceivedTask, now_ms: int) -> Awaitable[HandlerEnd]:
         task = execution.task
         capability = self._capabilities[task.capability]
         if self._events.heard("task.started", task.id or ""):
@@ -369,18 +369,18 @@ class Runtime:
         seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
-            return run_handler(capability, execution, None, self._rooms, limit_seconds=seconds)
-        context = self._context(execution, held)
+            return run_handler(capability, execution, None, self._executors, limit_seconds=seconds)
+        context = self._context(execution, received)
         run = run_apart if apart else run_handler
-        return tidied(context, run(capability, execution, context, self._rooms, limit_seconds=seconds))
+        return tidied(context, run(capability, execution, context, self._executors, limit_seconds=seconds))
 
-    def _context(self, execution: Execution, held: ReceivedTask) -> Context:
-        task = held.task
+    def _context(self, execution: Execution, received: ReceivedTask) -> Context:
+        task = received.task
         task_id = task.id or self._clock.new_id()
-        services = TaskServices(execution, held, task_id, self._means)
+        services = TaskServices(execution, received, task_id, self._means)
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
-    def _pass_on_slot(self, execution: Execution, held: ReceivedTask, began: float, pause: float) -> bool:
+    def _pass_on_slot(self, execution: Execution, received: ReceivedTask, began: float, pause: float) -> bool:
         """Whether somebody who waited may have got it."""
         somebody_waits = self._intake.waiting > 0
         ran = self._now() - began
@@ -388,13 +388,13 @@ class Runtime:
         execution.slot_passed_on = True
         thread = execution.thread
         if pause:
-            self._loop.call_later(pause, self._keep_no_more, held, ran)
+            self._loop.call_later(pause, self._keep_no_more, received, ran)
         elif thread is None or thread.done():
-            self._intake.finished(held, ran)
+            self._intake.finished(received, ran)
         else:  # it cannot be stopped: the outcome goes out now, the slot comes back when the thread ends
-            thread.add_done_callback(lambda _: self._intake.finished(held, ran))
+            thread.add_done_callback(lambda _: self._intake.finished(received, ran))
         return somebody_waits
 
-    def _keep_no_more(self, held: ReceivedTask, ran: float) -> None:
+    def _keep_no_more(self, received: ReceivedTask, ran: float) -> None:
         self._pacing.over()
-        self._intake.finished(held, ran)
+        self._intake.finished(received, ran)

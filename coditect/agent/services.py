@@ -18,7 +18,7 @@ from coditect.blobs import fetched
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
-from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority, check_capability_name
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
@@ -33,7 +33,7 @@ class Means:
     events: Events
     intake: Intake
     reports: Reports
-    rooms: Executors
+    executors: Executors
     clock: Clock
     background: Supervisor
     bounds: Bounds
@@ -44,7 +44,7 @@ class TaskServices:
     """See `context.Services`."""
 
     execution: Execution
-    held: ReceivedTask
+    received: ReceivedTask
     task_id: TaskId
     means: Means
 
@@ -57,41 +57,40 @@ class TaskServices:
         next asks for the same child again.
         """
         requests, intake = self.means.requests, self.means.intake
-        check_capability_name(capability)
-        if self.held.task.depth >= MAX_DEPTH:
+        if self.received.task.depth >= MAX_DEPTH:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
         travels = body if len(body) <= MAX_BODY_BYTES else (await requests.blobs.put(body)).document
-        if not intake.may_suspend(self.held, self.means.bounds.max_suspended):
+        if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
             raise SentBack
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
         if travels is not body:
             child = replace(child, claims=travels)
         reply = requests.expect(child.correlation_id or "")
-        intake.suspend(self.held)
-        if self.held.task.owner is None or self.held.task.limits.timeout_ms is None:  # else the owner counts it
-            self.means.rooms.limits.pause(self.execution, self._most_seconds())
+        intake.suspend(self.received)
+        if self.received.task.owner is None or self.received.task.limits.timeout_ms is None:  # else the owner counts it
+            self.means.executors.limits.pause(self.execution, self._most_seconds())
         try:
             outcome = await self._exchange(child, reply, timeout_seconds)
         except asyncio.CancelledError:
-            intake.abandon(self.held)
+            intake.abandon(self.received)
             raise
         except BaseException:
-            await intake.resume(self.held)
+            await intake.resume(self.received)
             raise
         else:
-            await intake.resume(self.held)
+            await intake.resume(self.received)
             return outcome
         finally:
-            if not self.held.awaiting:
-                self.means.rooms.limits.go_on(self.execution)
+            if not self.received.awaiting:
+                self.means.executors.limits.go_on(self.execution)
 
     def _most_seconds(self) -> float:
         """How long the task may last from now on by the clock, whatever it waits for."""
-        task, most = self.held.task, LONGEST_SECONDS
+        task, most = self.received.task, LONGEST_SECONDS
         if task.owner is None:  # its delivery stays unacknowledged
-            most = self.held.since + LONGEST_DIRECT_SECONDS - self.means.rooms.loop.time()
+            most = self.received.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
         if task.limits.deadline_ms is not None:
             most = min(most, (task.limits.deadline_ms - self.means.clock.now_ms()) / 1000)
         return max(0.0, most)
@@ -123,7 +122,7 @@ class TaskServices:
         ordinal: int,
         priority: Priority,
     ) -> Task:
-        requests, parent, now = self.means.requests, self.held.task, self.means.clock.now_ms()
+        requests, parent, now = self.means.requests, self.received.task, self.means.clock.now_ms()
         deadline = now + int(timeout_seconds * 1000)
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
@@ -144,7 +143,7 @@ class TaskServices:
 
     def progress(self, share: float, note: str) -> None:
         """An event about this task; of an owned one its owner is told."""
-        owner = self.held.task.owner
+        owner = self.received.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
             return
@@ -152,7 +151,7 @@ class TaskServices:
 
     def report(self, share: float, note: str) -> None:
         """The same from a handler's thread."""
-        self.means.rooms.loop.call_soon_threadsafe(self.progress, share, note)
+        self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """An event of the handler's own."""

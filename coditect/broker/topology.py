@@ -178,7 +178,7 @@ class Topology:
         )
 
 
-def backbone() -> Topology:
+def base_topology() -> Topology:
     """What every process needs, whoever it is."""
     exchanges = (
         Exchange(routing.UNROUTED, ExchangeType.FANOUT),

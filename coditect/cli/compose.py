@@ -19,9 +19,9 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
 
 
-async def sign_in(url: str) -> None:
+async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
     """Signs in to the broker at this address and leaves. Raises: BrokerUnavailable, SetupError with the way out."""
-    async with AmqpBroker(url, name="coditect doctor", declare=False):
+    async with AmqpBroker(url, name="coditect doctor", declare=False, heartbeat_seconds=heartbeat_seconds):
         pass
 
 
@@ -43,7 +43,13 @@ class RealConnections:
         """RabbitMQ; always allowed to declare, since only a person asks this program to."""
         self._say_guesses(AMQP)
         settings = self._settings
-        return AmqpBroker(settings.amqp_url, name="coditect cli", window=settings.window, wire=settings.wire)
+        return AmqpBroker(
+            settings.amqp_url,
+            name="coditect cli",
+            window=settings.window,
+            wire=settings.wire,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
 
     async def bindings(self) -> frozenset[Binding] | None:
         """By the management API, where there is one."""

@@ -22,7 +22,7 @@ GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers itself."""
 INSTALL = "pip install 'coditect[dispatcher]'"
 
-COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts")
+COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts", "newer")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -83,12 +83,13 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
     results that a fence refused; STRANGE results of nodes that nobody knows; DROPPED tasks without a queue that came
-    too fast to be answered. A dispatcher that does not answer, or has no shard, has none.
+    too fast to be answered; NEWER nodes that are left alone, since a newer dispatcher wrote them. A dispatcher that
+    does not answer, or has no shard, has none.
 
     \b
     Example: coditect dispatcher status
     """
-    stands = run_loop(_standing(connections(context)))
+    stands = run_loop(_cluster_status(connections(context)))
     if output is Output.JSON:
         dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
         write_json({"dispatchers": dispatchers, "shards": [asdict(one) for one in stands.shards]})
@@ -100,11 +101,11 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     write_table(("shard", "owner", "epoch", "workflows", "under way"), rows)
 
 
-async def _standing(opened: Connections) -> ClusterStatus:
-    from coditect.operations.status import standing
+async def _cluster_status(opened: Connections) -> ClusterStatus:
+    from coditect.operations.status import cluster_status
 
     async with opened.broker() as broker:
-        return await standing(broker)
+        return await cluster_status(broker)
 
 
 def _counts(one: DispatcherStatus) -> dict[str, int | None]:

@@ -6,6 +6,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,8 +58,13 @@ def up_command(
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
     programs = () if no_agents else (*_control_plane(), *_fleet_programs(agents or [], Path.cwd()))
     plan = _plan(programs, Path.cwd(), os.environ)
+    stays = f"What waits stays in {plan.folder}: `coditect up` goes on with it."
     if detach:
-        state = local.up_detached(plan, environ=os.environ, say=say)
+        try:
+            state = local.up_detached(plan, environ=os.environ, say=say)
+        except KeyboardInterrupt:
+            say(f"Nothing goes on: what was started is stopped again. {stays}")
+            raise
         _show(state, output)
         return
 
@@ -70,7 +76,7 @@ def up_command(
         say("Ready. Ctrl-C stops it.")
 
     local.up(plan, environ=os.environ, say=say, ready=ready)
-    say(f"Stopped. What waits stays in {plan.folder}: `coditect up` goes on with it.")
+    say(f"Stopped. {stays}")
 
 
 @app.command("down")
@@ -119,7 +125,7 @@ def doctor_command(
         amqp_url=_named(settings.amqp_url, Settings().amqp_url),
         redis_url=_named(settings.redis_url, Settings().redis_url),
         management_url=settings.management_url,
-        sign_in=sign_in,
+        sign_in=partial(sign_in, heartbeat_seconds=settings.heartbeat_seconds),
     )
     if output is Output.JSON:
         write_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks])

@@ -171,7 +171,7 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
 async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple[str, Outcome | None]:
     async with opened.client() as client, AsyncExitStack() as stack:
         task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
-        listening = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
+        event_stream = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
         handle = await client.submit(
             order.capability,
             order.body,
@@ -181,10 +181,10 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
             pin=order.pin,
             task_id=task_id,
         )
-        if wait is None or listening is None:
+        if wait is None or event_stream is None:
             return handle.task_id, None
         say(f"{handle.task_id} submitted to {order.capability}")
-        watching = asyncio.create_task(_show_progress(listening, handle.task_id))
+        watching = asyncio.create_task(_show_progress(event_stream, handle.task_id))
         where = f"coditect task why-not {handle.task_id} --capability {order.capability}"
         try:
             with going_on(f"The task goes on. Where it is: {where}; to end it: coditect task cancel {handle.task_id}"):

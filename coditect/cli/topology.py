@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.broker.topology import Binding, Topology, backbone, capability_queues
+from coditect.broker.topology import Binding, Topology, base_topology, capability_queues
 from coditect.broker.topology_diff import (
     BINDINGS_NOTE,
     ProbeVerdict,
@@ -94,7 +94,7 @@ async def _apply(opened: Connections, named: list[str]) -> TopologyPlan:
 
 
 def _topology(capabilities: tuple[str, ...]) -> Topology:
-    whole = backbone()
+    whole = base_topology()
     for name in capabilities:
         whole += capability_queues(name)
     return whole

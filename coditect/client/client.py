@@ -15,7 +15,7 @@ from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
@@ -104,7 +104,7 @@ class Client:
         self._background = Supervisor()
         self._picker = Selector(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
-        self._listening = EventStreams(broker, name=self.name)
+        self._event_stream = EventStreams(broker, name=self.name)
         offers = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
             broker,
@@ -112,15 +112,15 @@ class Client:
             picker=self._picker,
             offers=offers,
             requests=self._requests,
-            listening=self._listening,
+            event_stream=self._event_stream,
         )
         self._workflows = WorkflowLane(
             broker,
             self._clock,
             offers=offers,
             requests=self._requests,
-            listening=self._listening,
-            ends=Completions(self._listening, self._background),
+            event_stream=self._event_stream,
+            ends=Completions(self._event_stream, self._background),
         )
         self._owned: tuple[Any, ...] = ()
 
@@ -149,7 +149,7 @@ class Client:
             for owned in self._owned:
                 await opening.enter_async_context(owned)
             await opening.enter_async_context(self._background)
-            await self._broker.declare(backbone(), lazily=True)
+            await self._broker.declare(base_topology(), lazily=True)
             opening.push_async_callback(self._remove_reply_queue)
             await opening.enter_async_context(self._requests)
             self._stack = opening.pop_all()
@@ -253,6 +253,7 @@ class Client:
         durable one is canceled.
         """
         chosen = _chosen(options, {})
+        arguments.span("timeout", timeout)
         if not chosen.kept and chosen.deadline is None:
             chosen = replace(chosen, deadline=timeout)
         handle = await self.submit(capability, value, options=chosen)
@@ -353,4 +354,4 @@ class Client:
         `async with client.events("task.*") as events: async for event in events`. What happens after the
         block was entered is heard; a listener more than 10,000 events behind misses the oldest.
         """
-        return self._listening.stream(pattern, of=() if of is None else (of,))
+        return self._event_stream.stream(pattern, of=() if of is None else (of,))

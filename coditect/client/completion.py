@@ -32,8 +32,8 @@ IDLE_SECONDS = 5.0
 class Completions:
     """The ends that one client hears of."""
 
-    def __init__(self, listening: EventStreams, background: Supervisor) -> None:
-        self._listening = listening
+    def __init__(self, event_stream: EventStreams, background: Supervisor) -> None:
+        self._event_stream = event_stream
         self._background = background
         self._waits: Counter[str] = Counter()
         """How many wait for each workflow."""
@@ -71,7 +71,7 @@ class Completions:
 
     async def _listen(self) -> None:
         try:
-            async with self._listening.stream("workflow.*") as stream:
+            async with self._event_stream.stream("workflow.*") as stream:
                 self._listens = True
                 while True:
                     idle = asyncio.ensure_future(asyncio.sleep(IDLE_SECONDS))

@@ -14,7 +14,7 @@ from typing import Any
 from coditect import errors
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.errors import CoditectError, ControlPlaneRequired, Retryable, SetupError, TooLarge, Unroutable
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
@@ -127,7 +127,7 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
 
     Raises: BrokerUnavailable.
     """
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
     async with Requests(broker, name=name) as requests:
         yield ControlPlane(broker, requests, clock)
     await broker.delete_queue(requests.reply_to)

@@ -39,14 +39,14 @@ class DirectLane:
         picker: Selector,
         offers: CapabilityCatalogue,
         requests: Requests,
-        listening: EventStreams,
+        event_stream: EventStreams,
     ) -> None:
         self._broker = broker
         self._clock = clock
         self._picker = picker
         self._offers = offers
         self._requests = requests
-        self._listening = listening
+        self._event_stream = event_stream
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
         """Publishes a task; see `Client.submit`."""
@@ -100,7 +100,7 @@ class DirectLane:
         """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
         task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.correlation_id or "") if options.results else None
-        handle = Handle(task, self._requests, self._listening, self._broker, reply=reply)
+        handle = Handle(task, self._requests, self._event_stream, self._broker, reply=reply)
         if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
         try:

@@ -47,13 +47,13 @@ class Handle:
     That of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
     """
 
-    __slots__ = ("__weakref__", "_broker", "_kept", "_listening", "_reply", "_requests", "_task")
+    __slots__ = ("__weakref__", "_broker", "_event_stream", "_kept", "_reply", "_requests", "_task")
 
     def __init__(
         self,
         task: Task,
         requests: Requests,
-        listening: EventStreams,
+        event_stream: EventStreams,
         broker: Broker,
         *,
         reply: asyncio.Future[Outcome] | None = None,
@@ -63,7 +63,7 @@ class Handle:
         self._kept = kept
         self._reply = reply
         self._requests = requests
-        self._listening = listening
+        self._event_stream = event_stream
         self._broker = broker
 
     @property
@@ -155,7 +155,7 @@ class Handle:
         now = asyncio.get_running_loop().time
         last = math.inf
         reply = self._reply or asyncio.get_running_loop().create_future()
-        async with self._listening.stream("task.*", of=(self.task_id,)) as stream:
+        async with self._event_stream.stream("task.*", of=(self.task_id,)) as stream:
             while now() < last and (event := await _next_event(stream, reply)) is not None:
                 yield event
                 if event.type in ENDINGS:

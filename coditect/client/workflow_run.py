@@ -74,10 +74,10 @@ class Run:
     there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
     """
 
-    __slots__ = ("_control", "_ends", "_listening", "id", "new")
+    __slots__ = ("_control", "_ends", "_event_stream", "id", "new")
 
     def __init__(
-        self, workflow: str, control: ControlPlane, *, listening: EventStreams, ends: Completions, new: bool = False
+        self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, ends: Completions, new: bool = False
     ) -> None:
         self.id = workflow
         """The workflow's id; kept by the control plane, so any process may ask with it."""
@@ -85,7 +85,7 @@ class Run:
         """Whether the start that made this handle had it accepted. False where its idempotency key was known, so that
         this is the earlier workflow, which may have ended; and for a handle that was made of an id."""
         self._control = control
-        self._listening = listening
+        self._event_stream = event_stream
         self._ends = ends
 
     # -- what it is -------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ class Run:
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
         """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
-        async with self._listening.stream(*patterns, of=subjects) as stream:
+        async with self._event_stream.stream(*patterns, of=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())
             try:

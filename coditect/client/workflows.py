@@ -51,7 +51,7 @@ class WorkflowLane:
         *,
         offers: CapabilityCatalogue,
         requests: Requests,
-        listening: EventStreams,
+        event_stream: EventStreams,
         ends: Completions,
     ) -> None:
         self._broker = broker
@@ -59,12 +59,12 @@ class WorkflowLane:
         self._control = ControlPlane(broker, requests, clock)
         self._offers = offers
         self._requests = requests
-        self._listening = listening
+        self._event_stream = event_stream
         self._ends = ends
 
     def run(self, workflow: str, *, new: bool = False) -> Run:
         """The handle of a workflow by its id; `new` when it was accepted just now."""
-        return Run(workflow, self._control, listening=self._listening, ends=self._ends, new=new)
+        return Run(workflow, self._control, event_stream=self._event_stream, ends=self._ends, new=new)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
@@ -159,4 +159,4 @@ class WorkflowLane:
 
     def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
-        return Handle(task, self._requests, self._listening, self._broker, kept=KeptOptions(run))
+        return Handle(task, self._requests, self._event_stream, self._broker, kept=KeptOptions(run))

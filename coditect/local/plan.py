@@ -61,7 +61,7 @@ class ProcessPlan:
     """None where the broker has no management API, or nobody said where."""
 
 
-def cast(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
+def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
     """Find the binaries, choose the ports and write the servers' configuration.
 
     Raises:

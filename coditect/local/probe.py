@@ -14,8 +14,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from coditect.broker.rabbitmq.link import hosts_of
+from coditect.errors import RegistryUnavailable
 from coditect.local.child import Probe
 from coditect.local.errors import ServerUnreachable
+from coditect.registry.connection import SENTINELS, RedisConnection
 
 _CONNECTION_START = b"\x00\x0a\x00\x0a"
 _VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
@@ -24,11 +27,21 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
-    """The version of the broker that opens an AMQP 0-9-1 handshake at `url`. Signs in to nothing.
+    """The version of the broker that opens an AMQP 0-9-1 handshake at `url`, or at the first of its hosts that does.
+
+    Signs in to nothing. `within_seconds` bounds each host.
 
     Raises:
         ServerUnreachable: nothing answers in time, or something that is no AMQP 0-9-1 broker; retryable.
     """
+    *others, last = (str(host) for host in hosts_of(url))
+    for host in others:
+        with suppress(ServerUnreachable):
+            return await _broker_version(host, within_seconds)
+    return await _broker_version(last, within_seconds)
+
+
+async def _broker_version(url: str, within_seconds: float) -> str:
     async with _reach(url, default_port=5672, tls_scheme="amqps", within_seconds=within_seconds) as (
         reader,
         writer,
@@ -47,10 +60,14 @@ async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
 async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
     """The version of the Redis that answers PING at `url`, signed in with the password in the address.
 
+    Under sentinels it is that of the master that they name.
+
     Raises:
         ServerUnreachable: nothing answers in time, it still loads its data, or it refuses the password;
         retryable.
     """
+    if url.startswith(SENTINELS):
+        return await _version_under_sentinels(url, within_seconds)
     async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
         reader,
         writer,
@@ -61,6 +78,19 @@ async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
         text = (await reader.readexactly(int(size))).decode(errors="replace")
         found = re.search(r"redis_version:(\S+)", text)
         return found[1] if found else "unknown"
+
+
+async def _version_under_sentinels(url: str, within_seconds: float) -> str:
+    def unavailable(_: str, reason: str) -> RegistryUnavailable:
+        return RegistryUnavailable("No master answers that the sentinels name", reason=reason)
+
+    connection = RedisConnection(url, timeout_seconds=within_seconds, unavailable=unavailable)
+    try:
+        return await connection.version()
+    except RegistryUnavailable as error:
+        raise ServerUnreachable(error.sentence, reason=error.facts["reason"]) from error
+    finally:
+        await connection.close()
 
 
 async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:

@@ -20,7 +20,7 @@ from coditect.agent.processes.process import ProcessId, identify, is_running
 from coditect.aio.loop import run_loop
 from coditect.local.child import POLL_SECONDS, last_lines
 from coditect.local.errors import AlreadyUp, LocalError, StartFailed
-from coditect.local.plan import ProcessPlan, UpPlan, cast, require_servers
+from coditect.local.plan import ProcessPlan, UpPlan, process_plan, require_servers
 from coditect.local.state import Phase, UpFolder, UpState, forget, hold, read_state, write_env, write_state
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
 from coditect.local.watchdog import kill_marked
@@ -54,7 +54,9 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
         marker = uuid.uuid4().hex
         try:
             with guarded(marker) as watchdog:
-                run_loop(_supervise(cast(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready))
+                run_loop(
+                    _supervise(process_plan(plan, environ=environ), folder, marker, watchdog, say=say, ready=ready)
+                )
         finally:
             forget(folder)
 

@@ -41,7 +41,7 @@ class TaskLocator:
         Looking takes each message in hand for a moment and gives it back where it was; to the broker that is
         a delivery, so each comes back marked as redelivered. Raises: BrokerUnavailable.
         """
-        sightings, asked = await self._ask(task_id)
+        locator, asked = await self._ask(task_id)
         looked, cut = [], []
         for queue in _queues(tuple(waiting), dead):
             stats = await self._broker.stats(queue)
@@ -49,10 +49,10 @@ class TaskLocator:
                 continue
             looked.append(queue)
             seen, whole = await self._look(queue, task_id, most)
-            sightings += seen
+            locator += seen
             if not (seen or whole):
                 cut.append(queue)
-        return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
+        return Found(tuple(locator), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
         """Where it is in the queue, and whether the queue was seen to its end."""

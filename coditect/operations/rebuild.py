@@ -9,7 +9,7 @@ from typing import Any
 from coditect.aio.clock import Clock, SystemClock
 from coditect.broker.declaring import declare_missing
 from coditect.broker.port import Broker
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.client.control_plane import asking
 from coditect.wire.control import Verb
 
@@ -46,7 +46,7 @@ async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
     """
     clock = clock or SystemClock()
     occasion = clock.new_id()
-    queues = await declare_missing(broker, backbone())
+    queues = await declare_missing(broker, base_topology())
     async with asking(broker, clock, name=f"rebuild-{occasion}") as control:
         status = await control.ask(Verb.STATUS, {})
         counts: Counter[str] = Counter(queues=queues)

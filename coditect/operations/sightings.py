@@ -47,7 +47,7 @@ class Sighting:
 class Found:
     """What a look for a task brought."""
 
-    sightings: tuple[Sighting, ...]
+    locator: tuple[Sighting, ...]
     looked: tuple[str, ...]
     """Queues looked through."""
     cut: tuple[str, ...]
@@ -59,7 +59,7 @@ class Found:
     def best(self) -> Sighting | None:
         """The most telling one: a task can be at two places when an agent died or it was redriven."""
         order = list(SightingPlace)
-        return min(self.sightings, key=lambda one: order.index(one.place), default=None)
+        return min(self.locator, key=lambda one: order.index(one.place), default=None)
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ class RefusalCounts:
     """Unrouted tasks whose publishers get no answer: a flood dropped the copies that are answered from."""
     restarts: int
     """Loops of the process that died and were started again."""
+    newer: int
+    """Nodes under way that a newer dispatcher wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class ClusterStatus:
     shards: tuple[ShardStatus, ...]
 
 
-async def standing(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
+async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
     """How the control plane stands. Changes nothing.
 
     Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
@@ -101,5 +103,5 @@ def _shard(row: Mapping[str, Any]) -> ShardStatus:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, RefusalCounts]:
-    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts")
+    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts", "newer")
     return figures["owner"], RefusalCounts(*(int(figures.get(name, 0)) for name in names))

@@ -1,7 +1,7 @@
-"""A Redis whose every call ends in time: the registry's, and the task graph's.
+"""A pooled Redis connection whose every call ends within a time limit, for the registry and the task graph.
 
-Redis may be killed, wiped, slow or full at any time: a call then raises within its limit what its user says,
-and the next call connects anew by itself.
+Redis may be killed, wiped, slow or full at any time: a call then raises, within its limit, the error that its user
+chose, and the next call connects again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import ChildDeadlockedError, RedisClusterException, RedisError
 
@@ -24,8 +24,9 @@ from coditect.errors import Retryable, SetupError
 Answer = TypeVar("Answer")
 
 VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSError, ValueError)
-"""Every family that redis-py raises. OSError includes the TimeoutError of our own limit, ValueError is its
-parser's when the server speaks something else."""
+"""Every family of errors of redis-py. OSError includes the TimeoutError of the time limit, ValueError is the
+parser's when the server speaks another protocol.
+"""
 
 CONNECTIONS = 8
 SENTINELS = ("redis+sentinel://", "rediss+sentinel://")
@@ -33,19 +34,27 @@ SENTINEL_PORT = 26_379
 
 
 class RedisConnection:
-    """Connections to one Redis database; safe for concurrent calls on one event loop.
+    """A pool of connections to one Redis database; safe for concurrent calls on one event loop.
 
-    `timeout_seconds` bounds each call, connecting included; `unavailable` makes the error of one that failed.
+    `timeout_seconds` bounds each call, connecting included; `unavailable` makes the error of a call that failed.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, unavailable: Callable[[str, str], Retryable]) -> None:
-        """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
+        """Prepare the pool, without connecting yet.
+
+        Raises:
+            SetupError: when the URL is no Redis URL.
+        """
         self._timeout_seconds = timeout_seconds
         self._unavailable = unavailable
         self.redis = _client(url, timeout_seconds)
 
     async def bounded(self, step: str, call: Awaitable[Answer]) -> Answer:
-        """The answer of the call; `unavailable(step, reason)` is raised when there is none in time."""
+        """Await a Redis call within the time limit, and return its answer.
+
+        Raises:
+            Retryable: the error of `unavailable(step, reason)`, when the call failed or was late.
+        """
         try:
             with heeded():
                 async with asyncio.timeout(self._timeout_seconds):
@@ -53,10 +62,18 @@ class RedisConnection:
         except VENDOR_ERRORS as error:
             raise self._unavailable(step, f"{type(error).__name__}: {error}"[:200]) from error
 
+    async def version(self) -> str:
+        """Return the version of the Redis server; with sentinels, of the master."""
+        facts = await self.bounded("version", self.redis.info("server"))
+        return str(facts.get("redis_version", "unknown"))
+
     async def close(self) -> None:
-        """Closes what is open, within the limit."""
-        with contextlib.suppress(Retryable):
-            await self.bounded("close", self.redis.aclose())
+        """Close all connections, those to the sentinels too, each within the time limit."""
+        pool = self.redis.connection_pool
+        sentinels = pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else ()
+        for one in (self.redis, *sentinels):
+            with contextlib.suppress(Retryable):
+                await self.bounded("close", one.aclose())
 
 
 def _client(url: str, timeout_seconds: float) -> Redis:
@@ -74,7 +91,7 @@ def _client(url: str, timeout_seconds: float) -> Redis:
 
 
 def _each(timeout_seconds: float) -> dict[str, Any]:
-    """What holds of each connection."""
+    """Return the options of each connection: protocol, time limits and retry."""
     return {
         "protocol": 2,
         "socket_timeout": timeout_seconds,
@@ -84,7 +101,7 @@ def _each(timeout_seconds: float) -> dict[str, Any]:
 
 
 def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
-    """The master that the sentinels name; asked for again with each new connection."""
+    """Return a client of the master that the sentinels name; each new connection asks the sentinels again."""
     signed, _, places = url.netloc.rpartition("@")
     hosts = [place.partition(":") for place in places.split(",")]
     name, _, database = url.path.strip("/").partition("/")

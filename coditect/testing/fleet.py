@@ -20,7 +20,7 @@ from coditect.aio.clock import Clock
 from coditect.blobs import open_blobs
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
-from coditect.broker.topology import backbone, event_queue
+from coditect.broker.topology import base_topology, event_queue
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.client.workflow_run import Run
@@ -30,14 +30,15 @@ from coditect.model.event import Event
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import DeadLetters, Selection
 from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Registry
 from coditect.settings.settings import Settings
-from coditect.testing.chance import SeededClock
 from coditect.testing.crashes import Crashes, warnings_muted
-from coditect.testing.crew import VirtualProcesses
 from coditect.testing.errors import FleetCrashed, FleetStuck
 from coditect.testing.member import InProcess, State, VirtualProcess
+from coditect.testing.processes import VirtualProcesses
 from coditect.testing.schedule import Actor, Schedule
-from coditect.testing.timeline import Jobs, VirtualClock, virtual_loop
+from coditect.testing.seeded import SeededClock
+from coditect.testing.virtual_clock import Jobs, VirtualClock, virtual_loop
 from coditect.wire import routing
 from coditect.wire.events import read_event
 from coditect.workflow.builder import Workflow
@@ -225,11 +226,15 @@ class TestFleet:
     def _replicas_of(self, agent: Agent) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
 
+    def _registry_of(self, member: VirtualProcess) -> Registry:
+        """The registry as the process reaches it."""
+        return self.registry
+
     def _agent(self, agent: Agent, member: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
         return running_agent(
             InProcess(agent),
             broker=member.broker,
-            registry=self.registry,
+            registry=self._registry_of(member),
             settings=self._settings,
             clock=self._clock(member.id),
             drain=member.drain,
@@ -240,7 +245,7 @@ class TestFleet:
     def _plane(self, running: Callable[..., Any], member: VirtualProcess) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
             broker=member.broker,
-            registry=self.registry,
+            registry=self._registry_of(member),
             clock=self._clock(member.id),
             owner=member.id,
             evict=self.server,
@@ -250,7 +255,7 @@ class TestFleet:
     async def _observe(self) -> None:
         """Hears every event; nobody ends it before the fleet ends."""
         broker = await MemoryBroker(self.server, name="observer").__aenter__()
-        await broker.declare(backbone() + event_queue("events.test", ("#",)))
+        await broker.declare(base_topology() + event_queue("events.test", ("#",)))
         await broker.consume("events.test", self._heard, prefetch=1_000)
 
     def _heard(self, delivery: Delivery) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.agent.intake.intake import PATROL_SECONDS, Intake
-from coditect.testing.timeline import VirtualClock
+from coditect.testing.virtual_clock import VirtualClock
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
 

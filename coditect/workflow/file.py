@@ -1,8 +1,8 @@
-"""Workflows in files: YAML or JSON, by the same rules, with the line of whatever is wrong.
+"""Readers and writers of workflow files: YAML or JSON, by equal rules, with the line of each problem.
 
-The text is a stranger's. It is read as events, without tags, anchors or objects of Python; a key that stands twice, a
-document over 8 MB and one nested over 200 levels are refused. Plain words of YAML are what they are in version 1.2:
-`yes`, `on` and `2026-01-01` are text.
+The text is a stranger's. The reader takes events, without tags, anchors or Python objects; a repeated key, a document
+over 8 MB, and a document nested over 200 levels are refused. Plain words of YAML mean what version 1.2 says: `yes`,
+`on` and `2026-01-01` are text.
 """
 
 from __future__ import annotations
@@ -41,20 +41,28 @@ _TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
 
 
 def load_workflow(path: Path, *, capabilities: Collection[str] | None = None) -> Definition:
-    """The definition in a file; JSON when its name ends in `.json`. With `capabilities`, these are all that exist.
+    """Read and check the workflow definition in a file; JSON when the file's name ends in `.json`, else YAML.
 
-    Raises: NotFound; InvalidWorkflow with the line, the place and what to do, for everything that was found.
+    With `capabilities`, any other capability is a problem.
+
+    Raises:
+        NotFound: when the file cannot be read.
+        InvalidWorkflow: with line, place and remedy of every problem that was found.
     """
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise NotFound("There is no such file to read", path=str(path), reason=error.strerror) from error
+    except (OSError, ValueError) as error:  # no path has a null byte
+        raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
     return read_workflow(content, is_json=path.suffix == ".json", capabilities=capabilities)
 
 
 def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collection[str] | None = None) -> Definition:
-    """The definition that a document of YAML, or JSON, holds. Raises: as `load_workflow`."""
+    """Read and check the workflow definition in the bytes of a YAML or JSON document.
+
+    Raises:
+        InvalidWorkflow: with line, place and remedy of every problem that was found.
+    """
     if len(content) > MOST_BYTES:
         _refuse(None, f"The document has more than {MOST_BYTES:,} bytes", "split it, or build the workflow in Python")
     try:
@@ -87,18 +95,18 @@ def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> t
 
 
 def write_yaml(definition: Definition) -> str:
-    """The definition as YAML."""
+    """Write a definition as a YAML document."""
     text: str = yaml.dump(to_document(definition), Dumper=_Quoting, sort_keys=False, allow_unicode=True, width=110)
     return text
 
 
 def write_json(definition: Definition) -> str:
-    """The definition as JSON."""
+    """Write a definition as an indented JSON document."""
     return json.dumps(to_document(definition), indent=2, ensure_ascii=False)
 
 
 class _Open:
-    """The end of an object or a list."""
+    """A mark in the stream of a document's events: the end of an object or a list."""
 
 
 _END = _Open()
@@ -106,7 +114,10 @@ _END = _Open()
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """A value, or the begin (an empty dict or list) or end of an object or list."""
+    """One event in the reading of a document: a value, or the start or end of an object or list.
+
+    The start of an object or list is an empty dict or list.
+    """
 
     value: Any
     line: int
@@ -114,13 +125,13 @@ class _Event:
 
 @dataclass(slots=True)
 class _Builder:
-    """Makes the value of the events, and keeps the lines of the wanted places."""
+    """A builder of the document's value from events, which keeps the line numbers of the wanted places."""
 
     wanted: frozenset[Place] = frozenset()
     lines: dict[Place, int] = field(default_factory=dict)
 
     def line(self, place: Place) -> int | None:
-        """Where the place is, or else the nearest above it that exists."""
+        """Return the line of a place, or of the nearest existing place above; None without any."""
         return next((self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines), None)
 
     def build(self, events: Iterator[_Event]) -> Any:
@@ -201,7 +212,7 @@ def _refuse_references(event: Any, line: int) -> None:
 
 
 def _plain(word: str, line: int) -> Any:
-    """What an unquoted word means, by YAML 1.2's core schema, without its octal and hexadecimal numbers."""
+    """Return the value of an unquoted word by YAML 1.2's core schema, without octal and hexadecimal numbers."""
     if word in _WORDS:
         return _WORDS[word]
     if _FRACTION.fullmatch(word) is None:
@@ -212,7 +223,10 @@ def _plain(word: str, line: int) -> Any:
 
 
 def _json_events(text: str) -> Iterator[_Event]:
-    """Of a text that the standard library takes for JSON; it has no lines, so the tokens are found once more."""
+    """Yield the events of a JSON text with their lines.
+
+    The standard library checks the text but gives no lines, so the tokens are found once more.
+    """
     try:
         json.loads(text, parse_constant=_no_number, parse_int=str)
     except json.JSONDecodeError as error:
@@ -242,7 +256,7 @@ def _refuse(line: int | None, sentence: str, fix: str) -> NoReturn:
 
 
 class _Quoting(_Dumper):  # type: ignore[misc]  # whichever of PyYAML's two there is
-    """Writes text in quotes wherever YAML 1.1 or 1.2 would read something else, and nothing by reference."""
+    """A YAML writer that quotes text wherever YAML 1.1 or 1.2 would read another value, and uses no references."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from dispatcher.chaos.check import CheckResult
 from dispatcher.chaos.executions import used_up
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.story import HistoryIndex, Operation
+from dispatcher.chaos.history_index import HistoryIndex, Operation
 
 
-def keys_once(story: HistoryIndex) -> CheckResult:
+def keys_once(index: HistoryIndex) -> CheckResult:
     """One key means one workflow, however often it is asked for, and whatever became of the answers."""
     meant: dict[str, set[str]] = defaultdict(set)
-    for one in story.of("submit"):
+    for one in index.of("submit"):
         meant[one.key]
         if one.happened:
             meant[one.key].add(one.val["run"])
-    for one in story.of("census"):
+    for one in index.of("census"):
         if one.val.get("submitted"):
             meant[one.val["submitted"]].add(one.key)
     violations = [f"{key} means {', '.join(sorted(runs))}" for key, runs in meant.items() if len(runs) > 1]
@@ -26,20 +26,20 @@ def keys_once(story: HistoryIndex) -> CheckResult:
     )
 
 
-def held(story: HistoryIndex) -> CheckResult:
+def held(index: HistoryIndex) -> CheckResult:
     """No node of a workflow is claimed for the first time while it is paused, nor any after it was canceled.
 
     Paused it is from when the pause was answered until somebody asks for it to go on.
     """
-    resumes = {key: [one.first for one in asked] for key, asked in story.by_key("resume")}
+    resumes = {key: [one.first for one in asked] for key, asked in index.by_key("resume")}
     spans = {
         one.key: (one.f, one.last, min((place for place in resumes.get(one.key, ()) if place > one.last), default=1e18))
         for f in ("pause", "cancel")
-        for one in story.of(f)
+        for one in index.of(f)
         if one.happened
     }
     violations = []
-    for node, claims in story.by_key("claim"):
+    for node, claims in index.by_key("claim"):
         span = spans.get(node.rpartition(":")[0])
         if span is None:
             continue
@@ -50,20 +50,20 @@ def held(story: HistoryIndex) -> CheckResult:
     return CheckResult("held when asked", "paused or canceled, nothing begins", len(spans), tuple(violations))
 
 
-def nodes_as_meant(story: HistoryIndex) -> CheckResult:
+def nodes_as_meant(index: HistoryIndex) -> CheckResult:
     """A node ends as its condition, its attempts and its predecessors say, if its workflow was not canceled.
 
     What is meant to be skipped never runs. Only faults that used all attempts up excuse another end.
     """
     checked, violations = 0, []
-    ends = {one.key: one.val["state"] for one in story.of("result")}
-    states = {one.key: one.val.get("state") for one in story.of("census")}
-    for work in story.accepted:
+    ends = {one.key: one.val["state"] for one in index.of("result")}
+    states = {one.key: one.val.get("state") for one in index.of("census")}
+    for work in index.accepted:
         if states.get(work.key) not in ("completed", "failed"):
             continue
         ends_meant = work.val.get("meant") or {}
         excused = any(
-            used_up(story, work, f"{work.key}:{name}")
+            used_up(index, work, f"{work.key}:{name}")
             for name in work.val.get("nodes") or ()
             if "failed" not in ends_meant.get(name, ())  # that one uses its attempts up whatever happens
         )
@@ -72,21 +72,21 @@ def nodes_as_meant(story: HistoryIndex) -> CheckResult:
             checked += 1
             if ends.get(key) not in meant and not excused:
                 violations.append(f"{key} ended {ends.get(key)}, it was meant to be {' or '.join(meant)}")
-            if "skipped" in meant and story.about("execute", key) and not excused:
+            if "skipped" in meant and index.about("execute", key) and not excused:
                 violations.append(f"{key} ran, and was to be skipped")
     return CheckResult("nodes as meant", "conditions and failures decide", checked, tuple(violations))
 
 
-def given_as_asked(story: HistoryIndex) -> CheckResult:
+def given_as_asked(index: HistoryIndex) -> CheckResult:
     """What is executed has the priority and the input that were asked for: an element its item, a successor the value.
 
     The value is that of its predecessor's effect, which the agents' effects tell, not the ledger.
     """
-    tokens = {one.key: one.val["token"] for one in story.of("effect")}
+    tokens = {one.key: one.val["token"] for one in index.of("effect")}
     checked, violations = 0, []
-    for work in story.accepted:
+    for work in index.accepted:
         for key, level, inputs in _asked(work, tokens):
-            for one in story.about("execute", key):
+            for one in index.about("execute", key):
                 checked += 1
                 if level is not None and one.val.get("priority", level) != level:
                     violations.append(f"{key} ran as {one.val['priority']}, it was asked for as {level}")

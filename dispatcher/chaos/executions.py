@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.strangers import PREFIX
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
@@ -20,68 +20,68 @@ GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
-def dag_order(story: HistoryIndex) -> CheckResult:
+def dag_order(index: HistoryIndex) -> CheckResult:
     """I3: a node runs only after each of its predecessors was executed to its end, granted, or ended without a value.
 
     That one has a value is read from what its agent wrote: for that the dispatcher is not trusted.
     """
-    checked, violations, needed = 0, [], story.needed
-    for key, after in story.nodes.items():
-        runs = story.about("execute", key)
+    checked, violations, needed = 0, [], index.needed
+    for key, after in index.nodes.items():
+        runs = index.about("execute", key)
         if not runs or not after:
             continue
         checked += len(after)
-        early = [before for before in after if not _over(story, before, runs[0].first)]
+        early = [before for before in after if not _over(index, before, runs[0].first)]
         if len(after) - len(early) < needed.get(key, len(after)):
             violations.append(f"{key} ran at {runs[0].begun:.3f}, before {', '.join(early)} was over")
     return CheckResult("DAG order", "a node runs after its predecessors", checked, tuple(violations))
 
 
-def _over(story: HistoryIndex, node: str, place: int) -> bool:
-    executed = (one for one in story.about("execute", node) if one.outcome in ENDED)
-    granted = (one for one in story.about("grant", node) if one.possible)
-    given_up = (one for one in story.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
+def _over(index: HistoryIndex, node: str, place: int) -> bool:
+    executed = (one for one in index.about("execute", node) if one.outcome in ENDED)
+    granted = (one for one in index.about("grant", node) if one.possible)
+    given_up = (one for one in index.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
     began = (*granted, *given_up)
     return any(one.last < place for one in executed) or any(one.first < place for one in began)
 
 
-def executions(story: HistoryIndex) -> CheckResult:
+def executions(index: HistoryIndex) -> CheckResult:
     """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
     and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
     attempts never exceed those that the work allows. What a stranger sent is executed a few times at most.
     """
-    most, nodes = _most_attempts(story), story.nodes
+    most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
-    for key, runs in story.by_key("execute"):
+    for key, runs in index.by_key("execute"):
         checked += 1
         failed = sum(one.outcome == "fail" for one in runs)
-        touched = _touches(story, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
+        touched = _touches(index, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
         if key.startswith(PREFIX):  # nobody promised a stranger anything, but that it costs others little
-            touched = _touches(story, key, runs, until=runs[-1].begun)
+            touched = _touches(index, key, runs, until=runs[-1].begun)
             if len(runs) > TASK_ATTEMPTS * (1 + touched):
                 violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
             continue
         if len(runs) > 1 + failed + touched:
             violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
-        spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(story, runs) else 0
+        spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(index, runs) else 0
         if attempts > most.get(key, attempts) + spared:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
     return CheckResult("executions bounded", "repeated only where a fault was", checked, tuple(violations))
 
 
-def _killed(story: HistoryIndex, runs: Sequence[Operation]) -> bool:
+def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
     """Whether an agent that ran it was killed: a task without an owner is given more attempts then."""
     posts = {post_of(one.proc) for one in runs}
-    return any(one.key.startswith("agent") and _holds(posts, one.key) for one in story.of("kill"))
+    return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
 
 
-def _most_attempts(story: HistoryIndex) -> dict[str, int]:
+def _most_attempts(index: HistoryIndex) -> dict[str, int]:
     """Of each task, direct ones and nodes, how many attempts it may have."""
     most: dict[str, int] = {}
-    for work in story.of("accept"):
+    for work in index.of("accept"):
         allowed, few = work.val.get("most"), work.val.get("few") or {}
         if allowed is not None:
             most[work.key] = int(allowed)
@@ -89,57 +89,57 @@ def _most_attempts(story: HistoryIndex) -> dict[str, int]:
     return most
 
 
-def as_meant(story: HistoryIndex) -> CheckResult:
+def as_meant(index: HistoryIndex) -> CheckResult:
     """I1: work ends in a state that it was meant to end in. Only faults that used all attempts up excuse another."""
     checked, violations = 0, []
-    for work in story.accepted:
-        end = next((one for one in story.about("end", work.key) if one.happened), None)
+    for work in index.accepted:
+        end = next((one for one in index.about("end", work.key) if one.happened), None)
         if end is None or "ends" not in work.val:
             continue
         checked += 1
-        excused = any(used_up(story, work, key, until=end.ended) for key in _given_up(story, work))
+        excused = any(used_up(index, work, key, until=end.ended) for key in _given_up(index, work))
         if end.val["state"] not in work.val["ends"] and not excused:
             violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
     return CheckResult("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
 
 
-def _given_up(story: HistoryIndex, work: Operation) -> Iterator[str]:
+def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
     """The tasks of which it failed: a direct one is its own."""
     nodes = work.val.get("nodes")
     if not nodes:
         yield work.key
     for key in (f"{work.key}:{name}" for name in nodes or {}):
-        states = story.versioned("state", key)
+        states = index.versioned("state", key)
         if states and states[-1].val["state"] in GIVEN_UP:
             yield key
 
 
-def used_up(story: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
+def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
     """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it.
 
     An attempt begins when its start is granted: whoever was granted it may be gone before it executes anything.
     """
-    states = story.versioned("state", key)
+    states = index.versioned("state", key)
     until = states[-1].begun if states else until
-    tries = _tries(story, key)
+    tries = _tries(index, key)
     failed = sum(one.outcome == "fail" for one in tries)
     most = (work.val.get("few") or {}).get(key.rpartition(":")[2], work.val.get("most"))
-    return bool(tries) and most is not None and failed + _touches(story, key, tries, until=until) >= int(most)
+    return bool(tries) and most is not None and failed + _touches(index, key, tries, until=until) >= int(most)
 
 
-def _tries(story: HistoryIndex, key: str) -> list[Operation]:
+def _tries(index: HistoryIndex, key: str) -> list[Operation]:
     """Its executions, and what the ledger granted: who it was granted to stands for the process."""
-    granted = (one for one in story.versioned("state", key) if one.val["state"] == "working")
+    granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
-    return sorted([*story.about("execute", key), *begun], key=lambda one: one.begun)
+    return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
-def _touches(story: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
+def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
     """How many faults, and changes of its shard's owner, touched the task from its first beginning until then."""
     posts = {post_of(one.proc) for one in runs}
-    faults = [one for one in story.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
-    shards = {f"shard-{one.val['shard']}" for one in story.about("claim", key)}
-    moves = [one for shard in shards for one in story.about("lease", shard) if one.possible]
+    faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
+    shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
+    moves = [one for shard in shards for one in index.about("lease", shard) if one.possible]
     return sum(_met(one, runs[0].begun, until) for one in (*faults, *moves))
 
 

@@ -15,6 +15,10 @@ DISPATCHER_KILL, DISPATCHER_STOP = "dispatcher.kill", "dispatcher.stop"
 REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
 BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.stop"
 REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
+BROKER_PART, REDIS_PART = "broker.part", "redis.part"
+BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
+"""How a process is parted from a server: nothing gets through, nothing that it sends, nothing that it is sent; or all
+does, late."""
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -29,6 +33,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
         BROKER_STOP: "RabbitMQ is stopped, and continued: its connections stand, and it is silent",
         QUEUE_STOP: "one queue's leader is suspended, and continued: the queue is silent, all others go on",
         REDIS_STOP: "Redis is stopped, and continued",
+        BROKER_PART: "an agent or a dispatcher alone is parted from RabbitMQ, one way or both, or reaches it slowly",
+        REDIS_PART: "the same from Redis",
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
 )
@@ -43,6 +49,8 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         REDIS_KILL: 1,
         REDIS_WIPE: 2,
         REDIS_STOP: 1,
+        BROKER_PART: 2,
+        REDIS_PART: 1,
         STRANGER_SEND: 1,
     }
 )
@@ -56,6 +64,8 @@ QUICK_SECONDS = (0.3, 1.1)
 BROKER_SECONDS = (9.0, 15.0)
 """Between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
+PART_SECONDS = (0.5, 8.0)
+"""A partition may be longer than any lease."""
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         AGENT_STOP: (2.0, 10.0),
@@ -63,6 +73,8 @@ STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         BROKER_STOP: (0.5, 6.0),
         REDIS_STOP: (0.2, 3.0),
         QUEUE_STOP: (1.0, 8.0),
+        BROKER_PART: PART_SECONDS,
+        REDIS_PART: PART_SECONDS,
     }
 )
 """An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
@@ -79,16 +91,16 @@ class Fault:
     draw: float
     """In [0, 1): which of those that could be hit."""
     seconds: float
-    """How long it stays stopped, or down."""
+    """How long it stays stopped, parted, or down."""
 
     @property
     def role(self) -> str:
-        """Who is hit: agent, dispatcher, redis, broker, queue; or who does it: stranger."""
+        """Who is hit, or parted from: agent, dispatcher, redis, broker, queue; or who does it: stranger."""
         return self.kind.partition(".")[0]
 
     @property
     def act(self) -> str:
-        """What is done: kill, stop, wipe, send."""
+        """What is done: kill, stop, part, wipe, send."""
         return self.kind.partition(".")[2]
 
 

@@ -11,11 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 from dispatcher.chaos.asked import given_as_asked, held, keys_once, nodes_as_meant
+from dispatcher.chaos.check import CheckResult
 from dispatcher.chaos.executions import as_meant, dag_order, executions
-from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.live_set import live_set
 from dispatcher.chaos.recovery import recovered
-from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.waiting import p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry
 
@@ -27,50 +27,50 @@ ANSWERED_SECONDS = 5.0
 
 def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
     """Every promise, checked on one history."""
-    story = HistoryIndex(entries)
-    return [check(story) for check in CHECKS]
+    index = HistoryIndex(entries)
+    return [check(index) for check in CHECKS]
 
 
-def nothing_lost(story: HistoryIndex) -> CheckResult:
+def nothing_lost(index: HistoryIndex) -> CheckResult:
     """I1: what was accepted ends. A direct task is excused by a wipe of the broker's disk that met it in flight."""
-    ended = {one.key for one in story.of("end") if one.happened}
-    wiped = [one for one in story.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
+    ended = {one.key for one in index.of("end") if one.happened}
+    wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
         f"{work.key} was accepted by {work.proc} and never ended"
-        for work in story.accepted
-        if work.key not in ended and not (_is_direct(work) and any(_was_there(story, work, one) for one in wiped))
+        for work in index.accepted
+        if work.key not in ended and not (_is_direct(work) and any(_was_there(index, work, one) for one in wiped))
     ]
-    return CheckResult("nothing lost", "accepted work ends", len(story.accepted), tuple(violations))
+    return CheckResult("nothing lost", "accepted work ends", len(index.accepted), tuple(violations))
 
 
-def _was_there(story: HistoryIndex, work: Operation, wipe: Operation) -> bool:
+def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
     """Whether the task, or its answer, may have been with the broker when that lost everything.
 
     It was published before the broker was back, it was not executed to its end in calm times long before, and nobody
     was given it afterwards.
     """
-    runs = story.about("execute", work.key)
+    runs = index.about("execute", work.key)
     done = (one.ended for one in runs if one.happened and one.ended < wipe.begun - ANSWERED_SECONDS)
-    answered = any(_is_calm(story, instant, instant + ANSWERED_SECONDS) for instant in done)
+    answered = any(_is_calm(index, instant, instant + ANSWERED_SECONDS) for instant in done)
     survived = any(one.happened and one.begun > wipe.ended for one in runs)
     return work.begun <= wipe.ended and not answered and not survived
 
 
-def _is_calm(story: HistoryIndex, since: float, until: float) -> bool:
-    return not any(one.begun <= until and one.ended >= since - ANSWERED_SECONDS for one in story.faults)
+def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
+    return not any(one.begun <= until and one.ended >= since - ANSWERED_SECONDS for one in index.faults)
 
 
-def one_end_each(story: HistoryIndex) -> CheckResult:
+def one_end_each(index: HistoryIndex) -> CheckResult:
     """I2: at most one terminal transition of a node, but for those after a redrive that a person asked for."""
-    nodes = dict(story.by_key("state"))
-    violations = [told for key in nodes for told in _second_ends(story, key)]
+    nodes = dict(index.by_key("state"))
+    violations = [told for key in nodes for told in _second_ends(index, key)]
     return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
 
 
-def _second_ends(story: HistoryIndex, key: str) -> Iterator[str]:
-    asked = story.redrives(key)
+def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
+    asked = index.redrives(key)
     end: Operation | None = None
-    for one in story.versioned("state", key):
+    for one in index.versioned("state", key):
         if not one.happened:
             continue
         again = end is not None and any(place <= one.last for place in asked)
@@ -81,10 +81,10 @@ def _second_ends(story: HistoryIndex, key: str) -> Iterator[str]:
             end = one
 
 
-def effects_once(story: HistoryIndex) -> CheckResult:
+def effects_once(index: HistoryIndex) -> CheckResult:
     """I2: the effect of a task, keyed by its id, is there once, and the recorded result tells of that one."""
-    effects = {key: list(found) for key, found in story.by_key("effect")}
-    results = {one.key: one for one in story.of("result") if one.val.get("state") == "completed"}
+    effects = {key: list(found) for key, found in index.by_key("effect")}
+    results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
     for key, result in results.items():
         token = result.val.get("token")
@@ -95,23 +95,23 @@ def effects_once(story: HistoryIndex) -> CheckResult:
     )
 
 
-def one_completion(story: HistoryIndex) -> CheckResult:
+def one_completion(index: HistoryIndex) -> CheckResult:
     """I2: the ledger has exactly one completed attempt for a node that completed."""
-    done = [one for one in story.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
+    done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
         f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
     ]
     return CheckResult("one completion", "a node has one completed attempt", len(done), tuple(violations))
 
 
-def fences(story: HistoryIndex) -> CheckResult:
+def fences(index: HistoryIndex) -> CheckResult:
     """I4: in the order of the store's versions each publication of a node has a fence and a number of its own, higher.
 
     No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
     """
-    checked, violations = _epochs(story)
-    for key, _ in story.by_key("claim"):
-        known = [one for one in story.versioned("claim", key) if one.happened]
+    checked, violations = _epochs(index)
+    for key, _ in index.by_key("claim"):
+        known = [one for one in index.versioned("claim", key) if one.happened]
         checked += len(known)
         for before, after in pairwise(known):
             same_shard = before.val["shard"] == after.val["shard"]
@@ -119,18 +119,18 @@ def fences(story: HistoryIndex) -> CheckResult:
                 violations.append(f"the fence of {key} went from {before.val['fence']} to {after.val['fence']}")
             elif same_shard and after.val["publication"] <= before.val["publication"]:
                 violations.append(f"{key} was published as {after.val['publication']} after a higher number")
-    nodes = story.nodes
-    for key, runs in story.by_key("execute"):
+    nodes = index.nodes
+    for key, runs in index.by_key("execute"):
         fences = Counter(one.val.get("fence") for one in runs) if key in nodes else Counter[Any]()
         repeated = [(fence, many) for fence, many in fences.items() if many > 1]
         violations += [f"{key} was executed {many} times under fence {fence}" for fence, many in repeated]
     return CheckResult("fences grow", "each publication and execution has its own", checked, tuple(violations))
 
 
-def _epochs(story: HistoryIndex) -> tuple[int, list[str]]:
+def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
     checked, violations = 0, []
-    for shard, _ in story.by_key("lease"):
-        known = [one for one in story.versioned("lease", shard) if one.happened]
+    for shard, _ in index.by_key("lease"):
+        known = [one for one in index.versioned("lease", shard) if one.happened]
         checked += len(known)
         for before, after in pairwise(known):
             (owner, epoch), (next_owner, next_epoch) = ((one.val["owner"], one.val["epoch"]) for one in (before, after))
@@ -139,39 +139,39 @@ def _epochs(story: HistoryIndex) -> tuple[int, list[str]]:
     return checked, violations
 
 
-def stale_writes(story: HistoryIndex) -> CheckResult:
+def stale_writes(index: HistoryIndex) -> CheckResult:
     """I4: the recorded value is that of the node's newest fence.
 
     Or it was made under an older one by the very agent to which the newest was granted: that had it already, and
     went on.
     """
-    told = [one for one in story.of("result") if one.val.get("by") is not None]
+    told = [one for one in index.of("result") if one.val.get("by") is not None]
     violations = [
         f"{one.key} has the value of fence {one.val['by']} by {one.val['maker']}, its fence was {one.val['fence']}"
         for one in told
-        if one.val["by"] != one.val["fence"] and not _went_on(story, one)
+        if one.val["by"] != one.val["fence"] and not _went_on(index, one)
     ]
     return CheckResult("no stale write", "a late result is refused", len(told), tuple(violations))
 
 
-def _went_on(story: HistoryIndex, result: Operation) -> bool:
+def _went_on(index: HistoryIndex, result: Operation) -> bool:
     newest, maker = result.val["fence"], result.val["maker"]
-    granted = (one for one in story.about("state", result.key) if one.possible and one.val["state"] == "working")
+    granted = (one for one in index.about("state", result.key) if one.possible and one.val["state"] == "working")
     return any(one.val["fence"] == newest and one.val.get("agent") == maker for one in granted)
 
 
-def publications(story: HistoryIndex) -> CheckResult:
+def publications(index: HistoryIndex) -> CheckResult:
     """A publication number of a shard stands for one node and one fence, ever; what is published was claimed first."""
     owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
     violations = []
-    for one in (*story.of("claim"), *story.of("publish")):
+    for one in (*index.of("claim"), *index.of("publish")):
         if one.happened or one.f == "publish":
             owners[_number(one)].add((one.key, one.val["fence"]))
-    possible = {_number(one): one.first for one in reversed(story.of("claim")) if one.possible}
+    possible = {_number(one): one.first for one in reversed(index.of("claim")) if one.possible}
     for number, owner in owners.items():
         if len(owner) > 1:
             violations.append(f"publication {number[1]} of shard {number[0]} was given to {sorted(owner)}")
-    for one in story.of("publish"):
+    for one in index.of("publish"):
         if _number(one) not in possible or one.first < possible[_number(one)]:
             violations.append(f"{one.key} was published as {one.val['publication']} without a claim")
     return CheckResult(
@@ -183,9 +183,9 @@ def _number(one: Operation) -> tuple[int, int]:
     return one.val["shard"], one.val["publication"]
 
 
-def outbox_kept(story: HistoryIndex) -> CheckResult:
+def outbox_kept(index: HistoryIndex) -> CheckResult:
     """What was claimed with a publication has a row in the outbox, so that a crash cannot forget to publish it."""
-    claims = [one for one in story.of("claim") if one.happened and "row" in one.val]
+    claims = [one for one in index.of("claim") if one.happened and "row" in one.val]
     violations = [
         f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
         for one in claims
@@ -194,13 +194,13 @@ def outbox_kept(story: HistoryIndex) -> CheckResult:
     return CheckResult("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
 
 
-def recorded_before_acked(story: HistoryIndex) -> CheckResult:
+def recorded_before_acked(index: HistoryIndex) -> CheckResult:
     """A result is acknowledged only when the ledger has moved on from what it is about."""
-    acks = story.of("ack")
+    acks = index.of("ack")
     violations = [
         f"{ack.key}'s result (fence {ack.val['fence']}) was acknowledged before it was recorded"
         for ack in acks
-        if not any(_moved_on(one, ack) for one in story.about("state", ack.key))
+        if not any(_moved_on(one, ack) for one in index.about("state", ack.key))
     ]
     return CheckResult(
         "recorded, then acked", "results are acknowledged after the commit", len(acks), tuple(violations)
@@ -223,40 +223,40 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
     )
 
 
-def conservation(story: HistoryIndex) -> CheckResult:
+def conservation(index: HistoryIndex) -> CheckResult:
     """I8: what was submitted is terminal, live or dead, and nothing else is there: the census is the ledger's own."""
-    census = {one.key: one.val.get("state") for one in story.of("census")}
-    sure = {one.key for one in story.accepted}
-    maybe = {one.key for one in story.of("accept") if one.possible}
+    census = {one.key: one.val.get("state") for one in index.of("census")}
+    sure = {one.key for one in index.accepted}
+    maybe = {one.key for one in index.of("accept") if one.possible}
     there = {key for key, state in census.items() if state is not None}
-    keys = {one.key for one in story.of("submit") if one.possible}
-    keyed = {one.key for one in story.of("census") if one.val.get("submitted") in keys}
+    keys = {one.key for one in index.of("submit") if one.possible}
+    keyed = {one.key for one in index.of("census") if one.val.get("submitted") in keys}
     violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe - keyed)]
     missing = sorted((sure & census.keys()) - there)
     violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
     return CheckResult("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
 
 
-def balance(story: HistoryIndex) -> CheckResult:
+def balance(index: HistoryIndex) -> CheckResult:
     """The ledger's rows, counts and indexes agree at the end, whatever was done to them on the way."""
-    audits = story.of("audit")
+    audits = index.of("audit")
     violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
     return CheckResult(
         "ledger balances", "rows, counts and indexes agree", sum(one.val["rows"] for one in audits), violations
     )
 
 
-def nothing_left(story: HistoryIndex) -> CheckResult:
+def nothing_left(index: HistoryIndex) -> CheckResult:
     """When all work has ended the tasks' queues are empty, and nobody holds any of it: strangers' messages, too."""
-    looks = story.of("left")
+    looks = index.of("left")
     violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
     return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)
 
 
-def durable_acceptance(story: HistoryIndex) -> CheckResult:
+def durable_acceptance(index: HistoryIndex) -> CheckResult:
     """I9: a workflow whose acceptance was told is known for ever."""
-    accepted = [work for work in story.accepted if not _is_direct(work)]
-    census = {one.key: one.val.get("state") for one in story.of("census")}
+    accepted = [work for work in index.accepted if not _is_direct(work)]
+    census = {one.key: one.val.get("state") for one in index.of("census")}
     violations = [
         f"{work.key} was accepted, and the ledger does not know it"
         for work in accepted

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.story import HistoryIndex, Operation
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.history_index import HistoryIndex, Operation
 from dispatcher.witness.history import post_of
 
 PROMISED_SECONDS = 3.0
@@ -15,15 +15,16 @@ GAP_SECONDS = 2.0
 """Looks further apart leave what was between them unknown."""
 
 
-def live_set(story: HistoryIndex) -> CheckResult:
+def live_set(index: HistoryIndex) -> CheckResult:
     """I7: 3 s after any change the registry lists exactly the agents that live, if it was there itself.
 
-    Who stood at work in all looks of that time, and was not stopped between them, must be listed. Who ran in none of
-    them, and was not continued between them, must not: it was killed, or is stopped for longer than its lease.
+    Who stood at work in all looks of that time, and was neither stopped between them nor parted from a server, must be
+    listed. Who ran in none of them, and was not continued between them, must not: it was killed, or is stopped for
+    longer than its lease.
     """
-    looks = [one for one in story.of("look") if one.outcome != "info"]
-    away = [one for one in story.faults if one.key == "redis"]
-    stops = story.of("stop")
+    looks = [one for one in index.of("look") if one.outcome != "info"]
+    away = [one for one in index.faults if one.key == "redis"]
+    stops, parts = index.of("stop"), index.of("part")
     checked, violations = 0, []
     for place, look in enumerate(looks):
         window = _window(looks, place)
@@ -31,6 +32,7 @@ def live_set(story: HistoryIndex) -> CheckResult:
             continue
         checked += 1
         stirred = {one.key for one in stops if _changes(window, one)}
+        stirred |= {one.key for one in parts if _touches(window, one)}
         told = ((name, what) for name, what in _differences(window, looks[:place]) if post_of(name) not in stirred)
         violations += [f"{name} {what} at {look.begun:.1f}" for name, what in told]
     return CheckResult("registry true", "it lists who lives, 3 s later", checked, tuple(violations))

@@ -12,19 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from dispatcher.chaos.hits import Spans, executed_spans
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.coverage import Spans, executed_spans
+from dispatcher.chaos.faults import BROKER_PART, SLOW
+from dispatcher.chaos.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.work import SLOTS
 from dispatcher.witness.history import UNENDED, post_of
 
-BEGINS: Mapping[str, float] = MappingProxyType(
-    {"agent.kill": 2.0, "agent.stop": 6.0, "agent.part": 6.0, "dispatcher.kill": 6.0}
-)
+BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})
 """Seconds from the beginning of a fault of this kind until its victims' work has begun elsewhere, at the latest.
 
 Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut off, 4 s after a dispatcher's death.
 """
+CUT_OFF_SECONDS = 6.0
+"""The same of an agent that is cut off from the broker, one way or both."""
 ENDS_SECONDS = 11.0
 """The same for all others, from the end of the fault: who waits for a lost answer asks again every 5 s, maybe twice.
 
@@ -47,18 +48,18 @@ class HeldUp:
     until: float
 
 
-def recovered(story: HistoryIndex) -> CheckResult:
+def recovered(index: HistoryIndex) -> CheckResult:
     """What one fault held up has begun, or is over, when the time is up that is promised for its kind."""
-    faults = [one for one in story.faults if one.f != "restart"]
-    runs = sorted(span for spans in executed_spans(story).values() for span in spans)
+    faults = [one for one in index.faults if one.f != "restart"]
+    runs = sorted(span for spans in executed_spans(index).values() for span in spans)
     places, begun = Spans(runs), [since for since, _ in runs]
-    waits = sorted(_waits(story), key=lambda one: one.since)
+    waits = sorted(_waits(index), key=lambda one: one.since)
     calm = (one.until - one.since for one in waits if not _near(faults, one))
     slow = min(MOST_SLOWER_SECONDS, max([0.0, *calm]))
     checked, violations = 0, []
     for one in waits:
         near = _near(faults, one)
-        if len(near) != 1 or one.since > (deadline := _deadline(near[0])) or _is_full(story, places, begun, one):
+        if len(near) != 1 or one.since > (deadline := _deadline(near[0])) or _is_full(index, places, begun, one):
             continue
         checked += 1
         late = one.until - deadline - slow
@@ -73,8 +74,12 @@ def _kind(fault: Operation) -> str:
 
 
 def _deadline(fault: Operation) -> float:
-    seconds = BEGINS.get(_kind(fault))
+    seconds = CUT_OFF_SECONDS if _is_cut_off(fault) else BEGINS.get(_kind(fault))
     return fault.ended + ENDS_SECONDS if seconds is None else fault.begun + seconds
+
+
+def _is_cut_off(fault: Operation) -> bool:
+    return fault.key.startswith("agent") and _kind(fault) == BROKER_PART and fault.val.get("manner") != SLOW
 
 
 def _near(faults: Sequence[Operation], wait: HeldUp) -> list[Operation]:
@@ -83,41 +88,41 @@ def _near(faults: Sequence[Operation], wait: HeldUp) -> list[Operation]:
     return [one for one in faults if one.begun <= until and one.ended >= since]
 
 
-def _is_full(story: HistoryIndex, places: Spans, begun: Sequence[float], wait: HeldUp) -> bool:
+def _is_full(index: HistoryIndex, places: Spans, begun: Sequence[float], wait: HeldUp) -> bool:
     """Whether at some time of it the agents may have had no slot for it; one of them may be the fault's victim."""
-    looks = [one for one in story.of("look") if one.begun <= wait.until]
+    looks = [one for one in index.of("look") if one.begun <= wait.until]
     fewest = min((len(one.val["at_work"]) for one in looks if one.begun >= wait.since - APART_SECONDS), default=0)
     within = begun[bisect_left(begun, wait.since) : bisect_right(begun, wait.until)]
     most = max(places.open_at(instant) for instant in (wait.since, *within))
     return most >= max(1, fewest - 1) * (SLOTS - 1)
 
 
-def _waits(story: HistoryIndex) -> Iterator[HeldUp]:
+def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
     """Of every accepted task that nobody held on purpose."""
-    held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in story.of(f)}
-    for work in story.accepted:
+    held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in index.of(f)}
+    for work in index.accepted:
         nodes = work.val.get("nodes")
         if not nodes:
-            yield from _executed(story, work.key, [(0.0, work.ended)])
+            yield from _executed(index, work.key, [(0.0, work.ended)])
         elif work.key not in held:
             special = {*(work.val.get("joins") or {}), *(work.val.get("meant") or {})}
             for name in nodes:
                 key = f"{work.key}:{name}"
-                claims = [(one.begun, one.ended) for one in story.about("claim", key) if one.happened]
-                yield from _executed(story, key, claims)
+                claims = [(one.begun, one.ended) for one in index.about("claim", key) if one.happened]
+                yield from _executed(index, key, claims)
                 if name not in special and key not in held:
-                    yield from _recorded(story, work, name)
+                    yield from _recorded(index, work, name)
 
 
-def _executed(story: HistoryIndex, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[HeldUp]:
+def _executed(index: HistoryIndex, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[HeldUp]:
     """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over.
 
     `ready` says of each time since when somebody may have, and when that was noted: one may have begun in between.
     """
-    runs = story.about("execute", key)
-    over = [one.begun for one in story.about("state", key) if one.possible and one.val["state"] in TERMINAL]
-    ends = sorted([*over, *(one.begun for one in story.about("end", key)), *(one.begun for one in runs)])
-    taken = [(one.begun, run.ended) for run in runs for one in _taken(story, run) if run.begun < one.begun < run.ended]
+    runs = index.about("execute", key)
+    over = [one.begun for one in index.about("state", key) if one.possible and one.val["state"] in TERMINAL]
+    ends = sorted([*over, *(one.begun for one in index.about("end", key)), *(one.begun for one in runs)])
+    taken = [(one.begun, run.ended) for run in runs for one in _taken(index, run) if run.begun < one.begun < run.ended]
     waits = [since for begun, since in ready if not any(begun <= run.begun <= since for run in runs)]
     for since, at_most in (*((one, UNENDED) for one in waits), *taken):
         after = bisect_right(ends, since)
@@ -126,18 +131,18 @@ def _executed(story: HistoryIndex, key: str, ready: Sequence[tuple[float, float]
             yield HeldUp(key, since, until)
 
 
-def _recorded(story: HistoryIndex, work: Operation, name: str) -> Iterator[HeldUp]:
+def _recorded(index: HistoryIndex, work: Operation, name: str) -> Iterator[HeldUp]:
     """From the end of its last predecessor until the ledger has it as ready, or further."""
     done = [
-        [one.ended for one in story.about("execute", f"{work.key}:{before}") if one.happened]
+        [one.ended for one in index.about("execute", f"{work.key}:{before}") if one.happened]
         for before in work.val["nodes"][name]
     ]
-    known = [one.ended for one in story.about("state", f"{work.key}:{name}") if one.happened]
+    known = [one.ended for one in index.about("state", f"{work.key}:{name}") if one.happened]
     if all(len(ends) == 1 for ends in done) and known:
         yield HeldUp(f"{work.key}:{name}", max(work.ended, *(ends[0] for ends in done), 0.0), known[0])
 
 
-def _taken(story: HistoryIndex, run: Operation) -> Iterator[Operation]:
+def _taken(index: HistoryIndex, run: Operation) -> Iterator[Operation]:
     """What may have taken an execution away: who had it was killed, stopped or cut off."""
-    for f in ("kill", "stop", "part"):
-        yield from story.about(f, post_of(run.proc))
+    post = post_of(run.proc)
+    yield from (*index.about("kill", post), *index.about("stop", post), *filter(_is_cut_off, index.about("part", post)))

@@ -19,20 +19,20 @@ from coditect.settings.settings import Settings
 from coditect.wire import routing
 from dispatcher.chaos import faults
 from dispatcher.chaos.agent import EFFECTS
-from dispatcher.chaos.breaking import Nemesis
-from dispatcher.chaos.hits import Toll, toll
+from dispatcher.chaos.check import CheckResult, lines
+from dispatcher.chaos.coverage import Toll, toll
+from dispatcher.chaos.generators import Pace
+from dispatcher.chaos.history_index import HistoryIndex
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import CheckResult, lines
-from dispatcher.chaos.load import ChaosLoad
 from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
+from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.recovery import APART_SECONDS
-from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.stage import ChaosTestbed, private_stage
-from dispatcher.chaos.story import HistoryIndex
 from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.testbed import ChaosTestbed, private_stage
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
+from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
@@ -40,7 +40,10 @@ STORE = "ledger.db"
 CALM_SECONDS = 15.0
 """After the last fault the load goes on for so long: what is promised of calm times is judged then."""
 SETTLE_SECONDS = 120.0
-"""What was begun is given so long after that; what has not ended then is lost."""
+"""What was begun is given so long after that, which is more than the longest task takes; what has not ended then is
+lost."""
+PACE = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, task_seconds=60.0)
+"""Those of more than 30 s are few: one that an agent dies under again and again keeps a slot for minutes."""
 PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
 """A run of all faults that is as long as that has something for every checker."""
@@ -61,7 +64,7 @@ class RunOrder:
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
     """One that is put into every process; empty for none."""
-    pace: Pace = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), task_seconds=60.0)  # noqa: RUF009 - it is frozen
+    pace: Pace = PACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class RunVerdict:
     """What came of a run."""
 
     order: RunOrder
-    judgements: tuple[CheckResult, ...]
+    checks: tuple[CheckResult, ...]
     toll: Toll
     work: int
     """Accepted workflows and tasks."""
@@ -79,13 +82,13 @@ class RunVerdict:
     @property
     def kept(self) -> bool:
         """Whether no promise was broken."""
-        return all(one.passed for one in self.judgements)
+        return all(one.passed for one in self.checks)
 
     @property
     def caught(self) -> bool:
         """Whether a checker that looks for the mutant has found it: what else fails may be chance."""
         looking = read_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
-        return any(not one.passed and one.invariant in looking for one in self.judgements)
+        return any(not one.passed and one.invariant in looking for one in self.checks)
 
     @property
     def passed(self) -> bool:
@@ -97,8 +100,8 @@ class RunVerdict:
         """Why the run proves nothing, or not enough; empty when it does."""
         if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(faults.KINDS):
             return self.toll.objections
-        judged = [one for one in self.judgements if one.checked or one.invariant in MAY_BE_IDLE]
-        idle = tuple(f"{one.invariant} had nothing to check" for one in self.judgements if one not in judged)
+        judged = [one for one in self.checks if one.checked or one.invariant in MAY_BE_IDLE]
+        idle = tuple(f"{one.invariant} had nothing to check" for one in self.checks if one not in judged)
         return self.toll.objections + idle
 
     def lines(self) -> list[str]:
@@ -106,7 +109,7 @@ class RunVerdict:
         told = [
             f"seed {self.order.seed}: {self.work} workflows and tasks, {self.nodes} nodes, {self.executions} executions"
         ]
-        told += [*self.toll.lines(), *lines(self.judgements)]
+        told += [*self.toll.lines(), *lines(self.checks)]
         told += [f"proves nothing: {objection}" for objection in self.objections]
         return told
 
@@ -134,7 +137,7 @@ class RunVerdict:
                     "bound": one.bound,
                     "violations": list(one.violations[:100]),
                 }
-                for one in self.judgements
+                for one in self.checks
             ],
         }
 
@@ -210,9 +213,9 @@ async def _judged(order: RunOrder, history: Path) -> RunVerdict:
         await read_end(database, entries, EffectFolder(history / EFFECTS), scribe.note)
     scribe.close()
     entries = read_histories(history)
-    story = HistoryIndex(entries)
-    judgements = tuple(judge(entries))
-    instants = [fault.begun for fault in story.faults]
+    index = HistoryIndex(entries)
+    checks = tuple(judge(entries))
+    instants = [fault.begun for fault in index.faults]
     spread = instants[-1] - instants[0] if instants else 0.0
-    counted = toll(story, order.kinds, seconds=max(order.seconds, spread))
-    return RunVerdict(order, judgements, counted, len(story.accepted), len(story.nodes), len(story.of("execute")))
+    counted = toll(index, order.kinds, seconds=max(order.seconds, spread))
+    return RunVerdict(order, checks, counted, len(index.accepted), len(index.nodes), len(index.of("execute")))

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from coditect.aio.failpoints import Failpoint, Failpoints
 from coditect.aio.loop import plain_runner
+from coditect.aio.network import NetworkPath
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.queue import MemoryQueue
+from coditect.errors import RegistryUnavailable
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
+from coditect.registry.port import Registry
 from coditect.testing import TestFleet
-from coditect.testing.member import State
+from coditect.testing.member import State, VirtualProcess
 from coditect.wire import routing
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
 from dispatcher.chaos.invariants import judge
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.load import ChaosLoad
 from dispatcher.chaos.looking import RegistryLook, keep_looking
+from dispatcher.chaos.network import RemotePort
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.shapes import Pace
-from dispatcher.chaos.simulated_breaking import KINDS, SimulatedNemesis, Target
+from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
+from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
+from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.witness.history import HistoryEntry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
@@ -51,7 +56,6 @@ STORE_FAULTS = Faults(
 
 
 PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
-LONGEST_MILLISECONDS = 100_000
 LONGEST_TASK_SECONDS = 500.0
 LEFT_SECONDS = 200
 """For so long after the end of the work a queue may not be empty yet."""
@@ -82,6 +86,8 @@ class SimulationPlan:
     """The share of a dispatcher's calls to its ports at which it is killed."""
     wiped: float = 0.4
     """The share of the broker's deaths after which its data is gone."""
+    kinds: Sequence[str] = KINDS
+    """What is broken; what comes twice, twice as often."""
     die_at: Failpoint | None = None
     """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
     on_record: float = 0.5
@@ -98,7 +104,7 @@ class Played:
     """What came of one seed."""
 
     seed: int
-    judgements: tuple[CheckResult, ...]
+    checks: tuple[CheckResult, ...]
     entries: tuple[HistoryEntry, ...]
     faults: int
     crashes: tuple[str, ...] = ()
@@ -122,7 +128,7 @@ class Played:
         """For a person."""
         word = "pass" if self.kept else "FAIL"
         told = f"{word}  seed {self.seed}: {self.work} workflows and tasks, {self.faults} faults"
-        broken = [one for one in self.judgements if not one.passed]
+        broken = [one for one in self.checks if not one.passed]
         crashed = [f"        crashed: {one}" for one in self.crashes]
         broke = [f"        {one.invariant} ({len(one.violations)}): {one.violations[0]}" for one in broken]
         return [told, *crashed, *broke]
@@ -139,7 +145,7 @@ class Played:
     @property
     def violations(self) -> tuple[str, ...]:
         """Everything that broke a promise."""
-        broken = [f"{one.invariant}: {told}" for one in self.judgements for told in one.violations]
+        broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
 
@@ -169,12 +175,19 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 class SimulatedFleet(TestFleet):
-    """A fleet with dispatchers of its own."""
+    """A fleet with dispatchers of its own, each of whose processes has its own network."""
 
     planes: Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]
+    paths: dict[str, dict[str, NetworkPath]]
+    """Of each process, its paths to the servers, by their names."""
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
+
+    def _registry_of(self, member: VirtualProcess) -> Registry:
+        path = NetworkPath()
+        self.paths[post_of_process(member)] = {"broker": member.broker.path, "redis": path}
+        return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
 
     def _look_for_lost_errors(self) -> None:
         """Whoever is killed on the way leaves errors that nobody awaits."""
@@ -202,9 +215,9 @@ class Scene:
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
-        self._ways: dict[str, tuple[MemoryBroker, MemoryDatabase]] = {}
-        target = Target(self.fleet, self._graph, self._names, self._lives, self._ways)
-        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._chance_of("faults"), plan.wiped)
+        self.fleet.paths = {}
+        target = Target(self.fleet, self._graph, self._names, self._lives, self.fleet.paths)
+        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._chance_of, plan.wiped)
 
     @property
     def faults(self) -> int:
@@ -227,12 +240,14 @@ class Scene:
         note, chance = self.notebook.of(life), self._chance_of(life)
         reached = partial(self._reached, name, self._lives[name], chance)
         store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=chance.getrandbits(32))
-        self._ways[name] = (broker, store)
+        paths = self.fleet.paths[name]
+        paths["store"] = store.path
         async with WitnessedDatabase(store, note, reached=reached) as database:
             ways = ClaimPaths(on_record=chance.random() < self._plan.on_record)
             options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
-            graph: Any = WitnessedGraph(self._graph, reached=reached)
+            remote: Any = RemotePort(self._graph, paths["redis"], TaskGraphUnavailable)
+            graph: Any = WitnessedGraph(remote, reached=reached)
             async with running_dispatcher(
                 broker=witnessed,
                 registry=registry,
@@ -269,7 +284,7 @@ class Scene:
         )
         self._calm = False
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:
-            kinds = KINDS if self._plan.die_at is None else ()
+            kinds = self._plan.kinds if self._plan.die_at is None else ()
             strangers = Strangers(broker, note, self._chance_of("strangers"))
             await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True

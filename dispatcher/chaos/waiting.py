@@ -9,8 +9,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dispatcher.chaos.judgement import CheckResult
-from dispatcher.chaos.story import HistoryIndex, Operation
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.history_index import HistoryIndex, Operation
 
 CALM_SECONDS = 5.0
 """After a fault all is as ever again: leases have lapsed, shards have moved, everybody is back."""
@@ -33,21 +33,21 @@ class Wait:
     start: int
 
 
-def p0_soon(story: HistoryIndex) -> CheckResult:
+def p0_soon(index: HistoryIndex) -> CheckResult:
     """I5: no P0 waits through many starts of P1 and P2."""
-    waits = _waits(story)
+    waits = _waits(index)
     lower = [one.start for one in waits if one.priority != "p0"]
-    judged = [one for one in waits if one.priority == "p0" and _is_calm(story, one)]
+    judged = [one for one in waits if one.priority == "p0" and _is_calm(index, one)]
     passing = {one: bisect_left(lower, one.start) - bisect_right(lower, one.ready) for one in judged}
     violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P0)
     return CheckResult("P0 soon", "a P0 does not wait for a backlog", len(judged), tuple(violations))
 
 
-def p2_progress(story: HistoryIndex) -> CheckResult:
+def p2_progress(index: HistoryIndex) -> CheckResult:
     """I5: no P2 waits through many starts of what could be executed only after it."""
-    waits = _waits(story)
+    waits = _waits(index)
     starts = [one.start for one in waits]
-    judged = [one for one in waits if one.priority == "p2" and _is_calm(story, one)]
+    judged = [one for one in waits if one.priority == "p2" and _is_calm(index, one)]
     passing = {one: _overtaking(waits, starts, one) for one in judged}
     violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P2)
     return CheckResult("P2 progress", "a P2 is not overtaken for ever", len(judged), tuple(violations))
@@ -62,28 +62,28 @@ def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
     return sum(other.ready > one.ready for other in between)
 
 
-def _waits(story: HistoryIndex) -> list[Wait]:
+def _waits(index: HistoryIndex) -> list[Wait]:
     """Of every task that was executed, in the order of their first starts."""
-    return sorted(_found(story), key=lambda one: one.start)
+    return sorted(_found(index), key=lambda one: one.start)
 
 
-def _found(story: HistoryIndex) -> Iterator[Wait]:
+def _found(index: HistoryIndex) -> Iterator[Wait]:
     """A node can be executed when the ledger says so, a direct task when it was accepted."""
-    direct = {work.key: work for work in story.accepted}
-    for key, priority in story.priorities.items():
-        ready = direct.get(key) or _ready(story, key)
-        runs = story.about("execute", key)
+    direct = {work.key: work for work in index.accepted}
+    for key, priority in index.priorities.items():
+        ready = direct.get(key) or _ready(index, key)
+        runs = index.about("execute", key)
         if ready is not None and runs:
             start_at, start = max((ready.ended, int(ready.last)), (runs[0].begun, runs[0].first))
             yield Wait(key, priority, ready.ended, int(ready.last), start_at, start)
 
 
-def _ready(story: HistoryIndex, node: str) -> Operation | None:
-    states = story.about("state", node)
+def _ready(index: HistoryIndex, node: str) -> Operation | None:
+    states = index.about("state", node)
     return next((one for one in states if one.happened and one.val["state"] in CAN_BE_EXECUTED), None)
 
 
-def _is_calm(story: HistoryIndex, wait: Wait) -> bool:
+def _is_calm(index: HistoryIndex, wait: Wait) -> bool:
     """Whether nothing was broken while it waited, nor for a while before."""
     since = wait.ready_at - CALM_SECONDS
-    return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in story.faults)
+    return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in index.faults)

@@ -23,7 +23,7 @@ from dispatcher.ledger.timers import Timer
 class Finished:
     """An agent told how an attempt ended, or the broker gave up a publication. Once per fence."""
 
-    place: NodeKey
+    node_key: NodeKey
     fence: int
     """0 when it is about the publication, whichever attempt of it was granted last."""
     publication: int
@@ -57,7 +57,7 @@ class Began:
 class Heard:
     """An agent says that an attempt runs of which memory knows nothing."""
 
-    place: NodeKey
+    node_key: NodeKey
     fence: int
 
 
@@ -65,7 +65,7 @@ class Heard:
 class Claimed:
     """An agent asks whether it may run a task that was delivered before, or waited long. Answered with a claim."""
 
-    place: NodeKey
+    node_key: NodeKey
     publication: int
     agent: str
 
@@ -91,7 +91,7 @@ class Due:
 class Proposed:
     """RQ says that these nodes may run. Answered with how many were claimed; `Effects.proposed` are not looked at."""
 
-    places: tuple[NodeKey, ...]
+    node_keys: tuple[NodeKey, ...]
     room: str = ""
     """The capability in whose window room is kept for each of them; empty when none is."""
 
@@ -111,7 +111,7 @@ class Fill:
 class PublicationReturned:
     """A publication came back: nobody consumes the capability."""
 
-    place: NodeKey
+    node_key: NodeKey
     publication: int
 
 
@@ -119,7 +119,7 @@ class PublicationReturned:
 class Lost:
     """What was published, or its agent, is gone: publish anew if the node still is where it was lost."""
 
-    place: NodeKey
+    node_key: NodeKey
     publication: int
     agent: str = ""
     """Who had it; empty when nobody did: what an agent has begun by now is not lost then."""
@@ -142,14 +142,14 @@ class Look:
     it is empty: then there is none of them.
     """
 
-    places: tuple[NodeKey, ...]
+    node_keys: tuple[NodeKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
     """What a node's expressions say, or why they say nothing. Once per `token`, as `Effects.evaluations` gave it."""
 
-    place: NodeKey
+    node_key: NodeKey
     token: str
     told: Inputs | Failure
 

@@ -33,33 +33,33 @@ MOST_READ_BYTES = 2_000_000
 waits for room is claimed seconds later. A large input takes ten times its row, once read."""
 
 
-def write(tr: Transaction, place: NodeKey, definition: bytes) -> None:
+def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
     """Stores the definition of a new node. Raises: ValueBeyondBound."""
     small = len(definition) <= MOST_ROW_BYTES
     if not small:
-        values.put(tr, values.ValueKey(place.workflow, place.node, KIND), definition, first=True)
-    tr.set(NODES.pack((place.workflow, place.node)), definition if small else b"")
+        values.put(tr, values.ValueKey(node_key.workflow, node_key.node, KIND), definition, first=True)
+    tr.set(NODES.pack((node_key.workflow, node_key.node)), definition if small else b"")
 
 
-def find(tr: Reads, place: NodeKey) -> bytes | None:
+def find(tr: Reads, node_key: NodeKey) -> bytes | None:
     """The node's definition; None when there is no such node. Raises: DamagedValue."""
-    row = tr.get(NODES.pack((place.workflow, place.node)))
-    return row if row != b"" else values.get(tr, values.ValueKey(place.workflow, place.node, KIND))
+    row = tr.get(NODES.pack((node_key.workflow, node_key.node)))
+    return row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
 
 
-def find_all(tr: Reads, places: Sequence[NodeKey]) -> Iterator[bytes | None]:
+def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
     """The definitions of the nodes, in their order, by one read and one for each that is large.
 
     Raises: DamagedValue, at the one that is.
     """
-    rows = tr.get_many([NODES.pack((place.workflow, place.node)) for place in places])
-    for place, row in zip(places, rows, strict=True):
-        yield row if row != b"" else values.get(tr, values.ValueKey(place.workflow, place.node, KIND))
+    rows = tr.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in node_keys])
+    for node_key, row in zip(node_keys, rows, strict=True):
+        yield row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
 
 
-def known(place: NodeKey, row: bytes) -> Node:
+def known(node_key: NodeKey, row: bytes) -> Node:
     """What the row of a node says."""
-    return known_node(place.node, versions.NODE.unpack(row))
+    return known_node(node_key.node, versions.NODE.unpack(row))
 
 
 class Definitions:
@@ -78,21 +78,21 @@ class Definitions:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def node(self, place: NodeKey) -> Node | None:
+    def node(self, node_key: NodeKey) -> Node | None:
         """What the node's row says, if that is remembered."""
-        read = self._read.get(place)
+        read = self._read.get(node_key)
         return None if read is None else read[0]
 
-    def row(self, place: NodeKey) -> bytes | None:
+    def row(self, node_key: NodeKey) -> bytes | None:
         """The node's row, if it is remembered."""
-        return self._rows.get(place)
+        return self._rows.get(node_key)
 
     def note(self, told: Mapping[NodeKey, Defined | None]) -> None:
         """Remember what a committed transaction read or wrote, and forget the nodes that ended in it."""
-        for place, definition in told.items():
-            self._forget(place)
+        for node_key, definition in told.items():
+            self._forget(node_key)
             if definition is not None:
-                self._keep(place, *definition)
+                self._keep(node_key, *definition)
         while self._bytes > self._most_bytes:
             _, old = self._rows.popitem(last=False)
             self._bytes -= len(old) + OVERHEAD_BYTES
@@ -100,24 +100,24 @@ class Definitions:
             _, (_, size) = self._read.popitem(last=False)
             self._read_bytes -= size
 
-    def _keep(self, place: NodeKey, row: bytes, node: Node | None) -> None:
-        self._rows[place] = row
+    def _keep(self, node_key: NodeKey, row: bytes, node: Node | None) -> None:
+        self._rows[node_key] = row
         self._bytes += len(row) + OVERHEAD_BYTES
         if node is not None:
-            self._read[place] = node, len(row)
+            self._read[node_key] = node, len(row)
             self._read_bytes += len(row)
 
-    def _forget(self, place: NodeKey) -> None:
-        _, size = self._read.pop(place, (None, 0))
+    def _forget(self, node_key: NodeKey) -> None:
+        _, size = self._read.pop(node_key, (None, 0))
         self._read_bytes -= size
-        row = self._rows.pop(place, None)
+        row = self._rows.pop(node_key, None)
         if row is not None:
             self._bytes -= len(row) + OVERHEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """What a shard's desk remembers between transactions, which read it and change nothing of it."""
+    """What a shard's worker remembers between transactions, which read it and change nothing of it."""
 
     definitions: Definitions = field(default_factory=Definitions)
     """Filled from `Effects.definitions`."""

@@ -32,7 +32,7 @@ class NodeKey(NamedTuple):
 class Publication:
     """A task to be published; its outbox row is cleared once the broker has it."""
 
-    place: NodeKey
+    node_key: NodeKey
     number: int
     task: Task
     agent: str = ""
@@ -43,7 +43,7 @@ class Publication:
 class Transition:
     """A node that changed its state."""
 
-    place: NodeKey
+    node_key: NodeKey
     state: TaskState
     capability: str
     """Empty for an approval."""
@@ -56,7 +56,7 @@ class Transition:
 class NodeSnapshot:
     """A node as it is after the transaction, for whoever keeps a copy of the graph."""
 
-    place: NodeKey
+    node_key: NodeKey
     state: TaskState
     capability: str
     level: str

@@ -75,8 +75,8 @@ def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
     """Removes keys that have expired, at most `limit`; how many. Again, until it is less than the limit."""
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + 1,))
     expired = tr.snapshot.get_range(begin, end, limit=limit)
-    for place, _ in expired:
-        _forget(tr, KEY_EXPIRIES.unpack(place)[1])
+    for node_key, _ in expired:
+        _forget(tr, KEY_EXPIRIES.unpack(node_key)[1])
     return len(expired)
 
 

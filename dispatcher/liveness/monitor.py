@@ -95,7 +95,7 @@ class Monitor:
         self._evict = evict
         self._on_gone = on_gone
         self._fleet = Fleet(registry)
-        self._roll = Roster()
+        self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
         self._lease: Lease | None = None
@@ -142,13 +142,13 @@ class Monitor:
             log.debug("The registry does not answer: nobody is taken for dead", extra={"reason": str(error)})
             return
         now = self._now()
-        for agent in self._roll.note(records, now):
+        for agent in self._roster.note(records, now):
             self._greet(agent)
         offline = {one.agent_id for one in records if one.load.status is AgentStatus.OFFLINE}
         for agent in offline - self._offline:
             self._background.start(self._relieve(agent), name=f"relieve {agent}")
         self._offline = offline
-        for entry in self._roll.overdue(now):
+        for entry in self._roster.overdue(now):
             entry.examined = True
             self._background.start(self._examine(entry), name=f"examine {entry.agent}")
 
@@ -197,7 +197,7 @@ class Monitor:
         except RegistryUnavailable:
             return False
         if record is not None:
-            self._roll.note_one(record, self._now())
+            self._roster.note_one(record, self._now())
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
@@ -211,7 +211,7 @@ class Monitor:
     # -- then ... ---------------------------------------------------------------------------------------
 
     async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
-        self._roll.strike(agent, self._now())
+        self._roster.strike(agent, self._now())
         before = self.evicted
         released = await self._cut_off(agent)
         self.lost += 1

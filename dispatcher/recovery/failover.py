@@ -1,4 +1,4 @@
-"""What a dispatcher does about the death of others: the monitor's findings for its desks, and former owners' end."""
+"""What a dispatcher does about the death of others: the monitor's findings, and former owners' end."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dispatcher.store.port import Database
 
 @asynccontextmanager
 async def watching_agents(
-    ports: Ports, registry: Registry, desks: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
+    ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
-    """The monitor at work for these desks."""
+    """The monitor at work for these shard workers."""
 
     def on_gone(gone: AgentGone) -> None:
-        for desk in desks.values():
-            dispatch_again(desk, gone, ports.clock.now_ms())
+        for worker in workers.values():
+            dispatch_again(worker, gone, ports.clock.now_ms())
 
     async with Monitor(
         registry,
@@ -42,17 +42,17 @@ async def watching_agents(
         yield monitor
 
 
-def dispatch_again(desk: ShardWorker, gone: AgentGone, now_ms: int) -> None:
+def dispatch_again(worker: ShardWorker, gone: AgentGone, now_ms: int) -> None:
     """Publishes anew what the agent had and the broker does not give to others by itself.
 
     That is what may be acknowledged early by now, what a rebuild left with the agent, or everything if the broker still
     holds it for the agent. One that the broker does give to another all the same is published twice and runs once: the
     ledger refuses the older publication, or finds that another agent has claimed it already.
     """
-    for place, flight in desk.flights:
+    for node_key, flight in worker.in_flight:
         may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
-        if flight.agent == gone.agent and (may_be_acked or desk.flights.doubts(flight) or not gone.released):
-            desk.put(Lost(place, flight.publication, gone.agent))
+        if flight.agent == gone.agent and (may_be_acked or worker.in_flight.doubts(flight) or not gone.released):
+            worker.put(Lost(node_key, flight.publication, gone.agent))
 
 
 class Predecessors:

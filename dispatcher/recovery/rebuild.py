@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coditect.broker.declaring import declare_missing
-from coditect.broker.topology import backbone, control_plane, notices, shard_queues
+from coditect.broker.topology import base_topology, control_plane, notices, shard_queues
 from coditect.errors import Retryable
 from dispatcher.ledger.commands import GoOn, Show
 from dispatcher.ledger.workflows.queries import live
@@ -28,7 +28,7 @@ COMPARE_SECONDS = 10.0
 
 
 async def rebuild(
-    ports: Ports, desk: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
+    ports: Ports, worker: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
 ) -> dict[str, Any]:
     """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
 
@@ -36,20 +36,22 @@ async def rebuild(
     have been missing than are counted. The same occasion again publishes nothing more. Raises: BrokerUnavailable; what
     the store raises.
     """
-    ours = control_plane(quorum=ports.quorum) + shard_queues(desk.shard, quorum=ports.quorum)
-    queues = await declare_missing(ports.broker, backbone() + ours + notices())
-    workflows = await ports.database.read(lambda tr: live(tr, desk.shard))
-    wrong = await _wrong(ports, desk, graph, workflows)  # before RQ is told what the walk does: it gets lost jobs, too
+    ours = control_plane(quorum=ports.quorum) + shard_queues(worker.shard, quorum=ports.quorum)
+    queues = await declare_missing(ports.broker, base_topology() + ours + notices())
+    workflows = await ports.database.read(lambda tr: live(tr, worker.shard))
+    wrong = await _wrong(
+        ports, worker, graph, workflows
+    )  # before RQ is told what the walk does: it gets lost jobs, too
     noted: CommandAnswer[int] = CommandAnswer()
-    known, marker = desk.marker, await markers.of_broker(desk.marker)
-    desk.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
+    known, marker = worker.marker, await markers.of_broker(worker.marker)
+    worker.rebuild(marker, occasion, noted, kept=marker == known and await markers.is_there(marker))
     await noted.future
-    walked = await _walked(ports, desk)
+    walked = await _walked(ports, worker)
     for workflow in workflows:
-        desk.put(Show(workflow))
+        worker.put(Show(workflow))
     return {
-        "shard": desk.shard,
-        "marker": desk.marker,
+        "shard": worker.shard,
+        "marker": worker.marker,
         "queues": queues,
         "published": walked.published,
         "working": walked.working,
@@ -59,7 +61,7 @@ async def rebuild(
 
 async def rebuild_shard(
     ports: Ports,
-    desks: Mapping[int, ShardWorker],
+    workers: Mapping[int, ShardWorker],
     markers: BrokerEpoch,
     shard: int,
     occasion: str,
@@ -67,39 +69,41 @@ async def rebuild_shard(
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
     """As `rebuild`, of one of these shards; None when it is not among them."""
-    desk = desks.get(shard)
-    return None if desk is None or desk.closed else await rebuild(ports, desk, markers, occasion, graph=graph)
+    worker = workers.get(shard)
+    return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 
 
-async def _walked(ports: Ports, desk: ShardWorker) -> Built:
+async def _walked(ports: Ports, worker: ShardWorker) -> Built:
     """What the walk published, when it is over, or set aside."""
     before: bytes | None = b""
     while True:
-        found, left = await ports.database.read(lambda tr: (built(tr, desk.shard), left_over(tr, desk.shard)))
+        found, left = await ports.database.read(lambda tr: (built(tr, worker.shard), left_over(tr, worker.shard)))
         if left in (None, before):
             return found
         gone_on: CommandAnswer[bool] = CommandAnswer()
-        desk.put(GoOn(), gone_on)
+        worker.put(GoOn(), gone_on)
         try:
             if await gone_on.future:  # the walk comes first of all that is left over
                 before = left
         except Retryable:  # something else that is left over was set aside: this goes on without it
-            if desk.closed:
+            if worker.closed:
                 raise
 
 
-async def _wrong(ports: Ports, desk: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]) -> dict[str, Any]:
+async def _wrong(
+    ports: Ports, worker: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]
+) -> dict[str, Any]:
     """How many jobs RQ does not have as they are, as far as it could be compared."""
     found, jobs, compared = set[str](), 0, True
     try:
-        if graph is not None and desk.showing is not None:
+        if graph is not None and worker.projector is not None:
             async with asyncio.timeout(COMPARE_SECONDS):
-                async for page in drift(ports.database, desk, desk.showing, graph, workflows):
+                async for page in drift(ports.database, worker, worker.projector, graph, workflows):
                     found.update(job.workflow for job in page)
                     jobs += len(page)
     except (TimeoutError, TaskGraphUnavailable) as error:
         log.warning(
-            "RQ could not be compared; it is shown everything", extra={"shard": desk.shard, "reason": repr(error)}
+            "RQ could not be compared; it is shown everything", extra={"shard": worker.shard, "reason": repr(error)}
         )
         compared = False
     return {"workflows": len(found), "jobs": jobs, "compared": compared}

@@ -1,4 +1,4 @@
-"""Control: requests of clients and claims of agents are read, brought to the right desk, and answered."""
+"""Control: requests of clients and claims of agents are read, brought to the right shard worker, and answered."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ class Shards(Protocol):
         """How many shards there are."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Lays the command on the shard's desk; False when the shard is not worked for here."""
+        """Lays the command on the shard's worker; False when the shard is not worked for here."""
 
-    def overviews(self, workflow: str) -> StatusCache | None:
+    def status_cache(self, workflow: str) -> StatusCache | None:
         """What is known in memory about the workflow's shard; None when it is not worked for here."""
 
     def figures(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class RequestServer:
         self,
         broker: Broker,
         database: Database,
-        desks: Shards,
+        workers: Shards,
         background: Supervisor,
         *,
         addresses: ReturnAddresses,
@@ -83,7 +83,7 @@ class RequestServer:
         self._addresses = addresses
         self._broker = broker
         self._database = database
-        self._desks = desks
+        self._workers = workers
         self._background = background
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
         """Those under way, by shard and occasion: whoever asks again meanwhile gets the same answer."""
@@ -95,9 +95,9 @@ class RequestServer:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
             verb, body = read_request(delivery.message)
             if verb is Verb.CLAIM:
-                place = NodeKey(text(body, "workflow"), text(body, "node"))
-                command = Claimed(place, number(body, "publication", 1), text(body, "agent"))
-                self._hand(delivery, command, place.workflow)
+                node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+                command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"))
+                self._hand(delivery, command, node_key.workflow)
             elif verb is Verb.REBUILD:
                 shard, occasion = self._shard(body), text(body, "occasion")
                 self._background.start(
@@ -118,34 +118,34 @@ class RequestServer:
             self.answer(delivery, error)
 
     def _known(self, workflow: str) -> dict[str, Any] | None:
-        overviews = self._desks.overviews(workflow)
-        rows = None if overviews is None else overviews.get(workflow)
+        status_cache = self._workers.status_cache(workflow)
+        rows = None if status_cache is None else status_cache.get(workflow)
         return None if rows is None else overview(workflow, *rows)
 
     async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Where the workflow is, by the ledger; whoever asks again is answered from memory."""
         workflow = text(body, "workflow")
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
-        overviews = self._desks.overviews(workflow)
-        if overviews is not None and not run.state.terminal:
-            overviews.follow(workflow, head)
+        status_cache = self._workers.status_cache(workflow)
+        if status_cache is not None and not run.state.terminal:
+            status_cache.follow(workflow, head)
         return overview(workflow, head, run)
 
     def _hand(self, delivery: Delivery, command: Command, workflow: str) -> None:
-        shard = shard_of(workflow, self._desks.count)
+        shard = shard_of(workflow, self._workers.count)
         size_bytes = len(delivery.message.body)
-        if not self._desks.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
+        if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
             self._background.start(self._forward(delivery, shard), name="hand on a request")
 
     def _shard(self, body: Mapping[str, Any]) -> int:
         shard = body.get("shard")
-        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._desks.count:
-            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._desks.count)
+        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._workers.count:
+            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._workers.count)
         return shard
 
     def _figures(self, delivery: Delivery, shard: int) -> None:
         """What the shard's owner works on and refused; it answers by itself."""
-        figures = self._desks.figures()
+        figures = self._workers.figures()
         if shard in figures["shards"]:
             self.answer(delivery, {"answered_by": figures})
         else:
@@ -176,7 +176,7 @@ class RequestServer:
             else:
                 answer = await self._database.ask(lambda tr: QUERIES[verb](tr, body))
             if verb is Verb.STATUS:
-                answer["answered_by"] = self._desks.figures()
+                answer["answered_by"] = self._workers.figures()
         except CoditectError as error:
             answer = error
         except ValueError as error:
@@ -263,7 +263,7 @@ def answer_message(request: Message, answer: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """Answers when the desk has committed; hands back when it could not."""
+    """Answers when the shard worker has committed; hands back when it could not."""
 
     control: RequestServer
     delivery: Delivery

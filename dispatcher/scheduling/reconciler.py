@@ -45,18 +45,18 @@ TOGETHER = 32
 
 
 class Reconciler:
-    """Compares for one dispatcher's desks."""
+    """Compares for one dispatcher's shard workers."""
 
     def __init__(
         self,
         database: Database,
-        desks: Mapping[int, ShardWorker],
+        workers: Mapping[int, ShardWorker],
         graph: TaskGraph,
         round_seconds: float = ROUND_SECONDS,
     ) -> None:
         self._round_seconds = round_seconds
         self._database = database
-        self._desks = desks
+        self._workers = workers
         self._graph = graph
         self.mended = 0
         """Jobs that RQ had not, or not as they should be."""
@@ -85,16 +85,16 @@ class Reconciler:
         Raises: TaskGraphUnavailable; what the store raises.
         """
         before = self.mended
-        for desk in tuple(self._desks.values()):
-            if desk.showing is None:
+        for worker in tuple(self._workers.values()):
+            if worker.projector is None:
                 continue
-            workflows = await self._database.read(partial(live, shard=desk.shard))
-            if desk.showing.overflowed:
-                desk.showing.reconciled()
+            workflows = await self._database.read(partial(live, shard=worker.shard))
+            if worker.projector.overflowed:
+                worker.projector.reconciled()
                 for workflow in workflows:
-                    desk.put(Show(workflow))
+                    worker.put(Show(workflow))
                 continue
-            await self._workflows(desk, desk.showing, workflows)
+            await self._workflows(worker, worker.projector, workflows)
         return self.mended - before
 
     async def ended(self) -> int:
@@ -103,43 +103,43 @@ class Reconciler:
         Raises: TaskGraphUnavailable; what the store raises.
         """
         before = self.mended
-        for desk in tuple(self._desks.values()):
-            if desk.showing is None:
+        for worker in tuple(self._workers.values()):
+            if worker.projector is None:
                 continue
-            await desk.showing.told()  # what has just ended is not to be looked at
+            await worker.projector.told()  # what has just ended is not to be looked at
             began = _now()
-            found = (await self._graph.unfinished(desk.shard)).workflows
+            found = (await self._graph.unfinished(worker.shard)).workflows
             await _rest(began)
             if found:
-                ended = await self._database.read(partial(over, shard=desk.shard, workflows=found))
-                await self._workflows(desk, desk.showing, ended)
+                ended = await self._database.read(partial(over, shard=worker.shard, workflows=found))
+                await self._workflows(worker, worker.projector, ended)
         return self.mended - before
 
-    async def _workflows(self, desk: ShardWorker, showing: Projector, workflows: Sequence[str]) -> None:
+    async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
         """Compares these workflows, pages of all of them together, with one pass over the shard's queues."""
         if not workflows:
             return
         began = _now()
-        queued = (await self._graph.unfinished(desk.shard)).queued
-        async for places in _pages(self._database, workflows):
-            if desk.closed:
+        queued = (await self._graph.unfinished(worker.shard)).queued
+        async for node_keys in _pages(self._database, workflows):
+            if worker.closed:
                 return
-            wrong = await _differing(desk, showing, self._graph, places, queued)
+            wrong = await _differing(worker, projector, self._graph, node_keys, queued)
             await _rest(began)
-            await self._mend(desk, showing, wrong)
+            await self._mend(worker, projector, wrong)
             began = _now()
 
-    async def _mend(self, desk: ShardWorker, showing: Projector, first: Collection[Job]) -> None:
-        wrong = await _standing(desk, showing, self._graph, first)
+    async def _mend(self, worker: ShardWorker, projector: Projector, first: Collection[Job]) -> None:
+        wrong = await _cluster_status(worker, projector, self._graph, first)
         if wrong:
             self.mended += len(wrong)
-            log.warning("RQ differs from the ledger and is mended", extra={"shard": desk.shard, "jobs": len(wrong)})
+            log.warning("RQ differs from the ledger and is mended", extra={"shard": worker.shard, "jobs": len(wrong)})
             for workflow, nodes in _by_workflow(wrong).items():
-                await _show(desk, workflow, nodes)
+                await _show(worker, workflow, nodes)
 
 
 async def drift(
-    database: Database, desk: ShardWorker, showing: Projector, graph: TaskGraph, workflows: Sequence[str]
+    database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
     """The jobs of these workflows that RQ has otherwise or not at all, in two looks, by the page; nothing is mended.
 
@@ -149,15 +149,15 @@ async def drift(
     """
     now = asyncio.get_running_loop().time
     waiting = deque[tuple[float, set[Job]]]()
-    queued = (await graph.unfinished(desk.shard)).queued
-    async for places in _pages(database, workflows):
-        if wrong := await _differing(desk, showing, graph, places, queued):
+    queued = (await graph.unfinished(worker.shard)).queued
+    async for node_keys in _pages(database, workflows):
+        if wrong := await _differing(worker, projector, graph, node_keys, queued):
             waiting.append((now() + AGAIN_SECONDS, wrong))
         while waiting and waiting[0][0] <= now():
-            yield await _still(desk, showing, graph, waiting.popleft()[1])
+            yield await _still(worker, projector, graph, waiting.popleft()[1])
     for due, wrong in waiting:
         await asyncio.sleep(due - now())
-        yield await _still(desk, showing, graph, wrong)
+        yield await _still(worker, projector, graph, wrong)
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
@@ -191,48 +191,54 @@ async def _rest(began: float) -> None:
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
-async def _standing(desk: ShardWorker, showing: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+async def _cluster_status(
+    worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]
+) -> set[Job]:
     """Those of a page that differ in a second look, too, and just as before."""
     if not first:
         return set()
     await asyncio.sleep(AGAIN_SECONDS)
-    return await _still(desk, showing, graph, first)
+    return await _still(worker, projector, graph, first)
 
 
-async def _still(desk: ShardWorker, showing: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    second = await _differing(desk, showing, graph, [NodeKey(job.workflow, job.node) for job in first])
+async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
 
 async def _differing(
-    desk: ShardWorker, showing: Projector, graph: TaskGraph, places: Sequence[NodeKey], queued: Collection[Key] = ()
+    worker: ShardWorker,
+    projector: Projector,
+    graph: TaskGraph,
+    node_keys: Sequence[NodeKey],
+    queued: Collection[Key] = (),
 ) -> set[Job]:
     """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
-    jobs = [showing.job(one) for one in await _seen(desk, tuple(places))]
-    await showing.told()
+    jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
+    await projector.told()
     found = await graph.difference(jobs, queued)
     wrong = {(one.workflow, one.node) for one in found.missing} | {(one.workflow, one.node) for one in found.changes}
     return {job for job in jobs if (job.workflow, job.node) in wrong}
 
 
-async def _seen(desk: ShardWorker, places: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
+async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
     """Those of the nodes that there are, as they are now, in as many turns as they take."""
     seen: list[NodeSnapshot] = []
-    while places:
+    while node_keys:
         answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()
-        desk.put(Look(places), answer)
+        worker.put(Look(node_keys), answer)
         if not (found := await answer.future):
             break
         seen += found
-        places = places[places.index(found[-1].place) + 1 :]
+        node_keys = node_keys[node_keys.index(found[-1].node_key) + 1 :]
     return seen
 
 
-async def _show(desk: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
+async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
     """Has these shown, in as many turns as they take."""
     while nodes:
         answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
-        desk.put(Show(workflow, nodes), answer)
+        worker.put(Show(workflow, nodes), answer)
         nodes = await answer.future
 
 

@@ -40,11 +40,11 @@ CLAIM_BYTES = 4_000
 
 
 class Scheduler:
-    """Serves the bridge for one dispatcher's desks."""
+    """Serves the bridge for one dispatcher's shard workers."""
 
-    def __init__(self, ports: Ports, tenure: ShardOwnership, graph: TaskGraph | None) -> None:
+    def __init__(self, ports: Ports, ownership: ShardOwnership, graph: TaskGraph | None) -> None:
         self._ports = ports
-        self._tenure = tenure
+        self._ownership = ownership
         self._graph = graph
         self._brought: dict[str, float] = {}
         """When RQ brought last what was claimed, by capability."""
@@ -54,14 +54,14 @@ class Scheduler:
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
     def open(self) -> None:
-        """Begin to bring what waits to the desks: from RQ, and without it."""
+        """Begin to bring what waits to the shard workers: from RQ, and without it."""
         self._ports.background.keep(self._without_rq, name=f"{TASK_PREFIX}backlogs", critical=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
         """There is room, or something waits for it."""
-        if not any(desk.backlog for desk in self._tenure.desks.values()):
+        if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
             self.bridge.wake()
@@ -74,11 +74,11 @@ class Scheduler:
 
     def shards(self) -> Collection[int]:
         """The shards that are worked for here."""
-        return tuple(self._tenure.desks)
+        return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
         """How many nodes would be published now, by capability: of those that wait, as many as there is room for."""
-        waiting = {capability for desk in self._tenure.desks.values() for capability in desk.backlog}
+        waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
         found = {capability: self._ports.window.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
@@ -92,17 +92,17 @@ class Scheduler:
             if left > 0:
                 room[capability] = left - 1
             groups.setdefault((shards[workflow], capability if left > 0 else ""), []).append(NodeKey(workflow, node))
-        for (shard, kept), places in groups.items():
-            for first in range(0, len(places), MOST_OF_A_COMMAND):
-                self._propose(shard, kept, tuple(places[first : first + MOST_OF_A_COMMAND]))
+        for (shard, kept), node_keys in groups.items():
+            for first in range(0, len(node_keys), MOST_OF_A_COMMAND):
+                self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
-    def _propose(self, shard: int, capability: str, places: tuple[NodeKey, ...]) -> None:
+    def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
         """Room is kept for them, if a capability is named, until they are claimed or are not going to be."""
         settle: Settle = NOTHING
         if capability:
-            self._ports.window.keep(capability, len(places))
-            settle = _Kept(self, capability, len(places))
-        self._put(shard, Proposed(places, capability), settle, size_bytes=CLAIM_BYTES * len(places))
+            self._ports.window.keep(capability, len(node_keys))
+            settle = _Kept(self, capability, len(node_keys))
+        self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
         """What RQ brought of a capability, so many, was claimed, or none of it was."""
@@ -110,29 +110,29 @@ class Scheduler:
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
-    def tell(self, place: NodeKey) -> None:
+    def tell(self, node_key: NodeKey) -> None:
         """RQ is told what the node is, or the node is claimed."""
-        self._propose(self._shard_of(place.workflow), "", (place,))
+        self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
-        return shard_of(workflow, self._tenure.count)
+        return shard_of(workflow, self._ownership.count)
 
     def _put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int = 0) -> None:
-        if not self._tenure.put(shard, command, settle, size_bytes=size_bytes):
+        if not self._ownership.put(shard, command, settle, size_bytes=size_bytes):
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
         """What people asked for with RQ's tools; a job that a stock worker took is told what it is."""
         for request in requests:
-            place = NodeKey(request.workflow, request.node)
+            node_key = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
             match request.kind:
                 case RequestKind.CANCEL:
-                    self._put(self._shard_of(place.workflow), Asked(Verb.CANCEL, body), _Answered(self, place))
+                    self._put(self._shard_of(node_key.workflow), Asked(Verb.CANCEL, body), _Answered(self, node_key))
                 case RequestKind.REQUEUE:
-                    self._put(self._shard_of(place.workflow), Asked(Verb.REDRIVE, body), _Answered(self, place))
+                    self._put(self._shard_of(node_key.workflow), Asked(Verb.REDRIVE, body), _Answered(self, node_key))
                 case RequestKind.STRAY:
-                    self.tell(place)
+                    self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """RQ does not have these shards: all their live workflows are shown anew, or with the bridge's next look."""
@@ -144,7 +144,7 @@ class Scheduler:
                 log.info("A shard could not be shown anew", extra={"shard": shard, "reason": str(error)})
                 return
             for workflow in workflows:
-                self._tenure.put(shard, Show(workflow), NOTHING, size_bytes=0)
+                self._ownership.put(shard, Show(workflow), NOTHING, size_bytes=0)
             await self._graph.remember(shard)
 
     # -- without RQ -------------------------------------------------------------------------------------
@@ -163,42 +163,42 @@ class Scheduler:
         """Shares the room among the shards where something waits for it, another one first each time."""
         if not self._ports.ways.from_index:
             return
-        desks = [desk for desk in self._tenure.desks.values() if capability in desk.backlog]
+        workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
         self._rounds += 1
-        first = self._rounds % len(desks) if desks else 0
-        for left, desk in zip(range(len(desks), 0, -1), desks[first:] + desks[:first], strict=True):
-            desk.fill(capability, -(-self._ports.window.room_for(capability) // left))
+        first = self._rounds % len(workers) if workers else 0
+        for left, worker in zip(range(len(workers), 0, -1), workers[first:] + workers[:first], strict=True):
+            worker.fill(capability, -(-self._ports.window.room_for(capability) // left))
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """Frees the room that was kept for what RQ brought."""
 
-    proposing: Scheduler
+    scheduler: Scheduler
     capability: str
     number: int
 
     def done(self, answer: Any) -> None:
         """They were claimed by now, or are not going to be."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
-        self.proposing.settled(self.capability, self.number, claimed=claimed)
+        self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
         """The shard is another's."""
-        self.proposing.settled(self.capability, self.number, claimed=False)
+        self.scheduler.settled(self.capability, self.number, claimed=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
     """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
 
-    proposing: Scheduler
-    place: NodeKey
+    scheduler: Scheduler
+    node_key: NodeKey
 
     def done(self, answer: Any) -> None:
         """One that may be repeated stands, and comes again."""
         if not isinstance(answer, Retryable):
-            self.proposing.tell(self.place)
+            self.scheduler.tell(self.node_key)
 
     def undone(self) -> None:
         """The shard's new owner finds the request."""

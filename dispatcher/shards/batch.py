@@ -10,7 +10,6 @@ from typing import Any
 from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
 from dispatcher.ledger import leases, outbox
-from dispatcher.ledger.book import Policy, UnitOfWork
 from dispatcher.ledger.commands import (
     Asked,
     Began,
@@ -34,6 +33,7 @@ from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
 from dispatcher.ledger.handlers import finish, requests, timeouts
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.unit_of_work import Policy, UnitOfWork
 from dispatcher.ledger.workflows import continuations, republish, walks
 from dispatcher.store.errors import (
     BeyondLimit,
@@ -64,6 +64,8 @@ class Batch:
     chance: float
     apart: bool = False
     """Whether what follows from it is left to later transactions: it was too much for one together."""
+    doubt: str = ""
+    """What is to be said beside an instant of `now_ms`: see `ReferenceClock.doubt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,120 +110,129 @@ def run_once(tr: Transaction, turn: Batch) -> BatchResult:
     """
     leases.check(tr, turn.lease)
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
-    book = UnitOfWork(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
-    book.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
-    _read_ahead(book, turn.commands)
+    unit = UnitOfWork(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
+    unit.doubt = turn.doubt
+    unit.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
+    unit.apart = turn.apart
+    _read_ahead(unit, turn.commands)
     answers: list[Any] = []
     for command in turn.commands:
         if answers and tr.is_aging:
             break
-        answers.append(_answer(book, command))
-        if book.ended or book.unfit:
-            advance.follow(book, most=0 if turn.apart else None)
-    return BatchResult(book.close(), tuple(answers), tr.earlier.count > 0)
+        answers.append(_answer(unit, command))
+        if unit.ended or unit.unfit:
+            advance.follow(unit, most=0 if unit.apart else None)
+    return BatchResult(unit.close(), tuple(answers), tr.earlier.count > 0)
 
 
-def _read_ahead(book: UnitOfWork, commands: Sequence[Command]) -> None:
+def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
     """Reads at once what the commands are going to ask for one by one: each read is a way to the store and back."""
-    places, ending = [], []
+    node_keys, ending = [], []
     for command in commands:
         match command:
-            case Finished(place=place, outcome=outcome):
-                places.append(place)
+            case Finished(node_key=node_key, outcome=outcome):
+                node_keys.append(node_key)
                 if outcome.status is Status.COMPLETED:
-                    ending.append(place)
+                    ending.append(node_key)
             case Began(started=started):
-                places.append(NodeKey(started.workflow, started.node))
-            case Heard(place=place) | Claimed(place=place) | Lost(place=place) | PublicationReturned(place=place):
-                places.append(place)
-            case Proposed(places=proposed) | Look(places=proposed):
-                places += proposed
-    if len(places) > 1:
-        book.expect(places)
-        book.expect_ends(ending)
+                node_keys.append(NodeKey(started.workflow, started.node))
+            case (
+                Heard(node_key=node_key)
+                | Claimed(node_key=node_key)
+                | Lost(node_key=node_key)
+                | PublicationReturned(node_key=node_key)
+            ):
+                node_keys.append(node_key)
+            case Proposed(node_keys=proposed) | Look(node_keys=proposed):
+                node_keys += proposed
+    if len(node_keys) > 1:
+        unit.expect(node_keys)
+        unit.expect_ends(ending)
 
 
-def _answer(book: UnitOfWork, command: Command) -> Any:
+def _answer(unit: UnitOfWork, command: Command) -> Any:
     """Refusals of what is asked for are answers: a command checks before it writes.
 
     What the store refuses, or a value that is damaged, is no such answer, for it may come between two writes: nothing
     of the turn stays then.
     """
     try:
-        return _apply(book, command)
+        return _apply(unit, command)
     except (InputError, Retryable) as error:
         if not isinstance(command, Asked) or isinstance(error, _OF_THE_STORE):
             raise
         return error
 
 
-def _apply(book: UnitOfWork, command: Command) -> Any:
+def _apply(unit: UnitOfWork, command: Command) -> Any:
     apply: Callable[[UnitOfWork, Any], Any] = COMMANDS[type(command)]
-    return apply(book, command)
+    return apply(unit, command)
 
 
-def show(book: UnitOfWork, command: Show) -> tuple[str, ...]:
+def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
     """Shows the nodes; of a workflow that has ended only those that are named. Which of these are left."""
-    run = book.run(command.workflow)
+    run = unit.run(command.workflow)
     if run is None:
         return ()
     if not command.nodes and not run.state.terminal:
-        walks.begin_show(book, command.workflow)
+        walks.begin_show(unit, command.workflow)
     for number, node in enumerate(command.nodes):
-        if number and book.is_full:  # a definition may have a MiB
+        if number and unit.is_full:  # a definition may have a MiB
             return command.nodes[number:]
-        if book.node(place := NodeKey(command.workflow, node)) is not None:
-            book.show(place)
+        if unit.node(node_key := NodeKey(command.workflow, node)) is not None:
+            unit.show(node_key)
     return ()
 
 
-def look(book: UnitOfWork, command: Look) -> list[NodeSnapshot]:
+def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
     """Those of the nodes that there are, as they are, as far as this transaction may."""
     found: list[NodeSnapshot] = []
-    for place in command.places:
-        if found and book.is_full:
+    for node_key in command.node_keys:
+        if found and unit.is_full:
             break
-        if book.node(place) is not None:
-            found.append(book.shown(place))
+        if unit.node(node_key) is not None:
+            found.append(unit.shown(node_key))
     return found
 
 
-def propose(book: UnitOfWork, command: Proposed) -> int:
+def propose(unit: UnitOfWork, command: Proposed) -> int:
     """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is. How many it was.
 
     What is ready and has no room it has queued again, behind the others. What is too much for one transaction is left.
     """
     if command.room:
-        book.add_room(command.room, len(command.places))
+        unit.add_room(command.room, len(command.node_keys))
     claimed = 0
-    for number, place in enumerate(command.places):
-        if number and book.is_full:  # a node's input may have a MiB, and its definition
-            book.effects.proposed += command.places[number:]
+    for number, node_key in enumerate(command.node_keys):
+        if number and unit.is_full:  # a node's input may have a MiB, and its definition
+            unit.effects.proposed += command.node_keys[number:]
             break
-        claimed += _claim_proposed(book, place)
+        claimed += _claim_proposed(unit, node_key)
     return claimed
 
 
-def _claim_proposed(book: UnitOfWork, place: NodeKey) -> bool:
-    if book.node(place) is None:
+def _claim_proposed(unit: UnitOfWork, node_key: NodeKey) -> bool:
+    if not claim.is_readable(unit, node_key) or unit.node(node_key) is None:
         return False
-    call = book.call(place)
-    if call is not None and book.has_room(call.capability) and claim.claim(book, place):
-        book.effects.adopted.add(place)
+    call = unit.call(node_key)
+    if call is not None and unit.has_room(call.capability) and claim.claim(unit, node_key):
+        unit.effects.adopted.add(node_key)
         return True
-    book.show(place)
+    unit.show(node_key)
     return False
 
 
-def fill(book: UnitOfWork, command: Fill) -> bool:
+def fill(unit: UnitOfWork, command: Fill) -> bool:
     """Claims from the capability's backlog what there is room for; whether there may be more."""
-    book.add_room(command.capability, command.room)
-    places = claim.backlog(book, command.capability, command.room)
-    for number, place in enumerate(places):
-        if not book.has_room(command.capability) or (number and book.is_full):
+    unit.add_room(command.capability, command.room)
+    left = command.room
+    for number, node_key in enumerate(claim.backlog(unit, command.capability, command.room)):
+        if not left or not unit.has_room(command.capability) or (number and unit.is_full):
             return True
-        claim.claim(book, place)
-    return len(places) == command.room
+        if claim.is_readable(unit, node_key):
+            left -= 1
+            claim.claim(unit, node_key)
+    return False
 
 
 COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
@@ -237,9 +248,9 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Fill: fill,
         Show: show,
         Look: look,
-        Evaluated: lambda book, command: advance.evaluated(book, command.place, command.token, command.told),
-        GoOn: lambda book, _: continuations.go_on(book),
-        Rebuild: lambda book, command: republish.begin(book, command.marker, command.occasion, kept=command.kept),
+        Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.told),
+        GoOn: lambda unit, _: continuations.go_on(unit),
+        Rebuild: lambda unit, command: republish.begin(unit, command.marker, command.occasion, kept=command.kept),
         Asked: requests.ask,
     }
 )

@@ -57,25 +57,25 @@ class Evaluations:
         self._tokens: dict[bytes, str] = {}
         self._turn = asyncio.Lock()
 
-    def begin(self, place: NodeKey, token: str) -> None:
+    def begin(self, node_key: NodeKey, token: str) -> None:
         """Has the node's expressions evaluated, unless that is under way."""
-        key = evaluation_key(self._shard, place)
+        key = evaluation_key(self._shard, node_key)
         if self._tokens.get(key) == token:
             return
         self._tokens[key] = token
         self._aside.add(key)
-        self._background.start(self._evaluate(key, place, token), name=f"expressions of {place.task_id}")
+        self._background.start(self._evaluate(key, node_key, token), name=f"expressions of {node_key.task_id}")
 
-    async def _evaluate(self, key: bytes, place: NodeKey, token: str) -> None:
+    async def _evaluate(self, key: bytes, node_key: NodeKey, token: str) -> None:
         async with self._turn:
             while self._tokens.get(key) == token:
                 try:
-                    told = await evaluate(self._database, place)
+                    told = await evaluate(self._database, node_key)
                 except Retryable as error:
                     log.info("What expressions see could not be read", extra={"reason": str(error)})
                     await asyncio.sleep(AGAIN_SECONDS)
                 else:
-                    self._put(Evaluated(place, token, told), _Taken(self, key, token))
+                    self._put(Evaluated(node_key, token, told), _Taken(self, key, token))
                     return
 
     def taken(self, key: bytes, token: str) -> None:
@@ -106,21 +106,21 @@ class _Taken:
         self.evaluations.taken(self.key, self.token)
 
 
-async def evaluate(database: Database, place: NodeKey) -> Inputs | Failure:
+async def evaluate(database: Database, node_key: NodeKey) -> Inputs | Failure:
     """What the node's expressions say, or why they say nothing. Raises: Retryable when the store does not answer."""
     try:
-        node, scope, has_elements, account = await database.read(lambda tr: _seen(tr, place))
+        node, scope, has_elements, account = await database.read(lambda tr: _seen(tr, node_key))
         return await asyncio.to_thread(inputs_of, node, scope, account, has_elements=has_elements)
     except (InputError, DamagedValue) as error:
         return failure_of(error)
 
 
-def _seen(tr: Reads, place: NodeKey) -> tuple[Node, Scope, bool, Account]:
-    definition = definitions.find(tr, place)
+def _seen(tr: Reads, node_key: NodeKey) -> tuple[Node, Scope, bool, Account]:
+    definition = definitions.find(tr, node_key)
     if definition is None:
-        raise InputError("There is no such node any more", node=place.node)
-    node, account = known(place, definition), Account()
-    rows = tr.get_many([STATUSES.pack(one) for one in before(node, place.workflow)])
+        raise InputError("There is no such node any more", node=node_key.node)
+    node, account = known(node_key, definition), Account()
+    rows = tr.get_many([STATUSES.pack(one) for one in before(node, node_key.workflow)])
     told = [None if row is None else NodeRecord.unpack(row) for row in rows]
-    has_elements = tr.get(STATUSES.pack(element_of(place, 0))) is not None
-    return node, scope_of(tr, place, node, told, account), has_elements, account
+    has_elements = tr.get(STATUSES.pack(element_of(node_key, 0))) is not None
+    return node, scope_of(tr, node_key, node, told, account), has_elements, account

@@ -47,34 +47,34 @@ class InFlight:
     def __iter__(self) -> Iterator[tuple[NodeKey, Flight]]:
         return iter(tuple(self._flights.items()))
 
-    def get(self, place: NodeKey) -> Flight | None:
+    def get(self, node_key: NodeKey) -> Flight | None:
         """The flight of this node; None when it has none."""
-        return self._flights.get(place)
+        return self._flights.get(node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
         """Takes in that a node changed its state."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
-            flight = self._flights.get(moved.place)
+            flight = self._flights.get(moved.node_key)
             if flight is None:
                 self._window.begin(moved.capability)
                 flight = Flight(moved.capability, moved.level, row.publication, 0)
-                self._flights[moved.place] = flight
+                self._flights[moved.node_key] = flight
             flight.apart = flight.apart and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
             flight.fence, flight.agent, flight.heard = row.fence, row.agent, now
             flight.heartbeat_ms = row.heartbeat_ms or 0
             if row.agent:
                 self._note_start(flight)
-        elif (flight := self._flights.pop(moved.place, None)) is not None:
+        elif (flight := self._flights.pop(moved.node_key, None)) is not None:
             completed = moved.state is TaskState.COMPLETED
             if completed:
                 self._note_start(flight)
             self._window.end(flight.capability, completed=completed)
 
-    def set_apart(self, place: NodeKey) -> None:
+    def set_apart(self, node_key: NodeKey) -> None:
         """It goes to an agent's own queue, not to the capability's."""
-        if (flight := self._flights.get(place)) is not None:
+        if (flight := self._flights.get(node_key)) is not None:
             flight.apart = True
 
     def _note_start(self, flight: Flight) -> None:
@@ -86,21 +86,21 @@ class InFlight:
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
         """Takes in all that the ledger has under way; what it does not have has ended."""
-        for place in self._flights.keys() - {moved.place for moved in found}:
-            self._window.end(self._flights.pop(place).capability)
+        for node_key in self._flights.keys() - {moved.node_key for moved in found}:
+            self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
-            row, flight = moved.row, self._flights.get(moved.place)
+            row, flight = moved.row, self._flights.get(moved.node_key)
             known = None if flight is None else (flight.publication, flight.fence, flight.agent)
             if known != (row.publication, row.fence, row.agent):
                 self.follow(moved, now)
 
-    def hear(self, place: NodeKey, fence: int, now: float) -> None:
+    def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
         """Its agent says that it still runs, which is no news for the ledger, if that is what is under way."""
-        flight = self._flights.get(place)
+        flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.heard = now
         else:
-            self._others[place] = fence
+            self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
         """What else was said to run since this was asked last, and under which fence."""

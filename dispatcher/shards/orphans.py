@@ -57,10 +57,10 @@ EARLY_ACK_MS = 600_000
 
 
 class OrphanDetector:
-    """The patrol of one desk. `run` walks until it is canceled."""
+    """The patrol of one shard worker. `run` walks until it is canceled."""
 
-    def __init__(self, desk: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
-        self._desk = desk
+    def __init__(self, worker: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
+        self._worker = worker
         self._broker = broker
         self._clock = clock
         self._pings = pings
@@ -73,12 +73,12 @@ class OrphanDetector:
 
     async def run(self) -> None:
         """Walks."""
-        while not self._desk.closed:
+        while not self._worker.closed:
             await asyncio.sleep(PATROL_SECONDS)
             try:
                 await self.look()
             except CoditectError as error:
-                log.info("A patrol could not look", extra={"shard": self._desk.shard, "reason": str(error)})
+                log.info("A patrol could not look", extra={"shard": self._worker.shard, "reason": str(error)})
 
     async def look(self) -> None:
         """One round. Raises: BrokerUnavailable."""
@@ -86,32 +86,32 @@ class OrphanDetector:
             return
         now, now_ms = self._now(), self._clock.now_ms()
         self._mark(now)
-        for place, fence in self._desk.flights.take_others().items():
-            self._desk.put(Heard(place, fence))
+        for node_key, fence in self._worker.in_flight.take_others().items():
+            self._worker.put(Heard(node_key, fence))
         empty: dict[str, bool] = {}
         begun: list[tuple[NodeKey, Flight]] = []
-        for place, flight in self._desk.flights:
+        for node_key, flight in self._worker.in_flight:
             silent = now - flight.heard
             own_seconds = flight.heartbeat_ms / 1000 if flight.agent else 0.0
             if silent <= (own_seconds or SILENT_SECONDS):
                 continue
             if flight.agent and not self._is_alone(flight, now_ms):
-                begun.append((place, flight))
+                begun.append((node_key, flight))
             elif flight.agent:
-                self._lose(place, flight, "A begun task's agent is silent")
+                self._lose(node_key, flight, "A begun task's agent is silent")
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
-                self._lose(place, flight, "A publication is missing; it is repeated")
+                self._lose(node_key, flight, "A publication is missing; it is repeated")
         if begun:
             await self._look_for(begun[:MOST_ASKED], empty)
 
-    def _lose(self, place: NodeKey, flight: Flight, told: str) -> None:
-        log.warning(told, extra={"task_id": place.task_id, "agent_id": flight.agent})
-        self._desk.put(Lost(place, flight.publication, flight.agent))
+    def _lose(self, node_key: NodeKey, flight: Flight, told: str) -> None:
+        log.warning(told, extra={"task_id": node_key.task_id, "agent_id": flight.agent})
+        self._worker.put(Lost(node_key, flight.publication, flight.agent))
 
     def _is_alone(self, flight: Flight, now_ms: int) -> bool:
         """Whether nobody but the patrol brings it to another when its agent is gone, or the node wants it sooner."""
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
-        return acked or bool(flight.heartbeat_ms) or self._desk.flights.doubts(flight)
+        return acked or bool(flight.heartbeat_ms) or self._worker.in_flight.doubts(flight)
 
     async def _look_for(self, begun: Sequence[tuple[NodeKey, Flight]], empty: dict[str, bool]) -> None:
         """Has that published anew which the broker has for nobody, nor its agent, nor told of meanwhile.
@@ -120,22 +120,22 @@ class OrphanDetector:
         """
         if not await self._has_heard_all():
             return
-        sought = [(place, flight, flight.heard) for place, flight in begun if await self._is_empty(flight, empty)]
-        asked = (self._pings.ask(AgentId(flight.agent), task_id=place.task_id) for place, flight, _ in sought)
+        sought = [(node_key, flight, flight.heard) for node_key, flight in begun if await self._is_empty(flight, empty)]
+        asked = (self._pings.ask(AgentId(flight.agent), task_id=node_key.task_id) for node_key, flight, _ in sought)
         answers = await asyncio.gather(*asked)
         heard_all, now = await self._has_heard_all(), self._now()
-        for (place, flight, heard), answer in zip(sought, answers, strict=True):
-            if flight.heard != heard or self._desk.flights.get(place) is not flight:
+        for (node_key, flight, heard), answer in zip(sought, answers, strict=True):
+            if flight.heard != heard or self._worker.in_flight.get(node_key) is not flight:
                 continue
             if answer is PingAnswer.PONG:
                 flight.heard = now
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
                 flight.heard = now
-                self._lose(place, flight, "A begun task is with nobody; it is published anew")
+                self._lose(node_key, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
         """Whether no message to this shard waits to be heard."""
-        stats = await self._broker.stats(routing.results_queue(self._desk.shard))
+        stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
@@ -144,12 +144,12 @@ class OrphanDetector:
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:
             return True
-        self._desk.flights.grant(now)
+        self._worker.in_flight.grant(now)
         return False
 
     def _mark(self, now: float) -> None:
         if now - self._marked > SILENT_SECONDS:
-            self._marked, self._old_marks, self._marks = now, self._marks, dict(self._desk.flights.started)
+            self._marked, self._old_marks, self._marks = now, self._marks, dict(self._worker.in_flight.started)
 
     def _is_overtaken(self, flight: Flight) -> bool:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)

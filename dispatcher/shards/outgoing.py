@@ -46,13 +46,13 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
     )
 
 
-async def send_cancel(broker: Broker, place: NodeKey, publication: int) -> None:
+async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> None:
     """Tells every agent that nobody wants the node any more; best effort: its result would be refused anyway."""
-    letter = mail.cancel(place.task_id, reason="canceled", publication=publication)
+    letter = mail.cancel(node_key.task_id, reason="canceled", publication=publication)
     try:
         await broker.publish(letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
     except CoditectError as error:
-        log.info("A cancel reached nobody", extra={"task_id": place.task_id, "reason": str(error)})
+        log.info("A cancel reached nobody", extra={"task_id": node_key.task_id, "reason": str(error)})
 
 
 def tell(ports: Ports, effects: Effects) -> None:
@@ -61,8 +61,8 @@ def tell(ports: Ports, effects: Effects) -> None:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:
         type_ = TYPES[moved.state]
-        if ports.events.heard(type_, moved.place.workflow):
-            facts = {"node": moved.place.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
-            ports.events.emit(type_, subject=moved.place.workflow, state=moved.state.value, **facts)
-    for place, publication in effects.cancels:
-        ports.background.start(send_cancel(ports.broker, place, publication), name="cancel")
+        if ports.events.heard(type_, moved.node_key.workflow):
+            facts = {"node": moved.node_key.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
+            ports.events.emit(type_, subject=moved.node_key.workflow, state=moved.state.value, **facts)
+    for node_key, publication in effects.cancels:
+        ports.background.start(send_cancel(ports.broker, node_key, publication), name="cancel")

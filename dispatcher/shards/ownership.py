@@ -1,7 +1,7 @@
-"""Tenure: which shards this dispatcher works for, by the leases, and a desk for each of them.
+"""Tenure: which shards this dispatcher works for, by the leases, and a shard worker for each of them.
 
-Every step renews, takes and gives shards (`ledger/shards.py`). A shard that came gets its queues and its desk; one that
-went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
+Every step renews, takes and gives shards (`ledger/shards.py`). A shard that came gets its queues and its worker; one
+that went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
 
 A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
 up, so that the others take them, and takes its share again when it is healed. In a store that is this process's alone
@@ -76,7 +76,7 @@ class ShardOwnership:
     ) -> None:
         self.owner = owner
         self.count = wanted
-        self.desks: dict[int, ShardWorker] = {}
+        self.workers: dict[int, ShardWorker] = {}
         self._ports = ports
         self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
@@ -121,7 +121,7 @@ class ShardOwnership:
         if self._task is not None and not (await asyncio.wait((self._task,), timeout=STEP_SECONDS))[0]:
             self._task.cancel()  # it waits for the broker, or for the store as what follows would
             await asyncio.wait((self._task,))
-        await asyncio.gather(*(self._close(shard) for shard in tuple(self.desks)))
+        await asyncio.gather(*(self._close(shard) for shard in tuple(self.workers)))
         try:
             async with asyncio.timeout(LEAVE_SECONDS):
                 await self._ports.database.run(lambda tr: shards.leave(tr, self.owner))
@@ -129,11 +129,11 @@ class ShardOwnership:
             log.warning("The shards were not handed over; their leases will lapse", extra={"reason": repr(unsaid)})
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Lays the command on the shard's desk; False when the shard is not worked for here."""
-        desk = self.desks.get(shard)
-        if desk is None or desk.closed:
+        """Lays the command on the shard's worker; False when the shard is not worked for here."""
+        worker = self.workers.get(shard)
+        if worker is None or worker.closed:
             return False
-        desk.put(command, settle, size_bytes=size_bytes)
+        worker.put(command, settle, size_bytes=size_bytes)
         return True
 
     # -- steps ------------------------------------------------------------------------------------------
@@ -172,10 +172,10 @@ class ShardOwnership:
 
     async def _give_up(self) -> None:
         """Close every shard; say so in the store if the store is there, so that nobody waits for the lease to lapse."""
-        facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.desks)}
+        facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.workers)}
         log.warning("The dispatcher was cut off for as long as a lease lasts: it gives its shards up", extra=facts)
         start = self._ports.background.start
-        closing = [start(self._close(shard), name=f"close shard {shard}") for shard in tuple(self.desks)]
+        closing = [start(self._close(shard), name=f"close shard {shard}") for shard in tuple(self.workers)]
         if closing:
             await asyncio.wait(closing, timeout=GIVE_UP_SECONDS)
         if self.cut_off_from == "broker":
@@ -198,23 +198,23 @@ class ShardOwnership:
     async def _step(self) -> None:
         self._beat += 1
         beat, pulses = self._beat, tuple(self._pulses.values())
-        busy = frozenset(self.desks)
+        busy = frozenset(self.workers)
         step = await self._ports.database.run(
             lambda tr: shards.step(tr, self.owner, beat, count=self.count, pulses=pulses, busy=busy)
         )
         self._missed["store"], self.cut_off_from = 0.0, ""
         self._look(step.beats)
         owned = {int(lease.name[1]): lease for lease in step.owned}
-        for shard in tuple(self.desks):
-            desk = self.desks.get(shard)
-            if desk is not None and (shard not in owned or desk.closed):
+        for shard in tuple(self.workers):
+            worker = self.workers.get(shard)
+            if worker is not None and (shard not in owned or worker.closed):
                 log.info("A shard is not worked for here any more", extra={"shard": shard})
                 await self._close(shard)
         for shard in step.to_give:
             log.info("A shard is handed over", extra={"shard": shard})
             await self._close(shard)
         for shard, lease in owned.items():
-            if shard not in self.desks and shard not in step.to_give:
+            if shard not in self.workers and shard not in step.to_give:
                 await self._try_to_open(shard, lease)
         if step.to_give:
             await self._step()
@@ -231,51 +231,51 @@ class ShardOwnership:
             await self._evict(lease.previous)
         broker = self._ports.broker
         await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
-        showing = None if self._graph is None else Projector(self._graph, shard, moved=self._nudge)
+        projector = None if self._graph is None else Projector(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
-        desk = ShardWorker(
+        worker = ShardWorker(
             lease,
             self._ports,
             on_lost=self._lost,
             nudge=self._nudge,
-            showing=showing,
+            projector=projector,
             marker=known.marker,
             counters=self.counters,
         )
         returns = self._returns
-        await self._check(desk)
+        await self._check(worker)
         try:
-            await desk.open()
-            self.desks[shard] = desk
+            await worker.open()
+            self.workers[shard] = worker
             if returns != self._returns:
-                await self._check(desk)
-            patrol = OrphanDetector(desk, broker, self._ports.clock, self._pings)
+                await self._check(worker)
+            patrol = OrphanDetector(worker, broker, self._ports.clock, self._pings)
             name = f"{TASK_PREFIX}patrol {shard}"
-            self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: desk.closed)
-            listened = await self._consume(shard, desk)
+            self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: worker.closed)
+            listened = await self._consume(shard, worker)
         except Exception:  # half open it would stay so, deaf or beside its successor: the next step opens another
-            self.desks[shard] = desk
+            self.workers[shard] = worker
             await self._close(shard)
             raise
         if listened:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
-    async def _consume(self, shard: int, desk: ShardWorker) -> bool:
+    async def _consume(self, shard: int, worker: ShardWorker) -> bool:
         """Listen to the shard's queues. False when it was closed meanwhile: what comes would go back for ever."""
         consumers: list[Consumer] = []
         self._consumers[shard] = consumers
         for queue, take, prefetch in (
-            (routing.results_queue(shard), ResultsConsumer(desk).take, RESULTS_PREFETCH),
+            (routing.results_queue(shard), ResultsConsumer(worker).take, RESULTS_PREFETCH),
             (routing.control_queue(shard), self.on_request, CONTROL_PREFETCH),
         ):
             consumer = await self._ports.broker.consume(
-                queue, take, prefetch=prefetch, group=queue, on_lost=desk.alarm.deafened
+                queue, take, prefetch=prefetch, group=queue, on_lost=worker.timer_service.deafened
             )
             if self._consumers.get(shard) is not consumers:
                 await self._cancel([consumer])
                 return False
             consumers.append(consumer)
-        desk.alarm.listen(consumers)
+        worker.timer_service.listen(consumers)
         return True
 
     async def returned(self) -> None:
@@ -284,32 +284,32 @@ class ShardOwnership:
         Raises: BrokerUnavailable; what `Database.read` raises.
         """
         self._returns += 1
-        for desk in self.desks.values():
-            desk.alarm.hold()
+        for worker in self.workers.values():
+            worker.timer_service.hold()
         found: dict[str, str] = {}
-        for desk in tuple(self.desks.values()):
-            if desk.marker not in found:
-                found[desk.marker] = await self.markers.of_broker(desk.marker)
-            self._build_on(desk, found[desk.marker])
+        for worker in tuple(self.workers.values()):
+            if worker.marker not in found:
+                found[worker.marker] = await self.markers.of_broker(worker.marker)
+            self._build_on(worker, found[worker.marker])
 
-    async def _check(self, desk: ShardWorker) -> None:
-        self._build_on(desk, await self.markers.of_broker(desk.marker))
+    async def _check(self, worker: ShardWorker) -> None:
+        self._build_on(worker, await self.markers.of_broker(worker.marker))
 
-    def _build_on(self, desk: ShardWorker, marker: str) -> None:
-        if marker == desk.marker:
+    def _build_on(self, worker: ShardWorker, marker: str) -> None:
+        if marker == worker.marker:
             return
-        if desk.marker:
+        if worker.marker:
             log.warning(
                 "The broker is not the one that the shard knew; what was published is published anew",
-                extra={"shard": desk.shard, "marker": marker, "before": desk.marker},
+                extra={"shard": worker.shard, "marker": marker, "before": worker.marker},
             )
-        desk.rebuild(marker, marker)
+        worker.rebuild(marker, marker)
 
     async def _close(self, shard: int) -> None:
         await self._cancel(self._consumers.pop(shard, []))
-        desk = self.desks.pop(shard, None)
-        if desk is not None:
-            await desk.close()
+        worker = self.workers.pop(shard, None)
+        if worker is not None:
+            await worker.close()
 
     async def _cancel(self, consumers: Sequence[Consumer]) -> None:
         start = self._ports.background.start
@@ -323,21 +323,22 @@ class ShardOwnership:
     def _lost(self, shard: int) -> None:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
-    def overviews(self, workflow: str) -> StatusCache | None:
+    def status_cache(self, workflow: str) -> StatusCache | None:
         """What is known in memory about the workflow's shard; None when it is not worked for here."""
-        desk = self.desks.get(shard_of(workflow, self.count))
-        return None if desk is None or desk.closed else desk.overviews
+        worker = self.workers.get(shard_of(workflow, self.count))
+        return None if worker is None or worker.closed else worker.status_cache
 
     def figures(self) -> dict[str, Any]:
         """What it works on, for whoever looks."""
         return {
             "owner": self.owner,
-            "shards": sorted(self.desks),
-            "under_way": sum(len(desk.flights) for desk in self.desks.values()),
+            "shards": sorted(self.workers),
+            "under_way": sum(len(worker.in_flight) for worker in self.workers.values()),
             "refused": self.counters.refused,
             "late": self.counters.late,
             "unrecorded": self.counters.unrecorded,
             "strange": self.counters.strange,
+            "newer": self.counters.newer,
             "dropped": self.counters.dropped,
             "restarts": self._ports.background.health.deaths.total(),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coditect.errors import NewerVersion
 from coditect.wire.routing import parse_task_key
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.effects import NodeKey, Transition
@@ -16,11 +17,13 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """What a desk learns from the ledger when it opens."""
+    """What a shard worker learns from the ledger when it opens."""
 
     rows: Sequence[outbox.Row]
-    flights: Sequence[Transition]
+    in_flight: Sequence[Transition]
     """What is published and has not ended, as it is."""
+    newer: frozenset[NodeKey]
+    """Of the nodes under way those that a newer dispatcher wrote: nothing is known of them."""
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
@@ -30,17 +33,25 @@ class RecoveredShard:
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
     """What is under way and what is left to do. Costs as much as is under way, not as much as waits."""
-    flights = []
+    in_flight = []
+    newer = set[NodeKey]()
     found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]
-    rows = tr.get_many([STATUSES.pack(place) for place, _ in found])
+    rows = tr.get_many([STATUSES.pack(node_key) for node_key, _ in found])
     for ((workflow, node), routing_key), packed in zip(found, rows, strict=True):
-        if packed is not None:
+        if packed is None:
+            continue
+        node_key = NodeKey(workflow, node)
+        try:
             row = NodeRecord.unpack(packed)
-            capability, level = parse_task_key(routing_key.decode())
-            flights.append(Transition(NodeKey(workflow, node), row.state, capability, level.value, row))
+        except NewerVersion:
+            newer.add(node_key)
+            continue
+        capability, level = parse_task_key(routing_key.decode())
+        in_flight.append(Transition(node_key, row.state, capability, level.value, row))
     return RecoveredShard(
         outbox.waiting(tr, shard, limit=0),
-        flights,
+        in_flight,
+        frozenset(newer),
         _backlog(tr, shard),
         bool(tr.get_range(*TODO.range((shard,)), limit=1)),
         timers.next_due_ms(tr, shard),

@@ -1,4 +1,4 @@
-"""Arrivals: what agents tell is read and laid on the shard's desk; the ack follows the commit."""
+"""Arrivals: what agents tell is read and laid on the shard's worker; the ack follows the commit."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MOST_REASON = 2_000
 class ResultsConsumer:
     """Takes deliveries of one shard's results queue."""
 
-    def __init__(self, desk: ShardWorker) -> None:
-        self._desk = desk
+    def __init__(self, worker: ShardWorker) -> None:
+        self._worker = worker
 
     def take(self, delivery: Delivery) -> None:
         """A result, starts, signs of life. What cannot be read becomes a dead letter: nothing behind it is held up."""
@@ -39,10 +39,10 @@ class ResultsConsumer:
                 self._take_starts(delivery)
             elif message.type == PROGRESS_TYPE:
                 for progress in read_progress(message):
-                    self._desk.hear(progress)
+                    self._worker.hear(progress)
                 delivery.ack()  # the next one says more
             elif message.type == RESULT_TYPE:
-                self._desk.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
+                self._worker.put(read_finished(message), Acked(delivery), size_bytes=len(message.body))
             elif message.type == RESULTS_TYPE:
                 self._take_results(delivery)
             else:
@@ -54,12 +54,12 @@ class ResultsConsumer:
 
     def _take_results(self, delivery: Delivery) -> None:
         """Each is recorded, or refused, by itself; the delivery goes when all are."""
-        results = read_results(delivery.message, str(self._desk.shard))
+        results = read_results(delivery.message, str(self._worker.shard))
         if not results:
             delivery.ack()
         settle = AckedTogether(delivery, len(results))
         for told in results:
-            self._desk.put(finished(told), settle, size_bytes=len(told.outcome.body))
+            self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
         """The attempts that it is about have failed, as far as it says which."""
@@ -68,21 +68,21 @@ class ResultsConsumer:
             delivery.reject()
         settle = AckedTogether(delivery, len(owners), refused=True)
         for owner, publication in owners:
-            self._desk.put(_unread(owner, publication, error), settle)
+            self._worker.put(_unread(owner, publication, error), settle)
 
     def _owners(self, message: Message) -> list[tuple[Owner, int]]:
         if message.type == RESULTS_TYPE:
-            return read_owners(message, str(self._desk.shard))
+            return read_owners(message, str(self._worker.shard))
         owned = owner_of(message) if message.type == RESULT_TYPE else None
         return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:
-        """The desk keeps their order: when the last one is recorded, all are."""
+        """The shard worker keeps their order: when the last one is recorded, all are."""
         began = [Began(started) for started in read_started(delivery.message)]
         if not began:
             delivery.ack()
         for command in began:
-            self._desk.put(command, Acked(delivery) if command is began[-1] else NOTHING)
+            self._worker.put(command, Acked(delivery) if command is began[-1] else NOTHING)
 
 
 def read_finished(message: Message) -> Finished:
@@ -94,8 +94,8 @@ def read_finished(message: Message) -> Finished:
 
 def finished(told: OwnedResult) -> Finished:
     """What an agent told, as a command."""
-    place = NodeKey(told.owner.workflow, told.owner.node)
-    return Finished(place, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
+    node_key = NodeKey(told.owner.workflow, told.owner.node)
+    return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:

@@ -1,4 +1,4 @@
-"""The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the desk.
+"""The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the shard worker.
 
 Limits of time are held while nobody can be heard, and for a grace after that: who began or ended in time may have said
 so, and it is yet to be delivered. All others ring in time.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.broker.port import Consumer
-from coditect.errors import Retryable
+from coditect.errors import NewerVersion, Retryable
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
 from dispatcher.ledger.nodes import limits
@@ -34,7 +34,7 @@ Put = Callable[[Due, Settle], None]
 
 
 class TimerService:
-    """Waits for one instant at a time. `put` lays a command on the shard's desk."""
+    """Waits for one instant at a time. `put` lays a command on the shard's worker."""
 
     def __init__(self, shard: int, ports: Ports, put: Put) -> None:
         self._shard = shard
@@ -51,6 +51,8 @@ class TimerService:
         """Whether it is looked for when they hear again."""
         self._held_until = math.inf
         """Limits of time are, on the loop's clock."""
+        self._paused_until = -math.inf
+        """Nothing rings before, on the loop's clock."""
         self._seen_ms = -1
         """What was due until then is held, or done."""
 
@@ -77,7 +79,7 @@ class TimerService:
             self._handle.cancel()
             self._handle = None
         if due_ms is not None and not self._closed:
-            seconds = max(0.0, (due_ms - self._ports.clock.now_ms()) / 1000)
+            seconds = max(0.0, (due_ms - self._ports.clock.now_ms()) / 1000, self._paused_until - _now())
             self._handle = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def look_again(self) -> None:
@@ -152,12 +154,15 @@ class TimerService:
         except Retryable as error:
             self._again(error)
             return
-        last = _Rung(self.look_again)
+        last = _Rung(self.look_again, self._pause)
         for timer in due:
             self._put(Due(timer), last if timer is due[-1] else NOTHING)
         if not due:
             self._seen_ms = now_ms
             await self._look()
+
+    def _pause(self) -> None:
+        self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
         """The store did not tell which timer is next: perhaps one is due by then. Who was heard is not recorded yet."""
@@ -175,9 +180,12 @@ class _Rung:
     """Looks for the next timer when the last one that was due is done."""
 
     look: Callable[[], None]
+    pause: Callable[[], None]
 
     def done(self, answer: Any) -> None:
-        """It is."""
+        """It is, or is left to a newer dispatcher: it stays due, so the next one rings after a pause."""
+        if isinstance(answer, NewerVersion):
+            self.pause()
         self.look()
 
     def undone(self) -> None:

@@ -1,11 +1,11 @@
-"""One shard's desk: everything that is said about its workflows, taken in turns.
+"""One shard's worker: everything that is said about its workflows, taken in turns.
 
 A turn is one transaction over all that has arrived, up to a bound. What follows from it is done in order once it is
 committed: deliveries are settled and requests answered, then what it claimed is published, and the next turn clears
 from the outbox what the broker has confirmed. A crash anywhere repeats a step, and every step is idempotent.
 
-The desk is open as long as the shard's lease is this dispatcher's. A commit that finds it lost closes the desk, and
-whatever is on it goes back unsettled.
+The shard worker is open as long as the shard's lease is this dispatcher's. A commit that finds the lease lost closes
+the shard worker, and whatever is on it goes back unsettled.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from collections.abc import Callable
 from functools import partial
 
 from coditect.errors import CoditectError, Retryable, Unroutable
-from coditect.model.value import value
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
 from dispatcher.counters import Counters
-from dispatcher.ledger.book import Policy
-from dispatcher.ledger.commands import Command, Fill, Finished, GoOn, Lost, Proposed, PublicationReturned, Rebuild, Show
+from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, Proposed, PublicationReturned, Rebuild, Show
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.unit_of_work import Policy
+from dispatcher.ledger.versions import FIX
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ports import Ports
 from dispatcher.shards import batch as turn
 from dispatcher.shards.backoff import ContinuationBackoff
-from dispatcher.shards.completions import NOTHING, CommandRefused, Filled, RebuildAnswer, Settle
+from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
 from dispatcher.shards.evaluations import Evaluations
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.outgoing import tell
 from dispatcher.shards.publisher import ShardPublisher
 from dispatcher.shards.recover import RecoveredShard, learn
+from dispatcher.shards.refusals import QueuedCommand, Refusals
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.timers import TimerService
 from dispatcher.store.errors import StoreFailed
@@ -48,22 +49,10 @@ MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
-"""How long a desk that closes waits for the broker's confirms, and for RQ to be told."""
+"""How long a shard worker that closes waits for the broker's confirms, and for RQ to be told."""
 IDLE_SECONDS = 0.2
 """After so long without a turn the outbox is cleared by one of its own."""
 MOST_FILL = 500
-MOST_TRIES = 5
-"""To record how an attempt ended, with pauses that grow: six seconds in all."""
-
-
-@value
-class QueuedCommand:
-    """A command on the desk."""
-
-    command: Command
-    settle: Settle
-    size_bytes: int = 0
-    tries: int = 0  # that were refused before
 
 
 class ShardWorker:
@@ -76,14 +65,14 @@ class ShardWorker:
         *,
         on_lost: Callable[[int], None],
         nudge: Callable[[], None],
-        showing: Projector | None = None,
+        projector: Projector | None = None,
         marker: str = "",
         counters: Counters | None = None,
     ) -> None:
         self.shard = int(lease.name[1])
         self._lease, self._ports = lease, ports
         self._on_lost, self._nudge = on_lost, nudge
-        self.showing = showing
+        self.projector = projector
         self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
@@ -100,55 +89,63 @@ class ShardWorker:
         self._unsent: deque[Effects] = deque()
         """Of transactions that are committed: what is yet to be published and told."""
         self._flush: asyncio.TimerHandle | None = None
-        self.alarm = TimerService(self.shard, ports, self.put)
+        self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.flights = InFlight(ports.window)
-        self.overviews = StatusCache()
+        self.in_flight = InFlight(ports.window)
+        self.status_cache = StatusCache()
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes which nobody claimed, as far as is known."""
         self.marker = marker
         """Of the broker that the shard was built on, or is about to be."""
         self.closed = False
         self._counters = counters or Counters()
+        self._refusals = Refusals(self.shard, self._counters, self.put, pause_seconds=RETRY_SECONDS)
         self._lost = False
         """The shard is another's, by a commit that was refused: no other one is tried."""
 
     async def open(self) -> None:
         """Learns what is under way; what may not have been published is published anew."""
-        self._take_up(await self._ports.database.read(lambda tr: learn(tr, self.shard)))
-        self.alarm.open()
+        found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
+        if found.newer:
+            self._counters.newer += len(found.newer)
+            facts = {"shard": self.shard, "nodes": len(found.newer), "fix": FIX}
+            log.warning("A newer dispatcher wrote nodes that are under way; they are left alone", extra=facts)
+        self._take_up(found)
+        self.timer_service.open()
         keep = partial(self._ports.background.keep, until=lambda: self.closed)
-        self._work = keep(self._take_turns, name=f"desk {self.shard}", critical=True)
-        if self.showing is not None:
-            self._tasks.append(keep(self.showing.run, name=f"showing {self.shard}", critical=False))
+        self._work = keep(self._take_turns, name=f"shard worker {self.shard}", critical=True)
+        if self.projector is not None:
+            self._tasks.append(keep(self.projector.run, name=f"projector {self.shard}", critical=False))
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
         """What the ledger has under way and memory does not know was not published: it is published anew."""
-        known = {flight.publication for _, flight in self.flights}
-        waiting = {moved.row.publication for moved in found.flights if moved.state is TaskState.PUBLISHED} - known
+        known = {flight.publication for _, flight in self.in_flight}
+        waiting = {moved.row.publication for moved in found.in_flight if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
+            if NodeKey(unsent.workflow, unsent.node) in found.newer:
+                continue  # whoever can read the node publishes it, if it is not published
             if unsent.publication in waiting:
                 self.put(Lost(NodeKey(unsent.workflow, unsent.node), unsent.publication))
             elif unsent.publication not in known:
                 self._confirmed.append(unsent.publication)
-        self.flights.agree(found.flights, asyncio.get_running_loop().time())
-        self.flights.doubt(found.doubtful)
+        self.in_flight.agree(found.in_flight, asyncio.get_running_loop().time())
+        self.in_flight.doubt(found.doubtful)
         self.backlog |= dict.fromkeys(found.backlog)
         if found.has_todo:
             self.put(GoOn())
-        self.alarm.set(found.next_due_ms)
+        self.timer_service.set(found.next_due_ms)
 
     async def close(self) -> None:
-        """Finishes the turn that is under way; what is still on the desk goes back."""
+        """Finishes the turn that is under way; what is still on the shard worker goes back."""
         self.closed = True
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
             await asyncio.wait((self._work,))
         if not self._lost:
             self._send()
-        last = () if self.showing is None else (self.showing.tell_last(CLOSE_SECONDS),)
+        last = () if self.projector is None else (self.projector.tell_last(CLOSE_SECONDS),)
         await asyncio.gather(self._clear_last(), *last)
         self._give_back()
 
@@ -167,17 +164,17 @@ class ShardWorker:
     def _give_back(self) -> None:
         self.closed = True
         self._unsent.clear()
-        self.alarm.close()
+        self.timer_service.close()
         self._later.close()
         self._evaluations.close()
         for handle in (self._flush, *self._tasks):
             if handle is not None:
                 handle.cancel()
-        if self.showing is not None:
-            self.showing.close()
+        if self.projector is not None:
+            self.projector.close()
         while self._entries:
             self._entries.popleft().settle.undone()
-        self.flights.close()
+        self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
         """Publishes anew all that was published before; nothing else is sent until the ledger knows of it.
@@ -190,14 +187,14 @@ class ShardWorker:
         self.marker = marker
         again = partial(self.rebuild, marker, occasion, kept=kept)
         self.put(
-            Rebuild(marker, occasion, kept), RebuildAnswer(self.flights.doubt if kept else self._go_on, again, settle)
+            Rebuild(marker, occasion, kept), RebuildAnswer(self.in_flight.doubt if kept else self._go_on, again, settle)
         )
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._sendings.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Lays a command on the desk."""
+        """Lays a command on the shard worker."""
         if self.closed:
             settle.undone()
             return
@@ -206,7 +203,9 @@ class ShardWorker:
 
     def hear(self, progress: Progress) -> None:
         """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
-        self.flights.hear(NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time())
+        self.in_flight.hear(
+            NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time()
+        )
 
     async def _take_turns(self) -> None:
         self._wake.set()  # for what a loop before this one was woken for, and died
@@ -251,25 +250,12 @@ class ShardWorker:
             self._refuse(batch, error)
 
     def _refuse(self, batch: list[QueuedCommand], error: Exception) -> None:
-        """Refuses the command that cannot be done, alone either and without what would follow from it.
-
-        Whose end cannot be recorded, again and again, has failed; then its message is given up.
-        """
+        """Refuses the command that cannot be done, alone either and without what would follow from it."""
         if len(batch) > 1 or not self._apart:
             self._entries.extendleft(reversed(batch))
             self._singly = len(batch)
             return
-        log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self.shard})
-        (entry,) = batch
-        refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
-        if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
-            entry.settle.done(refusal)
-        elif entry.tries < MOST_TRIES:
-            again = partial(self.put, entry.command, entry.settle, size_bytes=entry.size_bytes, tries=entry.tries + 1)
-            asyncio.get_running_loop().call_later(RETRY_SECONDS * 2**entry.tries, again)
-        else:
-            self._counters.unrecorded += 1
-            self.put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
+        self._refusals.refuse(batch[0], error)
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
@@ -284,9 +270,9 @@ class ShardWorker:
 
     async def _commit(self, batch: list[QueuedCommand]) -> None:
         commands, confirmed, self._confirmed = [entry.command for entry in batch], self._confirmed, []
-        now_ms, chance, room = self._ports.clock.now_ms(), self._ports.clock.chance(), self._ports.window.room()
-        caches = Caches(self._definitions, frozenset(self._later.aside))
-        one = turn.Batch(self._lease, self._terms, caches, commands, confirmed, room, now_ms, chance, self._apart)
+        clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
+        moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
+        one = turn.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
         try:
             done = await self._ports.database.run(lambda tr: turn.run(tr, one))
         except BaseException:
@@ -306,7 +292,7 @@ class ShardWorker:
     def _doubt(self) -> None:
         """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
         self._unsure = True
-        self.overviews.clear()
+        self.status_cache.clear()
         self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
@@ -314,21 +300,21 @@ class ShardWorker:
         now = asyncio.get_running_loop().time()
         self._counters.late += effects.late
         self._counters.strange += effects.strange
-        self.overviews.note(effects.runs)
+        self.status_cache.note(effects.runs)
         self._definitions.note(effects.definitions)
         for moved in effects.moved:
-            self.flights.follow(moved, now)
+            self.in_flight.follow(moved, now)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
         for publication in effects.publications:
             if publication.agent:
-                self.flights.set_apart(publication.place)
+                self.in_flight.set_apart(publication.node_key)
 
     def _after(self, effects: Effects) -> None:
         """The next turn's transaction runs, in its own thread, while what follows from this one is sent."""
         self._unsent.append(effects)
         asyncio.get_running_loop().call_soon(self._send)
-        if self.showing is not None:
+        if self.projector is not None:
             for workflow in effects.unshown:
                 self.put(Show(workflow))
         if effects.proposed:
@@ -338,7 +324,7 @@ class ShardWorker:
         if effects.unfinished:
             self.put(GoOn())
         if effects.timers:
-            self.alarm.look_again()
+            self.timer_service.look_again()
         self._nudge()
 
     def _send(self) -> None:
@@ -347,8 +333,8 @@ class ShardWorker:
             for publication in effects.publications:
                 self._sendings.send(publication)
             tell(self._ports, effects)
-            if self.showing is not None:
-                self.showing.follow(effects)
+            if self.projector is not None:
+                self.projector.follow(effects)
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
@@ -362,10 +348,10 @@ class ShardWorker:
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
             self._ports.window.note_no_queue(publication.task.capability)
-            self.put(PublicationReturned(publication.place, publication.number))
+            self.put(PublicationReturned(publication.node_key, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
-            lost = Lost(publication.place, publication.number)
+            lost = Lost(publication.node_key, publication.number)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)
 
     def _clear_outbox(self) -> None:

@@ -1,8 +1,8 @@
 """The in-memory store: ordered keys, optimistic transactions as FoundationDB's, and every fault on request.
 
-A transaction function reads the committed state of its instant and buffers its writes. Before it commits, others
-may: if one of them wrote what it read, it conflicts, as FoundationDB's resolver would say. What is committed
-lives on a `Disk`, so a crashed database can be opened again.
+A transaction function reads the committed state of its start and buffers its writes. Before it commits, other
+transactions may commit: if one of them wrote a key that the function read, the function conflicts, as FoundationDB's
+resolver would decide. Committed state lives on a `Disk`, so a crashed database can be opened again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
+from coditect.aio.network import BOTH, NetworkPath, Way
 from dispatcher.store.errors import (
     CommitUnknown,
     StoreFailed,
@@ -40,25 +41,25 @@ Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
 
 MOST_REMEMBERED = 10_000
-"""Commits against which a transaction can be checked; one that read before them is too old."""
+"""Commits against which a transaction can be checked; a transaction that read before them is too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often things go wrong, each from 0 to 1, and how long they take."""
+    """The probabilities of faults, each from 0 to 1, and the range of delays."""
 
     conflict: float = 0.0
     """A commit is refused although nothing conflicts."""
     unknown_committed: float = 0.0
     """A commit is done and its answer lost."""
     unknown_lost: float = 0.0
-    """A commit is lost, and nobody says so."""
+    """A commit is lost, and the outcome is unknown."""
     too_old: float = 0.0
-    """A transaction finds itself too old at its commit."""
+    """A transaction is too old at its commit."""
     latency_seconds: tuple[float, float] = (0.0, 0.0)
     """Least and most of each of the three ways: to the reads, to the commit, and back."""
     read_seconds: tuple[float, float] = (0.0, 0.0)
-    """Least and most of each read of what the transaction did not write itself; keys asked for at once are one."""
+    """Least and most of each read beyond the transaction's own writes; keys read at once count as one."""
 
 
 NO_FAULTS = Faults()
@@ -66,7 +67,7 @@ NO_FAULTS = Faults()
 
 @dataclass(slots=True)
 class Disk:
-    """What is committed: it outlives a database that crashed. For one open database at a time."""
+    """The committed state of an in-memory store, which outlives a crashed database; for one open database at a time."""
 
     keys: list[bytes] = field(default_factory=list)
     values: dict[bytes, bytes] = field(default_factory=dict)
@@ -74,11 +75,16 @@ class Disk:
     commits: deque[tuple[int, list[KeyRange]]] = field(default_factory=deque)
 
     def between(self, begin: bytes, end: bytes) -> list[bytes]:
-        """The keys of a range, in order."""
+        """Return the keys of a range, in order."""
         return self.keys[bisect_left(self.keys, begin) : bisect_left(self.keys, end)]
 
     def check(self, reads: list[KeyRange], read_version: int) -> None:
-        """Raises: TransactionConflict when a later commit wrote into the ranges; TransactionTooOld."""
+        """Check a transaction for conflicts: no later commit may have written into the ranges that were read.
+
+        Raises:
+            TransactionConflict: when a commit did.
+            TransactionTooOld: when the commits to compare are forgotten.
+        """
         if read_version < self.version and self.commits and self.commits[0][0] > read_version + 1:
             raise TransactionTooOld("Too much was committed since the transaction began")
         for version, writes in reversed(self.commits):
@@ -88,7 +94,7 @@ class Disk:
                 raise TransactionConflict("Something that the transaction read has changed")
 
     def apply(self, mutations: list[Mutation]) -> None:
-        """Commits."""
+        """Commit a list of mutations as one new version."""
         self.version += 1
         stamp = self.version.to_bytes(8, "big") + b"\0\0"
         writes: list[KeyRange] = []
@@ -119,20 +125,20 @@ class Disk:
 
 
 class View:
-    """A `Backing`: the state of one instant with the transaction's own writes over it."""
+    """The reads and writes of one in-memory transaction (a `Backing`): one committed state under its own writes."""
 
     def __init__(self, disk: Disk, read_seconds: Callable[[], float] | None = None) -> None:
         self._disk = disk
         self._own = Overlay()
         self._read_seconds = read_seconds
         self.waited_seconds = 0.0
-        """How long its reads would have taken: the transaction is that much older."""
+        """How long the reads would have taken: the transaction is that much older."""
         self.version = disk.version
         self.reads: list[KeyRange] = []
         self.mutations: list[Mutation] = []
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """See `Backing`."""
+        """Return the value of a key, own writes included; None without a value."""
         if key not in self._own.values:
             self._wait()
         return self._get(key, snapshot)
@@ -151,7 +157,7 @@ class View:
         return own[key] if key in own else self._disk.values.get(key)
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """See `Backing`."""
+        """Return the pairs of a range in order, own writes included; all with limit 0."""
         self._wait()
         return self._range(begin, end, limit, reverse, snapshot)
 
@@ -172,50 +178,50 @@ class View:
         return found
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """See `Backing`."""
+        """Return the values of several keys, for the delay of one read."""
         if keys:
             self._wait()
         return [self._get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """See `Backing`."""
+        """Return the pairs of several ranges, for the delay of one read."""
         if ranges:
             self._wait()
         return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
 
     def set(self, key: bytes, value: bytes) -> None:
-        """See `Backing`."""
+        """Buffer the write of a pair."""
         self.mutations.append(("set", key, value))
         self._own.put(key, value)
 
     def clear(self, key: bytes) -> None:
-        """See `Backing`."""
+        """Buffer the removal of a key."""
         self.clear_range(key, key + b"\0")
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """See `Backing`."""
+        """Buffer the removal of a range."""
         self.mutations.append(("clear_range", begin, end))
         for key in (*self._disk.between(begin, end), *self._own.between(begin, end)):
             self._own.put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """See `Backing`."""
+        """Buffer an addition to a little-endian integer, without a read that can conflict."""
         self.mutations.append(("add", key, amount))
         self._own.put(key, added(self._visible(key), amount))
 
     def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """See `Backing`."""
+        """Buffer the write of a pair whose key gets the commit's version."""
         self.mutations.append(("stamp", key, value))
 
     def get_read_version(self) -> int:
-        """See `Backing`."""
+        """Return the version of the committed state that the transaction reads."""
         return self.version
 
 
 class MemoryDatabase:
-    """A database on a `Disk`, for tests and simulations. The seed decides about every fault.
+    """A database on a `Disk`, for tests and simulations; a seed decides about every fault.
 
-    `crash` ends it as a kill does: what is in flight is answered with StoreUnavailable, committed or not.
+    `crash` ends the database as a kill does: calls in flight raise StoreUnavailable, committed or not.
     """
 
     exclusive = False
@@ -230,23 +236,24 @@ class MemoryDatabase:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """`sleep` spends the time of reads; one that returns at once only lets the transactions age by it.
+        """Take the disk, faults, seed and clocks.
 
-        By the clock `now` transactions age; by the loop's, if none is given.
+        `sleep` spends the time of reads; a `sleep` that returns at once only lets the transactions age. `now` is the
+        clock by which transactions age; by default the event loop's.
         """
         self._sleep = sleep
         self._now = now
         self.disk = Disk() if disk is None else disk
-        """Open a second database on it after a crash."""
+        """A second database may be opened on the disk after a crash."""
         self.faults = faults
         self._chance = random.Random(seed)  # noqa: S311  # not a secret: a test repeats it
         self._run_seconds = run_seconds
         self._open = False
-        self._reachable = asyncio.Event()
-        self._reachable.set()
+        self.path = NetworkPath()
+        """The network to the store; a call waits while the network is cut, until its time is up."""
         self._failure: asyncio.Future[StoreFailed] | None = None
         self.repeated = 0
-        """Transactions that were begun again."""
+        """Number of transactions that were started again."""
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -259,30 +266,22 @@ class MemoryDatabase:
         self._open = False
 
     def crash(self) -> None:
-        """Stops at once, as a kill of the process does. What is on the disk stays."""
+        """Stop the database at once, as a kill of its process would; the disk stays."""
         self._open = False
 
-    def cut_off(self) -> None:
-        """Part the process from the store: no call is answered until `heal`."""
-        self._reachable.clear()
-
-    def heal(self) -> None:
-        """End what `cut_off` began: calls that wait are done now, if their time is not up."""
-        self._reachable.set()
-
     def fail(self, error: StoreFailed) -> None:
-        """Stops for good, as a full disk does."""
+        """Stop the store for good with an error, as a full disk does."""
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(error)
 
     async def failure(self) -> StoreFailed:
-        """See `Database.failure`."""
+        """Wait until the store has stopped for good, and return the error."""
         if self._failure is None:
             raise StoreUnavailable("The store is not open")
         return await asyncio.shield(self._failure)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """See `Database.run`."""
+        """Run a transaction function and commit; return the function's result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             self.repeated += earlier.count > 0
@@ -291,15 +290,15 @@ class MemoryDatabase:
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.read`."""
+        """Run a read-only function on one state of the store."""
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.ask`."""
+        """Run a read-only function for a user's question; not distinguished from other reads."""
         return await self.read(body)
 
     async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
-        await self._travel()
+        await self._travel(*BOTH)
         now = self._now or asyncio.get_running_loop().time
         view = View(self.disk, self._read_seconds if any(self.faults.read_seconds) else None)
         transaction = Transaction(view, now=lambda: now() + view.waited_seconds, earlier=earlier)
@@ -311,10 +310,10 @@ class MemoryDatabase:
                 await self._sleep(view.waited_seconds)
                 view.waited_seconds = max(0.0, over - now())
         if view.mutations:
-            await self._travel()
+            await self._travel(Way.TO_SERVER)
             transaction.check_age()
             self._commit(view)
-        await self._travel()
+        await self._travel(Way.TO_CLIENT)
         return result
 
     def _commit(self, view: View) -> None:
@@ -337,11 +336,12 @@ class MemoryDatabase:
         low, high = self.faults.read_seconds
         return low + (high - low) * self._chance.random()
 
-    async def _travel(self) -> None:
-        """The way to the database or back: others go on meanwhile, and it may end."""
+    async def _travel(self, *ways: Way) -> None:
+        """Wait for the simulated network to the database, back, or both; the database may stop meanwhile."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
-        await self._reachable.wait()
+        for way in ways:
+            await self.path.travel(way)
         if self._failure is not None and self._failure.done():
             raise self._failure.result()
         if not self._open:
@@ -349,7 +349,7 @@ class MemoryDatabase:
 
 
 def _range_read(begin: bytes, end: bytes, found: list[KeyValue], *, limit: int, reverse: bool) -> KeyRange:
-    """What a range read has seen: with a limit, only as far as it came."""
+    """Return the range that a read has seen: with a limit, only up to the last pair found."""
     if not limit or len(found) < limit:
         return begin, end
     return (found[-1][0], end) if reverse else (begin, found[-1][0] + b"\0")

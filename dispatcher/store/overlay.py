@@ -1,4 +1,4 @@
-"""Writes that nobody else sees yet, laid over a store's ordered pairs."""
+"""Uncommitted writes, kept in memory over a store's ordered pairs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dispatcher.store.transaction import KeyValue
 
 
 class Overlay:
-    """The last value of every key that was written; None for one that was removed."""
+    """Uncommitted writes over a store: the last written value of each key, None for a removed key."""
 
     __slots__ = ("_before", "_keys", "size_bytes", "values")
 
@@ -17,17 +17,17 @@ class Overlay:
         self.values: dict[bytes, bytes | None] = {}
         self._keys: list[bytes] = []
         self._before: list[tuple[bytes, bool, bytes | None]] = []
-        """Since the last `keep`: a key, whether it was here, and what its value was."""
+        """Since the last `keep`: each changed key, whether the overlay had it, and its value before."""
         self.size_bytes = 0
-        """Of all that was ever put, about."""
+        """The approximate size of all writes so far."""
 
     @property
     def changed(self) -> bool:
-        """Whether anything was put since the last `keep`."""
+        """Whether a key was written since the last `keep`."""
         return bool(self._before)
 
     def put(self, key: bytes, value: bytes | None) -> None:
-        """Writes a pair, or removes it."""
+        """Write a pair, or remove a key by the value None."""
         there = key in self.values
         if not there:
             insort(self._keys, key)
@@ -36,34 +36,34 @@ class Overlay:
         self.size_bytes += len(key) + len(value or b"")
 
     def between(self, begin: bytes, end: bytes) -> Sequence[bytes]:
-        """The keys of [begin, end) that were written or removed, in order."""
+        """Return the written or removed keys of [begin, end), in order."""
         first = bisect_left(self._keys, begin)
         if first == len(self._keys) or self._keys[first] >= end:
             return ()
         return self._keys[first : bisect_left(self._keys, end, first)]
 
     def over(self, pairs: Iterable[KeyValue], keys: Sequence[bytes], *, limit: int, reverse: bool) -> list[KeyValue]:
-        """The pairs of a range, as they are with what was done to these of its keys; all of them with limit 0.
+        """Merge the overlay's changes of the given keys into a range's pairs from the store; all pairs with limit 0.
 
-        Those below are in the order that is wanted, and there are `limit` of them, if there are so many, besides
-        those that are removed here.
+        The store's pairs are in the wanted order, and are `limit` more than the keys that the overlay removes, if there
+        are so many.
         """
         merged: dict[bytes, bytes | None] = dict(pairs)
         merged.update((key, self.values[key]) for key in keys)
         found = [(key, merged[key]) for key in sorted(merged, reverse=reverse)]
-        standing = [(key, value) for key, value in found if value is not None]
-        return standing[:limit] if limit else standing
+        cluster_status = [(key, value) for key, value in found if value is not None]
+        return cluster_status[:limit] if limit else cluster_status
 
     def removed(self, keys: Sequence[bytes]) -> int:
-        """How many of these keys are removed."""
+        """Return how many of the given keys are removed."""
         return sum(self.values[key] is None for key in keys)
 
     def keep(self) -> None:
-        """What was put until now stays."""
+        """Accept all writes since the last `keep`; a later `undo` does not revert accepted writes."""
         self._before.clear()
 
     def undo(self) -> None:
-        """Takes back what was put since the last `keep`."""
+        """Revert all writes since the last `keep`."""
         for key, there, value in reversed(self._before):
             if there:
                 self.values[key] = value

@@ -50,14 +50,14 @@ class Bridge:
     def __init__(
         self,
         graph: TaskGraph,
-        desks: ShardCommands,
+        workers: ShardCommands,
         *,
         adopt_seconds: float = ADOPT_SECONDS,
         look_seconds: float = LOOK_SECONDS,
         again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self._graph = graph
-        self._desks = desks
+        self._workers = workers
         self._adopt_seconds = adopt_seconds
         self._look_seconds = look_seconds
         self._again_seconds = again_seconds
@@ -80,27 +80,27 @@ class Bridge:
         """One look at the queues; how many were proposed. Raises: TaskGraphUnavailable."""
         now = asyncio.get_running_loop().time()
         self._missed = {capability: again for capability, again in self._missed.items() if again > now}
-        room = {capability: most for capability, most in self._desks.room().items() if capability not in self._missed}
-        proposals = await self._graph.adopt(self._desks.shards(), room)
+        room = {capability: most for capability, most in self._workers.room().items() if capability not in self._missed}
+        proposals = await self._graph.adopt(self._workers.shards(), room)
         self.available = True
         found = {proposal.capability for proposal in proposals}
         self._missed |= dict.fromkeys(room.keys() - found, now + self._again_seconds)
         if proposals:
-            await self._desks.proposed(proposals)
+            await self._workers.proposed(proposals)
         return len(proposals)
 
     async def look(self) -> None:
         """One look for requests and for lost shards. Raises: TaskGraphUnavailable."""
-        shards = self._desks.shards()
+        shards = self._workers.shards()
         if not shards:
             return
         # before anything is written anew: what people asked for while nobody looked would be overwritten
         if requests := await self._graph.requests(shards):
-            await self._desks.requested(requests)
+            await self._workers.requested(requests)
         known = await self._graph.known(shards)
         if lost := [shard for shard in shards if shard not in known]:
             log.warning("RQ does not have these shards; they are reconciled", extra={"shards": lost})
-            await self._desks.forgotten(lost)
+            await self._workers.forgotten(lost)
 
     async def _adopting(self) -> None:
         while True:

@@ -39,7 +39,7 @@ class Projector:
         a workflow that was accepted just now is shown, here or by the next turn, as it is then.
         """
         accepted = set(effects.accepted)
-        last = {moved.place: moved for moved in effects.moved if moved.place.workflow not in accepted}
+        last = {moved.node_key: moved for moved in effects.moved if moved.node_key.workflow not in accepted}
         entries: list[Entry] = [self.job(one) for one in effects.shown]
         told = effects if len(self._projection) < MOST_WITH_OUTCOMES else Effects()
         entries += [
@@ -81,10 +81,10 @@ class Projector:
 
     def job(self, shown: NodeSnapshot) -> Job:
         """The node as RQ is to have it."""
-        place, level = shown.place, _level(shown.level)
+        node_key, level = shown.node_key, _level(shown.level)
         return Job(
-            place.workflow,
-            place.node,
+            node_key.workflow,
+            node_key.node,
             self._shard,
             level,
             shown.capability,
@@ -94,12 +94,12 @@ class Projector:
         )
 
     def _change(self, moved: Transition, result: bytes | None, failure: Failure | None) -> Change:
-        place, row = moved.place, moved.row
+        node_key, row = moved.node_key, moved.row
         finished_ms = row.finished_ms
         why = row.reason if failure is None else _error(failure)
         return Change(
-            place.workflow,
-            place.node,
+            node_key.workflow,
+            node_key.node,
             self._shard,
             _level(moved.level),
             job_state(moved.state),

@@ -17,7 +17,8 @@ from dispatcher.counters import Counters
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 15.0
+"""A look costs two calls to the broker."""
 
 
 class Dropped:

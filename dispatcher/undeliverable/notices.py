@@ -20,7 +20,7 @@ from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
-from coditect.broker.topology import backbone, notices
+from coditect.broker.topology import base_topology, notices
 from coditect.errors import NotFound, Overloaded, RegistryUnavailable, Retryable, SetupError, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.model.message import Message
@@ -86,7 +86,7 @@ class Notices:
         """Copies that could not be dealt with; the original is where it was."""
 
     async def __aenter__(self) -> Self:
-        await self._broker.declare(backbone() + notices())
+        await self._broker.declare(base_topology() + notices())
         for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
             consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="notices")
             self._consumers.append(consumer)

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agents.demo_summary import NEXT
+
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DEMO_UNDER_TEST"
 
@@ -72,6 +74,7 @@ def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> No
     assert text.index("KILLED RabbitMQ with -9") < text.index("RabbitMQ is back") < text.index("repository: completed")
     assert re.search(r"text\.summarize of README\.md:\n  input   \{.*\}\n  output  \{.*\}\n", text), text
     assert not re.search(r"\.py:\d+ \w+ ", text), "the findings of a review of this repository are nobody's concern"
+    assert NEXT in text
     assert "asks: Publish this release?  Granted by the demo" in text
     assert running(mark) == []
 

@@ -38,7 +38,7 @@ def test_the_table_names_the_layers_that_there_are() -> None:
     assert dispatcher.ledger.__doc__
     assert set(named) == there - {
         "__init__",
-        "book",
+        "unit_of_work",
         "commands",
         "definitions",
         "effects",

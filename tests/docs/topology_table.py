@@ -12,7 +12,7 @@ from pathlib import Path
 from coditect.broker.topology import (
     Topology,
     agent_queues,
-    backbone,
+    base_topology,
     capability_queues,
     control_plane,
     event_queue,
@@ -37,7 +37,7 @@ SLOTS = 1_000_003
 def parts() -> dict[str, Topology]:
     """The topology by who declares it."""
     return {
-        "every process": backbone(),
+        "every process": base_topology(),
         "an agent, for each capability": capability_queues("<capability>"),
         "an agent process": agent_queues(AgentId("<agent>"), slots=SLOTS),
         "a process that asks": reply_queue("reply.<process>"),

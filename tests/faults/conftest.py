@@ -8,8 +8,8 @@ import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
+from dispatcher.chaos.proxy import FaultProxy, fault_proxy
 from tests.faults.node import Node, private_node
-from tests.faults.proxy import FaultProxy, fault_proxy
 
 
 @pytest.fixture(scope="session")

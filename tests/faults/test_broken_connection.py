@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
+from random import Random
 
 import pytest
 
+from coditect.aio.network import BOTH, Way
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.model.message import Message
+from dispatcher.chaos.proxy import FaultProxy, Pipe
 from tests.faults.load import Load
-from tests.faults.proxy import BOTH, FaultProxy, Pipe, Way
 from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
@@ -179,7 +182,7 @@ async def test_silent_consuming_connection_is_noticed_and_replaced(
 async def test_slow_and_trembling_network_loses_and_doubles_nothing(
     broker: AmqpBroker, proxy: FaultProxy, queue: str
 ) -> None:
-    proxy.delay_seconds, proxy.jitter_seconds = 0.02, 0.03
+    proxy.path.slow(partial(Random(0).uniform, 0.02, 0.05))
     load = Load(broker, queue)
     await broker.consume(queue, load.take, prefetch=50)
 
@@ -218,9 +221,7 @@ async def test_process_that_is_cut_off_knows_it_although_no_new_connection_gets_
     broker: AmqpBroker, proxy: FaultProxy, way: tuple[Way, ...]
 ) -> None:
     await eventually(lambda: broker.connected and broker.answering)
-    proxy.swallow_new = True
-    for pipe in proxy.pipes():
-        pipe.swallow(*way)
+    proxy.path.cut_off(*way)
 
     await eventually(lambda: not broker.answering, seconds=patient(NOTICED_SECONDS))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.client.client import Client
-from tests.faults.proxy import FaultProxy
+from dispatcher.chaos.proxy import FaultProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -19,7 +19,7 @@ def calls(proxy: FaultProxy) -> int:
 
 
 async def test_client_opens_and_returns_with_a_few_calls(proxy: FaultProxy, observer: AmqpBroker, wire: str) -> None:
-    await observer.declare(backbone())
+    await observer.declare(base_topology())
     async with AmqpBroker(proxy.url, wire=wire, watch_seconds=60) as broker, Client(broker) as client:
         opened, pipes = calls(proxy), proxy.pipes()
 

@@ -13,8 +13,9 @@ import pytest
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
+from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import reply_queue
+from coditect.broker.topology import base_topology, capability_queues, reply_queue
 from coditect.client.client import Client
 from coditect.errors import CoditectError, NotFound, TaskFailed, UnknownCapability
 from coditect.model.capability import Priority
@@ -23,6 +24,7 @@ from coditect.model.retry import Retry
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.wire import routing
+from dispatcher.program import running_dispatcher
 from tests.faults.node import Node
 from tests.support import eventually
 
@@ -30,6 +32,8 @@ pytestmark = pytest.mark.servers
 CAPABILITY = "lost.work"
 WATCH_SECONDS = 0.5
 ANSWERED_SECONDS = 30.0
+MANY = 100
+"""More retries than RabbitMQ keeps in hand of one queue's dead letters."""
 TASK_QUEUE = routing.task_queue(CAPABILITY, Priority.P1)
 
 
@@ -38,6 +42,7 @@ class Load:
     """Tasks one after the other, some of which fail, and how each of them ended."""
 
     client: Client
+    durable: bool = False
     answered: int = 0
     unknown: list[CoditectError] = field(default_factory=list)
     refused: int = 0
@@ -46,7 +51,7 @@ class Load:
     async def run(self) -> None:
         while not self.stopping:
             try:
-                handle = await self.client.submit(CAPABILITY, {"fail": self.answered % 7 == 0})
+                handle = await self.client.submit(CAPABILITY, {"fail": self.answered % 7 == 0}, durable=self.durable)
             except UnknownCapability as error:
                 self.unknown.append(error)
             except CoditectError:
@@ -82,6 +87,14 @@ async def load(node: Node) -> AsyncIterator[Load]:
         yield Load(client)
 
 
+@pytest.fixture
+async def durable(node: Node, load: Load) -> AsyncIterator[Load]:
+    """The same with a control plane, which keeps the tasks."""
+    broker, registry = AmqpBroker(node.url, name="dispatcher", watch_seconds=WATCH_SECONDS), MemoryRegistry()
+    async with broker, running_dispatcher(broker=broker, registry=registry, clock=SystemClock()):
+        yield Load(load.client, durable=True)
+
+
 async def _delete(node: Node, what: str) -> None:
     kind, _, name = what.partition(" ")
     async with await aiormq.connect(node.url) as connection:
@@ -97,12 +110,21 @@ async def _delete(node: Node, what: str) -> None:
 @pytest.mark.parametrize(
     "what",
     [
-        *(f"exchange {one}" for one in (routing.SUBMIT, routing.REPLIES, routing.DEAD)),
+        *(f"exchange {one}" for one in (routing.SUBMIT, routing.REPLIES, routing.DEAD, routing.retry_exchange(100))),
         f"binding {routing.SUBMIT}",
         f"queue {routing.dead_queue(CAPABILITY)}",
     ],
 )
 async def test_every_accepted_task_is_answered_although_somebody_deletes(node: Node, load: Load, what: str) -> None:
+    await _answers_go_on(node, load, what)
+
+
+@pytest.mark.parametrize("what", [f"exchange {one}" for one in (routing.RESULTS, routing.CONTROL, routing.EVENTS)])
+async def test_every_durable_task_is_answered_although_somebody_deletes(node: Node, durable: Load, what: str) -> None:
+    await _answers_go_on(node, durable, what)
+
+
+async def _answers_go_on(node: Node, load: Load, what: str) -> None:
     async with asyncio.TaskGroup() as working:
         for _ in range(20):
             working.create_task(load.run())
@@ -113,6 +135,44 @@ async def test_every_accepted_task_is_answered_although_somebody_deletes(node: N
         load.stopping = True
 
     assert (load.unknown, load.refused) == ([], 0)
+
+
+async def _messages(broker: AmqpBroker, queue: str) -> int:
+    stats = await broker.stats(queue)
+    assert stats is not None
+    return stats.messages
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(500)
+async def test_retries_that_come_out_while_their_way_back_is_missing_come_when_the_broker_looks_again(
+    node: Node,
+) -> None:
+    """After three minutes; more than 32 of them hold up all retries of the same delay. None is lost or unrouted."""
+    arrived: list[Delivery] = []
+    key, delayed = routing.task_key(CAPABILITY, Priority.P1), routing.retry_queue(1_000)
+    async with AmqpBroker(node.url, name="alone", watch_seconds=600) as broker:
+
+        async def retry() -> None:
+            await broker.publish(Message(b"1"), exchange=routing.retry_exchange(1_000), routing_key=key)
+
+        async def came_out() -> bool:
+            return await _messages(broker, delayed) == 0
+
+        await broker.declare(base_topology() + capability_queues(CAPABILITY))
+        await broker.consume(TASK_QUEUE, arrived.append, prefetch=2 * MANY)
+        before = await _messages(broker, routing.UNROUTED_QUEUE)
+        await asyncio.gather(*(retry() for _ in range(MANY)))
+        await _delete(node, f"exchange {routing.RETRY_BACK}")
+        await eventually(came_out)
+        await broker.declare(base_topology() + capability_queues(CAPABILITY))
+        restored = asyncio.get_running_loop().time()
+        await retry()
+
+        await eventually(lambda: len(arrived) == MANY + 1, seconds=400)
+
+        assert asyncio.get_running_loop().time() - restored > 60
+        assert await _messages(broker, routing.UNROUTED_QUEUE) == before
 
 
 @pytest.mark.parametrize("what", [f"exchange {routing.TASKS}", f"binding {routing.TASKS}"])

@@ -10,12 +10,13 @@ from random import Random
 
 import pytest
 
+from coditect.aio.network import Way
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import NotFound
 from coditect.model.message import Message
+from dispatcher.chaos.proxy import FaultProxy
 from tests.faults.load import Load
 from tests.faults.node import Node
-from tests.faults.proxy import FaultProxy, Way
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.endurance]

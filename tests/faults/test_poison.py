@@ -14,7 +14,7 @@ import pytest
 from coditect.agent.quarantine import MANY_DELIVERIES
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.errors import TaskFailed
@@ -71,7 +71,7 @@ async def supervised(servers: PrivateServers, folder: Path, **environment: str) 
 
 async def prepared(broker: AmqpBroker) -> None:
     """The queues are there before any agent."""
-    await broker.declare(backbone() + capability_queues(CAPABILITY))
+    await broker.declare(base_topology() + capability_queues(CAPABILITY))
 
 
 async def handed_back(broker: AmqpBroker, times: int) -> None:

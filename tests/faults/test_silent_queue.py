@@ -11,7 +11,7 @@ import pytest
 
 from coditect import Agent
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.errors import PublishUnconfirmed
 from coditect.model.capability import Priority
 from coditect.model.message import Message
@@ -33,7 +33,7 @@ async def capabilities(observer: AmqpBroker) -> AsyncIterator[tuple[str, str]]:
     """Two, the first of which will fall silent."""
     names = (f"silent{uuid4().hex[:8]}", f"other{uuid4().hex[:8]}")
     made = [capability_queues(name) for name in names]
-    await observer.declare(backbone() + made[0] + made[1])
+    await observer.declare(base_topology() + made[0] + made[1])
     yield names
     for queue in (one for topology in made for one in topology.queues):
         await observer.delete_queue(queue.name)

@@ -42,7 +42,7 @@ def test_files_and_their_functions_are_short(room: str) -> None:
 def test_no_two_classes_of_the_product_share_a_name() -> None:
     names = Counter(
         node.name
-        for room in ("coditect", "dispatcher")
+        for room in ("coditect", "dispatcher", "agents")
         for path in (ROOT / room).rglob("*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")

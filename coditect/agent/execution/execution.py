@@ -44,7 +44,7 @@ class Execution:
     """The thread that a plain handler runs in; it may outlive the attempt."""
     suspicion: Suspicion = Suspicion.NONE
     """Whether it may kill the process that runs it."""
-    let_go: bool = False
+    acked_early: bool = False
     """Its deliveries were acknowledged while it runs on, because it runs long; only an owned task's."""
     slot_passed_on: bool = False
     """Its slot is free, or will be when its thread ends."""

@@ -63,24 +63,24 @@ class Executors:
 
 
 async def run_handler(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
     """One attempt. Somebody else's cancellation and `SentBack` pass; everything else that a handler can do
     becomes an `HandlerEnd`.
 
     A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
     """
-    rooms.limits.begin(execution, limit_seconds)
+    executors.limits.begin(execution, limit_seconds)
     execution.handling = True
     try:
-        if capability.where is Where.LOOP and rooms.alone is None:
+        if capability.where is Where.LOOP and executors.alone is None:
             if len(execution.task.body) <= LARGE_BYTES:
                 given = _arguments(capability, execution, context)
             else:
                 given = await asyncio.to_thread(_arguments, capability, execution, context)
             body = capability.signature.output.encode(await capability.handler(*given))
         else:
-            body = await _elsewhere(capability, execution, context, rooms)
+            body = await _elsewhere(capability, execution, context, executors)
     except asyncio.CancelledError as error:
         return cut_short(execution, error, limit_seconds)
     except _BadInput as error:
@@ -93,7 +93,7 @@ async def run_handler(
         return _failed(error, "handler_error")
     finally:
         execution.handling = False
-        rooms.limits.end(execution)
+        executors.limits.end(execution)
         if execution.overdue or execution.canceled is not None:
             _go_on()
     return HandlerEnd(Status.COMPLETED, body)
@@ -184,18 +184,20 @@ def _in_thread(capability: Capability, execution: Execution, context: Context | 
     return capability.signature.output.encode(value)
 
 
-async def _elsewhere(capability: Capability, execution: Execution, context: Context | None, rooms: Executors) -> bytes:
+async def _elsewhere(
+    capability: Capability, execution: Execution, context: Context | None, executors: Executors
+) -> bytes:
     """Runs the handler in a process or thread."""
-    if capability.where is Where.THREAD and rooms.alone is None:
+    if capability.where is Where.THREAD and executors.alone is None:
         # In a copy of the context: a thread's own would keep what a task sets for the next one.
         run = partial(copy_context().run, _in_thread, capability, execution, context)
-        execution.thread = rooms.loop.run_in_executor(rooms.threads, run)
+        execution.thread = executors.loop.run_in_executor(executors.threads, run)
         return await asyncio.shield(execution.thread)
     assert context is not None, "a process is given the task's context"
     try:
-        if rooms.alone is not None:
-            return await rooms.alone.call(execution.task, context)
-        return await rooms.workers.run(capability, execution.task, context)
+        if executors.alone is not None:
+            return await executors.alone.call(execution.task, context)
+        return await executors.workers.run(capability, execution.task, context)
     except InvalidTask as error:
         raise _BadInput(error) from error
 

@@ -36,30 +36,34 @@ class Isolation:
     awaited by a suspect can then always run in its turn.
     """
 
-    def __init__(self, suspects: Quarantine, intake: Intake, *, slots: int, most_suspended: int) -> None:
-        self._suspects = suspects
+    def __init__(self, quarantine: Quarantine, intake: Intake, *, slots: int, most_suspended: int) -> None:
+        self._quarantine = quarantine
         self._intake = intake
         self._most_suspended = most_suspended
         places = min(slots, os.cpu_count() or 1)
         self._places: defaultdict[int, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(places))
 
     @asynccontextmanager
-    async def around(self, held: ReceivedTask) -> AsyncIterator[Suspicion]:
+    async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
         """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""
-        aside = partial(self._aside, held)
-        async with self._suspects.examined(held.task, held.delivery, aside) as suspicion:
+        aside = partial(self._aside, received)
+        async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
                 yield suspicion
             else:
-                async with self.place(held):
+                async with self.place(received):
                     yield suspicion
 
     @asynccontextmanager
-    async def place(self, held: ReceivedTask) -> AsyncIterator[None]:
+    async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
         """A place for a suspect, however it became one. Waits hold no slot."""
         async with AsyncExitStack() as stack:
-            await self._take_place(held, stack)
-            facts = {"task_id": held.task.id, "capability": held.task.capability, "attempt": held.task.attempt}
+            await self._take_place(received, stack)
+            facts = {
+                "task_id": received.task.id,
+                "capability": received.task.capability,
+                "attempt": received.task.attempt,
+            }
             log.warning("A task that may have killed its process runs in one of its own", extra=facts)
             try:
                 yield
@@ -67,9 +71,9 @@ class Isolation:
                 await asyncio.sleep(RETURN_SECONDS)
                 raise
 
-    async def _take_place(self, held: ReceivedTask, stack: AsyncExitStack) -> None:
+    async def _take_place(self, received: ReceivedTask, stack: AsyncExitStack) -> None:
         """Where it may not wait without its slot it goes on without a place: slots bound those."""
-        place = self._places[held.task.depth]
+        place = self._places[received.task.depth]
 
         async def enter() -> bool:
             await stack.enter_async_context(place)
@@ -77,25 +81,25 @@ class Isolation:
 
         if not place.locked():
             await enter()
-        elif self._intake.may_suspend(held, self._most_suspended):
-            await self._aside(held, enter())
+        elif self._intake.may_suspend(received, self._most_suspended):
+            await self._aside(received, enter())
 
-    async def _aside(self, held: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
+    async def _aside(self, received: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
         """Awaits the work without a slot, unless too many do so already."""
-        if not self._intake.may_suspend(held, self._most_suspended):
+        if not self._intake.may_suspend(received, self._most_suspended):
             return await work
-        self._intake.suspend(held)
+        self._intake.suspend(received)
         try:
             answer = await work
         except BaseException:
-            self._intake.abandon(held)
+            self._intake.abandon(received)
             raise
-        await self._intake.resume(held)
+        await self._intake.resume(received)
         return answer
 
 
 async def run_apart(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
     """`run_handler` for a suspect.
 
@@ -104,16 +108,16 @@ async def run_apart(
     while it ran, probably blocks: its next attempt runs apart, too.
     """
     try:
-        ended = await run_alone(capability, execution, context, rooms, limit_seconds=limit_seconds)
+        ended = await run_alone(capability, execution, context, executors, limit_seconds=limit_seconds)
         return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
     except SetupError as error:
         if execution.suspicion is Suspicion.RECORDED:
             return _not_run(error)
-    return await run_handler(capability, execution, context, rooms, limit_seconds=limit_seconds)
+    return await run_handler(capability, execution, context, executors, limit_seconds=limit_seconds)
 
 
 async def run_alone(
-    capability: Capability, execution: Execution, context: Context | None, rooms: Executors, *, limit_seconds: float
+    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
     """`run_handler` in a process that nobody had before or gets after; loading does not count to the limit.
 
@@ -121,19 +125,19 @@ async def run_alone(
     """
     execution.handling = True  # a cancellation reaches the loading, too
     try:
-        worker = await rooms.workers.start(capability)
+        worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:
         return cut_short(execution, error, limit_seconds)
     finally:
         execution.handling = False
     try:
         return await run_handler(
-            capability, execution, context, replace(rooms, alone=worker), limit_seconds=limit_seconds
+            capability, execution, context, replace(executors, alone=worker), limit_seconds=limit_seconds
         )
     except SentBack as error:  # sent round it would lose what speaks against it
         raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
     finally:
-        await asyncio.shield(rooms.workers.end(worker))
+        await asyncio.shield(executors.workers.end(worker))
 
 
 def _blocked(ended: HandlerEnd) -> HandlerEnd:

@@ -37,12 +37,12 @@ class TaskRunner:
         self._next: asyncio.Task[None] | None = None
         """The shift that will run what is ready."""
 
-    def start(self, execution: Execution, held: ReceivedTask) -> None:
+    def start(self, execution: Execution, received: ReceivedTask) -> None:
         """Runs it soon; `execution.work` is its asyncio task from then on."""
         if execution.task.capability in self._wait:
-            execution.work = self._loop.create_task(self._perform(execution, held), context=self._context.copy())
+            execution.work = self._loop.create_task(self._perform(execution, received), context=self._context.copy())
             return
-        self._ready.append((execution, held))
+        self._ready.append((execution, received))
         if self._next is None:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
@@ -53,9 +53,9 @@ class TaskRunner:
         assert shift is not None, "it was made to be run"
         try:
             while ready and not shift.cancelling():
-                execution, held = ready.popleft()
+                execution, received = ready.popleft()
                 execution.work = shift
-                work, context = self._perform(execution, held), copy_context()
+                work, context = self._perform(execution, received), copy_context()
                 try:
                     awaited = context.run(work.send, None)
                 except StopIteration:

@@ -57,14 +57,11 @@ class Intake:
 
         What goes back unstarted is told to `returns` before.
         """
-        self._broker, self._slots = broker, slots
-        self._background = background
-        self._screen = screen
-        self._start = start
-        self._returns = returns
+        self._broker, self._slots, self._background = broker, slots, background
+        self._screen, self._start, self._returns = screen, start, returns
         self._unsettled = unsettled
         self._loop = asyncio.get_running_loop()
-        self._feeds: dict[str, QueueConsumer] = {}
+        self._consumers: dict[str, QueueConsumer] = {}
         self._lively: dict[QueueConsumer, None] = {}
         """Every look of the patrol visits them; of the others some in turn, `_unvisited` until it rests."""
         self._others: deque[QueueConsumer] = deque()
@@ -85,35 +82,36 @@ class Intake:
         """How many tasks await others, without a slot."""
         return self._suspended.total() + self._parked
 
-    async def open(self, feed: QueueConsumer) -> None:
+    async def open(self, consumer: QueueConsumer) -> None:
         """Starts to consume a queue. Raises: NotFound, BrokerUnavailable."""
-        self._feeds[feed.queue] = feed
-        self._others.append(feed)
-        await self._widen(feed, max(1, self._slots.startable(feed.level)))
+        self._consumers[consumer.queue] = consumer
+        self._others.append(consumer)
+        await self._widen(consumer, max(1, self._slots.startable(consumer.level)))
 
     def is_free(self, queue: str) -> bool:
         """Whether another task like those of that queue would start here at once as a P1, and it holds none."""
-        feed = None if self.closed else self._feeds.get(queue)
-        return feed is not None and self._nobody_waits and feed.unused > 0 and self._slots.startable(Priority.P1) > 0
+        if self.closed or (consumer := self._consumers.get(queue)) is None:
+            return False
+        return self._nobody_waits and consumer.unused > 0 and self._slots.startable(Priority.P1) > 0
 
-    def _arrived(self, feed: QueueConsumer, delivery: Delivery) -> None:
+    def _arrived(self, consumer: QueueConsumer, delivery: Delivery) -> None:
         if self.closed:
-            feed.give_back(delivery)
+            consumer.give_back(delivery)
             return
         if (task := self._screen(delivery)) is None:
             return
-        held = ReceivedTask(delivery, task, feed, self._loop.time())
-        self._lively[feed] = None
-        if feed.reserved:
-            feed.reserved -= 1
-            self._go(held)
-        elif self._nobody_waits and self._slots.startable(feed.level):
-            self._slots.take(feed.level)
-            self._go(held)
+        received = ReceivedTask(delivery, task, consumer, self._loop.time())
+        self._lively[consumer] = None
+        if consumer.reserved:
+            consumer.reserved -= 1
+            self._go(received)
+        elif self._nobody_waits and self._slots.startable(consumer.level):
+            self._slots.take(consumer.level)
+            self._go(received)
         else:
-            feed.waiting.append(held)
+            consumer.waiting.append(received)
             self.waiting += 1
-            self._candidates[feed.level][feed] = None
+            self._candidates[consumer.level][consumer] = None
             self._admit()
             self._watch()
 
@@ -121,10 +119,10 @@ class Intake:
     def _nobody_waits(self) -> bool:
         return not any(self._candidates.values()) and not any(self._resuming.values())
 
-    def _go(self, held: ReceivedTask) -> None:
-        held.feed.took_slot(held)
-        held.feed.open += 1
-        self._start(held)
+    def _go(self, received: ReceivedTask) -> None:
+        received.consumer.took_slot(received)
+        received.consumer.open += 1
+        self._start(received)
         self._watch()
 
     def _admit(self) -> None:
@@ -140,93 +138,93 @@ class Intake:
                 turn.set_result(None)
             elif turns or not self._serve(level, asked):
                 self._slots.give_back(level)
-        for feed in asked:
-            feed.changing = True
-            self._background.start(self._ask(feed), name=f"ask {feed.queue}")
+        for consumer in asked:
+            consumer.changing = True
+            self._background.start(self._ask(consumer), name=f"ask {consumer.queue}")
 
     def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
         """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
             return False
-        feed = next(iter(candidates))
-        del candidates[feed]
-        before, held = len(feed.waiting), feed.next_waiting()
-        self.waiting -= before - len(feed.waiting)
-        taken = held is not None or feed.wants_a_slot
-        if held is not None:
-            self._go(held)
+        consumer = next(iter(candidates))
+        del candidates[consumer]
+        before, received = len(consumer.waiting), consumer.next_waiting()
+        self.waiting -= before - len(consumer.waiting)
+        taken = received is not None or consumer.wants_a_slot
+        if received is not None:
+            self._go(received)
         elif taken:
-            feed.reserved += 1
-            asked[feed] = None
-        if feed.wants_a_slot:
-            candidates[feed] = None  # behind the others: queues of one level take turns
+            consumer.reserved += 1
+            asked[consumer] = None
+        if consumer.wants_a_slot:
+            candidates[consumer] = None  # behind the others: queues of one level take turns
         return taken
 
-    async def _ask(self, feed: QueueConsumer) -> None:
+    async def _ask(self, consumer: QueueConsumer) -> None:
         """Takes a task for each slot that is reserved from its queue, or what it holds."""
         try:
-            if feed.reserved >= MANY:
-                feed.hungry = False
-                await self._widen(feed, feed.reserved)
+            if consumer.reserved >= MANY:
+                consumer.hungry = False
+                await self._widen(consumer, consumer.reserved)
                 await asyncio.sleep(FETCH_SECONDS)
-            while feed.reserved and (delivery := await self._get(feed)) is not None:
-                feed.hungry = not feed.lanes
-                self._arrived(feed, delivery)
-            if feed.reserved:
-                feed.hungry, feed.empty_at = False, self._loop.time()
+            while consumer.reserved and (delivery := await self._get(consumer)) is not None:
+                consumer.hungry = not consumer.lanes
+                self._arrived(consumer, delivery)
+            if consumer.reserved:
+                consumer.hungry, consumer.empty_at = False, self._loop.time()
         except CoditectError as error:
-            log.warning("A queue cannot be asked yet", extra={"queue": feed.queue, "reason": str(error)})
-            feed.hungry = False
-            self._loop.call_later(RETRY_SECONDS, self._doubt, feed)
+            log.warning("A queue cannot be asked yet", extra={"queue": consumer.queue, "reason": str(error)})
+            consumer.hungry = False
+            self._loop.call_later(RETRY_SECONDS, self._doubt, consumer)
         finally:
-            feed.changing = False
-            self._release(feed)
+            consumer.changing = False
+            self._release(consumer)
 
-    async def _get(self, feed: QueueConsumer) -> Delivery | None:
+    async def _get(self, consumer: QueueConsumer) -> Delivery | None:
         """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
-        silent = self._loop.call_later(RETRY_SECONDS, self._release, feed)
+        silent = self._loop.call_later(RETRY_SECONDS, self._release, consumer)
         try:
-            return await self._broker.get(feed.queue)
+            return await self._broker.get(consumer.queue)
         finally:
             silent.cancel()
 
-    def _release(self, feed: QueueConsumer) -> None:
-        for _ in range(feed.reserved):
-            self._slots.give_back(feed.level)
-        feed.reserved = 0
-        self._reconsider(feed)
+    def _release(self, consumer: QueueConsumer) -> None:
+        for _ in range(consumer.reserved):
+            self._slots.give_back(consumer.level)
+        consumer.reserved = 0
+        self._reconsider(consumer)
 
-    def _doubt(self, feed: QueueConsumer) -> None:
+    def _doubt(self, consumer: QueueConsumer) -> None:
         """Has its queue asked when a slot is free."""
-        feed.hungry = True
-        self._reconsider(feed)
+        consumer.hungry = True
+        self._reconsider(consumer)
 
-    def _reconsider(self, feed: QueueConsumer) -> None:
+    def _reconsider(self, consumer: QueueConsumer) -> None:
         """It changed: whether it is a candidate may have, too."""
-        self._lively[feed] = None
-        if feed.wants_a_slot:
-            self._candidates[feed.level][feed] = None
+        self._lively[consumer] = None
+        if consumer.wants_a_slot:
+            self._candidates[consumer.level][consumer] = None
         else:
-            self._candidates[feed.level].pop(feed, None)
+            self._candidates[consumer.level].pop(consumer, None)
         self._admit()
         self._watch()
 
-    def finished(self, held: ReceivedTask, ran_seconds: float | None) -> None:
+    def finished(self, received: ReceivedTask, ran_seconds: float | None) -> None:
         """Its handler ended: the slot is free, the delivery still has to be settled."""
         if ran_seconds is not None:
-            held.feed.ran(ran_seconds)
-        held.over = True
-        held.feed.open -= 1
-        if held.awaiting:
-            self._suspended[held.task.depth] -= 1
-        self._give_back(held)
+            received.consumer.ran(ran_seconds)
+        received.over = True
+        received.consumer.open -= 1
+        if received.awaiting:
+            self._suspended[received.task.depth] -= 1
+        self._give_back(received)
 
-    def _give_back(self, held: ReceivedTask) -> None:
-        if held.slot:
-            held.slot = False
-            held.feed.stopped(held)
-            self._free(held.feed.level)
+    def _give_back(self, received: ReceivedTask) -> None:
+        if received.slot:
+            received.slot = False
+            received.consumer.stopped(received)
+            self._free(received.consumer.level)
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
@@ -239,48 +237,49 @@ class Intake:
     def _doubt_closed(self) -> None:
         """A slot is free: what was closed for want of one may hold something meanwhile."""
         since = self._loop.time() - FETCH_SECONDS
-        for feed in self._closed:
-            if not (feed.hungry or feed.changing) and feed.empty_at <= since and self._has_room(feed.level):
-                feed.hungry = True
-                self._candidates[feed.level][feed] = None
+        for consumer in self._closed:
+            is_asked = consumer.hungry or consumer.changing or consumer.empty_at > since
+            if not is_asked and self._has_room(consumer.level):
+                consumer.hungry = True
+                self._candidates[consumer.level][consumer] = None
 
     def _has_room(self, level: Priority) -> bool:
         """Whether something of this level could start, and not too much is unsettled already."""
         most = most_in_hand(self._slots.total) + self.suspended
         return self._slots.startable(level) > 0 and len(self._unsettled) < most
 
-    def may_suspend(self, held: ReceivedTask, most: int) -> bool:
+    def may_suspend(self, received: ReceivedTask, most: int) -> bool:
         """Whether it may await somebody without a slot.
 
         The bound counts for each depth of nesting by itself: whoever is awaited can then always await in its
         turn, and the deepest, who await nobody, always end.
         """
-        return held.awaiting > 0 or self._suspended[held.task.depth] < most
+        return received.awaiting > 0 or self._suspended[received.task.depth] < most
 
-    def suspend(self, held: ReceivedTask) -> None:
+    def suspend(self, received: ReceivedTask) -> None:
         """It awaits somebody else: its slot is free meanwhile. To be followed by `resume` or `abandon`."""
-        held.awaiting += 1
-        if held.awaiting == 1 and not held.over:
-            self._suspended[held.task.depth] += 1
-            self._give_back(held)
+        received.awaiting += 1
+        if received.awaiting == 1 and not received.over:
+            self._suspended[received.task.depth] += 1
+            self._give_back(received)
 
-    async def resume(self, held: ReceivedTask) -> None:
+    async def resume(self, received: ReceivedTask) -> None:
         """An await is over; after the last of them it takes the next slot of its level, before anything new of it.
 
         While it still awaits others it goes on without a slot: with one it could keep them from theirs.
         """
-        level, taken = held.feed.level, False
+        level, taken = received.consumer.level, False
         try:
-            if held.awaiting == 1 and not held.over:
+            if received.awaiting == 1 and not received.over:
                 await self._next_slot(level)
                 taken = True
         finally:
-            self.abandon(held)
-        if taken and (held.awaiting or held.over):
+            self.abandon(received)
+        if taken and (received.awaiting or received.over):
             self._free(level)
         elif taken:
-            held.feed.took_slot(held)
-            held.feed.began(held, self._loop.time())
+            received.consumer.took_slot(received)
+            received.consumer.began(received, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:
         self._resuming[level].append(turn := self._loop.create_future())
@@ -292,11 +291,11 @@ class Intake:
                 self._free(level)
             raise
 
-    def abandon(self, held: ReceivedTask) -> None:
+    def abandon(self, received: ReceivedTask) -> None:
         """An await is over and nobody goes on with what it brought: it was canceled, or its handler ended."""
-        held.awaiting -= 1
-        if held.awaiting == 0 and not held.over:
-            self._suspended[held.task.depth] -= 1
+        received.awaiting -= 1
+        if received.awaiting == 0 and not received.over:
+            self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
         """So many more deliveries wait beside their run, without a slot: others may come in their place."""
@@ -317,84 +316,85 @@ class Intake:
         some = min(MOST_AT_EACH_LOOK, len(self._others))
         self._unvisited -= some
         self._others.rotate(-some)
-        feeds = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
-        self._lively = feeds
-        soon = sum(feed.slots for feed in feeds if feed.slots and feed.is_quick(now, lag))
-        rivals = sum(feed.hungry or not (feed.unused or feed in self._closed) for feed in feeds) > 1
+        consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
+        self._lively = consumers
+        soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
+        rivals = sum(consumer.hungry or not (consumer.unused or consumer in self._closed) for consumer in consumers) > 1
         changes = False
-        for feed in [one for one in feeds if not one.changing]:
-            returns = not soon and bool(feed.returnable(now - 2 * lag))
-            if returns or not self._fits(feed, now, soon, rivals=rivals):
-                changes = feed.changing = True
-                self._background.start(self._fit(feed, returns=returns), name=f"fit {feed.queue}")
-        if self.waiting or soon or changes or any(feed.misfit_since for feed in feeds):
+        for consumer in [one for one in consumers if not one.changing]:
+            returns = not soon and bool(consumer.returnable(now - 2 * lag))
+            if returns or not self._fits(consumer, now, soon, rivals=rivals):
+                changes = consumer.changing = True
+                self._background.start(self._fit(consumer, returns=returns), name=f"fit {consumer.queue}")
+        if self.waiting or soon or changes or any(consumer.misfit_since for consumer in consumers):
             self._watch()
         elif self._unvisited > 0:
             self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
-    def _fits(self, feed: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
+    def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
         """Whether its credit may stay as it is; else it lacks what `feed.missing` says.
 
         Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
         """
-        free = self._slots.startable(feed.level) + soon
-        if feed.hungry:
+        free = self._slots.startable(consumer.level) + soon
+        if consumer.hungry:
             return True
-        if rivals and feed.lanes and not (free or feed.unused):
-            feed.hungry, feed.missing = True, 0
+        if rivals and consumer.lanes and not (free or consumer.unused):
+            consumer.hungry, consumer.missing = True, 0
             return False
-        can_close = not feed.own and len(self._closed) < MOST_CLOSED
-        if (free or can_close) and feed.misfits(free, most_in_hand(self._slots.total) + self._parked, now, self._lag):
-            if feed.unused or feed.is_quick(now, self._lag) or now - feed.empty_at < EMPTY_SECONDS:
+        can_close = not consumer.own and len(self._closed) < MOST_CLOSED
+        most = most_in_hand(self._slots.total) + self._parked
+        if (free or can_close) and consumer.misfits(free, most, now, self._lag):
+            if consumer.unused or consumer.is_quick(now, self._lag) or now - consumer.empty_at < EMPTY_SECONDS:
                 return False
-            if self._has_room(feed.level):
-                self._doubt(feed)
+            if self._has_room(consumer.level):
+                self._doubt(consumer)
         return True
 
-    async def _fit(self, feed: QueueConsumer, *, returns: bool) -> None:
+    async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
         """Gives it more credit, or closes its lanes and gives it less.
 
         With `returns` it has none for now, so that what waits can go back without coming again.
         """
         try:
-            left = feed.unused + feed.missing
-            if feed.missing > 0 and not returns:
-                await self._widen(feed, feed.missing)
-            elif not (returns and feed.passes_on):
-                self._closed[feed] = None
-                await feed.close_lanes()
-                feed.hungry = feed.hungry or returns
+            left = consumer.unused + consumer.missing
+            if consumer.missing > 0 and not returns:
+                await self._widen(consumer, consumer.missing)
+            elif not (returns and consumer.passes_on):
+                self._closed[consumer] = None
+                await consumer.close_lanes()
+                consumer.hungry = consumer.hungry or returns
                 if left > 0 and not returns:
-                    await self._widen(feed, left)
+                    await self._widen(consumer, left)
             if returns:
-                await self._give_back_all(feed, feed.returnable())
+                await self._give_back_all(consumer, consumer.returnable())
         except CoditectError as error:
-            log.warning("A queue cannot be consumed again yet", extra={"queue": feed.queue, "reason": str(error)})
+            log.warning("A queue cannot be consumed again yet", extra={"queue": consumer.queue, "reason": str(error)})
             await asyncio.sleep(RETRY_SECONDS)
         finally:
-            feed.changing = False
-            self._reconsider(feed)
+            consumer.changing = False
+            self._reconsider(consumer)
 
-    async def _give_back_all(self, feed: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
+    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
         unstarted = tuple(waiting)
-        for held in unstarted:
-            feed.waiting.remove(held)
+        for received in unstarted:
+            consumer.waiting.remove(received)
         self.waiting -= len(unstarted)
-        await self._returns(held.task for held in unstarted)
-        for held in unstarted:
-            feed.give_back(held.delivery)
+        await self._returns(received.task for received in unstarted)
+        for received in unstarted:
+            consumer.give_back(received.delivery)
 
-    async def _widen(self, feed: QueueConsumer, many: int) -> None:
-        await feed.widen(self._broker, partial(self._arrived, feed), many)
+    async def _widen(self, consumer: QueueConsumer, many: int) -> None:
+        await consumer.widen(self._broker, partial(self._arrived, consumer), many)
         if self.closed:
-            await feed.close_lanes()
-        self._closed.pop(feed, None)
+            await consumer.close_lanes()
+        self._closed.pop(consumer, None)
 
     async def close(self) -> None:
         """Takes nothing more; returns what has not started."""
         self.closed = True
         if self._patrol is not None:
             self._patrol.cancel()
-        for feed in self._others:
-            await feed.close_lanes()
-            await self._give_back_all(feed, feed.waiting)
+        for consumer in self._others:
+            await consumer.close_lanes()
+            await self._give_back_all(consumer, consumer.waiting)

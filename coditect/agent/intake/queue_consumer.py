@@ -39,7 +39,7 @@ class ReceivedTask:
 
     delivery: Delivery
     task: Task
-    feed: QueueConsumer
+    consumer: QueueConsumer
     since: float
     """Loop time of its arrival."""
     slot: bool = False
@@ -81,19 +81,19 @@ class QueueConsumer:
 
     # -- how long its tasks take ------------------------------------------------------------------------
 
-    def began(self, held: ReceivedTask, now: float) -> None:
+    def began(self, received: ReceivedTask, now: float) -> None:
         """The handler of one of its tasks begins, or goes on."""
-        self._running[held] = now
+        self._running[received] = now
 
-    def took_slot(self, held: ReceivedTask) -> None:
+    def took_slot(self, received: ReceivedTask) -> None:
         """It may begin, or go on."""
-        held.slot = True
+        received.slot = True
         self.slots += 1
 
-    def stopped(self, held: ReceivedTask) -> None:
+    def stopped(self, received: ReceivedTask) -> None:
         """It gave its slot back."""
         self.slots -= 1
-        self._running.pop(held, None)
+        self._running.pop(received, None)
 
     def ran(self, seconds: float) -> None:
         """One run took so long."""
@@ -162,9 +162,9 @@ class QueueConsumer:
     def next_waiting(self) -> ReceivedTask | None:
         """The oldest delivery that waits and is still ours."""
         while self.waiting:
-            held = self.waiting.popleft()
-            if not held.delivery.lost:
-                return held
+            received = self.waiting.popleft()
+            if not received.delivery.lost:
+                return received
         return None
 
     def give_back(self, delivery: Delivery) -> None:

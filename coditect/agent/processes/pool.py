@@ -87,14 +87,14 @@ class Worker:
         and what `Services.request` raises past a handler.
         """
         async with asyncio.TaskGroup() as group:
-            errands = WorkerRpc(context.services, group, self._send)
-            ended = await self._converse(task, context, errands)
-            errands.cancel()
+            worker_rpc = WorkerRpc(context.services, group, self._send)
+            ended = await self._converse(task, context, worker_rpc)
+            worker_rpc.cancel()
         if isinstance(ended, Exception):
             raise ended
         return ended
 
-    async def _converse(self, task: Task, context: Context, errands: WorkerRpc) -> bytes | Exception:
+    async def _converse(self, task: Task, context: Context, worker_rpc: WorkerRpc) -> bytes | Exception:
         head = {
             "key": routing.key_of(task),
             "headers": dict(task_message(replace(task, claims=None)).headers),
@@ -106,7 +106,7 @@ class Worker:
             self._send(Frame(FrameKind.TASK, head, task.body))
             await self._stdin.drain()
             while (frame := await receive(self._stdout)).kind not in (FrameKind.VALUE, FrameKind.FAILURE):
-                errands.run(frame)
+                worker_rpc.run(frame)
         except (asyncio.IncompleteReadError, ConnectionError):
             return _died(await self._process.wait())
         return frame.body if frame.kind is FrameKind.VALUE else _remote(frame.head)

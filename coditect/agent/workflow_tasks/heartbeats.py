@@ -90,14 +90,14 @@ class TaskHeartbeats:
                     self._follow(execution, since)
                 at_ms = self._clock.now_ms() - round(1000 * (now - since))
                 by_shard.setdefault(_owner(execution).origin, {})[execution] = at_ms
-        for origin, starts in by_shard.items():
-            self._background.start(self._tell(starts, origin), name="starts")
+        for origin, heartbeats in by_shard.items():
+            self._background.start(self._tell(heartbeats, origin), name="starts")
         self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
 
-    async def _tell(self, starts: dict[Execution, int], origin: str) -> None:
+    async def _tell(self, heartbeats: dict[Execution, int], origin: str) -> None:
         """Tells, with the instants, until the broker has it, or none of them runs any more."""
         pause = FIRST_PAUSE_SECONDS
-        while running := [self._started(one, at_ms) for one, at_ms in starts.items() if self._runs(one)]:
+        while running := [self._started(one, at_ms) for one, at_ms in heartbeats.items() if self._runs(one)]:
             try:
                 await self._reports.tell(started_message(running), origin)
             except CoditectError as error:
@@ -117,9 +117,9 @@ class TaskHeartbeats:
     # -- long ones ----------------------------------------------------------------------------------------
 
     def _grown_long(self, execution: Execution) -> None:
-        self._background.start(self.let_go(execution), name="let go")
+        self._background.start(self.acked_early(execution), name="let go")
 
-    async def let_go(self, execution: Execution) -> None:
+    async def acked_early(self, execution: Execution) -> None:
         """Tells that it runs on without its deliveries, and acknowledges those that it has.
 
         Its owner has nothing to learn of one that was granted and still waits: that it has it, the claim said.
@@ -127,7 +127,7 @@ class TaskHeartbeats:
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return
-        execution.let_go = True
+        execution.acked_early = True
         execution.ack()
         log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
 

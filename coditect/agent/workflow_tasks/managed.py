@@ -55,7 +55,7 @@ INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped befo
 class ManagedRun(Protocol):
     """One attempt and what follows; with `post` the result of a completed one is on its way when it returns."""
 
-    def __call__(self, execution: Execution, held: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
+    def __call__(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
         """Raises what the attempt raises that is not its own."""
 
 
@@ -65,7 +65,7 @@ class ManagedTasks:
     def __init__(
         self,
         claims: AcquireRequests,
-        starts: TaskHeartbeats,
+        heartbeats: TaskHeartbeats,
         reports: Reports,
         *,
         intake: Intake,
@@ -73,7 +73,7 @@ class ManagedTasks:
         most_suspended: int,
     ) -> None:
         """`isolation` is where suspects run; None where there are no other processes."""
-        self._claims, self._starts, self._reports = claims, starts, reports
+        self._claims, self._heartbeats, self._reports = claims, heartbeats, reports
         self._intake = intake
         self._isolation = isolation
         self._most_suspended = most_suspended
@@ -90,51 +90,51 @@ class ManagedTasks:
 
     # -- before it runs -----------------------------------------------------------------------------------
 
-    async def execute(self, execution: Execution, held: ReceivedTask, run: ManagedRun) -> None:
+    async def execute(self, execution: Execution, received: ReceivedTask, run: ManagedRun) -> None:
         """Claims the task if it must be, and runs it; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
-        if self._claims.needed(task, owner, held.delivery):
-            claim = await self._decided(execution, held, owner)
+        if self._claims.needed(task, owner, received.delivery):
+            claim = await self._decided(execution, received, owner)
             if claim is None:
                 return
             _grant(execution, claim)
             if execution.lost:
-                await self._give_back(execution, held)
+                await self._give_back(execution, received)
                 return
             suspect = suspect or claim.suspect
-            self._starts.granted(execution)
+            self._heartbeats.granted(execution)
             claimed = True
         self._live.add(execution)
         try:
-            if held.awaiting:
+            if received.awaiting:
                 with self._unbegun(execution):
-                    await self._intake.resume(held)
+                    await self._intake.resume(received)
             if claimed and self._intake.closed:
                 await self._begin_anew(execution, NOT_BEGUN)
                 return
-            held.task = execution.task
-            self._starts.began(execution)
-            await self._run(execution, held, run, apart=suspect)
+            received.task = execution.task
+            self._heartbeats.began(execution)
+            await self._run(execution, received, run, apart=suspect)
         except asyncio.CancelledError:
-            if execution in self._to_begin or execution.let_go:
+            if execution in self._to_begin or execution.acked_early:
                 failure = NOT_BEGUN if execution in self._to_begin else INTERRUPTED
                 await asyncio.shield(self._begin_anew(execution, failure))
             raise
         finally:
-            self._starts.ended(execution)
+            self._heartbeats.ended(execution)
             self._live.discard(execution)
             self._to_begin.discard(execution)
 
-    async def _run(self, execution: Execution, held: ReceivedTask, run: ManagedRun, *, apart: bool) -> None:
+    async def _run(self, execution: Execution, received: ReceivedTask, run: ManagedRun, *, apart: bool) -> None:
         if not apart or self._isolation is None:
-            await run(execution, held, post=True)
+            await run(execution, received, post=True)
             return
         execution.suspicion = Suspicion.RECORDED
         async with AsyncExitStack() as stack:
             with self._unbegun(execution):
-                await stack.enter_async_context(self._isolation.place(held))
-            await run(execution, held)
+                await stack.enter_async_context(self._isolation.place(received))
+            await run(execution, received)
 
     @contextmanager
     def _unbegun(self, execution: Execution) -> Iterator[None]:
@@ -149,14 +149,14 @@ class ManagedTasks:
         finally:
             self._waiting.discard(waiting)
 
-    async def _decided(self, execution: Execution, held: ReceivedTask, owner: Owner) -> Claim | None:
+    async def _decided(self, execution: Execution, received: ReceivedTask, owner: Owner) -> Claim | None:
         """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
         self._undecided.add(execution)
         try:
             async with self._question(execution.task) as question:
                 claim = None if self._claims.silent(owner.origin) else await self._claims.ask(question)
                 if claim is None or claim.verdict is Verdict.WAIT:
-                    claim = await self._waited(execution, held, question, claim)
+                    claim = await self._waited(execution, received, question, claim)
         finally:
             self._undecided.discard(execution)
         if claim is None:
@@ -170,7 +170,7 @@ class ManagedTasks:
         return claim
 
     async def _waited(
-        self, execution: Execution, held: ReceivedTask, question: AcquireRequest, claim: Claim | None
+        self, execution: Execution, received: ReceivedTask, question: AcquireRequest, claim: Claim | None
     ) -> Claim | None:
         """Waits without the slot, for an answer or until it may go back; None when it is to go back.
 
@@ -179,23 +179,23 @@ class ManagedTasks:
         """
         origin = question.origin
         full = self._waiting_for[origin] >= max(1, self._most_suspended // SHARE)
-        if full or not self._intake.may_suspend(held, self._most_suspended):
+        if full or not self._intake.may_suspend(received, self._most_suspended):
             raise SentBack
-        self._intake.suspend(held)
+        self._intake.suspend(received)
         self._waiting_for[origin] += 1
         try:
             if claim is None:
-                claim = await self._claims.insist(question, held.delivery)
+                claim = await self._claims.insist(question, received.delivery)
             if claim is not None and claim.verdict is Verdict.WAIT:
-                await self._rest(pause_seconds(held.delivery))
+                await self._rest(pause_seconds(received.delivery))
                 claim = None
         except BaseException:
-            self._intake.abandon(held)
+            self._intake.abandon(received)
             raise
         finally:
             self._waiting_for[origin] -= 1
         if claim is None or claim.verdict is Verdict.STALE:
-            self._intake.abandon(held)
+            self._intake.abandon(received)
         return claim
 
     @property
@@ -203,13 +203,13 @@ class ManagedTasks:
         """Tasks that wait for a word of their owner, without a slot."""
         return self._waiting_for.total()
 
-    async def _give_back(self, execution: Execution, held: ReceivedTask) -> None:
+    async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
         """It was granted when its delivery was not ours any more.
 
         Whoever has the delivery now may have been granted it before, and is refused then: nobody else will begin it.
         """
-        if held.awaiting:
-            self._intake.abandon(held)
+        if received.awaiting:
+            self._intake.abandon(received)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
         await self._begin_anew(execution, NOT_BEGUN)
 
@@ -264,10 +264,10 @@ class ManagedTasks:
         elif execution is not None and execution in self._live:
             _grant(execution, claim)
             execution.attach(task, delivery)
-            if execution.let_go:
-                await self._starts.let_go(execution)
+            if execution.acked_early:
+                await self._heartbeats.acked_early(execution)
             else:
-                self._starts.granted_anew(execution)
+                self._heartbeats.granted_anew(execution)
         elif (outcome := known()) is not None:
             again = Execution(task, delivery, None)
             _grant(again, claim)
@@ -286,7 +286,7 @@ class ManagedTasks:
         """
         execution = answer.execution
         task, owner = execution.task, owner_of(execution.task)
-        self._starts.ended(execution)
+        self._heartbeats.ended(execution)
         self._reports.forget(owner)
         free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
         self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
@@ -309,7 +309,7 @@ class ManagedTasks:
         one. The result of a task whose delivery went early is offered until it is taken. `retry_ms` is what the
         capability's own policy says of a failed attempt; `failed` is what became of the first try, if there was one.
         """
-        self._starts.ended(execution)
+        self._heartbeats.ended(execution)
         self._reports.forget(owner_of(execution.task))
         pause = pause_seconds(execution.delivery)
         while True:
@@ -321,17 +321,17 @@ class ManagedTasks:
             except Unroutable as error:
                 self._nobody_there(execution, error)
             except Retryable:
-                if not execution.let_go:
+                if not execution.acked_early:
                     raise
             else:
                 execution.ack()
                 return
             with self._parked():
                 await self._rest(pause)
-            if execution.let_go and self._leaving.is_set():
+            if execution.acked_early and self._leaving.is_set():
                 log.error("A long task's result could not be told", extra={"task_id": execution.task.id})
                 return
-            if not execution.let_go:
+            if not execution.acked_early:
                 execution.requeue()
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""The in-memory adapter of the broker port: one process's view of a `MemoryServer`."""
+"""The in-memory adapter of the broker port: one process's connection to a `MemoryServer`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, assert_never
 
+from coditect.aio.network import NetworkPath
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
@@ -27,13 +28,13 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
 ASTRAY_SECONDS = 15.0
-"""How long a publish waits for whoever owns a missing binding."""
+"""How long a publish waits until the owner of a missing binding binds again."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """What is known of one publish while it is under way."""
+    """The state of one publish while it is under way."""
 
     publication: RoutedMessage
     wait_when_full: bool
@@ -41,11 +42,11 @@ class _Attempt:
     held_back: bool = False
     """Refused by a full queue or stopped by an alarm: not taken."""
     astray: CoditectError | None = None
-    """Why it did not get anywhere."""
+    """The error that the exchange is missing, or that no queue is bound."""
     astray_until: float = math.inf
 
     def error(self) -> CoditectError:
-        """What to say when the time is over."""
+        """Return the error for a publish whose time is over."""
         facts = {"exchange": self.publication.exchange, "routing_key": self.publication.routing_key}
         if self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
@@ -57,27 +58,27 @@ class _Attempt:
 
 
 class MemoryBroker:
-    """See `Broker` of the port."""
+    """The in-memory implementation of the port `Broker`, for one process."""
 
     def __init__(self, server: MemoryServer, *, name: str = "coditect") -> None:
         self.name = name
         self._server = server
         self._topology = Topology()
         self._consumers: list[MemoryConsumer] = []
-        self._browsed = Hand()
         self.health = Health()
-        """What its loops tell about themselves: it has none."""
+        """The health of the broker's loops, of which there are none."""
         self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._link = MemoryConnection(
             server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again
         )
+        self._browsed = Hand(self._link.path)
 
     async def __aenter__(self) -> Self:
         self._link.open()
         try:
-            await self._standing()
+            await self._cluster_status()
         except BaseException:
             self._link.close()
             raise
@@ -91,38 +92,35 @@ class MemoryBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """Who answered last."""
+        """Name and version of the broker."""
         return self._server.info
 
     @property
     def connected(self) -> bool:
-        """Whether the connection stands and every consumer is active."""
-        return self._link.up and all(one.active for one in self._consumers if not one.ended)
+        """Whether the connection is open, the broker answers and every consumer is active."""
+        return self._link.up and self.answering and all(one.active for one in self._consumers if not one.ended)
 
     @property
     def answering(self) -> bool:
-        """Always: a connection stands or is broken here, it is never silent."""
-        return True
+        """Whether the broker answers: false once the process has noticed that answers do not arrive."""
+        return not self._link.silent
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has told us to stop publishing."""
+        """Whether an alarm of the broker stops this process's publishes."""
         return self._link.up and not self._link.session.open.is_set()
 
+    @property
+    def path(self) -> NetworkPath:
+        """The network between the process and the broker. For tests."""
+        return self._link.path
+
     def drop(self) -> None:
-        """Cuts the connection, as a network fault would. For tests."""
+        """Cut the connection, as a network fault would. For tests."""
         self._link.drop()
 
-    def cut_off(self) -> None:
-        """Part the process from the broker until `heal`. For tests."""
-        self._link.cut_off()
-
-    def heal(self) -> None:
-        """End what `cut_off` began. For tests."""
-        self._link.heal()
-
     def vanish(self) -> None:
-        """The process was killed: the connection breaks for good and nobody is told. For tests."""
+        """Break the connection for good without any callback, as if the process was killed. For tests."""
         self._link.close()
         self._let_go(tell=False)
 
@@ -155,21 +153,21 @@ class MemoryBroker:
             consumer.lose(tell=tell)
         self._browsed.lose()
 
-    async def _standing(self) -> None:
+    async def _cluster_status(self) -> None:
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await self._link.standing()
+                await self._link.answered()
         except TimeoutError as error:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """See `Broker.declare`."""
-        await self._standing()
+        """Declare exchanges, queues and bindings; the lasting ones again after each reconnect."""
+        await self._cluster_status()
         self._server.declare(topology)
         self._topology += topology.lasting
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """See `Broker.on_return`; an error of the check has it called again."""
+        """Set the check that runs after each reconnect, and again after an error of the check."""
         self._check = check
 
     async def publish(
@@ -181,7 +179,7 @@ class MemoryBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """See `Broker.publish`."""
+        """Publish a message and wait for the confirm; retries until the timeout."""
         attempt = _Attempt(RoutedMessage(message, exchange, routing_key), wait_when_full)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -200,7 +198,7 @@ class MemoryBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """See `Broker.post`."""
+        """Publish a message in the background; the promise gets the confirm or the error."""
         publishing = self.publish(
             message,
             exchange=exchange,
@@ -221,19 +219,19 @@ class MemoryBroker:
             await self._link.ready()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """One try; False when another one is worth it."""
+        """Try to publish once; return False when another try is worthwhile."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
         attempt.astray = None
         publication = attempt.publication
         if attempt.unknown:
             publication = replace(publication, message=sent_again(publication.message))
-        try:
-            answer = self._server.offer(self._link.session, publication)
-        except NotFound as error:
-            return await self._found_way(attempt, error)
         before, attempt.unknown = attempt.unknown, True
-        verdict = await asyncio.shield(answer)
+        try:
+            verdict = await self._link.offer(publication)
+        except NotFound as error:
+            attempt.unknown = before
+            return await self._found_way(attempt, error)
         match verdict:
             case RouteVerdict.TAKEN:
                 await asyncio.sleep(0)
@@ -254,7 +252,11 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _Attempt, why: CoditectError) -> bool:
-        """False when there should be a way by now: whoever owns it has made it again. Else raises why there is none."""
+        """Have all processes restore a missing exchange or binding, and return False to try again.
+
+        Raises:
+            CoditectError: the given error, when no process owns the way, or the time is over.
+        """
         now = asyncio.get_running_loop().time()
         attempt.astray, attempt.astray_until = why, min(attempt.astray_until, now + ASTRAY_SECONDS)
         publication = attempt.publication
@@ -283,18 +285,18 @@ class MemoryBroker:
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """See `Broker.consume`; a group changes nothing here, the connection is the only channel."""
-        await self._standing()
+        """Start a consumer of a queue; the group has no effect, since the connection is the only channel."""
+        await self._cluster_status()
         consumer = MemoryConsumer(
-            self._server, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
+            self._link, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
         )
         consumer.subscribe()
         self._consumers.append(consumer)
         return consumer
 
     async def get(self, queue: str) -> Delivery | None:
-        """See `Broker.get`."""
-        await self._standing()
+        """Take one message from a queue, as `basic.get`; None when the queue is empty."""
+        await self._cluster_status()
         give_up = asyncio.get_running_loop().time() + CALL_SECONDS
         while self._server.is_silent(queue):
             if asyncio.get_running_loop().time() > give_up:
@@ -305,12 +307,12 @@ class MemoryBroker:
         return None if stored is None else self._browsed.take(stored, source, None)
 
     async def release(self) -> None:
-        """See `Broker.release`."""
+        """Return all unsettled messages that `get` took to their queues."""
         self._browsed.lose()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """See `Broker.stats`."""
-        await self._standing()
+        """Return the counts of a queue's ready messages and consumers; None when the queue does not exist."""
+        await self._cluster_status()
         found = self._server.find(queue)
         if found is None:
             return None
@@ -318,8 +320,8 @@ class MemoryBroker:
         return found.stats
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """See `Broker.delete_queue`."""
-        await self._standing()
+        """Delete a queue with its messages and bindings; idempotent."""
+        await self._cluster_status()
         found = self._server.find(queue)
         if found is None or (if_empty and found.stats.messages):
             return

@@ -1,29 +1,32 @@
-"""A subscription that is there again after every loss."""
+"""The in-memory consumer: a subscription that is restored after every loss."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 
+from coditect.aio.network import Way
 from coditect.broker.memory.delivery import Hand, MemoryDelivery
+from coditect.broker.memory.link import MemoryConnection
 from coditect.broker.memory.queue import QueueSubscription, Stored
-from coditect.broker.memory.server import MemoryServer
 from coditect.broker.port import OnDelivery
 from coditect.errors import NotFound, SetupError
 
 log = logging.getLogger(__name__)
 
 RESUBSCRIBE_SECONDS = 0.1
+CANCEL_SECONDS = 15.0
 
 
 class MemoryConsumer:
-    """See `Consumer` of the port."""
+    """The in-memory implementation of the port `Consumer`: one subscription to one queue."""
 
     def __init__(
         self,
-        server: MemoryServer,
+        link: MemoryConnection,
         queue: str,
         on_delivery: OnDelivery,
         *,
@@ -31,53 +34,55 @@ class MemoryConsumer:
         on_lost: Callable[[], None] | None,
         exclusive: bool,
     ) -> None:
-        self._server = server
+        self._server = link.server
         self._queue = queue
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._on_lost = on_lost
         self._exclusive = exclusive
-        self._hand = Hand()
+        self._hand = Hand(link.path)
         self._subscription: QueueSubscription | None = None
         self._connected = False
         self._ended = False
         self._context = copy_context()
-        """The subscriber's: a delivery is its business, not the publisher's."""
+        """The subscriber's context: a delivery must not run in the publisher's."""
 
     @property
     def queue(self) -> str:
-        """The queue it consumes."""
+        """Name of the consumed queue."""
         return self._queue
 
     @property
     def prefetch(self) -> int:
-        """How many of its deliveries may be unsettled at once."""
+        """How many of the consumer's deliveries may be unsettled at once."""
         return self._prefetch
 
     @property
     def active(self) -> bool:
-        """Whether the broker knows it right now."""
+        """Whether the broker delivers to the consumer right now."""
         return self._subscription is not None
 
     @property
     def unsettled(self) -> int:
-        """How many of its deliveries are in hand."""
+        """How many of the consumer's deliveries are not settled yet."""
         return self._hand.size
 
     @property
     def ended(self) -> bool:
-        """Whether it was canceled by us."""
+        """Whether the process canceled the consumer."""
         return self._ended
 
     @property
     def finished(self) -> bool:
-        """Whether it was canceled by us and everything it delivered is settled."""
-        return self._ended and self._hand.size == 0
+        """Whether the process canceled the consumer and settled all its deliveries, and the broker knows both."""
+        return self._ended and not self.active and self._hand.empty
 
     def subscribe(self) -> None:
-        """The broker delivers to it from now on.
+        """Subscribe to the queue; deliveries begin at once.
 
-        Raises: NotFound without the queue; SetupError when another consumer excludes it.
+        Raises:
+            NotFound: when there is no such queue.
+            SetupError: when an exclusive consumer has the queue.
         """
         self._connected = True
         queue = self._server.queue(self._queue)
@@ -86,14 +91,14 @@ class MemoryConsumer:
 
         def deliver(stored: Stored) -> None:
             delivery = self._hand.take(stored, queue, subscription)
-            asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
+            self._hand.path.carry(Way.TO_CLIENT, lambda: self._arrive(delivery))
 
         subscription = QueueSubscription(deliver, self._canceled, self._prefetch, self._exclusive)
         self._subscription = subscription
         queue.subscribe(subscription)
 
     def resubscribe(self) -> None:
-        """Subscribes if it is not; tries again later when it cannot."""
+        """Subscribe again unless subscribed; retry later when the queue is missing or exclusive."""
         if self._ended or self.active:
             return
         try:
@@ -109,6 +114,9 @@ class MemoryConsumer:
     def _resubscribe_if_connected(self) -> None:
         if self._connected:
             self.resubscribe()
+
+    def _arrive(self, delivery: MemoryDelivery) -> None:
+        asyncio.get_running_loop().call_soon(self._hand_over, delivery, context=self._context)
 
     def _hand_over(self, delivery: MemoryDelivery) -> None:
         if not delivery.lost:
@@ -126,12 +134,12 @@ class MemoryConsumer:
             queue.unsubscribe(subscription)
 
     def detach(self) -> None:
-        """The connection is gone: no more deliveries."""
+        """Stop deliveries, because the connection is gone."""
         self._connected = False
         self._unsubscribe()
 
     def lose(self, *, tell: bool) -> None:
-        """What it held goes back; `on_lost` is told unless we ended it ourselves."""
+        """Return all unsettled deliveries to the queue; call `on_lost` unless the process canceled the consumer."""
         self._hand.lose()
         if tell:
             self._tell()
@@ -141,7 +149,15 @@ class MemoryConsumer:
             self._on_lost()
 
     async def cancel(self) -> None:
-        """See `Consumer.cancel`."""
+        """Cancel the consumer; deliveries that the broker had sent already arrive before the return.
+
+        On a network that is cut the call gives up after CANCEL_SECONDS, as with RabbitMQ.
+        """
         self._ended = True
-        self._unsubscribe()
+        path = self._hand.path
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if path.is_open else CANCEL_SECONDS):
+                await path.travel(Way.TO_SERVER)
+                self._unsubscribe()
+                await path.travel(Way.TO_CLIENT)
         await asyncio.sleep(0)  # what the broker had sent already arrives before the return

@@ -1,41 +1,58 @@
-"""A message in one process's hand."""
+"""In-memory deliveries: messages that one process holds until they are settled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+from coditect.aio.network import NetworkPath, Way
 from coditect.broker.memory.queue import MemoryQueue, QueueSubscription, Stored
 from coditect.broker.topology import QueueType
 from coditect.model.message import Message
 
 
 class Hand:
-    """The unsettled deliveries of one consumer or browser."""
+    """The unsettled deliveries of one consumer, or of one browser of a queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: NetworkPath) -> None:
+        self.path = path
+        """The network to the broker."""
         self._held: dict[MemoryDelivery, None] = {}
+        self._settled: dict[MemoryDelivery, None] = {}
+        """Settled deliveries whose settlement has not reached the broker."""
 
     @property
     def size(self) -> int:
-        """How many are left to settle."""
+        """Number of unsettled deliveries."""
         return len(self._held)
 
+    @property
+    def empty(self) -> bool:
+        """Whether the broker knows that every delivery is settled."""
+        return not self._held and not self._settled
+
     def take(self, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> MemoryDelivery:
-        """Another one in hand."""
+        """Add a message as a new unsettled delivery, and return the delivery."""
         delivery = MemoryDelivery(self, stored, queue, subscription)
         self._held[delivery] = None
         return delivery
 
-    def let_go(self, delivery: MemoryDelivery) -> bool:
-        """Whether it was in hand until now."""
-        if delivery in self._held:
-            del self._held[delivery]
-            return True
-        return False
+    def settle(self, delivery: MemoryDelivery, tell: Callable[[], None]) -> None:
+        """Remove a delivery, and call `tell` when the settlement reaches the broker; idempotent."""
+        if delivery not in self._held:
+            return
+        del self._held[delivery]
+        self._settled[delivery] = None
+        self.path.carry(Way.TO_SERVER, lambda: self._told(delivery, tell))
+
+    def _told(self, delivery: MemoryDelivery, tell: Callable[[], None]) -> None:
+        if delivery in self._settled:
+            del self._settled[delivery]
+            tell()
 
     def lose(self) -> None:
-        """The connection is gone: the broker takes everything back, the last first."""
-        held, self._held = self._held, {}
+        """Return all deliveries that the broker does not know as settled to their queues: the connection is gone."""
+        held, self._held, self._settled = {**self._held, **self._settled}, {}, {}
         for delivery in held:
             delivery.lost = True
         for delivery in held:
@@ -43,7 +60,7 @@ class Hand:
 
 
 class MemoryDelivery:
-    """See `Delivery` of the port. Settled at once."""
+    """The in-memory implementation of the port `Delivery`; settled at once."""
 
     __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
 
@@ -58,46 +75,43 @@ class MemoryDelivery:
 
     @property
     def queue(self) -> str:
-        """The queue it came from."""
+        """Name of the queue that delivered the message."""
         return self._queue.declared.name
 
     @property
     def exchange(self) -> str:
-        """The exchange it was last published or dead-lettered to."""
+        """Name of the exchange to which the message was last published or dead-lettered."""
         return self._stored.exchange
 
     @property
     def routing_key(self) -> str:
-        """The key it was last published with."""
+        """The routing key with which the message was last published."""
         return self._stored.routing_key
 
     @property
     def redelivered(self) -> bool:
-        """Whether somebody had it before."""
+        """Whether the message was delivered before."""
         return self._returns > 0
 
     @property
     def delivery_count(self) -> int:
-        """How often it came back to its quorum queue; 0 for a classic queue, which does not count."""
+        """How many times the message came back to its quorum queue; 0 for a classic queue, which does not count."""
         return self._returns if self._queue.declared.type is QueueType.QUORUM else 0
 
     def ack(self) -> None:
-        """It is done with."""
-        if self._hand.let_go(self):
-            self._queue.ack(self._stored, self._subscription)
+        """Settle the delivery as done; without effect when it is settled."""
+        self._hand.settle(self, lambda: self._queue.ack(self._stored, self._subscription))
 
     def requeue(self) -> None:
-        """It goes back to its place."""
-        if self._hand.let_go(self):
-            self._queue.requeue(self._stored, self._subscription)
+        """Return the message to its queue; without effect when it is settled."""
+        self._hand.settle(self, lambda: self._queue.requeue(self._stored, self._subscription))
 
     def reject(self) -> None:
-        """It goes to the queue's dead-letter exchange."""
-        if self._hand.let_go(self):
-            self._queue.reject(self._stored, self._subscription)
+        """Send the message to the queue's dead-letter exchange; without effect when it is settled."""
+        self._hand.settle(self, lambda: self._queue.reject(self._stored, self._subscription))
 
     def give_back(self) -> None:
-        """The broker takes it out of a lost connection's hand."""
+        """Return the message of a lost connection to its queue."""
         self._queue.requeue(self._stored, self._subscription)
 
 

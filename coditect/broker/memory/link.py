@@ -1,4 +1,4 @@
-"""One process's connection to the in-memory broker; stands again after every loss."""
+"""One process's connection to the in-memory broker, which reconnects after every loss."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import logging
 from collections.abc import Callable
 from contextvars import copy_context
 
-from coditect.broker.memory.server import MemoryServer, Session
+from coditect.aio.network import NetworkPath, Way
+from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict, Session
 from coditect.errors import BrokerUnavailable, CoditectError
 
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
+NOTICED_SECONDS = 2.0
+"""Until a process notices, as with RabbitMQ, that nothing comes back on its connection, which it keeps."""
 
 
 class MemoryConnection:
-    """`restore` runs on every new connection before anybody uses it, `lost` when it breaks."""
+    """A connection that reconnects by itself; `restore` runs on each new connection, `lost` on each loss.
+
+    `restore` runs before the connection is used.
+    """
 
     def __init__(
         self,
@@ -27,38 +33,43 @@ class MemoryConnection:
         lost: Callable[[], None],
         declare: Callable[[], None],
     ) -> None:
-        self._server = server
+        self.server = server
         self._restore = restore
         self._lost = lost
         self._up = asyncio.Event()
         self._closed = False
-        self._reachable = True
+        self.path = NetworkPath(context=server.context, changed=self._cut_or_healed)
+        """The network to the broker. A cut both ways breaks the connection at once; a cut one way leaves it open."""
+        self.silent = False
+        """Whether the process has noticed that nothing comes back."""
+        self._noticing: asyncio.TimerHandle | None = None
+        self._losses = 0
         self._context = copy_context()
         self.session = Session(closed=self._broken, process=process, declare=declare)
 
     @property
     def up(self) -> bool:
-        """Whether the connection stands and is restored."""
+        """Whether the connection is open and restored."""
         return self._up.is_set()
 
     def open(self) -> None:
-        """Connects now, or as soon as the broker accepts it; and again after every loss."""
+        """Connect now, or as soon as the broker accepts connections."""
         self._context = copy_context()  # whoever breaks the connection, it is ours to stand again
-        self._server.when_up(self._connect)
+        self.server.when_up(self._connect)
 
     def _connect(self) -> None:
         if self._closed or self.up:
             return
-        if not self._reachable:
+        if self.path.cut:
             self._open_later()
             return
-        if not self._server.connect(self.session):
+        if not self.server.connect(self.session):
             return
         try:
             self._restore()
         except CoditectError as error:
             log.warning("The broker's entities cannot be restored yet", extra={"reason": str(error)})
-            self._server.disconnect(self.session)
+            self.server.disconnect(self.session)
             self._open_later()
         else:
             self._up.set()
@@ -67,45 +78,77 @@ class MemoryConnection:
         asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open, context=self._context)
 
     def drop(self) -> None:
-        """Breaks the connection, as a network fault would."""
+        """Break the connection, as a network fault would."""
         if self.up:
-            self._server.disconnect(self.session)
+            self.server.disconnect(self.session)
             self._broken()
 
-    def cut_off(self) -> None:
-        """Break the connection, and let none stand until `heal`: a partition of the network."""
-        self._reachable = False
-        self.drop()
+    def _cut_or_healed(self) -> None:
+        if self._noticing is not None:
+            self._noticing.cancel()
+        self.silent = len(self.path.cut) == len(Way)
+        if self.silent:
+            self.drop()
+        elif self.path.cut:
+            loop = asyncio.get_running_loop()
+            self._noticing = loop.call_later(NOTICED_SECONDS, self._notice, context=self._context)
 
-    def heal(self) -> None:
-        """End the partition: the connection stands again in a moment."""
-        self._reachable = True
+    def _notice(self) -> None:
+        self.silent = True
 
     def _broken(self) -> None:
+        self._losses += 1
         self._up.clear()
         self._lost()
         self._open_later()
 
     def close(self) -> None:
-        """Ends it for good."""
+        """Close the connection for good."""
         self._closed = True
         self._up.clear()
-        self._server.disconnect(self.session)
+        self.server.disconnect(self.session)
+
+    async def offer(self, publication: RoutedMessage) -> RouteVerdict:
+        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer arrived.
+
+        Raises:
+            NotFound, SetupError, InvalidTask: as `MemoryServer.offer`.
+        """
+        losses = self._losses
+        await self.path.travel(Way.TO_SERVER)
+        if losses != self._losses:
+            return RouteVerdict.LOST
+        verdict = await asyncio.shield(self.server.offer(self.session, publication))
+        await self.path.travel(Way.TO_CLIENT)
+        return verdict if losses == self._losses else RouteVerdict.LOST
+
+    async def answered(self) -> None:
+        """Wait, without limit, until the connection is open and a message would have come to the broker and back.
+
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
+        """
+        await self.cluster_status()
+        for way in Way:
+            await self.path.travel(way)
+        await self.cluster_status()
 
     async def ready(self) -> None:
-        """Waits, without limit, until the connection stands and no alarm stops it.
+        """Wait, without limit, until the connection is open and no alarm stops publishes.
 
-        Raises: BrokerUnavailable when it was closed.
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
         """
         while not (self.up and self.session.open.is_set()):
-            await self.standing()
+            await self.cluster_status()
             await self.session.open.wait()
         self._refuse_closed()
 
-    async def standing(self) -> None:
-        """Waits, without limit, until the connection stands.
+    async def cluster_status(self) -> None:
+        """Wait, without limit, until the connection is open.
 
-        Raises: BrokerUnavailable when it was closed.
+        Raises:
+            BrokerUnavailable: when the connection was closed for good.
         """
         self._refuse_closed()
         await self._up.wait()

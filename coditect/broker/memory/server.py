@@ -1,4 +1,4 @@
-"""The broker itself: entities, routing, dead-lettering, and the faults that a test can inject."""
+"""The in-memory broker itself: entities, routing, dead-lettering, and faults for tests to inject."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 
 class RouteVerdict(Enum):
-    """What the broker says to a publish."""
+    """The broker's answer to a publish."""
 
     TAKEN = "taken"
     UNROUTABLE = "unroutable"
     REFUSED = "refused"
-    """A full queue did not take it."""
+    """A full queue refused the message."""
     LOST = "lost"
     """The connection broke before the confirm."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutedMessage:
-    """A message on its way into the broker."""
+    """A message to publish, with its exchange and routing key."""
 
     message: Message
     exchange: str
@@ -46,30 +46,31 @@ class RoutedMessage:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One process's connection as the broker sees it."""
+    """One process's connection from the view of the broker."""
 
     closed: Callable[[], None]
-    """Called when the broker goes away, or closes it."""
+    """Called when the broker goes down, or closes the connection."""
     process: str = ""
     """The name of the process."""
     declare: Callable[[], None] = lambda: None
-    """Has the process make again what it declared."""
+    """Makes the process declare its entities again."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared while it knows of an alarm; the broker tells whoever publishes."""
+    """Cleared while an alarm stops the process's publishes; the broker announces an alarm only to publishers."""
 
     def __post_init__(self) -> None:
         self.open.set()
 
 
 class MemoryServer:
-    """RabbitMQ 3.10 in memory, for one event loop. Everything is durable and survives `stop` and `start`."""
+    """RabbitMQ 3.10 in memory, for one event loop; all entities and messages survive `stop` and `start`."""
 
     def __init__(self, *, clock: Clock | None = None, chance: random.Random | None = None) -> None:
-        """With `chance` it decides which consumer gets the next message; without, they take turns."""
+        """Take the clock, and a random source that selects the next consumer; without one, consumers take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
         self._chance = chance
-        self._context = copy_context()
+        self.context = copy_context()
+        """In which the broker acts of its own accord."""
         self._exchanges = Exchanges()
         self._queues: dict[str, MemoryQueue] = {}
         self._sessions: list[Session] = []
@@ -81,12 +82,12 @@ class MemoryServer:
         self._confirms_to_lose = 0
         self._forbidden: set[str] = set()
         self.refusals: Counter[str] = Counter()
-        """How often a publish to each forbidden exchange was tried."""
+        """The number of publishes to each forbidden exchange."""
 
     # Faults
 
     def stop(self) -> None:
-        """The broker dies: every connection breaks, what was unsettled comes back when it starts."""
+        """Stop the broker: every connection breaks, and unsettled messages come back at the next start."""
         if not self._running:
             return
         self._running = False
@@ -98,7 +99,7 @@ class MemoryServer:
             session.closed()
 
     def start(self, *, lose_messages: bool = False) -> None:
-        """The broker comes back; with `lose_messages` its disks were wiped, entities included."""
+        """Start the broker again; with `lose_messages` all messages and entities are lost, as with wiped disks."""
         if self._running:
             return
         if lose_messages:
@@ -113,23 +114,23 @@ class MemoryServer:
             arrived()
 
     def block(self) -> None:
-        """An alarm (disk, memory): publishes are held until `unblock`; consumers go on."""
+        """Raise an alarm (disk, memory): publishes are held until `unblock`, deliveries go on."""
         self._alarm = True
 
     def unblock(self) -> None:
-        """The alarm is over: what was held is taken, also what its publisher gave up waiting for."""
+        """End the alarm: held publishes are taken, even after the publisher stopped waiting."""
         self._alarm = False
         for session in self._sessions:
             session.open.set()
         self._take_held()
 
     def silence(self, queue: str) -> None:
-        """The queue's leader hangs until `end_silence`: what is for it is not confirmed, and it delivers nothing."""
+        """Hang a queue's leader until `end_silence`: publishes to the queue get no confirm, deliveries stop."""
         self.queue(queue).pause()
         self._silent.add(queue)
 
     def end_silence(self, queue: str) -> None:
-        """The leader goes on, if it did hang: what was held is taken."""
+        """Let a hanging queue leader go on: held publishes are taken."""
         if queue not in self._silent:
             return
         self._silent.discard(queue)
@@ -138,7 +139,7 @@ class MemoryServer:
         self._take_held()
 
     def is_silent(self, queue: str) -> bool:
-        """Whether its leader hangs."""
+        """Return whether a queue's leader hangs."""
         return queue in self._silent
 
     def _take_held(self) -> None:
@@ -153,7 +154,7 @@ class MemoryServer:
                 _answer(answer, RouteVerdict.LOST)
 
     def _holds(self, publication: RoutedMessage) -> bool:
-        """Whether it is not taken now: because of the alarm, or because it leads to a silent queue."""
+        """Return whether a publish is held now, because of an alarm or a hanging queue leader."""
         return self._alarm or any(name in self._silent for name in self._led_to(publication))
 
     def _led_to(self, publication: RoutedMessage) -> tuple[str, ...]:
@@ -161,27 +162,27 @@ class MemoryServer:
         return self._exchanges.route(publication.exchange, keys, self._queues)
 
     def lose_next_confirms(self, count: int) -> None:
-        """The next `count` messages are taken, but the publisher's connection breaks before the confirm."""
+        """Take the next `count` messages, but break the publisher's connection before each confirm."""
         self._confirms_to_lose += count
 
     def forbid(self, exchange: str) -> None:
-        """The permissions let nobody publish to this exchange any more."""
+        """Forbid publishes to an exchange, as the broker's permissions would."""
         self._forbidden.add(exchange)
 
     def cancel_consumers(self, queue: str) -> None:
-        """Ends the queue's consumers with `basic.cancel`; what they have in hand stays theirs."""
+        """Cancel a queue's consumers with `basic.cancel`; their unsettled messages stay unsettled."""
         self.queue(queue).cancel_consumers()
 
     # Connections
 
     def connect(self, session: Session) -> bool:
-        """Takes a connection; False while the broker is down."""
+        """Accept a connection; return False while the broker is down."""
         if self._running:
             self._sessions.append(session)
         return self._running
 
     def disconnect(self, session: Session) -> None:
-        """A connection is gone: what it had sent and nobody had read is gone, too."""
+        """Remove a connection; its held publishes are lost."""
         if session in self._sessions:
             self._sessions.remove(session)
         session.open.set()
@@ -190,7 +191,7 @@ class MemoryServer:
         self._held = [one for one in self._held if one[0] is not session]
 
     async def evict(self, process: str) -> int:
-        """Closes the connection of the process with this name, as the management API would; how many there were."""
+        """Close the connections of the process with this name, as the management API would, and return their number."""
         found = [one for one in self._sessions if one.process == process]
         for session in found:
             self.disconnect(session)
@@ -198,7 +199,7 @@ class MemoryServer:
         return len(found)
 
     def when_up(self, arrived: Callable[[], None]) -> None:
-        """Calls back once the broker accepts connections."""
+        """Call a function once the broker accepts connections, now or later."""
         if self._running:
             arrived()
         else:
@@ -207,9 +208,11 @@ class MemoryServer:
     # Entities
 
     def declare(self, topology: Topology) -> None:
-        """Makes the entities exist; idempotent.
+        """Declare exchanges, queues and bindings; idempotent.
 
-        Raises: TopologyMismatch when one exists with other arguments; NotFound when a binding lacks an end.
+        Raises:
+            TopologyMismatch: when an entity exists with other arguments.
+            NotFound: when the exchange or queue of a binding is missing.
         """
         for exchange in topology.exchanges:
             self._exchanges.declare(exchange)
@@ -219,7 +222,7 @@ class MemoryServer:
             self._bind(binding)
 
     def restore_all(self) -> None:
-        """Everybody who is connected makes again what is theirs, as each does every few seconds at RabbitMQ."""
+        """Make all connected processes declare their entities again, as each does every few seconds with RabbitMQ."""
         for session in tuple(self._sessions):
             try:
                 session.declare()
@@ -227,18 +230,18 @@ class MemoryServer:
                 log.info("A process cannot make again what it declared", extra={"reason": str(error)})
 
     def delete_exchange(self, name: str) -> None:
-        """Removes it with its bindings; idempotent."""
+        """Delete an exchange with its bindings; idempotent."""
         self._exchanges.delete(name)
 
     def unbind(self, binding: Binding) -> None:
-        """Removes the binding; idempotent."""
+        """Remove a binding between a queue and an exchange; idempotent."""
         self._exchanges.unbind(binding)
 
     def _declare_queue(self, queue: Queue) -> None:
         known = self._queues.get(queue.name)
         if known is None:
             self._queues[queue.name] = MemoryQueue(
-                queue, give_up=self._give_up, expire=self.delete_queue, chance=self._chance, context=self._context
+                queue, give_up=self._give_up, expire=self.delete_queue, chance=self._chance, context=self.context
             )
         elif known.declared != queue:
             raise TopologyMismatch("The queue exists with other arguments", entity=queue.name)
@@ -250,13 +253,14 @@ class MemoryServer:
         self._exchanges.bind(binding)
 
     def find(self, name: str) -> MemoryQueue | None:
-        """The queue, if it exists."""
+        """Return the queue of this name; None when it does not exist."""
         return self._queues.get(name)
 
     def queue(self, name: str) -> MemoryQueue:
-        """The queue.
+        """Return the queue of this name.
 
-        Raises: NotFound when there is none.
+        Raises:
+            NotFound: when it does not exist.
         """
         try:
             return self._queues[name]
@@ -264,7 +268,7 @@ class MemoryServer:
             raise NotFound("The broker has no such exchange or queue", entity=name) from None
 
     def delete_queue(self, name: str) -> None:
-        """Removes it with its messages and bindings; idempotent."""
+        """Delete a queue with its messages and bindings; idempotent."""
         queue = self._queues.pop(name, None)
         if queue is not None:
             self._exchanges.unbind_queue(name)
@@ -273,10 +277,12 @@ class MemoryServer:
     # Messages
 
     def offer(self, session: Session, publication: RoutedMessage) -> asyncio.Future[RouteVerdict]:
-        """A publish with confirm and `mandatory`: the future is the broker's answer.
+        """Publish a message with confirm and `mandatory`; the future is the broker's answer.
 
-        Raises: NotFound when there is no such exchange; SetupError when it is forbidden; InvalidTask when AMQP
-        cannot carry it.
+        Raises:
+            NotFound: when there is no such exchange.
+            SetupError: when publishes to the exchange are forbidden.
+            InvalidTask: when AMQP cannot carry the message.
         """
         publication = _on_the_wire(publication)
         if publication.exchange in self._forbidden:
@@ -302,7 +308,7 @@ class MemoryServer:
         return RouteVerdict.TAKEN if self._put(publication, names) else RouteVerdict.REFUSED
 
     def _put(self, publication: RoutedMessage, names: tuple[str, ...]) -> bool:
-        """Gives every queue its copy; False when one of them refused (the others keep theirs)."""
+        """Put a copy of a message into each queue; return False when a queue refused (other queues keep their copy)."""
         taken = [
             self._queues[name].put(
                 publication.message, exchange=publication.exchange, routing_key=publication.routing_key

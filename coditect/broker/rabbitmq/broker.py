@@ -27,10 +27,10 @@ from coditect.broker.port import (
 )
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.rabbitmq.browsing import CALL_SECONDS, Browsing
+from coditect.broker.rabbitmq.consumer import Group, Subscription
 from coditect.broker.rabbitmq.entities import Entities
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, unreachable
 from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
-from coditect.broker.rabbitmq.inlet import Group, Subscription
 from coditect.broker.rabbitmq.link import RabbitConnection
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.broker.rabbitmq.publisher import Publisher
@@ -239,9 +239,8 @@ class AmqpBroker:
 
     async def _end_round(self) -> None:
         """The consumers were looked at."""
-        shared = self._looks.consumers
-        await self._looks.close()
-        await self._rarely(lambda link: self._entities.bind(link, shared))
+        channel, consumers = self._looks.end()
+        await self._rarely(lambda link: self._entities.bind(link, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Compares an entity with what the broker holds, and changes nothing."""
@@ -279,4 +278,4 @@ class AmqpBroker:
                         last = error
                     await asyncio.sleep(0.05)
         except (TimeoutError, ConnectionError) as error:
-            raise unreachable("", last or self._incoming.last_error or error) from error
+            raise unreachable(self._incoming.address, last or self._incoming.last_error or error) from error

@@ -12,7 +12,7 @@ from pamqp.commands import Basic
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq.channels import close_quietly, open_channel
-from coditect.broker.rabbitmq.faults import LOST
+from coditect.broker.rabbitmq.errors import LOST
 from coditect.broker.rabbitmq.plain import PlainConsumerChannel, plain_delivery
 from coditect.errors import NotFound
 
@@ -57,46 +57,46 @@ class Browsing:
             delivery.requeue()
 
     async def _ask(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        inlet = await self._idle(connection)
-        self._asking.add(inlet)
+        consumer_channel = await self._idle(connection)
+        self._asking.add(consumer_channel)
         try:
-            delivered = await inlet.channel.basic_get(queue)
+            delivered = await consumer_channel.channel.basic_get(queue)
         except ChannelNotFoundEntity as error:
             raise NotFound("There is no such queue", queue=queue) from error
         finally:
-            self._asking.discard(inlet)
+            self._asking.discard(consumer_channel)
         if isinstance(delivered.delivery, Basic.GetEmpty):
             return None
-        return plain_delivery(delivered, _Browsed(queue), inlet.settlements)
+        return plain_delivery(delivered, _Browsed(queue), consumer_channel.settlements)
 
     async def _idle(self, connection: AbstractConnection) -> PlainConsumerChannel:
         self._inlets = [one for one in self._inlets if not one.channel.is_closed]
-        for inlet in self._inlets:
-            if inlet not in self._asking:
-                return inlet
-        inlet = PlainConsumerChannel(await open_channel(connection))
-        inlet.start(self._background)
-        self._background.start(_lose_with(inlet), name="watch browsed")
-        self._inlets.append(inlet)
-        return inlet
+        for consumer_channel in self._inlets:
+            if consumer_channel not in self._asking:
+                return consumer_channel
+        consumer_channel = PlainConsumerChannel(await open_channel(connection))
+        consumer_channel.start(self._background)
+        self._background.start(_lose_with(consumer_channel), name="watch browsed")
+        self._inlets.append(consumer_channel)
+        return consumer_channel
 
     async def release(self) -> None:
         """Gives back what was fetched and not settled."""
         inlets, self._inlets = self._inlets, []
-        for inlet in inlets:
+        for consumer_channel in inlets:
             try:
                 async with asyncio.timeout(CALL_SECONDS):
-                    await inlet.settlements.flushed()
-                    await close_quietly(inlet.channel)
+                    await consumer_channel.settlements.flushed()
+                    await close_quietly(consumer_channel.channel)
             except LOST as error:
                 log.debug("A browsing channel was lost", extra={"reason": repr(error)})
-            inlet.lose()
+            consumer_channel.lose()
 
 
-async def _lose_with(inlet: PlainConsumerChannel) -> None:
+async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
     """What was fetched is lost with its channel."""
-    await asyncio.wait({inlet.channel.closing})
-    inlet.lose()
+    await asyncio.wait({consumer_channel.channel.closing})
+    consumer_channel.lose()
 
 
 class _Browsed:

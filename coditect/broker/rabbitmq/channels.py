@@ -9,7 +9,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from coditect.aio.cancellation import heeded
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coditect.broker.rabbitmq.settle import Settlement, Settlements
+from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 from coditect.model.message import Message
 
 

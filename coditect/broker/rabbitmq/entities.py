@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.topology import Topology
@@ -71,9 +72,9 @@ class Entities:
         if lost.queues:
             await self._make(connection, lost)
 
-    async def _make(self, connection: AbstractConnection, topology: Topology) -> None:
+    async def _make(self, connection: AbstractConnection, topology: Topology, channel: Channel | None = None) -> None:
         try:
-            await rare.declare(connection, topology, only_check=self._only_check)
+            await rare.declare(connection, topology, only_check=self._only_check, channel=channel)
         except NotFound:
             if not topology.bindings or not (self._own.exchanges or self._common.exchanges):
                 raise
@@ -100,14 +101,16 @@ class Entities:
 
     # -- every few seconds ----------------------------------------------------------------------------------
 
-    async def bind(self, connection: AbstractConnection, consumers: Mapping[str, int]) -> None:
-        """Binds again what may be unbound; `consumers` says of queues how many share them.
+    async def bind(
+        self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
+    ) -> None:
+        """Binds again what may be unbound; `consumers` says of queues how many share them. Closes the channel.
 
         To bind what is bound costs the broker about 0.25 ms, so those who share a queue take turns, by chance: each
         binding is made about twice a round, however many they are.
         """
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))
-        await self._make(connection, Topology(bindings=bindings))
+        await self._make(connection, Topology(bindings=bindings), channel)
 
     def _turn(self, queue: str, consumers: Mapping[str, int]) -> float:
         if rare.is_private(queue):

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from coditect.aio.supervisor import Supervisor
+from coditect.broker.rabbitmq.confirm_window import ConfirmWindow
 from coditect.broker.rabbitmq.link import RabbitConnection
 from coditect.broker.rabbitmq.path import PublisherChannel
-from coditect.broker.rabbitmq.window import ConfirmWindow
 from coditect.wire import routing
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Lane:
     """One channel, opened when it is needed, and how much may be under way on it."""
 
     window: ConfirmWindow
-    outlet: PublisherChannel | None = None
+    publisher_channel: PublisherChannel | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     oldest: int = 0
     """The number of the oldest unconfirmed publish, when it was last looked at."""
@@ -51,9 +51,13 @@ class Lane:
         """Its outlet on the standing connection; waits for that. Raises what the library raises."""
         async with self.opening:
             connection = await link.connection()
-            if self.outlet is None or self.outlet.closed or self.outlet.connection is not connection:
-                self.outlet = await link.path.outlet(connection)
-            return self.outlet
+            if (
+                self.publisher_channel is None
+                or self.publisher_channel.closed
+                or self.publisher_channel.connection is not connection
+            ):
+                self.publisher_channel = await link.path.publisher_channel(connection)
+            return self.publisher_channel
 
 
 def _kind(exchange: str) -> str:
@@ -104,19 +108,28 @@ class Lanes:
 
     def _stuck(self, lane: Lane) -> Key | None:
         """What the oldest publish of the lane is for, if it is unconfirmed for too long."""
-        first = lane.outlet.oldest if lane.outlet is not None and not lane.outlet.closed else None
+        first = (
+            lane.publisher_channel.oldest
+            if lane.publisher_channel is not None and not lane.publisher_channel.closed
+            else None
+        )
         now = asyncio.get_running_loop().time()
-        if first is None or first.number != lane.oldest or lane.outlet is None or lane.outlet.held_up:
+        if (
+            first is None
+            or first.number != lane.oldest
+            or lane.publisher_channel is None
+            or lane.publisher_channel.held_up
+        ):
             lane.oldest, lane.since = (0 if first is None else first.number), now
             return None
         return (first.exchange, first.routing_key) if now - lane.since >= STUCK_SECONDS else None
 
     async def _set_apart(self, lane: Lane, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
-        outlet = lane.outlet
-        if len(self._apart) >= MOST_APART or outlet is None:
+        publisher_channel = lane.publisher_channel
+        if len(self._apart) >= MOST_APART or publisher_channel is None:
             return
         answered = await answers()
-        if self._stuck(lane) != key or lane.outlet is not outlet:
+        if self._stuck(lane) != key or lane.publisher_channel is not publisher_channel:
             return  # we had not read the confirm yet
         log.warning(
             "A publish is not confirmed; its like go over a channel of their own",
@@ -124,14 +137,18 @@ class Lanes:
         )
         apart = self._apart[key] = Lane(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
         if answered:  # else the connection goes, with everything on it
-            apart.outlet, lane.outlet = outlet, None
-            self._background.start(_give_back(outlet, key), name="give back")
+            apart.publisher_channel, lane.publisher_channel = publisher_channel, None
+            self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
         """The connection answers nothing: what each channel waits for longest may be why, and is apart on the next."""
         now = asyncio.get_running_loop().time()
         for lane in self._kinds.values():
-            first = lane.outlet.oldest if lane.outlet is not None and not lane.outlet.closed else None
+            first = (
+                lane.publisher_channel.oldest
+                if lane.publisher_channel is not None and not lane.publisher_channel.closed
+                else None
+            )
             if first is not None and len(self._apart) < MOST_APART:
                 self._apart.setdefault(
                     (first.exchange, first.routing_key), Lane(ConfirmWindow(APART_WINDOW), since=now)
@@ -141,15 +158,15 @@ class Lanes:
         """What is not under way any more need not be apart."""
         now = asyncio.get_running_loop().time()
         for key, lane in tuple(self._apart.items()):
-            outlet = lane.outlet
-            if outlet is not None and not outlet.closed and outlet.oldest is not None:
+            publisher_channel = lane.publisher_channel
+            if publisher_channel is not None and not publisher_channel.closed and publisher_channel.oldest is not None:
                 lane.since = now
             elif now - lane.since > APART_SECONDS:
                 del self._apart[key]
-                if outlet is not None:
-                    self._background.start(outlet.close(), name="close a lane")
+                if publisher_channel is not None:
+                    self._background.start(publisher_channel.close(), name="close a lane")
 
 
-async def _give_back(outlet: PublisherChannel, key: Key) -> None:
+async def _give_back(publisher_channel: PublisherChannel, key: Key) -> None:
     await asyncio.sleep(GRACE_SECONDS)
-    await outlet.give_back(*key)
+    await publisher_channel.give_back(*key)

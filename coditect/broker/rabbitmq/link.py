@@ -21,7 +21,7 @@ from yarl import URL
 
 from coditect.broker.port import ServerInfo
 from coditect.broker.rabbitmq.channels import is_blocked, open_channel
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, unreachable
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, shown, unreachable
 from coditect.broker.rabbitmq.lenient import read_leniently
 from coditect.broker.rabbitmq.path import WirePath
 from coditect.broker.rabbitmq.transport import Transport
@@ -88,11 +88,25 @@ class RabbitConnection:
         self._hopeless = asyncio.Event()
         self._over = False
         self.last_error: BaseException | None = None
+        self._away = False
+        """Whether there was a failure or a loss since it stood."""
+        self._noted: set[tuple[str, type[BaseException]]] = set()
+        """Of which host it was said since the last connection that it does not answer, and how."""
 
     @property
     def _url(self) -> URL:
-        """Of the host that is tried, or stands."""
+        """Of the host that stands, or was tried last."""
         return self._hosts[0]
+
+    @property
+    def address(self) -> str:
+        """Where it is connected, or tried to last: as it may be shown."""
+        return shown(str(self._url))
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """What each line about the connection says."""
+        return {"link": self.name, "url": self.address}
 
     @property
     def up(self) -> bool:
@@ -132,7 +146,7 @@ class RabbitConnection:
             for wait in waits:
                 wait.cancel()
         if not self.up:
-            raise unreachable(str(self._url), self.last_error) from self.last_error
+            raise unreachable(self.address, self.last_error) from self.last_error
 
     async def run(self) -> None:
         """Opens, restores, waits for the loss, and again with growing pauses, until canceled."""
@@ -146,12 +160,13 @@ class RabbitConnection:
                 if connection is None:
                     await asyncio.sleep(self._pause_seconds(failures))
                     failures += 1
-                    continue
-                failures = 0
-                await self._until_lost(connection)
-                self._up.clear()
+                else:
+                    failures = 0
+                    await self._until_lost(connection)
+                    self._up.clear()
+                    self._away = True
+                    log.warning("The broker's connection was lost", extra=self._facts)
                 self._hosts.rotate(-1)
-                log.warning("The broker's connection was lost", extra={"link": self.name})
         finally:
             self._up.clear()
             await self._close()
@@ -180,7 +195,7 @@ class RabbitConnection:
                 continue
             self._heard_nothing = True
             if self._transport.silent_seconds > LOST_SECONDS and await self._is_greeted_anew() and self._is_silent:
-                log.warning("A silent connection is replaced", extra={"link": self.name})
+                log.warning("A silent connection is replaced", extra=self._facts)
                 if self.on_silence is not None:
                     self.on_silence()
                 self.abort()
@@ -245,24 +260,26 @@ class RabbitConnection:
         except _NOT_OPENED as error:
             self._note(error)
             await _quietly_close(connection)
-            self._hosts.rotate(-1)
             return None
-        if self.last_error is not None:
-            log.info("The broker's connection stands again", extra={"link": self.name})
-            self.last_error = None
+        if self._away:
+            log.info("The broker's connection stands again", extra=self._facts)
+        self._away, self.last_error = False, None
+        self._noted.clear()
         self._up.set()
         return connection
 
     def _note(self, error: BaseException) -> None:
-        if type(error) is not type(self.last_error):
-            log.warning("The broker cannot be reached, trying on", extra={"reason": repr(error)})
-        self.last_error = error
-        if isinstance(unreachable(str(self._url), error), SetupError):
+        if (noted := (self.address, type(error))) not in self._noted:
+            log.warning("The broker cannot be reached, trying on", extra={**self._facts, "reason": repr(error)})
+            self._noted.add(noted)
+        self._away, self.last_error = True, error
+        if isinstance(unreachable(self.address, error), SetupError):
             self._hopeless.set()
 
     def _check_version(self) -> None:
         if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
-            raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=".".join(map(str, self.server.version)))
+            version = ".".join(map(str, self.server.version))
+            raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=version, url=self.address)
 
     async def _close(self) -> None:
         if self._connection is not None:

@@ -13,7 +13,7 @@ from aiormq.channel import Channel
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Promise
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.settle import Settlements
+from coditect.broker.rabbitmq.settlements import Settlements
 from coditect.model.message import Message
 
 
@@ -157,8 +157,8 @@ class WirePath(Protocol):
     def tap(self, writer: asyncio.StreamWriter) -> Feed | None:
         """Called for each new connection, before its first byte; None when the library sees everything."""
 
-    async def outlet(self, connection: AbstractConnection) -> PublisherChannel:
+    async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
         """A channel to publish on."""
 
-    async def inlet(self, connection: AbstractConnection) -> ConsumerChannel:
+    async def consumer_channel(self, connection: AbstractConnection) -> ConsumerChannel:
         """A channel to consume on."""

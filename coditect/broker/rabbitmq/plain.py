@@ -13,10 +13,10 @@ from aiormq.exceptions import DeliveryError, PublishError
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
 from coditect.broker.rabbitmq.path import Publish, PublishRefused, PublishReturned, Receiver, Unconfirmed
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.rabbitmq.settle import Settlement, Settlements
+from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
 
@@ -29,11 +29,11 @@ class PlainPath:
     def tap(self, writer: asyncio.StreamWriter) -> None:
         """aiormq sees everything."""
 
-    async def outlet(self, connection: AbstractConnection) -> PlainPublisherChannel:
+    async def publisher_channel(self, connection: AbstractConnection) -> PlainPublisherChannel:
         """A channel to publish on."""
         return PlainPublisherChannel(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
 
-    async def inlet(self, connection: AbstractConnection) -> PlainConsumerChannel:
+    async def consumer_channel(self, connection: AbstractConnection) -> PlainConsumerChannel:
         """A channel to consume on."""
         return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
 

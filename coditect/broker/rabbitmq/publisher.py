@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Promise
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, oversize, refusal
+from coditect.broker.rabbitmq.confirm_window import ConfirmWindow
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.lanes import Lane, Lanes
 from coditect.broker.rabbitmq.link import RabbitConnection
 from coditect.broker.rabbitmq.path import Late, PublisherChannel, PublishRefused, PublishReturned
-from coditect.broker.rabbitmq.window import ConfirmWindow
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from coditect.wire.tasks import sent_again
@@ -99,7 +99,7 @@ class _Attempt:
             return self.astray
         if self.refusals or self.blocked:
             return Overloaded("The broker takes no more messages for now", **facts)
-        return BrokerUnavailable("The broker could not be reached in time", **facts)
+        return BrokerUnavailable("The broker could not be reached in time", url=self.publisher.address, **facts)
 
     def unroutable(self) -> Unroutable:
         """It came back."""
@@ -129,6 +129,11 @@ class Publisher:
     def close(self) -> None:
         """What comes to nothing from now on is not repeated. Nobody is left waiting."""
         self._closed = True
+
+    @property
+    def address(self) -> str:
+        """Of the broker, as it may be shown."""
+        return self._link.address
 
     @property
     def blocked(self) -> bool:
@@ -163,12 +168,12 @@ class Publisher:
     def _begun(self, attempt: _Attempt) -> bool:
         """Sends it, if nothing holds it up."""
         lane = self._lanes.of(attempt.exchange, attempt.routing_key)
-        outlet = lane.outlet
-        if outlet is None or not outlet.ready or not lane.window.enter_at_once():
+        publisher_channel = lane.publisher_channel
+        if publisher_channel is None or not publisher_channel.ready or not lane.window.enter_at_once():
             return False
         attempt.placed, attempt.in_flight = lane.window, True
         try:
-            outlet.begin(attempt)
+            publisher_channel.begin(attempt)
         except CoditectError as error:
             attempt.leave()
             attempt.promise.set_exception(error)
@@ -273,22 +278,22 @@ class Publisher:
         return False
 
     async def _tried(self, attempt: _Attempt, lane: Lane) -> bool:
-        outlet = lane.outlet
-        if outlet is None or outlet.closed or not self._link.up:
-            outlet = await lane.opened(self._link)
-        if not await self._open_gate(outlet):
+        publisher_channel = lane.publisher_channel
+        if publisher_channel is None or publisher_channel.closed or not self._link.up:
+            publisher_channel = await lane.opened(self._link)
+        if not await self._open_gate(publisher_channel):
             attempt.blocked = True
             return False
         attempt.in_flight = True
         message = sent_again(attempt.message) if attempt.unknown else attempt.message
-        await outlet.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
+        await publisher_channel.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
         return True
 
-    async def _open_gate(self, outlet: PublisherChannel) -> bool:
+    async def _open_gate(self, publisher_channel: PublisherChannel) -> bool:
         """False after a while, for another look: a connection that dies while it is blocked never opens."""
         self._gated += 1
         try:
-            return await outlet.gate()
+            return await publisher_channel.gate()
         finally:
             self._gated -= 1
 

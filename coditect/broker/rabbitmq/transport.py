@@ -11,7 +11,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from pamqp.header import ProtocolHeader
 from yarl import URL
 
-from coditect.broker.rabbitmq.faults import LOST
+from coditect.broker.rabbitmq.errors import LOST
 
 GREETING_SECONDS = 1.0
 

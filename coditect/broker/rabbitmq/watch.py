@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from coditect.broker.port import QueueStats
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us
-from coditect.broker.rabbitmq.inlet import Group, Subscription
+from coditect.broker.rabbitmq.consumer import Group, Subscription
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
 from coditect.errors import CoditectError
 
 log = logging.getLogger(__name__)

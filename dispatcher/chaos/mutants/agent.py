@@ -43,7 +43,7 @@ MUTANTS = (
         "late_grant_runs",
         "coditect.agent.workflow_tasks.managed",
         "            if execution.lost:\n",
-        "            if execution.let_go:\n",
+        "            if execution.acked_early:\n",
         "a task runs although its delivery has gone to another agent",
         (
             "tests/unit/agent/test_owned_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",

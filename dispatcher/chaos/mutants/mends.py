@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant(
         "lost_ways_unmended",
         "coditect.broker.rabbitmq.entities",
-        "        await self._make(connection, Topology(bindings=bindings))\n",
+        "        await self._make(connection, Topology(bindings=bindings), channel)\n",
         "        len(bindings)\n",
         "a binding that somebody removed is not made again",
         (
@@ -85,8 +85,8 @@ MUTANTS = (
     Mutant(
         "map_read_one_by_one",
         "dispatcher.ledger.nodes.advance",
-        "for body in values.read_all(book.tr.snapshot, places))\n",
-        "for body in (values.get(book.tr.snapshot, one) for one in places))\n",
+        "for body in values.read_all(unit.tr.snapshot, node_keys))\n",
+        "for body in (values.get(unit.tr.snapshot, one) for one in node_keys))\n",
         "a large map cannot end on a slow store",
         ("tests/unit/dispatcher/test_slow_store.py::test_a_map_of_the_most_elements_ends",),
     ),

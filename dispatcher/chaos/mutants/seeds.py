@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     first, last, *invariants = arguments
     for seed in range(int(first), int(last) + 1):
         played = play(seed, MUTATED)
-        broken = {one.invariant: one.violations[:1] for one in played.judgements if not one.passed}
+        broken = {one.invariant: one.violations[:1] for one in played.checks if not one.passed}
         facts = {"seed": seed, "work": played.work, "faults": played.faults, "broken": broken}
         sys.stdout.write(json.dumps(facts) + "\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Mutants of shards, their leases and desks, and of what brings commands to them."""
+"""Mutants of shards, their leases and shard workers, and of what brings commands to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MUTANTS = (
         "    leases.check(tr, turn.lease)\n",
         "    leases.read(tr, turn.lease.name)\n",
         "who has lost a shard goes on committing",
-        ("tests/unit/dispatcher/test_tenure.py::test_late_commit_is_refused_counted_and_said",),
+        ("tests/unit/dispatcher/test_ownership.py::test_late_commit_is_refused_counted_and_said",),
     ),
     Mutant(
         "epoch_unchecked",
@@ -53,7 +53,7 @@ MUTANTS = (
         "        if error is None:\n            self._confirmed.append(publication.number)\n",
         "        self._confirmed.append(publication.number)\n        if error is None:\n",
         "the outbox forgets what the broker did not confirm",
-        ("tests/unit/dispatcher/test_closing_desk.py::test_what_no_queue_took_keeps_its_row_until_the_ledger_knows",),
+        ("tests/unit/dispatcher/test_closing_worker.py::test_what_no_queue_took_keeps_its_row_until_the_ledger_knows",),
     ),
     Mutant(
         "unheard_commit_forgotten",
@@ -82,7 +82,7 @@ MUTANTS = (
         "        else:\n",
         "what is to be published anew is sent as well",
         (
-            "tests/unit/dispatcher/test_sendings.py::test_what_was_published_before_is_dropped_and_what_comes_after_is_sent",
+            "tests/unit/dispatcher/test_publisher_of_a_shard.py::test_what_was_published_before_is_dropped_and_what_comes_after_is_sent",
         ),
     ),
     Mutant(
@@ -114,8 +114,8 @@ MUTANTS = (
     Mutant(
         "marker_unchecked",
         "dispatcher.shards.ownership",
-        "        if marker == desk.marker:\n            return\n",
-        "        if desk.marker:\n            return\n",
+        "        if marker == worker.marker:\n            return\n",
+        "        if worker.marker:\n            return\n",
         "nobody notices that the broker has lost its data",
         ("tests/unit/dispatcher/test_wiped_broker.py::test_workflow_ends_and_no_node_has_two_outcomes",),
     ),

@@ -16,8 +16,8 @@ from coditect import errors
 from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, redrive, submit
 
 VERBS: Mapping[Verb, Callable[[UnitOfWork, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
@@ -33,21 +33,21 @@ VERBS: Mapping[Verb, Callable[[UnitOfWork, Mapping[str, Any]], dict[str, Any]]] 
 """What changes a workflow. What only reads is in `queries.py`."""
 
 
-def ask(book: UnitOfWork, asked: Asked) -> dict[str, Any]:
+def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
     """Does what a client asked for, or tells what it was told before. Raises: InputError."""
     if asked.verb not in VERBS:
         raise InvalidTask("This is nothing that a shard does", verb=asked.verb.value)
     if not asked.identity:
-        return VERBS[asked.verb](book, asked.body)
-    known = answers.read(book.tr, book.shard, asked.identity)
+        return VERBS[asked.verb](unit, asked.body)
+    known = answers.read(unit.tr, unit.shard, asked.identity)
     if known is not None:
         return _told(known)
     try:
-        told = VERBS[asked.verb](book, asked.body)
+        told = VERBS[asked.verb](unit, asked.body)
     except InputError as error:
-        _keep(book, asked.identity, {"refused": refusal_document(error)})
+        _keep(unit, asked.identity, {"refused": refusal_document(error)})
         raise
-    _keep(book, asked.identity, {"told": told})
+    _keep(unit, asked.identity, {"told": told})
     return told
 
 
@@ -58,8 +58,8 @@ def refusal_document(error: CoditectError) -> dict[str, Any]:
     return {"type": known, "sentence": error.sentence, "facts": facts}
 
 
-def _keep(book: UnitOfWork, identity: str, answer: dict[str, Any]) -> None:
-    answers.put(book.tr, book.shard, identity, versions.ANSWER.pack(answer), now_ms=book.now_ms)
+def _keep(unit: UnitOfWork, identity: str, answer: dict[str, Any]) -> None:
+    answers.put(unit.tr, unit.shard, identity, versions.ANSWER.pack(answer), now_ms=unit.now_ms)
 
 
 def _told(answer: bytes) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Approval, OnTimeout
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Due, Finished, PublicationReturned
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
@@ -18,70 +17,71 @@ from dispatcher.ledger.nodes import advance, approvals, claim, limits
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
 
 NO_QUEUE_MS = 1_000
 """After so long what no queue took is ready again; whether it is published then is the window's decision."""
 
 
-def due(book: UnitOfWork, command: Due) -> None:
+def due(unit: UnitOfWork, command: Due) -> None:
     """Does what the timer was set for, if it still stands."""
     timer = command.timer
-    if not timers.finish(book.tr, timer):
+    if not timers.finish(unit.tr, timer):
         return
-    place = NodeKey(timer.workflow, timer.node)
-    row = book.node(place)
+    node_key = NodeKey(timer.workflow, timer.node)
+    row = unit.node(node_key)
     act = _KINDS.get(timer.kind)
     if row is not None and act is not None and not row.state.terminal:
-        act(book, place, row, timer)
+        act(unit, node_key, row, timer)
 
 
-def _try_again(book: UnitOfWork, place: NodeKey, row: NodeRecord, _: Timer) -> None:
+def _try_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
     if row.state is not TaskState.RETRY_WAIT:
         return
-    if advance.is_over(book.run(place.workflow)):
-        advance.end(book, place, row, TaskState.CANCELED, reason="canceled")
+    if advance.is_over(unit.run(node_key.workflow)):
+        advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
     else:
-        claim.offer(book, place, row)
+        claim.offer(unit, node_key, row)
 
 
-def _answer(book: UnitOfWork, place: NodeKey, row: NodeRecord, _: Timer) -> None:
+def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
     if row.state is not TaskState.AWAITING_APPROVAL:
         return
-    work = book.definition(place).work
+    work = unit.definition(node_key).work
     assert isinstance(work, Approval)
     granted = work.on_timeout is OnTimeout.GRANT
-    approvals.close(book, place, row)
+    approvals.close(unit, node_key, row)
     row.agent = "timeout"
-    write(book, place, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
+    write(unit, node_key, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
     state = TaskState.COMPLETED if granted else TaskState.REJECTED
-    advance.end(book, place, row, state, reason="" if granted else "approval_timeout")
+    advance.end(unit, node_key, row, state, reason="" if granted else "approval_timeout")
 
 
-def _not_started(book: UnitOfWork, place: NodeKey, row: NodeRecord, timer: Timer) -> None:
+def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     """What waits in a paused workflow waits for the resume, which begins its time anew."""
-    run = book.run(place.workflow)
+    run = unit.run(node_key.workflow)
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms
     if waits and row.state is not TaskState.WORKING and not paused:
-        _give_up(book, place, row, limits.START_TIMEOUT)
+        _give_up(unit, node_key, row, limits.start_timeout(unit))
 
 
-def _not_told(book: UnitOfWork, place: NodeKey, row: NodeRecord, timer: Timer) -> None:
+def _not_told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     if row.state is TaskState.WORKING and row.fence == timer.fence:
-        book.effects.cancels.append((place, row.publication))
-        finish.finished(book, Finished(place, row.fence, row.publication, limits.overdue(row)))
-        book.advance_fence(row)  # what its agent may still tell is late
+        unit.effects.cancels.append((node_key, row.publication))
+        finish.finished(unit, Finished(node_key, row.fence, row.publication, limits.overdue(row)))
+        unit.advance_fence(row)  # what its agent may still tell is late
 
 
-def _not_ended(book: UnitOfWork, place: NodeKey, row: NodeRecord, timer: Timer) -> None:
+def _not_ended(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     if row.deadline_ms == timer.due_ms:
-        _give_up(book, place, row, limits.DEADLINE)
+        _give_up(unit, node_key, row, limits.deadline(unit))
 
 
-def _give_up(book: UnitOfWork, place: NodeKey, row: NodeRecord, failure: Failure) -> None:
-    if not advance.is_over(book.run(place.workflow)):  # the cancel ends it
-        advance.call_off(book, place, row)
-        advance.fail(book, place, row, failure)
+def _give_up(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure) -> None:
+    if not advance.is_over(unit.run(node_key.workflow)):  # the cancel ends it
+        advance.call_off(unit, node_key, row)
+        advance.fail(unit, node_key, row, failure)
 
 
 _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] = MappingProxyType(
@@ -96,16 +96,16 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 """Every kind of timer of a node, and what it does if it still stands."""
 
 
-def returned(book: UnitOfWork, command: PublicationReturned) -> None:
+def returned(unit: UnitOfWork, command: PublicationReturned) -> None:
     """No queue took the publication: the node is ready again in a moment, and says why it waits."""
-    place = command.place
-    outbox.clear(book.tr, book.shard, [command.publication])
-    row = book.node(place)
+    node_key = command.node_key
+    outbox.clear(unit.tr, unit.shard, [command.publication])
+    row = unit.node(node_key)
     if row is None or row.state is not TaskState.PUBLISHED or row.publication != command.publication:
         return
-    advance.withdraw(book, place, row)
+    advance.withdraw(unit, node_key, row)
     row.reason = "no_queue"
-    book.move(place, row, TaskState.RETRY_WAIT)
-    timer = Timer(place.workflow, place.node, claim.RETRY_TIMER, book.now_ms + NO_QUEUE_MS, row.fence)
-    timers.put(book.tr, book.shard, timer)
-    book.effects.timers = True
+    unit.move(node_key, row, TaskState.RETRY_WAIT)
+    timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + NO_QUEUE_MS, row.fence)
+    timers.put(unit.tr, unit.shard, timer)
+    unit.effects.timers = True

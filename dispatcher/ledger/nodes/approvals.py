@@ -5,27 +5,27 @@ from __future__ import annotations
 from coditect.workflow.definition import Approval
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import APPROVALS
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
 
 TIMER = "approval"
 
 
-def ask(book: UnitOfWork, place: NodeKey, row: NodeRecord, approval: Approval) -> None:
+def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> None:
     """A person is asked, until the approval's timeout."""
-    row.ready_ms = book.now_ms
-    book.move(place, row, TaskState.AWAITING_APPROVAL)
-    book.tr.set(APPROVALS.pack((book.now_ms, place.workflow, place.node)), approval.question.encode())
+    row.ready_ms = unit.now_ms
+    unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
+    unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), approval.question.encode())
     if approval.timeout_ms is not None:
-        due_ms = book.now_ms + approval.timeout_ms
-        timers.put(book.tr, book.shard, Timer(place.workflow, place.node, TIMER, due_ms))
-        book.effects.timers = True
+        due_ms = unit.now_ms + approval.timeout_ms
+        timers.put(unit.tr, unit.shard, Timer(node_key.workflow, node_key.node, TIMER, due_ms))
+        unit.effects.timers = True
 
 
-def close(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Nobody is asked any more."""
-    book.tr.clear(APPROVALS.pack((row.ready_ms or 0, place.workflow, place.node)))
-    timers.cancel(book.tr, place.workflow, place.node, TIMER)
+    unit.tr.clear(APPROVALS.pack((row.ready_ms or 0, node_key.workflow, node_key.node)))
+    timers.cancel(unit.tr, node_key.workflow, node_key.node, TIMER)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
@@ -22,7 +22,7 @@ UNRECORDABLE = "unrecordable_result"
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 
-def write_attempt(book: UnitOfWork, place: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
+def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
     """Keeps an attempt that another will follow, for the history."""
     attempt = AttemptRecord(
         row.attempt,
@@ -31,28 +31,28 @@ def write_attempt(book: UnitOfWork, place: NodeKey, row: NodeRecord, status: str
         row.agent,
         row.published_ms,
         row.started_ms,
-        book.now_ms,
+        unit.now_ms,
         status,
         failure.reason if failure else "",
         failure.message[:MOST_MESSAGE] if failure else "",
     )
-    book.tr.set(ATTEMPTS.pack((place.workflow, place.node, attempt.fence)), attempt.pack())
+    unit.tr.set(ATTEMPTS.pack((node_key.workflow, node_key.node, attempt.fence)), attempt.pack())
 
 
-def begin_anew(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The ended node has another life: what is known of this one goes to the history, attempts are counted anew."""
     if row.state is TaskState.DEAD:
-        book.tr.clear(DEAD.pack(place))
+        unit.tr.clear(DEAD.pack(node_key))
     if row.reason != BY_OTHERS:
-        failure = _forget_values(book, place) if row.state is not TaskState.CANCELED else None
+        failure = _forget_values(unit, node_key) if row.state is not TaskState.CANCELED else None
         if row.publication:
-            write_attempt(book, place, row, row.state.value, failure)
+            write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
 
 
-def _forget_values(book: UnitOfWork, place: NodeKey) -> Failure | None:
+def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
     """Why the node ended, which would be told of its next life, too; so would the answer of whoever denied it."""
-    known = value_of(book.tr, place, FAILURE)
+    known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT):
-        values.clear(book.tr, values.ValueKey(place.workflow, place.node, kind))
+        values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))
     return None if known is None else Failure(**known)

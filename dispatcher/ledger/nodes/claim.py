@@ -6,8 +6,10 @@ fence, and writes the outbox. Nothing else publishes a node, so nothing runs ear
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from coditect.errors import NewerVersion
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
@@ -17,7 +19,6 @@ from coditect.wire.routing import task_key
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import FLIGHTS, READY
@@ -25,79 +26,95 @@ from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.nodes.inputs import body_of, failure_of
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 
 LEVELS = tuple(Priority)
 RETRY_TIMER = "retry"
 DEFAULT_RETRY = Retry()
 
 
-def offer(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The node may run: it is claimed at once if that is allowed, there is room and nobody waits; else it waits."""
-    call = _call(book, place)
-    run = book.run(place.workflow)
-    row.ready_ms = book.now_ms
+    call = _call(unit, node_key)
+    run = unit.run(node_key.workflow)
+    row.ready_ms = unit.now_ms
     if run is not None and run.state is WorkflowState.PAUSED:
-        book.move(place, row, TaskState.READY)
+        unit.move(node_key, row, TaskState.READY)
         return
-    limits.wait(book, place, row, call)
-    if book.terms.claim_on_record and book.has_room(call.capability) and not book.has_backlog(call.capability):
-        publish(book, place, row, agent=book.take_free(call.capability))
+    limits.wait(unit, node_key, row, call)
+    if unit.terms.claim_on_record and unit.has_room(call.capability) and not unit.has_backlog(call.capability):
+        publish(unit, node_key, row, agent=unit.take_free(call.capability))
         return
-    _wait(book, place, row, call)
+    _wait(unit, node_key, row, call)
 
 
-def queue(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def queue(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The ready node waits in the backlog for room."""
-    _wait(book, place, row, _call(book, place))
+    _wait(unit, node_key, row, _call(unit, node_key))
 
 
-def _wait(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> None:
-    book.move(place, row, TaskState.READY)
-    book.tr.set(_ready_key(book, place, row, call), b"")
-    book.note_backlog(call.capability)
+def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
+    unit.move(node_key, row, TaskState.READY)
+    unit.tr.set(_ready_key(unit, node_key, row, call), b"")
+    unit.note_backlog(call.capability)
 
 
-def claim(book: UnitOfWork, place: NodeKey) -> bool:
+def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
     """Publishes the node if it is ready and its workflow goes on; False when there is nothing to do."""
-    row, run = book.node(place), book.run(place.workflow)
+    row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
         return False
-    leave_backlog(book, place, row)
+    leave_backlog(unit, node_key, row)
     if run.state is WorkflowState.PAUSED or run.canceling:
         return False
-    publish(book, place, row)
+    publish(unit, node_key, row)
     return True
 
 
-def backlog(book: UnitOfWork, capability: str, most: int) -> list[NodeKey]:
-    """The capability's ready nodes, urgent ones first, then the oldest; at most so many."""
-    found = book.tr.get_range(*READY.range((book.shard, capability)), limit=most)
-    return [NodeKey(*READY.unpack(key)[4:6]) for key, _ in found]
+def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
+    """The capability's ready nodes, urgent ones first, then the oldest; so many are read at once, and one more."""
+    begin, end = READY.range((unit.shard, capability))
+    while found := unit.tr.get_range(begin, end, limit=most + 1):
+        yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)
+        if len(found) <= most:
+            return
+        begin = found[-1][0] + b"\0"
 
 
-def publish(book: UnitOfWork, place: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
-    """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
-    call = _call(book, place)
+def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
+    """Whether no newer dispatcher wrote the node."""
     try:
-        body = body_of(book, place, row)
+        unit.node(node_key)
+    except NewerVersion:
+        return False
+    return True
+
+
+def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
+    """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
+    call = _call(unit, node_key)
+    try:
+        body = body_of(unit, node_key, row)
     except DamagedValue as error:
-        book.unfit.append((place, failure_of(error)))
+        unit.unfit.append((node_key, failure_of(error)))
         return
-    limits.wait(book, place, row, call)
-    book.advance_fence(row)
-    row.publication = book.next_number()
-    row.published_ms = book.now_ms
+    limits.wait(unit, node_key, row, call)
+    unit.advance_fence(row)
+    row.publication = unit.next_number()
+    row.published_ms = unit.now_ms
     row.started_ms, row.agent = None, ""
-    book.move(place, row, TaskState.PUBLISHED)
-    book.take_room(call.capability)
+    unit.move(node_key, row, TaskState.PUBLISHED)
+    unit.take_room(call.capability)
     key = task_key(call.capability, call.priority)
-    book.tr.set(FLIGHTS.pack((book.shard, place.workflow, place.node)), key.encode())
-    outbox.put(book.tr, book.shard, outbox.Row(row.publication, place.workflow, place.node, row.fence))
-    book.effects.publications.append(Publication(place, row.publication, _task(book, place, row, call, body), agent))
+    unit.tr.set(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)), key.encode())
+    outbox.put(unit.tr, unit.shard, outbox.Row(row.publication, node_key.workflow, node_key.node, row.fence))
+    unit.effects.publications.append(
+        Publication(node_key, row.publication, _task(unit, node_key, row, call, body), agent)
+    )
 
 
-def _task(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call, body: bytes) -> Task:
-    task_id = TaskId(place.task_id)
+def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body: bytes) -> Task:
+    task_id = TaskId(node_key.task_id)
     return Task(
         call.capability,
         call.priority,
@@ -107,9 +124,9 @@ def _task(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call, body: b
         limits=limits.of(row, call),
         attempt=row.attempt,
         publication=row.publication,
-        published_at_ms=book.now_ms,
+        published_at_ms=unit.now_ms,
         errors=_died(row) if row.suspect else (),
-        owner=Owner(place.workflow, place.node, str(book.shard), row.fence),
+        owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
     )
 
@@ -120,17 +137,17 @@ def _died(row: NodeRecord) -> tuple[Any, ...]:
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 
-def leave_backlog(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def leave_backlog(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The ready node does not wait any more."""
-    book.tr.clear(_ready_key(book, place, row, _call(book, place)))
+    unit.tr.clear(_ready_key(unit, node_key, row, _call(unit, node_key)))
 
 
-def _ready_key(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> bytes:
+def _ready_key(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bytes:
     level = LEVELS.index(call.priority)
-    return READY.pack((book.shard, call.capability, level, row.ready_ms or 0, place.workflow, place.node))
+    return READY.pack((unit.shard, call.capability, level, row.ready_ms or 0, node_key.workflow, node_key.node))
 
 
-def _call(book: UnitOfWork, place: NodeKey) -> Call:
-    call = book.call(place)
+def _call(unit: UnitOfWork, node_key: NodeKey) -> Call:
+    call = unit.call(node_key)
     assert call is not None
     return call

@@ -21,10 +21,10 @@ from coditect.workflow.expressions import (
 from coditect.workflow.states import TaskState
 from coditect.workflow.template import node_expressions
 from dispatcher.ledger import values
-from dispatcher.ledger.book import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.store.transaction import Reads
 
@@ -70,7 +70,7 @@ def before(node: Node, workflow: str) -> list[NodeKey]:
     return [NodeKey(workflow, edge.node) for edge in node.after]
 
 
-def scope_of(tr: Reads, place: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
+def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
     """The workflow's input, and how the node's predecessors, in order, ended; to read it costs steps, too.
 
     Raises: ValueBeyondBound, DamagedValue; InputError when the account does not have so many.
@@ -79,7 +79,7 @@ def scope_of(tr: Reads, place: NodeKey, node: Node, rows: Sequence[NodeRecord | 
     states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
     having = [name for name, state in states.items() if state is TaskState.COMPLETED]
     wanted = [(name, RESULT) for name in having] + [("", INPUT)]
-    bodies = values.read_all(tr, [values.ValueKey(place.workflow, *one) for one in wanted])
+    bodies = values.read_all(tr, [values.ValueKey(node_key.workflow, *one) for one in wanted])
     seen: list[Any] = []
     seen_bytes = 0
     for found in bodies:
@@ -88,7 +88,7 @@ def scope_of(tr: Reads, place: NodeKey, node: Node, rows: Sequence[NodeRecord | 
         if seen_bytes > MOST_SEEN_BYTES:
             fix = "return references in place of large values, or let the node come after fewer"
             raise ValueBeyondBound(
-                "The node's expressions see too much", node=place.node, most_bytes=MOST_SEEN_BYTES, fix=fix
+                "The node's expressions see too much", node=node_key.node, most_bytes=MOST_SEEN_BYTES, fix=fix
             )
         account.charge(len(body) // CHARACTERS_PER_STEP)
         seen.append(loads(body))
@@ -107,14 +107,14 @@ def failure_of(error: CoditectError) -> Failure:
     return Failure(reason, type(error).__name__, message, fix=fix)
 
 
-def body_at(tr: Reads, place: NodeKey, kind: str) -> bytes | None:
+def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
     """The value as it is stored. Raises: DamagedValue."""
-    return values.get(tr, values.ValueKey(place.workflow, place.node, kind))
+    return values.get(tr, values.ValueKey(node_key.workflow, node_key.node, kind))
 
 
-def value_of(tr: Reads, place: NodeKey, kind: str) -> Any:
+def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
     """The value as JSON; None when there is none. Raises: DamagedValue."""
-    body = body_at(tr, place, kind)
+    body = body_at(tr, node_key, kind)
     return None if body is None else loads(body)
 
 
@@ -136,11 +136,11 @@ def list_of(bodies: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(bodies) + b"]"
 
 
-def write(book: UnitOfWork, place: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
+def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
     """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
-    values.put(book.tr, values.ValueKey(place.workflow, place.node, kind), body, first=first)
+    values.put(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind), body, first=first)
     if kind == RESULT:
-        book.effects.results[place] = body
+        unit.effects.results[node_key] = body
 
 
 def has_expressions(node: Node) -> bool:
@@ -148,14 +148,14 @@ def has_expressions(node: Node) -> bool:
     return next(iter(node_expressions(node)), None) is not None
 
 
-def body_of(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> bytes:
+def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
     """The input of the node's task: what was recorded for it, else what its definition says."""
     if row.own_input:
-        recorded = body_at(book.tr, place, INPUT)
+        recorded = body_at(unit.tr, node_key, INPUT)
         if recorded is not None:
-            book.steps += len(recorded) // BYTES_PER_STEP
+            unit.steps += len(recorded) // BYTES_PER_STEP
             return recorded
-    node = book.definition(place)
+    node = unit.definition(node_key)
     return dumps({} if node.call is None or node.call.input is None else node_input(node, NOTHING))
 
 

@@ -24,10 +24,10 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
 
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
 TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
@@ -39,58 +39,59 @@ START_TIMEOUT = Failure(
     "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
+"""Both are said by a clock: see `start_timeout` and `deadline`."""
 TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
 """What an agent says of an attempt that a limit ended, or did not let begin."""
 
 
-def wait(book: UnitOfWork, place: NodeKey, row: NodeRecord, call: Call) -> None:
+def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
     """An attempt waits to be started from now on, unless one has been waiting that was not."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
-        row.deadline_ms = book.now_ms + call.deadline_ms
-        _put(book, Timer(place.workflow, place.node, DEADLINE_TIMER, row.deadline_ms))
+        row.deadline_ms = unit.now_ms + call.deadline_ms
+        _put(unit, Timer(node_key.workflow, node_key.node, DEADLINE_TIMER, row.deadline_ms))
     if call.start_within_ms is not None and (row.start_by_ms is None or row.state is TaskState.WORKING):
-        row.start_by_ms = book.now_ms + call.start_within_ms
-        _put(book, Timer(place.workflow, place.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
+        row.start_by_ms = unit.now_ms + call.start_within_ms
+        _put(unit, Timer(node_key.workflow, node_key.node, START_TIMER, row.start_by_ms + START_GRACE_MS))
 
 
-def began(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """An agent runs the attempt: it is to tell its end in time. By our clock, an agent's may be another.
 
     It may tell so again, which gives it no more time, unless the attempt was granted anew meanwhile. A suspect waits
     for a process of its own first, nobody knows how long; its agent kills that in time.
     """
-    call = book.call(place)
+    call = unit.call(node_key)
     if call is None or call.timeout_ms is None or row.suspect:
         return
-    known = timers.read(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
+    known = timers.read(unit.tr, node_key.workflow, node_key.node, TIMEOUT_TIMER)
     if known is None or known.fence != row.fence:
-        due_ms = book.now_ms + call.timeout_ms + TIMEOUT_GRACE_MS
-        _put(book, Timer(place.workflow, place.node, TIMEOUT_TIMER, due_ms, row.fence))
+        due_ms = unit.now_ms + call.timeout_ms + TIMEOUT_GRACE_MS
+        _put(unit, Timer(node_key.workflow, node_key.node, TIMEOUT_TIMER, due_ms, row.fence))
 
 
-def _put(book: UnitOfWork, timer: Timer) -> None:
-    timers.put(book.tr, book.shard, timer)
-    book.effects.timers = True
+def _put(unit: UnitOfWork, timer: Timer) -> None:
+    timers.put(unit.tr, unit.shard, timer)
+    unit.effects.timers = True
 
 
-def clear(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The node is about to end: nothing of it is waited for any more."""
     if row.start_by_ms is not None:
-        timers.cancel(book.tr, place.workflow, place.node, START_TIMER)
+        timers.cancel(unit.tr, node_key.workflow, node_key.node, START_TIMER)
     if row.deadline_ms is not None:
-        timers.cancel(book.tr, place.workflow, place.node, DEADLINE_TIMER)
-    told(book, place, row)
+        timers.cancel(unit.tr, node_key.workflow, node_key.node, DEADLINE_TIMER)
+    told(unit, node_key, row)
     row.start_by_ms = row.deadline_ms = None
 
 
-def told(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The attempt is about to be no longer at work: its end is not waited for, nor left to whatever follows it."""
     if row.state is TaskState.WORKING and row.publication:
-        call = book.call(place)
+        call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
-            timers.cancel(book.tr, place.workflow, place.node, TIMEOUT_TIMER)
+            timers.cancel(unit.tr, node_key.workflow, node_key.node, TIMEOUT_TIMER)
 
 
 def of(row: NodeRecord, call: Call) -> Limits:
@@ -99,22 +100,42 @@ def of(row: NodeRecord, call: Call) -> Limits:
     return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
-def too_late(book: UnitOfWork, row: NodeRecord) -> bool:
+def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
     """Whether nobody may start it any more who has not."""
-    return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= book.now_ms
+    return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= unit.now_ms
 
 
-def judged(book: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
+def start_timeout(unit: UnitOfWork) -> Failure:
+    """Why a node ends that was not started in time, by the dispatcher's clock."""
+    return _by_our_clock(unit, START_TIMEOUT)
+
+
+def deadline(unit: UnitOfWork) -> Failure:
+    """Why a node ends at its deadline, by the dispatcher's clock."""
+    return _by_our_clock(unit, DEADLINE)
+
+
+def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
+    told = f"{limit.message} by its dispatcher's clock"
+    return replace(limit, message=f"{told}; {unit.doubt}" if unit.doubt else told)
+
+
+def _as_told(limit: Failure, failure: Failure) -> Failure:
+    """The limit in the words of the agent or the broker that noticed it, by a clock of its own."""
+    return replace(limit, message=f"{limit.message}: {failure.message}")
+
+
+def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
     """The outcome of an attempt without a value: by which of the node's limits, if an agent says that it was one."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"
-    if row.deadline_ms is not None and row.deadline_ms <= book.now_ms:
-        return _ended_by(DEADLINE, outcome)
+    if row.deadline_ms is not None and row.deadline_ms <= unit.now_ms:
+        return _ended_by(deadline(unit), outcome)
     if expired and row.start_by_ms is not None and row.state is TaskState.PUBLISHED:
-        return _ended_by(START_TIMEOUT, replace(outcome, started_at_ms=None))
-    if expired and row.deadline_ms is not None:  # by the agent's clock
-        return _ended_by(DEADLINE, outcome)
+        return _ended_by(_as_told(START_TIMEOUT, outcome.failure), replace(outcome, started_at_ms=None))
+    if expired and row.deadline_ms is not None:
+        return _ended_by(_as_told(DEADLINE, outcome.failure), outcome)
     return outcome
 
 

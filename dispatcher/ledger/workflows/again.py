@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from coditect.workflow.definition import Call, Each, Node
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
 from dispatcher.ledger.nodes import advance, claim
@@ -27,6 +26,7 @@ from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import KeyValue
 
 FIND = "find"
@@ -37,23 +37,23 @@ _FIRST = b"first"
 _PAGE = 100
 
 
-def begin(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """The ended node runs at once, if its predecessors let it; what ended because of it is taken back."""
-    _hold(book, place.workflow)
-    _take_back(book, place, row, first=True)
-    book.tr.clear(AGAIN.pack((place.workflow, _COUNT, place.node)))
-    _count(book, place, first=True)
-    go_on(book, NodeKey(place.workflow, ROOT), "", MOST_STEPS)
+    _hold(unit, node_key.workflow)
+    _take_back(unit, node_key, row, first=True)
+    unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
+    _count(unit, node_key, first=True)
+    go_on(unit, NodeKey(node_key.workflow, ROOT), "", MOST_STEPS)
 
 
-def begin_all(book: UnitOfWork, workflow: str) -> None:
+def begin_all(unit: UnitOfWork, workflow: str) -> None:
     """The same of every node of the workflow, which has ended, that ended without a value by itself."""
-    _hold(book, workflow)
-    find(book, NodeKey(workflow, ROOT), "", MOST_STEPS)
+    _hold(unit, workflow)
+    find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
 
-def _hold(book: UnitOfWork, workflow: str) -> None:
-    run = book.run(workflow)
+def _hold(unit: UnitOfWork, workflow: str) -> None:
+    run = unit.run(workflow)
     assert run is not None
     run.again = True
 
@@ -63,160 +63,160 @@ def ended_by_itself(row: NodeRecord) -> bool:
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
-def find(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
+def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """Takes back the ends of those behind `after` that ended by themselves; how many it looked at."""
-    if _is_given_up(book, place.workflow):
+    if _is_given_up(unit, node_key.workflow):
         return 1
-    start = STATUSES.pack((place.workflow, after)) + b"\0" if after else STATUSES.range((place.workflow,))[0]
-    found = book.tr.get_range(start, STATUSES.range((place.workflow,))[1], limit=most + 1)
+    start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
+    found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
     seen = 0
     for key, stored in found[:most]:
-        if seen and book.is_full:
+        if seen and unit.is_full:
             break
-        one = NodeKey(place.workflow, STATUSES.unpack(key)[1])
-        row = book.met(one, stored)
+        one = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
+        row = unit.met(one, stored)
         if row is not None and ended_by_itself(row) and "[" not in one.node:  # an element runs with its map
-            _take_back(book, one, row, first=True)
+            _take_back(unit, one, row, first=True)
         seen += 1
     if len(found) > seen:
-        advance.leave(book, place, FIND, STATUSES.unpack(found[seen - 1][0])[1])
+        advance.leave(unit, node_key, FIND, STATUSES.unpack(found[seen - 1][0])[1])
         return max(1, seen)
-    return seen + go_on(book, place, "", most - seen)
+    return seen + go_on(unit, node_key, "", most - seen)
 
 
-def go_on(book: UnitOfWork, place: NodeKey, _: str, most: int) -> int:
+def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
     """Takes back the next ends, then counts; how many edges it looked at."""
-    if _is_given_up(book, place.workflow):
+    if _is_given_up(unit, node_key.workflow):
         return 1
-    advance.follow(book)  # what has ended in this transaction is left over, too
+    advance.follow(unit)  # what has ended in this transaction is left over, too
     done = 0
-    while page := _page(book, place.workflow):
+    while page := _page(unit, node_key.workflow):
         for key, stored in page:
-            if done >= most or (done and book.is_full):
-                advance.leave(book, place, advance.AGAIN, "")
+            if done >= most or (done and unit.is_full):
+                advance.leave(unit, node_key, advance.AGAIN, "")
                 return done
             _, step, node = AGAIN.unpack(key)
-            book.tr.clear(key)
+            unit.tr.clear(key)
             if step == _TELL:
-                done += _tell(book, NodeKey(place.workflow, node), stored.decode(), most - done)
+                done += _tell(unit, NodeKey(node_key.workflow, node), stored.decode(), most - done)
             else:
-                done += _count(book, NodeKey(place.workflow, node), first=stored == _FIRST)
-    run = book.run(place.workflow)
+                done += _count(unit, NodeKey(node_key.workflow, node), first=stored == _FIRST)
+    run = unit.run(node_key.workflow)
     assert run is not None
     run.again = False
     return max(1, done)
 
 
-def _page(book: UnitOfWork, workflow: str) -> list[KeyValue]:
+def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
     """What comes next; what is to be counted when nobody is to be looked at any more."""
-    rows = book.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
-    return rows or book.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
+    rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
+    return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
 
-def _is_given_up(book: UnitOfWork, workflow: str) -> bool:
+def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
     """Whether the workflow was canceled meanwhile: all that waits ends by that."""
-    run = book.run(workflow)
+    run = unit.run(workflow)
     if run is None or not advance.is_over(run):
         return False
-    book.tr.clear_range(*AGAIN.range((workflow,)))
+    unit.tr.clear_range(*AGAIN.range((workflow,)))
     run.again = False
     return True
 
 
-def _take_back(book: UnitOfWork, place: NodeKey, row: NodeRecord, *, first: bool = False) -> None:
-    run = book.run(place.workflow)
+def _take_back(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, first: bool = False) -> None:
+    run = unit.run(node_key.workflow)
     assert run is not None
-    has_dependents = bool(book.tr.snapshot.get_range(*EDGES.range((place.workflow, place.node)), limit=1))
-    untold = advance.drop(book, place, advance.RELEASE)
+    has_dependents = bool(unit.tr.snapshot.get_range(*EDGES.range((node_key.workflow, node_key.node)), limit=1))
+    untold = advance.drop(unit, node_key, advance.RELEASE)
     if has_dependents:
-        book.tr.set(AGAIN.pack((place.workflow, _TELL, place.node)), b"")
+        unit.tr.set(AGAIN.pack((node_key.workflow, _TELL, node_key.node)), b"")
     elif not untold:
         run.lasts[row.state.value] -= 1
-    begin_anew(book, place, row)
-    book.move(place, row, TaskState.BLOCKED)
-    _count_later(book, place, first=first)
+    begin_anew(unit, node_key, row)
+    unit.move(node_key, row, TaskState.BLOCKED)
+    _count_later(unit, node_key, first=first)
 
 
-def _count_later(book: UnitOfWork, place: NodeKey, *, first: bool = False) -> None:
-    key = AGAIN.pack((place.workflow, _COUNT, place.node))
-    if first or book.tr.get(key) is None:
-        book.tr.set(key, _FIRST if first else b"")
+def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) -> None:
+    key = AGAIN.pack((node_key.workflow, _COUNT, node_key.node))
+    if first or unit.tr.get(key) is None:
+        unit.tr.set(key, _FIRST if first else b"")
 
 
-def _tell(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
+def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """The node's dependents behind `after` learn that it has not ended; how many."""
-    start, end = EDGES.range((place.workflow, place.node))
+    start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
-        start = EDGES.pack((place.workflow, place.node, after)) + b"\0"
-    edges = book.tr.get_range(start, end, limit=max(1, most) + 1)
-    dependents = [NodeKey(place.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
+        start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
+    edges = unit.tr.get_range(start, end, limit=max(1, most) + 1)
+    dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0
     for dependent in dependents:
         if not told % advance.AHEAD:
-            book.expect_all(dependents[told : told + advance.AHEAD])
-        if told and book.is_full:
+            unit.expect_all(dependents[told : told + advance.AHEAD])
+        if told and unit.is_full:
             break
-        row = book.node(dependent)
+        row = unit.node(dependent)
         if row is not None and row.state is TaskState.BLOCKED:
-            _count_later(book, dependent)
+            _count_later(unit, dependent)
         elif row is not None and row.state.terminal and row.reason == BY_OTHERS:
-            _take_back(book, dependent, row)
+            _take_back(unit, dependent, row)
         told += 1
     if len(edges) > told:
-        book.tr.set(AGAIN.pack((place.workflow, _TELL, place.node)), dependents[told - 1].node.encode())
+        unit.tr.set(AGAIN.pack((node_key.workflow, _TELL, node_key.node)), dependents[told - 1].node.encode())
     return max(1, told)
 
 
-def _count(book: UnitOfWork, place: NodeKey, *, first: bool) -> int:
+def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
     """The node waits for those of its predecessors that have not ended, or runs; how many they are."""
-    row, node = book.node(place), book.definition(place)
+    row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
-    row.tally = tally_of(book, place, node)
+    row.tally = tally_of(unit, node_key, node)
     decision = row.tally.decision
     if decision is TaskState.READY:
         if first:
-            _run_again(book, place, row, node)
+            _run_again(unit, node_key, row, node)
         else:
-            advance.may_run(book, place, row)
+            advance.may_run(unit, node_key, row)
     elif decision is not None and not row.open:
-        advance.end(book, place, row, decision, reason=BY_OTHERS)
-    advance.follow(book)
+        advance.end(unit, node_key, row, decision, reason=BY_OTHERS)
+    advance.follow(unit)
     return max(1, len(node.after))
 
 
-def tally_of(book: UnitOfWork, place: NodeKey, node: Node) -> Tally:
+def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
     """The node's edges, by those ends that it has been told of."""
     tally = Tally.of(node)
-    rows = book.seen([NodeKey(place.workflow, edge.node) for edge in node.after])
+    rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
-    for (edge, state), told in zip(ended, _were_told(book, place, [edge.node for edge, _ in ended]), strict=True):
+    for (edge, state), told in zip(ended, _were_told(unit, node_key, [edge.node for edge, _ in ended]), strict=True):
         if told:
             tally = tally.with_end(edge.on_failure, state)
     return tally
 
 
-def _were_told(book: UnitOfWork, place: NodeKey, ended: Sequence[str]) -> list[bool]:
+def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> list[bool]:
     """Whether the node was told of the ends of these that it comes after, one by one."""
-    run = book.run(place.workflow)
+    run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
-    keys = [TODO.pack((book.shard, place.workflow, node, advance.RELEASE)) for node in ended]
-    cursors = book.tr.snapshot.get_many(keys)
-    return [cursor is None or cursor.decode() >= place.node for cursor in cursors]
+    keys = [TODO.pack((unit.shard, node_key.workflow, node, advance.RELEASE)) for node in ended]
+    cursors = unit.tr.snapshot.get_many(keys)
+    return [cursor is None or cursor.decode() >= node_key.node for cursor in cursors]
 
 
-def _run_again(book: UnitOfWork, place: NodeKey, row: NodeRecord, node: Node) -> None:
+def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node) -> None:
     """What ended by itself: its predecessors let it run before, and they have not changed."""
-    bodies = value_of(book.tr, place, INPUT) if isinstance(node.work, Each) else None
+    bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
-        advance.expand(book, place, row, len(bodies))
-    elif isinstance(node.work, Call) and _has_input(book, place, node):
-        claim.offer(book, place, row)
+        advance.expand(unit, node_key, row, len(bodies))
+    elif isinstance(node.work, Call) and _has_input(unit, node_key, node):
+        claim.offer(unit, node_key, row)
     else:
-        advance.may_run(book, place, row)
+        advance.may_run(unit, node_key, row)
 
 
-def _has_input(book: UnitOfWork, place: NodeKey, node: Node) -> bool:
+def _has_input(unit: UnitOfWork, node_key: NodeKey, node: Node) -> bool:
     """Whether what it is to be called with is known: it got as far as that before."""
-    return not has_expressions(node) or value_of(book.tr, place, INPUT) is not None
+    return not has_expressions(node) or value_of(unit.tr, node_key, INPUT) is not None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from coditect.errors import InputError, Retryable
-from dispatcher.ledger.book import UnitOfWork
+from coditect.errors import InputError, NewerVersion, Retryable
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import again, republish, walks
 from dispatcher.store.errors import TransactionTooOld
 
-_CANNOT_BE_DONE = (DamagedValue, InputError, LookupError, TypeError, ValueError, AttributeError, AssertionError)
-"""What says so of a piece of work, today and tomorrow; whatever else is raised is the store's."""
+_BUGS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
+_CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
+"""What says so of a piece of work, here today and tomorrow; whatever else is raised is the store's."""
 
 
 class Overdue(TransactionTooOld):
@@ -38,43 +39,43 @@ class SetAside(Retryable):
         """It may only have been the machine: it is to be tried again."""
 
 
-def go_on(book: UnitOfWork, limit: int = 8) -> bool:
+def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
     """Does some of what earlier transactions left over; False when there was some, and the transaction was full before.
 
     Raises: SetAside when a piece of it cannot be done. Overdue.
     """
     left, done = MOST_STEPS, 0
-    pieces = book.left_over(limit)
+    pieces = unit.left_over(limit)
     for key, cursor in pieces:
-        if left <= 0 or book.is_full:
+        if left <= 0 or unit.is_full:
             break
         try:
-            left -= _go_on_with(book, key, cursor, left)
-            book.tr.check_age()
+            left -= _go_on_with(unit, key, cursor, left)
+            unit.tr.check_age()
         except TransactionTooOld as error:
             raise Overdue(key) from error
         except _CANNOT_BE_DONE as error:
             raise SetAside(key) from error
         done += 1
-    advance.follow(book)
-    book.effects.unfinished |= bool(book.left_over(1))
+    advance.follow(unit, most=0 if unit.apart else None)
+    unit.effects.unfinished |= bool(unit.left_over(1))
     return done > 0 or not pieces
 
 
-def _go_on_with(book: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
+def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
     _, workflow, node, kind = TODO.unpack(key)
-    book.tr.clear(key)
+    unit.tr.clear(key)
     if kind == republish.REBUILD:
-        return republish.go_on(book, cursor)
-    run = book.run(workflow)
+        return republish.go_on(unit, cursor)
+    run = unit.run(workflow)
     if run is None:
         return 0
     run.todo -= 1
-    return _CONTINUED[kind](book, NodeKey(workflow, node), cursor.decode(), most)
+    return _CONTINUED[kind](unit, NodeKey(workflow, node), cursor.decode(), most)
 
 
 def _walked(kind: str, bound: int = MOST_STEPS) -> Callable[[UnitOfWork, NodeKey, str, int], int]:
-    return lambda book, place, after, most: walks.walk(book, place, kind, after, min(most, bound))
+    return lambda unit, node_key, after, most: walks.walk(unit, node_key, kind, after, min(most, bound))
 
 
 _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = MappingProxyType(

@@ -8,11 +8,11 @@ from typing import Any
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes import advance, approvals
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import walks
 from dispatcher.ledger.workflows.submit import text
 
@@ -21,71 +21,71 @@ MOST_COMMENT = 2_000
 """Characters of what somebody says to an answer, or to a cancel."""
 
 
-def run_of(book: UnitOfWork, workflow: str) -> RunRecord:
+def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
     """The workflow's run. Raises: NotFound."""
-    run = book.run(workflow)
+    run = unit.run(workflow)
     if run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
     return run
 
 
-def node_of(book: UnitOfWork, place: NodeKey) -> NodeRecord:
+def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
     """The node's row. Raises: NotFound."""
-    row = book.node(place)
+    row = unit.node(node_key)
     if row is None:
-        raise NotFound("The workflow has no such node", workflow=place.workflow, node=place.node)
+        raise NotFound("The workflow has no such node", workflow=node_key.workflow, node=node_key.node)
     return row
 
 
-def cancel(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of the workflow that has not ended ends canceled; again is the same."""
     workflow = text(body, "workflow")
-    run = run_of(book, workflow)
+    run = run_of(unit, workflow)
     if not run.state.terminal and not run.canceling:
         run.canceling = True
         run.reason = str(body.get("reason") or "")[:MOST_COMMENT]
-        walks.begin_cancel(book, workflow)
+        walks.begin_cancel(unit, workflow)
     return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
 
 
-def pause(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Nothing new of the workflow is published; what runs goes on."""
     workflow = text(body, "workflow")
-    run = run_of(book, workflow)
+    run = run_of(unit, workflow)
     if run.state is WorkflowState.RUNNING and not run.canceling:
         run.state = WorkflowState.PAUSED
-        book.effects.say("workflow.paused", workflow)
+        unit.effects.say("workflow.paused", workflow)
     elif run.state is not WorkflowState.PAUSED:
         raise InputError("Only a running workflow can be paused", workflow=workflow, state=run.state.value)
     return {"workflow": workflow, "state": run.state.value}
 
 
-def resume(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """A paused workflow goes on with what is ready."""
     workflow = text(body, "workflow")
-    run = run_of(book, workflow)
+    run = run_of(unit, workflow)
     if run.state is WorkflowState.PAUSED:
         run.state = WorkflowState.RUNNING
-        walks.begin_resume(book, workflow)
-        book.effects.say("workflow.resumed", workflow)
+        walks.begin_resume(unit, workflow)
+        unit.effects.say("workflow.resumed", workflow)
     return {"workflow": workflow, "state": run.state.value}
 
 
-def answer(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """An approval is granted or denied, once: the first answer counts, and is kept with who gave it."""
-    place = NodeKey(text(body, "workflow"), text(body, "node"))
+    node_key = NodeKey(text(body, "workflow"), text(body, "node"))
     granted = body.get("granted")
     if not isinstance(granted, bool):
         raise InvalidTask("An answer says granted: true or false", field="granted")
     by = text(body, "by")[:MOST_NAME]
-    run_of(book, place.workflow)
-    row = node_of(book, place)
+    run_of(unit, node_key.workflow)
+    row = node_of(unit, node_key)
     if row.state is not TaskState.AWAITING_APPROVAL:
-        raise InputError("Nobody is asked here", workflow=place.workflow, node=place.node, state=row.state.value)
-    approvals.close(book, place, row)
+        raise InputError("Nobody is asked here", workflow=node_key.workflow, node=node_key.node, state=row.state.value)
+    approvals.close(unit, node_key, row)
     row.agent = by
     told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}
-    write(book, place, RESULT, dumps(told))
+    write(unit, node_key, RESULT, dumps(told))
     state = TaskState.COMPLETED if granted else TaskState.REJECTED
-    advance.end(book, place, row, state, reason="" if granted else "denied")
-    return {"workflow": place.workflow, "node": place.node, "state": row.state.value}
+    advance.end(unit, node_key, row, state, reason="" if granted else "denied")
+    return {"workflow": node_key.workflow, "node": node_key.node, "state": row.state.value}

@@ -113,26 +113,26 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
     """What each of these nodes is and where it is, as far as their definitions are not too much for one answer."""
-    bases = [NodeKey(place.workflow, place.node.partition("[")[0]) for place, _ in found]
+    bases = [NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
     documents: dict[NodeKey, dict[str, Any]] = {}
     told: list[dict[str, Any]] = []
     size_bytes = 0
     messages = _messages(tr, found)
-    for (place, row), base, message in zip(found, bases, messages, strict=True):
+    for (node_key, row), base, message in zip(found, bases, messages, strict=True):
         if base not in documents:
             _, definition = next(reading)
             size_bytes += len(definition or b"")
             if told and size_bytes > MOST_DEFINITION_BYTES:
                 break
             documents[base] = versions.NODE.unpack(definition or b"{}")
-        told.append(_node(place, documents[base], row, message))
+        told.append(_node(node_key, documents[base], row, message))
     return told
 
 
-def _node(place: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
-    name = place.node
+def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
+    name = node_key.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
     element = "[" in name
     edges = [] if element else document.get("after", [])
@@ -161,8 +161,8 @@ def _node(place: NodeKey, document: Mapping[str, Any], one: NodeRecord, message:
 def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:
     """Why each of the nodes ended that ended without a value; empty for the others."""
     nodes = list(found)
-    failed = [place for place, row in nodes if _has_failed(row)]
-    bodies = values.read_all(tr, [values.ValueKey(*place, FAILURE) for place in failed])
+    failed = [node_key for node_key, row in nodes if _has_failed(row)]
+    bodies = values.read_all(tr, [values.ValueKey(*node_key, FAILURE) for node_key in failed])
     for _, row in nodes:
         body = next(bodies) if _has_failed(row) else None
         yield "" if body is None else str(loads(body).get("message", ""))
@@ -187,20 +187,20 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
     told: list[dict[str, Any]] = []
     for first in range(0, len(found), _AHEAD):
         page = found[first : first + _AHEAD]
-        for (place, _), attempts_of_one in zip(page, _attempts(tr, page), strict=True):
+        for (node_key, _), attempts_of_one in zip(page, _attempts(tr, page), strict=True):
             told += attempts_of_one
             if len(told) >= MOST:  # of few nodes, each with many; the next page may be empty
-                return {"attempts": told, "next": place.node}
+                return {"attempts": told, "next": node_key.node}
     return {"attempts": told, "next": following}
 
 
 def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[list[dict[str, Any]]]:
     """Those of each of the nodes."""
-    several = [place for place, row in found if row.fence > 1]
-    before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(place) for place in several]), strict=True))
+    several = [node_key for node_key, row in found if row.fence > 1]
+    before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(node_key) for node_key in several]), strict=True))
     return [
-        _attempts_of(place.node, row, before.get(place, []), message)
-        for (place, row), message in zip(found, _messages(tr, found), strict=True)
+        _attempts_of(node_key.node, row, before.get(node_key, []), message)
+        for (node_key, row), message in zip(found, _messages(tr, found), strict=True)
     ]
 
 
@@ -257,9 +257,9 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
     return told | {"failure": _first_failure(tr, workflow)}
 
 
-def _value(tr: Reads, place: NodeKey) -> dict[str, Any]:
-    value = values.get(tr, values.ValueKey(place.workflow, place.node, RESULT))
-    failure = values.get(tr, values.ValueKey(place.workflow, place.node, FAILURE)) if value is None else None
+def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
+    value = values.get(tr, values.ValueKey(node_key.workflow, node_key.node, RESULT))
+    failure = values.get(tr, values.ValueKey(node_key.workflow, node_key.node, FAILURE)) if value is None else None
     return {"value": None if value is None else loads(value), "failure": None if failure is None else loads(failure)}
 
 
@@ -334,19 +334,19 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
     after = body.get("after")
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
     rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
-    places = [NodeKey(*DEAD.unpack(key)) for key, _ in rows]
-    rows_of_them = tr.get_many([STATUSES.pack(place) for place in places[:limit]])
-    runs = tr.get_many([RUNS.pack((place.workflow,)) for place in places[:limit]])
+    node_keys = [NodeKey(*DEAD.unpack(key)) for key, _ in rows]
+    rows_of_them = tr.get_many([STATUSES.pack(node_key) for node_key in node_keys[:limit]])
+    runs = tr.get_many([RUNS.pack((node_key.workflow,)) for node_key in node_keys[:limit]])
     found = [  # but for what is being taken away
-        (place, NodeRecord.unpack(row))
-        for place, row, run in zip(places, rows_of_them, runs, strict=False)
+        (node_key, NodeRecord.unpack(row))
+        for node_key, row, run in zip(node_keys, rows_of_them, runs, strict=False)
         if row is not None and run is not None
     ]
     nodes_of_them = _nodes(tr, found)
-    told = [{"workflow": place.workflow, **one} for (place, _), one in zip(found, nodes_of_them, strict=False)]
+    told = [{"workflow": node_key.workflow, **one} for (node_key, _), one in zip(found, nodes_of_them, strict=False)]
     if len(told) < len(found):
         return {"dead": told, "next": list(found[len(told) - 1][0])}
-    return {"dead": told, "next": list(places[limit - 1]) if len(places) > limit else None}
+    return {"dead": told, "next": list(node_keys[limit - 1]) if len(node_keys) > limit else None}
 
 
 def live(tr: Reads, shard: int) -> list[str]:

@@ -14,13 +14,13 @@ from coditect.errors import InputError, Retryable
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Each
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.keyspace import EDGES, ENDED, LIVE
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
@@ -28,120 +28,124 @@ MOST_NAMED = 500
 """Nodes that an answer names, of those that begin anew."""
 
 
-def redrive(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew.
 
     Of many nodes that begin anew the answer names some, and says that there are `more`.
 
     Raises: InputError; Retryable while an earlier redrive, or a cancel, is not done.
     """
-    place = NodeKey(text(body, "workflow"), text(body, "node"))
-    run = control.run_of(book, place.workflow)
-    row = control.node_of(book, place)
-    _check_ended_by_itself(place, row)
+    node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+    run = control.run_of(unit, node_key.workflow)
+    row = control.node_of(unit, node_key)
+    _check_ended_by_itself(node_key, row)
     if "input" in body:
-        _check_input(book, place, body["input"])
-    _check_done_with(place, run)
-    _check_predecessors(book, place, has_input="input" in body)
-    told = {"workflow": place.workflow, "node": place.node}
+        _check_input(unit, node_key, body["input"])
+    _check_done_with(node_key, run)
+    _check_predecessors(unit, node_key, has_input="input" in body)
+    told = {"workflow": node_key.workflow, "node": node_key.node}
     if body.get("dry_run"):
-        return told | _planned(book, place) | {"dry_run": True}
+        return told | _planned(unit, node_key) | {"dry_run": True}
     if "input" in body:
-        write(book, place, INPUT, dumps(body["input"]))
+        write(unit, node_key, INPUT, dumps(body["input"]))
         row.own_input = True
-    known = len(book.effects.moved)
-    _reopen(book, place.workflow, run)
-    again.begin(book, place, row)
-    return told | _begun(book.effects.moved[known:], run) | {"dry_run": False}
+    known = len(unit.effects.moved)
+    _reopen(unit, node_key.workflow, run)
+    again.begin(unit, node_key, row)
+    return told | _begun(unit.effects.moved[known:], run) | {"dry_run": False}
 
 
-def _check_ended_by_itself(place: NodeKey, row: NodeRecord) -> None:
-    if "[" in place.node:
-        raise InputError("An element runs again with its map", node=place.node, fix="redrive the map itself")
+def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
+    if "[" in node_key.node:
+        raise InputError("An element runs again with its map", node=node_key.node, fix="redrive the map itself")
     if row.state not in again.REDRIVABLE:
-        raise InputError("Only what ended without a value runs again", node=place.node, state=row.state.value)
+        raise InputError("Only what ended without a value runs again", node=node_key.node, state=row.state.value)
     if row.reason == BY_OTHERS:
         fix = "redrive the node that failed first: coditect workflow show"
-        raise InputError("The node ended because of another", node=place.node, fix=fix)
+        raise InputError("The node ended because of another", node=node_key.node, fix=fix)
 
 
-def _check_predecessors(book: UnitOfWork, place: NodeKey, *, has_input: bool) -> None:
+def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
     """They let the node run, now or later; what they end with later would take the place of an input given now."""
-    node = book.definition(place)
-    decision = again.tally_of(book, place, node).decision
+    node = unit.definition(node_key)
+    decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):
         fix = "redrive those first, or resume the workflow"
-        raise InputError("What the node comes after ended without a value", node=place.node, fix=fix)
+        raise InputError("What the node comes after ended without a value", node=node_key.node, fix=fix)
     if has_input and decision is None and has_expressions(node):
         fix = "redrive it without an input, or try again when they have ended"
-        raise InputError("The node's input is evaluated when its predecessors have ended", node=place.node, fix=fix)
+        raise InputError("The node's input is evaluated when its predecessors have ended", node=node_key.node, fix=fix)
 
 
-def _check_input(book: UnitOfWork, place: NodeKey, given: object) -> None:
+def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
     """A map's input is the list of its elements' inputs, and stands once there are any: some may have completed."""
-    work = book.definition(place).work
+    work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return
-    if advance.has_elements(book, place):
+    if advance.has_elements(unit, node_key):
         fix = "redrive it without an input, or start the workflow again"
-        raise InputError("A map that has elements keeps their inputs", node=place.node, fix=fix)
+        raise InputError("A map that has elements keeps their inputs", node=node_key.node, fix=fix)
     if not isinstance(given, list):
         fix = "give a list: the input of each element"
-        raise InputError("The input of a map is a list", node=place.node, given=type(given).__name__, fix=fix)
+        raise InputError("The input of a map is a list", node=node_key.node, given=type(given).__name__, fix=fix)
     if len(given) > work.limit:
-        raise InputError("The list is longer than the map's limit", node=place.node, count=len(given), most=work.limit)
+        raise InputError(
+            "The list is longer than the map's limit", node=node_key.node, count=len(given), most=work.limit
+        )
 
 
-def _check_done_with(place: NodeKey, run: RunRecord) -> None:
+def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
     """What is being canceled is so first, in a map to its last element, and what is being taken back is."""
     if run.again or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
-        raise Retryable("What was begun before is not done yet", workflow=place.workflow, node=place.node, fix=fix)
+        raise Retryable(
+            "What was begun before is not done yet", workflow=node_key.workflow, node=node_key.node, fix=fix
+        )
 
 
-def resume(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
     workflow = text(body, "workflow")
-    run = control.run_of(book, workflow)
+    run = control.run_of(unit, workflow)
     if not run.state.terminal:
-        return control.resume(book, body)
+        return control.resume(unit, body)
     if run.state is WorkflowState.COMPLETED:
         raise InputError("The workflow has completed", workflow=workflow)
     if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
-    known = len(book.effects.moved)
-    _reopen(book, workflow, run)
-    again.begin_all(book, workflow)
-    return {"workflow": workflow, "state": run.state.value, **_begun(book.effects.moved[known:], run)}
+    known = len(unit.effects.moved)
+    _reopen(unit, workflow, run)
+    again.begin_all(unit, workflow)
+    return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
 
 
-def _reopen(book: UnitOfWork, workflow: str, run: RunRecord) -> None:
+def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
     if run.finished_ms is not None:
-        book.tr.clear(ENDED.pack((book.shard, run.finished_ms, workflow)))
-        book.tr.set(LIVE.pack((book.shard, workflow)), b"")
-        book.effects.unshown.append(workflow)  # RQ may have forgotten it
+        unit.tr.clear(ENDED.pack((unit.shard, run.finished_ms, workflow)))
+        unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
+        unit.effects.unshown.append(workflow)  # RQ may have forgotten it
     run.finished_ms, run.reason, run.canceling = None, "", False
     if run.state is not WorkflowState.PAUSED:  # what got ready meanwhile waits for the resume
         run.state = WorkflowState.RUNNING
-        book.effects.say("workflow.resumed", workflow)
+        unit.effects.say("workflow.resumed", workflow)
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
     """What begins anew, as far as it is known by now."""
-    return _named({one.place.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
+    return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 
-def _planned(book: UnitOfWork, place: NodeKey) -> dict[str, Any]:
+def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
     """The node, and those behind it that ended without having run because of it or one of these."""
-    found, waiting, looked = {place.node}, deque([place.node]), 0
+    found, waiting, looked = {node_key.node}, deque([node_key.node]), 0
     while waiting and looked < advance.MOST_STEPS:
-        key = (place.workflow, waiting.popleft())
-        edges = book.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
+        key = (node_key.workflow, waiting.popleft())
+        edges = unit.tr.get_range(*EDGES.range(key), limit=advance.MOST_STEPS)
         dependents = [EDGES.unpack(edge)[2] for edge, _ in edges]
-        book.expect(NodeKey(place.workflow, dependent) for dependent in dependents)
+        unit.expect(NodeKey(node_key.workflow, dependent) for dependent in dependents)
         for dependent in dependents:
             looked += 1
-            row = book.node(NodeKey(place.workflow, dependent))
+            row = unit.node(NodeKey(node_key.workflow, dependent))
             if dependent not in found and row is not None and row.state.terminal and row.reason == BY_OTHERS:
                 found.add(dependent)
                 waiting.append(dependent)

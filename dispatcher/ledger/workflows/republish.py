@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coditect.errors import NewerVersion
 from coditect.wire.json import dumps, loads
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import versions
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, MARKERS, TODO
 from dispatcher.ledger.nodes import claim
 from dispatcher.ledger.nodes.attempts import BROKER_LOST, UNDER_WAY, write_attempt
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
@@ -62,18 +63,18 @@ def left_over(tr: Reads, shard: int) -> bytes | None:
     return tr.get(_key(shard))
 
 
-def begin(book: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
+def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
     """Records the marker and leaves the walk to later transactions; the last publication number before it.
 
     A walk that is not over yet goes on with this one: what another broker had is published anew, whoever asks.
     """
-    before = built(book.tr, book.shard)
+    before = built(unit.tr, unit.shard)
     if (before.marker, before.occasion) == (marker, occasion):
         return before.last
-    last = book.last_number()
-    book.tr.set(MARKERS.pack((book.shard,)), versions.MARKER.pack((marker, occasion, last)))
-    unfinished = left_over(book.tr, book.shard)
-    _leave(book, last, kept and (unfinished is None or loads(unfinished)[1]), "", "")
+    last = unit.last_number()
+    unit.tr.set(MARKERS.pack((unit.shard,)), versions.MARKER.pack((marker, occasion, last)))
+    unfinished = left_over(unit.tr, unit.shard)
+    _leave(unit, last, kept and (unfinished is None or loads(unfinished)[1]), "", "")
     return last
 
 
@@ -81,51 +82,54 @@ def _key(shard: int) -> bytes:
     return TODO.pack((shard, "", "", REBUILD))
 
 
-def _leave(book: UnitOfWork, last: int, kept: bool, workflow: str, node: str) -> None:
-    book.tr.set(_key(book.shard), dumps([last, kept, workflow, node]))
-    book.effects.unfinished = True
+def _leave(unit: UnitOfWork, last: int, kept: bool, workflow: str, node: str) -> None:
+    unit.tr.set(_key(unit.shard), dumps([last, kept, workflow, node]))
+    unit.effects.unfinished = True
 
 
-def go_on(book: UnitOfWork, cursor: bytes) -> int:
+def go_on(unit: UnitOfWork, cursor: bytes) -> int:
     """Publishes the next page; how many nodes it looked at."""
     last, kept, workflow, node = loads(cursor)
-    begin_key, end_key = FLIGHTS.range((book.shard,))
+    begin_key, end_key = FLIGHTS.range((unit.shard,))
     if workflow:
-        begin_key = FLIGHTS.pack((book.shard, workflow, node)) + b"\0"
-    found = book.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
-    places = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
+        begin_key = FLIGHTS.pack((unit.shard, workflow, node)) + b"\0"
+    found = unit.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
+    node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
     count = {TaskState.PUBLISHED: 0, TaskState.WORKING: 0}
     looked = 0
-    for place in places:
-        if looked and book.is_full:
+    for node_key in node_keys:
+        if looked and unit.is_full:
             break
         looked += 1
-        row = book.node(place)
-        if row is None or row.state not in UNDER_WAY or row.publication > last or (kept and _may_run(book, row)):
+        try:
+            row = unit.node(node_key)
+        except NewerVersion:  # who can read it finds that it is with nobody
+            continue
+        if row is None or row.state not in UNDER_WAY or row.publication > last or (kept and _may_run(unit, row)):
             continue
         count[row.state] += 1
-        publish(book, place, row)
-    _add(book, count[TaskState.PUBLISHED], count[TaskState.WORKING])
+        publish(unit, node_key, row)
+    _add(unit, count[TaskState.PUBLISHED], count[TaskState.WORKING])
     if len(found) > looked:
-        _leave(book, last, kept, places[looked - 1].workflow, places[looked - 1].node)
+        _leave(unit, last, kept, node_keys[looked - 1].workflow, node_keys[looked - 1].node)
     return looked
 
 
-def _add(book: UnitOfWork, published: int, working: int) -> None:
+def _add(unit: UnitOfWork, published: int, working: int) -> None:
     """To what was published anew since the walk began."""
-    so_far = built(book.tr, book.shard)
+    so_far = built(unit.tr, unit.shard)
     counts = so_far.published + published, so_far.working + working
     row = versions.MARKER.pack((so_far.marker, so_far.occasion, so_far.last, *counts))
-    book.tr.set(MARKERS.pack((book.shard,)), row)
+    unit.tr.set(MARKERS.pack((unit.shard,)), row)
 
 
-def _may_run(book: UnitOfWork, row: NodeRecord) -> bool:
+def _may_run(unit: UnitOfWork, row: NodeRecord) -> bool:
     """Whether an agent may have begun it."""
-    return row.state is TaskState.WORKING or book.now_ms - (row.published_ms or 0) < UNTOLD_MS
+    return row.state is TaskState.WORKING or unit.now_ms - (row.published_ms or 0) < UNTOLD_MS
 
 
-def publish(book: UnitOfWork, place: NodeKey, row: NodeRecord) -> None:
+def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Publishes a node anew whose publication is gone; no attempt is counted."""
     if row.state is TaskState.WORKING:
-        write_attempt(book, place, row, "lost", BROKER_LOST)
-    claim.publish(book, place, row)
+        write_attempt(unit, node_key, row, "lost", BROKER_LOST)
+    claim.publish(unit, node_key, row)

@@ -25,47 +25,47 @@ from coditect.workflow.graph import edge_problems
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import idempotency, versions
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.inputs import INPUT, write
 from dispatcher.ledger.rows import NodeRecord, WorkflowRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_CHUNK_NODES = 1_000
 
 
-def start(book: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
+def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Takes one chunk; the last one accepts the workflow.
 
     Raises: InvalidTask, InvalidWorkflow; nothing of the chunk is taken then.
     """
     workflow, key = text(body, "workflow"), str(body.get("key") or "")
-    known = idempotency.read(book.tr, key, now_ms=book.now_ms) if key else None
+    known = idempotency.read(unit.tr, key, now_ms=unit.now_ms) if key else None
     if known is not None and known != workflow:
-        return {"workflow": known, "state": _state(book, known), "new": False}
-    if book.run(workflow) is not None:
-        return {"workflow": workflow, "state": _state(book, workflow), "new": True}
+        return {"workflow": known, "state": _state(unit, known), "new": False}
+    if unit.run(workflow) is not None:
+        return {"workflow": workflow, "state": _state(unit, workflow), "new": True}
     chunk, chunks = number(body, "chunk", 1), number(body, "chunks", 1)
-    done, begun_ms, nodes = _upload(book, workflow)
+    done, begun_ms, nodes = _upload(unit, workflow)
     if chunk > done + 1:
         fix = "send the workflow again from the first chunk"
         raise InvalidTask("A chunk of the workflow is missing", workflow=workflow, expected=done + 1, fix=fix)
-    head = read_head(book, body) if chunk == 1 > done else book.workflow(workflow)
+    head = read_head(unit, body) if chunk == 1 > done else unit.workflow(workflow)
     assert head is not None
-    added = read_nodes(book, workflow, body.get("nodes")) if chunk > done else []
+    added = read_nodes(unit, workflow, body.get("nodes")) if chunk > done else []
     nodes += len(added)
     _check_count(workflow, nodes, head.count, last=chunk >= chunks)
     if chunk > done:
         if chunk == 1:
-            _write_head(book, workflow, head, body.get("input"))
-        _write_nodes(book, workflow, added)
-        book.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
+            _write_head(unit, workflow, head, body.get("input"))
+        _write_nodes(unit, workflow, added)
+        unit.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
-    return _accept(book, workflow, key, head, [node for node, _ in added])
+    return _accept(unit, workflow, key, head, [node for node, _ in added])
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
@@ -96,27 +96,27 @@ def number(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def _state(book: UnitOfWork, workflow: str) -> str:
-    run = book.run(workflow)
+def _state(unit: UnitOfWork, workflow: str) -> str:
+    run = unit.run(workflow)
     return run.state.value if run is not None else WorkflowState.ACCEPTED.value
 
 
-def _upload(book: UnitOfWork, workflow: str) -> tuple[int, int, int]:
+def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
     """Chunks so far, when it began, nodes so far."""
-    row = book.tr.get(UPLOADS.pack((workflow,)))
+    row = unit.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
-        return 0, book.now_ms, 0
+        return 0, unit.now_ms, 0
     chunks, begun_ms, nodes = versions.UPLOAD.unpack(row)
     return chunks, begun_ms, nodes
 
 
-def read_head(book: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
+def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
     """What the first chunk says of the workflow. Raises: InputError."""
     name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
     if count > MOST_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
     description = fields.text(body.get("description") or "")
-    return WorkflowRecord(book.shard, name, description, str(body.get("key") or ""), count, book.now_ms)
+    return WorkflowRecord(unit.shard, name, description, str(body.get("key") or ""), count, unit.now_ms)
 
 
 def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
@@ -126,12 +126,12 @@ def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
         raise InvalidWorkflow("Nodes of the workflow are missing", workflow=workflow, given=nodes, count=count)
 
 
-def _write_head(book: UnitOfWork, workflow: str, head: WorkflowRecord, value: Any) -> None:
-    write(book, NodeKey(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
-    book.tr.set(WORKFLOWS.pack((workflow,)), head.pack())
+def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: Any) -> None:
+    write(unit, NodeKey(workflow, ""), INPUT, dumps(value))  # may be refused, and then nothing is written yet
+    unit.tr.set(WORKFLOWS.pack((workflow,)), head.pack())
 
 
-def read_nodes(book: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
+def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
     """The nodes of a chunk and their definitions as they are stored.
 
     Raises: InvalidWorkflow when they do not hold together with what is stored; ValueBeyondBound.
@@ -142,20 +142,20 @@ def read_nodes(book: UnitOfWork, workflow: str, documents: object) -> list[tuple
     problems = check_expressions(Definition(workflow, tuple(nodes)))
     if problems:
         raise InvalidWorkflow.of(problems, workflow=workflow)
-    stored, seen = _stored(book, workflow, nodes), set[str]()
+    stored, seen = _stored(unit, workflow, nodes), set[str]()
     for node in nodes:
         _check_place(workflow, node, stored, seen)
         seen.add(node.name)
     return [(node, _definition(node)) for node in nodes]
 
 
-def _stored(book: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
+def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
     """Which of these nodes, and of those that they come after, are stored already.
 
     By the rows that are never large; a conflict would show in the upload's own.
     """
     names = list(dict.fromkeys(name for node in nodes for name in (node.name, *(edge.node for edge in node.after))))
-    rows = book.tr.snapshot.get_many([STATUSES.pack((workflow, name)) for name in names])
+    rows = unit.tr.snapshot.get_many([STATUSES.pack((workflow, name)) for name in names])
     return {name for name, row in zip(names, rows, strict=True) if row is not None}
 
 
@@ -181,34 +181,34 @@ def _definition(node: Node) -> bytes:
     return definition
 
 
-def _write_nodes(book: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
+def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
     for node, definition in nodes:
         tally = Tally.of(node)
-        place = NodeKey(workflow, node.name)
-        book.define(place, definition)
+        node_key = NodeKey(workflow, node.name)
+        unit.define(node_key, definition)
         row = NodeRecord(TaskState.BLOCKED, tally.needed, tally.open)
-        book.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
+        unit.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
-            book.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
+            unit.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
 
-def _accept(book: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
+def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
     """The workflow runs. One that came as a whole is shown as a whole, and what was read of its nodes is kept."""
     if key:
-        idempotency.claim(book.tr, key, workflow, now_ms=book.now_ms)
-    book.tr.clear(UPLOADS.pack((workflow,)))
-    book.tr.set(LIVE.pack((book.shard, workflow)), b"")
-    book.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=book.now_ms).pack())
-    run = book.begin_run(workflow)
+        idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
+    unit.tr.clear(UPLOADS.pack((workflow,)))
+    unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
+    unit.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=unit.now_ms).pack())
+    run = unit.begin_run(workflow)
     run.state = WorkflowState.RUNNING
     run.open = head.count
     run.counts = {TaskState.BLOCKED.value: head.count}
-    book.effects.accepted.append(workflow)
+    unit.effects.accepted.append(workflow)
     if len(added) < head.count:
-        book.effects.unshown.append(workflow)
+        unit.effects.unshown.append(workflow)
     else:
         for node in added:
-            book.show_new(NodeKey(workflow, node.name), node)
-    book.effects.say("workflow.accepted", workflow, name=head.name)
-    advance.begin(book, workflow)
+            unit.show_new(NodeKey(workflow, node.name), node)
+    unit.effects.say("workflow.accepted", workflow, name=head.name)
+    advance.begin(unit, workflow)
     return {"workflow": workflow, "state": WorkflowState.ACCEPTED.value, "new": True}

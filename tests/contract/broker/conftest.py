@@ -9,7 +9,7 @@ import pytest
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Binding, Topology, backbone
+from coditect.broker.topology import Binding, Topology, base_topology
 from tests.contract.broker.scene import EntityFaults, FaultyBroker, Scene, new_prefix
 from tests.support import WIRES
 
@@ -31,10 +31,10 @@ async def _remove(url: str, declared: list[Topology]) -> None:
     channel = await connection.channel()
     for topology in declared:
         for queue in topology.queues:
-            if queue not in backbone().queues:  # those are everybody's, as are their exchanges
+            if queue not in base_topology().queues:  # those are everybody's, as are their exchanges
                 await channel.queue_delete(queue.name)
         for exchange in topology.exchanges:
-            if exchange not in backbone().exchanges:
+            if exchange not in base_topology().exchanges:
                 await channel.exchange_delete(exchange.name)
     await connection.close()
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coditect.broker.rabbitmq.publisher import ASTRAY_SECONDS
-from coditect.broker.topology import Binding, Topology, backbone, reply_queue
+from coditect.broker.topology import Binding, Topology, base_topology, reply_queue
 from coditect.errors import NotFound, Unroutable
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -59,7 +59,7 @@ async def test_publish_waits_until_the_owner_of_its_queue_has_bound_it_again(
 ) -> None:
     owner, name = await scene.connect(), f"reply.{scene.name('owner')}"
     replies = reply_queue(name)
-    await owner.declare(backbone() + replies)
+    await owner.declare(base_topology() + replies)
     await scene.faults.unbind(replies.bindings[0])
 
     await broker.publish(Message(b"kept"), exchange=routing.REPLIES, routing_key=name)
@@ -69,7 +69,7 @@ async def test_publish_waits_until_the_owner_of_its_queue_has_bound_it_again(
 
 
 async def test_publish_for_a_queue_that_is_not_there_comes_back_at_once(scene: Scene, broker: FaultyBroker) -> None:
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
 
     async with asyncio.timeout(ASTRAY_SECONDS / 3):
         with pytest.raises(Unroutable):

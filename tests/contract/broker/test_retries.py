@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coditect.broker.port import Delivery
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -28,7 +28,7 @@ async def consumed(broker: FaultyBroker, capability: str) -> list[Delivery]:
 
 async def test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other(scene: Scene, broker: FaultyBroker) -> None:
     full, other = scene.name(FULL), scene.name(OTHER)
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
     await broker.declare(capability_queues(full, max_length=1))
     await broker.declare(capability_queues(other))
     seen = await consumed(broker, other)
@@ -45,7 +45,7 @@ async def test_retry_comes_back_once_and_in_no_history_of_the_queue_it_goes_to(
     scene: Scene, broker: FaultyBroker
 ) -> None:
     name = scene.name(OTHER)
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
     await broker.declare(capability_queues(name))
     seen = await consumed(broker, name)
 
@@ -62,7 +62,7 @@ async def test_retry_of_a_capability_without_a_way_out_of_its_own_comes_back_as_
     """Its agents run an earlier version."""
     name = scene.name(OTHER)
     whole = capability_queues(name)
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
     await broker.declare(whole.without_queue(routing.retry_back_queue(name)))
     seen = await consumed(broker, name)
 

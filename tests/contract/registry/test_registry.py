@@ -31,7 +31,7 @@ def ids(records: tuple[AgentRecord, ...]) -> list[str]:
 
 async def test_registered_agent_is_read_back_as_it_was_written(registry: Registry) -> None:
     registration = make_registration(offers=(REVIEW, SUMMARY))
-    load = Load(AgentStatus.BUSY, 3, 1, 12.5, 70_000_000, 33.125, 40, 2)
+    load = Load(AgentStatus.BUSY, 3, 1, 12.5, 70_000_000, 33.125, 40, 2, awaiting_owner=1, trouble="no files left")
 
     await registry.register(registration, load, lease_seconds=30)
 

@@ -10,7 +10,7 @@ import pytest
 from coditect.agent.quarantine import Quarantine
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.registry.redis import RedisRegistry
@@ -31,10 +31,10 @@ async def hand_back(broker: AmqpBroker, registry: RedisRegistry) -> None:
     """Do with all that waits as an agent does that has no slot for it."""
     queue = routing.task_queue(CAPABILITY, Priority.P1)
     async with Supervisor() as background:
-        suspects = Quarantine(registry, AgentId("full-1"), background)
+        quarantine = Quarantine(registry, AgentId("full-1"), background)
         taken = [await broker.get(queue) for _ in range(TASKS)]
         deliveries = [one for one in taken if one is not None]
-        await suspects.hand_back(read_task(one.message, one.routing_key) for one in deliveries)
+        await quarantine.hand_back(read_task(one.message, one.routing_key) for one in deliveries)
     assert len(deliveries) == TASKS
     for one in deliveries:
         one.requeue()
@@ -51,7 +51,7 @@ async def test_what_was_handed_back_to_a_killed_agent_runs_elsewhere_within_a_se
         AmqpBroker(servers.amqp_url, name="full") as broker,
         RedisRegistry(servers.redis_url) as registry,
     ):
-        await broker.declare(backbone() + capability_queues(CAPABILITY))
+        await broker.declare(base_topology() + capability_queues(CAPABILITY))
         handles = [handle async for handle in client.submit_many(CAPABILITY, [MILLISECONDS] * TASKS)]
         await hand_back(broker, registry)
         victim = await fleet.start()

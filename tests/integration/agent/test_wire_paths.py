@@ -30,11 +30,11 @@ def settings(settings: Settings, wire: str) -> Settings:
 class Worker:
     """An agent that fails so many attempts of a task, then holds it until it is released."""
 
-    def __init__(self, capability: str, *, failures: int = 0, held: bool = False) -> None:
+    def __init__(self, capability: str, *, failures: int = 0, received: bool = False) -> None:
         self.attempts: list[tuple[str, int]] = []
         self.canceled: list[str] = []
         self.released = asyncio.Event()
-        if not held:
+        if not received:
             self.released.set()
         self.agent = Agent("worker", slots=2)  # one of them is kept for P0
 
@@ -79,7 +79,7 @@ async def test_used_up_attempts_end_in_a_dead_letter(servers: Servers, settings:
 
 
 async def test_canceled_while_it_runs_it_ends(servers: Servers, settings: Settings, capability: str) -> None:
-    worker = Worker(capability, held=True)
+    worker = Worker(capability, received=True)
     async with running(worker.agent, servers, settings=settings) as fleet:
         handle = await fleet.client.submit(capability, 7)
         await eventually(lambda: worker.attempts)
@@ -94,7 +94,7 @@ async def test_canceled_while_it_runs_it_ends(servers: Servers, settings: Settin
 
 
 async def test_canceled_before_it_starts_it_never_does(servers: Servers, settings: Settings, capability: str) -> None:
-    worker = Worker(capability, held=True)
+    worker = Worker(capability, received=True)
     async with running(worker.agent, servers, settings=settings) as fleet:
         busy = await fleet.client.submit(capability, 1)
         await eventually(lambda: worker.attempts)
@@ -125,7 +125,7 @@ async def test_pinned_tasks_are_done_by_that_agent(servers: Servers, settings: S
 async def test_task_pinned_to_a_busy_agent_goes_to_another(
     servers: Servers, settings: Settings, capability: str
 ) -> None:
-    busy, idle = Worker(capability, held=True), Worker(capability)
+    busy, idle = Worker(capability, received=True), Worker(capability)
     async with (
         running(idle.agent, servers, settings=settings) as fleet,
         running(busy.agent, servers, settings=settings) as chosen,

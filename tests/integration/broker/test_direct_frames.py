@@ -11,8 +11,8 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker, link
 from coditect.broker.rabbitmq.frames import path as direct_path
-from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.path import TESTED, DirectPath
+from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
 from coditect.broker.rabbitmq.lanes import Lane
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
@@ -40,9 +40,9 @@ def lane_of(broker: AmqpBroker) -> Lane:
 
 
 def outlet_of(broker: AmqpBroker) -> DirectPublisherChannel:
-    outlet = lane_of(broker).outlet
-    assert isinstance(outlet, DirectPublisherChannel)
-    return outlet
+    publisher_channel = lane_of(broker).publisher_channel
+    assert isinstance(publisher_channel, DirectPublisherChannel)
+    return publisher_channel
 
 
 @pytest.mark.slow
@@ -234,8 +234,8 @@ async def test_consumer_that_the_broker_cancels_subscribes_again_and_the_old_tag
     await publish(broker, queue)
 
     await eventually(lambda: len(seen) == 4)
-    inlet = broker._groups[""]._inlet
-    assert len(inlet._receivers) == 1  # type: ignore[union-attr]
+    consumer_channel = broker._groups[""]._consumer_channel
+    assert len(consumer_channel._receivers) == 1  # type: ignore[union-attr]
 
 
 async def test_consumers_that_come_and_go_leave_nothing_behind(scene: Scene, broker: AmqpBroker) -> None:
@@ -249,7 +249,7 @@ async def test_consumers_that_come_and_go_leave_nothing_behind(scene: Scene, bro
 
     assert stays.active
     await eventually(lambda: _holds(scene, queue, 0))
-    assert len(broker._groups[""]._inlet._receivers) == 1  # type: ignore[union-attr]
+    assert len(broker._groups[""]._consumer_channel._receivers) == 1  # type: ignore[union-attr]
 
 
 async def test_acked_delivery_never_comes_again_after_a_clean_end(scene: Scene) -> None:

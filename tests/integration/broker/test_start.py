@@ -23,6 +23,7 @@ from coditect.model.message import Message
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
 from tests.support import eventually
+from tests.unit.cli.scene import Terminal
 
 pytestmark = pytest.mark.servers
 
@@ -85,20 +86,34 @@ async def test_doctor_finds_a_broker_only_where_it_lets_us_in(amqp_url: str, wro
     assert bool(found.fix) is bool(wrong)
 
 
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_doctor_command_signs_in(
+    amqp_url: str, password: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CODITECT_AMQP_URL", str(URL(amqp_url).with_password(password) if password else amqp_url))
+    monkeypatch.setenv("CODITECT_REDIS_URL", "redis://127.0.0.1:1/0")
+
+    ran = Terminal().run("doctor", "--output", "json")
+
+    assert ran.code == 1  # Redis is not there
+    assert {check["name"]: check["ok"] for check in ran.json}["broker"] is (password is None)
+
+
 UNLOGGED = """
 import asyncio, sys
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
-from tests.faults.proxy import fault_proxy
+from dispatcher.chaos.proxy import fault_proxy
 from tests.support import eventually
 
 async def main():
     async with fault_proxy(sys.argv[1]) as between, AmqpBroker(between.url) as broker:
         for _ in range(3):
-            for pipe in between.pipes():
+            lost = between.pipes()
+            for pipe in lost:
                 pipe.cut()
-            await eventually(lambda: not broker.connected)
-            await eventually(lambda: broker.connected)
+            await eventually(lambda: broker.connected and not set(lost) & set(between.pipes()))
     try:
         async with AmqpBroker(sys.argv[2], connect_seconds=1.0):
             pass

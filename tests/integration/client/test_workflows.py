@@ -11,7 +11,7 @@ import pytest
 from coditect import Agent, From, Retry, TaskFailed, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.options import Options
 from coditect.model.result import Status
@@ -165,14 +165,14 @@ async def test_a_wait_and_its_events_outlive_the_dispatcher(servers: Servers, fl
     async with dispatching(servers, fleet, disk):
         run = await fleet.client.start(flow)
         waiting = asyncio.ensure_future(run.wait(timeout=SECONDS))
-        listening = asyncio.ensure_future(listen())
+        event_stream = asyncio.ensure_future(listen())
         await asyncio.sleep(0)
     assert not waiting.done()
 
     async with dispatching(servers, fleet, disk):
         await run.answer("gate", granted=True, by="ada")
         state = await waiting
-        await asyncio.wait_for(listening, SECONDS)
+        await asyncio.wait_for(event_stream, SECONDS)
 
     assert state is WorkflowState.COMPLETED
     assert heard[-1] == "workflow.completed"
@@ -182,7 +182,7 @@ async def test_a_wait_and_its_events_outlive_the_dispatcher(servers: Servers, fl
 async def unserved(fleet: Running, worker: Worker) -> AsyncIterator[str]:
     """A capability that has queues, and no agent any more."""
     name = f"{worker.capability}.before"
-    await fleet.broker.declare(backbone() + capability_queues(name))
+    await fleet.broker.declare(base_topology() + capability_queues(name))
     yield name
     await remove_queues(fleet.broker, [name])
 

@@ -12,17 +12,18 @@ from uuid import uuid4
 import pytest
 
 from coditect.aio.clock import SystemClock
+from coditect.aio.network import BOTH, Way
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.local import PrivateServers
 from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
+from dispatcher.chaos.proxy import fault_proxy
 from dispatcher.ledger import leases
 from dispatcher.liveness.eviction import evictor
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
-from tests.faults.proxy import BOTH, Way, fault_proxy
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually, patient
 
@@ -106,9 +107,7 @@ async def test_tasks_of_an_agent_that_is_cut_off_from_the_broker_alone_are_begun
         await eventually(lambda: _knows(alone, 2))
         cut_off = asyncio.get_running_loop().time()
 
-        proxy.swallow_new = True
-        for pipe in proxy.pipes():
-            pipe.swallow(*way)
+        proxy.path.cut_off(*way)
         await eventually(lambda: len(fleet.noted("start")) == 12, seconds=3 * PROMISED_SECONDS)
 
         elsewhere_after = asyncio.get_running_loop().time() - cut_off

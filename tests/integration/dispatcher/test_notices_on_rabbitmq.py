@@ -18,7 +18,7 @@ import pytest
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import Queue, Topology, backbone, capability_queues
+from coditect.broker.topology import Queue, Topology, base_topology, capability_queues
 from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
 from dispatcher.program import DispatcherOptions, running_dispatcher
@@ -56,7 +56,7 @@ async def dispatching(servers: Servers, registry: RedisRegistry | None = None) -
 @asynccontextmanager
 async def abandoned(broker: AmqpBroker, capability: str) -> AsyncIterator[None]:
     """Queues of a capability that nobody consumes."""
-    await broker.declare(backbone() + capability_queues(capability))
+    await broker.declare(base_topology() + capability_queues(capability))
     yield
     await remove_queues(broker, [capability])
 
@@ -267,7 +267,7 @@ async def test_program_with_a_wrong_setting_ends_and_says_which(tmp_path: Path) 
 async def test_dispatcher_that_may_declare_nothing_shared_still_has_its_own_queues(
     servers: Servers, broker: AmqpBroker, capability: str
 ) -> None:
-    await broker.declare(backbone())
+    await broker.declare(base_topology())
     shard = routing.control_queue(0), routing.results_queue(0)
     for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES, routing.CONTROL_QUEUE, *shard):
         await broker.delete_queue(queue)

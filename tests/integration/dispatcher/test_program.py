@@ -12,7 +12,7 @@ import pytest
 
 from coditect import Workflow
 from coditect.local import PrivateServers
-from coditect.operations.status import standing
+from coditect.operations.status import cluster_status
 from coditect.workflow.states import WorkflowState
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 
@@ -36,7 +36,7 @@ async def test_command_takes_the_shards_finishes_a_workflow_and_ends_on_sigterm(
     async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         process = await run(fleet)
-        (owner,) = {one.owner for one in (await standing(client._broker)).shards}
+        (owner,) = {one.owner for one in (await cluster_status(client._broker)).shards}
         assert owner is not None
 
         state = await (await client.start(flow)).wait(timeout=60)

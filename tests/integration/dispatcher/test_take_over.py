@@ -16,7 +16,7 @@ from coditect.client.client import Client
 from coditect.client.workflow_run import Run
 from coditect.errors import ControlPlaneRequired
 from coditect.local import PrivateServers
-from coditect.operations.status import standing
+from coditect.operations.status import cluster_status
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.shards import shard_of
 from dispatcher.shards.ownership import NAME
@@ -54,7 +54,7 @@ async def moved(client: Client, process: subprocess.Popen[bytes]) -> float:
 
     async def is_so() -> bool:
         try:
-            now = await standing(client._broker)
+            now = await cluster_status(client._broker)
         except ControlPlaneRequired:
             return False
         return {(one.owner or "").rpartition("-")[0] for one in now.shards} == {f"{NAME}-{process.pid}"}

@@ -20,7 +20,7 @@ from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed
-from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneDesk, open_worker
 
 pytestmark = pytest.mark.servers
 
@@ -37,7 +37,7 @@ def scripts_run(client: Redis) -> int:
 async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneDesk]:
     async with (
         RedisTaskGraph(own_redis.url, worker="dispatcher-1", timeout_seconds=10) as graph,
-        open_desk(graph) as opened,
+        open_worker(graph) as opened,
     ):
         yield opened
 
@@ -61,9 +61,11 @@ async def test_results_that_arrive_together_are_one_transaction_and_one_round_tr
     flow = Workflow("fan")
     flow.task(CAPABILITY, after=[flow.task(CAPABILITY, name=f"n{at}") for at in range(RESULTS)], name="behind")
     await lone.start(flow)
-    first, *others = [Finished(place, 1, flight.publication, completed()) for place, flight in lone.desk.flights]
+    first, *others = [
+        Finished(node_key, 1, flight.publication, completed()) for node_key, flight in lone.worker.in_flight
+    ]
     with Redis.from_url(own_redis.url) as client:
-        queue = Queue(queue_name(Priority.P1, lone.desk.shard), connection=client)
+        queue = Queue(queue_name(Priority.P1, lone.worker.shard), connection=client)
         await lone.say(first)
         await eventually(lambda: queue.finished_job_registry.count == 1)  # Redis has all scripts by now
         turns.clear()

@@ -140,6 +140,26 @@ def test_program_that_cannot_start_is_reported_with_its_last_lines(plan: UpPlan)
     assert not down(plan.folder).was_up
 
 
+def test_interrupted_before_all_is_ready_nothing_stays(plan: UpPlan) -> None:
+    never = Program("never", (sys.executable, "-S", "-c", "import time; time.sleep(600)"), announces_ready=True)
+    given = UpPlan(
+        plan.folder, plan.working_folder, (*plan.programs, never), "amqp://127.0.0.1:9", "redis://127.0.0.1:9"
+    )
+    states: list[UpState] = []
+
+    def interrupt(line: str) -> None:
+        assert line.startswith("agent is ready")
+        states.append(state_of(plan))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        up_detached(given, environ=os.environ, say=interrupt)
+
+    assert marked(states[0].marker) == []
+    assert not states[0].running
+    assert read_state(UpFolder(plan.folder)) is None
+
+
 def test_foreground_up_stops_everything_on_a_signal(plan: UpPlan) -> None:
     given = UpPlan(plan.folder, plan.working_folder, plan.programs, "amqp://127.0.0.1:9", "redis://127.0.0.1:9")
     states: list[UpState] = []

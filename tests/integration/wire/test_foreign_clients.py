@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.settings.settings import Settings
 from coditect.wire import routing
@@ -105,7 +105,7 @@ async def test_every_key_of_a_capability_lands_in_the_queue_of_its_level(
     amqp_url: str, capability: str, door: str
 ) -> None:
     async with AmqpBroker(amqp_url) as broker:
-        await broker.declare(backbone() + capability_queues(capability))
+        await broker.declare(base_topology() + capability_queues(capability))
 
         for key in (capability, *(f"{capability}.{level.value}" for level in Priority)):
             await blocking(foreign.publish, amqp_url, key, b"{}", exchange=door)

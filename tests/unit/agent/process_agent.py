@@ -9,9 +9,10 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coditect import Agent, Context, Retry
-from coditect.errors import CoditectError, InvalidTask
+from coditect.errors import CoditectError, InputError, InvalidTask
 
 worker = Agent("process-worker", slots=2)
 ONCE = Retry(max_attempts=1)
@@ -103,6 +104,29 @@ async def ask_wrong(_: None, ctx: Context) -> dict[str, str]:
         "late": await error("proc.wait", None, "100ms"),
         "failed": await error("proc.fail", "key", "20s"),
     }
+
+
+@worker.capability("proc.ask.for", process=True, retry=ONCE)
+async def ask_for(how: dict[str, Any], ctx: Context) -> Any:
+    return await asked_for(how, ctx)
+
+
+@worker.capability("loop.ask.for", retry=ONCE)
+async def ask_for_on_the_loop(how: dict[str, Any], ctx: Context) -> Any:
+    return await asked_for(how, ctx)
+
+
+async def asked_for(how: dict[str, Any], ctx: Context) -> Any:
+    """The child's answer, or which parameter was refused, and the fix."""
+    try:
+        return await ctx.request(how.pop("capability", "loop.level"), **how)
+    except InputError as error:
+        return [str(error.facts["parameter"]), str(error.facts["fix"])]
+
+
+@worker.capability("loop.level")
+async def level(_: None, ctx: Context) -> str:
+    return ctx.priority
 
 
 @worker.capability("proc.wait")

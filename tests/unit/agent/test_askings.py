@@ -12,7 +12,7 @@ from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SE
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
-from coditect.broker.topology import backbone, capability_queues, shard_queues
+from coditect.broker.topology import base_topology, capability_queues, shard_queues
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.wire import routing
@@ -52,7 +52,7 @@ async def asker() -> AsyncIterator[Asker]:
     server = MemoryServer()
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(MemoryBroker(server, name="test"))
-        await broker.declare(backbone() + capability_queues("work.do") + shard_queues(0))
+        await broker.declare(base_topology() + capability_queues("work.do") + shard_queues(0))
         requests = await stack.enter_async_context(Requests(broker, name="a-1"))
         owner = ScriptedOwner(broker, decide=granting(fence=GRANT.fence))
         await owner.publish("work.do")

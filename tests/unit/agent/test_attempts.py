@@ -219,6 +219,20 @@ async def test_shorter_limit_of_the_task_cuts_the_handler_short(limit: dict[str,
         assert fleet.elapsed_seconds == 120
 
 
+async def test_longer_limit_in_a_header_raises_nothing() -> None:
+    waiting = Waiting(timeout="5m")
+    async with TestFleet(agents=[waiting.agent]) as fleet, MemoryBroker(fleet.server, name="stranger") as broker:
+        an_hour = Message(b"null", {"x-coditect-timeout-ms": 3_600_000})
+        await broker.publish(an_hour, exchange=routing.TASKS, routing_key="wait.loop.p1")
+        await fleet.advance("299s")
+        before = waiting.ended
+
+        await fleet.advance("2s")
+
+        assert (len(waiting.started), before, waiting.ended) == (1, 0, 1)
+        assert [letter.reason for letter in await fleet.dead_letters("wait.loop")] == ["timeout"]
+
+
 @pytest.mark.parametrize("how", ["timeout", "cancel"])
 async def test_thread_that_goes_on_keeps_its_slot(scene: Scene, how: str) -> None:
     waiting = Waiting()
@@ -298,11 +312,11 @@ async def test_canceled_after_its_end_it_keeps_its_result(scene: Scene) -> None:
 
 async def test_handle_hears_the_events_of_its_task(scene: Scene) -> None:
     agent = Agent("telling")
-    listening = asyncio.Event()
+    event_stream = asyncio.Event()
 
     @agent.capability("tell.progress")
     async def tell(_: None, ctx: Context) -> None:
-        await listening.wait()
+        await event_stream.wait()
         await ctx.progress(2.0, "over the top")
         await ctx.emit("my.own", colour="red")
 
@@ -310,7 +324,7 @@ async def test_handle_hears_the_events_of_its_task(scene: Scene) -> None:
     client = await scene.client()
     handle = await client.submit("tell.progress")
     async with client.events("my.#") as own:
-        asyncio.get_running_loop().call_later(0.05, listening.set)
+        asyncio.get_running_loop().call_later(0.05, event_stream.set)
         heard = [event async for event in handle.events()]
         mine = await asyncio.wait_for(anext(own), 60)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -200,6 +201,42 @@ async def test_canceled_parent_leaves_no_child_running() -> None:
             await handle.result(timeout="10s")
         await fleet.advance("1s")
         assert family.running == set()
+
+
+@pytest.mark.parametrize("limit", [{"deadline": "20s"}, {"timeout": "20s", "durable": True}])
+async def test_parent_that_runs_out_of_time_leaves_no_child_running(limit: dict[str, Any]) -> None:
+    family = Family()
+    async with TestFleet(agents=[family.agent()], replicas=2) as fleet:
+        handle = await fleet.submit("family.member", [[[500]], 500], **limit)
+        await fleet.advance("19s")
+        before = len(family.running)
+
+        outcome = await handle.outcome(timeout="10s")
+
+        await fleet.advance("1s")
+        assert outcome.failure is not None
+        assert (before, family.running) == (3, set())
+
+
+async def test_parent_that_waits_for_longer_than_a_task_may_last_leaves_no_child_running() -> None:
+    family = Family()
+    parent = Agent("parents")
+
+    @parent.capability("parent.run", timeout=TIMEOUT, retry=Retry(max_attempts=1))
+    async def run(_: None, ctx: Context) -> None:
+        while True:
+            await ctx.request("family.member", [400], timeout="24h")
+
+    async with TestFleet(agents=[parent, family.agent()]) as fleet:
+        handle = await fleet.submit("parent.run")
+        await fleet.advance(25 * 60 - 1)
+        before = len(family.running)
+
+        with pytest.raises(TaskFailed, match="its waits included"):
+            await handle.result(timeout="1m")
+
+        await fleet.advance("1s")
+        assert (before, family.running) == (1, set())
 
 
 async def test_child_in_its_queue_does_not_start_for_a_parent_that_was_canceled() -> None:

@@ -19,7 +19,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.task import Limits, Task
 from coditect.testing import TestFleet
-from coditect.testing.chance import SeededClock
+from coditect.testing.seeded import SeededClock
 from coditect.wire import routing
 
 HOUR = 3_600.0
@@ -76,6 +76,18 @@ async def test_error_of_a_late_task_says_by_whose_clock() -> None:
     assert (
         "this machine's clock is 108000 s ahead of the registry's and too far to be corrected" in letter.error.message
     )
+
+
+async def test_error_of_a_node_past_its_deadline_says_what_the_dispatcher_knows_of_its_clock() -> None:
+    async with TestFleet(agents=[worker()], clocks_ahead_seconds={"dispatcher": 30 * HOUR}) as fleet:
+        late = await fleet.submit("work.do", 100.0, deadline="20s", durable=True)
+
+        with pytest.raises(TaskError) as failed:
+            await late.result(timeout="1m")
+
+    assert failed.value.facts["reason"] == "deadline"
+    told = str(failed.value.facts["message"])
+    assert "by its dispatcher's clock; this machine's clock is 108000 s ahead of the registry's" in told
 
 
 async def test_clock_that_is_set_right_is_believed_again() -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from coditect.wire import routing
 
 GATE = -1.0
 """Instead of seconds that a task awaits another agent's, without a slot: until the gate opens."""
+MINUTES, HALF_AN_HOUR = 2.6, 3.26
+"""The longest that is drawn, in powers of ten of seconds."""
 MOMENT = 0.1
 """Seconds for which a slot may be idle beside work, and for which work may wait for an idle slot."""
 
@@ -71,10 +74,10 @@ class Works:
     answered: dict[str, float] = field(default_factory=dict)
     """When what a task awaited ended."""
 
-    def agent(self, name: str, capabilities: Iterable[str], *, slots: int) -> Agent:
+    def agent(self, name: str, capabilities: Iterable[str], *, slots: int, timeout: str = "10m") -> Agent:
         agent = Agent(name, slots=slots)
         for capability in capabilities:
-            agent.capability(capability, timeout="10m")(self._work)
+            agent.capability(capability, timeout=timeout)(self._work)
         return agent
 
     async def _work(self, task: tuple[str, float, float], ctx: Context) -> None:
@@ -122,11 +125,18 @@ class Works:
                 run.ended, run.over = min(run.ended, now), min(run.over, now)
 
     async def submit(
-        self, fleet: TestFleet, capability: str, seconds: float, level: Priority = Priority.P1, *, awaits: float = 0
+        self,
+        fleet: TestFleet,
+        capability: str,
+        seconds: float,
+        level: Priority = Priority.P1,
+        *,
+        awaits: float = 0,
+        **how: Any,
     ) -> asyncio.Future[None]:
         name = f"{capability} {level.value} {len(self.submitted)}"
         self.submitted.append(Submitted(name, capability, level, fleet.elapsed_seconds))
-        handle = await fleet.submit(capability, (name, seconds, awaits), priority=level)
+        handle = await fleet.submit(capability, (name, seconds, awaits), priority=level, **how)
         return asyncio.ensure_future(handle.result(timeout="6d"))
 
     # -- what is to be proven ---------------------------------------------------------------------------
@@ -245,10 +255,10 @@ async def test_urgent_and_bulk_work_share_the_slots_by_weight_however_long_it_ta
                 await works.submit(fleet, "long.work", 0.3, level)
         await fleet.advance("6s")
 
-    starts = Counter(run.level for run in works.runs)
-    assert starts.total() >= 8 * 6 / 0.3 - 16
-    assert starts[Priority.P0] >= 8 / 13 * starts.total()
-    assert starts[Priority.P2] >= 1 / 13 * starts.total() - 2
+    heartbeats = Counter(run.level for run in works.runs)
+    assert heartbeats.total() >= 8 * 6 / 0.3 - 16
+    assert heartbeats[Priority.P0] >= 8 / 13 * heartbeats.total()
+    assert heartbeats[Priority.P2] >= 1 / 13 * heartbeats.total() - 2
     assert max(hand_backs.values(), default=0) <= 3
 
 
@@ -273,7 +283,7 @@ async def test_silent_queue_keeps_no_slot_from_another() -> None:
         await works.add(fleet, works.agent("one", ["silent.work", "other.work"], slots=1))
         first = await works.submit(fleet, "other.work", 10)
         await fleet.advance("1s")
-        held = await works.submit(fleet, "silent.work", 1)
+        received = await works.submit(fleet, "silent.work", 1)
         waiting = await works.submit(fleet, "other.work", 1)
         fleet.server.silence(routing.task_queue("silent.work", Priority.P1))
 
@@ -281,12 +291,17 @@ async def test_silent_queue_keeps_no_slot_from_another() -> None:
 
         assert fleet.elapsed_seconds == pytest.approx(11, abs=1)
         fleet.server.end_silence(routing.task_queue("silent.work", Priority.P1))
-        await held
+        await received
 
 
-def draw_seconds(chance: random.Random) -> float:
-    """From a millisecond to minutes, each order of magnitude as often."""
-    return round(10 ** chance.uniform(-3, 2.6), 3)
+def draw_seconds(chance: random.Random, *, most: float = MINUTES) -> float:
+    """From a millisecond up, each order of magnitude as often."""
+    return round(10 ** chance.uniform(-3, most), 3)
+
+
+def kept(seconds: float) -> dict[str, Any]:
+    """How a task of so many seconds is submitted to a capability that may run for an hour."""
+    return {"durable": True} if seconds > 500 else {"timeout": "10m"}
 
 
 @pytest.mark.parametrize(
@@ -295,20 +310,23 @@ def draw_seconds(chance: random.Random) -> float:
 async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_out(
     seed: int, hand_backs: Counter[str]
 ) -> None:
+    """Every fourth seed has tasks of half an hour, which costs it several times the time."""
     works, chance = Works(), random.Random(seed)
+    most, timeout = (HALF_AN_HOUR, "1h") if seed % 4 == 3 else (MINUTES, "10m")
     names = [f"mixed.c{number}" for number in range(chance.choice([1, 1, 2, 5]))]
     async with TestFleet(agents=[works.keeper()], seed=seed) as fleet:
         for _ in range(chance.choice([1, 2, 3, 5, 20])):
             offered = names if chance.random() < 0.7 else [names[0]]
-            await works.add(fleet, works.agent("mixed", offered, slots=chance.choice([1, 2, 4, 8])))
-        last = await works.add(fleet, works.agent("mixed", names, slots=chance.choice([1, 2, 4])))
+            await works.add(fleet, works.agent("mixed", offered, slots=chance.choice([1, 2, 4, 8]), timeout=timeout))
+        last = await works.add(fleet, works.agent("mixed", names, slots=chance.choice([1, 2, 4]), timeout=timeout))
         parents = chance.choice([0, 0.1, 0.5])
         results = []
         for _ in range(chance.choice([40, 120])):
             level = chance.choice(list(Priority))
             awaits = draw_seconds(chance) if chance.random() < parents else 0
-            seconds = draw_seconds(chance) / (10 if awaits else 1)
-            results.append(await works.submit(fleet, chance.choice(names), seconds, level, awaits=awaits))
+            seconds = draw_seconds(chance) / 10 if awaits else draw_seconds(chance, most=most)
+            name = chance.choice(names)
+            results.append(await works.submit(fleet, name, seconds, level, awaits=awaits, **kept(seconds)))
             if chance.random() < 0.3:
                 await fleet.advance(chance.choice([0.001, 0.03, 0.3, 3, 30]))
             alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]
@@ -316,7 +334,9 @@ async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_ou
                 works.kill(fleet, chance.choice(alive))
 
         await asyncio.gather(*results)
+        dead = [letter for name in names for letter in await fleet.dead_letters(name)]
 
+    assert dead == []
     assert max(hand_backs.values(), default=0) <= 3
     assert works.idle_beside_work() == []
     assert works.late_urgent() == []

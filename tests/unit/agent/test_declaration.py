@@ -74,7 +74,7 @@ def test_a_declaration_works_as_documented_or_its_error_names_line_and_parameter
         assert documented(parameter, asked, agent)
 
 
-@given(parameter=some.sampled_from(["name", "version", "slots", "tags", "description"]), asked=ANYTHING)
+@given(parameter=some.sampled_from(["name", "version", "slots", "reserve", "tags", "description"]), asked=ANYTHING)
 def test_an_agent_is_as_documented_or_its_error_names_line_and_parameter(parameter: str, asked: Any) -> None:
     try:
         agent = Agent(**{"name": "any"} | {parameter: asked})

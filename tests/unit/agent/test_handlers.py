@@ -171,6 +171,24 @@ async def test_input_that_does_not_fit_is_rejected_and_becomes_a_dead_letter(sce
     assert letter.headers["x-coditect-agent"].startswith("shop-")
 
 
+async def test_refusal_of_an_input_is_told_behind_the_start(scene: Scene) -> None:
+    agent = Agent("shop")
+
+    @agent.capability("shop.buy")
+    async def buy(order: Order) -> None: ...
+
+    await scene.start(agent)
+    client = await scene.client()
+
+    async with client.events("task.*") as events, asyncio.timeout(60):
+        handle = await client.submit("shop.buy", {"count": "many"})
+        first = last = await anext(events)
+        while last.type != "task.rejected":  # beside it comes that there is a dead letter
+            last = await anext(events)
+
+    assert (first.type, first.subject, last.subject) == ("task.started", handle.task_id, handle.task_id)
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [

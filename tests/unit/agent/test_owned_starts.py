@@ -15,8 +15,8 @@ from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
 from coditect.testing import TestFleet
-from coditect.testing.chance import SeededClock
 from coditect.testing.fleet import START
+from coditect.testing.seeded import SeededClock
 from coditect.wire.control import Claim, Verdict
 from coditect.wire.json import loads
 from tests.owner import ScriptedOwner, granting, saying

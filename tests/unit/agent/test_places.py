@@ -36,16 +36,16 @@ class Suspending:
         self.most = most
         self.waiting = 0
 
-    def may_suspend(self, held: ReceivedTask, most: int) -> bool:
+    def may_suspend(self, received: ReceivedTask, most: int) -> bool:
         return self.waiting < self.most
 
-    def suspend(self, held: ReceivedTask) -> None:
+    def suspend(self, received: ReceivedTask) -> None:
         self.waiting += 1
 
-    async def resume(self, held: ReceivedTask) -> None:
-        self.abandon(held)
+    async def resume(self, received: ReceivedTask) -> None:
+        self.abandon(received)
 
-    def abandon(self, held: ReceivedTask) -> None:
+    def abandon(self, received: ReceivedTask) -> None:
         self.waiting -= 1
 
 
@@ -64,10 +64,10 @@ class Stage:
         return self._background.start(self._stay(name, depth), name=name)
 
     async def _stay(self, name: str, depth: int) -> None:
-        held = ReceivedTask(
+        received = ReceivedTask(
             cast(Any, None), replace(TASK, depth=depth), QueueConsumer("q", Priority.P1, group="p1"), 0.0
         )
-        async with self.isolation.around(held):
+        async with self.isolation.around(received):
             self.inside.append(name)
             await self._leave[name].wait()
         self.inside.remove(name)

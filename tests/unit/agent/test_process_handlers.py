@@ -8,6 +8,8 @@ import psutil
 import pytest
 
 from coditect.errors import TaskFailed, TaskRejected
+from coditect.model.task import Limits
+from tests.owner import ScriptedOwner
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker
 from tests.unit.agent.scene import Scene
@@ -133,6 +135,24 @@ async def test_request_s_error_reaches_the_handler_in_its_process(scene: Scene) 
     assert caught["late"].startswith("ResultTimeout: ")
     assert caught["failed"].startswith("TaskFailed: ")
     assert "wrong key" in caught["failed"]
+
+
+async def test_child_of_a_handler_whose_process_is_killed_at_its_timeout_is_canceled(
+    scene: Scene, owner: ScriptedOwner
+) -> None:
+    """A workflow's timeout counts while the handler waits; the child would sleep for half a minute."""
+    running = await scene.start(worker)
+    client = await scene.client()
+    await client.request("proc.ask.for", {})  # the process is there from now on
+    await owner.publish("proc.ask.for", {"capability": "proc.wait", "timeout": "1h"}, limits=Limits(timeout_ms=3_000))
+    await eventually(lambda: (running.runtime.load().running, running.runtime.load().suspended) == (1, 1))
+
+    await eventually(lambda: owner.results)
+    await eventually(lambda: (running.runtime.load().running, running.runtime.load().suspended) == (0, 0), seconds=15)
+
+    failure = owner.results[0].outcome.failure
+    assert failure is not None
+    assert failure.reason == "timeout"
 
 
 @pytest.mark.slow

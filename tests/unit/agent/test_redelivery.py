@@ -55,12 +55,12 @@ async def test_redelivered_work_in_flight_runs_once_and_is_answered(scene: Scene
 
 async def test_redelivered_suspended_work_runs_once(scene: Scene) -> None:
     gated = Gated()
-    starts: list[int] = []
+    heartbeats: list[int] = []
     asking = Agent("asking", slots=1)
 
     @asking.capability("ask.on")
     async def ask(number: int, ctx: Context) -> str:
-        starts.append(number)
+        heartbeats.append(number)
         return str(await ctx.request("gate.pass", "child"))
 
     agent = await scene.start(asking)
@@ -74,7 +74,7 @@ async def test_redelivered_suspended_work_runs_once(scene: Scene) -> None:
     gated.gate.set()
 
     assert await handle.result(str, timeout="100s") == "child"
-    assert starts == [1]
+    assert heartbeats == [1]
     await eventually(lambda: agent.runtime.load().suspended == 0)
 
 

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coditect import Agent
 from coditect.agent.intake.slots import WEIGHTS, Slots
 from coditect.model.capability import Priority
+from coditect.testing import TestFleet
 
 P0, P1, P2 = Priority
 LEVELS = st.sets(st.sampled_from(list(Priority)), min_size=1)
 
 
-def starts(slots: Slots, waiting: set[Priority], rounds: int) -> Counter[Priority]:
+def heartbeats(slots: Slots, waiting: set[Priority], rounds: int) -> Counter[Priority]:
     """Fills the slots, then frees them one after the other, the oldest first; every level always waits."""
     running: list[Priority] = []
     counted: Counter[Priority] = Counter()
@@ -26,14 +30,14 @@ def starts(slots: Slots, waiting: set[Priority], rounds: int) -> Counter[Priorit
 
 
 def test_one_slot_serves_all_levels_by_weight() -> None:
-    counted = starts(Slots(1), {P0, P1, P2}, 1_300)
+    counted = heartbeats(Slots(1), {P0, P1, P2}, 1_300)
 
     assert all(abs(counted[level] - 100 * WEIGHTS[level]) <= 2 for level in Priority)
 
 
 @given(total=st.integers(1, 32))
 def test_p2_keeps_its_share_under_a_flood(total: int) -> None:
-    counted = starts(Slots(total), {P0, P1, P2}, 2_600)
+    counted = heartbeats(Slots(total), {P0, P1, P2}, 2_600)
 
     assert counted[P2] >= counted.total() / 13 - 2
     assert counted[P0] >= counted[P1] >= counted[P2]
@@ -61,6 +65,22 @@ def test_as_many_are_kept_for_p0_as_the_agent_says(total: int, reserve: int) -> 
 
     assert slots.in_use == max(1, total - reserve)
     assert slots.startable(P0) == total - slots.in_use
+
+
+@pytest.mark.parametrize(("reserve", "at_once"), [(0, 2), (1, 1)])
+async def test_agent_keeps_as_many_for_p0_as_it_declares(reserve: int, at_once: int) -> None:
+    agent = Agent("worker", slots=2, reserve=reserve)
+
+    @agent.capability("work.do")
+    async def work(_: None) -> None:
+        await asyncio.sleep(60)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        for _ in range(3):
+            await fleet.submit("work.do", priority=P1)
+        await fleet.advance("1s")
+
+        assert fleet.agents[0].load.running == at_once
 
 
 def test_running_p0_task_is_what_was_kept_for() -> None:

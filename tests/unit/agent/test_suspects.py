@@ -118,7 +118,7 @@ class Stage:
 
     def __init__(self, background: Supervisor) -> None:
         self.registry = MemoryRegistry()
-        self.suspects = Quarantine(self.registry, ME, background, patience_seconds=0.3)
+        self.quarantine = Quarantine(self.registry, ME, background, patience_seconds=0.3)
         self.waits = 0
 
     async def aside(self, work: Any) -> bool:
@@ -127,7 +127,7 @@ class Stage:
 
     async def examine(self, delivered: Delivered | None = None) -> Suspicion:
         one = delivered or Delivered(1)
-        async with self.suspects.examined(TASK, one, self.aside) as found:  # type: ignore[arg-type]
+        async with self.quarantine.examined(TASK, one, self.aside) as found:  # type: ignore[arg-type]
             return found
 
     async def marked_by_other(self) -> None:
@@ -147,7 +147,7 @@ async def test_start_is_recorded_inside_and_forgotten_behind() -> None:
     async with Supervisor() as background:
         stage = Stage(background)
 
-        async with stage.suspects.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
             assert (found, await stage.holder()) == (Suspicion.NONE, ME)
 
         await eventually(stage.unmarked)
@@ -160,26 +160,26 @@ async def test_first_delivery_asks_nobody() -> None:
         stage.registry.failing = True
 
         assert await stage.examine(Delivered(0)) is Suspicion.NONE
-        assert not stage.suspects.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
-        assert stage.suspects.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
+        assert not stage.quarantine.concerns(TASK, Delivered(0))  # type: ignore[arg-type]
+        assert stage.quarantine.concerns(replace(TASK, errors=DIED), Delivered(0))  # type: ignore[arg-type]
 
 
 async def test_task_that_was_handed_back_as_often_as_it_came_starts_without_a_mark() -> None:
     async with Supervisor() as background:
         stage = Stage(background)
-        await stage.suspects.hand_back([TASK])
-        await stage.suspects.hand_back([TASK])
+        await stage.quarantine.hand_back([TASK])
+        await stage.quarantine.hand_back([TASK])
 
-        async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
             assert (found, await stage.holder()) == (Suspicion.NONE, None)
 
 
 async def test_delivery_that_no_hand_back_explains_is_marked() -> None:
     async with Supervisor() as background:
         stage = Stage(background)
-        await stage.suspects.hand_back([TASK])
+        await stage.quarantine.hand_back([TASK])
 
-        async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
             assert (found, await stage.holder()) == (Suspicion.NONE, ME)
 
 
@@ -187,7 +187,7 @@ async def test_mark_of_a_gone_agent_is_found_whatever_was_handed_back_after_it()
     async with Supervisor() as background:
         stage = Stage(background)
         await stage.marked_by_other()
-        await stage.suspects.hand_back([TASK])
+        await stage.quarantine.hand_back([TASK])
 
         assert await stage.examine(Delivered(1)) is Suspicion.RECORDED
 
@@ -228,7 +228,7 @@ async def test_registry_that_hangs_delays_a_hand_back_by_a_moment() -> None:
         stage.registry.slow_seconds = 60
         began = asyncio.get_running_loop().time()
 
-        await stage.suspects.hand_back([TASK])
+        await stage.quarantine.hand_back([TASK])
 
         assert asyncio.get_running_loop().time() - began < stage.registry.slow_seconds / 4
 
@@ -238,7 +238,7 @@ async def test_task_handed_back_leaves_no_mark() -> None:
         stage = Stage(background)
 
         with pytest.raises(KeyError):
-            async with stage.suspects.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
+            async with stage.quarantine.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
                 raise KeyError
 
         assert await stage.holder() is None
@@ -250,7 +250,7 @@ async def test_mark_of_a_gone_agent_makes_a_suspect_until_it_is_settled() -> Non
         await stage.marked_by_other()
 
         with pytest.raises(KeyError):
-            async with stage.suspects.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
+            async with stage.quarantine.examined(TASK, Delivered(2), stage.aside) as found:  # type: ignore[arg-type]
                 raise KeyError
         assert (found, await stage.holder()) == (Suspicion.RECORDED, OTHER)
 
@@ -281,7 +281,7 @@ async def test_mark_of_an_agent_that_renews_its_lease_is_taken_over(monkeypatch:
                 await stage.beat()
 
         background.start(beats(), name="beats")
-        async with stage.suspects.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside) as found:  # type: ignore[arg-type]
             assert (found, await stage.holder()) == (Suspicion.NONE, ME)
         await eventually(stage.unmarked)
 
@@ -297,7 +297,7 @@ async def test_mark_that_is_cleared_while_its_agent_leaves_makes_no_suspect() ->
             await stage.registry.deregister(OTHER)
             return bool(await work)
 
-        async with stage.suspects.examined(TASK, Delivered(1), leaves) as found:  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(1), leaves) as found:  # type: ignore[arg-type]
             assert (found, await stage.holder()) == (Suspicion.NONE, ME)
 
 
@@ -318,7 +318,7 @@ async def test_mark_that_cannot_be_cleared_is_left_to_lapse(caplog: pytest.LogCa
     async with Supervisor() as background:
         stage = Stage(background)
 
-        async with stage.suspects.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
+        async with stage.quarantine.examined(TASK, Delivered(1), stage.aside):  # type: ignore[arg-type]
             stage.registry.failing = True
 
         await eventually(lambda: "The mark of a start stays until it lapses" in caplog.text)

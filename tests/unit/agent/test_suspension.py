@@ -121,8 +121,8 @@ async def test_bound_on_suspended_is_kept(scene: Scene, monkeypatch: pytest.Monk
     seen: list[tuple[bool, int]] = []
     may_suspend = Intake.may_suspend
 
-    def noted(intake: Intake, held: ReceivedTask, most: int) -> bool:
-        allowed = may_suspend(intake, held, most)
+    def noted(intake: Intake, received: ReceivedTask, most: int) -> bool:
+        allowed = may_suspend(intake, received, most)
         seen.append((allowed, running.runtime.load().suspended))
         return allowed
 

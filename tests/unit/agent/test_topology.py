@@ -4,7 +4,7 @@ import pytest
 
 from coditect import Agent
 from coditect.agent.program import CAPABILITIES_AT_ONCE, publish_window, topology
-from coditect.broker.topology import Topology, agent_queues, backbone, capability_queues
+from coditect.broker.topology import Topology, agent_queues, base_topology, capability_queues
 from coditect.model.ids import AgentId
 from coditect.settings.settings import Settings
 
@@ -28,11 +28,11 @@ def agent(capabilities: int) -> Agent:
 def test_agent_declares_everything_in_steps_of_a_bounded_size(capabilities: int) -> None:
     steps = list(topology(agent(capabilities), AGENT_ID, slots=8))
 
-    whole = backbone()
+    whole = base_topology()
     for number in range(capabilities):
         whole += capability_queues(f"work.n{number}")
     own = agent_queues(AGENT_ID, slots=8)
-    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len((backbone() + own).queues)
+    most = CAPABILITIES_AT_ONCE * len(capability_queues("any").queues) + len((base_topology() + own).queues)
     assert sum(steps, Topology()) == whole + own
     assert all(len(step.queues) <= most for step in steps)
     assert steps[-1].queues[-len(own.queues) :] == own.queues

@@ -6,7 +6,7 @@ import pytest
 
 from coditect import Agent, Options, Priority
 from coditect.broker.port import Delivery
-from coditect.broker.topology import agent_queues, backbone
+from coditect.broker.topology import agent_queues, base_topology
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.operations.locate import TaskLocator
@@ -43,7 +43,7 @@ async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
 
-    (seen,) = found.sightings
+    (seen,) = found.locator
     assert (seen.place, seen.agent_id, seen.capability) == (SightingPlace.WORKING, agent.agent_id, CAPABILITY)
     assert seen.priority is Priority.P0
 
@@ -54,7 +54,7 @@ async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.sightings, found.asked) == ((), 3)
+    assert (found.locator, found.asked) == ((), 3)
     assert "unrouted" in found.looked
 
 
@@ -63,7 +63,7 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.sightings, found.asked) == ((), 0)
+    assert (found.locator, found.asked) == ((), 0)
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.
 @pytest.mark.parametrize("body", [b"{", b"7", b"{}", b'{"task": true}', b'{"task": {"capability": 7, "priority": []}}'])
 async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
     stranger = await scene.broker()
-    await stranger.declare(backbone() + agent_queues(AgentId("stranger-1"), slots=1))
+    await stranger.declare(base_topology() + agent_queues(AgentId("stranger-1"), slots=1))
 
     def answer(delivery: Delivery) -> None:
         delivery.ack()
@@ -91,4 +91,4 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1
-    assert all(seen.capability is None and seen.priority is None for seen in found.sightings)
+    assert all(seen.capability is None and seen.priority is None for seen in found.locator)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,22 +10,28 @@ import pytest
 from rich.console import Console
 
 from agents.demo import submit_all, write_docs
-from agents.demo_board import Board, Row, show
+from agents.demo_board import Board, BoardRow, show
 from agents.demo_fleet import demo_folder
-from agents.demo_summary import Settled, describe, peak, total
-from agents.demo_work import Job, announce, plan_work
+from agents.demo_summary import NEXT, Settled, describe, peak, total
+from agents.demo_work import DemoTask, announce, plan_work
 from agents.documenter import Docs
 from agents.findings import Finding, Severity
 from agents.reviewer import Review
-from agents.summarizer import Summary, SummaryRequest
-from agents.tester import Failure, TestsReport, Verdict
-from coditect import Client, Event, Outcome, Priority, Status
+from agents.summarizer import Summary, SummaryRequest, summarize
+from agents.tester import FailedTest, SuiteOutcome, TestsReport
+from coditect import Client, Context, Event, Outcome, Priority, Status
+from coditect.agent.processes.process import ProcessId
 from coditect.errors import BrokerUnavailable, ResultTimeout, TaskFailed, UnknownCapability
+from coditect.local import Phase, StopReport, UpPlan, UpState
 from coditect.model.ids import AgentId
+from coditect.wire.json import dumps
 from coditect.workflow.states import WorkflowState
+from tests.docs.pages import headings
+from tests.servers import ROOT
+from tests.unit.cli.scene import Terminal
 
 COMPLETED = WorkflowState.COMPLETED
-JOB = Job("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)
+JOB = DemoTask("text.summarize", "a page", SummaryRequest(text="Words."), Summary, Priority.P1)
 SUMMARY = Summary(summary="Words.", sentences=["Words."], keywords=["words", "more"], sentences_read=3)
 
 
@@ -131,9 +139,9 @@ def test_demo_whose_workflow_did_not_complete_fell_short() -> None:
 def test_summary_counts_findings_and_tells_the_failed_tests_and_the_errors() -> None:
     finding = Finding(file="a.py", line=3, severity=Severity.ERROR, rule="S602", message="shell")
     review = Review(findings=[finding], counts={Severity.ERROR: 1}, files=1)
-    failure = Failure(nodeid="t.py::test_a", message="assert 1\nmore")
+    failure = FailedTest(nodeid="t.py::test_a", message="assert 1\nmore")
     report = TestsReport(
-        verdict=Verdict.FAILED,
+        verdict=SuiteOutcome.FAILED,
         passed=4,
         failed=1,
         errors=0,
@@ -199,7 +207,7 @@ def test_board_counts_a_started_task_as_running_until_it_settles() -> None:
     board.settled("task-7", Settled(JOB, SUMMARY))
 
     assert while_running == 1
-    assert board.rows["text.summarize"] == Row(submitted=1, done=1)
+    assert board.rows["text.summarize"] == BoardRow(submitted=1, done=1)
     assert board.latest == "keywords: words, more"
 
 
@@ -221,7 +229,7 @@ def test_board_counts_what_agents_ask_of_each_other_apart() -> None:
     board.heard(Event("task.completed", "/agents/agent-7", "event-2", 11, "task-9"))
 
     assert board.asked == 1
-    assert board.rows["text.summarize"] == Row(submitted=1)
+    assert board.rows["text.summarize"] == BoardRow(submitted=1)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -276,3 +284,28 @@ def test_documents_are_written_under_the_name_of_their_module(tmp_path: Path) ->
     write_docs([Settled(JOB, docs), Settled(JOB, SUMMARY)], tmp_path / "docs")
 
     assert [page.name for page in (tmp_path / "docs").iterdir()] == ["pkg.module.md"]
+
+
+def test_what_the_demo_says_to_try_next_works_in_this_repository(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[UpPlan] = []
+
+    def up(plan: UpPlan, **_: object) -> UpState:
+        plans.append(plan)
+        return UpState("mark", Phase.READY, ProcessId(1, "now"), "amqp://here/", "redis://here/0")
+
+    def end(task_id: str) -> Outcome:
+        asked = SummaryRequest.model_validate_json(terminal.connections.scripted.orders[-1].value)
+        return Outcome(Status.COMPLETED, dumps(summarize(asked, ctx).model_dump()), task_id, task_id)
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("coditect.local.up_detached", up)
+    monkeypatch.setattr("coditect.local.down", lambda _: StopReport(was_up=True))
+    terminal = Terminal()
+    terminal.connections.scripted.end = end
+    named = re.findall(r"^  coditect (.+?)(?:   .*)?$", NEXT, re.MULTILINE) + re.findall(r"`coditect (.+?)`", NEXT)
+
+    codes = {" ".join(words[:2]): terminal.run(*words).code for words in map(shlex.split, named)}
+
+    assert codes == {"up --detach": 0, "agent list": 0, "task submit": 0, "down": 0}
+    assert any("agents/summarizer.py" in program.argv for program in plans[0].programs)
+    assert re.findall(r'README\.md, "(.+)":', NEXT)[0] in headings(ROOT / "README.md")

@@ -10,7 +10,7 @@ import pytest
 from agents.documenter import Docs, DocsRequest, documenter, generate
 from agents.publisher import ReleaseRequest, publish, publisher
 from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, review, reviewer
-from agents.tester import TestsReport, TestsRequest, Verdict, tester
+from agents.tester import SuiteOutcome, TestsReport, TestsRequest, tester
 from coditect import Context
 from coditect.workflow.definition import Definition, Node
 from coditect.workflow.expressions import Scope, condition_holds, element_inputs, node_input
@@ -18,7 +18,9 @@ from coditect.workflow.file import load_workflow
 from tests.servers import ROOT
 
 FLEET = (reviewer, tester, documenter, publisher)
-GREEN = TestsReport(verdict=Verdict.PASSED, passed=7, failed=0, errors=0, skipped=0, duration_seconds=0.1, failures=[])
+GREEN = TestsReport(
+    verdict=SuiteOutcome.PASSED, passed=7, failed=0, errors=0, skipped=0, duration_seconds=0.1, failures=[]
+)
 
 
 @pytest.fixture
@@ -78,11 +80,11 @@ async def test_results_of_the_agents_become_the_release(flow: Definition, ctx: C
     }
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_red_tests_stop_it(flow: Definition, verdict: Verdict) -> None:
+@pytest.mark.parametrize("verdict", SuiteOutcome)
+def test_red_tests_stop_it(flow: Definition, verdict: SuiteOutcome) -> None:
     seen = scope(None, tests=GREEN.model_copy(update={"verdict": verdict}).model_dump(mode="json"))
 
-    assert condition_holds(node(flow, "docs"), seen) == (verdict is Verdict.PASSED)
+    assert condition_holds(node(flow, "docs"), seen) == (verdict is SuiteOutcome.PASSED)
 
 
 def _plain(values: list[Review] | list[Docs]) -> list[Any]:

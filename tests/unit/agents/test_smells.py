@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from agents.smells import find_smells
-from agents.sources import Source
+from agents.sources import SourceFile
 
 
 def smells(folder: Path, text: str, name: str = "module.py") -> set[tuple[int, str]]:
     file = folder / "source.py"
     file.write_text(text)
-    found = find_smells(Source(name, file))
+    found = find_smells(SourceFile(name, file))
     assert found is not None
     return {(finding.line, finding.rule) for finding in found}
 
@@ -71,6 +71,6 @@ def test_source_with_a_null_byte_is_reported_as_unreadable(project: Path) -> Non
     file = project / "null.py"
     file.write_bytes(b"x = '\x00'\n")
 
-    found = find_smells(Source("null.py", file))
+    found = find_smells(SourceFile("null.py", file))
 
     assert found is None

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from agents.junit import read_junit
-from agents.tester import TestsRequest, Verdict, run_tests
+from agents.tester import SuiteOutcome, TestsRequest, run_tests
 from coditect import Context
 from coditect.errors import InputError
 
@@ -53,7 +53,7 @@ async def test_run_counts_each_outcome_and_names_the_failures(project: Path, ctx
 
     report = await run_tests(TestsRequest(root=root), ctx)
 
-    assert report.verdict is Verdict.FAILED
+    assert report.verdict is SuiteOutcome.FAILED
     assert (report.passed, report.failed, report.errors, report.skipped) == (1, 1, 1, 1)
     failed = {failure.nodeid: failure.message for failure in report.failures}
     assert "odd" in failed["test_sample.py::TestMany::test_number[2]"]
@@ -67,14 +67,14 @@ async def test_run_of_selected_tests_runs_only_those(project: Path, ctx: Context
     by_id = await run_tests(TestsRequest(root=root, paths=["test_sample.py::test_one"]), ctx)
     by_keyword = await run_tests(TestsRequest(root=root, keyword="one"), ctx)
 
-    assert (by_id.verdict, by_id.passed) == (Verdict.PASSED, 1)
-    assert (by_keyword.verdict, by_keyword.passed) == (Verdict.PASSED, 1)
+    assert (by_id.verdict, by_id.passed) == (SuiteOutcome.PASSED, 1)
+    assert (by_keyword.verdict, by_keyword.passed) == (SuiteOutcome.PASSED, 1)
 
 
 async def test_run_without_tests_says_so(project: Path, ctx: Context) -> None:
     report = await run_tests(TestsRequest(root=str(project)), ctx)
 
-    assert report.verdict is Verdict.NO_TESTS
+    assert report.verdict is SuiteOutcome.NO_TESTS
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ async def test_run_over_its_time_is_killed_with_its_children(project: Path, ctx:
 
     report = await run_tests(TestsRequest(root=root, timeout_seconds=3), ctx)
 
-    assert report.verdict is Verdict.TIMED_OUT
+    assert report.verdict is SuiteOutcome.TIMED_OUT
     assert time.monotonic() - began < 10
     assert written(pids)
     for pid in written(pids).split():
@@ -123,7 +123,7 @@ async def test_run_over_its_memory_fails_and_is_reported(project: Path, ctx: Con
 
     report = await run_tests(TestsRequest(root=root, memory_mib=512), ctx)
 
-    assert report.verdict is Verdict.FAILED
+    assert report.verdict is SuiteOutcome.FAILED
     assert "MemoryError" in report.failures[0].message
 
 
@@ -133,7 +133,7 @@ async def test_run_over_its_processor_time_is_killed_and_says_so(project: Path, 
 
     report = await run_tests(TestsRequest(root=root, cpu_seconds=2), ctx)
 
-    assert report.verdict is Verdict.KILLED
+    assert report.verdict is SuiteOutcome.KILLED
 
 
 async def test_flood_of_output_stays_within_the_bounds(project: Path, ctx: Context) -> None:
@@ -147,7 +147,7 @@ async def test_flood_of_output_stays_within_the_bounds(project: Path, ctx: Conte
     crashed = await run_tests(TestsRequest(root=root, keyword="crash"), ctx)
 
     assert len(failed.failures[0].message) <= 2000
-    assert crashed.verdict is Verdict.KILLED
+    assert crashed.verdict is SuiteOutcome.KILLED
     assert len(crashed.output) <= 8192
 
 
@@ -162,7 +162,7 @@ async def test_tests_see_no_secrets(project: Path, ctx: Context, monkeypatch: py
 
     report = await run_tests(TestsRequest(root=root), ctx)
 
-    assert report.verdict is Verdict.PASSED
+    assert report.verdict is SuiteOutcome.PASSED
 
 
 @pytest.mark.parametrize("path", ["missing.py", "../outside", "/etc"])
@@ -184,7 +184,7 @@ async def test_run_with_a_broken_conftest_says_why(project: Path, ctx: Context) 
 
     report = await run_tests(TestsRequest(root=root), ctx)
 
-    assert report.verdict is Verdict.BROKEN
+    assert report.verdict is SuiteOutcome.BROKEN
     assert "nowhere_at_all" in report.output
 
 

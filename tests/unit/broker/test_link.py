@@ -42,7 +42,9 @@ async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
         assert all(later >= earlier / 2 for earlier, later in pairwise(row))
 
 
-async def test_every_host_is_tried_until_one_answers() -> None:
+async def test_every_host_is_tried_until_one_answers_and_each_that_does_not_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     asked: list[int] = []
     servers = []
     for number in range(3):
@@ -54,10 +56,13 @@ async def test_every_host_is_tried_until_one_answers() -> None:
         servers.append(await asyncio.start_server(met, "127.0.0.1", 0))
     hosts = [f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in servers]
 
-    with pytest.raises(BrokerUnavailable):
-        async with AmqpBroker(f"amqp://{','.join(hosts)}", connect_seconds=2.0):
+    with pytest.raises(BrokerUnavailable) as raised:
+        async with AmqpBroker(f"amqp://me:secret@{','.join(hosts)}", connect_seconds=2.0):
             pass
 
     for server in servers:
         server.close()
+    addresses = {f"amqp://{host}/" for host in hosts}
     assert set(asked) == {0, 1, 2}
+    assert {vars(line)["url"] for line in caplog.records if "cannot be reached" in line.getMessage()} == addresses
+    assert raised.value.facts["url"] in addresses

@@ -11,7 +11,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.memory.dead_letter import Reason, is_cycle
 from coditect.broker.memory.queue import DEAD_LETTER_RETRY_SECONDS
 from coditect.broker.port import Delivery
-from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology, backbone
+from coditect.broker.topology import Binding, Exchange, ExchangeType, Queue, QueueType, Topology, base_topology
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.wire import routing
@@ -35,7 +35,7 @@ async def test_retry_ladder_brings_a_task_back_at_its_delay() -> None:
     back: list[tuple[float, str]] = []
     async with MemoryBroker(MemoryServer()) as broker:
         tasks = Queue("tasks.a.p1", delivery_limit=100)
-        await broker.declare(backbone() + Topology((), (tasks,), (Binding("coditect.tasks", tasks.name, "a.p1"),)))
+        await broker.declare(base_topology() + Topology((), (tasks,), (Binding("coditect.tasks", tasks.name, "a.p1"),)))
         await broker.consume(tasks.name, lambda one: back.append((round(loop.time(), 3), one.routing_key)), prefetch=10)
 
         for delay in (300_000, 1_000, 100):

@@ -15,10 +15,11 @@ from pamqp.commands import Basic
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import QueueStats
-from coditect.broker.rabbitmq import declare, inlet
-from coditect.broker.rabbitmq.inlet import Group, Subscription
+from coditect.broker.rabbitmq import consumer as consumer_module
+from coditect.broker.rabbitmq import declare
+from coditect.broker.rabbitmq.consumer import Group, Subscription
 from coditect.broker.rabbitmq.path import Receiver, WirePath
-from coditect.broker.rabbitmq.settle import Settlements
+from coditect.broker.rabbitmq.settlements import Settlements
 from tests.support import eventually
 
 
@@ -75,7 +76,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.connection = cast(AbstractConnection, SimpleNamespace(is_closed=False, is_opened=True))
-        path = cast(WirePath, SimpleNamespace(inlet=self._open))
+        path = cast(WirePath, SimpleNamespace(consumer_channel=self._open))
         self.group = Group("g", self.background, path=path, declare_again=self._declare_again)
 
     async def _open(self, connection: AbstractConnection) -> FakeInlet:
@@ -106,7 +107,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(inlet, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(consumer_module, "RETRY_SECONDS", 0.01)
     async with Supervisor() as background:
         scene = Scene(background)
         monkeypatch.setattr(declare, "stats", scene.stats)

@@ -16,7 +16,7 @@ AGENT = AgentId("reviewer-0000aaaa")
 
 def everything() -> Topology:
     return (
-        t.backbone()
+        t.base_topology()
         + t.capability_queues("code.review", max_length=1_000)
         + t.agent_queues(AGENT, slots=4)
         + t.reply_queue("reply.client")
@@ -88,13 +88,13 @@ def test_every_binding_and_dead_letter_exchange_is_declared_with_it() -> None:
 
 
 def test_what_comes_from_no_client_of_ours_has_an_alternate_exchange() -> None:
-    alternates = {one.name: one.alternate for one in t.backbone().exchanges if one.alternate}
+    alternates = {one.name: one.alternate for one in t.base_topology().exchanges if one.alternate}
 
     assert alternates == {routing.TASKS: routing.UNROUTED, routing.RETRY_BACK: routing.TASKS}
 
 
 def test_retry_ladder_has_a_fanout_and_a_queue_of_its_delay_per_rung() -> None:
-    topology = t.backbone()
+    topology = t.base_topology()
     exchanges = {one.name: one for one in topology.exchanges}
     queues = {one.name: one for one in topology.queues}
 

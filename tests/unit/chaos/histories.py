@@ -223,7 +223,7 @@ def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list
     """A node that one fault alone met: both so many seconds after it began."""
     t, key = CALM_AT + 500.0, f"{STRUCK}:only"
     post, _, act = kind.partition(".")
-    post = f"{STRUCK}-agent" if post == "agent" else post
+    post = {"agent": f"{STRUCK}-agent", "broker": f"agent-{STRUCK}" if act == "part" else post}.get(post, post)
     facts = {"nodes": {"only": []}, "most": 3, "ends": ["completed"]}
     claim = {"shard": 10, "fence": 1, "publication": 1, "row": True, "version": 10**9}
     ran = {"agent": "agent-1", "attempt": 1, "fence": 1}

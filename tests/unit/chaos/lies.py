@@ -143,6 +143,10 @@ def _late_after(kind: str, *, published: float) -> Lie:
 LIES: dict[str, tuple[str, Lie]] = {
     "a dead agent's task begins late": ("recovered in time", _late_after("agent.kill", published=-0.1)),
     "a stopped agent's task begins late": ("recovered in time", _late_after("agent.stop", published=-0.1)),
+    "a task of an agent that is cut off from the broker begins late": (
+        "recovered in time",
+        _late_after("broker.part", published=-0.1),
+    ),
     "a task begins late after the broker is back": (
         "recovered in time",
         _late_after("broker.kill", published=0.2),

@@ -5,6 +5,7 @@ from statistics import quantiles
 import pytest
 
 from coditect.registry.port import LEASE_SECONDS
+from dispatcher.chaos.coverage import FEWEST_PER_SECOND, toll
 from dispatcher.chaos.faults import (
     AGENT_STOP,
     BROKER_KILL,
@@ -17,8 +18,7 @@ from dispatcher.chaos.faults import (
     lone,
     schedule,
 )
-from dispatcher.chaos.hits import FEWEST_PER_SECOND, toll
-from dispatcher.chaos.story import HistoryIndex
+from dispatcher.chaos.history_index import HistoryIndex
 from dispatcher.ledger.leases import TTL_MS
 from dispatcher.witness.history import HistoryEntry, Type
 
@@ -55,7 +55,7 @@ def test_only_what_is_asked_for_is_broken() -> None:
 @pytest.mark.parametrize(("kind", "lease_seconds"), [(AGENT_STOP, LEASE_SECONDS), (DISPATCHER_STOP, TTL_MS / 1000)])
 def test_most_stops_are_longer_than_the_lease_and_some_are_not(kind: str, lease_seconds: float) -> None:
     lasting = [
-        fault.seconds for seed in range(10) for fault in schedule(seed, 60.0, tuple(KINDS)) if fault.kind == kind
+        fault.seconds for seed in range(30) for fault in schedule(seed, 60.0, tuple(KINDS)) if fault.kind == kind
     ]
 
     shortest_quarter, median, _ = quantiles(lasting)

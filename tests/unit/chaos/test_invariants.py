@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dispatcher.chaos.check import CheckResult, lines
 from dispatcher.chaos.invariants import CHECKS, judge
-from dispatcher.chaos.judgement import CheckResult, lines
 from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import clean_history, look
 from tests.unit.chaos.lies import LIES, a_completed_node
@@ -20,10 +20,10 @@ RANDOMS = st.integers(0, 2**32).map(Random)
 @given(RANDOMS)
 @settings(max_examples=60, deadline=None)
 def test_clean_history_is_never_flagged(random: Random) -> None:
-    judgements = judge(clean_history(random))
+    checks = judge(clean_history(random))
 
-    assert [one.violations for one in judgements] == [()] * len(CHECKS)
-    assert all(one.checked for one in judgements)
+    assert [one.violations for one in checks] == [()] * len(CHECKS)
+    assert all(one.checked for one in checks)
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -125,9 +125,9 @@ def test_failure_is_excused_by_attempts_that_were_used_up(attempts: int, faults:
     killed = [HistoryEntry(2.5, "chaos", Type.OK, "kill", "broker", {"kind": "broker.kill"})] * faults
     entries = sorted([*_failing(attempts), *killed], key=lambda one: one.t)
 
-    (judgement,) = (one for one in judge(entries) if one.invariant == "ends as meant")
+    (check,) = (one for one in judge(entries) if one.invariant == "ends as meant")
 
-    assert (judgement.checked, judgement.passed) == (1, excused)
+    assert (check.checked, check.passed) == (1, excused)
 
 
 def _granted(agents: list[str]) -> list[HistoryEntry]:
@@ -161,11 +161,11 @@ def test_agents_that_died_before_they_began_use_attempts_up(killed: list[str], e
         for one, post in enumerate(killed)
     ]
 
-    (judgement,) = (
+    (check,) = (
         one for one in judge(sorted([*granted, *kills], key=lambda one: one.t)) if one.invariant == "ends as meant"
     )
 
-    assert (judgement.checked, judgement.passed) == (1, excused)
+    assert (check.checked, check.passed) == (1, excused)
 
 
 def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> None:
@@ -179,8 +179,8 @@ def test_redrive_excuses_a_second_end_of_what_ended_because_of_the_node() -> Non
     elsewhere = [HistoryEntry(3.0, "client", Type.OK, "redrive", "other:broken", {})]
 
     def passes(more: list[HistoryEntry]) -> bool:
-        judgements = judge(sorted([*ends, *more], key=lambda one: one.t))
-        return next(one for one in judgements if one.invariant == "one end each").passed
+        checks = judge(sorted([*ends, *more], key=lambda one: one.t))
+        return next(one for one in checks if one.invariant == "one end each").passed
 
     assert (passes(asked), passes(elsewhere), passes([])) == (True, False, False)
 
@@ -198,9 +198,9 @@ def test_what_had_begun_when_its_acceptance_was_noted_did_not_wait() -> None:
         HistoryEntry(60.0, "client", Type.OK, "end", "task", {"state": "completed"}),
     ]
 
-    (judgement,) = (one for one in judge(entries) if one.invariant == "recovered in time")
+    (check,) = (one for one in judge(entries) if one.invariant == "recovered in time")
 
-    assert judgement.passed
+    assert check.passed
 
 
 def test_result_may_be_acknowledged_by_what_a_stopped_process_had_committed() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dispatcher.chaos.judgement import CheckResult
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.history_index import HistoryIndex
 from dispatcher.chaos.live_set import live_set
-from dispatcher.chaos.story import HistoryIndex
 from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import look
 
@@ -51,9 +51,17 @@ def test_agent_that_goes_on_is_to_be_listed_3_s_later() -> None:
 def test_agent_on_its_way_is_neither_missed_nor_taken_for_dead() -> None:
     entries = [entry for t in range(8) for entry in look(float(t), ("new",), running=("new",), at_work=())]
 
-    judgement = live_set(HistoryIndex(entries))
+    check = live_set(HistoryIndex(entries))
 
-    assert (judgement.checked, judgement.violations) == (4, ())
+    assert (check.checked, check.violations) == (4, ())
+
+
+def test_agent_that_is_parted_from_redis_is_not_missed_until_it_is_back_for_a_while() -> None:
+    parted = [HistoryEntry(t, "chaos", type_, "part", "one") for t, type_ in ((1.0, Type.INVOKE), (5.5, Type.OK))]
+    missed = [(float(t), AWAY, WELL) for t in range(3, 11)]
+
+    assert judged((0.0, WELL, WELL), (1.0, WELL, WELL), (2.0, WELL, WELL), *missed[:7], faults=parted).passed
+    assert judged(*missed, faults=parted).violations == ("one lives and is not listed at 10.0",)
 
 
 def test_nothing_is_judged_soon_after_redis_was_away_or_when_nobody_looked() -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from coditect.client.client import Client
 from coditect.errors import BrokerUnavailable, ResultTimeout
+from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.load import ChaosLoad
-from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Generators, Pace
+from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators, Pace
 from dispatcher.chaos.work import MOST_ATTEMPTS
+from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.witness.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)
@@ -82,7 +83,8 @@ class FakeClient:
     async def start(self, _: Any, *, key: str) -> FakeRun:
         return self._run
 
-    async def submit(self, *_: Any, **options: Any) -> FakeHandle | None:
+    async def submit(self, *given: Any, **options: Any) -> FakeHandle | None:
+        self.given = given
         return self._handle
 
     submit_durable = submit
@@ -205,6 +207,19 @@ async def test_task_without_hope_is_meant_to_fail_after_few_attempts() -> None:
     notes, _ = await task(replace(LEFT_ALONE, durable=0.0, hopeless=1.0, patience_seconds=0.0))
 
     assert (notes.facts["ends"], notes.facts["most"]) == (("failed",), FEW_ATTEMPTS)
+
+
+@pytest.mark.parametrize(("hopeless", "least", "most"), [(0.0, 7, LONGEST_MILLISECONDS), (1.0, 0, 7)])
+async def test_direct_task_may_be_long_unless_it_is_to_fail(hopeless: float, least: int, most: int) -> None:
+    client = FakeClient(FakeRun(), FakeHandle())
+    pace = replace(LEFT_ALONE, milliseconds=(1, 7), long=1.0, durable=0.0, hopeless=hopeless)
+    load = ChaosLoad(cast(Client, client), Notes(), Random(1), pace)
+
+    ending = await load._begin_direct(Priority.P1)
+
+    assert ending is not None
+    ending.close()
+    assert least <= client.given[1]["milliseconds"] <= most
 
 
 EVERY_SHAPE = [

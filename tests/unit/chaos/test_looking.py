@@ -14,7 +14,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.chaos.looking import RegistryLook, keep_looking
-from dispatcher.chaos.stage import ChaosTestbed
+from dispatcher.chaos.testbed import ChaosTestbed
 from dispatcher.witness.history import Notebook, Type
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coditect.aio.failpoints import Act, Failpoint
+from dispatcher.chaos.network import MANNERS
 from dispatcher.chaos.simulation import PACE, Played, SimulationPlan, play
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.witness.history import Type
@@ -29,10 +30,22 @@ def test_no_promise_is_broken_by_another_seed(seed: int) -> None:
     assert play(seed).violations == ()
 
 
+def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_broken() -> None:
+    plan = SimulationPlan(kinds=("agent.part", "dispatcher.part"), seconds=30.0, die_at_a_call=0.0)
+
+    played = [play(seed, plan) for seed in (1, 2, 3)]
+
+    parts = [one for each in played for one in each.entries if one.f == "part" and one.type is Type.INVOKE]
+    found = {(one.key.partition("-")[0], one.val["kind"], one.val["manner"]) for one in parts}
+    servers = {"agent": ("broker", "redis"), "dispatcher": ("broker", "redis", "store")}
+    assert found == {(who, f"{of}.part", how) for who, many in servers.items() for of in many for how in MANNERS}
+    assert [each.violations for each in played] == [(), (), ()]
+
+
 def test_every_promise_has_something_that_could_break_it() -> None:
     played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (7, 8)]
 
-    idle = [{one.invariant for one in each.judgements if not one.checked} for each in played]
+    idle = [{one.invariant for one in each.checks if not one.checked} for each in played]
     assert set.intersection(*idle) == set()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.coverage import FaultCoverage, Toll
 from dispatcher.chaos.faults import AGENT_KILL, KINDS
-from dispatcher.chaos.hits import FaultCoverage, Toll
-from dispatcher.chaos.judgement import CheckResult
 from dispatcher.chaos.run import PROVING_SECONDS, RunOrder, RunVerdict
 
 IDLE = CheckResult("DAG order", "a node runs after its predecessors", 0)
@@ -39,10 +39,10 @@ def test_long_run_of_all_faults_fails_when_a_checker_had_nothing_to_check() -> N
 def test_mutant_is_caught_by_who_looks_for_it_and_not_by_another_failure(
     mutant: str, broken: str, caught: bool
 ) -> None:
-    judgements = (CheckResult(broken, "", 1, ("it was broken",)), BUSY)
+    checks = (CheckResult(broken, "", 1, ("it was broken",)), BUSY)
     order = RunOrder(1, PROVING_SECONDS, Path("run"), mutant=mutant)
 
-    assert RunVerdict(order, judgements, Toll((), 60.0), work=10, nodes=10, executions=10).caught == caught
+    assert RunVerdict(order, checks, Toll((), 60.0), work=10, nodes=10, executions=10).caught == caught
 
 
 @pytest.mark.parametrize(("seconds", "kinds"), [(PROVING_SECONDS - 1, tuple(KINDS)), (PROVING_SECONDS, (AGENT_KILL,))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.story import HistoryIndex
+from dispatcher.chaos.history_index import HistoryIndex
 from dispatcher.chaos.waiting import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry, Type
 
@@ -30,9 +30,9 @@ def waiting(priority: str, *more: HistoryEntry) -> HistoryIndex:
 
 @pytest.mark.parametrize(("many", "passed"), [(MOST_BEFORE_P0, True), (MOST_BEFORE_P0 + 1, False)])
 def test_p0_is_started_before_a_backlog_that_was_there_before_it(many: int, passed: bool) -> None:
-    judgement = p0_soon(waiting("p0", *backlog(many, priority="p2", first_at=50.0)))
+    check = p0_soon(waiting("p0", *backlog(many, priority="p2", first_at=50.0)))
 
-    assert (judgement.checked, judgement.passed) == (1, passed)
+    assert (check.checked, check.passed) == (1, passed)
 
 
 @pytest.mark.parametrize("at", [READY_AT - CALM_SECONDS + 0.1, READY_AT + 1.0])
@@ -52,9 +52,9 @@ def test_p0_waits_for_other_p0s() -> None:
     [(MOST_BEFORE_P2, READY_AT + 0.0001, True), (MOST_BEFORE_P2 + 1, READY_AT + 0.0001, False), (1_000, 50.0, True)],
 )
 def test_p2_is_overtaken_by_so_many_and_waits_for_those_before_it(many: int, first_at: float, passed: bool) -> None:
-    judgement = p2_progress(waiting("p2", *backlog(many, priority="p1", first_at=first_at)))
+    check = p2_progress(waiting("p2", *backlog(many, priority="p1", first_at=first_at)))
 
-    assert (judgement.checked, judgement.passed) == (1, passed)
+    assert (check.checked, check.passed) == (1, passed)
 
 
 def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
@@ -64,6 +64,6 @@ def test_node_waits_from_when_the_ledger_says_that_it_can_be_executed() -> None:
     before = [HistoryEntry(10.0 + one, "agent-1", Type.OK, "execute", f"other{one}") for one in range(40)]
     others = backlog(10, priority="p1", first_at=50.0)
 
-    judgement = p0_soon(HistoryIndex(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
+    check = p0_soon(HistoryIndex(sorted([accepted, ready, ran, *before, *others], key=lambda one: one.t)))
 
-    assert (judgement.checked, judgement.passed) == (1, True)
+    assert (check.checked, check.passed) == (1, True)

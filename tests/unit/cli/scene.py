@@ -214,7 +214,7 @@ class Terminal:
 
         return asyncio.run(connected())
 
-    def register(self, agent_id: str = AGENT, *, capability: str = "code.review") -> None:
+    def register(self, agent_id: str = AGENT, *, capability: str = "code.review", trouble: str = "") -> None:
         """Puts an agent into the registry."""
         registration = Registration(
             agent_id=AgentId(agent_id),
@@ -226,7 +226,7 @@ class Terminal:
             pid=42,
             started_at_ms=1_800_000_000_000,
         )
-        load = Load(AgentStatus.BUSY, running=3, resident_bytes=50_000_000, completed=7)
+        load = Load(AgentStatus.BUSY, running=3, resident_bytes=50_000_000, completed=7, trouble=trouble)
         asyncio.run(self.connections.directory.register(registration, load, lease_seconds=60))
 
     def count(self, queue: str) -> int:

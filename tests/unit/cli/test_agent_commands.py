@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from coditect.broker.topology import agent_queues, backbone
+from coditect.broker.topology import agent_queues, base_topology
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.model.ids import AgentId
 from tests.unit.cli.scene import AGENT, Terminal
@@ -22,6 +22,17 @@ def test_list_without_agents_is_empty_and_ok(terminal: Terminal) -> None:
     ran = terminal.run("agent", "list", "--tag", "rust", "--output", "json")
 
     assert (ran.code, ran.json) == (0, [])
+
+
+def test_list_and_show_have_the_trouble_of_an_agent(terminal: Terminal) -> None:
+    terminal.register(trouble="too many open files")
+
+    ran = [terminal.run("agent", *words) for words in (("list",), ("show", AGENT))]
+    listed = terminal.run("agent", "list", "--output", "json").json
+
+    assert "busy: too many open files" in ran[0].out
+    assert "too many open files" in ran[1].out
+    assert listed[0]["load"]["trouble"] == "too many open files"
 
 
 def test_show_gives_schema_and_load(terminal: Terminal) -> None:
@@ -55,7 +66,7 @@ def test_registry_that_does_not_answer_exits_1_with_the_way_out(terminal: Termin
 
 def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
     async def open_mail(broker: PlannedBroker) -> None:
-        await broker.declare(backbone() + agent_queues(AGENT, slots=1))
+        await broker.declare(base_topology() + agent_queues(AGENT, slots=1))
 
     async def read_mail(broker: PlannedBroker) -> str | None:
         delivery = await broker.get(f"agent.{AGENT}.mail")
@@ -71,7 +82,7 @@ def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
 
 def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
     async def backbone_only(broker: PlannedBroker) -> None:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
 
     terminal.broker(backbone_only)
 
@@ -80,7 +91,7 @@ def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
 
 def test_drain_waits_until_the_agent_is_gone_or_exits_3(terminal: Terminal) -> None:
     async def open_mail(broker: PlannedBroker) -> None:
-        await broker.declare(backbone() + agent_queues(AgentId(AGENT), slots=1))
+        await broker.declare(base_topology() + agent_queues(AgentId(AGENT), slots=1))
 
     terminal.broker(open_mail)
     gone = terminal.run("agent", "drain", AGENT, "--wait", "1s")

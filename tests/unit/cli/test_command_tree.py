@@ -188,6 +188,24 @@ def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path)
     assert (plan.amqp_url, plan.redis_url) == ("amqp://there/", None)
 
 
+def test_up_that_a_person_ends_says_what_stays(
+    terminal: Terminal, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coditect.local.up", lambda *_, **__: None)
+    monkeypatch.setattr("coditect.local.up_detached", interrupted)
+    stays = f"What waits stays in {nowhere / '.coditect'}: `coditect up` goes on with it.\n"
+
+    ended = terminal.run("up", "--no-agents")
+    halfway = terminal.run("up", "--no-agents", "--detach")
+
+    assert (ended.code, ended.err) == (0, f"Stopped. {stays}")
+    assert halfway.code != 0
+    assert f"Nothing goes on: what was started is stopped again. {stays}" in halfway.err
+
+
 def test_down_where_nothing_is_up_is_ok(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 

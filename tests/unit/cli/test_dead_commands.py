@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coditect.broker.topology import Binding, backbone, capability_queues
+from coditect.broker.topology import Binding, base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.wire import routing
 from tests.unit.cli.scene import AGENT, Terminal
@@ -16,7 +16,7 @@ def buried(terminal: Terminal) -> Terminal:
     """Three dead letters of a capability that an agent offers."""
 
     async def bury(broker: PlannedBroker) -> None:
-        await broker.declare(backbone() + capability_queues("code.review"))
+        await broker.declare(base_topology() + capability_queues("code.review"))
         for message in (letter("one"), letter("two", reason="expired"), letter("three")):
             await broker.publish(message, exchange=routing.DEAD, routing_key="code.review.p1")
 

@@ -85,6 +85,7 @@ def test_status_shows_every_dispatcher_with_what_it_counted_and_every_shard_with
     document = served.run("dispatcher", "status", "--output", "json").json
 
     counts = {"under_way": 4, "refused": 1, "late": 2, "strange": 0, "unrecorded": 0, "dropped": 0, "restarts": 0}
+    counts["newer"] = 0
     assert document["dispatchers"] == [
         {"owner": "dispatcher-1", "shards": [0, 2]} | counts,
         {"owner": "dispatcher-2", "shards": [1, 3]} | counts,
@@ -110,9 +111,10 @@ def test_status_is_two_tables(served: Terminal) -> None:
         "UNRECORDED",
         "DROPPED",
         "RESTARTS",
+        "NEWER",
     ]
-    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0", "0", "0"]
-    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-", "-", "-"]
+    assert dispatchers[1].split() == ["dispatcher-1", "2", "4", "1", "2", "0", "0", "0", "0", "0"]
+    assert dispatchers[3].split() == ["dispatcher-3", "0", "-", "-", "-", "-", "-", "-", "-", "-"]
     assert len(shards) == 1 + SHARDS
 
 

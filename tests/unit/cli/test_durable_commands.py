@@ -49,6 +49,17 @@ def test_a_wait_that_is_no_duration_is_refused_before_anything_is_sent(
     assert "5m" in ran.err
 
 
+def test_failure_of_a_durable_task_names_the_command_that_shows_the_whole(
+    terminal: Terminal, kept: str, plane: ScriptedPlane
+) -> None:
+    plane.only.end("failed")
+
+    told = terminal.run("task", "wait", kept)
+
+    assert "  where: agent.py:7 in review\n" in told.err
+    assert f"  traceback: coditect task wait {kept} --output json\n" in told.err
+
+
 def test_get_says_where_it_is_and_then_what_came_of_it(terminal: Terminal, kept: str, plane: ScriptedPlane) -> None:
     before = terminal.run("task", "get", kept, "--output", "json").json
     plane.only.end()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coditect.cli import load, waiting
 from coditect.cli.load_drive import LoadPlan
 from coditect.cli.load_report import (
     Effect,
@@ -152,6 +154,21 @@ def test_effect_log_that_was_named_must_exist(terminal: Terminal, tmp_path: Path
     ran = terminal.run("load", "--tasks", "1", "--effect-log", str(tmp_path / "nowhere.log"))
 
     assert ran.code == 2
+
+
+def test_ctrl_c_says_what_goes_on_and_how_to_see_it(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    said: list[str] = []
+    monkeypatch.setattr(load, "drive", interrupted)
+    monkeypatch.setattr(waiting, "say", said.append)
+
+    with pytest.raises(asyncio.CancelledError):
+        terminal.run("load", "--tasks", "1")
+
+    assert "What was submitted goes on" in said[0]
+    assert "coditect task why-not load.work; coditect agent list" in said[0]
 
 
 def test_range_upside_down_is_a_usage_error(terminal: Terminal) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli import waiting
 from coditect.client.handle import Handle
@@ -18,8 +18,8 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 from tests.unit.cli.scene import ScriptedHandle, Terminal, happening
 
 
-def ends(terminal: Terminal, status: Status, reason: str) -> None:
-    failure = Failure(reason, "ValueError", "no such file", fix="Look again")
+def ends(terminal: Terminal, status: Status, reason: str, *, traceback: str = "") -> None:
+    failure = Failure(reason, "ValueError", "no such file", traceback, fix="Look again")
     terminal.connections.scripted.end = lambda task_id: Outcome(
         status, b"{}", task_id, task_id, agent_id=AgentId("a"), failure=failure
     )
@@ -59,6 +59,15 @@ def test_end_without_a_value_has_its_exit_code_and_fix(
     assert sentence in told.err
     assert "Fix: Look again" in told.err
     assert document.json["failure"]["reason"] == reason
+
+
+def test_failure_has_the_place_in_the_handler_and_the_command_that_shows_the_whole(terminal: Terminal) -> None:
+    ends(terminal, Status.FAILED, "handler_error", traceback='  File "/own/agent.py", line 7, in review\n')
+
+    told = terminal.run("task", "submit", "code.review")
+
+    assert "  where: /own/agent.py:7 in review\n" in told.err
+    assert "  traceback: coditect dead show task-1 --capability code.review\n" in told.err
 
 
 def test_no_result_in_time_exits_3(terminal: Terminal) -> None:
@@ -116,7 +125,7 @@ def test_cancel_asks_the_fleet_and_says_whether_there_is_such_a_task(terminal: T
     task = Message(b"null", message_id="task-9")
 
     async def put(broker: PlannedBroker) -> None:
-        await broker.declare(backbone() + capability_queues("code.review"))
+        await broker.declare(base_topology() + capability_queues("code.review"))
         await broker.publish(task, exchange=routing.SUBMIT, routing_key="code.review.p2")
 
     terminal.broker(put)

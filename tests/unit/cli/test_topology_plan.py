@@ -10,7 +10,7 @@ from coditect.broker.topology import (
     Queue,
     Topology,
     agent_queues,
-    backbone,
+    base_topology,
     capability_queues,
     reply_queue,
 )
@@ -145,7 +145,7 @@ def test_export_is_a_definitions_document(terminal: Terminal) -> None:
 def test_binding_that_somebody_needs_and_the_broker_lacks_is_a_difference(terminal: Terminal) -> None:
     terminal.register()
     terminal.run("topology", "apply")
-    mine = backbone() + capability_queues("code.review") + reply_queue("reply.cli") + agent_queues(AGENT, slots=1)
+    mine = base_topology() + capability_queues("code.review") + reply_queue("reply.cli") + agent_queues(AGENT, slots=1)
     queues = {Binding("", one.queue, one.queue) for one in mine.bindings}
     terminal.connections.bound = frozenset(mine.bindings) | queues
     whole = terminal.run("topology", "plan", "--capability", "code.review", "--output", "json")

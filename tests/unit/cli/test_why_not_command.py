@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from coditect.broker.port import Broker
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
@@ -24,7 +24,7 @@ def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepare(terminal: Terminal) -> None:
     async def declare(broker: Broker) -> None:
-        await broker.declare(backbone() + capability_queues(CAPABILITY))
+        await broker.declare(base_topology() + capability_queues(CAPABILITY))
 
     terminal.broker(declare)
 

@@ -150,6 +150,26 @@ def test_run_that_failed_names_the_first_cause_first(
     assert "Error: The workflow failed.\n  cause: a failed: no such file; 2 nodes did not run\n" in told
 
 
+def test_run_whose_map_failed_names_the_element_that_failed_first(
+    terminal: Terminal, file: Path, plane: ScriptedPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.at_once = False
+
+    def fail(lines: Lines, row: WorkflowRow) -> None:
+        kept = plane.only
+        kept.end("failed", a="completed", gate="completed")
+        elements = {name: kept.nodes["b"] | {"name": name, "kind": "task"} for name in ("b[12]", "b[13]")}
+        elements["b[13]"] |= {"state": "canceled", "reason": "canceled", "fence": 0}
+        kept.nodes["b"] |= {"reason": "element", "message": "an element failed", "finished_at": 1}
+        kept.nodes |= elements
+
+    monkeypatch.setattr("coditect.cli.progress.Lines.show", fail)
+
+    told = terminal.run("workflow", "run", str(file)).err
+
+    assert "Error: The workflow failed.\n  cause: b[12] failed: no such file; 1 node did not run\n" in told
+
+
 def test_run_that_takes_too_long_exits_3_and_goes_on(terminal: Terminal, file: Path, plane: ScriptedPlane) -> None:
     plane.at_once = False
 

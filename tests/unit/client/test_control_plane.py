@@ -6,7 +6,7 @@ import pytest
 
 from coditect import errors
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.broker.topology import control_plane as control_queue
 from coditect.client import control_plane
 from coditect.client.client import Client
@@ -49,7 +49,7 @@ async def test_a_control_plane_that_is_starting_is_waited_for(monkeypatch: pytes
 
 async def test_a_queue_that_nobody_reads_is_no_control_plane() -> None:
     async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
-        await broker.declare(backbone() + control_queue())
+        await broker.declare(base_topology() + control_queue())
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
             await client.run("no-such").state()

@@ -178,12 +178,12 @@ async def test_events_of_a_durable_task_are_its_own_and_those_of_its_workflow(sc
     async def listen() -> None:
         heard.extend([event.type async for event in handle.events()])
 
-    listening = asyncio.ensure_future(listen())
+    event_stream = asyncio.ensure_future(listen())
     await eventually(lambda: Verb.GET in scene.plane.verbs())
     await scene.plane.tell(scene.broker, "node.started", handle.run.id)
     await scene.client.emit("task.progress", subject=handle.task_id, fraction=0.5)
     await scene.plane.tell(scene.broker, "workflow.completed", handle.run.id)
-    await asyncio.wait_for(listening, 60)
+    await asyncio.wait_for(event_stream, 60)
 
     assert heard == ["node.started", "task.progress", "workflow.completed"]
 

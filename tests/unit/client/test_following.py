@@ -14,7 +14,7 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.errors import Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStream, EventStreams
@@ -66,7 +66,7 @@ async def test_followers_of_one_task_are_sent_what_is_about_it_and_nothing_else(
 async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears() -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         events = Events(broker, background, SystemClock(), source="/agents/a")
         async with EventStreams(other, name="client").stream("task.*", of=["mine"]) as stream:
             events.unmute(["mine"])
@@ -85,7 +85,7 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
 
 async def test_who_went_without_a_word_is_not_told_for_ever() -> None:
     async with MemoryBroker(MemoryServer()) as broker, Supervisor() as background:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         events = Events(broker, background, SystemClock(), source="/agents/a")
         events.unmute(["gone"])
         assert events.heard("task.progress", "gone")
@@ -120,7 +120,7 @@ def test_whatever_a_subject_is_its_follower_hears_it_and_nothing_else(
 async def _follow(mine: str, subjects: list[str]) -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         async with EventStreams(other, name="client").stream("task.*", of=[mine]) as stream:
             for subject in subjects:
                 await _emit(broker, subject)

@@ -152,12 +152,12 @@ async def test_events_are_those_of_the_workflow_to_its_end(scene: Scene) -> None
     async def listen() -> None:
         heard.extend([event.type async for event in started.events()])
 
-    listening = asyncio.ensure_future(listen())
+    event_stream = asyncio.ensure_future(listen())
     await eventually(lambda: Verb.GET in scene.plane.verbs())
     await scene.plane.tell(scene.broker, "node.started", started.id, node="n0")
     await scene.plane.tell(scene.broker, "node.started", "another")
     await scene.plane.tell(scene.broker, "workflow.completed", started.id)
-    await asyncio.wait_for(listening, SECONDS)
+    await asyncio.wait_for(event_stream, SECONDS)
 
     assert heard == ["node.started", "workflow.completed"]
 

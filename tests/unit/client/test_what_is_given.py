@@ -119,6 +119,16 @@ async def test_an_unknown_keyword_names_the_nearest(scene: Scene) -> None:
     assert (raised.value.facts["parameter"], raised.value.facts["fix"]) == ("prioritty", "priority=...")
 
 
+@pytest.mark.parametrize("options", [None, Options(deadline="1m"), Options(durable=True)])
+async def test_a_request_with_a_timeout_that_is_none_sends_nothing(scene: Scene, options: Options | None) -> None:
+    with pytest.raises(InputError) as raised:
+        await scene.client.request(CAPABILITY, 1, timeout="soon", options=options)
+
+    assert raised.value.facts["parameter"] == "timeout"
+    assert scene.server.queue(f"tasks.{CAPABILITY}.p1").stats.messages == 0
+    assert scene.plane.asked == []
+
+
 async def test_requests_that_gave_up_leave_nothing_behind() -> None:
     async with MemoryBroker(MemoryServer()) as broker, Client(broker) as client:
         await broker.declare(capability_queues(CAPABILITY))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
 from coditect.operations.dead_letters import DeadLetters
@@ -60,7 +60,7 @@ class Scene:
 
     async def open(self) -> None:
         await self.broker.__aenter__()
-        await self.broker.declare(backbone() + capability_queues(CAPABILITY))
+        await self.broker.declare(base_topology() + capability_queues(CAPABILITY))
 
     async def close(self) -> None:
         await self.broker.__aexit__(None, None, None)

@@ -18,7 +18,6 @@ from coditect.workflow.document import node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import leases, shards, timers
-from dispatcher.ledger.book import Policy
 from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
@@ -26,6 +25,7 @@ from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.workflows import again, continuations
 from dispatcher.shards import batch
 from dispatcher.shards.evaluations import evaluate
@@ -74,6 +74,8 @@ class Ledger:
     """Whether expressions are evaluated that are left to be."""
     apart: bool = False
     """Whether what follows from a command is left over."""
+    doubt: str = ""
+    """What is known of this shard's clock."""
 
     @classmethod
     async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
@@ -84,7 +86,8 @@ class Ledger:
     async def turn(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
-        one = batch.Batch(self.lease, self.terms, caches, commands, confirmed, self.room, self.now_ms, 0.5, self.apart)
+        moment = (self.room, self.now_ms, 0.5, self.apart, self.doubt)
+        one = batch.Batch(self.lease, self.terms, caches, commands, confirmed, *moment)
         try:
             done = await self.database.run(lambda tr: batch.run(tr, one))
         except continuations.SetAside as error:
@@ -93,12 +96,12 @@ class Ledger:
         self.definitions.note(done.effects.definitions)
         self.published += done.effects.publications
         self.seen.append(done.effects)
-        for place, token in done.effects.evaluations:
-            key = advance.evaluation_key(0, place)
+        for node_key, token in done.effects.evaluations:
+            key = advance.evaluation_key(0, node_key)
             self.set_aside.add(key)
             if not self.evaluates:
                 continue
-            await self.turn(Evaluated(place, token, await evaluate(self.database, place)))
+            await self.turn(Evaluated(node_key, token, await evaluate(self.database, node_key)))
             self.set_aside.discard(key)
         if done.effects.unfinished and self.goes_on:
             await self.go_on()
@@ -142,7 +145,7 @@ class Ledger:
     def finished(self, publication: Publication, outcome: Outcome) -> Finished:
         owner = publication.task.owner
         assert owner is not None
-        return Finished(publication.place, owner.fence, publication.number, outcome)
+        return Finished(publication.node_key, owner.fence, publication.number, outcome)
 
     async def play(self, act: Callable[[Publication], Outcome], *, pick: Callable[[Sequence[Any]], int] = len) -> None:
         """Executes what is published, in the order that `pick` draws, until nothing is left."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import Queue, QueueType, Topology, backbone, capability_queues
+from coditect.broker.topology import Queue, QueueType, Topology, base_topology, capability_queues
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.registry.memory import MemoryRegistry
@@ -44,7 +44,7 @@ class Scene:
 
     async def offer(self, capability: str = CAPABILITY) -> None:
         """An agent declared the capability and is gone again: the queues are there, nobody consumes."""
-        await self.publisher.declare(backbone() + capability_queues(capability))
+        await self.publisher.declare(base_topology() + capability_queues(capability))
 
     async def know(self) -> None:
         """An agent that offers `code.review` stands in the registry."""

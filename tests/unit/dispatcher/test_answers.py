@@ -103,12 +103,12 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
     "given", ["w", "zzz", ID.upper(), ID.replace("-", ""), f"{{{ID}}}", f"urn:uuid:{ID}", ID + "\n", "ü" * 300]
 )
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
-    broker, desks, messages = Narrow(), Desks(), []
+    broker, workers, messages = Narrow(), Desks(), []
     async with Supervisor() as background:
         control = RequestServer(
             cast("Broker", broker),
             cast("Any", None),
-            cast("Any", desks),
+            cast("Any", workers),
             background,
             addresses=ReturnAddresses(),
             rebuild=cast("Any", None),
@@ -123,7 +123,7 @@ async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: s
     failure = read_result(message).failure
     assert failure is not None
     assert (failure.type, failure.message) == ("InvalidTask", "The id of a workflow is a UUID")
-    assert desks.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]
+    assert workers.taken == [Asked(Verb.START, {"workflow": ID, "name": "one"})]
 
 
 @dataclass
@@ -141,7 +141,7 @@ class Rebuilding:
 
 
 async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_told_to_each() -> None:
-    broker, desks = Narrow(), Rebuilding()
+    broker, workers = Narrow(), Rebuilding()
 
     def asked(control: RequestServer, occasion: str) -> None:
         body = {"shard": 0, "occasion": occasion}
@@ -152,23 +152,23 @@ async def test_rebuild_that_is_asked_for_again_while_it_runs_is_done_once_and_to
         control = RequestServer(
             cast("Broker", broker),
             cast("Any", None),
-            cast("Any", desks),
+            cast("Any", workers),
             background,
             addresses=ReturnAddresses(),
-            rebuild=desks.rebuild,
+            rebuild=workers.rebuild,
         )
         for _ in range(3):
             asked(control, "one")
-        await eventually(lambda: desks.occasions)
+        await eventually(lambda: workers.occasions)
         asked(control, "one")
-        desks.may_end.set()
+        workers.may_end.set()
         await eventually(lambda: len(broker.published) == 4)
         asked(control, "one")
         asked(control, "two")
         await eventually(lambda: len(broker.published) == 6)
 
     assert [loads(one.body)["jobs"] for one in broker.published[:4]] == [1] * 4
-    assert desks.occasions == ["one", "one", "two"], "what is over is not kept"
+    assert workers.occasions == ["one", "one", "two"], "what is over is not kept"
 
 
 @pytest.mark.parametrize("reply_to", ["my.answers", "reply.me"])

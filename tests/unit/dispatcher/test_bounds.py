@@ -17,7 +17,7 @@ from coditect.workflow.expressions import MOST_STEPS
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
-from dispatcher.ledger import book, values, versions
+from dispatcher.ledger import unit_of_work, values, versions
 from dispatcher.ledger.commands import Evaluated, Fill, Look, Proposed, Show
 from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
@@ -186,7 +186,7 @@ async def test_a_node_that_sees_too_much_fails_and_says_what_to_do(ledger: Ledge
 async def test_a_node_may_see_eight_mebibytes(ledger: Ledger) -> None:
     await ledger.start(gathering(MOST_SEEN_BYTES // len(MEGABYTE)))
 
-    await ledger.play(lambda one: completed(MEGABYTE if one.place.node != "sum" else None))
+    await ledger.play(lambda one: completed(MEGABYTE if one.node_key.node != "sum" else None))
 
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -224,7 +224,7 @@ async def test_dependents_whose_expressions_cost_much_are_released_in_several_tr
 
     turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
     assert sum(turns) == 40
-    assert max(turns) <= book.MOST_STEPS // 200_000 + 1
+    assert max(turns) <= unit_of_work.MOST_STEPS // 200_000 + 1
     await ledger.play(lambda _: completed())
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -270,7 +270,7 @@ async def test_a_value_that_json_cannot_say_is_a_matter_of_the_expression(ledger
 
 
 def test_the_account_of_one_node_is_no_more_than_a_transaction_goes_beyond() -> None:
-    assert advance.MOST_STEPS_HERE <= book.MOST_STEPS
+    assert advance.MOST_STEPS_HERE <= unit_of_work.MOST_STEPS
 
 
 async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
@@ -284,7 +284,7 @@ async def test_a_reason_of_any_length_cancels(ledger: Ledger) -> None:
 
 async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
     """Nine nodes whose definitions have a megabyte each; two of them are a transaction's work."""
-    patched.setattr(book, "MOST_STEPS", 2_000_000 // book.BYTES_PER_STEP)
+    patched.setattr(unit_of_work, "MOST_STEPS", 2_000_000 // unit_of_work.BYTES_PER_STEP)
     flow = Workflow("wide")
     for number in range(9):
         flow.task("work", MEGABYTE, name=f"n{number}")
@@ -303,7 +303,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
     ledger.seen.clear()
 
     await ledger.turn(Show("w"))
-    shown = [[one.place.node for one in effects.shown] for effects in ledger.seen]
+    shown = [[one.node_key.node for one in effects.shown] for effects in ledger.seen]
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
 
     assert shown == [["n0", "n1"], ["n2", "n3"], ["n4", "n5"], ["n6", "n7"], ["n8"]]
@@ -325,8 +325,8 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn
     (left,) = await ledger.turn(Show("w", others))
     shown = ledger.seen[-1].shown
 
-    assert [one.place.node for one in looked] == ["n0", "n1"]
-    assert [one.place.node for one in shown] == ["n2", "n3"]
+    assert [one.node_key.node for one in looked] == ["n0", "n1"]
+    assert [one.node_key.node for one in shown] == ["n2", "n3"]
     assert left == ("n4", "n5")
     assert await ledger.turn(Show("w", left), Look((NodeKey("w", "none"),))) == ((), [])
 
@@ -343,20 +343,20 @@ async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[NodeKe
 async def test_large_definitions_are_claimed_from_the_ready_index_in_several_transactions(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = await wait_large(ledger, monkeypatch)
+    node_keys = await wait_large(ledger, monkeypatch)
 
     more = [(await ledger.turn(Fill("work", 9)))[0] for _ in range(5)]
 
     assert [len(effects.publications) for effects in ledger.seen] == [2, 2, 2, 2, 1]
     assert more == [True, True, True, True, False]
-    assert [one.place for one in ledger.published] == places
+    assert [one.node_key for one in ledger.published] == node_keys
 
 
 @pytest.mark.parametrize("room", ["work", ""])
 async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_transactions(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
-    left = places = await wait_large(ledger, monkeypatch)
+    left = node_keys = await wait_large(ledger, monkeypatch)
     claimed: list[int] = []
 
     while left:
@@ -366,4 +366,4 @@ async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_trans
     looked_at = [len(effects.publications) + len(effects.shown) for effects in ledger.seen]
     assert looked_at == [2, 2, 2, 2, 1]
     assert claimed == (looked_at if room else [0] * 5)
-    assert [one.place for one in ledger.published] == (places if room else [])
+    assert [one.node_key for one in ledger.published] == (node_keys if room else [])

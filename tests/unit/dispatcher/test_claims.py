@@ -11,7 +11,7 @@ from coditect.wire.control import Started, Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Began, Claimed, Lost
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
-from tests.unit.dispatcher.test_turn import claim_of, one_node
+from tests.unit.dispatcher.test_batch import claim_of, one_node
 
 
 async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> None:
@@ -58,7 +58,7 @@ async def test_agent_that_died_costs_an_attempt_only_when_it_had_started(ledger:
 async def test_agents_that_asked_one_after_the_other_while_nobody_answered_cost_no_attempt(ledger: Ledger) -> None:
     await ledger.start(one_node(retry=Retry(max_attempts=2)))
     (publication,) = ledger.published
-    asked = [Claimed(publication.place, publication.number, agent) for agent in ("a-1", "b-2", "c-3")]
+    asked = [Claimed(publication.node_key, publication.number, agent) for agent in ("a-1", "b-2", "c-3")]
 
     claims = await ledger.turn(*asked)
     later = await ledger.turn(*asked[:2])
@@ -96,7 +96,7 @@ async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledge
 async def test_older_publication_is_stale(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(Lost(publication.place, publication.number))
+    await ledger.turn(Lost(publication.node_key, publication.number))
 
     assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
     assert (await claim_of(ledger, ledger.published[-1])).verdict is Verdict.RUN

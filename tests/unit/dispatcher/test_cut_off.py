@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context, Workflow
+from coditect.aio.network import BOTH, NetworkPath, Way
 from coditect.broker.memory import MemoryBroker
+from coditect.broker.memory.link import NOTICED_SECONDS
 from coditect.broker.port import Consumer
 from coditect.testing import TestFleet
 from coditect.wire import routing
@@ -37,17 +39,20 @@ class Post:
 
     @property
     def shards(self) -> set[int]:
-        return set(self.dispatcher.tenure.desks)
+        return set(self.dispatcher.ownership.workers)
 
     @property
     def unready(self) -> str:
         return unready(self.broker, self.dispatcher)
 
-    def part(self, of: str) -> None:
-        (self.broker if of == "broker" else self.store).cut_off()
+    def part(self, of: str, *ways: Way) -> None:
+        self._path(of).cut_off(*ways)
 
     def heal(self, of: str) -> None:
-        (self.broker if of == "broker" else self.store).heal()
+        self._path(of).heal()
+
+    def _path(self, of: str) -> NetworkPath:
+        return (self.broker if of == "broker" else self.store).path
 
 
 @dataclass
@@ -67,7 +72,7 @@ class PartedWhileItOpens(MemoryBroker):
     async def consume(self, queue: str, *args: Any, **options: Any) -> Consumer:
         if not self.parted and queue in map(routing.results_queue, range(SHARDS)):
             self.parted = True
-            self.cut_off()
+            self.path.cut_off()
         return await super().consume(queue, *args, **options)
 
 
@@ -111,17 +116,20 @@ def chain(many: int) -> Workflow:
     return flow
 
 
+@pytest.mark.parametrize("ways", [BOTH, (Way.TO_SERVER,), (Way.TO_CLIENT,)], ids=["both", "mute", "deaf"])
 @pytest.mark.parametrize("of", ["broker", "store"])
-async def test_shards_of_a_dispatcher_that_is_cut_off_move_and_come_back_when_it_is_healed(of: str) -> None:
+async def test_shards_of_a_dispatcher_that_is_cut_off_move_and_come_back_when_it_is_healed(
+    of: str, ways: tuple[Way, ...]
+) -> None:
     async with scene() as one:
         ada, bob = one.posts
         runs = [await one.fleet.start(chain(20)) for _ in range(12)]
         await one.fleet.advance(1)
 
-        ada.part(of)
+        ada.part(of, *ways)
         began = one.fleet.elapsed_seconds
         await eventually(lambda: bob.shards == set(range(SHARDS)))
-        assert one.fleet.elapsed_seconds - began < MOVED_SECONDS
+        assert one.fleet.elapsed_seconds - began < MOVED_SECONDS + NOTICED_SECONDS * (ways != BOTH)
         assert (ada.shards, bob.unready) == (set(), "")
         assert of in ada.unready
         done = sum(one.executed.values())
@@ -176,7 +184,7 @@ async def test_dispatcher_that_came_back_keeps_its_connections() -> None:
 async def test_shard_that_is_given_up_while_it_opens_is_listened_to_by_its_next_owner_alone() -> None:
     async with scene(second=PartedWhileItOpens) as one:
         _, bob = one.posts
-        await eventually(lambda: bob.dispatcher.tenure.cut_off_from == "broker")
+        await eventually(lambda: bob.dispatcher.ownership.cut_off_from == "broker")
         await one.fleet.advance(1)
 
         bob.heal("broker")

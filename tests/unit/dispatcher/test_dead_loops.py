@@ -23,10 +23,10 @@ from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from tests.loops import loops, strike_for_ever, strike_once
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import open_desk
+from tests.unit.dispatcher.lone_worker import open_worker
 
 CRITICAL = (
-    "desk 0",
+    "shard worker 0",
     "presence of backlogs",
     "presence of broker and store, for the leases",
     "presence of patrol 0",
@@ -43,7 +43,7 @@ OPTIONAL = (
     "presence of the clock",
     "presence of the sweeper",
     "requests in RQ",
-    "showing 0",
+    "projector 0",
 )
 NODES = 30
 HEALED_SECONDS = 2.0
@@ -131,7 +131,7 @@ async def test_loop_that_dies_is_healed_and_nothing_is_lost(name: str, caplog: p
         assert (repr(name) in down) is (name in CRITICAL)
         assert "Struck" in down or name in OPTIONAL
         assert await one.healed() < HEALED_SECONDS
-        assert one.dispatcher.tenure.figures()["restarts"] == 1
+        assert one.dispatcher.ownership.figures()["restarts"] == 1
         assert await run.wait(timeout="60s") is WorkflowState.COMPLETED
         assert Counter(one.executed.values()) == {1: NODES}
     (said,) = [record for record in caplog.records if record.message == "A loop died; it is started again"]
@@ -179,7 +179,7 @@ def test_loops_that_die_at_any_instant_lose_nothing(seed: int, deaths: list[tupl
             run = await one.fleet.start(chain())
             for name, pause in deaths:
                 await asyncio.sleep(pause)
-                if one.dispatcher.tenure.desks:
+                if one.dispatcher.ownership.workers:
                     await strike_once(one.dispatcher.health, name)
 
             assert await run.wait(timeout="120s") is WorkflowState.COMPLETED
@@ -201,11 +201,11 @@ class Raising:
 
 
 async def test_desk_that_dies_with_a_command_in_hand_does_those_behind_it() -> None:
-    async with open_desk() as lone:
-        lone.desk.put(GoOn(), Raising())
-        lone.desk.put(GoOn(), Raising())
+    async with open_worker() as lone:
+        lone.worker.put(GoOn(), Raising())
+        lone.worker.put(GoOn(), Raising())
 
         await lone.start()
 
         await eventually(lambda: lone.published() == 1)
-        assert lone.ports.background.health.deaths == {"desk 0": 2}
+        assert lone.ports.background.health.deaths == {"shard worker 0": 2}

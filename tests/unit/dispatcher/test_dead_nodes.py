@@ -27,7 +27,7 @@ async def start(ledger: Ledger, workflow: str) -> None:
         flow.task("work", name=name, retry=Retry(max_attempts=1))
     await ledger.start(flow.definition(), workflow=workflow)
     outcomes = {"dies": died(), "fails": failed(), "works": completed(1)}
-    await ledger.play(lambda one: outcomes[one.place.node])
+    await ledger.play(lambda one: outcomes[one.node_key.node])
 
 
 async def page(ledger: Ledger, **asked: Any) -> tuple[list[tuple[str, str]], Any]:
@@ -67,7 +67,7 @@ async def test_dead_element_that_runs_again_with_its_map_is_none_any_more(ledger
     flow = Workflow("map")
     flow.map("work", "input", From("item"), limit=5, name="each")
     await ledger.start(flow.definition(), [1, 2])
-    await ledger.play(lambda one: died() if one.place.node == "each[1]" else completed(1))
+    await ledger.play(lambda one: died() if one.node_key.node == "each[1]" else completed(1))
     before = await page(ledger)
 
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})

@@ -5,9 +5,9 @@ from functools import partial
 
 from coditect import Workflow
 from coditect.workflow.definition import Call, Node
-from dispatcher.ledger.book import BYTES_PER_STEP, UnitOfWork
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions
 from dispatcher.ledger.effects import Defined, NodeKey
+from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed
@@ -15,13 +15,13 @@ from tests.unit.dispatcher.ledger import Ledger, completed
 
 def test_the_oldest_definitions_go_first_and_one_that_is_read_again_is_new() -> None:
     definitions = Definitions(most_bytes=2 * (OVERHEAD_BYTES + 10))
-    places = [NodeKey("w", f"n{number}") for number in range(3)]
-    for place in (*places[:2], places[0]):
-        definitions.note({place: (b"x" * 10, None)})
+    node_keys = [NodeKey("w", f"n{number}") for number in range(3)]
+    for node_key in (*node_keys[:2], node_keys[0]):
+        definitions.note({node_key: (b"x" * 10, None)})
 
-    definitions.note({places[2]: (b"y" * 10, None)})
+    definitions.note({node_keys[2]: (b"y" * 10, None)})
 
-    assert [definitions.row(place) for place in places] == [b"x" * 10, None, b"y" * 10]
+    assert [definitions.row(node_key) for node_key in node_keys] == [b"x" * 10, None, b"y" * 10]
 
 
 def test_definitions_take_no_more_than_their_bytes() -> None:
@@ -36,23 +36,23 @@ def test_definitions_take_no_more_than_their_bytes() -> None:
 
 
 def test_what_a_node_s_row_says_goes_with_the_row() -> None:
-    definitions, place = Definitions(), NodeKey("w", "n")
+    definitions, node_key = Definitions(), NodeKey("w", "n")
     node = Node("n", Call("one"))
 
     found = []
     for told in ((b"one", None), (b"one", node), (b"other", None), None):
-        definitions.note({place: told})
-        found.append((definitions.row(place), definitions.node(place)))
+        definitions.note({node_key: told})
+        found.append((definitions.row(node_key), definitions.node(node_key)))
 
     assert found == [(b"one", None), (b"one", node), (b"other", None), (None, None)]
 
 
 def test_of_the_nodes_that_were_read_the_first_are_let_go_by_the_bytes_of_their_rows() -> None:
     definitions, node = Definitions(), Node("n", Call("one"))
-    large, places = b"x" * (MOST_READ_BYTES // 4), [NodeKey("w", f"n{number}") for number in range(5)]
-    definitions.note(dict.fromkeys(places, (large, node)))
+    large, node_keys = b"x" * (MOST_READ_BYTES // 4), [NodeKey("w", f"n{number}") for number in range(5)]
+    definitions.note(dict.fromkeys(node_keys, (large, node)))
     too_large = NodeKey("w", "large")
-    kept = [definitions.node(place) for place in places]
+    kept = [definitions.node(node_key) for node_key in node_keys]
 
     definitions.note({too_large: (large * 5, node)})
 
@@ -65,22 +65,22 @@ async def test_what_is_remembered_of_a_node_is_not_read_again(ledger: Ledger) ->
     flow = Workflow("two")
     flow.task("work", {"x": "y" * 1_000}, after=[flow.task("work", name="first")], name="second")
     await ledger.start(flow.definition())
-    place = NodeKey("w", "second")
-    node, row = ledger.definitions.node(place), ledger.definitions.row(place)
+    node_key = NodeKey("w", "second")
+    node, row = ledger.definitions.node(node_key), ledger.definitions.row(node_key)
     assert node is not None
     assert row is not None
 
     def look(tr: Transaction, known: Defined | None) -> tuple[Node, int, Mapping[NodeKey, Defined | None]]:
         caches = Caches()
-        caches.definitions.note({place: known})
-        book = UnitOfWork(tr, ledger.terms, caches, now_ms=0, chance=0.0, room={})
-        return book.definition(place), book.steps, book.close().definitions
+        caches.definitions.note({node_key: known})
+        unit = UnitOfWork(tr, ledger.terms, caches, now_ms=0, chance=0.0, room={})
+        return unit.definition(node_key), unit.steps, unit.close().definitions
 
     found = [await ledger.database.run(partial(look, known=known)) for known in (None, (row, None), (row, node))]
 
     cost = len(row) // BYTES_PER_STEP
     assert cost > 0
-    assert found == [(node, cost, {place: (row, node)}), (node, cost, {place: (row, node)}), (node, 0, {})]
+    assert found == [(node, cost, {node_key: (row, node)}), (node, cost, {node_key: (row, node)}), (node, 0, {})]
 
 
 async def test_nothing_is_remembered_of_nodes_that_ended() -> None:

@@ -34,9 +34,9 @@ class FlightsLaid(list[tuple[NodeKey, Flight]]):
 
 @dataclass
 class Laid:
-    """A desk as far as failover sees it."""
+    """A shard worker as far as failover sees it."""
 
-    flights: FlightsLaid
+    in_flight: FlightsLaid
     commands: list[Command] = field(default_factory=list)
 
     def put(self, command: Command) -> None:
@@ -64,20 +64,20 @@ def laid() -> Laid:
     ("released", "again"), [(True, ["long"]), (False, ["short", "long"])], ids=["given back", "still held"]
 )
 def test_only_what_the_broker_does_not_give_to_others_is_published_anew(released: bool, again: list[str]) -> None:
-    desk = laid()
+    worker = laid()
 
-    dispatch_again(cast(ShardWorker, desk), AgentGone(GONE, released), NOW_MS)
+    dispatch_again(cast(ShardWorker, worker), AgentGone(GONE, released), NOW_MS)
 
-    assert desk.commands == [Lost(NodeKey("w", node), 7, GONE) for node in again]
+    assert worker.commands == [Lost(NodeKey("w", node), 7, GONE) for node in again]
 
 
 def test_what_a_rebuild_left_with_the_agent_is_published_anew_though_the_broker_gave_back_what_it_has() -> None:
-    desk = laid()
-    desk.flights.doubtful = 7
+    worker = laid()
+    worker.in_flight.doubtful = 7
 
-    dispatch_again(cast(ShardWorker, desk), AgentGone(GONE, released=True), NOW_MS)
+    dispatch_again(cast(ShardWorker, worker), AgentGone(GONE, released=True), NOW_MS)
 
-    assert desk.commands == [Lost(NodeKey("w", node), 7, GONE) for node in ("short", "long")]
+    assert worker.commands == [Lost(NodeKey("w", node), 7, GONE) for node in ("short", "long")]
 
 
 class Counting:

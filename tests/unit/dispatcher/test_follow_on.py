@@ -11,7 +11,7 @@ import pytest
 
 from coditect import Agent, Context, Workflow
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import agent_queues, backbone, capability_queues
+from coditect.broker.topology import agent_queues, base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -122,7 +122,7 @@ async def sent(broker: MemoryBroker) -> list[BaseException | None]:
 
 async def test_it_goes_to_that_agents_queue() -> None:
     async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(WORK) + agent_queues(FREE, slots=1))
+        await broker.declare(base_topology() + capability_queues(WORK) + agent_queues(FREE, slots=1))
 
         told = await sent(broker)
 
@@ -135,7 +135,7 @@ async def test_it_goes_to_that_agents_queue() -> None:
 @pytest.mark.parametrize("full", [True, False], ids=["full", "gone"])
 async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not_take_it(full: bool) -> None:
     async with MemoryBroker(MemoryServer(), name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(WORK))
+        await broker.declare(base_topology() + capability_queues(WORK))
         if full:
             await broker.declare(agent_queues(FREE, slots=1))
             for _ in range(2):
@@ -150,21 +150,21 @@ async def test_it_goes_to_anybody_and_is_claimed_when_that_agents_queue_does_not
 
 
 def test_start_from_an_agents_own_queue_says_nothing_of_the_capabilitys() -> None:
-    flights = InFlight(Capacity(lambda: 0.0))
-    place = NodeKey("w", "n")
+    in_flight = InFlight(Capacity(lambda: 0.0))
+    node_key = NodeKey("w", "n")
 
     def move(state: TaskState, publication: int) -> None:
         row = NodeRecord(state, publication=publication, fence=1, agent=AGENT if state is TaskState.WORKING else "")
-        flights.follow(Transition(place, state, WORK, "p1", row), 0.0)
+        in_flight.follow(Transition(node_key, state, WORK, "p1", row), 0.0)
 
     move(TaskState.PUBLISHED, 7)
-    flights.set_apart(place)
+    in_flight.set_apart(node_key)
     move(TaskState.WORKING, 7)
-    apart = dict(flights.started)
+    apart = dict(in_flight.started)
     move(TaskState.PUBLISHED, 8)
     move(TaskState.COMPLETED, 8)
 
-    assert (apart, flights.started) == ({}, {(WORK, "p1"): 8})
+    assert (apart, in_flight.started) == ({}, {(WORK, "p1"): 8})
 
 
 # -- with agents --------------------------------------------------------------------------------------------

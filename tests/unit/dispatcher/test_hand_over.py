@@ -25,7 +25,7 @@ from dispatcher.shards.completions import CommandAnswer
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
-from tests.unit.dispatcher.lone_desk import CAPABILITY, start_of
+from tests.unit.dispatcher.lone_worker import CAPABILITY, start_of
 
 SHARDS = 4
 WORKFLOWS = 12
@@ -74,8 +74,8 @@ async def test_shards_are_free_within_a_second_while_the_broker_does_not_answer(
         tenures = []
         for end, broker in ((ending, own), (leaving, other)):
             plane = running_dispatcher(broker=broker, registry=registry, clock=SystemClock(), database=database)
-            tenures.append((await end.enter_async_context(plane)).tenure)
-        await eventually(lambda: {len(one.desks) for one in tenures} == {MANY_SHARDS // 2})
+            tenures.append((await end.enter_async_context(plane)).ownership)
+        await eventually(lambda: {len(one.workers) for one in tenures} == {MANY_SHARDS // 2})
 
         async def cancel_when_thawed(consumer: MemoryConsumer) -> None:
             await own.thawed.wait()
@@ -107,14 +107,14 @@ async def test_shards_are_free_within_a_second_while_the_broker_is_blocked_and_a
         plane = running_dispatcher(
             broker=own, registry=registry, clock=SystemClock(), database=database, options=options
         )
-        desks = (await ending.enter_async_context(plane)).tenure.desks
+        workers = (await ending.enter_async_context(plane)).ownership.workers
         await other.declare(capability_queues(CAPABILITY))
         await other.publish(Message(b"{}", reply_to="my.answers"), exchange=routing.TASKS, routing_key="no.such.p1")
         await registry.asked.wait()
         server.block()
         for workflow in (f"w{number}" for number in range(100)):
             answer: CommandAnswer[object] = CommandAnswer()
-            desks[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
+            workers[shard_of(workflow, MANY_SHARDS)].put(start_of(workflow), answer)
             await answer.future
 
         began, end = now(), asyncio.create_task(ending.aclose())
@@ -164,7 +164,7 @@ async def test_nothing_that_was_published_runs_twice_when_its_shard_is_handed_ov
         await eventually(lambda: len(executed) == WORKFLOWS)
 
         second = await dispatcher()
-        await eventually(lambda: len(second.tenure.desks) == SHARDS // 2 == len(first.tenure.desks))
+        await eventually(lambda: len(second.ownership.workers) == SHARDS // 2 == len(first.ownership.workers))
         may_end.set()
 
         assert [await run.wait(timeout="10s") for run in runs] == ["completed"] * WORKFLOWS

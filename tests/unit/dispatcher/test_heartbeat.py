@@ -36,12 +36,12 @@ HEARTBEAT_SECONDS = 45
 
 @dataclass
 class Walked:
-    """A desk as far as the patrol sees it, and its patrol."""
+    """A shard worker as far as the patrol sees it, and its patrol."""
 
     broker: MemoryBroker
     clock: Ledger
     shard: int = 0
-    flights: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
+    in_flight: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
     followed: int = 0
     """How many of the ledger's effects are taken in."""
@@ -61,7 +61,7 @@ class Walked:
         """Takes in what the ledger has done since."""
         for effects in self.clock.seen[self.followed :]:
             for moved in effects.moved:
-                self.flights.follow(moved, asyncio.get_running_loop().time())
+                self.in_flight.follow(moved, asyncio.get_running_loop().time())
         self.followed = len(self.clock.seen)
 
     async def walk(self, seconds: float) -> None:
@@ -81,7 +81,7 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
         await ledger.start(flow.definition())
         await ledger.turn(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
         if taken_over:
-            walked.flights.agree((await database.read(lambda tr: learn(tr, 0))).flights, now)
+            walked.in_flight.agree((await database.read(lambda tr: learn(tr, 0))).in_flight, now)
         else:
             walked.follow()
         yield ledger, walked
@@ -92,7 +92,7 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
 async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_over: bool) -> None:
     async with working(taken_over=taken_over, heartbeat="45s") as (ledger, walked):
         await walked.walk(20)
-        walked.flights.hear(PLACE, 1, asyncio.get_running_loop().time())
+        walked.in_flight.hear(PLACE, 1, asyncio.get_running_loop().time())
         await walked.walk(HEARTBEAT_SECONDS)
         heard = list(walked.lost)
         await walked.walk(PATROL_SECONDS)

@@ -174,7 +174,7 @@ async def test_a_definition_of_any_size_is_kept_whole_by_whoever_reads_it(ledger
     asked = await ledger.database.read(lambda tr: nodes(tr, {"workflow": "w"}))
     # another process, which remembers nothing
     ledger.definitions = Definitions()
-    await ledger.play(lambda one: seen.update({one.place.node: loads(one.task.body)}) or completed())
+    await ledger.play(lambda one: seen.update({one.node_key.node: loads(one.task.body)}) or completed())
 
     assert seen == {"first": {"text": text}, "second": text}
     assert [(row["name"], row["capability"], row["after"]) for row in asked["nodes"]] == [

@@ -20,7 +20,7 @@ from dispatcher.ledger.keyspace import TIMERS
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
 from dispatcher.ledger.timers import Timer
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
-from tests.unit.dispatcher.test_turn import claim_of
+from tests.unit.dispatcher.test_batch import claim_of
 
 PLACE = NodeKey("w", "one")
 

@@ -135,4 +135,4 @@ async def test_limit_that_is_over_as_a_connection_stands_again_is_held() -> None
         assert stood, "the limit is over later"
         assert await ended == "failed"
         assert now() - began > DEADLINE_SECONDS - 0.5 + GRACE_SECONDS
-        await eventually(lambda: not len(dispatcher.tenure.desks[0].flights))
+        await eventually(lambda: not len(dispatcher.ownership.workers[0].in_flight))

@@ -26,7 +26,7 @@ async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_ch
     await ledger.database.run(remove.index)
     expected = dict.fromkeys(ids, "running")
     for number, publication in enumerate(list(ledger.published)):
-        workflow = publication.place.workflow
+        workflow = publication.node_key.workflow
         if number % 4 == 0:
             await ledger.turn(ledger.finished(publication, completed(1)))
             expected[workflow] = "completed"

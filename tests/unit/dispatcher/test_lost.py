@@ -20,17 +20,17 @@ async def published(ledger: Ledger, *names: str) -> list[Publication]:
     for name in names:
         flow.task("work", name=name, retry=Retry(max_attempts=1))
     await ledger.start(flow.definition())
-    return sorted(ledger.published, key=lambda one: one.place)
+    return sorted(ledger.published, key=lambda one: one.node_key)
 
 
 @pytest.mark.parametrize("told", ["claimed", "began"])
 async def test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost(ledger: Ledger, told: str) -> None:
     (publication,) = await published(ledger, "one")
-    place, number = publication.place, publication.number
-    started = Began(Started(place.workflow, place.node, 1, number, AGENT, 1, 5))
-    taken = Claimed(place, number, AGENT) if told == "claimed" else started
+    node_key, number = publication.node_key, publication.number
+    started = Began(Started(node_key.workflow, node_key.node, 1, number, AGENT, 1, 5))
+    taken = Claimed(node_key, number, AGENT) if told == "claimed" else started
 
-    await ledger.turn(taken, Lost(place, number))
+    await ledger.turn(taken, Lost(node_key, number))
 
     row = await ledger.node("one")
     assert (row.state, row.attempt, row.publication, row.agent) == (TaskState.WORKING, 1, number, AGENT)
@@ -44,9 +44,9 @@ async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
     ledger: Ledger, agent: str, state: TaskState
 ) -> None:
     (publication,) = await published(ledger, "one")
-    await ledger.turn(Claimed(publication.place, publication.number, AGENT))
+    await ledger.turn(Claimed(publication.node_key, publication.number, AGENT))
 
-    await ledger.turn(Lost(publication.place, publication.number, agent))
+    await ledger.turn(Lost(publication.node_key, publication.number, agent))
 
     assert await ledger.states() == {"one": state}
 
@@ -54,8 +54,8 @@ async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
 async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
     first, second = await published(ledger, "one", "two")
 
-    await ledger.turn(Claimed(second.place, second.number, AGENT))
-    await ledger.turn(Lost(first.place, first.number), Lost(second.place, second.number))
+    await ledger.turn(Claimed(second.node_key, second.number, AGENT))
+    await ledger.turn(Lost(first.node_key, first.number), Lost(second.node_key, second.number))
 
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     assert [(row.node, row.publication) for row in rows] == [("one", ledger.published[-1].number)]
@@ -69,16 +69,16 @@ async def test_what_is_lost_or_due_while_its_workflow_is_being_canceled_is_not_p
     for name in ("a", "lost", "retried"):
         flow.task("work", name=name, retry=Retry(max_attempts=3, first="1s", cap="1s"))
     await ledger.start(flow.definition())
-    before = sorted(ledger.published, key=lambda one: one.place)
+    before = sorted(ledger.published, key=lambda one: one.node_key)
     _, lost, retried = before
     await ledger.turn(ledger.finished(retried, failed(retryable=True)))
     ledger.now_ms += 10_000
     (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms))
 
-    await ledger.turn(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.place, lost.number))
+    await ledger.turn(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.node_key, lost.number))
 
-    assert sorted(ledger.published, key=lambda one: one.place) == before
+    assert sorted(ledger.published, key=lambda one: one.node_key) == before
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
     assert await ledger.state() is WorkflowState.CANCELED
     told = [one for effects in ledger.seen for one in effects.cancels]
-    assert sorted(told) == [(one.place, one.number) for one in before if one is not retried]
+    assert sorted(told) == [(one.node_key, one.number) for one in before if one is not retried]

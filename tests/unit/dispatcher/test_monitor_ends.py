@@ -11,7 +11,7 @@ import pytest
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger import leases
@@ -74,7 +74,7 @@ class Watched:
 @asynccontextmanager
 async def opened() -> AsyncIterator[Watched]:
     async with MemoryDatabase() as database, MemoryBroker(MemoryServer(), name="first") as broker:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         before = asyncio.all_tasks()
         yield Watched(broker, database)
         assert asyncio.all_tasks() == before, "no task is left"

@@ -11,9 +11,9 @@ from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger.book import MOST_AHEAD
 from dispatcher.ledger.commands import Asked, Look, Proposed
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.unit_of_work import MOST_AHEAD
 from dispatcher.store.memory import View
 from tests.unit.dispatcher.ledger import Ledger, completed
 
@@ -39,13 +39,13 @@ async def test_a_batch_of_ends_releases_every_dependent(ledger: Ledger, dependen
     await ledger.start(fans(3, dependents))
 
     await all_at_once(ledger)
-    released = Counter(publication.place.node.partition("_")[0] for publication in ledger.published)
+    released = Counter(publication.node_key.node.partition("_")[0] for publication in ledger.published)
     await all_at_once(ledger)
     (end,) = ledger.published
     await all_at_once(ledger)
 
     assert released == {"d000": dependents, "d001": dependents, "d002": dependents}
-    assert end.place.node == "end"
+    assert end.node_key.node == "end"
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
@@ -90,11 +90,11 @@ async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(
     flow.task("work", name="only")
     nodes = {node.name: node_document(node) for node in flow.definition().nodes}
     start = {"workflow": "w", "name": "one", "count": 1, "nodes": nodes}
-    places = (NodeKey("w", "only"), NodeKey("w", "none"))
+    node_keys = (NodeKey("w", "only"), NodeKey("w", "none"))
 
-    early, _, seen = await ledger.turn(Proposed(places), Asked(Verb.START, start), Look(places))
+    early, _, seen = await ledger.turn(Proposed(node_keys), Asked(Verb.START, start), Look(node_keys))
 
     assert early == 0
-    assert [shown.place for shown in seen] == [NodeKey("w", "only")]
+    assert [shown.node_key for shown in seen] == [NodeKey("w", "only")]
     await all_at_once(ledger)
     assert await ledger.state() is WorkflowState.COMPLETED

@@ -8,7 +8,7 @@ from coditect import Retry, Workflow
 from coditect.wire.control import Started, Verb
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
-from dispatcher.ledger import book
+from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import Began, GoOn, Rebuild
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import ATTEMPTS
@@ -28,8 +28,8 @@ def fan(width: int) -> Workflow:
 def began(publication: Publication, now_ms: int) -> Began:
     owner = publication.task.owner
     assert owner is not None
-    place = publication.place
-    return Began(Started(place.workflow, place.node, owner.fence, publication.number, AGENT, 1, now_ms))
+    node_key = publication.node_key
+    return Began(Started(node_key.workflow, node_key.node, owner.fence, publication.number, AGENT, 1, now_ms))
 
 
 async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late(ledger: Ledger) -> None:
@@ -41,10 +41,10 @@ async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_i
     (last,) = await ledger.turn(Rebuild("marker-1", "marker-1"))
 
     assert last == max(publication.number for publication in old)
-    assert sorted(one.place.node for one in ledger.published) == sorted(one.place.node for one in old)
+    assert sorted(one.node_key.node for one in ledger.published) == sorted(one.node_key.node for one in old)
     assert min(one.number for one in ledger.published) > last
     await ledger.turn(ledger.finished(old[0], completed()))
-    assert (await ledger.node(old[0].place.node)).state is TaskState.PUBLISHED
+    assert (await ledger.node(old[0].node_key.node)).state is TaskState.PUBLISHED
     assert ledger.seen[-1].late == 1
     await ledger.play(lambda _: completed())
     assert await ledger.state() is WorkflowState.COMPLETED
@@ -58,12 +58,12 @@ async def test_large_inputs_are_published_anew_in_several_transactions(
         flow.task("work", From("input"), name=f"n{number}")
     await ledger.start(flow.definition(), "x" * 600_000)
     ledger.published, ledger.seen = [], []
-    monkeypatch.setattr(book, "MOST_STEPS", 1_500_000 // book.BYTES_PER_STEP)
+    monkeypatch.setattr(unit_of_work, "MOST_STEPS", 1_500_000 // unit_of_work.BYTES_PER_STEP)
 
     await ledger.turn(Rebuild("marker-1", "marker-1"))
 
     assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3]
-    assert sorted(one.place.node for one in ledger.published) == [f"n{number}" for number in range(9)]
+    assert sorted(one.node_key.node for one in ledger.published) == [f"n{number}" for number in range(9)]
 
 
 async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger: Ledger) -> None:
@@ -110,7 +110,7 @@ async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Le
 
     await ledger.turn(Rebuild("marker-1", "marker-1"))
 
-    assert len({one.place for one in ledger.published}) == len(ledger.published)
+    assert len({one.node_key for one in ledger.published}) == len(ledger.published)
     ledger.room = room
     await ledger.turn(GoOn())
     assert len(ledger.published) == republish.MOST_NODES + 50
@@ -128,7 +128,7 @@ async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_publish
 
     ledger.now_ms += 1
     await ledger.turn(Rebuild("marker-1", "a person", kept=True))
-    assert [one.place.node for one in ledger.published] == ["n0001", "n0002", "n0003"]
+    assert [one.node_key.node for one in ledger.published] == ["n0001", "n0002", "n0003"]
 
     await ledger.turn(ledger.finished(first, completed()))
     assert (await ledger.node("n0000")).state is TaskState.COMPLETED
@@ -144,7 +144,7 @@ async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledg
 
     await ledger.turn(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
 
-    assert [one.place.node for one in ledger.published] == ["n0000", "n0001"]
+    assert [one.node_key.node for one in ledger.published] == ["n0000", "n0001"]
 
 
 async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
@@ -155,7 +155,7 @@ async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
     flow.task("work", name="later", after=["asked"])
     await ledger.start(flow.definition())
     ends = {"done": completed(), "retried": failed(retryable=True)}
-    await ledger.play(lambda publication: ends[publication.place.node])
+    await ledger.play(lambda publication: ends[publication.node_key.node])
 
     await ledger.turn(Rebuild("marker-1", "marker-1"))
 

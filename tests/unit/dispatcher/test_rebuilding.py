@@ -12,7 +12,7 @@ import pytest
 from coditect import Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.workflow_run import Run
 from coditect.model.retry import RUNGS_MS
@@ -20,8 +20,8 @@ from coditect.operations.rebuild import KINDS, rebuild
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.control import Started
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Began
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import republish
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.recovery import rebuild as rebuilding
@@ -31,7 +31,7 @@ from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT
-from tests.unit.dispatcher.lone_desk import ONLY, open_desk
+from tests.unit.dispatcher.lone_worker import ONLY, open_worker
 
 SHARDS = 3
 WIDTH = 8
@@ -74,7 +74,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         )
         found = Scene(await enter(plane), await enter(MemoryBroker(server, name="doctor")), graph)
         client = await enter(Client(found.broker, registry, clock=clock, name="client-test"))
-        await found.broker.declare(backbone() + capability_queues("work"))
+        await found.broker.declare(base_topology() + capability_queues("work"))
         flow = Workflow("waits")
         for number in range(WIDTH):
             flow.task("work", name=f"n{number}")
@@ -152,14 +152,14 @@ class Unsure:
 
 @pytest.mark.parametrize("there", [True, False])
 async def test_what_was_begun_is_published_anew_unless_the_broker_surely_has_it(there: bool) -> None:
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         await lone.start()
         await eventually(lambda: lone.published() == 1)
         flight = lone.flight
         await lone.say(Began(Started(*ONLY, flight.fence, flight.publication, AGENT, 1, 0)))
         before = lone.flight.publication
 
-        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(BrokerEpoch, Unsure(there)), "a person")
+        told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there)), "a person")
 
         assert (told["published"], told["working"]) == (0, 0 if there else 1)
         assert (lone.flight.publication == before) is there
@@ -169,12 +169,12 @@ async def test_all_that_is_published_anew_is_told_when_turns_are_full(monkeypatc
     flow = Workflow("waits")
     for number in range(WIDTH):
         flow.task("work", name=f"n{number}")
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         await lone.start(flow)
         await eventually(lambda: lone.published() == WIDTH)
         looks = count()
         monkeypatch.setattr(UnitOfWork, "is_full", property(lambda _: next(looks) < 10))
 
-        told = await rebuilding.rebuild(lone.ports, lone.desk, cast(BrokerEpoch, Unsure(there=False)), "a person")
+        told = await rebuilding.rebuild(lone.ports, lone.worker, cast(BrokerEpoch, Unsure(there=False)), "a person")
 
         assert told["published"] == WIDTH

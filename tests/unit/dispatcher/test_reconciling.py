@@ -11,11 +11,11 @@ import pytest
 from coditect import Workflow
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.workflow_run import Run
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.ledger import book
+from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import Show
 from dispatcher.ledger.shards import shard_of
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
@@ -65,12 +65,12 @@ class Scene:
         self.client = client
         self.graph = graph
         self.run = run
-        self.reconciling = Reconciler(database, dispatcher.tenure.desks, graph)
+        self.reconciling = Reconciler(database, dispatcher.ownership.workers, graph)
 
     @property
-    def desk(self) -> ShardWorker:
+    def worker(self) -> ShardWorker:
         """The workflow's."""
-        return self.dispatcher.tenure.desks[shard_of(self.run.id, SHARDS)]
+        return self.dispatcher.ownership.workers[shard_of(self.run.id, SHARDS)]
 
     def state(self, node: str) -> JobState | None:
         return self.graph.state(self.run.id, node)
@@ -101,7 +101,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         dispatcher = await enter(plane)
         mine = await enter(MemoryBroker(server, name="client"))
         client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
-        await mine.declare(backbone() + capability_queues("work"))
+        await mine.declare(base_topology() + capability_queues("work"))
         run = await client.start(flow)
         found = Scene(dispatcher, database, graph, run, client)
         await eventually(lambda: found.state("n7") is JobState.DEFERRED and found.state("gate") is JobState.SCHEDULED)
@@ -125,7 +125,7 @@ async def test_small_workflows_are_compared_together_and_the_queues_are_gone_ove
 
     assert await scene.reconciling.round() == 0
 
-    own = len(scene.dispatcher.tenure.desks)
+    own = len(scene.dispatcher.ownership.workers)
     assert sum(scene.graph.compared) == 40 + 9
     assert len(scene.graph.compared) <= own
     assert scene.graph.passes <= own
@@ -160,7 +160,7 @@ async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:
 async def test_what_takes_several_turns_is_compared_and_mended_as_a_whole(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book, "MOST_STEPS", -1)  # each node is a turn's work
+    monkeypatch.setattr(unit_of_work, "MOST_STEPS", -1)  # each node is a turn's work
     for node in ("n0", "n6", "n7"):
         scene.graph.lose(scene.run.id, node)
 
@@ -180,9 +180,9 @@ async def test_difference_that_does_not_stand_is_no_drift(scene: Scene) -> None:
 async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    desk, showing = scene.desk, scene.desk.showing
-    assert showing is not None
-    waits, told = asyncio.Event(), showing.told
+    worker, projector = scene.worker, scene.worker.projector
+    assert projector is not None
+    waits, told = asyncio.Event(), projector.told
 
     async def wait() -> None:
         waits.set()
@@ -191,15 +191,15 @@ async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
     async def nothing(_: int) -> Unfinished:
         return Unfinished((), ())
 
-    monkeypatch.setattr(showing, "told", wait)
+    monkeypatch.setattr(projector, "told", wait)
     monkeypatch.setattr(scene.graph, "unfinished", nothing)  # the last that was answered
     scene.graph.failing = True
-    desk.put(Show(scene.run.id))
-    await eventually(lambda: showing.waiting)
+    worker.put(Show(scene.run.id))
+    await eventually(lambda: projector.waiting)
     comparing = asyncio.ensure_future(scene.reconciling.round())
     await waits.wait()
 
-    await desk.close()
+    await worker.close()
 
     with pytest.raises(TaskGraphUnavailable):
         async with asyncio.timeout(5):
@@ -212,6 +212,6 @@ async def test_rq_is_told_of_the_last_commits_before_a_shard_goes(
     monkeypatch.setattr(projection, "GATHER_SECONDS", 1_000.0)
     await scene.run.cancel()
 
-    await scene.desk.close()
+    await scene.worker.close()
 
     assert scene.state("gate") is scene.state("n7") is JobState.CANCELED

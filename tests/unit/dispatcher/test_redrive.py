@@ -26,7 +26,7 @@ from tests.unit.dispatcher.ledger import Ledger, NodeKey, completed, failed
 
 async def take(ledger: Ledger) -> dict[str, Publication]:
     """What was published since the last time, by node."""
-    taken = {one.place.node: one for one in ledger.published}
+    taken = {one.node_key.node: one for one in ledger.published}
     ledger.published.clear()
     return taken
 
@@ -154,8 +154,8 @@ async def test_map_without_elements_runs_again_from_a_list(ledger: Ledger) -> No
     await ledger.start(one_map(), {"no": "list"})
 
     await redrive(ledger, "each", input=[{"n": 1}, {"n": 2}])
-    inputs = {one.place.node: loads(one.task.body) for one in ledger.published}
-    await ledger.play(lambda one: completed(one.place.node))
+    inputs = {one.node_key.node: loads(one.task.body) for one in ledger.published}
+    await ledger.play(lambda one: completed(one.node_key.node))
 
     assert inputs == {"each[0]": {"n": 1}, "each[1]": {"n": 2}}
     assert await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT)) == ["each[0]", "each[1]"]
@@ -173,7 +173,7 @@ async def test_map_runs_again_from_an_empty_list(ledger: Ledger) -> None:
 
 async def test_map_that_has_elements_keeps_their_inputs(ledger: Ledger) -> None:
     await ledger.start(one_map(), [1, 2])
-    await ledger.play(lambda one: completed(1) if one.place.node == "each[0]" else failed())
+    await ledger.play(lambda one: completed(1) if one.node_key.node == "each[0]" else failed())
 
     with pytest.raises(InputError, match="keeps their inputs"):
         await redrive(ledger, "each", input=[3, 4])
@@ -222,12 +222,12 @@ async def test_map_that_is_told_again_runs_its_elements_again(ledger: Ledger) ->
     before = flow.task("work", name="before")
     flow.map("work", "input", {"n": From("item")}, limit=10, after=[After(before.name, OnFailure.ALLOW)], name="each")
     await ledger.start(flow.definition(), [1, 2])
-    await ledger.play(lambda one: completed(1) if one.place.node == "each[0]" else failed())
+    await ledger.play(lambda one: completed(1) if one.node_key.node == "each[0]" else failed())
     fence = (await ledger.node("each[1]")).fence
     ran: list[str] = []
 
     def act(publication: Publication) -> Outcome:
-        ran.append(publication.place.node)
+        ran.append(publication.node_key.node)
         return completed(2)
 
     await ledger.ask(Verb.RESUME, {"workflow": "w"})

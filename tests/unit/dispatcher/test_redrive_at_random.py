@@ -66,7 +66,7 @@ async def check_published(ledger: Ledger, definition: Definition, known: int) ->
     states = await ledger.states()
     nodes = {node.name: node for node in definition.nodes}
     for one in ledger.published[known:]:
-        assert tally_of(nodes[one.place.node], states).decision is TaskState.READY
+        assert tally_of(nodes[one.node_key.node], states).decision is TaskState.READY
 
 
 async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:

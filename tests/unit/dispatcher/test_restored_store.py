@@ -80,7 +80,7 @@ async def test_result_of_an_abandoned_run_is_refused_after_the_store_was_copied_
             assert await run.wait(timeout="5m") is WorkflowState.COMPLETED
 
             assert (executions, await run.result(int, node="slow")) == (2, 2)
-            assert restored.tenure.figures()["late"] >= 1
+            assert restored.ownership.figures()["late"] >= 1
 
 
 class Restored(RuleBasedStateMachine):

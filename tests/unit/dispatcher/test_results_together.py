@@ -21,7 +21,7 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.shards import batch
 from dispatcher.shards.results import ResultsConsumer
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import CAPABILITY, LoneDesk, open_desk
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneDesk, open_worker
 
 QUEUE = routing.results_queue(0)
 Row = list[object]
@@ -30,7 +30,7 @@ Row = list[object]
 @pytest.fixture
 async def lone() -> AsyncIterator[LoneDesk]:
     """Two nodes, n0 and n1, are published."""
-    async with open_desk() as opened:
+    async with open_worker() as opened:
         flow = Workflow("two")
         for number in range(2):
             flow.task(CAPABILITY, name=f"n{number}")
@@ -43,8 +43,8 @@ async def lone() -> AsyncIterator[LoneDesk]:
 def rows(lone: LoneDesk) -> list[Row]:
     """That both completed."""
     return [
-        ["w", place.node, flight.fence, flight.publication, 1, place.task_id, 5, 6, CAPABILITY, False, 7]
-        for place, flight in lone.desk.flights
+        ["w", node_key.node, flight.fence, flight.publication, 1, node_key.task_id, 5, 6, CAPABILITY, False, 7]
+        for node_key, flight in lone.worker.in_flight
     ]
 
 
@@ -75,15 +75,15 @@ async def states(lone: LoneDesk) -> list[TaskState]:
 async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> None:
     delivery = await brought(lone, dumps(rows(lone)))
 
-    ResultsConsumer(lone.desk).take(delivery)
-    await eventually(lambda: not list(lone.desk.flights))
+    ResultsConsumer(lone.worker).take(delivery)
+    await eventually(lambda: not list(lone.worker.in_flight))
 
     assert await states(lone) == [TaskState.COMPLETED] * 2
     assert await left(lone) == (0, 0)
 
 
 async def test_a_message_of_none_is_done_with(lone: LoneDesk) -> None:
-    ResultsConsumer(lone.desk).take(await brought(lone, b"[]"))
+    ResultsConsumer(lone.worker).take(await brought(lone, b"[]"))
 
     assert await left(lone) == (0, 0)
 
@@ -92,8 +92,8 @@ async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDes
     first, second = rows(lone)
     second[2] = int(str(second[2])) + 1
 
-    ResultsConsumer(lone.desk).take(await brought(lone, dumps([first, second])))
-    await eventually(lambda: len(list(lone.desk.flights)) == 1)
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps([first, second])))
+    await eventually(lambda: len(list(lone.worker.in_flight)) == 1)
 
     assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED]
     assert lone.counters.late == 1
@@ -104,10 +104,10 @@ async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDes
 async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> None:
     delivery = await brought(lone, dumps(rows(lone)))
     if closed == "before":
-        await lone.desk.close()
+        await lone.worker.close()
 
-    ResultsConsumer(lone.desk).take(delivery)
-    await lone.desk.close()
+    ResultsConsumer(lone.worker).take(delivery)
+    await lone.worker.close()
 
     assert await left(lone) == (1, 0)
 
@@ -117,14 +117,14 @@ async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_
 ) -> None:
     record = batch.COMMANDS[Finished]
 
-    def fails(book: Any, command: Finished) -> Any:
-        if command.place.node == "n0":
+    def fails(unit: Any, command: Finished) -> Any:
+        if command.node_key.node == "n0":
             raise RuntimeError("on purpose")
-        return record(book, command)
+        return record(unit, command)
 
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
 
-    ResultsConsumer(lone.desk).take(await brought(lone, dumps(rows(lone))))
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone))))
     await eventually(lambda: lone.counters.unrecorded)
     await lone.say(GoOn())
 
@@ -136,8 +136,8 @@ async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneD
     first, second = rows(lone)
     second[8] = None
 
-    ResultsConsumer(lone.desk).take(await brought(lone, dumps([first, second])))
-    await eventually(lambda: not list(lone.desk.flights))
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps([first, second])))
+    await eventually(lambda: not list(lone.worker.in_flight))
 
     assert await states(lone) == [TaskState.RETRY_WAIT] * 2
     assert await left(lone) == (0, 1)
@@ -146,7 +146,7 @@ async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneD
 async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneDesk) -> None:
     (first, _) = rows(lone)
     first[2] = 0  # of no attempt
-    ResultsConsumer(lone.desk).take(await brought(lone, dumps([["w"], first[:-1]])))
+    ResultsConsumer(lone.worker).take(await brought(lone, dumps([["w"], first[:-1]])))
 
     assert await left(lone) == (0, 1)
     assert await states(lone) == [TaskState.PUBLISHED] * 2

@@ -16,7 +16,7 @@ from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.errors import InputError, Retryable
 from coditect.model.capability import Priority
@@ -87,7 +87,7 @@ async def hall(ways: ClaimPaths, shards: int) -> AsyncIterator[Hall]:
         client = await enter(Client(await enter(MemoryBroker(server, name="client")), registry, clock=clock))
         own = await enter(MemoryBroker(server, name="dispatcher"))
         for capability in CAPABILITIES:
-            await own.declare(backbone() + capability_queues(capability))
+            await own.declare(base_topology() + capability_queues(capability))
         gauge = Gauge(asyncio.get_running_loop().time)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(program, "Capacity", lambda _: gauge)
@@ -171,16 +171,16 @@ async def test_shards_share_the_room_when_the_ready_index_is_claimed_from() -> N
 async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_ready(ledger: Ledger) -> None:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 1, Priority.P1).definition())
-    place = NodeKey("w", "p1n0")
+    node_key = NodeKey("w", "p1n0")
 
-    refused = await ledger.turn(Proposed((place,)))
-    shown = [(one.place, one.state) for one in ledger.seen[-1].shown]
-    other = await ledger.turn(Proposed((place,), "another"))
+    refused = await ledger.turn(Proposed((node_key,)))
+    shown = [(one.node_key, one.state) for one in ledger.seen[-1].shown]
+    other = await ledger.turn(Proposed((node_key,), "another"))
     waiting = await ledger.states()
-    claimed = await ledger.turn(Proposed((place, place), "work"))
+    claimed = await ledger.turn(Proposed((node_key, node_key), "work"))
 
     assert (refused, other, claimed) == ((0,), (0,), (1,))
-    assert shown == [(place, TaskState.READY)]
+    assert shown == [(node_key, TaskState.READY)]
     assert waiting == {"p1n0": TaskState.READY}
     assert len(ledger.published) == 1
 
@@ -194,8 +194,8 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
     answers = await ledger.turn(Proposed((behind,), "work"))
 
     assert answers == (0,)
-    assert [(one.place, one.state) for one in ledger.seen[-1].shown] == [(behind, TaskState.BLOCKED)]
-    assert [one.place.node for one in ledger.published] == ["first"]
+    assert [(one.node_key, one.state) for one in ledger.seen[-1].shown] == [(behind, TaskState.BLOCKED)]
+    assert [one.node_key.node for one in ledger.published] == ["first"]
     assert await ledger.states() == {"first": TaskState.PUBLISHED, "behind": TaskState.BLOCKED}
 
 
@@ -210,7 +210,7 @@ async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger:
     rest = await ledger.turn(Fill("work", 2))
 
     assert (some, none, rest) == ((True,), (True,), (False,))
-    assert [one.place.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
+    assert [one.node_key.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
 
 
 class Desks:
@@ -238,20 +238,20 @@ class OnlyWindow:
     window: Capacity
 
 
-def proposing(desks: Desks, *, least: int = 2) -> tuple[Scheduler, Capacity]:
+def scheduler(workers: Desks, *, least: int = 2) -> tuple[Scheduler, Capacity]:
     room = Capacity(lambda: 0.0, least=least)
-    return Scheduler(cast(Ports, OnlyWindow(room)), cast(ShardOwnership, desks), None), room
+    return Scheduler(cast(Ports, OnlyWindow(room)), cast(ShardOwnership, workers), None), room
 
 
 async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
-    desks = Desks()
-    made, room = proposing(desks)
+    workers = Desks()
+    made, room = scheduler(workers)
 
     await made.proposed([Proposal("w", node, "slow") for node in "abc"])
     kept = room.room_for("slow"), room.room()["slow"]
-    desks.put_down[0][1].done(1)
+    workers.put_down[0][1].done(1)
 
-    assert desks.commands == [
+    assert workers.commands == [
         Proposed((NodeKey("w", "a"), NodeKey("w", "b")), "slow"),
         Proposed((NodeKey("w", "c"),)),
     ]
@@ -261,27 +261,27 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
 
 @pytest.mark.parametrize("how", ["undone", "refused"])
 async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) -> None:
-    desks = Desks()
-    made, room = proposing(desks)
+    workers = Desks()
+    made, room = scheduler(workers)
 
     await made.proposed([Proposal("w", node, "slow") for node in "ab"])
-    ((_, settle),) = desks.put_down
+    ((_, settle),) = workers.put_down
     settle.undone() if how == "undone" else settle.done(InputError("no"))
 
     assert room.room_for("slow") == 2
 
 
 async def test_many_that_rq_brought_are_several_commands() -> None:
-    desks = Desks()
-    made, _ = proposing(desks, least=100)
+    workers = Desks()
+    made, _ = scheduler(workers, least=100)
 
     await made.proposed([Proposal("w", f"n{number}", "slow") for number in range(100)])
 
-    assert [len(cast(Proposed, command).places) for command in desks.commands] == [64, 36]
+    assert [len(cast(Proposed, command).node_keys) for command in workers.commands] == [64, 36]
 
 
 async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
-    made, room = proposing(Desks(here=False))
+    made, room = scheduler(Desks(here=False))
 
     await made.proposed([Proposal("w", "a", "slow")])
 
@@ -292,15 +292,15 @@ async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
     ("answer", "told"), [({"again": ["a"]}, True), (InputError("no"), True), (Retryable("not yet"), False)]
 )
 async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: object, told: bool) -> None:
-    desks = Desks()
-    made, _ = proposing(desks)
+    workers = Desks()
+    made, _ = scheduler(workers)
 
     await made.requested([ToolRequest("w", "a", RequestKind.REQUEUE)])
-    ((asked, settle),) = desks.put_down
+    ((asked, settle),) = workers.put_down
     settle.done(answer)
 
     assert isinstance(asked, Asked)
-    assert [type(command) for command in desks.commands[1:]] == [Proposed] * told
+    assert [type(command) for command in workers.commands[1:]] == [Proposed] * told
 
 
 class Silent(MemoryDatabase):
@@ -316,11 +316,11 @@ class Silent(MemoryDatabase):
 
 
 async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> None:
-    graph, desks = MemoryTaskGraph(), Desks()
+    graph, workers = MemoryTaskGraph(), Desks()
     async with Silent() as database:
         ledger = await Ledger.open(database)
         await ledger.start(fan("work", 1, Priority.P1).definition())
-        made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, desks), graph)
+        made = Scheduler(cast(Ports, OnlyDatabase(database)), cast(ShardOwnership, workers), graph)
         database.silent = 2
         async with Supervisor() as supervisor:
             Bridge(graph, Forgetful(made), look_seconds=0.01).open(supervisor)
@@ -330,7 +330,7 @@ async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> Non
 
             await eventually(known)
 
-    assert desks.commands == [Show("w")]
+    assert workers.commands == [Show("w")]
 
 
 @dataclass
@@ -344,8 +344,8 @@ class OnlyDatabase:
 class Forgetful:
     """One shard, as the bridge sees it, without room for anything."""
 
-    def __init__(self, proposing: Scheduler) -> None:
-        self.forgotten, self.proposed, self.requested = proposing.forgotten, proposing.proposed, proposing.requested
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.forgotten, self.proposed, self.requested = scheduler.forgotten, scheduler.proposed, scheduler.requested
 
     def shards(self) -> list[int]:
         return [0]

@@ -83,11 +83,11 @@ async def test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_
         for number in (2, 3, 4):
             joined.append(await join(number))
             await asyncio.sleep(0.9)
-        await eventually(lambda: all(one.tenure.desks for one, _ in joined))
+        await eventually(lambda: all(one.ownership.workers for one, _ in joined))
         for _, own in joined:
             await own.aclose()
             await asyncio.sleep(0.9)
-        await eventually(lambda: len(first.tenure.desks) == SHARDS)
+        await eventually(lambda: len(first.ownership.workers) == SHARDS)
         enough.set()
         await starting
 

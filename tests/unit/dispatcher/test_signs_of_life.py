@@ -17,7 +17,7 @@ PLACE = NodeKey("w", "n")
 
 
 class Heard:
-    """The part of a desk and of a delivery that a sign of life touches."""
+    """The part of a shard worker and of a delivery that a sign of life touches."""
 
     def __init__(self, *progress: Progress) -> None:
         self.message = progress_message(list(progress))
@@ -32,7 +32,7 @@ class Heard:
 
 
 @pytest.fixture
-def flights() -> InFlight:
+def in_flight() -> InFlight:
     """One node that works with fence 2, heard at 1."""
     made = InFlight(Capacity(lambda: 0.0))
     row = NodeRecord(TaskState.WORKING, fence=2, publication=7, agent=AgentId("a"), published_ms=500)
@@ -40,8 +40,8 @@ def flights() -> InFlight:
     return made
 
 
-def heard(flights: InFlight) -> float:
-    ((_, flight),) = flights
+def heard(in_flight: InFlight) -> float:
+    ((_, flight),) = in_flight
     return flight.heard
 
 
@@ -56,24 +56,24 @@ def test_progress_is_heard_and_acked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "fence", "at"),
+    ("node_key", "fence", "at"),
     [(PLACE, 2, 9.0), (PLACE, 1, 1.0), (NodeKey("w", "other"), 2, 1.0)],
     ids=["own", "older execution", "nobody"],
 )
 def test_only_the_execution_that_counts_keeps_its_node_alive(
-    flights: InFlight, place: NodeKey, fence: int, at: float
+    in_flight: InFlight, node_key: NodeKey, fence: int, at: float
 ) -> None:
-    flights.hear(place, fence, 9.0)
+    in_flight.hear(node_key, fence, 9.0)
 
-    assert heard(flights) == at
+    assert heard(in_flight) == at
 
 
 def test_whose_start_was_not_told_is_alive_and_has_not_started() -> None:
-    flights = InFlight(Capacity(lambda: 0.0))
+    in_flight = InFlight(Capacity(lambda: 0.0))
     row = NodeRecord(TaskState.PUBLISHED, fence=2, publication=7, published_ms=500)
-    flights.follow(Transition(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1.0)
+    in_flight.follow(Transition(PLACE, TaskState.PUBLISHED, "code.review", "p1", row), 1.0)
 
-    flights.hear(PLACE, 2, 9.0)
+    in_flight.hear(PLACE, 2, 9.0)
 
-    assert heard(flights) == 9.0
-    assert flights.started == {}
+    assert heard(in_flight) == 9.0
+    assert in_flight.started == {}

@@ -38,7 +38,7 @@ async def finish_all(ledger: Ledger) -> None:
     while ledger.published:
         page, ledger.published = ledger.published[:TOGETHER], ledger.published[TOGETHER:]
         ledger.confirmed += [one.number for one in page]
-        await ledger.turn(*[ledger.finished(one, completed(one.place.node)) for one in page])
+        await ledger.turn(*[ledger.finished(one, completed(one.node_key.node)) for one in page])
 
 
 def mapping(elements: int) -> Definition:
@@ -78,7 +78,7 @@ async def test_what_is_under_way_is_learnt_by_the_next_owner(ledger: Ledger) -> 
 
     found = await ledger.database.read(lambda tr: recover.learn(tr, 0))
 
-    assert len(found.flights) == 6_000
+    assert len(found.in_flight) == 6_000
 
 
 @pytest.mark.parametrize("limit", [1_000])

@@ -11,7 +11,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.control_plane import asking
 from coditect.errors import InvalidTask
 from coditect.operations import status as standing_module
-from coditect.operations.status import RefusalCounts, standing
+from coditect.operations.status import RefusalCounts, cluster_status
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire.control import Verb
 from dispatcher.ledger import leases, shards
@@ -43,23 +43,23 @@ class Plane:
             running = running_dispatcher(
                 broker=broker, registry=registry, clock=SystemClock(), database=self.database, options=options
             )
-            self.tenures.append((await enter(running)).tenure)
-        await eventually(lambda: [len(one.desks) for one in self.tenures] == [SHARDS // 2] * 2)
+            self.tenures.append((await enter(running)).ownership)
+        await eventually(lambda: [len(one.workers) for one in self.tenures] == [SHARDS // 2] * 2)
 
 
 async def test_each_dispatcher_says_what_it_counted_and_one_without_shards_is_only_named() -> None:
     async with AsyncExitStack() as stack:
         plane = Plane(stack)
         await plane.open()
-        for number, tenure in enumerate(plane.tenures):
-            tenure.counters.refused = 1 + number
+        for number, ownership in enumerate(plane.tenures):
+            ownership.counters.refused = 1 + number
         await plane.database.run(lambda tr: leases.renew(tr, "idle", 1))
 
-        stands = await standing(plane.broker)
+        stands = await cluster_status(plane.broker)
 
     first, idle, second = stands.dispatchers
-    assert (first.owner, first.counts) == ("first", RefusalCounts(0, 1, 0, 0, 0, 0, 0))
-    assert (second.owner, second.counts) == ("second", RefusalCounts(0, 2, 0, 0, 0, 0, 0))
+    assert (first.owner, first.counts) == ("first", RefusalCounts(0, 1, 0, 0, 0, 0, 0, 0))
+    assert (second.owner, second.counts) == ("second", RefusalCounts(0, 2, 0, 0, 0, 0, 0, 0))
     assert (idle.owner, idle.shards, idle.counts) == ("idle", (), None)
     assert sorted(first.shards + second.shards) == list(range(SHARDS))
     assert {one.shard: one.owner for one in stands.shards} == {
@@ -83,7 +83,7 @@ async def test_dispatcher_that_does_not_answer_is_shown_with_its_shards(monkeypa
             return any(taken)
 
         await eventually(takes_one)
-        stands = await standing(plane.broker)
+        stands = await cluster_status(plane.broker)
 
     ghost = stands.dispatchers[1]
     assert (ghost.owner, ghost.counts) == ("ghost", None)

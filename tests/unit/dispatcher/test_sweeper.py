@@ -16,6 +16,7 @@ from coditect.errors import InputError
 from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
+from coditect.registry.reference_clock import ReferenceClock
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
 from coditect.workflow.document import node_document
@@ -76,7 +77,7 @@ async def broom() -> AsyncIterator[Broom]:
     server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
     async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
         events = Events(broker, background, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, clock, background, Capacity(lambda: 0.0))
+        ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
         ledger = await Ledger.open(database)
         yield Broom(ledger, graph, clock, Retention(ports, owner="me", graph=graph, keep_days=7))
 

@@ -17,12 +17,12 @@ from dispatcher.ledger.workflows.queries import rows_of
 from dispatcher.shards.in_flight import InFlight
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed, failed
-from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneDesk, open_worker
 
 
 @pytest.fixture
 async def lone() -> AsyncIterator[LoneDesk]:
-    async with open_desk() as opened:
+    async with open_worker() as opened:
         yield opened
 
 
@@ -48,15 +48,15 @@ async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any
 ) -> None:
     await lone.start()
     head, _ = await lone.database.read(lambda tr: rows_of(tr, "w"))
-    lone.desk.overviews.follow("w", head)
+    lone.worker.status_cache.follow("w", head)
     claim = await lone.say(Claimed(ONLY, lone.flight.publication, "worker-1"))
-    assert lone.desk.overviews.get("w") is not None
+    assert lone.worker.status_cache.get("w") is not None
 
     lone.database.doubt = doubt
     await lone.say(Finished(ONLY, claim.fence, lone.flight.publication, completed()))
 
-    assert lone.desk.overviews.get("w") is None
-    await eventually(lambda: not len(lone.desk.flights))
+    assert lone.worker.status_cache.get("w") is None
+    await eventually(lambda: not len(lone.worker.in_flight))
     assert lone.window.under_way(CAPABILITY) == 0
     _, run = await lone.database.read(lambda tr: rows_of(tr, "w"))
     assert run.state.terminal
@@ -81,7 +81,7 @@ async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_don
     told = await lone.say(Asked(verb, body, "i"))
 
     assert told["workflow"] == "w"
-    await eventually(lambda: len(lone.desk.flights) == more)
+    await eventually(lambda: len(lone.worker.in_flight) == more)
     assert await lone.say(Asked(verb, body, "i")) == told
     await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
 
@@ -101,7 +101,7 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
     await lone.start()
     publication = lone.flight.publication
     lone.window.keep(CAPABILITY, 5)
-    lone.desk.backlog[CAPABILITY] = None
+    lone.worker.backlog[CAPABILITY] = None
     free = lone.window.room_for(CAPABILITY)
     told: list[Any] = []
 
@@ -113,11 +113,11 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
             told.append("undone")
 
     lone.database.doubt, lone.database.silent = doubt, 3
-    lone.desk.put(Finished(ONLY, lone.flight.fence, publication, completed()), Counted())
-    lone.desk.put(Fill(CAPABILITY, 5), Counted())
-    lone.desk.fill(CAPABILITY, 7)
+    lone.worker.put(Finished(ONLY, lone.flight.fence, publication, completed()), Counted())
+    lone.worker.put(Fill(CAPABILITY, 5), Counted())
+    lone.worker.fill(CAPABILITY, 7)
 
-    await eventually(lambda: not len(lone.desk.flights))
+    await eventually(lambda: not len(lone.worker.in_flight))
     assert lone.database.silent == 0
     assert len(told) == 2
     assert lone.window.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
@@ -133,15 +133,15 @@ async def test_desk_that_is_in_doubt_looks_without_being_asked(lone: LoneDesk) -
 
 def test_flights_are_what_the_ledger_has() -> None:
     window = Capacity(lambda: 0.0)
-    flights = InFlight(window)
+    in_flight = InFlight(window)
     rows = {name: _published(number) for number, name in enumerate("abc", 1)}
-    flights.agree([_found(name, row) for name, row in rows.items()], 5.0)
+    in_flight.agree([_found(name, row) for name, row in rows.items()], 5.0)
     rows["b"].publication, rows["b"].fence = 4, 2
     rows["c"].state, rows["c"].agent = TaskState.WORKING, "worker-1"
 
-    flights.agree([_found(name, rows[name]) for name in "bc"], 6.0)
+    in_flight.agree([_found(name, rows[name]) for name in "bc"], 6.0)
 
-    found = {place.node: (flight.publication, flight.fence, flight.agent) for place, flight in flights}
+    found = {node_key.node: (flight.publication, flight.fence, flight.agent) for node_key, flight in in_flight}
     assert found == {"b": (4, 2, ""), "c": (3, 1, "worker-1")}
     assert window.under_way("work") == 2
 

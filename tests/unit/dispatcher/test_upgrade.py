@@ -5,9 +5,9 @@ from __future__ import annotations
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox, shards
-from dispatcher.ledger.book import Policy
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.layers import store_of_version_1

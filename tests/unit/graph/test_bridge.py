@@ -15,7 +15,7 @@ from tests.support import eventually
 
 
 class RecordingDesks:
-    """The desks of one shard; claims nothing."""
+    """The shard workers of one shard; claims nothing."""
 
     def __init__(self, graph: MemoryTaskGraph, shard: int) -> None:
         self.graph = graph
@@ -53,30 +53,30 @@ def scene(graph: MemoryTaskGraph) -> Scene:
 
 
 @pytest.fixture
-def desks(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
+def workers(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
     return RecordingDesks(graph, scene.shard)
 
 
 @asynccontextmanager
-async def running(graph: MemoryTaskGraph, desks: RecordingDesks) -> AsyncIterator[Bridge]:
+async def running(graph: MemoryTaskGraph, workers: RecordingDesks) -> AsyncIterator[Bridge]:
     async with Supervisor() as background:
-        bridge = Bridge(graph, desks, adopt_seconds=0.01, look_seconds=0.01)
+        bridge = Bridge(graph, workers, adopt_seconds=0.01, look_seconds=0.01)
         bridge.open(background)
         yield bridge
 
 
 async def test_queued_jobs_are_proposed_while_there_is_room(
-    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
 ) -> None:
-    desks.free = 2
+    workers.free = 2
     await scene.create(*[scene.job(f"n{number}") for number in range(3)])
 
-    async with running(graph, desks) as bridge:
-        await eventually(lambda: desks.claimed == ["n0", "n1"])
+    async with running(graph, workers) as bridge:
+        await eventually(lambda: workers.claimed == ["n0", "n1"])
         assert graph.state(scene.workflow, "n2") is JobState.QUEUED
-        desks.free = 1
+        workers.free = 1
         bridge.wake()
-        await eventually(lambda: desks.claimed == ["n0", "n1", "n2"])
+        await eventually(lambda: workers.claimed == ["n0", "n1", "n2"])
 
 
 async def test_capability_that_was_not_found_is_not_looked_for_again_at_once_and_holds_up_no_other(
@@ -102,38 +102,38 @@ async def test_capability_that_was_not_found_is_not_looked_for_again_at_once_and
 
 
 async def test_stopped_bridge_proposes_nothing_and_a_new_one_goes_on(
-    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
 ) -> None:
-    async with running(graph, desks):
+    async with running(graph, workers):
         await scene.create(scene.job("a"), scene.job("b", "a"))
-        await eventually(lambda: desks.claimed == ["a"])
+        await eventually(lambda: workers.claimed == ["a"])
     await scene.tell(JobState.FINISHED, "a")
     assert await scene.counts() == {"finished": 1, "queued": 1}
 
-    async with running(graph, desks):
-        await eventually(lambda: desks.claimed == ["a", "b"])
+    async with running(graph, workers):
+        await eventually(lambda: workers.claimed == ["a", "b"])
 
 
 async def test_requests_come_until_the_job_is_told_its_state(
-    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
 ) -> None:
-    desks.free = 0
+    workers.free = 0
     await scene.create(scene.job("a"))
     graph.cancel(scene.workflow, "a")
 
-    async with running(graph, desks):
-        await eventually(lambda: desks.asked == [scene.request("a", RequestKind.CANCEL)])
+    async with running(graph, workers):
+        await eventually(lambda: workers.asked == [scene.request("a", RequestKind.CANCEL)])
         await scene.tell(JobState.CANCELED, "a")
-        desks.asked = []
+        workers.asked = []
         await scene.create(scene.job("b"))
         graph.stray(scene.workflow, "b")
-        await eventually(lambda: desks.asked == [scene.request("b", RequestKind.STRAY)])
+        await eventually(lambda: workers.asked == [scene.request("b", RequestKind.STRAY)])
 
 
 async def test_lost_shard_is_reconciled_and_remembered(
-    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
 ) -> None:
-    async with running(graph, desks):
+    async with running(graph, workers):
         await eventually(lambda: graph.known([scene.shard]))
         graph.wipe()
         await eventually(lambda: graph.known([scene.shard]))
@@ -149,25 +149,25 @@ async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_sha
 
     await scene.create(scene.job("a", state=JobState.FAILED))
     graph.requeue(scene.workflow, "a")
-    desks = AnewDesks(graph, scene.shard)
+    workers = AnewDesks(graph, scene.shard)
 
-    await Bridge(graph, desks).look()
+    await Bridge(graph, workers).look()
 
-    assert desks.asked == [scene.request("a", RequestKind.REQUEUE)]
+    assert workers.asked == [scene.request("a", RequestKind.REQUEUE)]
     assert await graph.known([scene.shard])
 
 
 async def test_outage_is_said_once_and_survived(
-    graph: MemoryTaskGraph, scene: Scene, desks: RecordingDesks, caplog: pytest.LogCaptureFixture
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks, caplog: pytest.LogCaptureFixture
 ) -> None:
     await graph.remember(scene.shard)
     graph.failing = True
     with caplog.at_level(logging.WARNING):
-        async with running(graph, desks) as bridge:
+        async with running(graph, workers) as bridge:
             await eventually(lambda: not bridge.available)
             graph.failing = False
             await scene.create(scene.job("a"))
-            await eventually(lambda: desks.claimed == ["a"])
+            await eventually(lambda: workers.claimed == ["a"])
             assert bridge.available
 
     assert [record.message for record in caplog.records] == ["RQ does not answer; nodes are dispatched without it"]

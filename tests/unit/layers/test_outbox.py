@@ -12,7 +12,7 @@ def put(store: Store, *nodes: str, shard: int = 0, end: End = End.COMMITTED) -> 
 
     def body(tr: object) -> list[int]:
         last = outbox.last_number(tr, shard)  # type: ignore[arg-type]
-        numbers = [last + place for place, _ in enumerate(nodes, 1)]
+        numbers = [last + node_key for node_key, _ in enumerate(nodes, 1)]
         for number, node in zip(numbers, nodes, strict=True):
             outbox.put(tr, shard, Row(number, "w", node, 1))  # type: ignore[arg-type]
         outbox.count(tr, shard, numbers[-1])  # type: ignore[arg-type]

@@ -108,21 +108,21 @@ class Clock(RuleBasedStateMachine):
 
     @rule(timer=TIMERS, end=ENDS)
     def cancel(self, timer: Timer, end: End) -> None:
-        place = (timer.workflow, timer.node, timer.kind)
-        self.store.run(lambda tr: timers.cancel(tr, *place), end)
-        self.model.pop(place, None)
+        node_key = (timer.workflow, timer.node, timer.kind)
+        self.store.run(lambda tr: timers.cancel(tr, *node_key), end)
+        self.model.pop(node_key, None)
 
     @rule(timer=TIMERS)
     def finish(self, timer: Timer) -> None:
-        place = (timer.workflow, timer.node, timer.kind)
-        assert self.store.run(lambda tr: timers.finish(tr, timer)) is (self.model.get(place) == timer)
-        if self.model.get(place) == timer:
-            del self.model[place]
+        node_key = (timer.workflow, timer.node, timer.kind)
+        assert self.store.run(lambda tr: timers.finish(tr, timer)) is (self.model.get(node_key) == timer)
+        if self.model.get(node_key) == timer:
+            del self.model[node_key]
 
     @rule(workflow=WORKFLOWS, end=ENDS)
     def cancel_all(self, workflow: str, end: End) -> None:
         self.store.run(lambda tr: timers.cancel_all(tr, workflow), end)
-        self.model = {place: timer for place, timer in self.model.items() if place[0] != workflow}
+        self.model = {node_key: timer for node_key, timer in self.model.items() if node_key[0] != workflow}
 
     @rule(shard=st.integers(0, 2), now_ms=st.integers(0, 310) | st.just(2**41), limit=st.integers(1, 4))
     def look(self, shard: int, now_ms: int, limit: int) -> None:

@@ -17,6 +17,7 @@ FORBIDDEN = {"asyncio", "datetime", "logging", "os", "random", "secrets", "threa
 ALLOWED = (
     "__future__",
     "collections",
+    "contextlib",
     "dataclasses",
     "enum",
     "hashlib",

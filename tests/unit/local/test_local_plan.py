@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from coditect.local.binaries import Binaries
 from coditect.local.errors import MissingServer
-from coditect.local.plan import READY_FILE, Program, UpPlan, cast, require_servers
+from coditect.local.plan import READY_FILE, Program, UpPlan, process_plan, require_servers
 from coditect.local.ports import Addresses, ServerPorts
 from coditect.local.rabbitmq import rabbitmq_children
 from coditect.local.redis_server import redis_child
@@ -25,7 +25,7 @@ async def test_given_addresses_start_no_server_and_reach_the_programs(tmp_path: 
     program = Program("one", ("run",), announces_ready=True)
     plan = UpPlan(tmp_path, tmp_path, (program,), amqp_url="amqp://a", redis_url="redis://r")
 
-    parts = cast(plan, environ={"PATH": ""})
+    parts = process_plan(plan, environ={"PATH": ""})
 
     (child,) = parts.children
     assert (child.name, child.folder) == ("one", tmp_path)

@@ -41,6 +41,18 @@ async def test_broker_version_is_read_from_the_handshake() -> None:
         assert await port_open(port)()
 
 
+async def test_any_of_several_brokers_is_enough() -> None:
+    async with a_server(lambda _: a_frame(START)) as port:
+        assert await broker_version(f"amqp://user:secret@127.0.0.1:1,127.0.0.1:{port}") == "3.10.8"
+    with pytest.raises(ServerUnreachable):
+        await broker_version("amqp://127.0.0.1:1,127.0.0.1:2")
+
+
+async def test_sentinels_that_name_no_master_are_no_redis() -> None:
+    with pytest.raises(ServerUnreachable, match="sentinels"):
+        await redis_version("redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:2/mymaster/0")
+
+
 async def test_broker_without_version_is_unknown() -> None:
     async with a_server(lambda _: a_frame(START[:10])) as port:
         assert await broker_version(f"amqp://127.0.0.1:{port}") == "unknown"

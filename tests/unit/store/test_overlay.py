@@ -11,7 +11,7 @@ KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e"])
 PUTS = st.lists(st.tuples(KEYS, st.none() | st.sampled_from([b"1", b"2"])), max_size=8)
 
 
-def _standing(pairs: dict[bytes, bytes], puts: list[tuple[bytes, bytes | None]]) -> dict[bytes, bytes]:
+def _cluster_status(pairs: dict[bytes, bytes], puts: list[tuple[bytes, bytes | None]]) -> dict[bytes, bytes]:
     merged: dict[bytes, bytes | None] = {**pairs, **dict(puts)}
     return {key: value for key, value in merged.items() if value is not None}
 
@@ -40,7 +40,7 @@ def test_a_range_is_what_stands_over_the_pairs_below(
 
     found = overlay.over(below[:most], keys, limit=limit, reverse=reverse)
 
-    expected = [(key, value) for key, value in _standing(pairs, puts).items() if begin <= key < end]
+    expected = [(key, value) for key, value in _cluster_status(pairs, puts).items() if begin <= key < end]
     assert found == sorted(expected, reverse=reverse)[: limit or None]
 
 

@@ -16,7 +16,7 @@ from coditect import Agent, Context, TaskFailed
 from coditect.errors import ResultTimeout, SetupError
 from coditect.registry.port import Search
 from coditect.testing import FleetStuck, TestFleet
-from coditect.testing.timeline import VirtualClock
+from coditect.testing.virtual_clock import VirtualClock
 from tests.unit.testing.workers import Sleepers
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from coditect.model.result import ENDINGS
 from coditect.wire import mail
+from coditect.workflow.states import WorkflowState
+from dispatcher.shards.outgoing import TYPES
+from tests.docs.pages import section, table_rows
 from tests.integration.wire.schemas import names, schema
 from tests.servers import ROOT
 
@@ -40,13 +44,17 @@ def test_every_reason_that_the_code_gives_is_in_the_schema() -> None:
     assert given <= set(schema("failure")["properties"]["reason"]["examples"])
 
 
-def test_every_event_that_the_code_sends_is_on_the_page() -> None:
+@pytest.mark.parametrize("page", ["wire.md", "operations.md"])
+def test_every_event_that_the_code_sends_is_in_the_table_and_no_other(page: str) -> None:
     files = [path for room in ("coditect", "dispatcher") for path in _python(room) if "chaos" not in path.parts]
     sources = [path.read_text(encoding="utf-8") for path in files]  # what chaos names so are faults
-    sent = {kind for text in sources for kind in re.findall(r"\"((?:task|agent)\.[a-z]+)\"", text)}
+    named = r"\"((?:task|agent)\.[a-z]+)\"|say\(\"(workflow\.[a-z]+)\""
+    sent = {kind for text in sources for pair in re.findall(named, text) for kind in pair if kind}
+    sent |= {*ENDINGS, *TYPES.values(), *(f"workflow.{state}" for state in WorkflowState if state.terminal)}
+    rows = table_rows(section(ROOT / "docs" / page, "Events"))
 
-    assert sent >= {"task.started", "task.dead", "agent.online"}
-    assert sent <= TOLD
+    assert sent >= {"task.started", "task.dead", "agent.online", "workflow.accepted", "node.started"}
+    assert {kind for row in rows for kind in re.findall(r"`((?:task|agent|workflow|node)\.[a-z_]+)`", row[0])} == sent
 
 
 def test_every_kind_of_letter_is_on_the_page_and_in_the_schema() -> None:

@@ -159,6 +159,8 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
     assert load_workflow(tmp_path / "flow.json") == Definition("flow", (node("a", work=Call("x.y")),))
     with pytest.raises(NotFound):
         load_workflow(tmp_path / "none.yaml")
+    with pytest.raises(NotFound):
+        load_workflow(Path("no\0path.yaml"))
 
 
 DOCUMENTS = st.fixed_dictionaries(

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from coditect.broker.rabbitmq.frames.fields import write_properties
-from coditect.broker.rabbitmq.settle import SettledRange, Settlement
+from coditect.broker.rabbitmq.settlements import SettledRange, Settlement
 from coditect.model.message import Message
 
 METHOD, HEADER, BODY = 1, 2, 3

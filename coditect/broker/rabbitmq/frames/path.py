@@ -9,8 +9,8 @@ from importlib.metadata import version
 from aiormq.abc import AbstractConnection
 
 from coditect.broker.rabbitmq.channels import open_channel
-from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
-from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
+from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
+from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Feed
 
@@ -42,13 +42,13 @@ class DirectPath:
         self._stream = Stream(writer, asyncio.get_running_loop())
         return self._stream.feed
 
-    async def outlet(self, connection: AbstractConnection) -> DirectPublisherChannel:
+    async def publisher_channel(self, connection: AbstractConnection) -> DirectPublisherChannel:
         """A channel to publish on."""
         stream = self._of_this_connection()
         channel = await open_channel(connection, confirms=True)
         return DirectPublisherChannel(channel, stream, frame_max=connection.connection_tune.frame_max)
 
-    async def inlet(self, connection: AbstractConnection) -> DirectConsumerChannel:
+    async def consumer_channel(self, connection: AbstractConnection) -> DirectConsumerChannel:
         """A channel to consume on."""
         stream = self._of_this_connection()
         return DirectConsumerChannel(await open_channel(connection), stream)

@@ -18,7 +18,7 @@ from coditect.broker.rabbitmq.frames.codec import publish_frames, settle_frame
 from coditect.broker.rabbitmq.frames.fields import read_message, write_properties
 from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked, read_leniently
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
-from coditect.broker.rabbitmq.settle import SettledRange, Settlement
+from coditect.broker.rabbitmq.settlements import SettledRange, Settlement
 from coditect.model.message import Message, SharedHeaders, TemplateHeaders
 from coditect.wire.tasks import PUBLISHED_AT, UNDECODABLE
 from tests.integration.wire.hostile import nested, void_array

@@ -8,8 +8,8 @@ import pytest
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
-from coditect.broker.rabbitmq.frames import inlet as direct
-from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
+from coditect.broker.rabbitmq.frames import consumer_channel as direct
+from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
 from tests.unit.broker.direct.wire import Held, Wire
 
 
@@ -23,10 +23,10 @@ def acks(frames: list[Frame]) -> list[tuple[int | None, bool | None]]:
 
 
 def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectConsumerChannel, Held]:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
-    inlet._credit(prefetch)
-    return inlet, held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
+    consumer_channel._credit(prefetch)
+    return consumer_channel, held
 
 
 async def lingered() -> None:
@@ -34,13 +34,13 @@ async def lingered() -> None:
 
 
 async def test_acks_with_credit_to_spare_leave_together(wire: Wire) -> None:
-    inlet, held = consuming(wire, prefetch=40)
+    consumer_channel, held = consuming(wire, prefetch=40)
     at_once = []
     for tag in range(1, 4):
         wire.deliver(tag, "c")
         held.deliveries[-1].ack()
         at_once += await wire.sent()
-    await inlet.settlements.flushed()
+    await consumer_channel.settlements.flushed()
 
     assert at_once == []
     assert acks(await wire.sent()) == [(3, True)]
@@ -50,9 +50,9 @@ async def test_acks_with_credit_to_spare_leave_together(wire: Wire) -> None:
 async def test_ack_leaves_at_once_where_the_credit_of_any_consumer_is_short(
     wire: Wire, prefetches: tuple[int, ...]
 ) -> None:
-    inlet, held = consuming(wire, prefetch=prefetches[0])
+    consumer_channel, held = consuming(wire, prefetch=prefetches[0])
     for prefetch in prefetches[1:]:
-        inlet._credit(prefetch)
+        consumer_channel._credit(prefetch)
     wire.deliver(1, "c")
     held.deliveries[0].ack()
 
@@ -85,19 +85,19 @@ async def test_delivery_that_is_given_back_waits_for_nobody_and_takes_the_acks_a
 
 
 async def test_whoever_closes_waits_until_the_last_ack_has_left(wire: Wire) -> None:
-    inlet, held = consuming(wire, prefetch=40)
+    consumer_channel, held = consuming(wire, prefetch=40)
     wire.deliver(1, "c")
     held.deliveries[0].ack()
-    await inlet.settlements.flushed()
+    await consumer_channel.settlements.flushed()
 
     assert acks(await wire.sent()) == [(1, True)]
 
 
 async def test_nothing_is_written_for_a_channel_that_was_lost_meanwhile(wire: Wire) -> None:
-    inlet, held = consuming(wire, prefetch=40)
+    consumer_channel, held = consuming(wire, prefetch=40)
     wire.deliver(1, "c")
     held.deliveries[0].ack()
-    inlet.lose()
+    consumer_channel.lose()
     await lingered()
 
     assert await wire.sent() == []

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from coditect.broker.rabbitmq.frames.outlet import Once
+from coditect.broker.rabbitmq.frames.publisher_channel import Once
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Late
 from coditect.errors import InvalidTask
@@ -21,11 +21,11 @@ async def wire() -> Wire:
 
 
 async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wire: Wire) -> None:
-    outlet = wire.outlet()
+    publisher_channel = wire.publisher_channel()
     loop = asyncio.get_running_loop()
     late = Once(Message(b""), "", "q", loop.create_future(), until=loop.time())
-    outlet.begin(late)
-    patient = publish(outlet)
+    publisher_channel.begin(late)
+    patient = publish(publisher_channel)
 
     while not late.promise.done():
         await asyncio.sleep(0)
@@ -35,8 +35,8 @@ async def test_publish_that_is_late_says_so_and_its_confirm_ends_nothing_else(wi
 
 
 async def test_publish_nobody_waits_for_any_more_keeps_its_number(wire: Wire) -> None:
-    outlet = wire.outlet()
-    given_up, waiting = publish(outlet), publish(outlet)
+    publisher_channel = wire.publisher_channel()
+    given_up, waiting = publish(publisher_channel), publish(publisher_channel)
 
     given_up.cancel()
     wire.say(ack(1))
@@ -48,19 +48,19 @@ async def test_publish_nobody_waits_for_any_more_keeps_its_number(wire: Wire) ->
 
 
 async def test_message_that_amqp_cannot_carry_takes_no_number(wire: Wire) -> None:
-    outlet = wire.outlet()
+    publisher_channel = wire.publisher_channel()
 
     with pytest.raises(InvalidTask):
-        outlet.send(Message(b"", {"a": object()}), exchange="", routing_key="q")
-    sound = publish(outlet)
+        publisher_channel.send(Message(b"", {"a": object()}), exchange="", routing_key="q")
+    sound = publish(publisher_channel)
     wire.say(ack(1))
 
     assert ended([sound]) == [None]
 
 
 async def test_what_is_written_after_the_transport_closed_is_dropped_quietly(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     wire.deliver(1, "c")
     wire.writer.ours.closing = True
 

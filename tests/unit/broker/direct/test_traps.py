@@ -14,9 +14,9 @@ from pamqp import frame
 from pamqp.commands import Basic, Channel, Connection
 from pamqp.heartbeat import Heartbeat
 
-from coditect.broker.rabbitmq.frames import inlet as inlet_module
+from coditect.broker.rabbitmq.frames import consumer_channel as inlet_module
 from coditect.broker.rabbitmq.frames.fields import read_message
-from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel
+from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.stream import CONGESTED_BYTES, HEARTBEAT_FRAME, HEARTBEAT_SECONDS
 from coditect.broker.rabbitmq.path import PublishRefused, PublishReturned
 from tests.unit.broker.direct.wire import Held, Wire, ack, ended, publish, returned
@@ -47,7 +47,7 @@ def test_trap_1_library_gets_a_heartbeat_once_a_second_while_all_that_comes_is_o
 
 async def _trap_1(loop: SlowClock) -> None:
     wire = Wire()
-    wire.outlet()
+    wire.publisher_channel()
     confirms = [ack(number) for number in range(1, 31)]
 
     passed = []
@@ -73,9 +73,9 @@ async def test_trap_1_heartbeat_is_never_put_into_the_middle_of_a_frame_of_the_l
 
 
 async def test_trap_2_returned_message_is_no_success_and_its_neighbours_are(wire: Wire) -> None:
-    outlet = wire.outlet()
+    publisher_channel = wire.publisher_channel()
     keys = ["here", "nowhere", "here", "nowhere", "here"]
-    publishes = [publish(outlet, key, "the same id") for key in keys]
+    publishes = [publish(publisher_channel, key, "the same id") for key in keys]
 
     wire.say(returned("nowhere", "the same id"), returned("nowhere", "the same id"), ack(5, multiple=True))
 
@@ -83,8 +83,8 @@ async def test_trap_2_returned_message_is_no_success_and_its_neighbours_are(wire
 
 
 async def test_trap_2_key_whose_queue_went_away_fails_only_what_came_back(wire: Wire) -> None:
-    outlet = wire.outlet()
-    publishes = [publish(outlet, "q", name) for name in ("arrived", "came back", "arrived, too")]
+    publisher_channel = wire.publisher_channel()
+    publishes = [publish(publisher_channel, "q", name) for name in ("arrived", "came back", "arrived, too")]
 
     wire.say(returned("q", "came back"), ack(2), ack(1), ack(3))
 
@@ -92,8 +92,8 @@ async def test_trap_2_key_whose_queue_went_away_fails_only_what_came_back(wire: 
 
 
 async def test_trap_2_return_may_be_split_from_its_ack_and_has_no_id(wire: Wire) -> None:
-    outlet = wire.outlet()
-    publishes = [publish(outlet, "nowhere"), publish(outlet, "here")]
+    publisher_channel = wire.publisher_channel()
+    publishes = [publish(publisher_channel, "nowhere"), publish(publisher_channel, "here")]
     said = returned("nowhere", None, body=b"x" * 100) + ack(2, multiple=True)
 
     for at in range(len(said)):
@@ -104,8 +104,8 @@ async def test_trap_2_return_may_be_split_from_its_ack_and_has_no_id(wire: Wire)
 
 @pytest.mark.parametrize("start", [0, HIGH, 2**64 - 120], ids=["from the start", "about 2^63", "about 2^64"])
 async def test_trap_3_multiple_covers_the_prefix_only(wire: Wire, start: int) -> None:
-    outlet = wire.outlet(sequence=start)
-    publishes = [publish(outlet) for _ in range(20)]
+    publisher_channel = wire.publisher_channel(sequence=start)
+    publishes = [publish(publisher_channel) for _ in range(20)]
 
     wire.say(ack(start + 3))
     wire.say(ack(start + 5, multiple=True))
@@ -117,8 +117,8 @@ async def test_trap_3_multiple_covers_the_prefix_only(wire: Wire, start: int) ->
 
 
 async def test_trap_5_acks_of_one_turn_are_one_frame_and_leave_a_slow_delivery_out(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     for tag in range(HIGH, HIGH + 20):
         wire.deliver(tag, "c")
 
@@ -140,8 +140,8 @@ async def test_trap_5_acks_of_one_turn_are_one_frame_and_leave_a_slow_delivery_o
 
 
 async def test_trap_5_verdicts_that_are_no_acks_are_never_covered(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     for tag in range(1, 6):
         wire.deliver(tag, "c")
 
@@ -164,8 +164,8 @@ def _settled(frames: list[Any]) -> list[Basic.Ack | Basic.Nack]:
 
 
 async def test_trap_5_delivery_that_nobody_wants_goes_back_and_is_not_covered_by_a_later_ack(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     wire.deliver(1, "unknown")
     wire.deliver(2, "c")
 
@@ -179,8 +179,8 @@ async def test_trap_5_delivery_that_nobody_wants_goes_back_and_is_not_covered_by
 
 
 async def test_trap_5_nothing_is_settled_twice_or_unknown(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     wire.deliver(1, "c")
 
     held.deliveries[0].ack()
@@ -193,27 +193,27 @@ async def test_trap_5_nothing_is_settled_twice_or_unknown(wire: Wire) -> None:
 
 
 async def test_trap_6_closed_channel_fails_what_waits_and_its_successor_counts_from_one(wire: Wire) -> None:
-    outlet = wire.outlet(1)
-    publishes = [publish(outlet) for _ in range(3)]
+    publisher_channel = wire.publisher_channel(1)
+    publishes = [publish(publisher_channel) for _ in range(3)]
     wire.channels[1].closing.set_exception(ConnectionError("gone"))
     await asyncio.sleep(0)
     told = ended(publishes)
 
-    successor = wire.outlet(1)
+    successor = wire.publisher_channel(1)
     again = publish(successor)
     wire.say(ack(1))
 
     assert told == [ConnectionError] * 3
-    assert outlet.closed and not outlet.ready
+    assert publisher_channel.closed and not publisher_channel.ready
     assert again.done() and again.exception() is None
 
 
 async def test_trap_6_nothing_is_written_behind_the_end_of_a_channel(wire: Wire) -> None:
     """The library answers `channel.close`; a frame of that channel behind the answer ends the connection."""
-    outlet, inlet, held = wire.outlet(1), wire.inlet(2), Held()
-    inlet._receivers[b"c"] = held
+    publisher_channel, consumer_channel, held = wire.publisher_channel(1), wire.consumer_channel(2), Held()
+    consumer_channel._receivers[b"c"] = held
     wire.deliver(1, "c", number=2)
-    waiting = publish(outlet)
+    waiting = publish(publisher_channel)
     await wire.sent()
     held.deliveries[0].ack()
     close = [frame.marshal(Channel.Close(404, "gone", 0, 0), number) for number in (1, 2)]
@@ -222,17 +222,17 @@ async def test_trap_6_nothing_is_written_behind_the_end_of_a_channel(wire: Wire)
 
     assert passed == b"".join(close)
     assert await wire.sent() == []
-    assert held.deliveries[0].lost and inlet.settlements.lost
-    assert outlet.closed and not outlet.ready
+    assert held.deliveries[0].lost and consumer_channel.settlements.lost
+    assert publisher_channel.closed and not publisher_channel.ready
     assert not waiting.done(), "the library says why"
 
 
 async def test_trap_6_delivery_tags_of_the_channel_before_are_void(wire: Wire) -> None:
-    before, held = wire.inlet(1), Held()
+    before, held = wire.consumer_channel(1), Held()
     before._receivers[b"c"] = held
     wire.deliver(1, "c")
     before.lose()
-    after = wire.inlet(1)
+    after = wire.consumer_channel(1)
     after._receivers[b"c"] = held
     wire.deliver(1, "c")
 
@@ -245,10 +245,10 @@ async def test_trap_6_delivery_tags_of_the_channel_before_are_void(wire: Wire) -
 
 
 async def test_trap_6_late_end_of_a_channel_does_not_touch_the_one_that_has_its_number_now(wire: Wire) -> None:
-    before = wire.outlet(1)
+    before = wire.publisher_channel(1)
     closing = wire.channels[1].closing
     wire.say(frame.marshal(Channel.Close(404, "gone", 0, 0), 1))
-    after = wire.outlet(1)
+    after = wire.publisher_channel(1)
     publishing = publish(after)
 
     closing.set_exception(ConnectionError())
@@ -260,7 +260,7 @@ async def test_trap_6_late_end_of_a_channel_does_not_touch_the_one_that_has_its_
 
 
 async def test_trap_7_frame_that_cannot_be_read_gives_the_connection_up_and_raises_nothing(wire: Wire) -> None:
-    wire.outlet()
+    wire.publisher_channel()
     broken = b"\x01\x00\x01\x00\x00\x00\x05\x00\x3c\x00\x50\x00\xce"  # an ack without its tag
 
     passed = wire.say(broken)
@@ -271,8 +271,8 @@ async def test_trap_7_frame_that_cannot_be_read_gives_the_connection_up_and_rais
 
 
 async def test_trap_7_routing_key_that_is_not_utf8_hurts_nobody(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     payload = b"\x00\x3c\x00\x3c\x01c" + bytes(7) + b"\x01\x00" + b"\x00" + b"\x02\xff\xfe"
     method = b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce"
     header = b"\x02\x00\x01\x00\x00\x00\x0e" + b"\x00\x3c" + bytes(12) + b"\xce"
@@ -285,56 +285,56 @@ async def test_trap_7_routing_key_that_is_not_utf8_hurts_nobody(wire: Wire) -> N
 
 
 async def test_trap_8_publishes_wait_while_the_broker_reads_slowly(wire: Wire) -> None:
-    outlet = wire.outlet()
-    ready = outlet.ready
+    publisher_channel = wire.publisher_channel()
+    ready = publisher_channel.ready
     wire.writer.ours.held = CONGESTED_BYTES + 1
     wire.writer.flowing.clear()
-    publish(outlet)
+    publish(publisher_channel)
     await asyncio.sleep(0)
-    congested = not outlet.ready and not await outlet.gate()
-    gate = asyncio.ensure_future(outlet.gate())
+    congested = not publisher_channel.ready and not await publisher_channel.gate()
+    gate = asyncio.ensure_future(publisher_channel.gate())
     await asyncio.sleep(0)
 
     wire.writer.ours.held = 0
     wire.writer.flowing.set()
 
     assert ready and congested
-    assert await gate and outlet.ready
+    assert await gate and publisher_channel.ready
 
 
 async def test_trap_8_what_one_turn_gathers_counts(wire: Wire) -> None:
-    outlet = wire.outlet()
+    publisher_channel = wire.publisher_channel()
     body = b"x" * 1_000_000
 
     many = 0
-    while outlet.ready:
-        publish(outlet, body=body)
+    while publisher_channel.ready:
+        publish(publisher_channel, body=body)
         many += 1
 
     assert many == CONGESTED_BYTES // len(body) + 1
     await wire.sent()
-    assert outlet.ready
+    assert publisher_channel.ready
 
 
 async def test_trap_8_blocked_connection_is_respected(wire: Wire) -> None:
-    outlet = wire.outlet()
+    publisher_channel = wire.publisher_channel()
     blocked = frame.marshal(Connection.Blocked("memory"), 0)
 
     passed = wire.say(blocked)
-    held_back = not outlet.ready and not await outlet.gate()
+    held_back = not publisher_channel.ready and not await publisher_channel.gate()
     wire.say(frame.marshal(Connection.Unblocked(), 0))
 
     assert passed == blocked, "the library is told, too"
     assert held_back
-    assert outlet.ready and await outlet.gate()
+    assert publisher_channel.ready and await publisher_channel.gate()
 
 
 async def test_trap_9_small_frames_and_no_limit_of_frames() -> None:
     sizes = {}
     for frame_max in (4_096, 0):
         wire = Wire()
-        outlet = DirectPublisherChannel(wire.channel(1), wire.stream, frame_max=frame_max)
-        publish(outlet, body=b"x" * 400_000)
+        publisher_channel = DirectPublisherChannel(wire.channel(1), wire.stream, frame_max=frame_max)
+        publish(publisher_channel, body=b"x" * 400_000)
         await asyncio.sleep(0)
         sizes[frame_max] = [len(frame_) for frame_ in _frames(wire.writer.sent)]
 
@@ -352,8 +352,8 @@ def _frames(data: bytes) -> list[bytes]:
 
 
 async def test_trap_11_headers_are_read_once_and_only_when_asked_for(wire: Wire) -> None:
-    inlet, held = wire.inlet(), Held()
-    inlet._receivers[b"c"] = held
+    consumer_channel, held = wire.consumer_channel(), Held()
+    consumer_channel._receivers[b"c"] = held
     with patch.object(inlet_module, "read_message", wraps=read_message) as read:
         wire.deliver(1, "c", b"x")
         wire.deliver(2, "c", b"y")

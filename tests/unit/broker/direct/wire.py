@@ -13,8 +13,8 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.frames.inlet import DirectConsumerChannel
-from coditect.broker.rabbitmq.frames.outlet import DirectPublisherChannel, Once
+from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
+from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel, Once
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.model.message import Message
 from tests.unit.broker.direct.written import content
@@ -79,10 +79,10 @@ class Wire:
         self.channels[number] = WireChannel(number)
         return cast(Channel, self.channels[number])
 
-    def outlet(self, number: int = 1, *, sequence: int = 0) -> DirectPublisherChannel:
+    def publisher_channel(self, number: int = 1, *, sequence: int = 0) -> DirectPublisherChannel:
         return DirectPublisherChannel(self.channel(number), self.stream, frame_max=4_096, sequence=sequence)
 
-    def inlet(self, number: int = 1) -> DirectConsumerChannel:
+    def consumer_channel(self, number: int = 1) -> DirectConsumerChannel:
         return DirectConsumerChannel(self.channel(number), self.stream)
 
     def say(self, *said: bytes) -> bytes:
@@ -136,11 +136,11 @@ def returned(key: str, message_id: str | None, *, exchange: str = "", body: byte
 
 
 def publish(
-    outlet: DirectPublisherChannel, key: str = "q", name: str | None = None, body: bytes = b"x"
+    publisher_channel: DirectPublisherChannel, key: str = "q", name: str | None = None, body: bytes = b"x"
 ) -> asyncio.Future[None]:
     """One publish; it ends with None, or with the path's error."""
     one = Once(Message(body, message_id=name), "", key, asyncio.get_running_loop().create_future())
-    outlet.begin(one)
+    publisher_channel.begin(one)
     return one.promise
 
 

@@ -26,45 +26,45 @@ HEAD = WorkflowRecord(0, "release", "", "", 1, 1_000)
 
 
 def test_nothing_is_kept_of_what_nobody_asked_for() -> None:
-    overviews = StatusCache()
+    status_cache = StatusCache()
 
-    overviews.note([("w", RunRecord(WorkflowState.RUNNING))])
-    overviews.follow("w", HEAD)
+    status_cache.note([("w", RunRecord(WorkflowState.RUNNING))])
+    status_cache.follow("w", HEAD)
 
-    assert overviews.get("w") is None
+    assert status_cache.get("w") is None
 
 
 def test_what_was_asked_for_is_known_as_it_was_committed_last() -> None:
-    overviews = StatusCache()
-    overviews.follow("w", HEAD)
+    status_cache = StatusCache()
+    status_cache.follow("w", HEAD)
     first, last = RunRecord(WorkflowState.RUNNING, open=2), RunRecord(WorkflowState.RUNNING, open=1)
 
-    overviews.note([("w", first), ("other", first)])
-    overviews.note([("w", last)])
+    status_cache.note([("w", first), ("other", first)])
+    status_cache.note([("w", last)])
 
-    assert overviews.get("w") == (HEAD, last)
-    assert overviews.get("other") is None
+    assert status_cache.get("w") == (HEAD, last)
+    assert status_cache.get("other") is None
 
 
 def test_the_end_is_read_from_the_ledger() -> None:
-    overviews = StatusCache()
-    overviews.follow("w", HEAD)
-    overviews.note([("w", RunRecord(WorkflowState.RUNNING))])
+    status_cache = StatusCache()
+    status_cache.follow("w", HEAD)
+    status_cache.note([("w", RunRecord(WorkflowState.RUNNING))])
 
-    overviews.note([("w", RunRecord(WorkflowState.COMPLETED))])
+    status_cache.note([("w", RunRecord(WorkflowState.COMPLETED))])
 
-    assert overviews.get("w") is None
+    assert status_cache.get("w") is None
 
 
 def test_too_many_are_forgotten_and_read_again() -> None:
-    overviews = StatusCache(most=2)
+    status_cache = StatusCache(most=2)
     for workflow in ("a", "b", "c"):
-        overviews.follow(workflow, HEAD)
+        status_cache.follow(workflow, HEAD)
     run = RunRecord(WorkflowState.RUNNING)
 
-    overviews.note([("a", run), ("b", run), ("c", run)])
+    status_cache.note([("a", run), ("b", run), ("c", run)])
 
-    assert [overviews.get(workflow) is None for workflow in ("a", "b", "c")] == [True, True, False]
+    assert [status_cache.get(workflow) is None for workflow in ("a", "b", "c")] == [True, True, False]
 
 
 async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger() -> None:
@@ -102,11 +102,11 @@ async def test_who_asks_again_and_again_is_told_each_commit_without_the_ledger()
 
         for completed in range(4):
             await eventually(partial(_is, ended, completed))
-            assert (dispatcher.tenure.desks[0].overviews.get(run.id) is not None) == (completed > 0)
+            assert (dispatcher.ownership.workers[0].status_cache.get(run.id) is not None) == (completed > 0)
             may_end.release()
         assert await run.wait(timeout="10s") is WorkflowState.COMPLETED
         assert await ended() == 4
-        assert dispatcher.tenure.desks[0].overviews.get(run.id) is None
+        assert dispatcher.ownership.workers[0].status_cache.get(run.id) is None
 
 
 async def _is(ask: Callable[[], Awaitable[int]], wanted: int) -> bool:

@@ -34,31 +34,36 @@ def canceled_by_us() -> bool:
     return cancellations() > 0
 
 
+def shown(url: str) -> str:
+    """The address of a broker as people see it: without user, password and query."""
+    return str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
+
+
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Why there is no connection, with the fix."""
-    shown = str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
+    """Why there is no connection to this address, with the fix."""
+    address = shown(url)
     if isinstance(error, SetupError):
         return error
     if isinstance(error, AuthenticationError | ProbableAuthenticationError):
         return SetupError(
-            "The broker refused the user or password", url=shown, fix="check the user in CODITECT_AMQP_URL"
+            "The broker refused the user or password", url=address, fix="check the user in CODITECT_AMQP_URL"
         )
     if isinstance(error, InvalidFrameError) and "Connection.Close" in str(error):  # in place of OpenOk; it says no more
         return BrokerUnavailable(
             "The broker refuses the virtual host: there is none of this name, or this user may not enter it",
-            url=shown,
+            url=address,
             fix="check the last part of CODITECT_AMQP_URL, and `rabbitmqctl list_vhosts` and `list_permissions`",
         )
     if error is not None and isinstance(error.__cause__, ssl.SSLCertVerificationError):
         return SetupError(
             "The broker's certificate is not trusted",
-            url=shown,
+            url=address,
             reason=error.__cause__.verify_message,
             fix="name its authority in CODITECT_AMQP_URL: ?cafile=/path/to/ca.pem",
         )
     return BrokerUnavailable(
         "The broker cannot be reached",
-        url=shown,
+        url=address,
         reason=repr(error)[:200],
         fix="start it with `coditect up`, or point CODITECT_AMQP_URL to it",
     )

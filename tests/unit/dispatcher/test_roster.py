@@ -18,74 +18,74 @@ def record(left_seconds: float, *, status: AgentStatus = AgentStatus.IDLE) -> Ag
     return AgentRecord(make_registration(), Load(status), round(left_seconds * 1_000))
 
 
-def overdue(roll: Roster, now: float) -> list[AgentId]:
-    return [entry.agent for entry in roll.overdue(now)]
+def overdue(roster: Roster, now: float) -> list[AgentId]:
+    return [entry.agent for entry in roster.overdue(now)]
 
 
 def test_agent_is_overdue_shortly_before_its_lease_ends_and_not_earlier() -> None:
-    roll = Roster()
-    roll.note([record(LEASE_SECONDS)], 10.0)
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
     for now in (10.5, 11.0, 11.5):
-        roll.note([], now)
+        roster.note([], now)
 
-    assert overdue(roll, 13.0 - EARLY_SECONDS - 0.01) == []
-    assert overdue(roll, 13.0 - EARLY_SECONDS) == [AGENT]
+    assert overdue(roster, 13.0 - EARLY_SECONDS - 0.01) == []
+    assert overdue(roster, 13.0 - EARLY_SECONDS) == [AGENT]
 
 
 def test_short_lease_is_not_asked_after_all_the_time() -> None:
-    roll = Roster()
-    roll.note([record(0.5)], 10.0)
+    roster = Roster()
+    roster.note([record(0.5)], 10.0)
 
-    assert overdue(roll, 10.2) == []
-    assert overdue(roll, 10.3) == [AGENT]
+    assert overdue(roster, 10.2) == []
+    assert overdue(roster, 10.3) == [AGENT]
 
 
 def test_first_look_and_the_first_after_a_pause_grant_everybody_a_full_lease() -> None:
-    roll = Roster()
-    roll.note([record(LEASE_SECONDS)], 10.0)
-    roll.note([record(0.2)], 10.5)
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
+    roster.note([record(0.2)], 10.5)
 
-    roll.note([], 10.5 + PAUSE_SECONDS + 0.1)
+    roster.note([], 10.5 + PAUSE_SECONDS + 0.1)
 
-    assert overdue(roll, 12.1 + LEASE_SECONDS - EARLY_SECONDS - 0.01) == []
-    assert overdue(roll, 12.1 + LEASE_SECONDS) == [AGENT]
+    assert overdue(roster, 12.1 + LEASE_SECONDS - EARLY_SECONDS - 0.01) == []
+    assert overdue(roster, 12.1 + LEASE_SECONDS) == [AGENT]
 
 
 def test_who_is_examined_is_not_examined_again() -> None:
-    roll = Roster()
-    roll.note([record(LEASE_SECONDS)], 10.0)
-    (entry,) = roll.overdue(20.0)
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
+    (entry,) = roster.overdue(20.0)
     entry.examined = True
 
-    assert roll.overdue(20.0) == []
+    assert roster.overdue(20.0) == []
 
 
 def test_who_was_struck_is_greeted_once_when_it_is_back() -> None:
-    roll = Roster()
-    roll.note([record(LEASE_SECONDS)], 10.0)
-    roll.strike(AGENT, 14.0)
-    assert (len(roll), overdue(roll, 20.0)) == (0, [])
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
+    roster.strike(AGENT, 14.0)
+    assert (len(roster), overdue(roster, 20.0)) == (0, [])
 
-    assert roll.note([record(LEASE_SECONDS)], 20.0) == [AGENT]
-    assert roll.note([record(LEASE_SECONDS)], 20.5) == []
+    assert roster.note([record(LEASE_SECONDS)], 20.0) == [AGENT]
+    assert roster.note([record(LEASE_SECONDS)], 20.5) == []
 
 
 def test_record_whose_lease_has_ended_is_no_sign_of_life() -> None:
-    roll = Roster()
-    roll.strike(AGENT, 14.0)
+    roster = Roster()
+    roster.strike(AGENT, 14.0)
 
-    assert roll.note([record(0)], 15.0) == []
-    assert len(roll) == 0
+    assert roster.note([record(0)], 15.0) == []
+    assert len(roster) == 0
 
 
 def test_the_gone_are_remembered_in_bounds() -> None:
-    roll = Roster()
+    roster = Roster()
     for number in range(MOST_GONE + 10):
-        roll.strike(AgentId(f"a-{number}"), 1.0)
+        roster.strike(AgentId(f"a-{number}"), 1.0)
     first = replace(make_registration(), agent_id=AgentId("a-0"))
     last = replace(make_registration(), agent_id=AgentId(f"a-{MOST_GONE + 9}"))
 
-    back = roll.note([AgentRecord(one, Load(), 3_000) for one in (first, last)], 2.0)
+    back = roster.note([AgentRecord(one, Load(), 3_000) for one in (first, last)], 2.0)
 
     assert back == [last.agent_id]
 
@@ -99,15 +99,15 @@ def test_agent_that_beats_is_never_near_its_end_whatever_is_seen_of_it(
     beats: list[float], looks: list[float], missing: list[bool]
 ) -> None:
     """Looks come at any pace, the registry forgets at will: absent for less than a lease, nobody is past it."""
-    roll, now, beaten, seen = Roster(), 0.0, 0.0, 0.0
+    roster, now, beaten, seen = Roster(), 0.0, 0.0, 0.0
     pace = iter(beats * 1_000)
     for look, forgets in zip(looks, missing, strict=False):
         now += look
         while beaten + (beat := next(pace)) <= now:
             beaten += beat
         listed = not forgets and now - beaten < LEASE_SECONDS
-        roll.note([record(LEASE_SECONDS - (now - beaten))] if listed else [], now)
+        roster.note([record(LEASE_SECONDS - (now - beaten))] if listed else [], now)
         seen = now if listed or look > PAUSE_SECONDS else seen
 
-        past = [entry for entry in roll.overdue(now) if entry.lapses_at <= now]
+        past = [entry for entry in roster.overdue(now) if entry.lapses_at <= now]
         assert not past or now - seen >= LEASE_SECONDS - 1.45

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 from types import MappingProxyType
 
 from coditect.local.errors import LocalError
@@ -15,8 +17,9 @@ from coditect.local.servers import REDIS as REDIS_PROCESS
 from coditect.model.capability import Priority
 from coditect.wire import routing
 from dispatcher.chaos.faults import Fault
-from dispatcher.chaos.stage import ChaosTestbed, Post
+from dispatcher.chaos.network import MANNERS
 from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.testbed import ChaosTestbed, Post
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
@@ -53,6 +56,8 @@ class Nemesis:
         match fault.role:
             case "agent" | "dispatcher":
                 await self._hit(fault)
+            case "broker" | "redis" if fault.act == "part":
+                await self._part(fault)
             case "stranger":
                 self._note(Type.INVOKE, fault.act, "stranger", kind=fault.kind)
                 await self._strangers.send()
@@ -73,10 +78,30 @@ class Nemesis:
             self.missed += 1
             return
         post = posts[int(fault.draw * len(posts))]
-        post.busy = True
-        self._note(Type.INVOKE, fault.act, post.name, kind=fault.kind)
-        try:
+        with self._noted(post, fault):
             await (self._stop(post, fault) if fault.act == "stop" else self._kill(post, fault))
+
+    async def _part(self, fault: Fault) -> None:
+        """By the proxy between one process and the server: everybody else reaches that as before."""
+        places = [(post, manner) for role in OTHER for post in self._at_work(role) for manner in MANNERS]
+        if not places:
+            self.missed += 1
+            return
+        post, manner = places[int(fault.draw * len(places))]
+        path = post.paths[fault.role]
+        with self._noted(post, fault, manner=manner):
+            MANNERS[manner](path, Random(fault.draw))  # noqa: S311 - it is to be foreseen
+            try:
+                await asyncio.sleep(fault.seconds)
+            finally:
+                path.heal()
+
+    @contextmanager
+    def _noted(self, post: Post, fault: Fault, **facts: str) -> Iterator[None]:
+        post.busy = True
+        self._note(Type.INVOKE, fault.act, post.name, kind=fault.kind, **facts)
+        try:
+            yield
         finally:
             post.busy = False
             self._note(Type.OK, fault.act, post.name)

@@ -5,7 +5,7 @@ import asyncio
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone
+from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStreams
 from coditect.wire import mail, routing
@@ -16,7 +16,7 @@ from tests.support import eventually
 async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started", subject="nobody hears it")
@@ -33,7 +33,7 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
 async def test_letters_to_agents_are_let_go() -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, Supervisor() as background:
-        await broker.declare(backbone())
+        await broker.declare(base_topology())
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started")

@@ -22,11 +22,11 @@ from dispatcher.ledger.commands import Finished
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import INDEXED
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.shards import worker as desk_module
+from dispatcher.shards import worker as worker_module
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import ONLY, open_desk
+from tests.unit.dispatcher.lone_worker import ONLY, open_worker
 
 
 def take_over(tr: Transaction, owner: str) -> None:
@@ -54,12 +54,12 @@ async def test_late_commit_is_refused_counted_and_said(
         plane = running_dispatcher(
             broker=own, registry=registry, clock=SystemClock(), database=database, options=DispatcherOptions(shards=1)
         )
-        tenure = (await enter(plane)).tenure
+        ownership = (await enter(plane)).ownership
         mine = await enter(MemoryBroker(server, name="client"))
         client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
         run = await client.start(flow)
         await eventually(lambda: is_indexed(database))  # else the sweeper writes that beside us
-        await database.run(lambda tr: take_over(tr, tenure.owner))
+        await database.run(lambda tr: take_over(tr, ownership.owner))
         before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
 
         await mine.publish(
@@ -67,9 +67,9 @@ async def test_late_commit_is_refused_counted_and_said(
             exchange=routing.CONTROL,
             routing_key="0",
         )
-        await eventually(lambda: tenure.figures()["refused"] == 1)
+        await eventually(lambda: ownership.figures()["refused"] == 1)
 
-        assert tenure.desks == {}
+        assert ownership.workers == {}
         assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
         assert "A shard is another's by now" in caplog.text
         stats = await mine.stats(routing.control_queue(0))
@@ -80,13 +80,15 @@ async def test_late_commit_is_refused_counted_and_said(
 async def test_late_commit_of_a_desk_that_closes_is_refused_counted_and_said_with_the_epochs(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_desk() as lone:
-        monkeypatch.setattr(desk_module, "IDLE_SECONDS", 3_600.0)  # what is confirmed is cleared by the closing desk
+    async with open_worker() as lone:
+        monkeypatch.setattr(
+            worker_module, "IDLE_SECONDS", 3_600.0
+        )  # what is confirmed is cleared by the closing shard worker
         await lone.start()
         await eventually(lambda: lone.published() == 1)
         await lone.database.run(lambda tr: take_over(tr, "me"))
 
-        await lone.desk.close()
+        await lone.worker.close()
 
         assert lone.counters.refused == 1
         assert len(await lone.rows()) == 1, "the new owner decides about it"
@@ -126,9 +128,9 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
             database=database,
             options=DispatcherOptions(shards=1),
         )
-        tenure = (await enter(plane)).tenure
+        ownership = (await enter(plane)).ownership
         own.deaf, own.error = 2, error
-        await tenure._close(0)  # a step opens it anew, maybe before this returns
+        await ownership._close(0)  # a step opens it anew, maybe before this returns
 
         async def heard() -> bool:
             stats = await own.stats(routing.results_queue(0))
@@ -136,12 +138,12 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
 
         await eventually(lambda: not own.deaf)
         await eventually(heard)
-        await eventually(lambda: 0 in tenure.desks)
+        await eventually(lambda: 0 in ownership.workers)
 
 
 async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -> None:
     outcome = Outcome(Status.COMPLETED, b"1", None, None)
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         await lone.start()
 
         await lone.say(Finished(ONLY, 0, 99, outcome))

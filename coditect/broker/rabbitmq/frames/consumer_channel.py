@@ -17,7 +17,7 @@ from coditect.broker.rabbitmq.frames.codec import ContentAssembler, read_deliver
 from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Receiver
-from coditect.broker.rabbitmq.settle import Settlement, Settlements
+from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 
 LINGER_SECONDS = 0.03
 """How long acks wait for others while no consumer needs its credit.

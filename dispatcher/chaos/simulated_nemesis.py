@@ -8,12 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
+from coditect.aio.network import NetworkPath
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
+from coditect.testing.member import VirtualProcess
 from coditect.wire import routing
+from dispatcher.chaos.faults import PART_SECONDS
+from dispatcher.chaos.network import MANNERS
 from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.taskgraph.memory import MemoryTaskGraph
@@ -24,8 +28,6 @@ AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
 BACK_SECONDS = 1.2
 """After so long whoever died is started again, if no other fault came before."""
-PART_SECONDS = (0.5, 8.0)
-"""A partition may be longer than any lease."""
 MOST_CONFIRMS = 10
 CONFIRM_SECONDS = 0.1
 AGENT = "agent"
@@ -34,17 +36,13 @@ QUEUES = (
     *(name(shard) for name in (routing.results_queue, routing.control_queue) for shard in range(2)),
 )
 EXCHANGES = (routing.SUBMIT, routing.REPLIES, routing.RESULTS, routing.CONTROL)
-"""Not that by which retries come back: what meets it then is answered as unrouted."""
+"""Not those by which retries come back. What finds `coditect.retry.back` missing waits for the broker's three minutes;
+what finds `coditect.tasks` without its bindings lies in `unrouted`, and is answered so."""
 
 
-class Way(Protocol):
-    """What a process reaches something by."""
-
-    def cut_off(self) -> None:
-        """Nothing gets through any more."""
-
-    def heal(self) -> None:
-        """Everything does again."""
+def post_of_process(process: VirtualProcess) -> str:
+    """What a process is called in a history: a dispatcher's place is taken by the next one."""
+    return process.id if process.name == AGENT else process.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +54,19 @@ class Target:
     dispatchers: Sequence[str]
     lives: dict[str, int]
     """Of each dispatcher, which life it has."""
-    ways: Mapping[str, Sequence[Way]]
-    """Of each dispatcher, its ways to the broker and to the store."""
+    paths: Mapping[str, Mapping[str, NetworkPath]]
+    """Of each process, the paths to its servers by their names."""
 
 
 class SimulatedNemesis:
     """One seed's faults. Each lasts beside the others."""
 
-    def __init__(self, target: Target, note: Note, chance: Random, wiped: float) -> None:
+    def __init__(self, target: Target, note: Note, chance_of: Callable[[str], Random], wiped: float) -> None:
         """`wiped` is the share of the broker's deaths after which its data is gone."""
         self._target = target
         self._fleet = target.fleet
         self._note = note
-        self._chance = chance
+        self._chance, self._network = chance_of("faults"), chance_of("network")
         self._wiped = wiped
         self._starting: list[asyncio.Task[Any]] = []
         self._broker_away = False
@@ -117,26 +115,30 @@ class SimulatedNemesis:
         """Kills a process, or every one of the name."""
         with suppress(NotFound):
             for member in self._fleet.kill(name):
-                self._begin("kill", member.id if member.name == AGENT else member.name, kind)
+                self._begin("kill", post_of_process(member), kind)
                 if member.name == name:
                     self._target.lives[name] += 1
 
     async def _stop(self, target: str, kind: str) -> None:
         with suppress(NotFound):
             for member in self._fleet.pause(target):
-                post = member.id if member.name == AGENT else member.name
+                post = post_of_process(member)
                 self._begin("stop", post, kind)
                 await asyncio.sleep(self._chance.uniform(*STOP_SECONDS))
                 with suppress(NotFound):
                     self._fleet.resume(member.id)
                 self._note(Type.OK, "stop", post)
 
-    async def _part(self, post: str, way: Way, kind: str) -> None:
-        """It is cut off from the broker or the store alone; everybody else is not."""
-        self._begin("part", post, kind)
-        way.cut_off()
+    async def _part(self, post: str) -> None:
+        """It is cut off from one server alone, one way or both, or reaches that slowly; everybody else is not."""
+        paths = self._target.paths.get(post)
+        if paths is None:
+            return  # it waits for its first connection
+        server, manner = self._network.choice([*paths]), self._network.choice([*MANNERS])
+        self._begin("part", post, f"{server}.part", manner=manner)
+        MANNERS[manner](paths[server], self._network)
         await asyncio.sleep(self._chance.uniform(*PART_SECONDS))
-        way.heal()
+        paths[server].heal()
         self._note(Type.OK, "part", post)
 
     async def _kill_agent(self, _: Strangers) -> None:
@@ -149,8 +151,7 @@ class SimulatedNemesis:
 
     async def _part_agent(self, _: Strangers) -> None:
         if self._fleet.agents:
-            agent = self._chance.choice(self._fleet.agents)
-            await self._part(agent.id, agent.broker, "agent.part")
+            await self._part(self._agent())
 
     def _agent(self) -> str:
         return self._chance.choice(self._fleet.agents).id
@@ -162,14 +163,13 @@ class SimulatedNemesis:
         await self._stop(self._chance.choice(self._target.dispatchers), "dispatcher.stop")
 
     async def _part_dispatcher(self, _: Strangers) -> None:
-        name = self._chance.choice(self._target.dispatchers)
-        await self._part(name, self._chance.choice(self._target.ways[name]), "dispatcher.part")
+        await self._part(self._chance.choice(self._target.dispatchers))
 
     # -- servers ----------------------------------------------------------------------------------------
 
-    def _begin(self, act: str, post: str, kind: str) -> None:
+    def _begin(self, act: str, post: str, kind: str, **facts: str) -> None:
         self.faults += 1
-        self._note(Type.INVOKE, act, post, kind=kind)
+        self._note(Type.INVOKE, act, post, kind=kind, **facts)
 
     async def _wipe_redis(self, _: Strangers) -> None:
         self._begin("wipe", "redis", "redis.wipe")
@@ -266,6 +266,7 @@ ACTS: Mapping[str, Act] = MappingProxyType(
         "stranger.send": SimulatedNemesis._strangers,
     }
 )
-"""Every kind of fault of a simulated fleet. A broker that is killed may lose its data, too."""
+"""Every kind of fault of a simulated fleet. A broker that is killed may lose its data, too; who is parted from a server
+is noted by that: `broker.part`, `redis.part`, `store.part`."""
 KINDS = tuple(kind for kind in ACTS for _ in range(2 if kind.startswith(("agent.", "dispatcher.")) else 1))
 """How often each comes beside the others: processes twice."""

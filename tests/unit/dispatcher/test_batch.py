@@ -40,7 +40,7 @@ async def test_values_flow_along_the_edges(ledger: Ledger) -> None:
     inputs = {}
 
     def act(publication: Publication) -> Outcome:
-        value = inputs[publication.place.node] = loads(publication.task.body)
+        value = inputs[publication.node_key.node] = loads(publication.task.body)
         return completed(value.get("n", 0) + 1)
 
     await ledger.start(diamond(), {"n": 1})
@@ -85,9 +85,9 @@ async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
     order: list[str] = []
 
     def act(publication: Publication) -> Outcome:
-        runs[publication.place.node] += 1
-        order.append(publication.place.node)
-        status = fate[publication.place.node]
+        runs[publication.node_key.node] += 1
+        order.append(publication.node_key.node)
+        status = fate[publication.node_key.node]
         return completed() if status is Status.COMPLETED else failed(status=status)
 
     async with MemoryDatabase() as database:
@@ -139,7 +139,7 @@ def one_node(**options: object) -> Definition:
 
 
 async def claim_of(ledger: Ledger, publication: Publication, agent: str = "other-2") -> Claim:
-    (claim,) = await ledger.turn(Claimed(publication.place, publication.number, agent))
+    (claim,) = await ledger.turn(Claimed(publication.node_key, publication.number, agent))
     assert isinstance(claim, Claim)
     return claim
 
@@ -160,7 +160,7 @@ async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(led
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(PublicationReturned(publication.place, publication.number))
+    await ledger.turn(PublicationReturned(publication.node_key, publication.number))
     waiting = await ledger.node("one")
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.pass_time(2)
@@ -176,12 +176,12 @@ async def test_without_room_nodes_wait_by_priority_and_are_filled_in(ledger: Led
     for number in range(6):
         flow.task("work", priority=f"p{number % 3}", name=f"n{number}")
     await ledger.start(flow.definition())
-    begun = [publication.place.node for publication in ledger.published]
+    begun = [publication.node_key.node for publication in ledger.published]
 
     await ledger.fill("work", 3)
 
     assert begun == ["n0"]
-    assert [publication.place.node for publication in ledger.published[1:]] == ["n3", "n1", "n4"]
+    assert [publication.node_key.node for publication in ledger.published[1:]] == ["n3", "n1", "n4"]
     assert Counter((await ledger.states()).values()) == {TaskState.PUBLISHED: 4, TaskState.READY: 2}
 
 
@@ -268,7 +268,7 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
     told = ledger.seen[-1].cancels
     await ledger.turn(ledger.finished(top, completed(1)))
 
-    assert told == [(top.place, top.number)]
+    assert told == [(top.node_key, top.number)]
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
     assert await ledger.state() is WorkflowState.CANCELED
     assert ledger.seen[-1].late == 1
@@ -281,7 +281,7 @@ async def test_what_is_claimed_and_canceled_in_one_turn_is_not_published(ledger:
     await ledger.turn(Asked(Verb.START, body | gone), Asked(Verb.START, body | kept), Asked(Verb.CANCEL, gone))
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
 
-    assert [one.place.workflow for one in ledger.published] == ["kept"]
+    assert [one.node_key.workflow for one in ledger.published] == ["kept"]
     assert [row.workflow for row in rows] == ["kept"]
     assert await ledger.state("gone") is WorkflowState.CANCELED
 
@@ -290,7 +290,7 @@ async def test_what_is_claimed_twice_in_one_turn_is_published_as_the_last(ledger
     await ledger.start(one_node())
     (first,) = ledger.published
 
-    await ledger.turn(Lost(first.place, first.number), Lost(first.place, first.number + 1))
+    await ledger.turn(Lost(first.node_key, first.number), Lost(first.node_key, first.number + 1))
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0, after=first.number))
 
     assert [one.number for one in ledger.published] == [first.number, first.number + 2]
@@ -313,7 +313,7 @@ async def test_paused_workflow_publishes_nothing_until_it_is_resumed(ledger: Led
 
 async def test_failed_node_is_redriven_and_its_dependents_go_on(ledger: Ledger) -> None:
     await ledger.start(diamond(), {"n": 1})
-    await ledger.play(lambda one: failed() if one.place.node == "left" else completed(1))
+    await ledger.play(lambda one: failed() if one.node_key.node == "left" else completed(1))
     before = await ledger.states()
     fence = (await ledger.node("left")).fence
 
@@ -323,7 +323,7 @@ async def test_failed_node_is_redriven_and_its_dependents_go_on(ledger: Ledger) 
     inputs = {}
 
     def act(publication: Publication) -> Outcome:
-        inputs[publication.place.node] = loads(publication.task.body)
+        inputs[publication.node_key.node] = loads(publication.task.body)
         return completed(2)
 
     await ledger.play(act)
@@ -354,11 +354,11 @@ async def test_elements_that_failed_run_again_with_their_map(ledger: Ledger) -> 
     flow = Workflow("map")
     flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
     await ledger.start(flow.definition(), [1, 2, 3])
-    await ledger.play(lambda one: failed() if one.place.node == "each[1]" else completed(1))
+    await ledger.play(lambda one: failed() if one.node_key.node == "each[1]" else completed(1))
     ran: list[str] = []
 
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})
-    await ledger.play(lambda one: ran.append(one.place.node) or completed(2))  # type: ignore[func-returns-value]
+    await ledger.play(lambda one: ran.append(one.node_key.node) or completed(2))  # type: ignore[func-returns-value]
 
     assert ran == ["each[1]"]
     assert await ledger.state() is WorkflowState.COMPLETED

@@ -15,7 +15,7 @@ from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
-from coditect.broker.topology import backbone, shard_queues
+from coditect.broker.topology import base_topology, shard_queues
 from coditect.model.message import Message
 from coditect.wire import routing
 from dispatcher.ledger import timers
@@ -25,7 +25,7 @@ from dispatcher.ledger.nodes.approvals import TIMER as APPROVAL_TIMER
 from dispatcher.ledger.nodes.claim import RETRY_TIMER
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
-from dispatcher.shards import timers as alarm
+from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.timers import GRACE_SECONDS, TimerService
 from dispatcher.store.errors import TransactionTimedOut
@@ -54,7 +54,7 @@ class Silent(MemoryDatabase):
 
 @dataclass
 class Around:
-    """The part of the ports that an alarm touches, and a desk that does what is due."""
+    """The part of the ports that an alarm touches, and a shard worker that does what is due."""
 
     broker: MemoryBroker
     database: Silent
@@ -66,7 +66,7 @@ class Around:
     ears: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.alarm = TimerService(0, cast(Ports, self), self.put)
+        self.timer_service = TimerService(0, cast(Ports, self), self.put)
 
     def put(self, command: Due, settle: Settle) -> None:
         self.rung[command.timer.kind] = asyncio.get_running_loop().time()
@@ -78,12 +78,12 @@ class Around:
     async def listen(self) -> None:
         """The shard's queues are consumed, and its alarm knows by whom."""
         await self.consume()
-        self.alarm.listen(self.ears)
+        self.timer_service.listen(self.ears)
 
     async def consume(self) -> None:
         """The shard's queues are, for the alarm."""
         for queue in (routing.results_queue(0), routing.control_queue(0)):
-            on_lost = self.alarm.deafened
+            on_lost = self.timer_service.deafened
             self.ears.append(await self.broker.consume(queue, lambda one: one.ack(), prefetch=1, on_lost=on_lost))
 
     async def say_something(self) -> None:
@@ -103,23 +103,23 @@ class Around:
 async def around() -> AsyncIterator[Around]:
     server = MemoryServer()
     async with Silent() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
-        await broker.declare(backbone() + shard_queues(0))
+        await broker.declare(base_topology() + shard_queues(0))
         made = Around(broker, database, background, server)
-        made.alarm.open()
+        made.timer_service.open()
         yield made
-        made.alarm.close()
+        made.timer_service.close()
 
 
 @pytest.mark.parametrize("look", ["ring", "look again"])
 async def test_alarm_rings_after_an_outage_of_the_store(monkeypatch: pytest.MonkeyPatch, look: str) -> None:
-    monkeypatch.setattr(alarm, "AGAIN_MS", 20)
+    monkeypatch.setattr(timer_service, "AGAIN_MS", 20)
     async with around() as made:
         due_ms = await made.plan(RETRY_TIMER)
         made.database.silent = 3
 
         acts: dict[str, Callable[[], Any]] = {
-            "ring": lambda: made.alarm.set(due_ms),
-            "look again": made.alarm.look_again,
+            "ring": lambda: made.timer_service.set(due_ms),
+            "look again": made.timer_service.look_again,
         }
         acts[look]()
 
@@ -134,7 +134,7 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
         began = now()
         due_ms = await made.plan(*limits.TIMERS, RETRY_TIMER)
         await made.plan(APPROVAL_TIMER, seconds=4.3)
-        made.alarm.set(due_ms)
+        made.timer_service.set(due_ms)
         await asyncio.sleep(60)
         unheard = {kind: round(at - began, 1) for kind, at in made.rung.items()}
 
@@ -155,7 +155,7 @@ async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) 
     async with around() as made:
         await made.listen()
         await asyncio.sleep(10)
-        made.alarm.set(await made.plan(*limits.TIMERS, seconds=5))
+        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=5))
         (made.server.block if blocked else made.server.stop)()
         made.background.start(made.say_something(), name="say")
         await asyncio.sleep(30)
@@ -176,7 +176,7 @@ async def test_limits_ring_in_time_when_agents_are_heard() -> None:
         await made.listen()
         await asyncio.sleep(10)
         due_ms = await made.plan(*limits.TIMERS, seconds=5)
-        made.alarm.look_again()
+        made.timer_service.look_again()
 
         await asyncio.sleep(5.1)
 
@@ -193,7 +193,7 @@ async def test_what_is_no_limit_rings_behind_any_number_of_limits_that_are_held(
             await made.database.run(partial(timers.put, shard=0, timer=timer))
         await made.plan(RETRY_TIMER, seconds=1)
 
-        made.alarm.set(due_ms)
+        made.timer_service.set(due_ms)
         await asyncio.sleep(5)
 
         assert set(made.rung) == {RETRY_TIMER}
@@ -206,7 +206,7 @@ async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_no
         await asyncio.sleep(10)
         due_ms = await made.plan(*limits.TIMERS)
         made.database.silent = 3
-        made.alarm.set(due_ms)
+        made.timer_service.set(due_ms)
 
         await eventually(lambda: not made.database.silent)
         answered = asyncio.get_running_loop().time()
@@ -225,7 +225,7 @@ async def test_limits_ring_while_another_queue_of_the_dispatcher_is_gone() -> No
         await asyncio.sleep(10)
         await made.broker.delete_queue(routing.results_queue(1))
         due_ms = await made.plan(*limits.TIMERS, seconds=5)
-        made.alarm.look_again()
+        made.timer_service.look_again()
 
         await asyncio.sleep(5.1)
 
@@ -242,7 +242,7 @@ async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
         lost = asyncio.get_running_loop().time()
         made.server.stop()
         await asyncio.sleep(10)
-        made.alarm.set(await made.plan(*limits.TIMERS, seconds=0.5))
+        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=0.5))
         made.server.start()
 
         await asyncio.sleep(10)
@@ -257,7 +257,7 @@ async def test_limits_are_held_after_the_broker_ended_an_ear() -> None:
     async with around() as made:
         await made.listen()
         await asyncio.sleep(10)
-        made.alarm.set(await made.plan(*limits.TIMERS, seconds=0.5))
+        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=0.5))
         ended = asyncio.get_running_loop().time()
         made.server.cancel_consumers(routing.results_queue(0))
         await asyncio.sleep(0.4)
@@ -276,9 +276,9 @@ async def test_limits_are_held_after_an_ear_that_was_deaf_from_the_beginning_hea
         await made.consume()
         made.server.stop()
         await asyncio.sleep(1)
-        made.alarm.listen(made.ears)
+        made.timer_service.listen(made.ears)
         await asyncio.sleep(10)
-        made.alarm.set(await made.plan(*limits.TIMERS, seconds=1.5))
+        made.timer_service.set(await made.plan(*limits.TIMERS, seconds=1.5))
         made.server.start()
         started = asyncio.get_running_loop().time()
 
@@ -297,6 +297,6 @@ async def test_ears_that_are_lost_again_and_again_are_looked_for_once() -> None:
         before = len(made.background)
 
         for _ in range(10):
-            made.alarm.deafened()
+            made.timer_service.deafened()
 
         assert len(made.background) == before

@@ -15,7 +15,7 @@ from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.publisher import ShardPublisher
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import CAPABILITY, open_desk
+from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
 
 
 class Slow:
@@ -115,17 +115,17 @@ async def test_older_occasion_told_late_changes_nothing() -> None:
 
 
 async def test_rebuild_that_is_asked_for_twice_publishes_once_what_the_first_one_began() -> None:
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         await lone.start()
         await eventually(lambda: lone.published() == 1)
         lone.server.stop()
         noted: CommandAnswer[int] = CommandAnswer()
-        lone.desk.rebuild("marker", "a person", noted)
+        lone.worker.rebuild("marker", "a person", noted)
         last = await noted.future
         await eventually(lambda: lone.flight.publication > last)
 
         again: CommandAnswer[int] = CommandAnswer()
-        lone.desk.rebuild("marker", "a person", again)
+        lone.worker.rebuild("marker", "a person", again)
         assert await again.future == last
         lone.server.start()
 

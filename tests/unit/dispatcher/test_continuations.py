@@ -61,7 +61,7 @@ async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger
     )
 
     def act(publication: Publication) -> Outcome:
-        return completed(publication.place.node)
+        return completed(publication.node_key.node)
 
     await ledger.play(act)
 
@@ -144,13 +144,13 @@ async def test_many_nodes_that_failed_by_themselves_run_again_and_what_comes_aft
     ledger: Ledger,
 ) -> None:
     await ledger.start(fan_behind_one().definition())
-    await ledger.play(lambda one: completed(1) if one.place.node == "first" else failed())
+    await ledger.play(lambda one: completed(1) if one.node_key.node == "first" else failed())
 
     told = await ledger.ask(Verb.RESUME, {"workflow": "w"})
     ran: list[str] = []
 
     def act(publication: Publication) -> Outcome:
-        ran.append(publication.place.node)
+        ran.append(publication.node_key.node)
         return completed(1)
 
     await ledger.play(act)
@@ -164,10 +164,10 @@ async def test_many_nodes_that_failed_by_themselves_run_again_and_what_comes_aft
 async def test_few_failed_nodes_of_a_large_workflow_are_found(ledger: Ledger) -> None:
     await ledger.start(fan_behind_one().definition())
     bad = {"n1100", "n1199"}
-    await ledger.play(lambda one: failed() if one.place.node in bad else completed(1))
+    await ledger.play(lambda one: failed() if one.node_key.node in bad else completed(1))
 
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
-    ran = {one.place.node for one in ledger.published}
+    ran = {one.node_key.node for one in ledger.published}
     await ledger.play(lambda _: completed(1))
 
     assert ran == bad
@@ -202,7 +202,7 @@ async def test_redrive_of_another_node_does_not_wait(ledger: Ledger) -> None:
     flow = fan_behind_one()
     flow.task("work", name="alone")
     await ledger.start(flow.definition())
-    by_name = {one.place.node: one for one in ledger.published}
+    by_name = {one.node_key.node: one for one in ledger.published}
     await ledger.turn(ledger.finished(by_name["alone"], failed()))
 
     _, told = await ledger.turn(
@@ -243,7 +243,7 @@ async def test_large_value_for_many_dependents_is_released_in_several_transactio
     await ledger.start(flow.definition())
     value = "x" * 600_000
 
-    await ledger.play(lambda one: completed(value if one.place.node == "first" else len(one.task.body)))
+    await ledger.play(lambda one: completed(value if one.node_key.node == "first" else len(one.task.body)))
 
     assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 20}
     assert await ledger.state() is WorkflowState.COMPLETED
@@ -286,7 +286,7 @@ async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
 
     with pytest.raises(SetAside) as refused:
         await ledger.start(flow.definition(), [1, 2], workflow="x")
-    await ledger.turn(GoOn())  # as the desk does, for it may be retried
+    await ledger.turn(GoOn())  # as the shard worker does, for it may be retried
     await ledger.play(lambda _: completed(1))
 
     assert await ledger.state("x") is WorkflowState.COMPLETED

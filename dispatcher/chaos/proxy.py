@@ -1,35 +1,27 @@
-"""A TCP proxy between a client and a server that injects the network's faults.
+"""A TCP proxy between a process and a server that injects the network's faults.
 
-Every accepted connection is a `Pipe`; a fault is done to one pipe, or to all that stand. What a broker
-connection is for is read from its name in the handshake, so a test can hurt the one that publishes alone.
+Every accepted connection is a `Pipe`. A fault is done to the path of all pipes, those to come included, or to one pipe:
+what a broker connection is for is read from its name in the handshake, so a test can hurt the one that publishes alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from enum import Enum
 
 from yarl import URL
+
+from coditect.aio.network import BOTH, NetworkPath, Way
 
 CHUNK_BYTES = 65_536
 HANDSHAKE_BYTES = 4_096
 PROTOCOL_HEADER_BYTES, FRAME_BYTES = 8, 8
+CONNECTION = 10
+TUNE_OK = (CONNECTION, 31)
 NO_LINGER = struct.pack("ii", 1, 0)
-
-
-class Way(Enum):
-    """Where bytes go."""
-
-    TO_SERVER = "to the server"
-    TO_CLIENT = "to the client"
-
-
-BOTH = (Way.TO_SERVER, Way.TO_CLIENT)
 
 
 class Pipe:
@@ -49,14 +41,21 @@ class Pipe:
     @property
     def calls(self) -> list[tuple[int, int]]:
         """The methods, as class and number, that the client sent with its first bytes; those that connect left out."""
-        found, at, said = [], PROTOCOL_HEADER_BYTES, self._handshake
+        return [method for method, _ in self._methods() if method[0] != CONNECTION]
+
+    @property
+    def heartbeats(self) -> list[int]:
+        """The heartbeat, in seconds, that the client agreed to: one, or none before it did."""
+        return [struct.unpack_from(">HIH", body)[2] for method, body in self._methods() if method == TUNE_OK]
+
+    def _methods(self) -> Iterator[tuple[tuple[int, int], bytes]]:
+        """Each method among the client's first bytes, as class and number, with its arguments."""
+        at, said = PROTOCOL_HEADER_BYTES, self._handshake
         while at + FRAME_BYTES + 4 <= len(said):
             kind, _, size = struct.unpack_from(">BHI", said, at)
-            method = struct.unpack_from(">HH", said, at + 7)
-            if kind == 1 and method[0] != 10:
-                found.append(method)
+            if kind == 1 and at + FRAME_BYTES + size <= len(said):
+                yield struct.unpack_from(">HH", said, at + 7), said[at + 11 : at + 7 + size]
             at += FRAME_BYTES + size
-        return found
 
     def swallow(self, *ways: Way) -> None:
         """From now on bytes vanish; both ways is a black hole."""
@@ -115,18 +114,15 @@ class Pipe:
 
 
 class FaultProxy:
-    """Listens on the loopback interface. `seed` makes the jitter repeatable."""
+    """Listens on the loopback interface."""
 
-    def __init__(self, url: str, *, seed: int = 0) -> None:
+    def __init__(self, url: str) -> None:
         self._target = URL(url)
-        self._random = random.Random(seed)
         self._pipes: dict[Pipe, asyncio.Task[None]] = {}
-        self.delay_seconds = 0.0
-        """How long each chunk takes, in each way."""
-        self.jitter_seconds = 0.0
-        """What is added to that, at most."""
-        self.swallow_new = False
-        """Whether new connections are accepted and then never answered."""
+        self.ever: list[Pipe] = []
+        """Every connection that there was."""
+        self.path = NetworkPath()
+        """What every chunk of bytes goes; while it is cut, new connections are accepted and not answered."""
         self.port = 0
 
     @property
@@ -146,8 +142,7 @@ class FaultProxy:
             _reset(writer)
             return
         pipe = Pipe(writer, there[1])
-        if self.swallow_new:
-            pipe.swallow(*BOTH)
+        self.ever.append(pipe)
         self._pipes[pipe] = asyncio.ensure_future(self._pump_both(pipe, reader, there[0]))
         try:
             await self._pipes[pipe]
@@ -163,18 +158,19 @@ class FaultProxy:
     async def _pump(self, pipe: Pipe, reader: asyncio.StreamReader, way: Way) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK_BYTES):
-                if self.delay_seconds or self.jitter_seconds:
-                    await asyncio.sleep(self.delay_seconds + self._random.uniform(0, self.jitter_seconds))
+                await self.path.travel(way)
                 await pipe.forward(way, chunk)
+        await self.path.travel(way)
         pipe.finish(way)
 
     async def close(self) -> None:
         """Cuts what stands."""
-        for pipe, pumping in list(self._pipes.items()):
+        pumping = [*self._pipes.values()]
+        for pipe, both in self._pipes.items():
             pipe.cut()
-            pumping.cancel()
-        while self._pipes:
-            await asyncio.sleep(0)
+            both.cancel()
+        if pumping:
+            await asyncio.wait(pumping)
 
 
 @asynccontextmanager

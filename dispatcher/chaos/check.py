@@ -43,10 +43,10 @@ class CheckResult:
         return f"{word}  {self.invariant:<22} {self.checked:>8} checked, {sure:<20} {self.sentence}"
 
 
-def lines(judgements: Sequence[CheckResult]) -> list[str]:
+def lines(checks: Sequence[CheckResult]) -> list[str]:
     """All of them for a person, with the first violations of each."""
     told: list[str] = []
-    for one in judgements:
+    for one in checks:
         told.append(one.line)
         told += [f"        {violation}" for violation in one.violations[:_MOST_SHOWN]]
         if len(one.violations) > _MOST_SHOWN:

@@ -40,7 +40,7 @@ async def run(ledger: Ledger, *ends: Outcome) -> MemoryTaskGraph:
     for number in range(len(ends)):
         flow.task("work", name=f"n{number}")
     await ledger.start(flow.definition())
-    await ledger.play(lambda publication: ends[int(publication.place.node[1:])])
+    await ledger.play(lambda publication: ends[int(publication.node_key.node[1:])])
     return await shown(ledger)
 
 
@@ -66,7 +66,7 @@ async def test_a_workflow_that_came_whole_is_shown_with_its_acceptance(ledger: L
         NodeKey("w", "first"): (TaskState.PUBLISHED, ()),
         NodeKey("w", "second"): (TaskState.BLOCKED, ("first",)),
     }
-    assert {one.place: (one.state, tuple(one.after)) for one in accepted.shown} == (whole if chunk == 2 else {})
+    assert {one.node_key: (one.state, tuple(one.after)) for one in accepted.shown} == (whole if chunk == 2 else {})
     assert accepted.unshown == ([] if chunk == 2 else ["w"])
 
 
@@ -83,7 +83,7 @@ async def test_values_that_no_agent_told_are_shown_too(ledger: Ledger) -> None:
     gate = flow.approval("Go on?", after=[each], name="gate")
     flow.task("work", name="behind", after=[gate])
     await ledger.start(flow.definition(), [1, 2])
-    await ledger.play(lambda publication: completed(publication.place.node))
+    await ledger.play(lambda publication: completed(publication.node_key.node))
     await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": False, "by": "ada"})
 
     graph = await shown(ledger)

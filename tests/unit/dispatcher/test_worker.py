@@ -1,4 +1,4 @@
-"""The desk of one shard: what becomes of a turn that fails, and of what is on the desk then."""
+"""The worker of one shard: what becomes of a turn that fails, and of what is on the shard worker then."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.errors import CoditectError
 from coditect.messaging.event_publisher import Events
+from coditect.registry.reference_clock import ReferenceClock
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import LEAST, Capacity
 from dispatcher.ledger import shards, timers
-from dispatcher.ledger.book import UnitOfWork
 from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
@@ -28,6 +28,7 @@ from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
@@ -39,7 +40,7 @@ from dispatcher.store.transaction import Transaction
 from tests.support import eventually
 from tests.unit.broker.virtual_time import in_virtual_time
 from tests.unit.dispatcher.ledger import completed, few_steps
-from tests.unit.dispatcher.lone_desk import ONLY, open_desk, start_of
+from tests.unit.dispatcher.lone_worker import ONLY, open_worker, start_of
 
 Value = TypeVar("Value")
 
@@ -84,26 +85,26 @@ class _One:
 
 
 @asynccontextmanager
-async def new_desk(lost: list[int]) -> AsyncIterator[tuple[ShardWorker, Losing]]:
+async def new_worker(lost: list[int]) -> AsyncIterator[tuple[ShardWorker, Losing]]:
     async with Losing() as database, Supervisor() as background:
         broker, clock = MemoryBroker(MemoryServer(), name="dispatcher"), SystemClock()
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, clock, background, Capacity(lambda: 0.0))
-        desk = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
-        yield desk, database
-        await desk.close()
+        ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
+        worker = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
+        yield worker, database
+        await worker.close()
 
 
 async def test_command_that_cannot_be_done_is_refused_alone_and_the_others_are_done_in_order() -> None:
     settled, lost = Settled(), list[int]()
-    async with new_desk(lost) as (desk, _):
-        desk.put(GoOn(), settled.of("first"))
-        desk.put(Strange(), settled.of("strange"))
-        desk.put(GoOn(), settled.of("last"))
+    async with new_worker(lost) as (worker, _):
+        worker.put(GoOn(), settled.of("first"))
+        worker.put(Strange(), settled.of("strange"))
+        worker.put(GoOn(), settled.of("last"))
 
-        await desk.open()
+        await worker.open()
         await eventually(lambda: len(settled.told) == 3)
 
     assert settled.told == [("first", "done"), ("strange", "refused"), ("last", "done")]
@@ -140,11 +141,11 @@ async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nob
         return done
 
     monkeypatch.setattr(batch, "run_once", slow)
-    async with new_desk([]) as (desk, _):
+    async with new_worker([]) as (worker, _):
         for name, command in (("first", GoOn()), ("slow", Slow()), ("last", GoOn())):
-            desk.put(command, settled.of(name))
+            worker.put(command, settled.of(name))
 
-        await desk.open()
+        await worker.open()
         await eventually(lambda: len(settled.told) == 3)
 
     assert settled.told == [*zip(("first", "slow", "last"), told, strict=True)]
@@ -155,16 +156,16 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
 ) -> None:
     few_steps(monkeypatch, 1)
 
-    def release(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
-        if place.workflow == "slow":
-            book.tr._until = 0.0  # the time that it may take is over
-        return advance.release(book, place, after, most)
+    def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
+        if node_key.workflow == "slow":
+            unit.tr._until = 0.0  # the time that it may take is over
+        return advance.release(unit, node_key, after, most)
 
     monkeypatch.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
     flow = Workflow("wide")
     for name in "abc":
         flow.task("work", name=name)
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         for workflow in ("slow", "swift"):
             await lone.say(start_of(workflow, flow))
 
@@ -180,11 +181,11 @@ async def test_what_is_left_over_and_always_takes_too_long_is_set_aside_and_the_
 async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_later() -> None:
     tried: list[float] = []
 
-    def release(book: UnitOfWork, place: NodeKey, after: str, most: int) -> int:
+    def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
         tried.append(asyncio.get_running_loop().time())
         if len(tried) <= 3 * batch.MOST_SLOW:
-            book.tr._until = -1.0  # the time that it may take is over
-        return advance.release(book, place, after, most)
+            unit.tr._until = -1.0  # the time that it may take is over
+        return advance.release(unit, node_key, after, most)
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
@@ -193,7 +194,7 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
         flow = Workflow("two")
         for name in "ab":
             flow.task("work", name=name)
-        async with open_desk() as lone:
+        async with open_worker() as lone:
             await lone.say(start_of("w", flow))
             await eventually(lambda: lone.published() == 2, seconds=600)
 
@@ -207,46 +208,46 @@ async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(mon
     flow = Workflow("wide")
     for name in "abc":
         flow.task("work", name=name)
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         lone.window.keep("work", LEAST)  # nothing is claimed at once
         await lone.say(start_of("w", flow))
         lone.window.free("work", LEAST)
         monkeypatch.setattr(UnitOfWork, "is_full", True)
 
-        lone.desk.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))
+        lone.worker.put(Proposed(tuple(NodeKey("w", name) for name in "abc")))
 
         await eventually(lambda: lone.published() == 3)
 
 
 async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:
     settled, lost = Settled(), list[int]()
-    async with new_desk(lost) as (desk, database):
-        desk.put(Strange(), settled.of("strange"))
+    async with new_worker(lost) as (worker, database):
+        worker.put(Strange(), settled.of("strange"))
         for name in ("second", "third", "fourth"):
-            desk.put(GoOn(), settled.of(name))
+            worker.put(GoOn(), settled.of(name))
 
-        await desk.open()
+        await worker.open()
         database.turns = 2  # the one that they share, and that of the strange one
         await eventually(lambda: len(settled.told) == 4)
 
     assert settled.told == [("strange", "refused"), ("second", "undone"), ("third", "undone"), ("fourth", "undone")]
-    assert lost == [desk.shard], "one commit was refused"
+    assert lost == [worker.shard], "one commit was refused"
 
 
 async def test_store_that_failed_for_good_closes_the_desk_and_what_is_on_it_goes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settled, lost = Settled(), list[int]()
-    async with new_desk(lost) as (desk, database):
-        await desk.open()
+    async with new_worker(lost) as (worker, database):
+        await worker.open()
         database.turns, database.refusal = 0, StoreFailed("The disk is full")
         for name in ("first", "second"):
-            desk.put(GoOn(), settled.of(name))
+            worker.put(GoOn(), settled.of(name))
         await eventually(lambda: len(settled.told) == 2)
-        desk.put(GoOn(), settled.of("third"))
+        worker.put(GoOn(), settled.of("third"))
 
     assert settled.told == [("first", "undone"), ("second", "undone"), ("third", "undone")]
-    assert lost == [desk.shard]
+    assert lost == [worker.shard]
     assert "A shard is another's by now" not in caplog.text
 
 
@@ -255,16 +256,16 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
     flow = Workflow("one")
     flow.task("work", name="only", retry=Retry(max_attempts=attempts, first="1ms", cap="1ms"))
     settled = Settled()
-    async with open_desk() as lone:
+    async with open_worker() as lone:
         await lone.start(flow)
         for attempt in range(1, attempts + 1):
-            await eventually(lambda attempt=attempt: len(lone.desk.flights) and lone.flight.publication == attempt)  # type: ignore[misc]
+            await eventually(lambda attempt=attempt: len(lone.worker.in_flight) and lone.flight.publication == attempt)  # type: ignore[misc]
             too_large = replace(completed(), body=b"1" * (LARGEST_BYTES + 1))
-            lone.desk.put(Finished(ONLY, 0, attempt, too_large), settled.of(f"attempt {attempt}"))
+            lone.worker.put(Finished(ONLY, 0, attempt, too_large), settled.of(f"attempt {attempt}"))
             await eventually(lambda attempt=attempt: len(settled.told) == attempt)  # type: ignore[misc]
             (due,) = await lone.database.read(lambda tr: timers.due(tr, 0, 2**50)) or (None,)
             if due is not None:
-                lone.desk.put(Due(due))
+                lone.worker.put(Due(due))
 
         row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
         told = await lone.database.read(lambda tr: value_of(tr, ONLY, FAILURE))

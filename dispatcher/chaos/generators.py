@@ -16,6 +16,8 @@ from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
 
+LONGEST_MILLISECONDS = 100_000
+"""Of any task: five orders of magnitude above the shortest."""
 SHORT = 3
 """How much shorter tasks outnumber longer ones: the power of the draw. Of five orders a third is below 1.5 ms."""
 MOST_ATTEMPTS = 12
@@ -59,6 +61,8 @@ class Pace:
     """Nodes side by side, and in a row."""
     milliseconds: tuple[int, int]
     """Shortest and longest task. Most are short: their lengths are spread over the orders of magnitude between."""
+    long: float = 0.0
+    """The share of direct tasks that are longer than that, as long as any task may be. Nothing comes after them."""
     soon_milliseconds: tuple[int, int] = (5, 1_500)
     """How long after its start a workflow is paused or canceled, and goes on."""
     flaky: float = 0.05
@@ -120,6 +124,13 @@ class Generators:
         """The input of a task."""
         flaky = self._random.random() < self._pace.flaky
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
+
+    def direct_work(self) -> dict[str, Any]:
+        """The input of a direct task."""
+        work = self.work()
+        if self._pace.long and self._random.random() < self._pace.long:
+            return {"milliseconds": self._random.randint(self._pace.milliseconds[1], LONGEST_MILLISECONDS), "fails": 0}
+        return work
 
     def _milliseconds(self) -> int:
         shortest, longest = self._pace.milliseconds

@@ -14,7 +14,7 @@ from coditect import Agent, Context, Workflow
 from coditect.aio.clock import Clock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
-from coditect.broker.topology import agent_queues, backbone, capability_queues, shard_queues
+from coditect.broker.topology import agent_queues, base_topology, capability_queues, shard_queues
 from coditect.errors import PublishUnconfirmed
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
@@ -67,19 +67,19 @@ class Mailbox:
 
 @dataclass
 class Walked:
-    """A desk, a clock that somebody sets, and a patrol that a test sends round."""
+    """A shard worker, a clock that somebody sets, and a patrol that a test sends round."""
 
     server: MemoryServer
     broker: MemoryBroker
     shard: int = 0
     closed: bool = False
     set_ms: int = NOW_MS
-    flights: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
+    in_flight: InFlight = field(default_factory=lambda: InFlight(Capacity(lambda: 0.0)))
     lost: list[Command] = field(default_factory=list)
 
     def put(self, command: Command) -> None:
         self.lost.append(command)
-        self.flights.grant(asyncio.get_running_loop().time())  # it is published anew, which is news
+        self.in_flight.grant(asyncio.get_running_loop().time())  # it is published anew, which is news
 
     def now_ms(self) -> int:
         return self.set_ms
@@ -106,11 +106,11 @@ class Walked:
     def move(
         self, number: int, state: TaskState = TaskState.PUBLISHED, *, level: str = "p1", age_ms: int = 0
     ) -> NodeKey:
-        place = NodeKey("w", f"n{number}")
+        node_key = NodeKey("w", f"n{number}")
         agent = AGENT if state is TaskState.WORKING else ""
         row = NodeRecord(state, publication=number, fence=1, agent=agent, published_ms=NOW_MS - age_ms)
-        self.flights.follow(Transition(place, state, WORK, level, row), asyncio.get_running_loop().time())
-        return place
+        self.in_flight.follow(Transition(node_key, state, WORK, level, row), asyncio.get_running_loop().time())
+        return node_key
 
     async def fill(self, level: Priority = Priority.P1) -> None:
         """Something lies in the queue."""
@@ -123,7 +123,7 @@ class Walked:
 async def opened() -> AsyncIterator[Walked]:
     server = MemoryServer()
     async with MemoryBroker(server, name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(WORK) + shard_queues(0))
+        await broker.declare(base_topology() + capability_queues(WORK) + shard_queues(0))
         walked = Walked(server, broker)
         async with Pings(broker, name="patrol") as pings:
             walked.open(pings)
@@ -138,14 +138,14 @@ async def test_publication_that_nobody_starts_is_lost_when_its_queue_has_nothing
             await walked.fill()
         elif queue == "missing":
             await walked.broker.delete_queue(routing.task_queue(WORK, Priority.P1))
-        place = walked.move(7)
+        node_key = walked.move(7)
 
         await walked.walk(60)
         early = list(walked.lost)
         await walked.walk(PATROL_SECONDS)
 
         assert early == []
-        assert walked.lost == ([Lost(place, 7)] if lost else [])
+        assert walked.lost == ([Lost(node_key, 7)] if lost else [])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_publication_is_lost_that_a_later_one_of_its_queue_overtook_long_a
 ) -> None:
     async with opened() as walked:
         await walked.fill()
-        place = walked.move(7)
+        node_key = walked.move(7)
         walked.move(later, level=level)
         await walked.walk(30)
         walked.move(later, ends, level=level)
@@ -175,7 +175,7 @@ async def test_publication_is_lost_that_a_later_one_of_its_queue_overtook_long_a
         await walked.walk(120)
 
         assert early == [], "the later one started less than 60 s ago"
-        assert walked.lost[:1] == ([Lost(place, 7)] if lost else [])
+        assert walked.lost[:1] == ([Lost(node_key, 7)] if lost else [])
 
 
 @pytest.mark.parametrize(("age_ms", "lost"), [(EARLY_ACK_MS + 1, True), (EARLY_ACK_MS, False)])
@@ -183,17 +183,17 @@ async def test_publication_is_lost_that_a_later_one_of_its_queue_overtook_long_a
 async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: int, lost: bool) -> None:
     async with opened() as walked:
         await walked.fill()  # it may lie there, unless it was acked
-        place = walked.move(7, TaskState.WORKING, age_ms=age_ms)
+        node_key = walked.move(7, TaskState.WORKING, age_ms=age_ms)
         for _ in range(10):
             await walked.walk(20)
-            walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+            walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
 
         await walked.walk(60)
         early = list(walked.lost)
         await walked.walk(PATROL_SECONDS)
 
         assert early == []
-        assert walked.lost == ([Lost(place, 7, AGENT)] if lost else [])
+        assert walked.lost == ([Lost(node_key, 7, AGENT)] if lost else [])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
             await walked.fill()
         if waits:
             await walked.tell()
-        place = walked.move(7, TaskState.WORKING)
+        node_key = walked.move(7, TaskState.WORKING)
         walked.move(8)
 
         await walked.walk(60)
@@ -239,7 +239,7 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
         await walked.walk(180)
 
         assert early == []
-        assert soon == ([Lost(place, 7, AGENT)] if lost else [])
+        assert soon == ([Lost(node_key, 7, AGENT)] if lost else [])
         assert bool(walked.lost) is lost
 
 
@@ -247,8 +247,8 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
 async def test_what_is_heard_of_while_its_agent_is_asked_is_not_lost() -> None:
     async with opened() as walked:
         mailbox = await walked.answer(has_it=False)
-        place = walked.move(7, TaskState.WORKING)
-        mailbox.meanwhile = lambda: walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+        node_key = walked.move(7, TaskState.WORKING)
+        mailbox.meanwhile = lambda: walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
 
         await walked.walk(60 + PATROL_SECONDS)
 
@@ -275,7 +275,7 @@ async def test_who_says_that_it_has_what_was_begun_is_asked_again_when_it_was_si
 @in_virtual_time
 async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, state: TaskState) -> None:
     async with opened() as walked:
-        place = walked.move(7, state, age_ms=EARLY_ACK_MS + 1)
+        node_key = walked.move(7, state, age_ms=EARLY_ACK_MS + 1)
         await walked.walk(30)
 
         match what:
@@ -295,13 +295,13 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
                     await held
             case "clock":
                 walked.set_ms += 3_600_000
-                walked.flights.hear(place, 1, asyncio.get_running_loop().time())
+                walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
         await walked.walk(60)
         early = list(walked.lost)
         await walked.walk(2 * PATROL_SECONDS)
 
         assert early == []
-        assert [cast(Lost, one).place for one in walked.lost] == [place]
+        assert [cast(Lost, one).node_key for one in walked.lost] == [node_key]
 
 
 async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level() -> None:
@@ -312,9 +312,9 @@ async def test_who_takes_a_shard_over_looks_into_the_queue_of_the_node_s_level()
         ledger = await Ledger.open(database)
         await ledger.start(flow.definition())
 
-        found = (await database.read(lambda tr: learn(tr, 0))).flights
+        found = (await database.read(lambda tr: learn(tr, 0))).in_flight
 
-    assert {moved.place.node: (moved.capability, moved.level) for moved in found} == {
+    assert {moved.node_key.node: (moved.capability, moved.level) for moved in found} == {
         level.value: (WORK, level.value) for level in Priority
     }
 

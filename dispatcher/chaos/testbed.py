@@ -8,12 +8,13 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
 import psutil
 
+from coditect.aio.network import NetworkPath
 from coditect.local import PrivateServers, private_servers
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
@@ -23,6 +24,7 @@ from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.looking import RegistryLook
 from dispatcher.chaos.mutants.mutated import command
+from dispatcher.chaos.proxy import fault_proxy
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 READY_VARIABLE = "CODITECT_READY_FILE"
@@ -38,7 +40,9 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 class Post:
     """A place for one process: the same name, however often another takes it."""
 
-    def __init__(self, child: Child, *, marker: str, log_folder: Path) -> None:
+    def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
+        self.paths = paths
+        """To the servers, by their names: who is there, and who will be, reaches these by them alone."""
         self._child = child
         self._marker = marker
         self._log_folder = log_folder
@@ -177,6 +181,7 @@ async def private_stage(
     """A stage of its own, everything below `folder`; whatever it started is gone after the block.
 
     The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
+    Each process reaches the broker and Redis by a proxy of its own.
     The broker has its management API, so that who stands still is evicted. A `mutant` is in every process.
 
     Raises: StartFailed, MissingServer, AlreadyUp.
@@ -186,19 +191,20 @@ async def private_stage(
     kept = {name: environ[name] for name in ("CODITECT_RABBITMQ_SBIN",) if name in environ}
     async with private_servers(folder / "servers", environ=elsewhere | kept, management=True) as servers:
         shared = elsewhere | {
-            "CODITECT_AMQP_URL": servers.amqp_url,
-            "CODITECT_REDIS_URL": servers.redis_url,
             "CODITECT_MANAGEMENT_URL": servers.management_url,
             HISTORY_VARIABLE: str(history),
             **settings,
         }
-        children = [
-            _child(folder, f"{role}-{number + 1}", command(mutant, PROGRAMS[role]), shared)
-            for role, many in crew.items()
-            for number in range(many)
-        ]
-        with guarded(marker):
-            posts = {one.name: Post(one, marker=marker, log_folder=folder / "log") for one in children}
+        async with AsyncExitStack() as stack:
+            posts = {}
+            for name, role in ((f"{role}-{number + 1}", role) for role, many in crew.items() for number in range(many)):
+                broker = await stack.enter_async_context(fault_proxy(servers.amqp_url))
+                redis = await stack.enter_async_context(fault_proxy(servers.redis_url))
+                own = shared | {"CODITECT_AMQP_URL": broker.url, "CODITECT_REDIS_URL": redis.url}
+                child = _child(folder, name, command(mutant, PROGRAMS[role]), own)
+                paths = {"broker": broker.path, "redis": redis.path}
+                posts[name] = Post(child, marker=marker, log_folder=folder / "log", paths=paths)
+            stack.enter_context(guarded(marker))
             try:
                 yield ChaosTestbed(folder, servers, posts)
             finally:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from coditect.errors import NewerVersion
 from coditect.model.result import Failure
 from coditect.workflow.definition import Call, Each, Node, OnFailure
 from coditect.workflow.states import TaskState, WorkflowState
@@ -54,6 +56,7 @@ class UnitOfWork:
         self.now_ms = now_ms
         self.chance = chance
         """In [0, 1), for what is spread at random."""
+        self.doubt = ""  # what is to be said beside an instant of `now_ms`: see `ReferenceClock.doubt`
         self.effects = Effects()
         self.room = dict(room)
         """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
@@ -65,6 +68,7 @@ class UnitOfWork:
         """What the expressions of nodes, their definitions and their inputs cost so far."""
         self.follows_on = False
         """Whether what becomes ready may go straight to the agent that ended what comes before it."""
+        self.apart = False  # what follows from a command is left to later transactions
         self._free: tuple[str, str] | None = None
         self.granted: set[NodeKey] = set()
         """Nodes whose claims this transaction granted: nobody was told yet."""
@@ -79,8 +83,7 @@ class UnitOfWork:
         """Definitions as they are stored, which were read or written here."""
         self._backlog: dict[str, bool] = {}
         self._to_show: list[NodeKey] = []
-        self._first_number = 0
-        self._last_number = 0
+        self._first_number = self._last_number = 0
 
     @property
     def is_full(self) -> bool:
@@ -115,125 +118,126 @@ class UnitOfWork:
         self._runs[workflow] = (None, run)
         return run
 
-    def node(self, place: NodeKey) -> NodeRecord | None:
+    def node(self, node_key: NodeKey) -> NodeRecord | None:
         """Where the node is; None when there is no such node."""
-        known = self._nodes.get(place)
+        known = self._nodes.get(node_key)
         if known is None:
-            row = self.tr.get(STATUSES.pack((place.workflow, place.node)))
+            row = self.tr.get(STATUSES.pack((node_key.workflow, node_key.node)))
             if row is None:
                 return None
-            known = self._nodes[place] = (row, NodeRecord.unpack(row))
+            known = self._nodes[node_key] = (row, NodeRecord.unpack(row))
         return known[1]
 
-    def met(self, place: NodeKey, stored: bytes) -> NodeRecord:
+    def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
         """The same of a node whose row a walk in this transaction has just found."""
-        if place not in self._nodes:
-            self._nodes[place] = (stored, NodeRecord.unpack(stored))
-        return self._nodes[place][1]
+        if node_key not in self._nodes:
+            self._nodes[node_key] = (stored, NodeRecord.unpack(stored))
+        return self._nodes[node_key][1]
 
-    def expect(self, places: Iterable[NodeKey]) -> None:
+    def expect(self, node_keys: Iterable[NodeKey]) -> None:
         """Reads the rows of these nodes at once: they are asked for soon, one by one."""
-        unread = [place for place in dict.fromkeys(places) if place not in self._nodes]
+        unread = [node_key for node_key in dict.fromkeys(node_keys) if node_key not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
             return
-        rows = self.tr.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
-        for place, row in zip(unread, rows, strict=True):
-            if row is not None:
-                self._nodes[place] = (row, NodeRecord.unpack(row))
+        rows = self.tr.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
+        for node_key, row in zip(unread, rows, strict=True):
+            with suppress(NewerVersion):  # whatever asks for it is refused
+                if row is not None:
+                    self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
-    def expect_all(self, places: Iterable[NodeKey]) -> None:
+    def expect_all(self, node_keys: Iterable[NodeKey]) -> None:
         """Reads at once where these nodes are and what they are."""
-        expected = tuple(places)
+        expected = tuple(node_keys)
         self.expect(expected)
         self.expect_definitions(expected)
 
-    def expect_definitions(self, places: Iterable[NodeKey]) -> None:
+    def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
         """Reads at once what the definitions of these nodes say that memory does not know: they are asked for soon.
 
         Of those that are large each is read when it is asked for.
         """
         known = self.caches.definitions
-        base = dict.fromkeys(NodeKey(place.workflow, place.node.partition("[")[0]) for place in places)
+        base = dict.fromkeys(NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key in node_keys)
         unread = [
-            place
-            for place in base
-            if place not in self._definitions and place not in self._rows and known.row(place) is None
+            node_key
+            for node_key in base
+            if node_key not in self._definitions and node_key not in self._rows and known.row(node_key) is None
         ]
         if len(unread) < 2:
             return
-        rows = self.tr.snapshot.get_many([NODES.pack((place.workflow, place.node)) for place in unread])
-        for place, row in zip(unread, rows, strict=True):
+        rows = self.tr.snapshot.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in unread])
+        for node_key, row in zip(unread, rows, strict=True):
             if row:
-                self._rows[place] = row
+                self._rows[node_key] = row
 
-    def seen(self, places: Sequence[NodeKey]) -> list[NodeRecord | None]:
+    def seen(self, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
         """Where these nodes are, however many, by one read; they are only looked at."""
-        unread = [place for place in places if place not in self._nodes]
-        rows = self.tr.snapshot.get_many([STATUSES.pack((place.workflow, place.node)) for place in unread])
-        read = {place: NodeRecord.unpack(row) for place, row in zip(unread, rows, strict=True) if row is not None}
-        return [self._nodes[place][1] if place in self._nodes else read.get(place) for place in places]
+        unread = [node_key for node_key in node_keys if node_key not in self._nodes]
+        rows = self.tr.snapshot.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
+        read = {node_key: NodeRecord.unpack(row) for node_key, row in zip(unread, rows, strict=True) if row is not None}
+        return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
-    def expect_ends(self, places: Iterable[NodeKey]) -> None:
+    def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
         """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
-        ending = [place for place in places if "[" not in place.node and place not in self._dependents]
+        ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
         if not ending:
             return
-        ranges = [EDGES.range((place.workflow, place.node)) for place in ending]
+        ranges = [EDGES.range((node_key.workflow, node_key.node)) for node_key in ending]
         found = self.tr.get_ranges(ranges, limit=MOST_AHEAD + 1)
-        few = {place: edges for place, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
+        few = {node_key: edges for node_key, edges in zip(ending, found, strict=True) if len(edges) <= MOST_AHEAD}
         self._dependents.update(few)
         self.expect(NodeKey(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
 
-    def dependents(self, place: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
+    def dependents(self, node_key: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
         """The edges from the node to those that come after it and behind `after`; at most so many."""
-        if not after and place in self._dependents:
-            return self._dependents[place][:limit]
-        key = (place.workflow, place.node)
+        if not after and node_key in self._dependents:
+            return self._dependents[node_key][:limit]
+        key = (node_key.workflow, node_key.node)
         begin, end = EDGES.range(key)
         return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
-    def add_node(self, place: NodeKey, row: NodeRecord) -> None:
+    def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
         """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
         written = row.pack()
-        self.tr.set(STATUSES.pack((place.workflow, place.node)), written)
-        self._nodes[place] = (written, row)
-        self._to_show.append(place)
-        run = self._of(place)
+        self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
+        self._nodes[node_key] = (written, row)
+        self._to_show.append(node_key)
+        run = self._of(node_key)
         run.open += 1
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
-    def definition(self, place: NodeKey) -> Node:
+    def definition(self, node_key: NodeKey) -> Node:
         """The node's definition; an element's is that of its map's call."""
-        node = self._definitions.get(place)
+        node = self._definitions.get(node_key)
         if node is None:
-            base, bracket, _ = place.node.partition("[")
-            node = self._element(place, base) if bracket else self._read(place)
-            self._definitions[place] = node
+            base, bracket, _ = node_key.node.partition("[")
+            node = self._element(node_key, base) if bracket else self._read(node_key)
+            self._definitions[node_key] = node
         return node
 
-    def _read(self, place: NodeKey) -> Node:
-        row = self._rows.get(place)
+    def _read(self, node_key: NodeKey) -> Node:
+        row = self._rows.get(node_key)
         if row is None:
-            node = self.caches.definitions.node(place)
+            node = self.caches.definitions.node(node_key)
             if node is not None:
                 return node
-            row = self.caches.definitions.row(place)
+            row = self.caches.definitions.row(node_key)
         if row is None:
-            row = definitions.find(self.tr.snapshot, place)
+            row = definitions.find(self.tr.snapshot, node_key)
         if row is None:
-            raise KeyError(place)
-        self._rows[place] = row
+            raise KeyError(node_key)
+        self._rows[node_key] = row
         self.steps += len(row) // BYTES_PER_STEP
-        return definitions.known(place, row)
+        return definitions.known(node_key, row)
 
-    def _element(self, place: NodeKey, base: str) -> Node:
-        of = self.definition(NodeKey(place.workflow, base))
+    def _element(self, node_key: NodeKey, base: str) -> Node:
+        of = self.definition(NodeKey(node_key.workflow, base))
         assert isinstance(of.work, Each)
-        return Node(place.node, of.work.call)
+        return Node(node_key.node, of.work.call)
 
-    def call(self, place: NodeKey) -> Call | None:
+    def call(self, node_key: NodeKey) -> Call | None:
         """What the node calls; None for an approval."""
-        return self.definition(place).call
+        return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
         """The first pieces of what earlier transactions left over, but for those that are set aside."""
@@ -243,31 +247,31 @@ class UnitOfWork:
 
     # -- changes ----------------------------------------------------------------------------------------
 
-    def move(self, place: NodeKey, row: NodeRecord, state: TaskState) -> None:
+    def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
         """Gives the node another state, and says so to whoever follows."""
-        run = self._of(place)
+        run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
         run.open += row.state.terminal - state.terminal
         row.state = state
-        call = self.call(place)
+        call = self.call(node_key)
         level = call.priority.value if call is not None else ""
-        self.effects.moved.append(Transition(place, state, call.capability if call is not None else "", level, row))
+        self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
 
-    def show(self, place: NodeKey) -> None:
+    def show(self, node_key: NodeKey) -> None:
         """Has the node shown as it is at the end of the transaction; its definition is read now, for that counts."""
-        self.definition(place)
-        self._to_show.append(place)
+        self.definition(node_key)
+        self._to_show.append(node_key)
 
-    def define(self, place: NodeKey, definition: bytes) -> None:
+    def define(self, node_key: NodeKey, definition: bytes) -> None:
         """Writes the definition of a new node. Raises: ValueBeyondBound."""
-        definitions.write(self.tr, place, definition)
-        self._rows[place] = definition
+        definitions.write(self.tr, node_key, definition)
+        self._rows[node_key] = definition
 
-    def show_new(self, place: NodeKey, node: Node) -> None:
+    def show_new(self, node_key: NodeKey, node: Node) -> None:
         """The same of a node that was written just now, by what was read of it then."""
-        self._definitions[place] = node
-        self._to_show.append(place)
+        self._definitions[node_key] = node
+        self._to_show.append(node_key)
 
     def last_number(self) -> int:
         """The last publication number that was given; 0 when none ever was."""
@@ -321,10 +325,10 @@ class UnitOfWork:
         (agent, _), self._free = self._free, None
         return agent
 
-    def _of(self, place: NodeKey) -> RunRecord:
-        run = self.run(place.workflow)
+    def _of(self, node_key: NodeKey) -> RunRecord:
+        run = self.run(node_key.workflow)
         if run is None:
-            raise KeyError(place)
+            raise KeyError(node_key)
         return run
 
     # -- the end ----------------------------------------------------------------------------------------
@@ -338,37 +342,37 @@ class UnitOfWork:
                 self._write(RUNS.pack((workflow,)), before, run.pack())
                 self._index(workflow, run.state)
                 self.effects.runs.append((workflow, run))
-        for place, (before, row) in self._nodes.items():
-            self._write(STATUSES.pack((place.workflow, place.node)), before, row.pack())
+        for node_key, (before, row) in self._nodes.items():
+            self._write(STATUSES.pack((node_key.workflow, node_key.node)), before, row.pack())
         if self._last_number != self._first_number:
             outbox.count(self.tr, self.shard, self._last_number)
-        self.effects.shown += [self.shown(place) for place in self._to_show]
+        self.effects.shown += [self.shown(node_key) for node_key in self._to_show]
         told = self.effects.definitions
-        told.update((place, (row, self._definitions.get(place))) for place, row in self._rows.items())
-        told.update((place, None) for place, (_, row) in self._nodes.items() if row.state.terminal)
+        told.update((node_key, (row, self._definitions.get(node_key))) for node_key, row in self._rows.items())
+        told.update((node_key, None) for node_key, (_, row) in self._nodes.items() if row.state.terminal)
         return self.effects
 
     def _drop_overtaken(self) -> None:
         """What was claimed and then canceled, or published anew, is not published: its result would be refused."""
-        standing = []
+        cluster_status = []
         for publication in self.effects.publications:
-            row = self.node(publication.place)
+            row = self.node(publication.node_key)
             if row is not None and row.state in _PUBLISHED and row.publication == publication.number:
-                standing.append(publication)
+                cluster_status.append(publication)
             else:
                 outbox.clear(self.tr, self.shard, [publication.number])
-        self.effects.publications = standing
+        self.effects.publications = cluster_status
 
-    def shown(self, place: NodeKey) -> NodeSnapshot:
+    def shown(self, node_key: NodeKey) -> NodeSnapshot:
         """The node as it is, for a copy of the graph."""
-        row, node = self.node(place), self.definition(place)
+        row, node = self.node(node_key), self.definition(node_key)
         call = node.call
         assert row is not None
         level = call.priority.value if call is not None else ""
         plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
         after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
         timeout_ms = call.timeout_ms if call is not None else None
-        return NodeSnapshot(place, row.state, call.capability if call else "approval", level, after, timeout_ms)
+        return NodeSnapshot(node_key, row.state, call.capability if call else "approval", level, after, timeout_ms)
 
     def _index(self, workflow: str, state: WorkflowState) -> None:
         before = self._states.get(workflow)

@@ -1,4 +1,4 @@
-"""What lies on a desk that closes is lost to nobody: whoever has the shard next finds it where it came from."""
+"""What lies on a shard worker that closes is lost to nobody: whoever has the shard next finds it where it came from."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from coditect.model.task import Task
 from coditect.wire import routing
 from coditect.wire.control import Started, started_message
 from dispatcher.ledger.effects import Publication
-from dispatcher.shards import worker as desk_module
+from dispatcher.shards import worker as worker_module
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
-from tests.unit.dispatcher.lone_desk import CAPABILITY, ONLY, LoneDesk, open_desk
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneDesk, open_worker
 
 QUEUE = routing.results_queue(0)
 
@@ -27,8 +27,8 @@ QUEUE = routing.results_queue(0)
 @pytest.fixture
 async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneDesk]:
     """Its one node is published, and that is not cleared from the outbox yet."""
-    async with open_desk() as opened:
-        monkeypatch.setattr(desk_module, "IDLE_SECONDS", 3_600.0)
+    async with open_worker() as opened:
+        monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)
         await opened.start()
         await eventually(opened.published)
         yield opened
@@ -57,7 +57,7 @@ async def left(lone: LoneDesk) -> int:
 async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Sequence[str]) -> None:
     delivery = await starts(lone, nodes)
 
-    ResultsConsumer(lone.desk).take(delivery)
+    ResultsConsumer(lone.worker).take(delivery)
 
     await eventually(lambda: lone.flight.agent == ("worker-1" if nodes else ""))
     assert await left(lone) == 0
@@ -67,17 +67,17 @@ async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Se
 async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str) -> None:
     delivery = await starts(lone, ["only"])
     if closed == "before":
-        await lone.desk.close()
+        await lone.worker.close()
 
-    ResultsConsumer(lone.desk).take(delivery)
-    await lone.desk.close()
+    ResultsConsumer(lone.worker).take(delivery)
+    await lone.worker.close()
 
     assert await left(lone) == 1
 
 
 async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneDesk) -> None:
     before = await lone.rows()
-    successor = ShardWorker(lone.desk._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
+    successor = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
     await successor.open()
     await successor.close()
 
@@ -86,9 +86,9 @@ async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: Lone
 
 async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: LoneDesk) -> None:
     before, number = await lone.rows(), lone.flight.publication
-    lone.desk._confirmed.clear()
+    lone.worker._confirmed.clear()
 
-    lone.desk._published(Publication(ONLY, number, Task(CAPABILITY, Priority.P1, b"null")), Unroutable("No queue"))
-    await lone.desk.close()
+    lone.worker._published(Publication(ONLY, number, Task(CAPABILITY, Priority.P1, b"null")), Unroutable("No queue"))
+    await lone.worker.close()
 
     assert await lone.rows() == before != []

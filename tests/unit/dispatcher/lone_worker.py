@@ -1,4 +1,4 @@
-"""One shard's desk at work over the twins, and a store that can be in doubt."""
+"""One shard's worker at work over the twins, and a store that can be in doubt."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from coditect import Workflow
 from coditect.aio.clock import SystemClock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.broker.topology import backbone, capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
+from coditect.registry.reference_clock import ReferenceClock
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.document import node_document
@@ -25,7 +26,7 @@ from dispatcher.ledger import outbox, shards
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ports import Ports
-from dispatcher.shards import worker as desk_module
+from dispatcher.shards import worker as worker_module
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.in_flight import Flight
 from dispatcher.shards.worker import ShardWorker
@@ -82,9 +83,9 @@ def start_of(workflow: str, flow: Workflow | None = None) -> Asked:
 
 @dataclass
 class LoneDesk:
-    """One shard's desk at work, and what stands around it."""
+    """One shard's worker at work, and what stands around it."""
 
-    desk: ShardWorker
+    worker: ShardWorker
     ports: Ports
     database: Doubtful
     server: MemoryServer
@@ -93,7 +94,7 @@ class LoneDesk:
 
     async def say(self, command: Any) -> Any:
         answer: CommandAnswer[Any] = CommandAnswer()
-        self.desk.put(command, answer)
+        self.worker.put(command, answer)
         return await answer.future
 
     async def start(self, flow: Workflow | None = None, *, gated: bool = False) -> Any:
@@ -105,7 +106,7 @@ class LoneDesk:
 
     @property
     def flight(self) -> Flight:
-        ((_, flight),) = self.desk.flights
+        ((_, flight),) = self.worker.in_flight
         return flight
 
     def published(self) -> int:
@@ -114,15 +115,15 @@ class LoneDesk:
         return queue.stats.messages
 
     async def rows(self) -> list[outbox.Row]:
-        return await self.database.read(lambda tr: outbox.waiting(tr, self.desk.shard))
+        return await self.database.read(lambda tr: outbox.waiting(tr, self.worker.shard))
 
 
 @asynccontextmanager
-async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
+async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
     """At work, with pauses that a test can wait for; tells the graph, if one is given."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(desk_module, "RETRY_SECONDS", 0.01)
-        patched.setattr(desk_module, "IDLE_SECONDS", 0.01)
+        patched.setattr(worker_module, "RETRY_SECONDS", 0.01)
+        patched.setattr(worker_module, "IDLE_SECONDS", 0.01)
         async with _new_desk(graph) as lone:
             yield lone
 
@@ -131,17 +132,17 @@ async def open_desk(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
 async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
     server, clock, window = MemoryServer(), SystemClock(), Capacity(lambda: 0.0)
     async with Doubtful() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
-        await broker.declare(backbone() + capability_queues(CAPABILITY))
+        await broker.declare(base_topology() + capability_queues(CAPABILITY))
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
-        ports = Ports(broker, database, events, clock, background, window)
+        ports = Ports(broker, database, events, ReferenceClock(clock), background, window)
         lost, counters = list[int](), Counters()
-        showing = None if graph is None else Projector(graph, 0, moved=lambda: None)
-        desk = ShardWorker(
-            step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, showing=showing, counters=counters
+        projector = None if graph is None else Projector(graph, 0, moved=lambda: None)
+        worker = ShardWorker(
+            step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector, counters=counters
         )
-        await desk.open()
-        yield LoneDesk(desk, ports, database, server, window, counters)
-        await desk.close()
+        await worker.open()
+        yield LoneDesk(worker, ports, database, server, window, counters)
+        await worker.close()
         assert lost == []

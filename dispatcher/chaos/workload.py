@@ -17,7 +17,7 @@ from coditect.client.options import Options
 from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.shapes import BROKEN, FEW_ATTEMPTS, Generators, Pace, is_limited
+from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, Generators, Pace, is_limited
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
@@ -91,9 +91,10 @@ class ChaosLoad:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
     async def _begin_direct(self, priority: Priority) -> Ending:
-        work, options, ends, most = self._shapes.work(), Options(priority=priority), COMPLETES, TASK_ATTEMPTS
+        work, options, ends, most = self._shapes.direct_work(), Options(priority=priority), COMPLETES, TASK_ATTEMPTS
         if self._random.random() < self._pace.hopeless:
-            work["fails"], most, ends = 99, FEW_ATTEMPTS, ("failed",)
+            work = {"milliseconds": min(work["milliseconds"], self._pace.milliseconds[1]), "fails": 99}
+            most, ends = FEW_ATTEMPTS, ("failed",)
             options = replace(options, max_attempts=most)
         try:
             handle = await self._client.submit(CAPABILITY, work, options=options)
@@ -102,7 +103,7 @@ class ChaosLoad:
             return None
         key = handle.task_id
         self._accepted(key, ends=ends, most=most, priority=priority.value)
-        return self._end_of(key, handle, self._pace.task_seconds)
+        return self._end_of(key, handle, self._pace.task_seconds + TASK_ATTEMPTS * work["milliseconds"] / 1000)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
         """Asked for until it is accepted: the key makes that one task."""

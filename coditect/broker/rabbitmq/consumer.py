@@ -17,7 +17,7 @@ from coditect.broker.port import OnDelivery
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.rabbitmq.channels import CALL_SECONDS, give_up
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
-from coditect.broker.rabbitmq.faults import LOST, canceled_by_us, refusal
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, refusal
 from coditect.broker.rabbitmq.path import ConsumerChannel, WirePath
 from coditect.errors import CoditectError
 
@@ -76,9 +76,9 @@ class Subscription:
         self.canceled = True
         await self._group.unsubscribe(self)
 
-    async def start(self, inlet: ConsumerChannel, tag: str) -> None:
+    async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
         """Subscribes on this channel."""
-        await inlet.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
+        await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
 
     def deliver(self, delivery: AmqpDelivery) -> None:
@@ -112,7 +112,7 @@ class Group:
         self._declare_again = declare_again
         self._background = background
         self._connection: AbstractConnection | None = None
-        self._inlet: ConsumerChannel | None = None
+        self._consumer_channel: ConsumerChannel | None = None
         self._lock = asyncio.Lock()
         self._tags = count(1)
         self.subscriptions: set[Subscription] = set()
@@ -125,7 +125,11 @@ class Group:
     @property
     def _channel(self) -> Channel | None:
         """While it is open."""
-        return None if self._inlet is None or self._inlet.channel.is_closed else self._inlet.channel
+        return (
+            None
+            if self._consumer_channel is None or self._consumer_channel.channel.is_closed
+            else self._consumer_channel.channel
+        )
 
     async def restore(self, connection: AbstractConnection) -> None:
         """Everything anew on a new connection."""
@@ -156,40 +160,40 @@ class Group:
         async with self._lock:
             self.subscriptions.discard(subscription)
             tag, subscription.tag = subscription.tag, None
-            if tag is None or self._inlet is None or not self.opened:
+            if tag is None or self._consumer_channel is None or not self.opened:
                 return
             try:
-                await self._inlet.cancel(tag)
+                await self._consumer_channel.cancel(tag)
             except LOST as error:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
         """Subscribes again on the same channel: what a deaf consumer needs."""
         async with self._lock:
-            if subscription.canceled or self._inlet is None or not self.opened:
+            if subscription.canceled or self._consumer_channel is None or not self.opened:
                 return
             if subscription.tag is not None:
-                await self._inlet.cancel(subscription.tag)
+                await self._consumer_channel.cancel(subscription.tag)
                 subscription.deafen()
             await self._start(subscription)
 
     async def close(self) -> None:
         """Writes what was decided and closes the channel; the rest goes back to the queues."""
         self._connection = None
-        inlet = self._inlet
-        if inlet is None or not self.opened:
+        consumer_channel = self._consumer_channel
+        if consumer_channel is None or not self.opened:
             return
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await inlet.settlements.flushed()
-                inlet.lose()  # a settlement behind `channel.close` would end the connection, and its neighbours
-                await inlet.channel.close()
+                await consumer_channel.settlements.flushed()
+                consumer_channel.lose()  # a settlement behind `channel.close` would end the whole connection
+                await consumer_channel.channel.close()
         except LOST as error:
             log.debug("Closing a lost channel failed", extra={"reason": repr(error)})
 
     async def _start(self, subscription: Subscription) -> None:
-        if self._inlet is not None:
-            await subscription.start(self._inlet, f"{self._name or 'c'}.{next(self._tags)}")
+        if self._consumer_channel is not None:
+            await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
         """Consuming a missing queue would close the channel, and silence its neighbours again and again."""
@@ -202,42 +206,44 @@ class Group:
         self._lose()
         if self._connection is None or self._connection.is_closed:
             return
-        self._inlet = inlet = await self._path.inlet(self._connection)
-        inlet.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
+        self._consumer_channel = consumer_channel = await self._path.consumer_channel(self._connection)
+        consumer_channel.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
         try:
             for subscription in tuple(self.subscriptions):
                 if not subscription.canceled:
                     await self._start_when_there(subscription, self._connection)
         except BaseException:  # nobody would watch a channel that has but some of its subscriptions
             self._lose()
-            self._background.start(give_up(inlet.channel), name=f"give up {self._name}")
+            self._background.start(give_up(consumer_channel.channel), name=f"give up {self._name}")
             raise
-        inlet.start(self._background)
+        consumer_channel.start(self._background)
         connection = self._connection
 
         def is_over() -> bool:
             """Whether another channel stands in its place, or none is to be opened on this connection."""
-            replaced = self._inlet is not inlet and self.opened
+            replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
-        self._background.keep(partial(self._watch, inlet), name=f"watch {self._name}", critical=True, until=is_over)
+        self._background.keep(
+            partial(self._watch, consumer_channel), name=f"watch {self._name}", critical=True, until=is_over
+        )
 
     def _lose(self) -> None:
         """Once per channel: its deliveries are nobody's any more."""
-        if self._inlet is None:
+        if self._consumer_channel is None:
             return
-        self._inlet.lose()
-        self._inlet = None
+        self._consumer_channel.lose()
+        self._consumer_channel = None
         for subscription in tuple(self.subscriptions):
             subscription.lose()
 
-    async def _watch(self, inlet: ConsumerChannel) -> None:
+    async def _watch(self, consumer_channel: ConsumerChannel) -> None:
         """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
-        await asyncio.wait({inlet.channel.closing})
+        await asyncio.wait({consumer_channel.channel.closing})
         connection = self._connection
         if connection is None:
             return
-        if self._inlet is inlet:
+        if self._consumer_channel is consumer_channel:
             self._lose()
         while connection.is_opened and not canceled_by_us():
             try:
@@ -255,8 +261,8 @@ class Group:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
-        if self._inlet is not None and frame.consumer_tag is not None:
-            self._inlet.forget(frame.consumer_tag)
+        if self._consumer_channel is not None and frame.consumer_tag is not None:
+            self._consumer_channel.forget(frame.consumer_tag)
         for subscription in tuple(self.subscriptions):
             if subscription.tag == frame.consumer_tag:
                 subscription.deafen()

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dispatcher.chaos.story import TERMINAL, HistoryIndex, Operation
+from dispatcher.chaos.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.witness.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
@@ -70,12 +70,12 @@ class Spans:
         return bisect_right(self._begun, instant) - bisect_right(self._ended, instant)
 
 
-def toll(story: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
+def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
     """What each of these kinds of faults hit, during so many seconds."""
-    runs = executed_spans(story)
+    runs = executed_spans(index)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}
-    work, claimed = Spans(_work(story)), Spans(_claimed(story))
+    work, claimed = Spans(_work(index)), Spans(_claimed(index))
 
     def met(fault: Operation) -> int:
         match fault.key.partition("-")[0]:
@@ -88,21 +88,21 @@ def toll(story: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
             case _:
                 return everywhere.open_at(fault.begun)
 
-    return Toll(tuple(_of_kind(kind, story, met) for kind in kinds), seconds)
+    return Toll(tuple(_of_kind(kind, index, met) for kind in kinds), seconds)
 
 
-def _of_kind(kind: str, story: HistoryIndex, met: Callable[[Operation], int]) -> FaultCoverage:
-    counts = [met(fault) for fault in (*story.faults, *story.of("send")) if fault.val.get("kind") == kind]
+def _of_kind(kind: str, index: HistoryIndex, met: Callable[[Operation], int]) -> FaultCoverage:
+    counts = [met(fault) for fault in (*index.faults, *index.of("send")) if fault.val.get("kind") == kind]
     return FaultCoverage(kind, len(counts), sum(count > 0 for count in counts), sum(counts))
 
 
-def executed_spans(story: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
+def executed_spans(index: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
     """When which agent executed; one that was killed executes no more."""
     deaths: dict[str, list[float]] = {}
-    for fault in story.of("kill"):
+    for fault in index.of("kill"):
         deaths.setdefault(fault.key, []).append(fault.begun)
     runs: dict[str, list[tuple[float, float]]] = {}
-    for one in story.of("execute"):
+    for one in index.of("execute"):
         died = next((instant for instant in deaths.get(post_of(one.proc), ()) if instant >= one.begun), UNENDED)
         # The fault itself still meets what it ends.
         ended = one.ended if one.ended <= died else died + 1e-6
@@ -110,15 +110,15 @@ def executed_spans(story: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
     return runs
 
 
-def _work(story: HistoryIndex) -> list[tuple[float, float]]:
-    ends = {one.key: one.begun for one in story.of("end")}
-    return [(one.begun, ends.get(one.key, UNENDED)) for one in story.of("accept") if one.possible]
+def _work(index: HistoryIndex) -> list[tuple[float, float]]:
+    ends = {one.key: one.begun for one in index.of("end")}
+    return [(one.begun, ends.get(one.key, UNENDED)) for one in index.of("accept") if one.possible]
 
 
-def _claimed(story: HistoryIndex) -> list[tuple[float, float]]:
+def _claimed(index: HistoryIndex) -> list[tuple[float, float]]:
     """When each node was published and not recorded."""
     spans = []
-    for key, claims in story.by_key("claim"):
-        ends = [one.begun for one in story.about("state", key) if one.possible and one.val["state"] in TERMINAL]
+    for key, claims in index.by_key("claim"):
+        ends = [one.begun for one in index.about("state", key) if one.possible and one.val["state"] in TERMINAL]
         spans.append((claims[0].begun, min(ends, default=UNENDED)))
     return spans

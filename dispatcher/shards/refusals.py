@@ -1,0 +1,73 @@
+"""What becomes of a command that cannot be done, alone either."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from coditect.errors import CoditectError, NewerVersion
+from coditect.model.value import value
+from dispatcher.counters import Counters
+from dispatcher.ledger.commands import Began, Command, Finished
+from dispatcher.shards.completions import CommandRefused, Settle
+
+log = logging.getLogger(__name__)
+
+MOST_TRIES = 5
+"""To record how an attempt ended, with pauses that grow: six seconds in all."""
+PAUSES_OF_KEPT = 25
+"""After so many first pauses what an agent told of a newer row is tried again: every five seconds."""
+
+
+@value
+class QueuedCommand:
+    """A command on the shard worker."""
+
+    command: Command
+    settle: Settle
+    size_bytes: int = 0
+    tries: int = 0  # that were refused before
+
+
+class Refusals:
+    """Refuses commands of one shard, or has them `put` again after a pause."""
+
+    def __init__(self, shard: int, counters: Counters, put: Callable[..., None], *, pause_seconds: float) -> None:
+        self._shard = shard
+        self._counters = counters
+        self._put = put
+        self._pause_seconds = pause_seconds
+        self._has_met_newer = False
+
+    def refuse(self, entry: QueuedCommand, error: Exception) -> None:
+        """Refuse it; a result that cannot be recorded, again and again, is a failed attempt, and then given up."""
+        if isinstance(error, NewerVersion):
+            self._leave_alone(entry, error)
+            return
+        log.error("A command cannot be done; it is refused", exc_info=error, extra={"shard": self._shard})
+        refusal = error if isinstance(error, CoditectError) else CoditectError("The control plane failed on this")
+        if not isinstance(entry.command, Finished) or entry.command.is_unrecorded:
+            entry.settle.done(refusal)
+        elif entry.tries < MOST_TRIES:
+            self._put_later(entry, self._pause_seconds * 2**entry.tries, tries=entry.tries + 1)
+        else:
+            self._counters.unrecorded += 1
+            self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
+
+    def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
+        """Keep what an agent told until a dispatcher that can read the row has the shard; no try is counted."""
+        if not self._has_met_newer:
+            self._has_met_newer = True
+            facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}
+            log.warning("A newer dispatcher wrote what a command needs; such rows are left alone", extra=facts)
+        if isinstance(entry.command, Finished | Began):
+            self._put_later(entry, self._pause_seconds * PAUSES_OF_KEPT, tries=entry.tries)
+        else:
+            entry.settle.done(error)
+
+    def _put_later(self, entry: QueuedCommand, seconds: float, *, tries: int) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(
+            seconds, lambda: self._put(entry.command, entry.settle, size_bytes=entry.size_bytes, tries=tries)
+        )

@@ -1,0 +1,46 @@
+"""What an agent process says of itself when it is at work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.agent.fleet import Fleet
+from tests.support import eventually
+
+pytestmark = pytest.mark.servers
+READY = "The agent is ready"
+WITHOUT = "The agent has no capability: nothing is sent to it"
+
+
+async def said(fleet: Fleet, *, target: Path | None = None) -> dict[str, dict[str, Any]]:
+    """The lines of an agent that was just started, by what happened."""
+    process = await (fleet.start() if target is None else fleet.start(target=str(target)))
+    await eventually(lambda: READY in fleet.log(process))  # the ready file is there a moment before
+    process.terminate()
+    process.wait(30)
+    return {line["event"]: line for line in map(json.loads, fleet.log(process).splitlines())}
+
+
+async def test_ready_line_has_capabilities_slots_and_broker(fleet: Fleet) -> None:
+    lines = await said(fleet)
+
+    ready = lines[READY]
+    assert (ready["capabilities"], ready["slots"]) == ("work.do,work.ask", 16)
+    address, _, place = fleet.servers.amqp_url.rpartition("@")
+    assert ready["broker"].endswith(place)
+    assert address.rpartition(":")[2] not in json.dumps(lines) or "@" not in fleet.servers.amqp_url
+    assert WITHOUT not in lines
+
+
+async def test_agent_without_capabilities_warns(fleet: Fleet, tmp_path: Path) -> None:
+    target = tmp_path / "idle.py"
+    target.write_text('from coditect import Agent\n\nidle = Agent("idle")\n')
+
+    lines = await said(fleet, target=target)
+
+    assert lines[WITHOUT]["level"] == "warning"
+    assert lines[WITHOUT]["agent_id"].startswith("idle-")

@@ -1,0 +1,105 @@
+"""How a process is parted from Redis, in the simulation and by a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, cast
+
+import pytest
+
+from coditect.aio.network import BOTH, NetworkPath, Way
+from coditect.errors import RegistryUnavailable
+from coditect.registry.memory import MemoryRegistry
+from dispatcher.chaos.faults import BOTH_WAYS, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
+from dispatcher.chaos.nemesis import Nemesis
+from dispatcher.chaos.network import MANNERS, RemotePort
+from dispatcher.witness.history import Type
+from tests.unit.broker.virtual_time import in_virtual_time
+
+CUT = {BOTH_WAYS: BOTH, MUTE: (Way.TO_SERVER,), DEAF: (Way.TO_CLIENT,), SLOW: ()}
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_each_manner_cuts_its_ways(manner: str) -> None:
+    path = NetworkPath()
+
+    MANNERS[manner](path, Random(0))
+
+    assert (path.cut, path.is_open) == (frozenset(CUT[manner]), False)
+
+
+@pytest.mark.parametrize(("manner", "done"), [(BOTH_WAYS, 0), (MUTE, 0), (DEAF, 1)])
+@in_virtual_time
+async def test_call_over_a_cut_path_is_refused_and_was_done_if_only_its_answer_is_lost(manner: str, done: int) -> None:
+    registry, path = MemoryRegistry(), NetworkPath()
+    remote = RemotePort(registry, path, RegistryUnavailable)
+    MANNERS[manner](path, Random(0))
+
+    with pytest.raises(RegistryUnavailable):
+        await remote.next_turn("name")
+    path.heal()
+
+    assert await remote.next_turn("name") == done + 1
+
+
+@in_virtual_time
+async def test_call_whose_path_is_healed_in_time_is_answered() -> None:
+    path = NetworkPath()
+    remote = RemotePort(MemoryRegistry(), path, RegistryUnavailable)
+    path.cut_off()
+    calling = asyncio.create_task(remote.next_turn("name"))
+    await asyncio.sleep(0.5)
+
+    path.heal()
+
+    assert await calling == 1
+
+
+@dataclass
+class FakePost:
+    """A process with its paths."""
+
+    name: str
+    settled: bool = True
+    busy: bool = False
+    paths: dict[str, NetworkPath] = field(default_factory=lambda: {"broker": NetworkPath(), "redis": NetworkPath()})
+
+
+class FakeStage:
+    """Two processes."""
+
+    def __init__(self) -> None:
+        self.posts = [FakePost("agent-1"), FakePost("dispatcher-1")]
+
+    def of(self, role: str) -> list[FakePost]:
+        return [post for post in self.posts if post.name.startswith(role)]
+
+
+def notes_of(stage: FakeStage, seen: list[tuple[str, str, str, bool]]) -> Callable[..., None]:
+    """Notes who was parted how, and whether the path that the kind names is the one that is broken a moment later."""
+
+    def note(type_: Type, f: str, key: str, **val: Any) -> None:
+        if type_ is Type.INVOKE:
+            (post,) = (one for one in stage.posts if one.name == key)
+            path = post.paths[val["kind"].partition(".")[0]]
+            look = lambda: seen.append((key, val["kind"], val["manner"], not path.is_open))  # noqa: E731
+            asyncio.get_running_loop().call_later(0.1, look)
+
+    return note
+
+
+@in_virtual_time
+async def test_every_process_is_parted_from_each_server_in_each_manner_and_healed() -> None:
+    stage, seen = FakeStage(), list[tuple[str, str, str, bool]]()
+    nemesis = Nemesis(cast(Any, stage), notes_of(stage, seen), cast(Any, None))
+    kinds = (BROKER_PART, REDIS_PART)
+    drawn = [(kind, number / 8) for kind in kinds for number in range(8)]
+
+    await nemesis.run(Fault(2.0 * number, kind, draw, 1.0) for number, (kind, draw) in enumerate(drawn))
+
+    names = [post.name for post in stage.posts]
+    assert sorted(seen) == sorted((name, kind, manner, True) for name in names for kind in kinds for manner in MANNERS)
+    assert all(path.is_open for post in stage.posts for path in post.paths.values())
