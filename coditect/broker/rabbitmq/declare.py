@@ -169,6 +169,8 @@ class Looks:
             return None
         except ChannelLockedResource:
             return QueueStats(messages=0, consumers=1)  # exclusive to somebody: it is there and consumed
+        except ValueError:
+            return None  # the library writes no such name, so no queue of ours has it
         except BaseException:
             await self.close()  # an answer may still come on it
             raise
