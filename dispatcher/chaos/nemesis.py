@@ -29,6 +29,12 @@ QUEUES = (
     *(name(0) for name in (routing.results_queue, routing.control_queue)),
 )
 """Whose leaders are suspended."""
+ELECT = (
+    "[ra:trigger_election({element(1, Queue), node()}) || "
+    "Queue <- ets:tab2list(ra_state), element(2, Queue) =:= follower]."
+)
+"""What an operator does after a crash: RabbitMQ forgets a quorum queue that was declared half a second before it, starts
+that anew without a leader, and never elects one (docs/operations.md)."""
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
@@ -151,6 +157,7 @@ class Nemesis:
             await (servers.wipe_broker() if fault.act == "wipe" else servers.kill_broker())
             await asyncio.sleep(fault.seconds)
             await servers.start_broker()
+            await self._stage.command_broker(ELECT)
 
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
 
