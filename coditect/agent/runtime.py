@@ -66,6 +66,8 @@ INBOX_GROUP = "inbox"
 MOST_CHANNELS = 16
 """Of each level: a queue that does not answer holds up what shares its channel."""
 RETURN_SECONDS = 1.0
+WAVE_SECONDS = 0.025
+"""Tasks that take longer may end together by the hundred."""
 
 
 class Runtime:
@@ -316,8 +318,7 @@ class Runtime:
             return
         finished_ms = self._clock.now_ms()
         pause = self._pacing.pause_seconds(received.task, ended)
-        somebody_waits = self._pass_on_slot(execution, received, began, pause)
-        if somebody_waits and not received.consumer.is_quick(self._now()):
+        if self._pass_on_slot(execution, received, self._now() - began, pause):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
         if not post or execution.acked_early or ended.status is not Status.COMPLETED:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
@@ -380,10 +381,9 @@ class Runtime:
         services = TaskServices(execution, received, task_id, self._means)
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
-    def _pass_on_slot(self, execution: Execution, received: ReceivedTask, began: float, pause: float) -> bool:
-        """Whether somebody who waited may have got it."""
-        somebody_waits = self._intake.waiting > 0
-        ran = self._now() - began
+    def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
+        """Whether somebody who waited may have got it, in a wave perhaps."""
+        somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         execution.slot_passed_on = True
         thread = execution.thread

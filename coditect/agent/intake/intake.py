@@ -343,7 +343,7 @@ class Intake:
             consumer.hungry, consumer.missing = True, 0
             return False
         can_close = not consumer.own and len(self._closed) < MOST_CLOSED
-        most = most_in_hand(self._slots.total) + self._parked
+        most = consumer.most_in_hand(self._slots.total) + self._parked
         if (free or can_close) and consumer.misfits(free, most, now, self._lag):
             if consumer.unused or consumer.is_quick(now, self._lag) or now - consumer.empty_at < EMPTY_SECONDS:
                 return False

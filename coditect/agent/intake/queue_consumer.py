@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from math import inf
 
+from coditect.agent.intake.slots import most_in_hand
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.model.capability import Priority
 from coditect.model.task import Task
@@ -18,8 +19,10 @@ MOST_HAND_BACKS = 3
 """So often a task goes back for an idle peer; the agent that has it then keeps it for its next slot."""
 HAND_BACK_SECONDS = 0.01
 """After so long without a slot the first time, each time twice as long: full peers close their lanes meanwhile."""
-QUICK_SECONDS = 0.025
-"""A run below it ends within a round trip or a few: what is asked for meanwhile has a slot when it comes."""
+QUICK_SECONDS = 0.12
+"""A task that waits for a run below it waits for a moment: it may be asked for before its slot is free."""
+FETCH_SECONDS = 0.05
+"""Within it an acknowledgement brings another task, also where a hundred tasks end at once."""
 UNKNOWN_SECONDS = 1.0
 """What a run is taken for before there was one."""
 FORGETTING = 0.9
@@ -109,6 +112,11 @@ class QueueConsumer:
         return self._longest_seconds < bound and now - oldest < bound
 
     # -- credit -----------------------------------------------------------------------------------------
+
+    def most_in_hand(self, slots: int) -> int:
+        """How many of its quick tasks may be in hand: as many as run, and as end while another is fetched."""
+        ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
+        return min(most_in_hand(slots), slots + int(ending))
 
     @property
     def unused(self) -> int:

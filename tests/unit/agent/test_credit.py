@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Context, Priority
+from coditect.agent.intake.queue_consumer import QUICK_SECONDS
 from coditect.broker.memory.delivery import MemoryDelivery
 from coditect.testing import TestFleet
 from coditect.wire import routing
@@ -167,7 +168,7 @@ class Works:
             since = max(since, at)
         return spans
 
-    def idle_beside_work(self) -> list[str]:
+    def idle_beside_work(self, moment: float = MOMENT) -> list[str]:
         """Which tasks waited for more than a moment, in hand or in their queue, while a slot for them was idle."""
         found = []
         spans = {(one, level): self.idle(one, level) for one in self.staff for level in Priority}
@@ -175,7 +176,7 @@ class Works:
             offering = [one for one, staff in self.staff.items() if task.capability in staff.capabilities]
             for agent_id in [only] if only else offering:
                 for start, end in spans[agent_id, task.level]:
-                    if min(end, until) - max(start, since) > MOMENT:
+                    if min(end, until) - max(start, since) > moment:
                         found.append(f"{task.name} from {max(start, since):.3f} to {min(end, until):.3f}: {agent_id}")
         return found
 
@@ -370,3 +371,39 @@ async def test_urgent_task_does_not_wait_behind_parents_that_go_on() -> None:
         await asyncio.gather(*(one.result() for one in parents))
 
     assert began[0] - submitted < MOMENT
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(0.1, 0.1), (0.05, 0.12), (0.1, 0.25)])
+@pytest.mark.parametrize("seed", range(2))
+async def test_what_is_asked_for_ahead_of_a_slot_waits_for_one_quick_run_at_most(
+    seed: int, shortest: float, longest: float, hand_backs: Counter[str]
+) -> None:
+    """Short tasks come in bursts, to agents that are full and to idle ones."""
+    works, chance = Works(), random.Random(seed)
+    async with TestFleet(seed=seed) as fleet:
+        for _ in range(3):
+            await works.add(fleet, works.agent("even", ["even.work"], slots=4))
+        results = []
+        for _ in range(40):
+            for _ in range(chance.choice([1, 4, 8, 13, 20, 40])):
+                results.append(await works.submit(fleet, "even.work", chance.uniform(shortest, longest), Priority.P0))
+            await fleet.advance(chance.uniform(0, 0.5))
+
+        await asyncio.gather(*results)
+
+    assert works.idle_beside_work(QUICK_SECONDS) == []
+    assert max(hand_backs.values(), default=0) <= 3
+
+
+async def test_slots_are_busy_although_the_broker_is_far_away() -> None:
+    """A thousand tasks of 100 ms that end by the hundred: a confirm, an acknowledgement and a delivery take 16 ms."""
+    works = Works()
+    async with TestFleet() as fleet:
+        [member] = await fleet.add(works.agent("far", ["far.work"], slots=100))
+        member.broker.path.slow(lambda: 0.004)
+        await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(100)])
+        since = fleet.elapsed_seconds
+
+        await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(1_000)])
+
+        assert 1 / (fleet.elapsed_seconds - since) > 0.95
