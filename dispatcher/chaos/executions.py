@@ -64,8 +64,9 @@ def executions(index: HistoryIndex) -> CheckResult:
                 violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
             continue
         if len(runs) > 1 + failed + touched:
-            told = "; ".join(f"by {one.proc} from {one.begun:.3f} to {one.ended:.3f}" for one in runs)
-            violations.append(f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it: {told}")
+            told = f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it"
+            when = (f"by {one.proc} from {one.begun:.3f} to {one.ended:.3f}" for one in runs)
+            violations.append(f"{told}: {'; '.join(when)}")
         attempts = max(int(one.val.get("attempt", 1)) for one in runs)
         spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(index, runs) else 0
         if attempts > most.get(key, attempts) + spared:

@@ -33,8 +33,8 @@ ELECT = (
     "[ra:trigger_election({element(1, Queue), node()}) || "
     "Queue <- ets:tab2list(ra_state), element(2, Queue) =:= follower]."
 )
-"""What an operator does after a crash: RabbitMQ forgets a quorum queue that was declared half a second before it, starts
-that anew without a leader, and never elects one (docs/operations.md)."""
+"""What an operator does after a crash: RabbitMQ forgets a quorum queue that was declared half a second before it,
+starts that anew without a leader, and never elects one (docs/operations.md)."""
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
