@@ -1,4 +1,4 @@
-"""An agent process: what it declares, and how a delivery becomes a settled task.
+"""An agent process: the declaration of an agent, and the way of a delivery to a settled task.
 
 ::
 
@@ -15,5 +15,6 @@
     heartbeat       registration and lease
     program         puts a process together
 
-`coditect agent run` and `TestFleet` start one. It imports `messaging`, `registry`, `broker` and what is below.
+`coditect agent run` and `TestFleet` start agent processes. The package imports `messaging`, `registry`, `broker` and
+the layers below these.
 """

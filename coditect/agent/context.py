@@ -1,4 +1,4 @@
-"""What a handler may ask for while it runs."""
+"""The `Context` that a handler may take as its second parameter: what the task is, and what a handler may ask for."""
 
 from __future__ import annotations
 
@@ -23,94 +23,94 @@ DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
 class Services(Protocol):
-    """What the runtime does for a handler."""
+    """The port through which a `Context` reaches the runtime: requests, progress and events."""
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
-        """Submits a child task and waits for its outcome without a slot."""
+        """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
 
     def progress(self, share: float, note: str) -> None:
-        """Publishes progress; on the event loop only."""
+        """Publish the progress of the task; call on the event loop only."""
 
     def report(self, share: float, note: str) -> None:
-        """Publishes progress; from any thread."""
+        """Publish the progress of the task; may be called from any thread."""
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publishes an event."""
+        """Publish an event, at most once."""
 
 
 class Context:
-    """One execution of one task, as its handler sees it. Every method may be called from the handler only."""
+    """One execution of one task, as its handler sees it; only the handler may call the methods."""
 
     def __init__(
         self, task: Task, task_id: TaskId, agent_id: AgentId, services: Services, *, folder: str | None = None
     ) -> None:
         self._task = task
         self.services = services
-        """What the runtime does for this execution."""
+        """The runtime's services for this execution."""
         self._folder = folder
         self._workspace: Path | None = None
         self._asked: Counter[tuple[str, int]] = Counter()
-        """How often it made each request: by capability and hash of the input."""
+        """How many times each request was made: by capability and hash of the input."""
         self.task_id = task_id
-        """The same over all attempts: an idempotency key for effects."""
+        """The id of the task, the same over all attempts: an idempotency key for effects."""
         self.agent_id = agent_id
-        """Which agent process this is."""
+        """The id of the agent process that runs this execution."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1."""
+        """The number of this attempt, from 1."""
         return self._task.attempt
 
     @property
     def fence(self) -> int:
-        """Grows with every attempt: lets an effect's receiver refuse an older one.
+        """A number that grows with every attempt, so that the receiver of an effect can refuse an older attempt.
 
-        It is the one that the execution began with, to its end, also when the control plane grants it anew on the
-        way. Somebody else may have had the task in between: what this execution has read may be outdated since, so
-        its effects may not count as newer than theirs.
+        The number stays the same from the start of the execution to its end, also when the control plane grants the
+        task again under a newer fence meanwhile. Another agent may have had the task in between: what this execution
+        has read may be outdated, so its effects must not count as newer than the other agent's.
         """
         return self._task.owner.fence if self._task.owner else self._task.redrive * 1_000_000 + self._task.attempt
 
     @property
     def capability(self) -> str:
-        """The capability that was asked for."""
+        """The capability that the task asks for."""
         return self._task.capability
 
     @property
     def priority(self) -> Priority:
-        """How urgent it is."""
+        """The priority of the task."""
         return self._task.priority
 
     @property
     def deadline_ms(self) -> int | None:
-        """After it nobody wants the result, in milliseconds since the epoch."""
+        """The instant after which the result is worthless, in milliseconds since the epoch; None without a deadline."""
         return self._task.limits.deadline_ms
 
     @property
     def workspace(self) -> Path:
-        """A folder of this execution's own; made when it is asked for, gone with the task."""
+        """A temporary folder of this execution alone; created on first use and deleted when the attempt ends."""
         if self._workspace is None:
             self._workspace = Path(tempfile.mkdtemp(prefix="coditect-", dir=self._folder))
         return self._workspace
 
     def remove_workspace(self) -> None:
-        """Deletes the folder, if there is one."""
+        """Delete the workspace folder, if there is one; a later use of `workspace` creates a new folder."""
         if self._workspace is not None:
             shutil.rmtree(self._workspace, ignore_errors=True)
             self._workspace = None
 
     async def progress(self, share: float, note: str = "") -> None:
-        """Tells how far it is (0 to 1) and what it does; an event `task.progress`, at most once."""
+        """Publish how far the task is (0 to 1, clamped), with a note: an event `task.progress`, at most once."""
         self.services.progress(min(1.0, max(0.0, share)), note)
 
     def report(self, share: float, note: str = "") -> None:
-        """`progress` for a plain handler, which cannot await."""
+        """Publish progress as `progress` does, for a plain handler, which cannot await."""
         self.services.report(min(1.0, max(0.0, share)), note)
 
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publishes an event of the handler's own, at most once."""
+        """Publish an event of the handler's own, at most once; without a subject its subject is the task's id."""
         self.services.emit(type_, subject=subject or self.task_id, **data)
 
     @overload
@@ -136,14 +136,17 @@ class Context:
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
         priority: Priority | str | None = None,
     ) -> Any:
-        """Asks another agent and waits without a slot.
+        """Ask another agent to do a task, and return its value; the asking task holds no slot while it waits.
 
-        The child's id follows from what is asked, so a task that runs again finds its children, in whatever order it
-        asks; the same asked twice is two children. The child's priority is this task's own unless one is given, also
+        The child's id follows from the request, so a task that runs again finds its children, in any order of the
+        requests; two equal requests are two children. The child's priority is this task's own unless one is given, also
         as a text: `"p0"`.
 
-        Raises: InputError that names the parameter, before anything is sent; TaskFailed (or its kin) with the child's
-        failure; ResultTimeout; UnknownCapability.
+        Raises:
+            InputError: when a parameter is wrong; the error names the parameter, and nothing was sent.
+            TaskFailed: when the child ended without a value; the error carries the child's failure.
+            ResultTimeout: when the child gave no result within `timeout`.
+            UnknownCapability: when no agent offers the capability.
         """
         check_capability_name(capability)
         timeout_seconds = seconds(arguments.span("timeout", timeout))

@@ -1,4 +1,4 @@
-"""What a user writes: an agent with its capabilities. Values only; nothing connects or starts here."""
+"""The declaration of an agent with its capabilities, as a user writes it: values only, nothing connects or starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Where(Enum):
-    """Where a handler runs."""
+    """The place in which a handler runs: the event loop, a thread, or a process of its own."""
 
     LOOP = "loop"
     THREAD = "thread"
@@ -34,7 +34,7 @@ class Where(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One capability of an agent: its handler, its types and its limits."""
+    """One declared capability of an agent: the handler, its types and its limits."""
 
     spec: CapabilitySpec
     handler: Callable[..., Any]
@@ -44,7 +44,7 @@ class Capability:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The name of the capability."""
         return self.spec.name
 
     @property
@@ -54,12 +54,12 @@ class Capability:
 
     @property
     def wants_context(self) -> bool:
-        """Whether its handler, or the process that it runs in, is given one."""
+        """Whether an attempt needs a `Context`: the handler takes one, or the handler runs in a process of its own."""
         return self.signature.wants_context or self.where is Where.PROCESS
 
 
 class Agent:
-    """A declared agent. Handlers are added with `@agent.capability` and stay plain functions."""
+    """A declared agent; `@agent.capability` adds handlers, which stay plain functions."""
 
     def __init__(
         self,
@@ -71,12 +71,13 @@ class Agent:
         tags: Iterable[str] | str = (),
         description: str = "",
     ) -> None:
-        """`slots` is how many tasks a process runs at once.
+        """Declare an agent; `slots` is how many tasks one process runs at once.
 
         With two slots or more, `reserve` of them are kept for P0: `slots=8` runs seven tasks of P1 and P2. With
-        `reserve=0` any level may have them all, and P0 waits for the next slot that frees.
+        `reserve=0` tasks of any level may take all slots, and P0 waits for the next free slot.
 
-        Raises: SetupError that names the parameter, and file and line.
+        Raises:
+            SetupError: when a parameter is wrong; the error names the parameter, and file and line.
         """
         try:
             if not isinstance(name, str) or _AGENT_NAME.fullmatch(name) is None:
@@ -95,12 +96,12 @@ class Agent:
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """What it can do, in order of declaration."""
+        """The agent's capabilities, in order of declaration."""
         return tuple(self._capabilities.values())
 
     @property
     def listeners(self) -> dict[str, Callable[..., Any]]:
-        """Handlers of broadcasts, by topic."""
+        """The handlers of broadcasts, by topic; a copy."""
         return dict(self._listeners)
 
     def capability(
@@ -115,19 +116,20 @@ class Agent:
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
     ) -> Callable[[Handler], Handler]:
-        """Declares a capability. The handler is called at least once per task, with the validated input.
+        """Declare a capability; the handler is called at least once per task, with the validated input.
 
-        An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in
-        a process of its own that a timeout really kills. Annotated types are validated and published as
-        JSON Schema. An exception is a failed attempt; one whose `retryable` is False is the last. `strategy`
-        is how clients pick the agent when a call does not say; without one the broker balances.
+        An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in a process
+        of its own that a timeout really kills. Annotated types are validated and published as JSON Schema. An exception
+        is a failed attempt; an exception whose `retryable` is False makes the attempt the last. `strategy` is how
+        clients pick the agent when a call does not say; without a strategy the broker balances.
 
         `retry=3` is short for `Retry(max_attempts=3)`, and a text does for one tag or a strategy.
 
-        With a timeout above 10 minutes it takes durable tasks, and those that bound themselves to 25 minutes.
+        A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
-        Raises: SetupError, at the declaration, that names file and line, the parameter and what to write: for what is
-        not as it should be, a name taken twice, and a handler of another shape than `(task)` or `(task, ctx)`.
+        Raises:
+            SetupError: at the declaration, when a parameter is wrong, the agent has the name already, or the handler's
+                shape is not `(task)` or `(task, ctx)`; the error names file and line, the parameter, and what to write.
         """
         try:
             check_capability_name(name)
@@ -166,9 +168,10 @@ class Agent:
         return declare
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
-        """Declares a listener: called with the data of every broadcast of this topic, at most once each.
+        """Declare a listener: called with the data of every broadcast of this topic, at most once for each broadcast.
 
-        Raises: SetupError for a topic that is no text, and for what cannot be called.
+        Raises:
+            SetupError: when the topic is no text, or the listener cannot be called.
         """
         try:
             arguments.text("topic", topic, shortest=1)
@@ -192,7 +195,7 @@ def _refusal(error: InputError) -> SetupError:
 
 
 def _written_at() -> str:
-    """File and line of the declaration that is being made."""
+    """Return file and line of the declaration that is being made: the nearest caller outside of this module."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back

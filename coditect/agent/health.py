@@ -1,7 +1,8 @@
-"""`/livez` and `/readyz` over HTTP, for an orchestrator. Readiness tells the truth: connections and consumers.
+"""The health server: `/livez` and `/readyz` over HTTP, for an orchestrator such as Kubernetes.
 
-They are served by a thread with a loop of its own, so that a probe gets its answer also while the program's event loop
-stands still; what both say is asked of that loop.
+Readiness means that the connections and consumers are there. A thread with its own event loop serves both probes, so
+that a probe gets its answer also while the program's event loop is blocked; the state itself is read on the program's
+loop.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ TURN_SECONDS = 0.8
 STANDS_STILL = "the event loop stands still; the log names the line that blocks it"
 
 Check = Callable[[], str]
-"""What is wrong, in a few words; empty when nothing is. Called on the program's event loop."""
+"""A check that returns what is wrong, in a few words, or an empty text; called on the program's event loop."""
 
 
 @asynccontextmanager
 async def health_server(
     ready: Check, *, host: str, port: int, restarts: Callable[[], int] = lambda: 0
 ) -> AsyncIterator[int]:
-    """Serves both until the context is left; gives the port that it listens on (0 picks one).
+    """Serve `/livez` and `/readyz` until the context is left; yield the port that the server listens on (0 picks one).
 
-    `restarts` says how many loops died and were started again, which `/readyz` tells beside.
+    `restarts` returns how many loops died and were started again, a number that `/readyz` shows beside its answer.
+
+    Raises:
+        SetupError: when the port cannot be opened.
     """
     loop = asyncio.get_running_loop()
     bound: Future[int] = Future()
@@ -44,7 +48,7 @@ async def health_server(
 
 @asynccontextmanager
 async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) -> AsyncIterator[None]:
-    """The server, on the loop of its thread; `bound` gets its port."""
+    """Run the server on the loop of its thread; `bound` gets the port."""
     try:
         server = await asyncio.start_server(probes.answer, host, port, limit=MOST_REQUEST_BYTES)
     except OSError as error:
@@ -60,7 +64,7 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
 
 
 class _Probes:
-    """Answers probes about the program whose event loop it is given."""
+    """The answers to probes of a program, whose event loop is given."""
 
     def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop, restarts: Callable[[], int]) -> None:
         self._ready = ready
@@ -68,7 +72,7 @@ class _Probes:
         self._loop = loop
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, one answer."""
+        """Answer the one request of a connection, and close the connection."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -90,7 +94,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez or /readyz")
 
     async def _wrong(self, check: Check) -> str:
-        """What the check says on the program's loop, or that this loop does not turn."""
+        """Return what the check says on the program's loop, or that this loop does not turn."""
         told: Future[str] = Future()
 
         def tell() -> None:

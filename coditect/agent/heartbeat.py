@@ -1,6 +1,6 @@
-"""An agent's place in the registry: registered, renewed by heartbeat, put back when it was lost, taken away.
+"""The heartbeat of an agent: its registration, the renewal of its lease, and its deregistration.
 
-The registry is a convenience, never a condition: whatever happens to it, the agent goes on working.
+The agent goes on working whatever happens to the registry.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ REPAIR_SECONDS = 0.5
 
 SHORTEST_PAUSE_SECONDS = 0.02
 OFFLINE_SECONDS = 1.5
-"""For so long at most an agent is known that says that the broker does not answer it: long enough to be seen."""
+"""The longest remaining lease of an agent whose broker does not answer: long enough for observers to see it."""
 
 TASK_PREFIX = "presence of "
-"""How the name of a task begins that sends or awaits heartbeats: by it, a fleet under test knows what is routine."""
+"""The first words of the names of heartbeats' asyncio tasks, by which a fleet under test knows routine work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What this process uses."""
+    """The CPU and memory use of this process."""
 
     cpu_percent: float
-    """Of one core, since the sample before; 0 for the first."""
+    """Share of one core since the sample before, in percent; 0 for the first sample."""
     resident_bytes: int
 
 
 def load_sampler() -> Callable[[], Usage]:
-    """A function that samples this process (not its children) in well under a millisecond."""
+    """Return a function that samples this process (not its children) in well under a millisecond."""
     process = psutil.Process()
     process.cpu_percent()
 
@@ -57,11 +57,11 @@ def load_sampler() -> Callable[[], Usage]:
 
 
 class Heartbeat:
-    """Registers on entry, beats until exit, then deregisters.
+    """An agent's presence in the registry: registers on entry, renews the lease until exit, then deregisters.
 
-    Entry waits for the first attempt, exit for the last, each at most as long as the registry's own limit
-    (1 s); neither fails when the registry does. `load` is asked at each beat, on the event loop. A registry
-    that forgot the agent gets it back with the next beat, one that fails is asked again after at most
+    Entry waits for the first attempt and exit for the last one, each at most as long as the registry's own limit (1 s);
+    neither fails when the registry does. `load` is called for each heartbeat, on the event loop. The next heartbeat
+    registers the agent again in a registry that forgot it; a registry that fails is tried again after at most
     REPAIR_SECONDS.
     """
 
@@ -91,11 +91,11 @@ class Heartbeat:
 
     @property
     def known(self) -> bool:
-        """Whether the registry took the last beat."""
+        """Whether the registry took the last heartbeat."""
         return self._registered and not self._failing
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Tells this status in place of the load's own from now on, at once; None ends that."""
+        """Publish this status from now on, at once, instead of the load's own; None returns to the load's own."""
         self._status = status
         self._hurry.set()
 
@@ -150,7 +150,7 @@ class Heartbeat:
             self._note_success(forgotten=forgotten)
 
     async def _renew_or_register(self, load: Load, lease_seconds: float) -> bool:
-        """Whether the registry had forgotten the agent."""
+        """Renew the lease or register the agent; return whether the registry had forgotten the agent."""
         agent_id = self._registration.agent_id
         self._lapses_at = self._now() + lease_seconds
         if self._registered and await self._registry.renew(agent_id, load, lease_seconds=lease_seconds):

@@ -1,10 +1,10 @@
-"""The instants of a task that was published by another clock, in terms of this one's.
+"""Correction of a task's instants when the clocks of its sender and of this machine differ.
 
-A limit travels as an instant beside the instant of its publication, both by the sender's clock: their difference is
-the time that was left. Two things show that the sender's clock and ours differ, however well each is kept. A task that
-comes before it was published does; and so does a limit that is over by our clock while the message still has an
-`expiration` of no more than that time, since the broker, which needs no clock for it, would have taken it away. The
-task counts as published now then, with all of its time left.
+A limit travels as an instant beside the instant of the publication, both by the sender's clock: their difference is the
+time that was left. Two signs show that the sender's clock and this machine's differ, however well each is kept. One is
+a task that arrives before its publication. The other is a limit that is over by this machine's clock while the message
+still has an `expiration` of no more than the time that was left: the broker, which needs no clock for an expiration,
+would have dropped the message. In both cases the task counts as published now, with all of its time left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from coditect.model.task import NO_LIMITS, Limits, Task
 
 
 def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
-    """The task with instants that can be compared with the clock's; itself where nothing speaks against its own."""
+    """Return the task with instants that this machine's clock can judge.
+
+    The same task comes back unless the two clocks seem to differ.
+    """
     published_ms, limits = task.published_at_ms, task.limits
     if limits is NO_LIMITS or published_ms is None:
         return task
@@ -34,6 +37,6 @@ def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
 
 
 def _refuted(limits: Limits, published_ms: int, expiration_ms: int | None, now_ms: int) -> bool:
-    """Whether a limit is over by our clock that the broker would not have let pass."""
+    """Return whether a limit is over by this machine's clock although the broker has not let the message expire."""
     over = [one for one in (limits.deadline_ms, limits.start_by_ms) if one is not None and one <= now_ms]
     return expiration_ms is not None and any(expiration_ms <= one - published_ms for one in over)

@@ -1,4 +1,4 @@
-"""What one agent process may take on, and whom it may answer."""
+"""The limits of one agent process: how much work it may take on, and whom it may answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coditect.wire.return_addresses import ReturnAddresses
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
-    """What a process may take on."""
+    """The slots, bounds and permissions of one agent process."""
 
     slots: int
     max_suspended: int = 1_000
@@ -18,10 +18,10 @@ class AgentLimits:
     source: str | None = None
     """The file or module that declares the agent, for handlers in processes of their own."""
     processes: bool = True
-    """Whether suspects may run in such."""
+    """Whether suspects may run in processes of their own."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
-    """Whom it may answer."""
+    """The return addresses that the agent may answer."""
     tracebacks: bool = True
-    """Whether results carry them."""
+    """Whether results carry tracebacks."""
     reserve: int = 1
-    """How many slots are kept for P0."""
+    """Number of slots that are kept for P0."""

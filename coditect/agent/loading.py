@@ -1,4 +1,4 @@
-"""Finds the agents that a file or module declares."""
+"""The loader of agents: finds the agents that a file or module declares."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from coditect.agent.declaration import Agent
 from coditect.errors import CoditectError, SetupError
 
 _LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-"""Where code lies that is not the user's."""
+"""Folders whose code is not the user's."""
 
 
 def load_agents(target: str) -> tuple[Agent, ...]:
-    """The `Agent` values of `path/to/file.py`, `package.module` or `package.module:name`.
+    """Return the `Agent` values of `path/to/file.py`, `package.module` or `package.module:name`.
 
-    A file inside a package is imported under its package's name, the package's parent being put on the path.
+    A file inside a package is imported under its package's name; the package's parent folder is put on `sys.path`.
 
-    Raises: SetupError when there is none, and for whatever the import raises, with file and line.
+    Raises:
+        SetupError: when no agent is declared there, or the import fails; the error names file and line.
     """
     place, _, name = target.partition(":")
     module = _import(place)
@@ -38,9 +39,10 @@ def load_agents(target: str) -> tuple[Agent, ...]:
 
 
 def load_agent(target: str) -> Agent:
-    """The one agent that the target names.
+    """Return the one agent that the target names.
 
-    Raises: SetupError when there is none, or several.
+    Raises:
+        SetupError: when no agent or more than one agent is declared there, or the import fails.
     """
     agents = load_agents(target)
     if len(agents) > 1:
@@ -75,7 +77,7 @@ def _import(place: str) -> ModuleType:
 
 
 def _line_of(error: BaseException) -> tuple[str, str]:
-    """Where the error lies in the user's own code, and the line itself: the last place that is no library's."""
+    """Return the place and the line of an error in the user's own code: the last frame outside of libraries."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}", (error.text or "").strip()
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,6 +1,7 @@
-"""Reads an agent's mail: cancel, ping, drain, listen, broadcasts. At most once each, never in a task's way.
+"""The reader of an agent's mailbox: control messages to cancel, ping, drain and listen, and broadcasts.
 
-A drain is for one agent: nobody ends all of them with one letter.
+Each message is acted on at most once, and never holds up a task. A drain counts only when it is addressed to one agent:
+a drain that is sent to all agents is ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Listener = Callable[..., Any]
 
 
 class Mailbox:
-    """Acts on letters as they come; each is acked whatever it says."""
+    """The consumer of one agent process's control messages; every message is acknowledged, whatever it says."""
 
     def __init__(
         self,
@@ -51,12 +52,12 @@ class Mailbox:
         self._consumer: Consumer | None = None
 
     async def open(self, agent_id: AgentId) -> None:
-        """Starts to read."""
+        """Start to consume the agent's mailbox queue."""
         queue = routing.mail_queue(agent_id)
         self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mail")
 
     async def close(self) -> None:
-        """Reads no more."""
+        """Stop consuming the mailbox."""
         if self._consumer is not None:
             await self._consumer.cancel()
 

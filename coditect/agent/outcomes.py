@@ -1,7 +1,7 @@
-"""What follows from how an attempt ended: another attempt, a dead letter, an answer; then the delivery goes.
+"""The decision about what follows from the end of an attempt: another attempt, a dead letter, or an answer.
 
-Who owns a task decides about its failure: a task without an owner is tried again while attempts are left, and
-becomes a dead letter when they are used up; of an owned one its owner is told, whatever the end.
+A task without an owner is tried again while attempts are left, and becomes a dead letter when they are used up. A
+workflow task's owner is told of every end, and decides. The delivery is acknowledged last.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from coditect.wire.json import dumps
 log = logging.getLogger(__name__)
 
 OWNER_SECONDS = 10.0
-"""Within it, on average, a task comes back for which too many wait for a word of the same owner."""
+"""The average delay of a workflow task that is sent back because too many tasks wait for the same owner."""
 TRACEBACK_SECONDS = 1.0
 MOST_SHOWN = 500
-"""Characters of an exception's message in a log line."""
+"""Number of characters of an exception's message in a log line."""
 
 
 class Outcomes:
-    """Ends executions and answers for them; remembers what it answered."""
+    """The outcomes of one agent process: ends executions, answers for them, and remembers the answers."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Outcomes:
         owned: ManagedTasks,
     ) -> None:
         self.tracebacks = True
-        """Whether results carry them."""
+        """Whether results carry tracebacks."""
         self._owned = owned
         self._events = events
         self._clock = clock
@@ -60,25 +60,25 @@ class Outcomes:
         self._settler = settler
         self._remembered = Remembered()
         self._next_traceback: dict[str, float] = {}
-        """When the next one of a capability may be logged."""
+        """The instant from which the next traceback may be logged, by capability."""
         self.known = self._remembered.get
-        """The outcome of this very execution, if it ended here with success in the last ten minutes."""
+        """The outcome of an execution key, if the execution completed here in the last ten minutes; else None."""
         self.completed = 0
         self.failed = 0
-        """Failed attempts, and tasks that ended without a value."""
+        """Number of failed attempts, and of tasks that ended without a value."""
 
     @property
     def unclaimed(self) -> int:
-        """Replies that nobody could receive any more."""
+        """Number of replies that had no receiver any more."""
         return self._settler.unclaimed
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
-        """The task goes round unchanged: it could not be suspended."""
+        """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
     def complete(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
-        """Takes down that a task has completed; `post` or `answer` follows."""
+        """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
         self.completed += 1
@@ -89,14 +89,14 @@ class Outcomes:
         return outcome
 
     def post(self, answer: RememberedAnswer) -> None:
-        """Sends the reply; the answer is told what came of it. If anything did not go well, `answer` follows."""
+        """Start to send the reply; the answer learns the result, and `answer` must follow if anything went wrong."""
         if answer.execution.task.owner is not None:
             self._owned.post(answer)
         else:
             self._settler.post_reply(answer.execution.task, answer.outcome, answer)
 
     def posted(self, answer: RememberedAnswer) -> None:
-        """The reply was confirmed: its delivery is done with."""
+        """Note that a posted reply was confirmed, and acknowledge its delivery."""
         task = answer.execution.task
         if task.owner is None:
             self._settler.taken(task)
@@ -105,7 +105,11 @@ class Outcomes:
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Replies, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        """Reply, and acknowledge the deliveries; `failed` is the error of a first try, if there was one.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
+        """
         if execution.task.owner is not None:
             await self._owned.report(execution, outcome, failed=failed)
             return
@@ -114,7 +118,11 @@ class Outcomes:
         await self.answer_attached(execution, outcome)
 
     async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
-        """Gives those that were attached an answer of their own, and acks them; an owner has its one answer."""
+        """Answer each attached delivery by itself and acknowledge it; a workflow task's owner gets a single answer.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries that were not answered are not settled then.
+        """
         if execution.task.owner is not None:
             execution.ack()
             return
@@ -126,7 +134,11 @@ class Outcomes:
             answered += 1
 
     async def settle(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """Publishes what follows, and acks. Raises what `publish` raises; the deliveries are not settled then."""
+        """Publish what follows from the end of an attempt, and acknowledge the deliveries.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
+        """
         task = execution.task
         if task.owner is not None:
             await self._report(execution, ended, started_ms, finished_ms)
@@ -168,7 +180,7 @@ class Outcomes:
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """The end of an owned task, which its owner is told, with what the retry policy says of it."""
+        """Report the end of a workflow task to its owner, with what the retry policy says of the end."""
         task, failure, retry_ms = execution.task, ended.failure, None
         if ended.status is Status.FAILED and failure is not None:
             policy = self._capabilities[task.capability].retry
@@ -202,7 +214,7 @@ class Outcomes:
         return True
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
-        """One line for each failed attempt; a capability's tracebacks at most once a second."""
+        """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
         failure = ended.failure
         if failure is None or ended.error is None or ended.status is not Status.FAILED:
             return
@@ -228,9 +240,9 @@ class Outcomes:
             delivery.reject()
 
     async def unsettled(self, execution: Execution, error: Exception | SentBack) -> bool:
-        """Settles an attempt on which the runtime failed, as a failed one, so that it is counted. True when it is done.
+        """Settle an attempt on which the runtime itself failed, as a failed attempt, so that it counts; return True.
 
-        What is wrong with the broker or the set-up is no fault of the task: it goes back as it is.
+        Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
         """
         if isinstance(error, SentBack):  # an owned one, which waits for its owner's word
             work = self.send_back(execution, within_seconds=OWNER_SECONDS)
@@ -250,7 +262,7 @@ class Outcomes:
         return True
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
-        """Nobody can be told how it ended, or whether it may begin: a dead letter."""
+        """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
         self.failed += 1
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
         failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
@@ -258,13 +270,13 @@ class Outcomes:
         execution.ack()
 
     async def settle_unstarted(self, task: Task, delivery: Delivery, ended: HandlerEnd) -> None:
-        """The same for a task that never started here."""
+        """Settle a task that never started here, as `settle` does; an error settles the delivery by `not_settled`."""
         now = self._clock.now_ms()
         execution = Execution(task, delivery, task.execution_key)
         await guarded(self.settle(execution, ended, now, now), delivery)
 
     async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        """Gives a repeated delivery the outcome that is known."""
+        """Answer a repeated delivery with the outcome that is known, and acknowledge it."""
 
         async def tell() -> None:
             await self._settler.reply(task, _for_another(outcome, task))
@@ -273,7 +285,7 @@ class Outcomes:
         await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """A message that is no task: a dead letter with the reason, an answer if it can be given, an ack."""
+        """Refuse a message that is no task: a dead letter with the reason, an answer if possible, and an ack."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(
             reason,
@@ -326,10 +338,10 @@ class Outcomes:
 
 
 def _for_another(outcome: Outcome, task: Task) -> Outcome:
-    """The same end for a repeated delivery, which may carry a correlation of its own."""
+    """Return the same outcome for a repeated delivery, which may carry a correlation id of its own."""
     return replace(outcome, correlation_id=task.correlation_id or task.id)
 
 
 def _body(failure: Failure) -> bytes:
-    """The body of a result without a value."""
+    """Return the body of a result without a value."""
     return dumps(failure.as_json())

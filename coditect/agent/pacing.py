@@ -1,9 +1,9 @@
-"""An agent that fails tasks for reasons of its own slows down, says so, and recovers by itself.
+"""Pacing of an agent that fails tasks for reasons of its own: it slows down, reports that, and recovers by itself.
 
-Out of file descriptors or memory, or with a full disk, an agent fails at once what its neighbours could do, and so
-attracts it. It therefore keeps the slot of each task that failed so for a while, longer each time and one after the
-other: soon it takes no more than one task in a while, until one succeeds. What a handler makes of its input is no such
-reason, so a stream of bad tasks slows nobody.
+An agent without file descriptors, memory or disk space fails tasks at once that its neighbours could do, and so
+attracts more of them. So the agent keeps the slot of each task that failed for such a reason for a while, longer each
+time and one slot after the other: soon it takes no more than one task in a while, until one succeeds. An error that a
+handler makes of its input is no such reason, so a stream of bad tasks slows no agent.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ LONGEST_PAUSE_SECONDS = 5.0
 MOST_CAUSES = 10
 MOST_RETURNS = 2
 MOST_FAILED = 10_000
-"""Tasks whose attempts failed here, which are remembered: the latest."""
+"""Number of tasks with failed attempts that are remembered, the latest ones."""
 _OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Pacing:
-    """What one agent process fails of by itself, and for how long it keeps slots therefore."""
+    """The failures of an agent process for reasons of its own, and the time for which it keeps slots after them."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._kept = 0
         self._failed: OrderedDict[TaskId, None] = OrderedDict()
         self.trouble = ""
-        """Why tasks fail here; empty while they do not."""
+        """The reason for which tasks fail here; empty while they do not."""
 
     def for_another(self, task: Task, delivery: Delivery) -> bool:
-        """Whether a retry that came to the agent that failed it goes back, twice at most, for another to take it."""
+        """Return whether a retry goes back for another agent: when this agent failed the task, and twice at most."""
         return task.attempt > 1 and task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """For how long the slot of an attempt that ended so is kept; to be followed by `over` when it is not 0."""
+        """Return how long the slot of an attempt with this end is kept; `over` must follow when that is not 0."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:
@@ -65,12 +65,12 @@ class Pacing:
         return self._kept * min(LONGEST_PAUSE_SECONDS, longer)
 
     def over(self) -> None:
-        """A slot was kept for long enough."""
+        """Note that the pause of one kept slot is over."""
         self._kept -= 1
 
 
 def own_reason(error: BaseException | None) -> str:
-    """What the process lacked, by the error or one that it came from; empty for any other error."""
+    """Return what the process lacked, by the error or one of its causes; an empty text for any other error."""
     for _ in range(MOST_CAUSES):
         if error is None:
             break

@@ -1,4 +1,4 @@
-"""Puts an agent process together: the only place of this room that knows adapters."""
+"""The program of an agent process; this module of the package alone chooses adapters for the ports."""
 
 from __future__ import annotations
 
@@ -57,12 +57,15 @@ EXIT_SECONDS = 2.0
 
 
 def new_agent_id(agent: Agent) -> AgentId:
-    """A fresh id for a process of this agent."""
+    """Return a fresh id for a process of this agent: the agent's name and eight random hex digits."""
     return AgentId(f"{agent.name}-{token_hex(4)}")
 
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
-    """What this process needs on the broker, in steps: a declaration has its time, many capabilities need more."""
+    """Yield the broker topology of this process in steps.
+
+    A declaration has a time limit, and many capabilities need more time than that.
+    """
     needed = base_topology()
     for number, capability in enumerate(agent.capabilities, 1):
         needed += capability_queues(capability.name)
@@ -73,7 +76,7 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
 
 
 def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:
-    """What this process says of itself."""
+    """Return the registration of this process for the registry."""
     return Registration(
         agent_id=agent_id,
         name=agent.name,
@@ -90,16 +93,17 @@ def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The process that an agent lives in."""
+    """The process in which an agent lives."""
 
     source: str | None = None
-    """The file or module that declares the agent, for handlers in other processes; their own file when None."""
+    """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
+    """
     sample: Callable[[], Usage] | None = None
-    """What tells its usage; measured when None."""
+    """A function that returns the use of CPU and memory; None means that of this process."""
     processes: bool = True
-    """Whether suspects may run in processes of their own; a fleet under test has but one."""
+    """Whether suspects may run in processes of their own; a fleet under test has a single process."""
     health: Health = field(default_factory=Health)
-    """What the loops of the process tell about themselves."""
+    """The state of the process's loops, which the loops report."""
 
 
 @asynccontextmanager
@@ -114,9 +118,11 @@ async def running_agent(
     agent_id: AgentId | None = None,
     host: Host | None = None,
 ) -> AsyncIterator[Runtime]:
-    """The agent at work on these ports; leaving the context drains it, in order: tasks, registration, queues.
+    """Run an agent on the given ports inside the block.
 
-    Its id is a fresh one unless it is given.
+    Leaving the block drains it: tasks, then registration, then queues.
+
+    The agent gets a fresh id unless one is given.
     """
     agent_id, host = agent_id or new_agent_id(agent), host or Host()
     slots = settings.slots or agent.slots
@@ -180,7 +186,7 @@ def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> Agen
 
 
 def _patience_seconds(settings: Settings) -> float:
-    """After how long without a heartbeat an agent that may be gone is taken for gone: at most three beats."""
+    """Return how long an agent's lease may go without renewal before the agent counts as gone: three beats at most."""
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 
@@ -198,10 +204,10 @@ def _heartbeat(
 
 
 def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Broker) -> Callable[[], Load]:
-    """The runtime's load with what the process uses of the machine.
+    """Return a function that adds the process's use of CPU and memory to the runtime's load.
 
-    One that the broker does not answer is offline, and renews its lease no more, so that the control plane may have its
-    tasks given to others.
+    An agent whose broker does not answer is offline and stops renewing its lease, so that the control plane may give
+    its tasks to other agents.
     """
 
     def complete() -> Load:
@@ -213,7 +219,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """The process's own queues go with it; one that still holds tasks hands them on by itself."""
+    """Delete the process's own queues; an inbox that still holds tasks stays and hands the tasks on by itself."""
     try:
         await broker.delete_queue(routing.mail_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
@@ -224,10 +230,11 @@ async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
 
 
 async def serve(agent: Agent, settings: Settings, *, source: str | None = None) -> None:
-    """Runs one agent process until SIGTERM, SIGINT or a drain letter; then drains and ends.
+    """Run one agent process until SIGTERM, SIGINT or a drain message; then drain and return.
 
-    Raises: CancelledError when the signal comes before the agent is ready; LoopDied, when it is drained, after a
-    critical loop has died again and again.
+    Raises:
+        CancelledError: when the signal comes before the agent is ready.
+        LoopDied: after the drain, when a critical loop has died again and again.
     """
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
@@ -286,7 +293,10 @@ def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
 
 
 def publish_window(agent: Agent, settings: Settings) -> int:
-    """At least what may be in hand: to wait for the confirm of another reply would cost more than the reply does."""
+    """Return how many publishes may wait for their confirm: at least as many as deliveries may be in hand.
+
+    A wait for the confirm of another reply would cost more than the reply itself.
+    """
     return max(settings.window, most_in_hand(settings.slots or agent.slots))
 
 
@@ -297,21 +307,21 @@ def _on_signal(act: Callable[[], object]) -> None:
 
 
 def unready(broker: Broker, *healths: Health) -> str:
-    """Say why the agent cannot take work; empty when it can: it has the broker, and every critical loop runs."""
+    """Return why the agent cannot take work; empty when the broker is connected and every critical loop runs."""
     if not broker.connected:
         return "the broker's connection or a consumer is missing"
     return next(filter(None, (health.why_not() for health in healths)), "")
 
 
 def _tell_ready() -> None:
-    """Creates the file that `CODITECT_READY_FILE` names, for whoever started us, and that of a parent."""
+    """Create the files that tell readiness: one that `CODITECT_READY_FILE` names, and one for a parent process."""
     for name in (os.environ.get("CODITECT_READY_FILE"), os.environ.get(BEGAN)):
         if name:
             Path(name).touch()
 
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:
-    """Runs the agents of a file or module; with `processes` that many of them. Gives the exit code."""
+    """Run the agent that a file or module declares, in that many `processes`, and return the exit code."""
     configure_logs(settings.log_level)
     if processes > 1:
         return run_loop(_keep_agents(target, settings, processes))
@@ -327,7 +337,10 @@ async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
 
 
 async def _serve_and_end(agent: Agent, settings: Settings, *, source: str) -> None:
-    """Python waits for every thread before it ends; a handler's thread that never ends must not keep us."""
+    """Serve the agent, and end the process within `EXIT_SECONDS` although a handler's thread never ends.
+
+    Python itself waits for every thread before a process ends.
+    """
     code = 1
     try:
         await serve(agent, settings, source=source)

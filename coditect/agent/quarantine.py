@@ -1,18 +1,21 @@
-"""Which tasks may have killed the agent that ran them: they run in a process of their own from then on.
+"""Quarantine of suspects, tasks that may have killed the agent that ran them: they run in processes of their own.
 
-A suspect is a task whose start is recorded for an agent that is gone. The record is a mark in the registry,
-written before the handler starts and taken away when the task is settled or handed back; only a task that was
-delivered before gets one, so that first deliveries cost nothing. Hence a task can kill two agents at most: the
-first leaves no mark, the second does. An agent that hands a task back counts that in the registry, too: deliveries
-that ended so are none, or the death of an agent that has what was handed back to it would make all of it suspects.
-That is counted before the delivery goes back: an agent that dies in between ended the delivery unstarted as well. Only
-an agent's own queue can make it three: what it hands on is delivered elsewhere as if for the second time, however often
-it was handed back, and then started, here.
-How often a task was delivered proves nothing, because restarts of the broker count as well; only where the registry
-does not answer must it do.
+A suspect is a task whose start is recorded for an agent that is gone. The record is a start mark in the registry,
+written before the handler starts and removed when the task is settled or handed back. Only a task that was delivered
+before gets a mark, so that first deliveries cost nothing. Hence a task can kill two agents at most: the first leaves no
+mark, the second does.
 
-Being a suspect is no punishment: a task that merely ran beside the one that killed the agent is done as any
-other, attempt unchanged.
+An agent that hands a task back counts that in the registry. Deliveries that ended so say nothing against the task;
+otherwise the death of an agent would make suspects of all tasks that had been handed back to it. The count is written
+before the delivery goes back, since an agent that dies in between has ended the delivery unstarted as well. Only an
+agent's own queue can raise the number of killed agents to three: a task that this queue hands on looks delivered for
+the second time elsewhere, however often it was handed back, and then starts here.
+
+The number of deliveries alone proves nothing, because restarts of the broker count as well; it decides only while the
+registry does not answer.
+
+Being a suspect is no punishment: a task that merely ran beside the one that killed the agent is done as any other,
+attempt unchanged.
 """
 
 from __future__ import annotations
@@ -39,30 +42,30 @@ log = logging.getLogger(__name__)
 
 MANY_DELIVERIES = 50
 KEEP_SECONDS = 86_400.0
-"""How long a mark outlives a fleet that is gone as a whole."""
+"""How long a mark outlives a fleet whose agents are all gone."""
 HANDED_BACK_SECONDS = 3_600.0
-"""How long it is known how often a task was handed back."""
+"""How long the count of a task's hand-backs is kept."""
 LOOK_SECONDS = 0.2
 """Pause between two looks at the lease of an agent that may be gone."""
 UNANSWERED_SECONDS = 5.0
-"""For so long a registry that did not answer is not asked again: each question may take a second."""
+"""How long a registry that did not answer is not asked again: each question may take a second."""
 NOTE_SECONDS = 0.05
-"""For so long at most what goes back waits for the registry to count that."""
+"""How long a hand-back waits at most for the registry to count it."""
 
 
 class Recorded(Enum):
-    """Where the registry knows a start of the task."""
+    """The place where the registry knows a start of the task."""
 
     UNKNOWN = auto()
     """The registry does not answer."""
     NOWHERE_ELSE = auto()
     AT_LIVING_AGENT = auto()
-    """It lost its connection and gets the delivery no more; it may be running the task still."""
+    """Another agent that lost its connection gets the delivery no more, and may still run the task."""
     AT_GONE_AGENT = auto()
 
 
 class Suspicion(Enum):
-    """What speaks for it that a task kills the process that runs it."""
+    """The evidence that a task kills the process that runs it."""
 
     NONE = auto()
     COUNTED = auto()
@@ -72,7 +75,7 @@ class Suspicion(Enum):
 
 
 def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
-    """The rule."""
+    """Return the suspicion of a task, by its history, its number of deliveries, and the recorded start."""
     if recorded is Recorded.AT_GONE_AGENT or killed_its_process(task):
         return Suspicion.RECORDED
     if recorded is Recorded.UNKNOWN and deliveries >= MANY_DELIVERIES:
@@ -81,19 +84,22 @@ def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
 
 
 def killed_its_process(task: Task) -> bool:
-    """Whether an earlier attempt ended with its process, as its history says."""
+    """Return whether an earlier attempt ended with its process, by the task's history of errors."""
     return any(isinstance(one, dict) and one.get("reason") == PROCESS_DIED for one in task.errors)
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """How often somebody may have started it: it came back, or an agent's own queue handed it on."""
+    """Return how often an agent may have started the task before: it came back, or an agent's queue handed it on."""
     first = delivery.message.headers.get("x-first-death-queue")
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on
 
 
 def mark_of(task: Task) -> str:
-    """The name of the task's mark: of this very execution; of one without an id, of what else tells it from others."""
+    """Return the name of the start mark of exactly this execution.
+
+    For a task without an id the name is made of what else tells the task from others.
+    """
     content: tuple[object, ...]
     if task.id is None:
         content = (routing.key_of(task), task.correlation_id or "", task.reply_to or "", task.attempt)
@@ -103,7 +109,7 @@ def mark_of(task: Task) -> str:
 
 
 Aside = Callable[[Coroutine[Any, Any, bool]], Awaitable[bool]]
-"""Awaits something without holding a slot."""
+"""A function that awaits a coroutine without holding a slot."""
 
 
 @dataclass(slots=True)
@@ -111,11 +117,11 @@ class _Start:
     mark: str
     deliveries: int
     holder: AgentId | None = None
-    """Whose mark it is; None when nobody knows."""
+    """The agent whose mark it is; None when that is not known."""
 
 
 class Quarantine:
-    """Records starts, and says of each whether the task is a suspect.
+    """The recorder of starts, which judges for each start whether the task is a suspect.
 
     `patience_seconds` is how long an agent's lease may go without renewal before the agent counts as gone.
     """
@@ -131,14 +137,16 @@ class Quarantine:
         self._unanswered_until = 0.0
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
-        """Whether this start must be examined; first deliveries need not."""
+        """Return whether this start must be examined; first deliveries need no examination."""
         return bool(task.errors) or earlier_deliveries(delivery) > 0
 
     @asynccontextmanager
     async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:
-        """What speaks against the task; inside, its start is recorded. What takes a while is awaited `aside`.
+        """Record a start for the time of the block, and yield the suspicion against the task.
 
-        A suspect that is not settled keeps its mark for whoever gets it next.
+        `aside` awaits long checks.
+
+        A suspect that is not settled keeps its mark for the agent that gets it next.
         """
         start = _Start(mark_of(task), earlier_deliveries(delivery))
         recorded = await self._record(start, aside) if start.deliveries else Recorded.NOWHERE_ELSE
@@ -180,7 +188,10 @@ class Quarantine:
         )
 
     async def hand_back(self, tasks: Iterable[Task]) -> None:
-        """Counts that these go back unstarted; who owns tasks counts himself. At most once, and in a moment."""
+        """Count in the registry, at most once and within `NOTE_SECONDS`, that tasks go back unstarted.
+
+        Workflow tasks are left out: their owners count by themselves.
+        """
         marks = [mark_of(task) for task in tasks if task.owner is None]
         if marks:
             await asyncio.wait({self._background.start(self._note(marks), name="note")}, timeout=NOTE_SECONDS)
@@ -195,7 +206,7 @@ class Quarantine:
             log.info("What was handed back is not counted", extra={"reason": str(error)})
 
     async def _lives(self, agent_id: AgentId) -> bool:
-        """Whether the agent lives; all who ask at the same time wait for one answer."""
+        """Return whether the agent lives; concurrent callers wait for one answer."""
         inquiry = self._inquiries.get(agent_id)
         if inquiry is None:
             inquiry = self._background.start(self._renews(agent_id), name=f"look for {agent_id}", awaited=True)
@@ -204,7 +215,10 @@ class Quarantine:
         return await asyncio.shield(inquiry)
 
     async def _renews(self, agent_id: AgentId) -> bool:
-        """Whether its lease is renewed; that it has not lapsed yet says nothing right after a crash."""
+        """Return whether the agent's lease is renewed.
+
+        A lease that has not lapsed yet proves nothing right after a crash.
+        """
         before: int | None = None
         give_up = self._now() + self._patience_seconds
         while (record := await self._registry.get(agent_id)) is not None:

@@ -1,7 +1,7 @@
-"""An agent at work: consume → execute → settle.
+"""The runtime of an agent at work: consume → execute → settle.
 
-Every delivery is settled once: acked after what follows from it was confirmed, or returned for somebody else. An error
-of the runtime itself is a failed attempt; what cannot be settled at all is a dead letter.
+Each delivery is settled once: acked after the confirm of what follows from it, or returned to its queue. An error of
+the runtime itself is a failed attempt; a delivery that cannot be settled at all becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ log = logging.getLogger(__name__)
 
 INBOX_GROUP = "inbox"
 MOST_CHANNELS = 16
-"""Of each level: a queue that does not answer holds up what shares its channel."""
+"""Number of channels for each priority level: a queue that does not answer holds up the queues on its channel."""
 RETURN_SECONDS = 1.0
 WAVE_SECONDS = 0.025
-"""Tasks that take longer may end together by the hundred."""
+"""Duration above which tasks may end together by the hundred."""
 
 
 class Runtime:
-    """One agent process's work. `async with` consumes; leaving drains."""
+    """The work of one agent process; `async with` consumes, and leaving drains."""
 
     def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
@@ -120,7 +120,7 @@ class Runtime:
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
         self._end_of_one: asyncio.Future[None] | None = None
-        """What a drain waits for."""
+        """A future for the end of any execution, which a drain awaits."""
         self._mean_ms, self._pacing = 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Runtime:
         self._executors.threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self) -> None:
-        """Takes nothing new, returns what has not started, finishes what runs; returns the rest after a while."""
+        """Take nothing new, return unstarted tasks, let running tasks end; return the rest after `drain_seconds`."""
         await self._intake.close()
         self._owned.hand_back()
         if self._executions:
@@ -157,7 +157,7 @@ class Runtime:
             execution.requeue()
 
     async def _all_ended(self, seconds: float) -> None:
-        """Waits for what runs and what is settled, at most so long."""
+        """Wait until all executions and settlements have ended, for so many seconds at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._executions:
@@ -167,7 +167,7 @@ class Runtime:
                     await asyncio.wait(self._settling)
 
     def load(self) -> Load:
-        """What it carries right now."""
+        """Return the present load of the process: its status, counts and trouble."""
         draining = AgentStatus.DRAINING if self._intake.closed else AgentStatus.IDLE
         return Load(
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
@@ -181,9 +181,9 @@ class Runtime:
         )
 
     def cancel(self, cancel: Cancel) -> None:
-        """Cancels a task that runs here, or that will arrive within ten minutes.
+        """Cancel a task that runs here, or that will arrive within ten minutes.
 
-        Of an owned task only what was published up to a number; without one only what runs here.
+        Of a workflow task only publications up to a number are canceled; without a number only one that runs here.
         """
         self._canceled.put(cancel, self._now())
         for execution in self._executions:
@@ -191,13 +191,13 @@ class Runtime:
                 execution.cancel(cancel.reason)
 
     def task(self, task_id: str) -> Task | None:
-        """The task of this id, if it runs here."""
+        """Return the task of this id if it runs here, else None."""
         return next((one.task for one in self._executions if one.task.id == task_id), None)
 
     # -- consume ----------------------------------------------------------------------------------------
 
     def _screen(self, delivery: Delivery) -> Task | None:
-        """The task of a delivery that needs a slot; everything else is settled from here without one."""
+        """Return the task of a delivery that needs a slot; settle any other without a slot, and return None."""
         try:
             task = by_our_clock(tasks.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
             self.addresses.check(task.reply_to)
@@ -223,7 +223,7 @@ class Runtime:
         delivery.requeue()
 
     def _not_ours(self, delivery: Delivery, task: Task) -> None:
-        """A pin to an agent that cannot do it is handed on by its inbox; elsewhere a `CC` claims what is not so."""
+        """Settle a task of another capability: the inbox hands on a wrong pin; elsewhere the `CC` header is wrong."""
         if routing.queue_key(delivery.queue) is None:
             delivery.reject()
         else:
@@ -231,7 +231,7 @@ class Runtime:
             self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Whether this execution runs here already, or did: then the delivery only wants its outcome."""
+        """Return whether this execution runs or ran here already, so that the delivery only wants its outcome."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -246,7 +246,7 @@ class Runtime:
         return outcome is not None
 
     def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
-        """`_joined` for an owned task."""
+        """Return, for a workflow task, whether its execution runs or ran here already."""
         known = partial(self._outcomes.known, key)
         if running is None and known() is None:
             return False
@@ -254,7 +254,7 @@ class Runtime:
         return True
 
     def _not_any_more(self, task: Task) -> HandlerEnd | None:
-        """Why it need not start; None when it does."""
+        """Return the end of a task that must not start; None when the task may start."""
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
         ended = unstartable(task, self._clock, long=task.capability in self._long)
@@ -267,7 +267,7 @@ class Runtime:
         return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
 
     def _beside(self, work: Any) -> None:
-        """Settles something that holds no slot; a drain waits for it."""
+        """Settle a delivery in the background without a slot; a drain waits for the end."""
         task = self._background.start(work, name="settle")
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
@@ -280,7 +280,7 @@ class Runtime:
         self._shifts.start(execution, received)
 
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
-        """The boundary of a delivery, as `guarded`: whatever happens, it is settled or goes back."""
+        """Run one execution: the boundary at which each delivery is settled or goes back, whatever happens."""
         key, settled = execution.key, False
         try:
             if not self._joined(received.task, key, received.delivery):
@@ -303,7 +303,7 @@ class Runtime:
                 self._end(execution, settled=settled)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
-        """One attempt and what follows; an answer that may be posted is not waited for, `_answered` goes on."""
+        """Run one attempt and settle it; with `post` an answer is not awaited, and `_answered` continues."""
         began, started_ms = self._now(), self._clock.now_ms()
         received.consumer.began(received, began)
         try:
@@ -328,7 +328,7 @@ class Runtime:
         execution.posted = True
 
     def _answered(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
-        """The answer was confirmed, or came to nothing: a posted execution ends here."""
+        """End a posted execution: its answer was confirmed, or the publish failed."""
         execution = answer.execution
         if failed is None:
             self._outcomes.posted(answer)
@@ -338,7 +338,7 @@ class Runtime:
         execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
 
     async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
-        """As `_execute`, from the answer on: it came to nothing, or there are more to answer."""
+        """Continue an execution from its answer on: the publish failed, or attached deliveries want answers."""
         settled = False
         try:
             if failed is not None:
@@ -352,7 +352,7 @@ class Runtime:
             self._end(execution, settled=settled)
 
     def _end(self, execution: Execution, *, settled: bool) -> None:
-        """Nothing of it is left here."""
+        """Remove an execution from this process, and return its deliveries unless they are settled."""
         self._executions.discard(execution)
         key = execution.key
         if key is not None and self._running.get(key) is execution:
@@ -382,7 +382,7 @@ class Runtime:
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
-        """Whether somebody who waited may have got it, in a wave perhaps."""
+        """Free the slot of an ended handler; return whether a waiting task may have got the slot in a wave."""
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
         execution.slot_passed_on = True

@@ -1,4 +1,4 @@
-"""What the runtime does for one running handler."""
+"""The runtime's services for one running handler: requests, progress and events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What the services of all handlers of an agent process are made of."""
+    """The parts of an agent process that the services of all its handlers share."""
 
     requests: Requests
     events: Events
@@ -41,7 +41,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class TaskServices:
-    """See `context.Services`."""
+    """The `context.Services` of a handler in the agent's own process."""
 
     execution: Execution
     received: ReceivedTask
@@ -51,10 +51,18 @@ class TaskServices:
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
-        """See `Context.request`. At the bound of suspended tasks this one goes back to its queue instead.
+        """Submit a child task and await its outcome, as `Context.request` describes.
 
-        Canceled, it has the child canceled: nobody else asked for it. Not while the agent drains: who runs this task
-        next asks for the same child again.
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`). A cancellation of the
+        request cancels the child, since no other task asked for it; while the agent drains it does not, because the
+        agent that runs this task next asks for the same child again.
+
+        Raises:
+            InvalidTask: when requests are nested deeper than `MAX_DEPTH`.
+            ResultTimeout: when the child gave no result within `timeout_seconds`.
+            UnknownCapability: when no agent offers the capability.
+            TooLarge: when the blob store refuses the child's large input.
+            BlobUnavailable: when a large value cannot be stored or fetched; retryable.
         """
         requests, intake = self.means.requests, self.means.intake
         if self.received.task.depth >= MAX_DEPTH:
@@ -87,7 +95,7 @@ class TaskServices:
                 self.means.executors.limits.go_on(self.execution)
 
     def _most_seconds(self) -> float:
-        """How long the task may last from now on by the clock, whatever it waits for."""
+        """Return how long the task may last from now on by the clock, its waits included."""
         task, most = self.received.task, LONGEST_SECONDS
         if task.owner is None:  # its delivery stays unacknowledged
             most = self.received.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
@@ -142,7 +150,7 @@ class TaskServices:
         )
 
     def progress(self, share: float, note: str) -> None:
-        """An event about this task; of an owned one its owner is told."""
+        """Publish an event about this task; of a workflow task tell the owner instead."""
         owner = self.received.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
@@ -150,9 +158,9 @@ class TaskServices:
         self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
-        """The same from a handler's thread."""
+        """Publish progress as `progress` does, from a handler's thread."""
         self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """An event of the handler's own."""
+        """Publish an event of the handler's own, at most once."""
         self.means.events.emit(type_, subject=subject, **data)

@@ -1,7 +1,7 @@
-"""What follows from how an attempt ended: publish the next thing, and only then let the delivery go.
+"""Settlement of deliveries: publish what follows from the end of an attempt, then acknowledge the delivery.
 
-Who owns a task decides about its failure. A task without an owner is tried again through the retry
-exchanges while attempts are left, and then becomes a dead letter; an owned one is reported to its owner.
+The owner of a workflow task decides about its failure. A task without an owner is tried again through the retry-delay
+queues while attempts are left, and then becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 PUBLISH_SECONDS = 60.0
 FIRST_RETURN_SECONDS = 1.0
 LONGEST_RETURN_SECONDS = 60.0
-"""Pause before a delivery that could not be settled goes back; doubled each time."""
+"""Longest pause before a delivery that could not be settled goes back; the pause doubles each time."""
 MOST_RETURNS = 8
-"""A delivery that came back so often, and still cannot be settled, becomes a dead letter."""
+"""Number of returns after which a delivery that still cannot be settled becomes a dead letter."""
 SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
@@ -47,7 +47,7 @@ _BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", 
 
 
 class Settler:
-    """Publishes replies, retries and dead letters for one agent process."""
+    """The publisher of replies, retries and dead letters of one agent process."""
 
     def __init__(
         self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId, addresses: ReturnAddresses
@@ -58,11 +58,14 @@ class Settler:
         self._clock = clock
         self._agent_id = agent_id
         self.unclaimed = 0
-        """Replies that nobody could receive any more."""
+        """Number of replies that had no receiver any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
-        """Answers to the task's return address, if it has one, and tells the promise; errors are for `reply`."""
+        """Post a reply to the task's return address, if it has one, and resolve the promise.
+
+        `reply` must handle its errors.
+        """
         address = self._address(task)
         if address is None:
             promise.set_result(None)
@@ -77,17 +80,21 @@ class Settler:
         )
 
     def taken(self, task: Task) -> None:
-        """A reply that was posted was confirmed: whoever gets it has room again."""
+        """Note that a posted reply was confirmed: the queue of its receiver has room again."""
         if self._full_since and (address := self._addresses.find(task.reply_to)) is not None:
             self._full_since.pop(address, None)
 
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Answers to the task's return address, if it has one; the outcome carries the task's own correlation.
+        """Reply to the task's return address, if it has one, and await the confirm.
 
-        A reply that no queue takes, or that may not be sent there, has no receiver: it is counted, told, and
-        dropped. One that finds no exchange is kept until it is there again. Raises what `publish` raises while the
-        broker as a whole cannot take it (retryable), or none of ours. `failed` is what became of the
-        first try, if there was one.
+        The outcome must carry the task's own correlation id. A reply that no queue takes, or that the broker's
+        permissions forbid, has no receiver: it is counted, published as an event, and dropped. A reply whose exchange
+        is missing waits until the exchange exists again. `failed` is the error of the first try, if there was one.
+
+        Raises:
+            Retryable: when the broker as a whole cannot take the reply.
+            SetupError: when the broker refuses the publish for another reason than the address.
+            Exception: any error of the publish that is not a CoditectError.
         """
         address = self._address(task)
         if address is None:
@@ -114,7 +121,11 @@ class Settler:
             return
 
     def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
-        """Whether a reply is worth another try; if not, it is dropped. Raises: the error, if it is the broker's."""
+        """Return whether a reply is worth another try; drop the reply if it is not.
+
+        Raises:
+            CoditectError: the given error, when the trouble is the broker's and not the receiver's.
+        """
         match error:
             case Overloaded() if not self._broker.blocked:  # an alarm of the broker says nothing about the receiver
                 if self._may_wait(address):
@@ -130,7 +141,7 @@ class Settler:
         return False
 
     def _address(self, task: Task) -> routing.Address | None:
-        """Where its answer goes; None when nobody wants one, or nobody may be sent one."""
+        """Return the return address of a task; None when it has none, or the address may not be answered."""
         address = self._addresses.find(task.reply_to)
         if address is None or self._addresses.reachable(address):
             return address
@@ -138,9 +149,9 @@ class Settler:
         return None
 
     def _may_wait(self, address: routing.Address) -> bool:
-        """A reply queue that is full is waited for only a moment, by all together.
+        """Return whether a full reply queue is waited for: only for a moment, which all replies to it share.
 
-        The deliveries that wait for it take the place of everybody's.
+        The deliveries that wait for the queue take places that all tasks need.
         """
         now = asyncio.get_running_loop().time()
         since = self._full_since.setdefault(address, now)
@@ -154,7 +165,7 @@ class Settler:
         log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 
     async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> int:
-        """Sends the task round through a rung of the retry ladder, one attempt further; the delay in milliseconds."""
+        """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds."""
         delay_ms = rung_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
@@ -164,7 +175,10 @@ class Settler:
         return delay_ms
 
     async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
-        """Sends the task round unchanged, for so long on average: it could not be suspended."""
+        """Send a task that could not be suspended through a retry-delay queue, unchanged.
+
+        `within_seconds` is the mean delay.
+        """
         await self._round(task, headers, rung_ms(2 * within_seconds * self._clock.chance(), self._clock.chance()))
 
     async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
@@ -177,9 +191,11 @@ class Settler:
         )
 
     async def bury(self, message: Message, routing_key: str, failure: Failure, *, attempt: int, errors: Any) -> None:
-        """Makes a dead letter of the message: as it was, with the reason.
+        """Make a dead letter of the message: unchanged, with the reason in its headers.
 
-        Raises: Unroutable when the capability has no dead queue; what `publish` raises.
+        Raises:
+            Unroutable: when the capability has no dead-letter queue.
+            CoditectError: any other error of `Broker.publish`.
         """
         headers = foreign_headers(message.headers, keep_ours=True)
         headers |= {
@@ -200,7 +216,7 @@ class Settler:
         self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
 
     def history(self, task: Task, failure: Failure) -> dict[str, Any]:
-        """One failed attempt as it travels with the task."""
+        """Return the record of one failed attempt that travels with the task."""
         return {
             "agent": self._agent_id,
             "attempt": task.attempt,
@@ -220,10 +236,10 @@ def _error_header(failure: Failure) -> str:
 
 
 def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Headers worth carrying on: plain values that are not the broker's own, 16 KiB of them, ours first.
+    """Return the headers worth carrying on: plain values not of the broker's own, 16 KiB of them, Coditect's first.
 
-    All headers of a message travel in one frame, and what we add must fit in, too. A copied `x-death` makes
-    RabbitMQ 3.10 drop the message once it names the target queue.
+    All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
+    `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
     """
     kept: dict[str, Any] = {}
     left = _MAX_CARRIED_BYTES
@@ -240,24 +256,24 @@ def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> d
 
 
 def _carried_bytes(name: str, value: object) -> int:
-    """What the header takes on the wire; 0 for one that is not carried on."""
+    """Return the size of a header on the wire; 0 for a header that is not carried on."""
     if isinstance(value, str):
         return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
     return len(name) + 10 if isinstance(value, bool | int | float) else 0
 
 
 class InHand(Protocol):
-    """One delivery, or all that want the outcome of one execution."""
+    """One delivery, or all deliveries that want the outcome of one execution."""
 
     def requeue(self) -> None:
-        """It goes back, for anybody."""
+        """Return the delivery to its queue, for any agent."""
 
     def reject(self) -> None:
-        """It becomes a dead letter, by the broker."""
+        """Reject the delivery, so that the broker makes a dead letter of it."""
 
 
 async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:
-    """Does the work that settles a delivery. If that fails, settles it by `not_settled`."""
+    """Await work that settles a delivery; if the work fails, settle the delivery by `not_settled`."""
     try:
         await work
     except Exception as error:  # noqa: BLE001 - told in full
@@ -268,9 +284,9 @@ async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: 
 
 
 async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | None = None) -> None:
-    """Settles what could not be settled: it goes back after a pause that doubles, at last it is a dead letter.
+    """Settle a delivery after an error: return it after a pause that doubles, or make a dead letter of it at last.
 
-    Trouble of the broker as a whole makes nothing a dead letter; what is wrong with the message itself does at once.
+    Trouble of the broker as a whole makes no dead letters; an error of the message itself makes one at once.
     """
     in_hand, returns = in_hand or delivery, delivery.delivery_count
     facts = {"task_id": delivery.message.message_id, "reason": str(error), "returns": returns}
@@ -295,14 +311,14 @@ async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | No
 
 
 def pause_seconds(delivery: Delivery) -> float:
-    """How long it rests before it goes back: twice as long each time, up to a minute; no time if it is lost."""
+    """Return the pause before a delivery goes back: doubled each time, up to a minute; 0 s if the delivery is lost."""
     if delivery.lost:
         return 0.0
     return float(min(FIRST_RETURN_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_RETURN_SECONDS))
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Whether the policy tries such a failure again; for a handler's own process that has said so already."""
+    """Return whether the retry policy tries such a failure again; a worker process has applied the policy already."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

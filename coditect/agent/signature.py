@@ -1,4 +1,4 @@
-"""What a handler takes and gives, by its signature: `(task)` or `(task, ctx)`; nothing is guessed."""
+"""The signature of a handler, `(task)` or `(task, ctx)`, as its annotations declare it; no shape is guessed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from coditect.errors import SetupError
 from coditect.model.arguments import shown
 
 CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
-"""What a second parameter without an annotation is called when it is the Context."""
+"""Names by which a second parameter without an annotation is recognised as the Context."""
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TASK_AND_CONTEXT = "A handler takes the task's input and, if it wants, a Context"
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a handler takes and gives."""
+    """The input and output types of a handler, and whether it takes a Context."""
 
     input: Codec
     output: Codec
@@ -29,9 +29,10 @@ class Signature:
 
 
 def signature(handler: Callable[..., Any]) -> Signature:
-    """The handler's signature; unannotated parts are plain JSON.
+    """Return the handler's signature; a part without an annotation is plain JSON.
 
-    Raises: SetupError, with the handler's file and line, for any other shape.
+    Raises:
+        SetupError: when the handler has another shape; the error names the handler's file and line.
     """
     try:
         if not inspect.isroutine(_function(handler)):
@@ -43,13 +44,13 @@ def signature(handler: Callable[..., Any]) -> Signature:
 
 
 def line_of(handler: object) -> str:
-    """File and line where a function begins; empty for what has none."""
+    """Return file and line where a function begins; an empty text for an object without a line."""
     code = getattr(_function(handler), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 
 def _function(handler: Any) -> Any:
-    """What is called in the end: within `functools.partial` and decorators."""
+    """Return the function inside `functools.partial` and decorators."""
     while isinstance(handler, partial):
         handler = handler.func
     return inspect.unwrap(handler) if callable(handler) else handler

@@ -1,4 +1,4 @@
-"""One execution under way, and the memory of those that ended."""
+"""The state of one execution, the outcomes of executions that ended, and the ids of canceled tasks."""
 
 from __future__ import annotations
 
@@ -16,92 +16,95 @@ from coditect.wire.mail import Cancel
 
 REMEMBER_SECONDS = 600.0
 SWEEP_EVERY = 64
-"""Outcomes between two looks for what is too old."""
+"""Number of remembered outcomes between two removals of those that are too old."""
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(eq=False, slots=True)
 class Execution:
-    """A task that runs here. Redeliveries of it are attached: they share its outcome."""
+    """One task that runs in this process; attached redeliveries of the task share the outcome of the execution."""
 
     task: Task
     delivery: Delivery
     key: ExecutionKey | None
     """The task's `execution_key`."""
     attached: list[tuple[Task, Delivery]] | None = None
-    """Redeliveries; None for none."""
+    """The redeliveries with their tasks; None when there is none."""
     work: asyncio.Task[None] | None = None
     canceled: str | None = None
-    """Why it was asked to cancel; None when it was not."""
+    """The reason of the request to cancel the execution; None without such a request."""
     overdue: bool = False
-    """Its time is over, and it was told."""
+    """Whether the time of the handler is over and the handler was canceled for that."""
     by_clock: bool = False
-    """It was told because of its deadline, or of how long a task may last at most, waits included."""
+    """Whether the limit that ended the handler was the deadline, or the longest life of a task with its waits."""
     handling: bool = False
-    """The handler runs, so a cancellation reaches it."""
+    """Whether the handler runs now, so that a cancellation reaches the handler."""
     thread: asyncio.Future[Any] | None = None
-    """The thread that a plain handler runs in; it may outlive the attempt."""
+    """The thread in which a plain handler runs; the thread may outlive the attempt."""
     suspicion: Suspicion = Suspicion.NONE
-    """Whether it may kill the process that runs it."""
+    """Whether the task may kill the process that runs it."""
     acked_early: bool = False
-    """Its deliveries were acknowledged while it runs on, because it runs long; only an owned task's."""
+    """Whether the deliveries were acknowledged while the task runs on, because it runs long; workflow tasks only."""
     slot_passed_on: bool = False
-    """Its slot is free, or will be when its thread ends."""
+    """Whether the slot is free already, or becomes free when the handler's thread ends."""
     posted: bool = False
-    """Its reply is on the way, and `work` does not wait for it."""
+    """Whether the reply is on its way, so that `work` does not wait for the reply."""
 
     def wanted_by(self, cancel: Cancel) -> bool:
-        """Whether all who want its outcome are meant."""
+        """Return whether a cancel message means the task and all attached tasks."""
         return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def cancel(self, reason: str) -> None:
-        """Asks it to end; has no effect once its handler has ended."""
+        """Cancel the handler for the given reason.
+
+        Has no effect when the handler does not run or was canceled before.
+        """
         if self.canceled is None and self.handling and self.work is not None:
             self.canceled = reason
             self.work.cancel()
 
     def expire(self) -> None:
-        """Its time is over: as `cancel`."""
+        """Cancel the handler because its time is over; has no effect when the handler does not run."""
         if self.handling and self.work is not None:
             self.overdue = True
             self.work.cancel()
 
     def expire_by_clock(self) -> None:
-        """Its time is over whether it ran or awaited others: as `expire`."""
+        """Cancel the handler because of its limit by the clock, which counts its waits, too."""
         self.by_clock = True
         self.expire()
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether its handler was canceled by `cancel` or `expire`."""
+        """Whether `cancel` or `expire` canceled the handler."""
         return self.overdue or self.canceled is not None
 
     def attach(self, task: Task, delivery: Delivery) -> None:
-        """One more that wants its outcome."""
+        """Add a redelivery, which gets the outcome of this execution."""
         if self.attached is None:
             self.attached = []
         self.attached.append((task, delivery))
 
     @property
     def lost(self) -> bool:
-        """Whether none of its deliveries is ours to settle any more."""
+        """Whether this process can settle none of the deliveries any more."""
         return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
 
     def ack(self) -> None:
-        """All of them are done with."""
+        """Acknowledge the delivery and all attached deliveries."""
         self.delivery.ack()
         for _, delivery in self.attached or ():
             delivery.ack()
 
     def requeue(self) -> None:
-        """All of them go back, for anybody."""
+        """Return the delivery and all attached deliveries to their queues."""
         self.delivery.requeue()
         for _, delivery in self.attached or ():
             delivery.requeue()
 
     def reject(self) -> None:
-        """All of them become dead letters, by the broker."""
+        """Reject the delivery and all attached deliveries, so that the broker makes dead letters of them."""
         self.delivery.reject()
         for _, delivery in self.attached or ():
             delivery.reject()
@@ -109,41 +112,41 @@ class Execution:
 
 @dataclass(eq=False, slots=True)
 class RememberedAnswer:
-    """The reply of a completed execution on its way: a `Promise` of the broker's."""
+    """The reply of a completed execution on its way to the broker, as a `Promise` of the broker's port."""
 
     execution: Execution
     outcome: Outcome
     told: Callable[[RememberedAnswer, BaseException | None], None]
-    """Called once, with what came of it."""
+    """The callback that is called once, with the error of the publish, or None after a confirm."""
     over: bool = False
 
     def done(self) -> bool:
-        """See `Promise`."""
+        """Return whether the publish was confirmed or has failed (see `Promise`)."""
         return self.over
 
     def set_result(self, _: None) -> None:
-        """See `Promise`."""
+        """Note the confirm and call back (see `Promise`)."""
         self.over = True
         self.told(self, None)
 
     def set_exception(self, exception: BaseException) -> None:
-        """See `Promise`."""
+        """Note the failed publish and call back with its error (see `Promise`)."""
         self.over = True
         self.told(self, exception)
 
 
 class Remembered:
-    """Outcomes of the last ten minutes that answer a repeated delivery; bounded in number and bytes."""
+    """The outcomes of the last ten minutes, which answer repeated deliveries; bounded in number and bytes."""
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[ExecutionKey, Outcome] = OrderedDict()
         self.get = self._outcomes.get
-        """The outcome of an execution, if it is remembered; an old one that nobody pushed out yet, too."""
+        """The outcome of an execution, if it is remembered; an older outcome may be found until a sweep removes it."""
         self._bytes = 0
         self._until_sweep = SWEEP_EVERY
 
     def put(self, key: ExecutionKey, outcome: Outcome) -> None:
-        """Keeps an outcome."""
+        """Keep the outcome of an execution, and drop the oldest outcomes above the bounds."""
         outcomes = self._outcomes
         if (replaced := outcomes.pop(key, None)) is not None:
             self._bytes -= len(replaced.body)
@@ -167,17 +170,17 @@ class Remembered:
 
 
 class CanceledIds:
-    """Task ids that somebody asked to cancel in the last ten minutes: their deliveries do not start.
+    """The task ids of the cancel messages of the last ten minutes; deliveries of such tasks do not start.
 
-    An owned task may be wanted again under the same id: canceled is only what was published up to a number.
+    A workflow task may be published again under the same id, so only publications up to a number count as canceled.
     """
 
     def __init__(self) -> None:
         self.reasons: OrderedDict[str, tuple[float, Cancel]] = OrderedDict()
-        """When, and what; the oldest first."""
+        """The instant and the message of each cancel, by task id, oldest first."""
 
     def put(self, cancel: Cancel, now: float) -> None:
-        """Remembers a request."""
+        """Remember a cancel message that came at the instant `now`, in seconds of the loop's clock."""
         self.reasons[cancel.task_id] = (now, cancel)
         while self.reasons:
             since = next(iter(self.reasons.values()))[0]
@@ -186,7 +189,7 @@ class CanceledIds:
             self.reasons.popitem(last=False)
 
     def reason(self, task: Task, now: float) -> str | None:
-        """Why this task was canceled; None when it was not."""
+        """Return why a task was canceled; None when it was not."""
         found = self.reasons.get(task.id or "")
         if found is None or now - found[0] > REMEMBER_SECONDS:
             return None

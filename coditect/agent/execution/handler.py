@@ -34,41 +34,45 @@ KEEP_IT = (
 
 
 class SentBack(BaseException):
-    """The task goes back to its queue unfinished, attempt unchanged. No `Exception`: handlers let it pass."""
+    """The signal that a task goes back to its queue unfinished, attempt unchanged.
+
+    No `Exception`, so that handlers let the signal pass.
+    """
 
 
 @value
 class HandlerEnd:
-    """How one attempt ended, before anybody decided what follows from it."""
+    """The end of one attempt, before a decision about what follows."""
 
     status: Status
     body: bytes = b""
     failure: Failure | None = None
     error: BaseException | None = None
-    """What the retry policy looks at."""
+    """The exception that the retry policy judges."""
     claims: bool = False
-    """Whether the value was over the inline limit and put away: the body is its claim."""
+    """Whether the value was over the inline limit and stored as a blob, so that the body is its blob reference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """Where handlers run."""
+    """The places in which the handlers of one agent process run."""
 
     loop: asyncio.AbstractEventLoop
     limits: TimeLimits
     threads: Executor
     workers: Workers
     alone: Worker | None = None
-    """The process of this one execution, wherever its handler runs otherwise."""
+    """The worker process of this one execution, used instead of the place that the capability declares."""
 
 
 async def run_handler(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
-    """One attempt. Somebody else's cancellation and `SentBack` pass; everything else that a handler can do
-    becomes an `HandlerEnd`.
+    """Run one attempt of a handler within its time limit, and return how the attempt ended.
 
-    A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops it.
+    A cancellation of the process itself and `SentBack` pass through; everything else that a handler can do becomes a
+    `HandlerEnd`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops the
+    thread.
     """
     executors.limits.begin(execution, limit_seconds)
     execution.handling = True
@@ -100,7 +104,7 @@ async def run_handler(
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
-    """How long this attempt may run."""
+    """Return how long this attempt may run: the least of the capability's and the task's limits, never below 0."""
     seconds, limits = capability.timeout_seconds, task.limits
     if limits is NO_LIMITS:
         return seconds
@@ -112,7 +116,11 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
 
 
 def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> HandlerEnd | None:
-    """How a task ends that comes after its time, or to a long capability without an owner; None when it may start."""
+    """Return the end of a task that must not start, and None when the task may start.
+
+    A task must not start after its deadline or its start-by instant. A `long` capability refuses a task without an
+    owner, unless the task's own timeout or deadline is within 25 minutes.
+    """
     now_ms = clock.now_ms()
     if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
         return refused
@@ -128,7 +136,7 @@ def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> Han
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """The refusal, unless the task's own limits are those of a direct one."""
+    """Return the refusal of a direct task for a long capability; None when the task's own limits are short enough."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
@@ -138,9 +146,10 @@ def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> HandlerEnd:
-    """What a cancellation means: a request to cancel, the end of its time, a drain, or the handler's own doing.
+    """Return the end of an attempt that a cancellation ended: canceled, timed out, or failed by the handler's doing.
 
-    Raises: the error, when the process itself is to end.
+    Raises:
+        CancelledError: the given error, when the process itself is to end.
     """
     current = asyncio.current_task()
     if current is None or not current.cancelling():
@@ -154,14 +163,14 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
 
 
 def _go_on() -> None:
-    """The handler was canceled; whatever it made of that, the rest of this asyncio task goes on."""
+    """Take the handler's cancellation off the current asyncio task, so that the rest of this task goes on."""
     current = asyncio.current_task()
     if current is not None and current.cancelling():
         current.uncancel()
 
 
 class _BadInput(Exception):
-    """The input does not fit; kept apart from an InvalidTask that the handler itself raises."""
+    """The error of an input that does not fit; kept apart from an InvalidTask that the handler itself raises."""
 
     def __init__(self, cause: InvalidTask) -> None:
         super().__init__(str(cause))
@@ -169,7 +178,11 @@ class _BadInput(Exception):
 
 
 def _arguments(capability: Capability, execution: Execution, context: Context | None) -> tuple[Any, ...]:
-    """What its handler is called with. Raises: _BadInput."""
+    """Return the arguments for the handler's call: the decoded input, and the context if the handler takes one.
+
+    Raises:
+        _BadInput: when the input does not fit the handler's type.
+    """
     shape = capability.signature
     try:
         value = shape.input.decode(execution.task.body)
@@ -179,7 +192,12 @@ def _arguments(capability: Capability, execution: Execution, context: Context | 
 
 
 def _in_thread(capability: Capability, execution: Execution, context: Context | None) -> bytes:
-    """Run a plain handler, from its input's bytes to its value's. Raises: _BadInput; what the handler raises."""
+    """Run a plain handler, from its input's bytes to its value's.
+
+    Raises:
+        _BadInput: when the input does not fit the handler's type.
+        Exception: any error that the handler raises.
+    """
     value = capability.handler(*_arguments(capability, execution, context))
     return capability.signature.output.encode(value)
 
@@ -187,7 +205,7 @@ def _in_thread(capability: Capability, execution: Execution, context: Context | 
 async def _elsewhere(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors
 ) -> bytes:
-    """Runs the handler in a process or thread."""
+    """Run the handler in a process or a thread, and return the bytes of its value."""
     if capability.where is Where.THREAD and executors.alone is None:
         # In a copy of the context: a thread's own would keep what a task sets for the next one.
         run = partial(copy_context().run, _in_thread, capability, execution, context)
@@ -215,7 +233,7 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
 
 
 def said(error: BaseException) -> str:
-    """What an exception says of itself, if it can."""
+    """Return the message of an exception, cut to a bound, or a sentence instead of a message that cannot be printed."""
     try:
         return str(error)[:_LONGEST_MESSAGE]
     except Exception:  # noqa: BLE001 - a handler's own class may do anything
@@ -223,7 +241,7 @@ def said(error: BaseException) -> str:
 
 
 def _shown(error: BaseException) -> str:
-    """The traceback from the handler on, the frames of this module left out."""
+    """Return the traceback from the handler on, without the frames of this module."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -247,7 +265,7 @@ def _rejected(error: InvalidTask) -> HandlerEnd:
 
 
 async def tidied(context: Context, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
-    """The handling; its folder goes with it."""
+    """Await the handling of an attempt, and delete the attempt's workspace afterwards."""
     try:
         return await handling
     finally:

@@ -1,4 +1,4 @@
-"""Runs suspects apart: one process for one attempt, a bounded number of them at a time."""
+"""Isolation of suspects, the tasks that may kill their process: a process per attempt, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from coditect.model.result import Failure, Status
 log = logging.getLogger(__name__)
 
 RETURN_SECONDS = 1.0
-"""Pause before a suspect goes back for which there is no process right now."""
+"""Pause before a suspect goes back to its queue when no process can be started right now."""
 
 
 class Isolation:
-    """The suspects of one agent process.
+    """The places for the suspects that run in one agent process.
 
-    There are as many places as processors, at most as many as slots, for each depth of nesting: whoever is
-    awaited by a suspect can then always run in its turn.
+    Each depth of nesting has as many places as the machine has processors, at most as many as slots: a task that a
+    suspect awaits can then always run in its turn.
     """
 
     def __init__(self, quarantine: Quarantine, intake: Intake, *, slots: int, most_suspended: int) -> None:
@@ -45,7 +45,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
-        """Examines the task; a suspect gets a place. Inside, its start is recorded. Waits hold no slot."""
+        """Examine a task, record its start, and give a place if the task is a suspect; waits hold no slot."""
         aside = partial(self._aside, received)
         async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -56,7 +56,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
-        """A place for a suspect, however it became one. Waits hold no slot."""
+        """Hold a place for a suspect inside the block, whatever made it a suspect; waits hold no slot."""
         async with AsyncExitStack() as stack:
             await self._take_place(received, stack)
             facts = {
@@ -72,7 +72,11 @@ class Isolation:
                 raise
 
     async def _take_place(self, received: ReceivedTask, stack: AsyncExitStack) -> None:
-        """Where it may not wait without its slot it goes on without a place: slots bound those."""
+        """Take a place for a suspect.
+
+        When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
+        bound the number of such tasks.
+        """
         place = self._places[received.task.depth]
 
         async def enter() -> bool:
@@ -85,7 +89,7 @@ class Isolation:
             await self._aside(received, enter())
 
     async def _aside(self, received: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
-        """Awaits the work without a slot, unless too many do so already."""
+        """Await the work without a slot; keep the slot when too many tasks wait without one already."""
         if not self._intake.may_suspend(received, self._most_suspended):
             return await work
         self._intake.suspend(received)
@@ -101,11 +105,12 @@ class Isolation:
 async def run_apart(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
-    """`run_handler` for a suspect.
+    """Run a suspect's handler in a process of its own, as `run_handler` does otherwise.
 
-    A handler that no other process can load runs here where only the number of deliveries speaks against its
-    task; otherwise it does not run any more. One that has to be ended there at its limit, after an agent had ended
-    while it ran, probably blocks: its next attempt runs apart, too.
+    A handler that no other process can load runs in this process when only the number of deliveries speaks against its
+    task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then
+    also exceeds its limit in the process of its own, the handler probably blocks: its next attempt runs in a process of
+    its own, too.
     """
     try:
         ended = await run_alone(capability, execution, context, executors, limit_seconds=limit_seconds)
@@ -119,9 +124,13 @@ async def run_apart(
 async def run_alone(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
-    """`run_handler` in a process that nobody had before or gets after; loading does not count to the limit.
+    """Run a handler as `run_handler` does, in a new process that serves nothing else.
 
-    Raises: SetupError when no other process can load the handler; WorkerUnavailable, retryable.
+    The time to load the handler does not count to the limit.
+
+    Raises:
+        SetupError: when no other process can load the handler.
+        WorkerUnavailable: when no process could be started, or too many tasks await others; retryable.
     """
     execution.handling = True  # a cancellation reaches the loading, too
     try:

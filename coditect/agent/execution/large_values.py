@@ -1,4 +1,4 @@
-"""Inputs and values over the inline limit: fetched before the handler runs, put away after it."""
+"""Inputs and values over the inline limit, which are fetched before the handler runs and stored after its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coditect.model.result import Failure, Status
 
 
 async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
-    """Gives the execution its input; how it ended, if there is none to be had."""
+    """Fetch an execution's large input into the task's body; return how the attempt ended if that fails, else None."""
     try:
         execution.task = replace(execution.task, body=await whole(blobs, execution.task.body))
     except (TooLarge, ClaimBroken) as error:
@@ -24,7 +24,10 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
 
 
 async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
-    """The same with the value's claim as its body, or the failure to put it away."""
+    """Store a large value.
+
+    Return the end with the blob reference as its body, or with the failure to store the value.
+    """
     try:
         claim = await blobs.put(ended.body)
     except TooLarge as error:

@@ -1,10 +1,10 @@
-"""Executions that wait for nothing share an asyncio task.
+"""The runner of executions; executions that never wait share one asyncio task.
 
-To make, register and end a task of asyncio's costs as much as everything else that is done for a small task of
-ours. So one of them, a shift, runs what is ready, one after the other, each in a context of its own. The first
-that waits keeps the shift's task to itself until it ends, and whatever its capability does from then on gets
-asyncio tasks of its own at once. `asyncio.current_task()`, cancellation and time-outs are therefore what a
-handler expects of them; only handlers that never wait can see that they had the same task.
+Creating, registering and ending an asyncio task costs as much as all other work for a small task. So one asyncio task,
+a shift, runs the executions that are ready, one after the other, each in a context of its own. The first execution that
+waits keeps the shift's asyncio task to itself until it ends, and later executions of its capability get asyncio tasks
+of their own at once. `asyncio.current_task()`, cancellation and time-outs are therefore what a handler expects of them;
+only handlers that never wait can see that they had the same task.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Perform = Callable[[Execution, ReceivedTask], Work]
 
 
 class TaskRunner:
-    """Starts executions in the order they come, in the next turn of the event loop."""
+    """A runner that starts executions in the order of their arrival, in the next turn of the event loop."""
 
     def __init__(self, perform: Perform, loop: asyncio.AbstractEventLoop) -> None:
         self._perform = perform
         self._loop = loop
         self._ready: deque[tuple[Execution, ReceivedTask]] = deque()
         self._wait: set[str] = set()
-        """Capabilities whose handlers waited."""
+        """The capabilities whose handlers have waited."""
         self._context = copy_context()
-        """Without what any handler set: an execution is often started by the end of another, in that one's context."""
+        """A context without any handler's changes, since the end of one execution often starts another."""
         self._next: asyncio.Task[None] | None = None
-        """The shift that will run what is ready."""
+        """The shift that will run the executions that are ready."""
 
     def start(self, execution: Execution, received: ReceivedTask) -> None:
-        """Runs it soon; `execution.work` is its asyncio task from then on."""
+        """Run an execution in the next turn of the event loop; `execution.work` is its asyncio task from then on."""
         if execution.task.capability in self._wait:
             execution.work = self._loop.create_task(self._perform(execution, received), context=self._context.copy())
             return
@@ -47,7 +47,10 @@ class TaskRunner:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
-        """One shift. What becomes ready meanwhile is for the next, so that the event loop has its turn."""
+        """Run one shift.
+
+        Executions that become ready meanwhile are for the next shift, so that the event loop has its turn.
+        """
         shift, self._next = self._next, None
         ready, self._ready = self._ready, deque()
         assert shift is not None, "it was made to be run"
@@ -74,7 +77,7 @@ class TaskRunner:
 
 @coroutine
 def _carry_on(work: Work, awaited: Any, context: Context) -> Generator[Any, Any, None]:
-    """`await work`, which has begun already, in its own context."""
+    """Await work that has begun already, in the work's own context."""
     try:
         while True:
             try:

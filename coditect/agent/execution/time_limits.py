@@ -1,4 +1,4 @@
-"""How long handlers may run. What ends soon after its start, as most does, never gets a timer."""
+"""The time limits of handlers; a handler that ends soon after its start, as most do, never gets a timer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from coditect.agent.execution.execution import Execution
 
 LOOK_SECONDS = 0.1
-"""From one look at what has started meanwhile to the next; a shorter limit gets its timer at once."""
+"""Pause between two checks for executions that need a timer; a shorter limit gets its timer at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
     left: float
     bound: asyncio.TimerHandle
-    """Rings when it may last no longer by the clock, whether it runs or not."""
+    """The timer of the limit by the clock, which counts whether the task runs or waits."""
 
 
 class TimeLimits:
-    """Expires executions when their time is over, to the moment.
+    """The time limits of the running executions; each execution expires exactly when its time is over.
 
-    A timer costs more than what many a handler does. So an execution only gets its own when it still runs at
-    the next look. While it awaits others, or a slot to go on with, its time stands still.
+    A timer costs more than the whole work of many handlers. So an execution gets a timer only when it still runs at the
+    next check. While an execution awaits other tasks, or a slot to go on with, its time stands still.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -34,7 +34,7 @@ class TimeLimits:
         self._look: asyncio.TimerHandle | None = None
 
     def begin(self, execution: Execution, seconds: float) -> None:
-        """It may run so long from now."""
+        """Start the time of an execution, which may run for so many seconds from now."""
         if seconds <= LOOK_SECONDS:
             self._timers[execution] = self._loop.call_later(seconds, execution.expire)
             return
@@ -43,7 +43,7 @@ class TimeLimits:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_timers)
 
     def end(self, execution: Execution) -> None:
-        """It runs no more."""
+        """Stop the time of an execution; without effect for an execution that has none."""
         if self._fresh.pop(execution, None) is None:
             timer = self._timers.pop(execution, None)
             if timer is not None:
@@ -52,7 +52,7 @@ class TimeLimits:
                 pause.bound.cancel()
 
     def pause(self, execution: Execution, most_seconds: float) -> None:
-        """Its time stands still from now on, for so long at most. Idempotent."""
+        """Stop the time of an execution until `go_on`; by the clock it may last `most_seconds` more. Idempotent."""
         due, timer = self._fresh.pop(execution, None), self._timers.get(execution)
         if due is None:
             if timer is None or execution.asked_to_end:
@@ -63,7 +63,7 @@ class TimeLimits:
         self._paused[execution] = _Pause(due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock))
 
     def go_on(self, execution: Execution) -> None:
-        """Its time runs again, if it stood still."""
+        """Let the time of an execution run again, if it stood still."""
         pause = self._paused.get(execution)
         if pause is not None and not execution.asked_to_end:
             self.end(execution)

@@ -1,11 +1,11 @@
-"""Several processes of one agent under one parent: started, started again when one dies, drained together.
+"""Several processes of one agent under one parent: started, restarted after a death, and drained together.
 
-One that is alive and does nothing ends itself (`loop_watchdog`), or is ended from here when it stands stopped.
+A process that is alive and does nothing ends itself (`loop_watchdog`); the parent ends a process that stands stopped.
 
-A process that was drained by itself (`coditect agent drain`) ends with 0 and stays away. One that dies is
-started again after a growing pause; one that dies five times in a row (`POLICY`) ends the whole with its exit
-code, so that whoever supervises the parent sees it. The processes end with the parent, also when that is
-killed (`parent.py`).
+A process that was drained alone (`coditect agent drain`) ends with 0 and stays away. A process that dies is started
+again after a growing pause; a process that dies five times in a row (`POLICY`) ends the whole with its exit code, so
+that the supervisor of the parent sees the death. The processes end with the parent, also when the parent is killed
+(`parent.py`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from coditect.agent.processes.restarts import RestartPolicy
 log = logging.getLogger(__name__)
 
 PARENT = "CODITECT_PARENT_PID"
-"""The environment variable that tells a process whom it ends with."""
+"""The environment variable with the pid of the parent, with which the process ends."""
 BEGAN = "CODITECT_BEGAN_FILE"
-"""The environment variable that names the file by which it says that it works."""
+"""The environment variable with the path of the file that the process creates when it works."""
 POLICY = RestartPolicy(start_attempts=5)
 
 
 class Processes:
-    """Keeps `count` processes of one command."""
+    """The keeper of `count` processes of one command."""
 
     def __init__(
         self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0, policy: RestartPolicy = POLICY
@@ -47,14 +47,14 @@ class Processes:
         self._stop = asyncio.Event()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Asks every process to drain and end; may be asked again."""
+        """Send a signal to every process, to drain and end; may be repeated."""
         self._stop.set()
         for process in self._running:
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
     async def run(self) -> int:
-        """Returns when all have ended: 0, or the exit code of one that could not be kept running."""
+        """Run the processes until all have ended; return 0, or the exit code of one that could not be kept running."""
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(self._keep()) for _ in range(self._count)]
         return max(keeper.result() for keeper in keepers)
@@ -75,7 +75,7 @@ class Processes:
                 return 0
 
     async def _run_one(self) -> tuple[int, float]:
-        """Its exit code, and for how long it had worked: nothing if it never began to, however slowly it started."""
+        """Run one process; return its exit code, and for how long it worked: 0 s when it was never ready."""
         with TemporaryDirectory() as folder:
             began = Path(folder) / "began"
             env = {**os.environ, PARENT: str(os.getpid()), BEGAN: str(began)}
@@ -100,7 +100,7 @@ class Processes:
 
 
 async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:
-    """Keeps the processes until SIGTERM or SIGINT has drained them; gives the exit code."""
+    """Keep the processes until SIGTERM or SIGINT has drained them; return the exit code."""
     processes = Processes(command, count, stall_seconds=stall_seconds)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

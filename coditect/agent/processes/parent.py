@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, also when that was killed, and before it."""
+"""Ties of a process to its parent: the child ends when the parent ends, also when the parent is killed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent_pid: int) -> None:
-    """Asks the kernel to kill this process when its parent ends; exits when that has happened already.
+    """Ask the kernel to kill this process when its parent ends; exit at once when the parent has ended already.
 
-    Linux only; elsewhere the end of its standard input has to tell it.
+    The request works on Linux only; elsewhere the end of its standard input must tell the process.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -24,6 +24,6 @@ def die_with(parent_pid: int) -> None:
 
 
 def die_first() -> None:
-    """Asks the kernel to kill this process rather than others when memory runs out; Linux only."""
+    """Ask the kernel to kill this process rather than others when memory runs out; Linux only."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,4 +1,4 @@
-"""Handlers in processes of their own: started when needed, reused, and killed with their group by a timeout."""
+"""Worker processes of handlers: started when needed, reused, and killed with their process group by a timeout."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ log = logging.getLogger(__name__)
 
 STREAM_BYTES = 4 * 1024 * 1024
 PROCESS_DIED = "process_died"
-"""The reason of an attempt that ended with its process."""
+"""The failure reason of an attempt that ended with its process."""
 START_SECONDS = 60.0
-"""How long a process may take to load the agent's file."""
+"""How long a worker process may take to load the agent's file."""
 
 
 class ProcessDied(CoditectError):
-    """The handler's process ended before its result: killed, out of memory, or it exited."""
+    """The error of a handler's process that ended before its result: killed, out of memory, or by its own exit."""
 
     retryable = True
 
 
 class WorkerUnavailable(Retryable):
-    """No process could be started for the handler; it did not run."""
+    """The error of a handler's process that could not be started; the handler did not run."""
 
 
 class RemoteError(Exception):
-    """An exception in the handler's process; carries its type name and traceback as text."""
+    """An exception in the handler's process, with its type name and traceback as text."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         super().__init__(facts.get("message", ""))
         self.remote_type = str(facts.get("type", ""))
         self.remote_traceback = str(facts.get("traceback", ""))
         self.retryable = facts.get("retryable") is not False
-        """Whether the capability's retry policy tries it again."""
+        """Whether the capability's retry policy tries the failure again."""
 
 
 class Worker:
-    """One process with one handler, one task at a time."""
+    """One process with one handler, which runs one task at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -63,11 +63,16 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process has not ended."""
         return self._process.returncode is None
 
     async def loaded(self) -> None:
-        """Returns when it has loaded the handler. Raises: SetupError when it cannot; WorkerUnavailable."""
+        """Return when the process has loaded the handler.
+
+        Raises:
+            SetupError: when the process cannot load the handler.
+            WorkerUnavailable: when the process ended, or was not ready within `START_SECONDS`; retryable.
+        """
         try:
             async with asyncio.timeout(START_SECONDS):
                 frame = await receive(self._stdout)
@@ -81,10 +86,13 @@ class Worker:
             )
 
     async def call(self, task: Task, context: Context) -> bytes:
-        """The result's body.
+        """Run one task in the process, and return the body of the result.
 
-        Raises: RemoteError for the handler's exception, InvalidTask when the input does not fit, ProcessDied;
-        and what `Services.request` raises past a handler.
+        Raises:
+            RemoteError: when the handler raised an exception.
+            InvalidTask: when the input does not fit the handler's type.
+            ProcessDied: when the process ended before the result.
+            BaseExceptionGroup: with `SentBack`, when a request of the handler could not be suspended.
         """
         async with asyncio.TaskGroup() as group:
             worker_rpc = WorkerRpc(context.services, group, self._send)
@@ -115,7 +123,7 @@ class Worker:
         self._stdin.write(frame.packed())
 
     async def kill(self) -> None:
-        """Ends the process and everything it started."""
+        """Kill the process and everything that it started."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -137,9 +145,9 @@ def _remote(facts: dict[str, Any]) -> Exception:
 
 
 class Workers:
-    """The processes of one agent; an idle one is kept per capability and slot.
+    """The worker processes of one agent; an idle process is kept per capability and slot.
 
-    `source` is the file or module that declares the agent; without it each handler's own file is taken.
+    `source` is the file or module that declares the agent; without a source each handler's own file is loaded.
     """
 
     def __init__(self, source: str | None = None) -> None:
@@ -148,9 +156,13 @@ class Workers:
         self._busy: set[Worker] = set()
 
     async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
-        """One task in a process that others use before and after. A cancellation (a timeout is one) kills it.
+        """Run one task in a process that other tasks use before and after.
 
-        Raises: what `Worker.call` and `start` raise.
+        A cancellation, as by a timeout, kills the process.
+
+        Raises:
+            CoditectError: the errors of `start` and `Worker.call`.
+            RemoteError: when the handler raised an exception.
         """
         worker = self._take(capability) or await self.start(capability)
         self._busy.add(worker)
@@ -169,9 +181,11 @@ class Workers:
             self._busy.discard(worker)
 
     async def start(self, capability: Capability) -> Worker:
-        """A new process that has loaded the handler; whoever takes it ends it.
+        """Start a new process and return it once it has loaded the handler; the caller ends the process.
 
-        Raises: SetupError when the handler cannot be loaded; WorkerUnavailable, retryable.
+        Raises:
+            SetupError: when the handler cannot be loaded.
+            WorkerUnavailable: when the process could not be started; retryable.
         """
         worker = await _spawn(self._source or _source_file(capability), capability)
         self._busy.add(worker)
@@ -183,7 +197,7 @@ class Workers:
         return worker
 
     async def end(self, worker: Worker) -> None:
-        """Kills the process."""
+        """Kill one process."""
         await worker.kill()
         self._busy.discard(worker)
 
@@ -199,7 +213,7 @@ class Workers:
         self._idle.setdefault(capability.name, []).append(worker)
 
     async def close(self) -> None:
-        """Ends every process."""
+        """Kill every process."""
         workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
         self._idle.clear()
         for worker in workers:

@@ -1,4 +1,4 @@
-"""Processes by pid *and* start time, so that a number that was given out again is never taken for ours."""
+"""Processes identified by pid *and* start time, so that a reused pid is never mistaken for the earlier process."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import psutil
 log = logging.getLogger(__name__)
 
 LOOKS = 10
-"""Looks within the time that a process may stand stopped."""
+"""Number of checks within the time for which a process may stand stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """One process of this boot; equal only to itself."""
+    """One process of this boot of the machine; no other process has an equal id."""
 
     pid: int
     started: str
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The process that has this pid now; None if there is none, or only its zombie."""
+    """Return the id of the process that has this pid now; None when there is no such process, or only its zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -39,15 +39,15 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def is_running(process: ProcessId) -> bool:
-    """Whether exactly this process still runs. A zombie does not."""
+    """Return whether exactly this process still runs; a zombie does not run."""
     return identify(process.pid) == process
 
 
 @asynccontextmanager
 async def ended_if_stopped(pid: int, *, name: str, bound_seconds: float) -> AsyncIterator[None]:
-    """Inside the block the process is killed when it stands stopped (SIGSTOP) for that long; 0 lets it stand.
+    """Kill the process when it stands stopped (SIGSTOP) for `bound_seconds` inside the block; 0 never kills it.
 
-    A program of ours that runs and hangs ends itself (`loop_watchdog`); one that does not run cannot.
+    A process that runs and hangs ends itself (`loop_watchdog`); a stopped one cannot.
     """
     async with asyncio.TaskGroup() as group:
         looking = group.create_task(_end_if_stopped(pid, name, bound_seconds)) if bound_seconds else None

@@ -1,4 +1,4 @@
-"""What an agent and its worker processes say to each other: frames of a kind, a JSON head and a body.
+"""The protocol between an agent and its worker processes: frames of a kind, a JSON head and a body.
 
 ::
 
@@ -11,7 +11,7 @@
                       PROGRESS  head: share, note
                       EVENT     head: type, subject, data
                       REQUEST   head: number, capability, limits          body: the child's input
-                      ABANDON   head: number of a request nobody waits for any more
+                      ABANDON   head: number of a request whose answer is not awaited any more
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SIZES = struct.Struct(">BII")
 
 
 class FrameKind(IntEnum):
-    """What a frame says."""
+    """The kind of a frame; the module's table shows direction, head and body of each kind."""
 
     TASK = auto()
     ANSWER = auto()
@@ -44,26 +44,30 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One of them."""
+    """One frame: a kind, a head of JSON values, and a body of bytes."""
 
     kind: FrameKind
     head: Any = None
     body: bytes = b""
 
     def packed(self) -> bytes:
-        """Its bytes."""
+        """Return the frame's bytes: the kind and the sizes of head and body, then head and body."""
         head = dumps(self.head)
         return _SIZES.pack(self.kind, len(head), len(self.body)) + head + self.body
 
 
 async def receive(stream: asyncio.StreamReader) -> Frame:
-    """The next frame. Raises: IncompleteReadError when the stream ends."""
+    """Read and return the next frame.
+
+    Raises:
+        IncompleteReadError: when the stream ends.
+    """
     kind, head, body = _SIZES.unpack(await stream.readexactly(_SIZES.size))
     return Frame(FrameKind(kind), loads(await stream.readexactly(head)), await stream.readexactly(body))
 
 
 def read(stream: BinaryIO) -> Frame | None:
-    """The next frame, blocking; None when the stream ends."""
+    """Read the next frame with blocking calls, and return it; None when the stream ends."""
     start = stream.read(_SIZES.size)
     if len(start) < _SIZES.size:
         return None

@@ -1,4 +1,7 @@
-"""When a process that died is started again, and when it is given up: by deaths, never by how long a start takes."""
+"""The policy for processes that die: when to restart one, and when to give it up.
+
+Only deaths count, never how long a start takes.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How soon a child that died is started again, and when its first start has failed.
+    """How soon a child process that died is started again, and when its first start has failed.
 
-    The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; a child
-    that worked for `healthy_seconds` starts from 0 again. A child that dies `start_attempts` times in a row before it
-    was ever ready has failed to start. One that stands stopped for `stopped_seconds` is killed, and started again.
+    The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; after
+    `healthy_seconds` of work the delay of a child starts from 0 again. A child that dies `start_attempts` times in a
+    row before it was ever ready has failed to start. A child that stands stopped for `stopped_seconds` is killed and
+    started again.
     """
 
     first_seconds: float = 0.5
@@ -22,11 +26,11 @@ class RestartPolicy:
     stopped_seconds: float = 10.0
 
     def deaths_in_a_row(self, before: int, *, worked_seconds: float) -> int:
-        """How many there are with this one. Only work makes a life healthy: a slow start is none."""
+        """Return the number of deaths in a row with this one; only work makes a life healthy, a slow start does not."""
         return 1 if worked_seconds >= self.healthy_seconds else before + 1
 
     def delay(self, deaths_in_a_row: int) -> float:
-        """Seconds to wait after this many deaths without a healthy life between them."""
+        """Return the seconds to wait after so many deaths without a healthy life between them."""
         if deaths_in_a_row <= 1:
             return 0.0
         return float(min(self.cap_seconds, self.first_seconds * 2 ** min(deaths_in_a_row - 2, 16)))

@@ -1,4 +1,4 @@
-"""What the agent does for a handler that runs in a worker process: its requests, progress and events."""
+"""The agent's side of the calls of a handler that runs in a worker process: its requests, progress and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.wire.tasks import read_result, result_message
 
 
 class WorkerRpc:
-    """The errands of one execution; its requests run in `group`, and their answers go out through `send`."""
+    """The calls of one execution; requests run in `group`, and their answers go out through `send`."""
 
     def __init__(self, services: Services, group: asyncio.TaskGroup, send: Callable[[Frame], None]) -> None:
         self._services = services
@@ -26,7 +26,11 @@ class WorkerRpc:
         self._requests: dict[int, asyncio.Task[None]] = {}
 
     def run(self, frame: Frame) -> None:
-        """Does what the frame asks for, in the background where it takes time."""
+        """Carry out the call in a frame; a request runs in the background.
+
+        Raises:
+            ValueError: when the frame is of a kind that a worker does not send.
+        """
         head = frame.head
         match frame.kind:
             case FrameKind.PROGRESS:
@@ -45,7 +49,7 @@ class WorkerRpc:
                 raise ValueError(f"a worker does not say {frame.kind.name}")
 
     def cancel(self) -> None:
-        """Nobody waits for the answers any more."""
+        """Cancel the requests that still run, because the worker does not await their answers any more."""
         for request in self._requests.values():
             request.cancel()
 
@@ -76,7 +80,11 @@ def _described(error: CoditectError) -> dict[str, Any]:
 
 
 def outcome_in(frame: Frame) -> Outcome:
-    """What an ANSWER brings. Raises: the error that the request ended with, of the same type."""
+    """Return the outcome in an ANSWER frame.
+
+    Raises:
+        CoditectError: the error with which the request ended, of the same type.
+    """
     described = frame.head.get("error")
     if described is None:
         return read_result(

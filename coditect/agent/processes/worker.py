@@ -1,4 +1,4 @@
-"""The other end of `workers`: loads the agent's file, and runs one task after the other until stdin ends."""
+"""The worker process of a handler, the other end of `pool`: loads the agent's file and runs tasks until stdin ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from coditect.wire.tasks import read_task
 
 
 class _Link:
-    """Frames to the agent, and a thread that reads those from it: tasks, and answers to whoever awaits them."""
+    """The connection to the agent: sends frames, and reads tasks and answers in a thread."""
 
     def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
         self._source = source
@@ -54,7 +54,10 @@ class _Link:
         self.tasks.put(None)
 
     async def ask(self, head: dict[str, Any], body: bytes) -> Frame:
-        """The answer to a request; a cancellation lets the agent know that nobody waits for it."""
+        """Send a request and return the answer frame.
+
+        A cancellation tells the agent that the answer is not awaited any more.
+        """
         self._asked += 1
         number = self._asked
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
@@ -75,7 +78,7 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 
 
 class _RemoteServices:
-    """See `context.Services`: the agent does it."""
+    """The `context.Services` of a worker process, which the agent carries out."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -83,7 +86,7 @@ class _RemoteServices:
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
-        """Raises what the agent's own services raise."""
+        """Let the agent make a request; raises the errors of the agent's own services."""
         head = {
             "capability": capability,
             "ordinal": ordinal,
@@ -93,20 +96,20 @@ class _RemoteServices:
         return outcome_in(await self._link.ask(head, body))
 
     def progress(self, share: float, note: str) -> None:
-        """Tells the agent, which tells the fleet."""
+        """Send progress to the agent, which publishes it."""
         self._link.send(Frame(FrameKind.PROGRESS, [share, note]))
 
     def report(self, share: float, note: str) -> None:
-        """The same for a plain handler."""
+        """Send progress to the agent as `progress` does, for a plain handler."""
         self.progress(share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Tells the agent, which publishes it."""
+        """Send an event to the agent, which publishes it."""
         self._link.send(Frame(FrameKind.EVENT, [type_, subject, data]))
 
 
 class _ProcessContext(Context):
-    """A context in a worker process."""
+    """The context of an execution in a worker process."""
 
     def __init__(self, frame: Frame, link: _Link) -> None:
         head = frame.head
@@ -115,7 +118,7 @@ class _ProcessContext(Context):
         self._workspace = Path(head["workspace"])
 
     def remove_workspace(self) -> None:
-        """The agent removes it."""
+        """Leave the workspace alone: the agent deletes it."""
 
 
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes:
@@ -128,7 +131,7 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes
 
 
 def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
-    """How the task ended."""
+    """Run one task, and return the frame that tells how the task ended."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:
@@ -159,7 +162,7 @@ def _load(target: str, capability_name: str) -> Capability:
 
 
 def main(target: str, capability_name: str, agent_pid: int) -> None:
-    """Serves one capability of the agent in this file or module; ends with the agent's process."""
+    """Serve one capability of the agent in this file or module; end with the agent's process."""
     die_with(agent_pid)
     die_first()
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))

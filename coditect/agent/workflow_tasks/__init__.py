@@ -1,1 +1,1 @@
-"""Tasks that a workflow owns: asking its shard whether they may run, telling that they run, and how they end."""
+"""Workflow tasks on the agent's side: asking their shard for a grant, reporting that they run, and how they end."""

@@ -1,8 +1,8 @@
-"""Asks the control plane whether an owned task may run here, before it does.
+"""Acquire requests: questions to the control plane whether a workflow task may run here, before it runs.
 
-A delivery that came back, or that is not fresh any more, may have run elsewhere meanwhile, or may be wanted by
-nobody: its shard decides, and gives the fence under which it runs. One question has one id, however often it is
-asked; the answer to each asking is the same.
+A delivery that came back, or that is not fresh any more, may have run elsewhere meanwhile, or may not be wanted any
+more: its shard decides, and grants the fence under which it runs. A request keeps its id, however often it is sent;
+each copy gets the same answer.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from coditect.wire.tasks import SENT_AGAIN
 log = logging.getLogger(__name__)
 
 FRESH_MS = 1_000
-"""For so long after its publication a first delivery runs unasked."""
+"""How long after its publication a first delivery runs without a grant."""
 MOST_AHEAD_MS = 500
-"""A delivery that comes so long before its publication says that the clocks differ, and nothing of its age."""
+"""How far before its publication a delivery may arrive; after an earlier arrival its age counts as unknown."""
 ANSWER_SECONDS = 5.0
-"""How long an answer is waited for before the next asking, and how long with the slot in hand."""
+"""How long an answer is awaited before the request is sent again, and how long with the slot in hand."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 GIVE_UP_SECONDS = 600.0
-"""Then the delivery goes back: the broker would take it after 30 minutes, with everything else of its channel."""
+"""The time after which the delivery goes back: after 30 minutes the broker would take all deliveries of its channel."""
 
 
 class NoOwner(InvalidTask):
-    """What a task names as its owner does not exist: neither would anybody say that it may run, nor how it ended."""
+    """The error of a task whose named owner does not exist: nothing could grant its start or take its result."""
 
 
 def no_owner(sentence: str, **named: str) -> NoOwner:
-    """The error for a task that names such an owner."""
+    """Return the error of a task that names an owner that does not exist."""
     fix = "publish it without x-coditect-workflow; or run the dispatcher that owns it, and redrive"
     return NoOwner(sentence, **named, fix=fix)
 
 
 @dataclass(eq=False, slots=True)
 class AcquireRequest:
-    """One claim, from its first asking to its answer."""
+    """One acquire request, from its first publish to its answer."""
 
     message: Message
     origin: str
@@ -59,12 +59,12 @@ class AcquireRequest:
 
     @property
     def id(self) -> str:
-        """The same for each asking."""
+        """The id of the request, the same for each publish."""
         return self.message.correlation_id or ""
 
 
 class AcquireRequests:
-    """The claims of one agent process."""
+    """The acquire requests of one agent process."""
 
     def __init__(self, broker: Broker, requests: Requests, clock: Clock, *, agent_id: AgentId) -> None:
         self._broker = broker
@@ -72,14 +72,14 @@ class AcquireRequests:
         self._clock = clock
         self._agent_id = agent_id
         self._silent: set[str] = set()
-        """Shards that are there, and left the last question, or the last result, without an answer."""
+        """The shards that exist and left the last request, or the last result, without an answer."""
         self._heard: set[str] = set()
-        """Shards that answered or took something, some time: each has a queue, so nobody can make them many."""
+        """The shards that ever answered or took something; each has a queue, so no publisher can make this set grow."""
         self.closed = False
-        """Nothing is asked any more; what was asked may be answered still."""
+        """Whether no further request is sent; earlier ones may still be answered."""
 
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
-        """Whether the task may not run unasked."""
+        """Return whether the task must not run without a grant."""
         published = task.published_at_ms
         if earlier_deliveries(delivery) or published is None or owner.origin in self._silent:
             return True
@@ -88,38 +88,42 @@ class AcquireRequests:
         return not -MOST_AHEAD_MS <= self._clock.now_ms() - published <= FRESH_MS
 
     def silent(self, origin: str) -> bool:
-        """Whether the shard left the last question, or the last result, without an answer."""
+        """Return whether the shard left the last request, or the last result, without an answer."""
         return origin in self._silent
 
     def heard(self, origin: str) -> None:
-        """This shard exists: it took a result, or a word about a task that runs."""
+        """Note that a shard exists: it took a result, or a message about a task that runs."""
         self._heard.add(origin)
 
     def missed(self, origin: str, error: Unroutable) -> None:
-        """This shard has no queue: its tasks do not run unasked until it answers.
+        """Note that a shard has no queue: its tasks do not run without a grant until it answers.
 
-        Raises: NoOwner when it never had one, as far as this process knows.
+        Raises:
+            NoOwner: when the shard never had a queue, as far as this process knows.
         """
         if origin not in self._heard:
             raise no_owner("The task names a shard that does not exist", origin=origin) from error
         self._silent.add(origin)
 
     def question(self, task: Task, owner: Owner, *, running: bool = False) -> AcquireRequest:
-        """The claim of this task; to be ended by `forget`."""
+        """Create the acquire request of a task; `forget` must end it."""
         question_id = self._clock.new_id()
         body = claim_body(owner, publication=task.publication, agent=self._agent_id, running=running)
         message = request(Verb.CLAIM, body, reply_to=self._requests.reply_to, correlation_id=question_id)
         return AcquireRequest(message, owner.origin, self._requests.expect(question_id))
 
     def forget(self, question: AcquireRequest) -> None:
-        """Nobody waits for its answer any more."""
+        """Drop a request, whose answer is not awaited any more."""
         self._requests.forget(question.id)
 
     async def ask(self, question: AcquireRequest, *, pause_seconds: float = 0.0) -> Claim | None:
-        """One asking; None when there is no answer within `ANSWER_SECONDS`, or when nobody is there to give one now.
+        """Send a request once and return the shard's answer; None without an answer within `ANSWER_SECONDS`.
 
-        It lies in its queue for no longer than until the next one, after that and the pause: nobody finds what an agent
-        asked that is gone. Raises: NoOwner.
+        None also means that no dispatcher is there now. The message expires after `ANSWER_SECONDS` and the pause, when
+        the next one may be sent, so that no dispatcher finds a request of an agent that is gone.
+
+        Raises:
+            NoOwner: when the shard never had a queue, as far as this process knows.
         """
         if self.closed:
             return None
@@ -144,7 +148,13 @@ class AcquireRequests:
         return None
 
     async def insist(self, question: AcquireRequest, delivery: Delivery) -> Claim | None:
-        """Asks with growing pauses; None when the delivery is lost meanwhile, or there is no answer for too long."""
+        """Send a request with growing pauses until it is answered, and return the answer.
+
+        None means that the delivery was lost meanwhile, or that no answer came within `GIVE_UP_SECONDS`.
+
+        Raises:
+            NoOwner: when the shard never had a queue, as far as this process knows.
+        """
         loop = asyncio.get_running_loop()
         give_up, pause = loop.time() + GIVE_UP_SECONDS, FIRST_PAUSE_SECONDS
         while loop.time() < give_up and not delivery.lost:
@@ -158,7 +168,7 @@ class AcquireRequests:
         return None
 
     def _answered(self, question: AcquireRequest) -> Claim | None:
-        """What came between two askings."""
+        """Return the answer that came between two sends; None when it is unreadable or an error."""
         try:
             return self._read(question)
         except CoditectError as error:
@@ -166,7 +176,11 @@ class AcquireRequests:
             return None
 
     def _read(self, question: AcquireRequest) -> Claim:
-        """Raises: CoditectError when the answer is no claim; the next one is waited for then."""
+        """Return the answer in the reply, and expect another reply.
+
+        Raises:
+            CoditectError: when the reply is unreadable or an error.
+        """
         reply, question.reply = question.reply, self._requests.expect(question.id)
         outcome = reply.result()
         if outcome.failure is not None:

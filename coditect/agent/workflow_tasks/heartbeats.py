@@ -1,9 +1,10 @@
-"""What of the owned tasks has been running for a while: told to their owners, and again and again that it runs.
+"""Heartbeats of workflow tasks: reports to their owners that they have started, and that they still run.
 
-An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that it still
-runs. One that granted a claim is told that from the grant on, though the task may wait for a slot; of its start only
-if it counts how long the task runs. A task that has run for ten minutes is told anew, and when that is confirmed its
-delivery is acknowledged: the broker would take it back after thirty. From then on only those heartbeats speak for it.
+An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that the task still
+runs. An owner that granted an acquire request is told from the grant on, though the task may still wait for a slot; of
+the start itself only if the owner counts how long the task runs. A task that has run for ten minutes is reported again,
+and after the confirm its delivery is acknowledged: the broker would take the delivery back after thirty minutes. From
+then on only these heartbeats show that the task lives.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ log = logging.getLogger(__name__)
 
 TELL_SECONDS = 0.1
 LONG_SECONDS = 600.0
-"""After so long a delivery is acknowledged before its task has ended."""
+"""The run time after which a delivery is acknowledged before its task has ended."""
 BEAT_SECONDS = 20.0
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 
 
 class TaskHeartbeats:
-    """The owned tasks that run in one agent process."""
+    """The workflow tasks that run in one agent process, and the timers of their heartbeats."""
 
     def __init__(self, reports: Reports, background: Supervisor, clock: Clock, *, agent_id: AgentId) -> None:
         self._reports = reports
@@ -42,17 +43,20 @@ class TaskHeartbeats:
         self._untold: dict[Execution, float] = {}
         self._told: dict[Execution, asyncio.TimerHandle] = {}
         self._waiting: set[Execution] = set()
-        """Those of `_told` that have not begun."""
+        """The executions in `_told` that have not begun."""
         self._look_at: asyncio.TimerHandle | None = None
         self._beat_at: asyncio.TimerHandle | None = None
 
     def granted(self, execution: Execution) -> None:
-        """Its owner let this agent run it, by a claim; `began` may follow much later."""
+        """Note that the owner granted the task to this agent; `began` may follow much later."""
         self._waiting.add(execution)
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:
-        """It runs from now on. Whoever granted it knows enough, unless it counts the time of it."""
+        """Note that the task runs from now on.
+
+        An owner that granted the task is not told, unless it counts the task's run time.
+        """
         self._waiting.discard(execution)
         if execution in self._told and execution.task.limits.timeout_ms is None:
             return
@@ -61,12 +65,12 @@ class TaskHeartbeats:
             self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
 
     def granted_anew(self, execution: Execution) -> None:
-        """Its owner let it run on under another fence, by a claim of it that came while it ran."""
+        """Note that the owner lets a running task go on under another fence, by a grant that came while it ran."""
         if self._runs(execution):
             self.began(execution)
 
     def ended(self, execution: Execution) -> None:
-        """It runs no more. Idempotent."""
+        """Note that the task does not run any more. Idempotent."""
         self._waiting.discard(execution)
         self._untold.pop(execution, None)
         timer = self._told.pop(execution, None)
@@ -74,13 +78,13 @@ class TaskHeartbeats:
             timer.cancel()
 
     def _follow(self, execution: Execution, since: float) -> None:
-        """Its owner knows of it from now on."""
+        """Start the heartbeats of a task of which its owner knows from now on."""
         self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
         if self._beat_at is None:
             self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _look(self) -> None:
-        """Tells of all that began at least 100 ms ago; looks again as long after."""
+        """Report all tasks that began at least 100 ms ago, and schedule the next look for as long after."""
         now = self._loop.time()
         by_shard: dict[str, dict[Execution, int]] = {}
         for execution, since in list(self._untold.items()):
@@ -95,7 +99,7 @@ class TaskHeartbeats:
         self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
 
     async def _tell(self, heartbeats: dict[Execution, int], origin: str) -> None:
-        """Tells, with the instants, until the broker has it, or none of them runs any more."""
+        """Report starts, with their instants, until the broker confirms or none of the tasks runs any more."""
         pause = FIRST_PAUSE_SECONDS
         while running := [self._started(one, at_ms) for one, at_ms in heartbeats.items() if self._runs(one)]:
             try:
@@ -120,9 +124,10 @@ class TaskHeartbeats:
         self._background.start(self.acked_early(execution), name="let go")
 
     async def acked_early(self, execution: Execution) -> None:
-        """Tells that it runs on without its deliveries, and acknowledges those that it has.
+        """Report that a long task runs on without its deliveries, and acknowledge those that it has.
 
-        Its owner has nothing to learn of one that was granted and still waits: that it has it, the claim said.
+        A task that was granted and still waits is not reported: its owner knows from the acquire request which agent
+        has it.
         """
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:

@@ -1,16 +1,16 @@
-"""Owned tasks: whoever owns a task records how it ends and decides what follows, the agent only runs it.
+"""Workflow tasks on the agent's side: the owner records the end and decides what follows, the agent only runs the task.
 
 ::
 
     fresh delivery ─────────────────────────────► run ──► result to the owner, confirmed ──► ack
-    came back, or older than 1 s ──► claim ──RUN──► run, under the fence that was granted
-                                         ├─STALE──► ack, nothing is run
-                                         ├─WAIT───► goes back after a pause
-                                         ├─RUN, but its connection is gone ──► given back to the owner
-                                         └─nobody─► asked again, without a slot; goes back after ten minutes
-    runs or ran here already ──► claim ──RUN──► joins it: its result carries the granted fence
+    came back, or older than 1 s ──► ask ──RUN──► run, under the fence that was granted
+                                       ├─STALE──► ack, nothing is run
+                                       ├─WAIT───► goes back after a pause
+                                       ├─RUN, but its connection is gone ──► given back to the owner
+                                       └─silence► asked again, without a slot; goes back after ten minutes
+    runs or ran here already ──► ask ──RUN──► joins it: its result carries the granted fence
 
-The agent tries nothing again and buries nothing here. See `docs/owned-tasks.md`.
+The agent retries nothing and makes no dead letters here. See `docs/owned-tasks.md`.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 SHARE = 4
-"""The tasks that wait for one shard take at most this part of the places for those without a slot."""
+"""The tasks that wait for one shard take at most this part of the places for tasks without a slot."""
 LAST_ANSWER_SECONDS = 1.0
-"""For so long a drain waits for answers: whoever leaves without one may have been given an attempt by it."""
+"""How long a drain waits for answers: a later answer may have granted an attempt to an agent that is gone."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
 
 
 class ManagedRun(Protocol):
-    """One attempt and what follows; with `post` the result of a completed one is on its way when it returns."""
+    """A function that runs one attempt and settles it; with `post` it returns while the result is still on its way."""
 
     def __call__(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
-        """Raises what the attempt raises that is not its own."""
+        """Run the attempt; raises errors that are not the handler's own."""
 
 
 class ManagedTasks:
-    """The owned tasks of one agent process."""
+    """The workflow tasks of one agent process."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class ManagedTasks:
         isolation: Isolation | None,
         most_suspended: int,
     ) -> None:
-        """`isolation` is where suspects run; None where there are no other processes."""
+        """Take the parts of the runtime; `isolation` runs suspects, and is None where no other processes may run."""
         self._claims, self._heartbeats, self._reports = claims, heartbeats, reports
         self._intake = intake
         self._isolation = isolation
@@ -80,18 +80,18 @@ class ManagedTasks:
         self._undecided: set[Execution] = set()
         self._live: set[Execution] = set()
         self._to_begin: set[Execution] = set()
-        """Those of `_live` that wait for room."""
+        """The executions in `_live` that wait for room."""
         self._asking: set[asyncio.Task[None]] = set()
         self._waiting: set[asyncio.Task[None]] = set()
-        """Who waits for room."""
+        """The asyncio tasks that wait for room."""
         self._waiting_for: Counter[str] = Counter()
-        """How many wait for an answer of each shard, without a slot."""
+        """Number of tasks that wait for an answer of each shard, without a slot."""
         self._leaving = asyncio.Event()
 
     # -- before it runs -----------------------------------------------------------------------------------
 
     async def execute(self, execution: Execution, received: ReceivedTask, run: ManagedRun) -> None:
-        """Claims the task if it must be, and runs it; every end settles the delivery."""
+        """Ask the owner for a grant if one is needed, and run the task; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
         if self._claims.needed(task, owner, received.delivery):
@@ -138,7 +138,7 @@ class ManagedTasks:
 
     @contextmanager
     def _unbegun(self, execution: Execution) -> Iterator[None]:
-        """It may begin and waits for room; a drain ends that, and `_to_begin` tells that it was that."""
+        """Mark, inside the block, a granted task that waits for room; a drain cancels the wait and leaves the mark."""
         waiting = asyncio.current_task()
         assert waiting is not None, "in a task of its own"
         self._to_begin.add(execution)
@@ -150,7 +150,7 @@ class ManagedTasks:
             self._waiting.discard(waiting)
 
     async def _decided(self, execution: Execution, received: ReceivedTask, owner: Owner) -> Claim | None:
-        """The grant, maybe without a slot; None when the task does not run here, and its deliveries are settled."""
+        """Return the grant, maybe without a slot; else settle the deliveries, and return None."""
         self._undecided.add(execution)
         try:
             async with self._question(execution.task) as question:
@@ -172,10 +172,9 @@ class ManagedTasks:
     async def _waited(
         self, execution: Execution, received: ReceivedTask, question: AcquireRequest, claim: Claim | None
     ) -> Claim | None:
-        """Waits without the slot, for an answer or until it may go back; None when it is to go back.
+        """Wait without the slot for an answer; return None when the delivery is to go back.
 
-        Those that wait for one shard take a share of the places at most, the others are sent round. What was granted
-        has still no slot: this agent has it, and says so while it waits for one.
+        Tasks that wait for one shard take a share of the places, the others are sent back. A grant brings no slot yet.
         """
         origin = question.origin
         full = self._waiting_for[origin] >= max(1, self._most_suspended // SHARE)
@@ -200,14 +199,11 @@ class ManagedTasks:
 
     @property
     def waiting_for_owner(self) -> int:
-        """Tasks that wait for a word of their owner, without a slot."""
+        """Number of tasks that wait for a word of their owner, without a slot."""
         return self._waiting_for.total()
 
     async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
-        """It was granted when its delivery was not ours any more.
-
-        Whoever has the delivery now may have been granted it before, and is refused then: nobody else will begin it.
-        """
+        """Give back a grant for a lost delivery: it replaced any earlier grant, so no other agent begins the task."""
         if received.awaiting:
             self._intake.abandon(received)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
@@ -215,7 +211,7 @@ class ManagedTasks:
 
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[AcquireRequest]:
-        """A claim; a drain ends whoever asks it, in a moment."""
+        """Hold an acquire request open inside the block; a drain soon cancels the block."""
         question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
         self._asking.add(asking)
@@ -226,7 +222,7 @@ class ManagedTasks:
             self._claims.forget(question)
 
     def hand_back(self) -> None:
-        """The agent drains: what rests or waits for room goes back now, what waits for an answer a moment later."""
+        """Start a drain: tasks that pause or wait for room go back now, those that wait for answers a moment later."""
         self._leaving.set()
         self._claims.closed = True
         for waiting in self._waiting:
@@ -234,7 +230,7 @@ class ManagedTasks:
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Whoever asks still, or waits for room with an answer that came meanwhile."""
+        """Cancel the tasks that still wait for an answer, or for room after an answer that came meanwhile."""
         for one in self._asking | self._waiting:
             one.cancel()
 
@@ -243,7 +239,7 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """A delivery of what runs here, or of what ended here (then `known` gives its value)."""
+        """Handle another delivery of a task that runs here, or that ended here (then `known` returns its outcome)."""
         if execution is not None and execution in self._undecided:
             execution.attach(task, delivery)
             return
@@ -253,7 +249,7 @@ class ManagedTasks:
     async def _rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """It may have been granted to somebody else meanwhile, who died: without a claim the result were stale."""
+        """Ask before joining: another agent may have had the task and died, which would make the result stale."""
         async with self._question(task, running=True) as question:
             claim = await self._claims.insist(question, delivery)
         if claim is None or claim.verdict is Verdict.WAIT:
@@ -280,9 +276,9 @@ class ManagedTasks:
     # -- after it ran ---------------------------------------------------------------------------------------
 
     def post(self, answer: RememberedAnswer) -> None:
-        """Tells the owner of a completed one; the answer is told what came of that. `report` follows if it failed.
+        """Post a completed task's result to its owner; `answer` learns the outcome, and `report` must follow a failure.
 
-        A delivery that comes meanwhile claims the task, and has the value told again under the fence that it gets.
+        A delivery that comes meanwhile asks for a grant, and has the value reported again under the granted fence.
         """
         execution = answer.execution
         task, owner = execution.task, owner_of(execution.task)
@@ -292,7 +288,7 @@ class ManagedTasks:
         self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
 
     def taken(self, owner: Owner) -> None:
-        """A result that was posted was confirmed."""
+        """Note that a posted result was confirmed."""
         self._claims.heard(owner.origin)
 
     async def report(
@@ -303,11 +299,15 @@ class ManagedTasks:
         retry_ms: int | None = None,
         failed: BaseException | None = None,
     ) -> None:
-        """Tells the owner, then lets the deliveries go. Raises what `publish` raises; they are not settled then.
+        """Report the end of a task to its owner, then acknowledge the deliveries; an error leaves them unsettled.
 
-        A shard that has no queue takes no result: the task goes back, in a while; NoOwner is raised if it never had
-        one. The result of a task whose delivery went early is offered until it is taken. `retry_ms` is what the
-        capability's own policy says of a failed attempt; `failed` is what became of the first try, if there was one.
+        Without a queue of the shard the task goes back after a pause; the result of a task that was acked early is
+        offered until it is taken. `retry_ms` is the retry policy's delay after a failed attempt, `failed` the error of
+        a first try.
+
+        Raises:
+            NoOwner: when the shard never had a queue, as far as this process knows.
+            CoditectError: any other error of `Broker.publish`.
         """
         self._heartbeats.ended(execution)
         self._reports.forget(owner_of(execution.task))
@@ -338,7 +338,7 @@ class ManagedTasks:
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
-        """A delivery stays in hand without a slot."""
+        """Count a delivery, inside the block, that stays in hand without a slot."""
         self._intake.park(1)
         try:
             yield
@@ -346,13 +346,13 @@ class ManagedTasks:
             self._intake.park(-1)
 
     async def _rest(self, seconds: float) -> None:
-        """A pause, which a drain ends."""
+        """Pause for so many seconds, or until a drain."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()
 
     async def _publish(self, execution: Execution, outcome: Outcome, retry_ms: int | None) -> None:
-        """Again, when another delivery joined meanwhile under a new fence."""
+        """Publish the result, and again when another delivery joined meanwhile under a new fence."""
         fence = None
         while fence != owner_of(execution.task).fence:
             task, owner = execution.task, owner_of(execution.task)
@@ -369,7 +369,7 @@ class ManagedTasks:
         )
 
     async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
-        """Has its owner start it anew, then lets the deliveries go: whoever got one would count as another attempt."""
+        """Have the owner start the task again, then ack the deliveries: a redelivery would count as another attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(
@@ -384,13 +384,13 @@ class ManagedTasks:
 
 
 def owner_of(task: Task) -> Owner:
-    """The owner of an owned task."""
+    """Return the owner of a workflow task."""
     assert task.owner is not None, "only owned tasks come here"
     return task.owner
 
 
 def _grant(execution: Execution, claim: Claim) -> Task:
-    """The task runs under the fence, and as the attempt, that was granted."""
+    """Set the granted fence and attempt on the execution's task, and return the task."""
     task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)
     limits = task.limits
     if limits.start_by_ms is not None:  # the grant is the start: whether it is one in time, its owner has said

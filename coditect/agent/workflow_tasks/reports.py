@@ -1,4 +1,4 @@
-"""Tells a task's owner how it ends and how far it is, on `coditect.results` by the owner's shard."""
+"""Reports to the owners of workflow tasks: results and progress, on `coditect.results` by the owner's shard."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
-"""How long a message about progress may take; the next one says more."""
+"""How long the publish of a progress message may take; the next message says more."""
 GATHER_SECONDS = 0.1
-"""What is said within it travels together."""
+"""The time within which reports of progress are gathered into one message."""
 EVERY_SECONDS = 1.0
-"""The least time between two messages about progress."""
+"""The least time between two progress messages."""
 MOST_NOTE = 500
 
 
 class ResultBatch:
-    """Results that travel in one message, and the `Promise` of it."""
+    """Several results that travel in one message, and the `Promise` of that message."""
 
     def __init__(self) -> None:
         self.results: list[OwnedResult] = []
@@ -39,26 +39,26 @@ class ResultBatch:
 
     @property
     def full(self) -> bool:
-        """Whether one more would be too much."""
+        """Whether the batch has no room for another result."""
         return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
 
     def add(self, result: OwnedResult, promise: Promise) -> None:
-        """One more, which `may_share`."""
+        """Add one result for which `may_share` is true, and its promise."""
         self.results.append(result)
         self.promises.append(promise)
         self._bytes += len(result.outcome.body)
 
     def done(self) -> bool:
-        """See `Promise`."""
+        """Return whether every promise of the batch is done (see `Promise`)."""
         return all(one.done() for one in self.promises)
 
     def set_result(self, result: None) -> None:
-        """See `Promise`."""
+        """Resolve every open promise of the batch (see `Promise`)."""
         for one in self._waiting():
             one.set_result(result)
 
     def set_exception(self, exception: BaseException) -> None:
-        """See `Promise`."""
+        """Fail every open promise of the batch (see `Promise`)."""
         for one in self._waiting():
             one.set_exception(exception)
 
@@ -67,31 +67,36 @@ class ResultBatch:
 
 
 class Reports:
-    """What one agent process says to the owners of its tasks."""
+    """The publisher of results and progress of one agent process to the owners of its workflow tasks."""
 
     def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, heard: Callable[[str], None]) -> None:
-        """`heard` is called with a shard that took something: it exists."""
+        """Take the ports; `heard` is called with each shard that took a message, and thus exists."""
         self._heard = heard
         self._broker = broker
         self._background = background
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._posts: dict[str, ResultBatch] = {}
-        """By shard: results of this turn of the loop."""
+        """The results of this turn of the loop, by shard."""
         self._pending: dict[Owner, Progress] = {}
         self._last_said: dict[tuple[str, str], tuple[float, str]] = {}
         self._flushed = -EVERY_SECONDS
         self._timer: asyncio.TimerHandle | None = None
 
     async def result(self, result: OwnedResult) -> None:
-        """How an attempt ended; done when the broker has it.
+        """Publish how an attempt ended, and return after the broker's confirm.
 
-        Raises: Unroutable when no dispatcher ever had this shard; what `publish` raises.
+        Raises:
+            Unroutable: when no dispatcher ever had this shard.
+            CoditectError: any other error of `Broker.publish`.
         """
         await self.tell(self._message(result), result.owner.origin)
 
     def post(self, result: OwnedResult, promise: Promise) -> None:
-        """As `result`; the promise is told. What the loop's turn has for one shard travels together, if it may."""
+        """Post a result without waiting; results for one shard in one turn of the loop travel together where they may.
+
+        The promise is resolved by the confirm, or fails with the error of the publish.
+        """
         origin = result.owner.origin
         if not may_share(result):
             self._post(self._message(result), promise, origin)
@@ -129,25 +134,30 @@ class Reports:
         return owned_result_message(result, message_id=self._clock.new_id())
 
     async def tell(self, message: Message, origin: str, *, within_seconds: float = PUBLISH_SECONDS) -> None:
-        """Any message to the owner of a shard. Raises as `result`."""
+        """Publish a message to the owner of a shard, and return after the broker's confirm.
+
+        Raises:
+            Unroutable: when no dispatcher ever had this shard.
+            CoditectError: any other error of `Broker.publish`.
+        """
         await self._broker.publish(
             message, exchange=routing.RESULTS, routing_key=origin, timeout_seconds=within_seconds
         )
         self._heard(origin)
 
     def progress(self, owner: Owner, share: float, note: str) -> None:
-        """How far a task is. At most once; of what is said within a second only the last of each task is sent."""
+        """Report how far a task is, at most once; of the reports within a second only the last of each task is sent."""
         note = note[:MOST_NOTE]
         self._last_said[(owner.workflow, owner.node)] = (share, note)
         self._say(owner, share, note)
 
     def alive(self, owners: Iterable[Owner]) -> None:
-        """These run: what was said last of each is said again."""
+        """Report that the tasks of these owners run, by a repetition of the last progress of each."""
         for owner in owners:
             self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
 
     def forget(self, owner: Owner) -> None:
-        """Its task ended."""
+        """Forget the progress of a task that ended."""
         if self._last_said:
             self._last_said.pop((owner.workflow, owner.node), None)
             self._pending.pop(owner, None)
