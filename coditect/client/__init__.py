@@ -1,4 +1,5 @@
-"""What a program calls that submits tasks and starts workflows, and what it holds of them afterwards.
+"""The client: programs submit tasks and start workflows through it, and hold handles of them afterwards.
 
-It imports `messaging`, `registry`, `broker`, `wire` and `workflow`; the command line, `sync` and `testing` call it.
+The package imports `messaging`, `registry`, `broker`, `wire` and `workflow`; the command line, `sync` and `testing`
+call it.
 """

@@ -1,4 +1,4 @@
-"""The client: submit a task, wait for its result, listen to events, talk to the fleet."""
+"""The `Client`: submits tasks, starts workflows, listens to events, and reaches the agents."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ NO_OPTIONS = Options()
 
 
 def _chosen(options: Options | None, fields: OptionFields) -> Options:
-    """The options with what was given beside them."""
+    """Return the options with the keywords in place of their fields.
+
+    Raises:
+        InputError: when `options` is no `Options`, a keyword is unknown, or a value is wrong; names the parameter.
+    """
     if options is not None and not isinstance(options, Options):
         arguments.refuse("options", "These are no options", options, "coditect.Options(...)")
     given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
@@ -65,11 +69,11 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
 
 
 class _Sync:
-    """`Client.sync()` is for the servers of the environment, `client.sync()` for those of this client."""
+    """The descriptor of `Client.sync()` (servers of the environment) and `client.sync()` (the client's own servers)."""
 
     def __get__(self, client: Client | None, kind: type[Client]) -> Callable[[], SyncClient]:
         def sync() -> SyncClient:
-            """The same client for code without an event loop; not opened yet.
+            """Return the same client for code without an event loop, not opened yet.
 
             `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
             """
@@ -81,7 +85,10 @@ class _Sync:
 
 
 class Client:
-    """A process's way into the fleet. `async with` opens and closes it; safe to share between tasks."""
+    """The object by which a process submits tasks and starts workflows; tasks may share it.
+
+    `async with` opens and closes the client.
+    """
 
     sync = _Sync()
 
@@ -95,7 +102,7 @@ class Client:
         name: str | None = None,
         blobs: Blobs = NO_BLOBS,
     ) -> None:
-        """The name, of its reply queue and events, is a fresh one unless it is given."""
+        """Take the ports; `name`, a fresh one by default, names the client's reply queue and its events."""
         self._broker = broker
         self._registry = registry
         self._clock = clock or SystemClock()
@@ -126,16 +133,17 @@ class Client:
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> Client:
-        """A client for the servers that the environment (or the nearest `.coditect/env`) names.
+        """Return a client for the servers that the environment (or the nearest `.coditect/env`) names.
 
-        Raises: SetupError for a setting outside its range.
+        Raises:
+            SetupError: when a setting is outside its range.
         """
         settings = read_settings({**os.environ, **environment} if environment is not None else None)
         return cls.connecting(settings)
 
     @classmethod
     def connecting(cls, settings: Settings) -> Client:
-        """A client that opens and closes its own connections."""
+        """Return a client that opens and closes its own connections."""
         from coditect.client.program import adapters  # noqa: PLC0415 - the composition root imports the adapters
 
         broker, registry = adapters(settings)
@@ -171,20 +179,29 @@ class Client:
     async def submit(
         self, capability: str, value: Any = None, *, options: Options | None = None, **fields: Unpack[OptionFields]
     ) -> Handle:
-        """Publishes a task; returns when the broker has it: from then on it is not lost.
+        """Publish one task and return its handle.
 
-        `value` is anything JSON, pydantic or a dataclass can say, or bytes that are JSON already. The keywords are
-        the fields of `Options`, such as `priority="p0"`; they go before those of `options`.
+        The broker has confirmed the task by then, so that it is not lost.
 
-        With `durable=True`, or an `idempotency_key`, the control plane keeps it, as a workflow of one node: it
-        returns when that is committed. Such a task survives the loss of the broker's disks, may run for hours, and is
-        known by its id to any process (`task`). Priority, limits of time and max_attempts count; a preferred agent
-        does not.
+        `value` is anything that JSON, pydantic or a dataclass can express, or bytes that are JSON already. The keywords
+        are the fields of `Options`, such as `priority="p0"`; they take precedence over those of `options`.
 
-        Raises: InputError that names the parameter; UnknownCapability (with the nearest names), TooLarge,
-        InvalidTask; Overloaded, BrokerUnavailable, BlobUnavailable (nothing was taken, retryable);
-        PublishUnconfirmed (unknown, retryable); ControlPlaneRequired for a durable task where no dispatcher is, and
-        for a direct one with a timeout above 25 minutes.
+        With `durable=True`, or an `idempotency_key`, the control plane keeps the task, as a workflow of one node, and
+        the call returns after the commit. A durable task survives the loss of the broker's disks, may run for hours,
+        and any process can get its handle by its id (`task`). Priority, time limits and max_attempts count; a preferred
+        agent does not.
+
+        Raises:
+            InputError: when a parameter is wrong; the error names the parameter.
+            UnknownCapability: when no agent offers the capability; the error names the nearest names.
+            TooLarge: when the value is larger than the wire or the blob store takes.
+            InvalidTask: when the value cannot be written as JSON.
+            Overloaded: when the broker refused the task until the timeout; nothing was taken, retryable.
+            BrokerUnavailable: when the broker was away until the timeout; nothing was taken, retryable.
+            BlobUnavailable: when a large value could not be stored; nothing was taken, retryable.
+            PublishUnconfirmed: when no confirm came; the task may have been taken, retryable.
+            ControlPlaneRequired: when no dispatcher answers for a durable task, or a direct task has a timeout above 25
+                minutes.
         """
         chosen = _chosen(options, fields)
         check_capability_name(capability)
@@ -196,13 +213,18 @@ class Client:
     async def submit_durable(
         self, capability: str, value: Any = None, *, key: str | None = None, options: Options | None = None
     ) -> Handle:
-        """`submit` with `durable=True`; the same `key` gives the same task."""
+        """Submit a task with `durable=True`; the same `key` gives the same task.
+
+        Raises:
+            CoditectError: the errors of `submit`.
+        """
         return await self.submit(capability, value, options=options, durable=True, idempotency_key=key)
 
     def task(self, task_id: str) -> Handle:
-        """The handle of a durable task by its id, whoever submitted it; asks for nothing yet.
+        """Return the handle of a durable task by its id, also when another process submitted it; sends no request yet.
 
-        Raises: InputError when the id is not that of a durable task.
+        Raises:
+            InputError: when the id is not that of a durable task.
         """
         return self._workflows.task(task_id)
 
@@ -215,15 +237,16 @@ class Client:
         concurrency: int = DEFAULT_CONCURRENCY,
         **fields: Unpack[OptionFields],
     ) -> AsyncIterator[Handle]:
-        """Submits each value, at most `concurrency` unconfirmed at once; yields the handles in order.
+        """Submit each value, at most `concurrency` unconfirmed at once; yield the handles in order.
 
-        So many values are read and checked before any of them is sent. With a strategy the agents are assigned in
-        batches of that size: none gets more than it can take, what is over the broker balances.
+        As many values as `concurrency` are read and checked before any of them is sent. With a strategy the agents are
+        assigned in batches of that size: no agent gets more than it can take, and the broker balances the rest.
 
-        With `results=False` nothing comes back: fire and forget, as safe as any other submit.
+        With `results=False` no results come back; each submit is as safe as any other.
 
-        Raises: what `submit` raises, after the handles of all that was taken: nothing runs whose handle was not
-        yielded. Nothing after the value that failed is sent.
+        Raises:
+            CoditectError: the errors of `submit`, after the handles of all tasks that were taken: no task runs whose
+                handle was not yielded. No value after the failed one is sent.
         """
         chosen = _chosen(options, fields)
         check_capability_name(capability)
@@ -247,10 +270,13 @@ class Client:
         timeout: Duration = "5m",
         options: Options | None = None,
     ) -> Any:
-        """Submits and waits: the value, or the failure as an error. See `submit` and `Handle.result`.
+        """Submit a task, wait for its result, and return the value.
 
-        After `timeout` nobody wants the result any more: it is the deadline of a direct task that has none, and a
-        durable one is canceled.
+        After `timeout` the result is worthless: a direct task without a deadline gets it as its deadline, and a durable
+        task is canceled.
+
+        Raises:
+            CoditectError: the errors of `submit` and `Handle.result`.
         """
         chosen = _chosen(options, {})
         arguments.span("timeout", timeout)
@@ -267,9 +293,9 @@ class Client:
             handle.forget()
 
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
-        """Asks whoever has the task to cancel it; best effort, remembered by the fleet for ten minutes.
+        """Ask the agents to cancel a task; best effort, remembered by the agents for ten minutes.
 
-        A durable task is canceled by the control plane, which does not forget.
+        The control plane cancels a durable task, and does not forget.
         """
         if workflow_of(task_id) is not None:
             await self.task(task_id).cancel(reason=reason)
@@ -286,35 +312,42 @@ class Client:
         key: str | None = None,
         progress: Progress | None = None,
     ) -> Run:
-        """Hands a workflow to the control plane; returns when that has committed it: from then on it is not lost.
+        """Start a workflow and return its handle.
 
-        `value` is the workflow's input. The same `key` gives the same workflow, however often it is started: `new` of
-        the handle says whether it is another than before, and what else is given does not matter then. It is
-        checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each.
+        The control plane has committed the workflow by then, so that it is not lost.
 
-        Raises: InvalidWorkflow, also for a capability that nobody offers; TooLarge, InvalidTask; ControlPlaneRequired,
-        BrokerUnavailable: it may have been accepted all the same, which a `key` makes harmless.
+        `value` is the workflow's input. The same `key` gives the same workflow, however often it is started; `new` of
+        the handle says whether this call started it, and the other parameters have no effect if not. The workflow is
+        checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each chunk.
+
+        Raises:
+            InvalidWorkflow: when the definition is wrong, or no agent offers one of its capabilities.
+            TooLarge: when a node, or the input, is over the inline limit.
+            InvalidTask: when a value cannot be written as JSON.
+            ControlPlaneRequired: when no dispatcher answers; it may have accepted the workflow all the same, which a
+                `key` makes harmless.
+            BrokerUnavailable: when the broker is away; the workflow may have been accepted as well. Retryable.
         """
         return await self._workflows.start(workflow, encode_any(value), key=key, progress=progress)
 
     def run(self, workflow: str) -> Run:
-        """The handle of a workflow by its id, whoever started it; asks for nothing yet."""
+        """Return the handle of a workflow by its id, also when another process started it; sends no request yet."""
         return self._workflows.run(workflow)
 
     async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
-        """The workflows that the control plane has, or those in one state; the latest first."""
+        """Yield the workflows that the control plane has, or those in one state, the latest first."""
         async for row in self._workflows.runs(state=state, most=most):
             yield row
 
     async def approvals(self, *, most: int | None = None) -> AsyncIterator[ApprovalRow]:
-        """The questions that wait for an answer; `run(row.workflow).answer(row.node, ...)` gives one."""
+        """Yield the approvals that wait for an answer; `run(row.workflow).answer(row.node, ...)` answers one."""
         async for row in self._workflows.approvals(most=most):
             yield row
 
     async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
-        """The nodes of workflows whose agents died until no attempt was left.
+        """Yield the nodes of workflows whose agents died until no attempt was left.
 
-        `run(row.workflow).redrive(row.node.name)` runs one again.
+        `run(row.workflow).redrive(row.node.name)` runs a node again.
         """
         async for row in self._workflows.dead_nodes(most=most):
             yield row
@@ -322,7 +355,7 @@ class Client:
     # -- the fleet --------------------------------------------------------------------------------------
 
     async def broadcast(self, topic: str, data: Any = None, *, exclude: Iterable[AgentId | str] = ()) -> None:
-        """Tells every agent but the excluded ones (ids or names); at most once each, no answer."""
+        """Send data to every agent except the excluded ones (ids or names); at most once each, without an answer."""
         await self._broadcast(mail.broadcast(topic, data, excluded=tuple(exclude)))
 
     async def _broadcast(self, letter: Any) -> None:
@@ -334,7 +367,7 @@ class Client:
             log.info("No agent is there to hear a broadcast")
 
     async def emit(self, /, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publishes an event; whoever listens gets it, and it is no error when nobody does."""
+        """Publish an event to all listeners, at most once; the lack of listeners is no error."""
         event = Event(type_, f"/clients/{self.name}", self._clock.new_id(), self._clock.now_ms(), subject, data)
         try:
             await self._broker.publish(
@@ -348,10 +381,11 @@ class Client:
             log.debug("Nobody listens to an event", extra={"event_type": type_})
 
     def events(self, pattern: str = "#", *, of: str | None = None) -> EventStream:
-        """Events whose type matches the topic pattern (`task.*`, `agent.online`, `#`); those about one subject, such
-        as the id of a task, with `of`: others do not even come here.
+        """Return a stream of the events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).
 
-        `async with client.events("task.*") as events: async for event in events`. What happens after the
-        block was entered is heard; a listener more than 10,000 events behind misses the oldest.
+        With `of`, such as the id of a task, the broker sends only the events about that one subject.
+
+        `async with client.events("task.*") as events: async for event in events`. The stream has the events since the
+        block was entered; a listener more than 10,000 events behind misses the oldest.
         """
         return self._event_stream.stream(pattern, of=() if of is None else (of,))

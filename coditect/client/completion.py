@@ -1,7 +1,7 @@
-"""Wakes whoever waits for the end of a workflow when an event tells of it: one queue for all waits of a client.
+"""Notification of waits for the end of a workflow: one queue of events wakes all waits of a client.
 
-An event may be missed, so whoever waits also looks; with this, rarely. It is listened from the first wait until nobody
-has waited for a while.
+An event may be missed, so a wait also asks the control plane, but rarely. The client listens from the first wait until
+there has been no wait for a while.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ log = logging.getLogger(__name__)
 ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
     {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
 )
-"""The events that end a workflow's story."""
+"""The event types of the end of a workflow, with the state that each means."""
 IDLE_SECONDS = 5.0
-"""How long it is still listened when nobody waits any more."""
+"""How long the client still listens after the last wait."""
 
 
 class Completions:
-    """The ends that one client hears of."""
+    """The ends of workflows that one client hears of."""
 
     def __init__(self, event_stream: EventStreams, background: Supervisor) -> None:
         self._event_stream = event_stream
         self._background = background
         self._waits: Counter[str] = Counter()
-        """How many wait for each workflow."""
+        """Number of waits for each workflow."""
         self._expected: dict[str, asyncio.Future[None]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._listens = False
 
     @property
     def heard(self) -> bool:
-        """Whether it is listened already: the first who waits cannot be sure of an event."""
+        """Whether the client listens already; before that, a wait cannot rely on an event."""
         return self._listens
 
     @contextmanager
     def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
-        """While somebody waits for its end: what is called for a future that is done when an event tells of it.
+        """Yield, for the time of a wait, a function whose future is done when an event tells of the workflow's end.
 
-        It is shared by all who wait for the same, and to be asked for anew before each look.
+        All waits for a workflow share the future; call the function again before each look.
         """
         self._waits[workflow] += 1
         try:

@@ -1,7 +1,7 @@
-"""Asks the control plane: a request to `coditect.control`, answered to this process's reply queue.
+"""Requests to the control plane: published to `coditect.control`, answered to this process's reply queue.
 
-Every request may be repeated: it carries its identity, and what it asks for is done once. So what was not answered,
-because the broker, a dispatcher or the way between them was gone, is asked again until the time is over.
+Every request may be repeated: it carries an id, and the control plane does once what it asks for. So a request that was
+not answered, because the broker, a dispatcher or the way between them was gone, is sent again until the time is over.
 """
 
 from __future__ import annotations
@@ -28,33 +28,37 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 ASK_SECONDS = 30.0
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 8.0
-"""How long an answer is waited for before the same is asked again."""
+"""How long an answer is awaited, at most, before the same request is sent again."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
-"""The pause after a refusal that says that it may be asked again."""
+"""Longest pause after a refusal that is retryable."""
 GRACE_SECONDS = 2.0
-"""So long a control plane may take to appear: one that is just starting is none yet."""
+"""How long a control plane may take to appear: one that is just starting has no queue yet."""
 START_ONE = "start one: `coditect dispatcher run`, or `coditect up` for everything"
 
 
 class ControlPlane:
-    """The control plane as one process sees it; safe to share between tasks."""
+    """The control plane as one process sees it; tasks may share it."""
 
     def __init__(self, broker: Broker, requests: Requests, clock: Clock) -> None:
         self._broker = broker
         self._requests = requests
         self._clock = clock
         self.blobs = requests.blobs
-        """Where large values lie: in an answer claims stand for them."""
+        """The store of the large values for which blob references stand in an answer."""
         self.answered = False
-        """Whether it ever answered this process: if so, its silence is an outage and not its absence."""
+        """Whether the control plane ever answered this process; if so, its silence is an outage and not its absence."""
 
     async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ASK_SECONDS) -> dict[str, Any]:
-        """The answer, within the time; asked again as often as that needs.
+        """Send a request, again as often as needed within the time, and return the answer.
 
-        Raises: ControlPlaneRequired when nobody answered (the request may have been done all the same, or may be
-        yet); BrokerUnavailable and the like (retryable) when the broker was away for all the time; TooLarge; and the
-        refusal of the control plane as the error that its failure names, such as NotFound or InvalidWorkflow.
+        Raises:
+            ControlPlaneRequired: when no dispatcher answered; the request may have been carried out all the same, or
+                may still be.
+            Retryable: such as BrokerUnavailable, when the broker was away for all the time.
+            TooLarge: when the request is over the inline limit.
+            CoditectError: the refusal of the control plane, as the error that it names, such as NotFound or
+                InvalidWorkflow.
         """
         identity = self._clock.new_id()
         message = request(verb, body, reply_to=self._requests.reply_to, correlation_id=identity)
@@ -100,7 +104,11 @@ class ControlPlane:
         raise missed
 
     async def _asked_once(self, message: Message, *, wait: float, left: float) -> Outcome | None:
-        """The outcome; None when none came in time."""
+        """Send the request once and return the outcome; None when no answer came in time.
+
+        Raises:
+            SetupError: when the client is closed meanwhile.
+        """
         reply = self._requests.expect(message.correlation_id or "")
         await self._broker.publish(message, exchange=routing.CONTROL, routing_key=ANY, timeout_seconds=left)
         await asyncio.wait({reply}, timeout=min(wait, left))
@@ -109,7 +117,11 @@ class ControlPlane:
         return reply.result() if reply.done() else None
 
     async def _silence(self, verb: Verb) -> CoditectError:
-        """What to say when no answer comes. Raises it at once where nobody is there who could answer later."""
+        """Return the error that stands for a missing answer.
+
+        Raises:
+            ControlPlaneRequired: when there is no control plane that could answer later.
+        """
         missed = _required("The control plane does not answer", verb)
         if not self.answered:
             try:
@@ -123,9 +135,10 @@ class ControlPlane:
 
 @asynccontextmanager
 async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
-    """The control plane, for a few questions over this connection. The name is used once: its reply queue is removed.
+    """Yield the control plane for a few requests over this connection; use a name once, as its reply queue is removed.
 
-    Raises: BrokerUnavailable.
+    Raises:
+        BrokerUnavailable: when the broker does not answer.
     """
     await broker.declare(base_topology())
     async with Requests(broker, name=name) as requests:
@@ -134,7 +147,7 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
 
 
 def refusal(outcome: Outcome) -> CoditectError:
-    """The error that a refusal names, with its facts; CoditectError where it names none of ours."""
+    """Return the error that a refusal names, with its facts; a plain CoditectError when it names an unknown error."""
     failure = outcome.failure
     assert failure is not None
     found = getattr(errors, failure.type, None)

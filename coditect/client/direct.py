@@ -1,4 +1,4 @@
-"""The direct lane of a client: one task, straight through the broker to whoever has the capability."""
+"""The direct lane of a client: each task goes straight through the broker to any agent with the capability."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
 BURST = 16
 MOST_WINDOW_BYTES = 16 * 1024 * 1024
-"""Bodies of a batch that are in memory before they are sent, and one more."""
+"""The size of bodies that a batch holds in memory before they are sent; one more body may exceed it."""
 
 
 class DirectLane:
-    """Submits tasks of one client through our door of the broker."""
+    """The direct submits of one client."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class DirectLane:
         self._event_stream = event_stream
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
-        """Publishes a task; see `Client.submit`."""
+        """Publish one task and return its handle; see `Client.submit`."""
         claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
         pick = await self._picker.pick(capability, options.strategy, options.wanted, pin=options.pin)
         handle, sent = self._begin(capability, body, options, pick, claims)
@@ -59,7 +59,7 @@ class DirectLane:
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
-        """Publishes a task for each value; see `Client.submit_many`."""
+        """Publish a task for each value and yield the handles; see `Client.submit_many`."""
         picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         source = iter(values)
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
@@ -97,7 +97,7 @@ class DirectLane:
     def _begin(
         self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
     ) -> tuple[Handle, Awaitable[None]]:
-        """Sends a task, its claim in place of a large input; `_taken` waits until the broker has it."""
+        """Send a task, with a blob reference in place of a large input; `_taken` awaits the broker's confirm."""
         task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.correlation_id or "") if options.results else None
         handle = Handle(task, self._requests, self._event_stream, self._broker, reply=reply)
@@ -144,7 +144,11 @@ class DirectLane:
 
 
 def encoded(source: Iterator[Any], most: int) -> list[bytes]:
-    """The bodies of the next values; fewer than `most` where they are large. Raises: as `encode_any`."""
+    """Return the bodies of the next values; fewer than `most` when they are large.
+
+    Raises:
+        InvalidTask: when a value cannot be written as JSON.
+    """
     bodies: list[bytes] = []
     size = 0
     for value in islice(source, most):

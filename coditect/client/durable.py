@@ -1,4 +1,4 @@
-"""A durable task: kept by the control plane as a workflow of one node, so that any process may ask for it by its id."""
+"""Durable tasks: workflows of one node, which the control plane keeps, so that any process may ask for them by id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from coditect.workflow.states import TaskState
 from coditect.workflow.template import LITERAL
 
 NODE = "task"
-"""The name of the one node."""
+"""The name of the workflow's only node."""
 
 _STATUSES = {
     TaskState.COMPLETED: Status.COMPLETED,
@@ -31,18 +31,18 @@ _STATUSES = {
 
 
 def durable_id(workflow: str) -> TaskId:
-    """The id of the task that is this workflow's only one: AMQP's `message_id`, the same over all attempts."""
+    """Return the id of the task that is this workflow's only node: AMQP's `message_id`, the same over all attempts."""
     return TaskId(f"{workflow}:{NODE}")
 
 
 def workflow_of(task_id: str) -> str | None:
-    """The workflow of a durable task; None when the id is that of a direct one."""
+    """Return the id of a durable task's workflow; None when the id is that of a direct task."""
     workflow, colon, node = task_id.rpartition(":")
     return workflow if colon and node == NODE else None
 
 
 def durable_definition(capability: str, value: Any, options: Options, *, now_ms: int) -> Definition:
-    """The workflow of one node."""
+    """Return the definition of the workflow of one node that stands for a durable task."""
     call = Call(
         capability,
         {LITERAL: value},
@@ -64,26 +64,30 @@ def _ms(duration: Duration | None) -> int | None:
 
 
 class KeptOptions:
-    """What the control plane knows of one durable task, for its handle."""
+    """The access of a handle to one durable task at the control plane."""
 
     __slots__ = ("_task_id", "known", "run")
 
     def __init__(self, run: Run) -> None:
         self._task_id = durable_id(run.id)
         self.run = run
-        """Its workflow."""
+        """The handle of the task's workflow."""
         self.known: Outcome | None = None
-        """How it ended, as far as was asked."""
+        """The last outcome that the control plane told; None before the first."""
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
-        """How it ended; see `Handle.outcome`."""
+        """Wait for the end of the task and return its outcome; see `Handle.outcome`."""
         if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
             ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
             self.known = _outcome(self._task_id, ending, await self.row())
         return self.known
 
     async def row(self) -> NodeRow:
-        """Where it is. Raises: NotFound when its id is that of a workflow of several nodes."""
+        """Return the present state of the task.
+
+        Raises:
+            NotFound: when the id is that of a workflow of several nodes.
+        """
         rows = [row async for row in self.run.nodes()]
         if len(rows) != 1:
             fix = f"coditect workflow show {self.run.id}"
@@ -91,7 +95,7 @@ class KeptOptions:
         return rows[0]
 
     def events(self) -> AsyncIterator[Event]:
-        """What happens to the task, its node and its workflow from now on, to its end."""
+        """Return the events of the task, its node and its workflow from now on, to the end."""
         return self.run.told((*EVENT_PATTERNS, "task.*"), {self.run.id, self._task_id})
 
 

@@ -1,4 +1,4 @@
-"""A submitted task in the hand of its submitter."""
+"""The handle of a submitted task, by which its submitter waits for the result, listens, and cancels."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ LAST_EVENT_SECONDS = 1.0
 
 
 class Handle:
-    """Waits for one task's result, listens to its events, cancels it. Made by `Client.submit`.
+    """A submitted task: waits for the result, listens to the events, and cancels; made by `Client.submit`.
 
-    That of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
+    The handle of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
     """
 
     __slots__ = ("__weakref__", "_broker", "_event_stream", "_kept", "_reply", "_requests", "_task")
@@ -73,28 +73,31 @@ class Handle:
 
     @property
     def capability(self) -> str:
-        """What was asked for."""
+        """The capability that the task asks for; empty for a handle that `Client.task` made."""
         return self._task.capability
 
     @property
     def done(self) -> bool:
-        """Whether the outcome is here; of a durable task only what was asked for is."""
+        """Whether the outcome has arrived; of a durable task only an outcome that was asked for arrives."""
         if self._kept is not None:
             return self._kept.known is not None
         return self._reply is not None and self._reply.done()
 
     @property
     def run(self) -> Run:
-        """The workflow of a durable task: every attempt, and a redrive.
+        """The workflow of a durable task, with every attempt and the means to redrive it.
 
-        Raises: InputError when the task is a direct one.
+        Raises:
+            InputError: when the task is a direct one.
         """
         return self._of_durable().run
 
     async def row(self) -> NodeRow:
-        """Where a durable task is.
+        """Return the present state of a durable task.
 
-        Raises: InputError when the task is a direct one; NotFound when its id is that of a workflow of several nodes.
+        Raises:
+            InputError: when the task is a direct one.
+            NotFound: when the id is that of a workflow of several nodes.
         """
         return await self._of_durable().row()
 
@@ -105,12 +108,16 @@ class Handle:
         return self._kept
 
     async def outcome(self, *, timeout: Duration = DEFAULT_TIMEOUT) -> Outcome:
-        """How the task ended, whatever it is; may be asked again.
+        """Wait for the end of the task and return its outcome, a value or a failure; may be repeated.
 
-        Raises: ResultTimeout when nothing came in time (the task goes on); InputError when the task was
-        submitted without results; SetupError when the client was closed, or the handle forgotten, meanwhile;
-        NotFound for a durable task that the control plane does not have; BlobUnavailable (retryable: ask again),
-        ClaimBroken, TooLarge for a large value that cannot be fetched.
+        Raises:
+            ResultTimeout: when no result came in time; the task goes on.
+            InputError: when the task was submitted without results.
+            SetupError: when the client was closed, or the handle forgotten, meanwhile.
+            NotFound: when the control plane does not have the durable task.
+            BlobUnavailable: when a large value cannot be fetched now; retryable.
+            ClaimBroken: when the large value is missing or has another content.
+            TooLarge: when the large value is over the limit of the blob store.
         """
         if self._kept is not None:
             return await self._kept.outcome(timeout=timeout)
@@ -134,9 +141,15 @@ class Handle:
     @overload
     async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """The value, validated as `model`.
+        """Wait for the end of the task and return its value, validated as `model`.
 
-        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        Raises:
+            TaskFailed: when the task failed; this and the next three carry the failure's facts.
+            TaskRejected: when the task was refused before it ran.
+            TaskCanceled: when the task was canceled.
+            TaskExpired: when the deadline passed before the end.
+            ResultTimeout: when no result came in time; the task goes on.
+            CoditectError: the other errors of `outcome`.
         """
         outcome = await self.outcome(timeout=timeout)
         if outcome.failure is not None:
@@ -144,9 +157,9 @@ class Handle:
         return codec(model).decode(outcome.body)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens to this task from now on, to its end. Best effort: an event may be missed.
+        """Yield the events of this task from now on, to its end; an event may be missed.
 
-        Of a durable task also what happens to its node and its workflow; that end is never missed.
+        For a durable task also the events of its node and its workflow; the last of these is never missed.
         """
         if self._kept is not None:
             async for told in self._kept.events():
@@ -164,7 +177,10 @@ class Handle:
                     last = min(last, now() + LAST_EVENT_SECONDS)
 
     async def cancel(self, *, reason: str = "") -> None:
-        """Asks whoever has the task to cancel it; the outcome tells whether that came in time."""
+        """Ask the agents, or the control plane for a durable task, to cancel the task.
+
+        The outcome tells whether it was in time.
+        """
         if self._kept is not None:
             await self._kept.run.cancel(reason=reason)
             return
@@ -179,12 +195,12 @@ class Handle:
             return  # no agent is there: nothing runs
 
     def forget(self) -> None:
-        """Nobody will ask for the result: frees what waits for it."""
+        """Stop expecting the result, and free the memory for it."""
         self._requests.forget(self._task.correlation_id or "")
 
 
 async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
-    """The next event of any task; None when the outcome came and its event did not follow."""
+    """Return the next event of any task; None when the outcome came and its event did not follow."""
     waiting = asyncio.ensure_future(anext(stream))
     either: set[asyncio.Future[Any]] = {waiting, reply}
     try:
@@ -197,9 +213,10 @@ async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Ev
 
 
 async def _done_within(reply: asyncio.Future[Outcome], seconds_: float) -> bool:
-    """Whether it is done in time; leaves it alone when not, or when the waiting is canceled.
+    """Return whether the reply is done in time; leave the reply alone when it is not, or when the wait is canceled.
 
-    What `asyncio.timeout` around a shield would do, at a third of its cost: every round trip waits here.
+    The function does what `asyncio.timeout` around a shield would do, at a third of the cost: every round trip waits
+    here.
     """
     loop = asyncio.get_running_loop()
     turn = loop.create_future()
@@ -226,7 +243,7 @@ _ERRORS: dict[Status, type[TaskError]] = {
 
 
 def task_error(outcome: Outcome) -> TaskError:
-    """The error that says why there is no value."""
+    """Return the error for an outcome without a value."""
     failure = outcome.failure
     if failure is None:
         return TaskError("The task ended without a value", task_id=outcome.task_id)

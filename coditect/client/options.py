@@ -1,4 +1,4 @@
-"""How a task is submitted."""
+"""The options of a submit."""
 
 from __future__ import annotations
 
@@ -21,38 +21,40 @@ MOST_KEY_BYTES = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How one task is submitted; every field has a sensible default.
+    """The options with which one task is submitted; every field has a sensible default.
 
-    Raises: InputError that names the parameter, for a value that is not what its field says.
+    Raises:
+        InputError: when the value of a field is wrong; the error names the field.
     """
 
     priority: Priority = Priority.P1
-    """Or its text: `"p0"`."""
+    """The priority, or its text: `"p0"`."""
     timeout: Duration | None = None
-    """Longest run of one attempt; the capability's own when None."""
+    """Longest run of one attempt; None means the capability's own."""
     deadline: Duration | datetime | None = None
-    """From now on, or the instant; after it nobody wants the result. No bound when None."""
+    """The time from now, or the instant, after which the result is worthless; None means no deadline."""
     start_within: Duration | None = None
-    """How long it may wait unstarted."""
+    """How long the task may wait before its start; None means no bound."""
     pin: AgentId | None = None
-    """The agent that is preferred; another does it when that one does not take it within a second."""
+    """The preferred agent; another one does the task when the preferred agent does not take it within a second."""
     strategy: Strategy | None = None
-    """Picks the agent to prefer from the registry; None is the capability's own, or the broker's balance. Or its
-    text: `"least_busy"`."""
+    """How to pick the preferred agent from the registry, also as a text: `"least_busy"`. None means the capability's
+    own strategy, or else the broker's balance.
+    """
     wanted: Wanted = ANYTHING
-    """What the agent should have: for `best_match`, which is the strategy when only this is given."""
+    """The wishes for the agent, for `best_match`, which is the strategy when only this field is given."""
     max_attempts: int | None = None
-    """Attempts in all, 1 to 1,000; the capability's own when None, and never more than those."""
+    """Number of attempts in all, 1 to 1,000, never more than the capability's own number, which counts when None."""
     results: bool = True
-    """Whether the result is wanted; without it nothing comes back, and nobody waits for it."""
+    """Whether the result is wanted; without it no result comes back."""
     durable: bool = False
-    """Whether the control plane keeps the task: it survives the broker's disks, and may run for hours."""
+    """Whether the control plane keeps the task, so that it survives the broker's disks and may run for hours."""
     idempotency_key: str | None = None
-    """Makes it durable, and once: the same key gives the same task. At most 1,000 bytes."""
+    """A key of at most 1,000 bytes that makes the task durable and unique: the same key gives the same task."""
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
     task_id: TaskId | None = None
-    """The id of a direct task, for who must know it before: fresh, and never used before. Made when None."""
+    """An id for a direct task, for a submitter who must know it before; never used before. None makes a new id."""
 
     def __post_init__(self) -> None:
         for name, (default, checked) in _CHECKS.items():
@@ -62,12 +64,12 @@ class Options:
 
     @property
     def kept(self) -> bool:
-        """Whether the task is durable, by what its submitter wrote."""
+        """Whether the task is durable, by the fields that its submitter gave."""
         return self.durable or self.idempotency_key is not None
 
 
 class OptionFields(TypedDict, total=False):
-    """The fields of `Options` as keywords; None is not given."""
+    """The fields of `Options` as keyword arguments; None counts as not given."""
 
     priority: Priority | str | None
     timeout: Duration | None
@@ -85,13 +87,17 @@ class OptionFields(TypedDict, total=False):
 
 
 def nearest_option(name: str) -> str:
-    """What to write in place of a keyword that there is not."""
+    """Return the advice for an unknown keyword: the most similar field, or all fields."""
     near = get_close_matches(name, OptionFields.__annotations__, n=1)
     return f"{near[0]}=..." if near else f"one of {', '.join(OptionFields.__annotations__)}"
 
 
 def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
-    """The instant of a deadline, in milliseconds since the epoch. Raises: InputError for an instant that has passed."""
+    """Return the instant of a deadline, in milliseconds since the epoch.
+
+    Raises:
+        InputError: when the deadline is an instant that has passed.
+    """
     if not isinstance(deadline, datetime):
         return now_ms + int(seconds(deadline) * 1000)
     at_ms = int(deadline.timestamp() * 1000)
@@ -128,4 +134,4 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "task_id": _optional(arguments.text, shortest=1),
     }
 )
-"""What each field is by default, and how anything else is checked."""
+"""The default of each field, and the check of any other value."""

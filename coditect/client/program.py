@@ -1,4 +1,4 @@
-"""Puts a client's connections together."""
+"""The composition root of a client: chooses the adapters for its ports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from coditect.settings.settings import Settings
 
 
 def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
-    """The broker and the registry that the settings name, not opened yet."""
+    """Return the broker and the registry that the settings name, not opened yet."""
     broker = AmqpBroker(
         settings.amqp_url,
         name="coditect client",

@@ -1,7 +1,7 @@
-"""A workflow on its way to the control plane: in chunks, each of which refers only to itself and to those before it.
+"""The upload of a workflow to the control plane in chunks, each of which refers only to itself and earlier chunks.
 
-All of it is checked and measured before anything is sent, and each chunk is written when its turn comes: what is in
-memory beside the definition is one chunk.
+The whole workflow is checked and measured before anything is sent, and each chunk is encoded when its turn comes:
+beside the definition only one chunk is in memory.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from coditect.workflow.template import node_expressions
 
 MOST_NODES_OF_A_CHUNK = 1_000
 MOST_EDGES_OF_A_CHUNK = 5_000
-"""A node that has more is a chunk of its own. The control plane writes a chunk in one transaction."""
+"""Most edges of a chunk; a node with more is a chunk of its own. The control plane writes a chunk in one transaction.
+"""
 SMALLER = "put a reference into the input in place of what is large: a URL, a path"
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A workflow cut into chunks. Make it with `cut`."""
+    """A workflow cut into chunks; `cut` makes it."""
 
     head: dict[str, Any]
-    """What is in every chunk."""
+    """The fields that every chunk carries."""
     input: Any
-    """The workflow's own: in the first chunk."""
+    """The workflow's input, which the first chunk carries."""
     definition: Definition
-    """With its nodes in topological order."""
+    """The definition, with its nodes in topological order."""
     cuts: tuple[int, ...]
-    """Where the chunks begin, and the end."""
+    """The indexes of the nodes with which the chunks begin, and the number of nodes."""
 
     def chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """The bodies of the requests, and how many nodes were in them so far."""
+        """Yield the body of each request, and the number of nodes up to its end."""
         for number, (start, end) in enumerate(pairwise(self.cuts), 1):
             part = replace(self.definition, nodes=self.definition.nodes[start:end])
             first = {"input": self.input} if number == 1 else {}
@@ -48,10 +49,12 @@ class Upload:
 
 
 def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -> Upload:
-    """Checks the definition, its graph and expressions, and cuts it.
+    """Check a definition with its graph and expressions, and cut it into chunks.
 
-    Raises: InvalidWorkflow; TooLarge when one node, or the input with the first one, is over the inline limit;
-    InvalidTask for what JSON cannot say.
+    Raises:
+        InvalidWorkflow: when the graph or an expression is wrong.
+        TooLarge: when one node, or the input with the first node, is over the inline limit.
+        InvalidTask: when a value cannot be written as JSON.
     """
     graph = graph_of(definition)
     if problems := _in_expressions(definition):
@@ -68,7 +71,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
 
 
 def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """What is wrong with its expressions; nothing where JMESPath is not installed: the control plane looks, too."""
+    """Return the problems of the expressions; none without JMESPath, since the control plane checks them, too."""
     if not any(True for node in definition.nodes for _ in node_expressions(node)):
         return ()
     try:
@@ -96,5 +99,5 @@ def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tup
 
 
 def _bytes(definition: Definition, node: Node) -> int:
-    """What the node takes in a chunk, its comma included."""
+    """Return the size of the node in a chunk, with its comma."""
     return len(dumps({node.name: node_document(node)}))

@@ -1,4 +1,4 @@
-"""A workflow that was started, in the hand of whoever looks after it: asks the control plane by its id."""
+"""The handle of a started workflow, which asks the control plane by the workflow's id."""
 
 from __future__ import annotations
 
@@ -38,40 +38,44 @@ Seen: TypeAlias = Callable[[WorkflowRow | None], object]
 
 DEFAULT_TIMEOUT: Duration = "1h"
 PAGE = 1_000
-"""Rows asked for at once."""
+"""Number of rows in one page of a listing."""
 LOOK_SECONDS = 5.0
 """How long one look may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 FIRST_HEARD_PAUSE_SECONDS = 0.1
 LONGEST_HEARD_PAUSE_SECONDS = 30.0
-"""Where the event of the end is listened for: a look only makes good for an event that was lost."""
+"""Longest pause between looks while events are heard: a look only makes up for a lost event."""
 PAUSE_SHARE = 0.2
-"""Between two looks, of the time waited so far: what ends soon is seen soon, what takes long is asked for rarely."""
+"""The pause between looks, as a part of the time waited so far: quick ends are seen soon, slow ones cost few looks."""
 LAST_EVENT_SECONDS = 1.0
 """How long the event of the end may come after the end itself was seen."""
 LATE_EVENT_SECONDS = 0.1
-"""Events are published side by side: that of the end waits so long for those before it."""
+"""How long the event of the end waits for earlier events, because events are published side by side."""
 EVENT_PATTERNS = ("workflow.*", "node.*")
 _UNENDED = frozenset(state.value for state in WorkflowState if not state.terminal)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a node ended, or the workflow by it: a value or a failure."""
+    """The end of a node, or of a workflow: a value or a failure."""
 
     state: TaskState
     value: Any
     failure: Mapping[str, Any] | None
     reason: str = ""
-    """Of a workflow: what was said when it was canceled."""
+    """The reason that was given when the workflow was canceled; empty for a node."""
 
 
 class Run:
-    """A started workflow. Made by `Client.start`, or of its id by `Client.run`; asks for nothing until it is used.
+    """A started workflow, made by `Client.start`, or of its id by `Client.run`; sends no request until it is used.
 
-    What it asks is answered by the control plane, from the ledger. Every method raises ControlPlaneRequired where
-    there is none, BrokerUnavailable and the like (retryable), and NotFound when it has no such workflow.
+    The control plane answers from the ledger.
+
+    Raises:
+        ControlPlaneRequired: by every method, when there is no control plane.
+        Retryable: by every method, such as BrokerUnavailable.
+        NotFound: by every method, when the control plane has no such workflow.
     """
 
     __slots__ = ("_control", "_ends", "_event_stream", "id", "new")
@@ -80,10 +84,11 @@ class Run:
         self, workflow: str, control: ControlPlane, *, event_stream: EventStreams, ends: Completions, new: bool = False
     ) -> None:
         self.id = workflow
-        """The workflow's id; kept by the control plane, so any process may ask with it."""
+        """The workflow's id, by which any process may ask the control plane."""
         self.new = new
-        """Whether the start that made this handle had it accepted. False where its idempotency key was known, so that
-        this is the earlier workflow, which may have ended; and for a handle that was made of an id."""
+        """Whether the start that made this handle had the workflow accepted. False when its idempotency key was known,
+        so that this is the earlier workflow, which may have ended; and for a handle that was made of an id.
+        """
         self._control = control
         self._event_stream = event_stream
         self._ends = ends
@@ -91,23 +96,23 @@ class Run:
     # -- what it is -------------------------------------------------------------------------------------
 
     async def state(self) -> WorkflowState:
-        """Where it is now."""
+        """Return the present state of the workflow."""
         return (await self.overview()).state
 
     async def overview(self) -> WorkflowRow:
-        """Where it is now: its state, how many nodes are in which, and its times."""
+        """Return the present state of the workflow, the number of nodes in each state, and its times."""
         return await self._look(ASK_SECONDS)
 
     async def nodes(self) -> AsyncIterator[NodeRow]:
-        """Its nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
+        """Yield the nodes with state, agent and times, by name; among them the elements of maps, such as `review[3]`.
 
-        Read page by page: each page is of one instant, the whole is not.
+        The nodes are read page by page: each page is of one instant, the whole is not.
         """
         async for row in self._rows(Verb.NODES, "nodes"):
             yield NodeRow.read(row)
 
     async def attempts(self, node: str | None = None) -> AsyncIterator[AttemptRow]:
-        """Every attempt of one node, or of all: agent, times, and why it failed."""
+        """Yield every attempt of one node, or of all nodes: agent, times, and the reason of a failure."""
         only = {} if node is None else {"node": node}
         async for row in self._rows(Verb.ATTEMPTS, "attempts", **only):
             yield AttemptRow.read(row)
@@ -121,11 +126,12 @@ class Run:
     # -- its end ----------------------------------------------------------------------------------------
 
     async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT, seen: Seen | None = None) -> WorkflowState:
-        """Returns when it has ended, and how. Outages on the way are waited out.
+        """Wait for the end of the workflow, through outages, and return its final state.
 
-        `seen` is called with every look at it on the way, and with None where nobody answered.
+        `seen` is called with the result of each look on the way, and with None for a look without an answer.
 
-        Raises: ResultTimeout when it did not end in time; it goes on.
+        Raises:
+            ResultTimeout: when the workflow did not end in time; it goes on.
         """
         return (await self._ended(timeout, seen)).state
 
@@ -146,12 +152,16 @@ class Run:
     @overload
     async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """The value of the workflow's last node, or of the one that is named, validated as `model`.
+        """Wait for the end and return the value of the last node, or of a named node, validated as `model`.
 
-        Waits for the end of the workflow, or of that node alone. None for a node that was skipped.
+        With `node` the call waits for that node alone. A skipped node gives None.
 
-        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired when there is no value, with the failure's facts;
-        ResultTimeout.
+        Raises:
+            TaskFailed: when there is no value; this and the next three carry the failure's facts.
+            TaskRejected: when the workflow or node was rejected.
+            TaskCanceled: when it was canceled.
+            TaskExpired: when a deadline passed.
+            ResultTimeout: when the end did not come in time.
         """
         if node is None:
             ending = await self._last(timeout)
@@ -164,7 +174,7 @@ class Run:
         return codec(model).decode(dumps(ending.value))
 
     async def _last(self, timeout: Duration) -> Ending:
-        """How the workflow ended, with its value: asked for in one look once its end was heard of."""
+        """Return the workflow's ending with its value; once the end was heard of, one look fetches both."""
         begun = False
 
         async def look(left: float) -> Ending | None:
@@ -181,13 +191,16 @@ class Run:
         return ending
 
     async def look(self, node: str) -> Ending:
-        """Where that node is now, with its value or failure if it has one."""
+        """Return the present state of a node, with its value or failure if it has one."""
         return await self._ending(node, ASK_SECONDS)
 
     async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
-        """How that node ended, whatever it is; `alone` when the workflow ends with it.
+        """Wait for the end of a node, with a value or without, and return it.
 
-        Raises: ResultTimeout when it has not, in time.
+        `alone` says that the workflow ends with the node.
+
+        Raises:
+            ResultTimeout: when the node did not end in time.
         """
 
         async def look(left: float) -> Ending:
@@ -231,9 +244,9 @@ class Run:
         *,
         by_event: bool,
     ) -> R:
-        """Looks until it is enough. Silence is waited out once the control plane has answered this process.
+        """Look until a look is enough; wait silence out once the control plane has answered this process.
 
-        With `by_event` it is enough when the workflow ends, and not before: a look only makes good for a lost event.
+        With `by_event` only the end of the workflow is enough, so that a look only makes up for a lost event.
         """
         longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
         now = asyncio.get_running_loop().time
@@ -264,16 +277,15 @@ class Run:
     # -- as it happens ----------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens to it from now on, to its end: `node.started`, `node.completed`, ..., `workflow.completed`.
+        """Yield the events from now on to the end: `node.started`, `node.completed`, ..., `workflow.completed`.
 
-        An event may be missed, but not the last one: the end is asked for, too, and told as an event when none
-        comes.
+        An event may be missed, but not the last one: the end is also asked for, and made an event when none comes.
         """
         async for event in self.told(EVENT_PATTERNS, frozenset({self.id})):
             yield event
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
-        """The events of these patterns about these subjects, to the workflow's end, which is never missed."""
+        """Yield the events of these patterns about these subjects, to the workflow's end, which is never missed."""
         async with self._event_stream.stream(*patterns, of=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())
@@ -303,24 +315,25 @@ class Run:
     # -- what may be done about it ----------------------------------------------------------------------
 
     async def cancel(self, *, reason: str = "") -> None:
-        """Ends it: nothing new begins, and what runs is asked to stop. Survives restarts; done once.
+        """Cancel the workflow: no node starts any more, and running nodes are asked to stop.
 
-        It races with its own completion to exactly one end, which `wait` tells.
+        A cancel survives restarts and is done once. The cancel and the workflow's own completion race to exactly one
+        end, which `wait` tells.
         """
         await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason})
 
     async def pause(self) -> None:
-        """Nothing new is published; what was goes on."""
+        """Stop publishing nodes; nodes that were published go on."""
         await self._control.ask(Verb.PAUSE, {"workflow": self.id})
 
     async def resume(self) -> None:
-        """Goes on where it was paused. One that failed runs again from its first failed nodes."""
+        """Continue a paused workflow; a failed workflow runs again from its first failed nodes."""
         await self._control.ask(Verb.RESUME, {"workflow": self.id})
 
     async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
-        """Runs a node that ended without a value again, from its recorded input or the one that is given.
+        """Run a node that ended without a value again, from its recorded input or the given one.
 
-        Its dependents go on after it. With `dry_run` nothing is done; the answer says what would be.
+        Dependents of the node follow it. With `dry_run` nothing is done; the answer says what would be.
         """
         asked: dict[str, Any] = {"workflow": self.id, "node": node, "dry_run": dry_run}
         if value is not None:
@@ -328,16 +341,18 @@ class Run:
         return await self._control.ask(Verb.REDRIVE, asked)
 
     async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
-        """Answers an approval; `by` is who says so, kept with the answer. The first answer counts.
+        """Answer an approval; `by` names the person who answers, and is kept. The first answer counts.
 
-        Raises: InvalidTask without a `by`; NotFound when the node is no approval that waits.
+        Raises:
+            InvalidTask: when `by` is empty.
+            NotFound: when the node is no approval that waits.
         """
         asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
         await self._control.ask(Verb.ANSWER, asked)
 
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
-    """A node's, or the one that a workflow would have as a node."""
+    """Return the state of a node in an answer, or the state that the workflow would have as a node."""
     state = str(answer.get("state"))
     if state in _UNENDED:
         return TaskState.WORKING
@@ -350,7 +365,7 @@ def _state_of(answer: Mapping[str, Any]) -> TaskState:
 async def pages(
     control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
 ) -> AsyncIterator[object]:
-    """The rows of a listing, page after page, `most` of them at most."""
+    """Yield the rows of a listing, page after page, at most `most` of them."""
     after: object = None
     left = most
     while left is None or left > 0:

@@ -1,4 +1,4 @@
-"""The workflow lane of a client: hands workflows and durable tasks to the control plane, and finds them again."""
+"""The workflow lane of a client: submits workflows and durable tasks to the control plane, and finds them again."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from coditect.workflow.states import WorkflowState
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 10
-"""Nodes that a log line names."""
+"""Number of nodes that a log line names at most."""
 Progress = Callable[[int, int], object]
-"""Called with the number of nodes that the control plane has, and of all."""
+"""A callback with the number of nodes that the control plane has, and the number of all nodes."""
 
 
 class WorkflowLane:
-    """What one client has at the control plane."""
+    """The workflows and durable tasks of one client."""
 
     def __init__(
         self,
@@ -63,13 +63,13 @@ class WorkflowLane:
         self._ends = ends
 
     def run(self, workflow: str, *, new: bool = False) -> Run:
-        """The handle of a workflow by its id; `new` when it was accepted just now."""
+        """Return the handle of a workflow by its id; `new` when the control plane accepted the workflow just now."""
         return Run(workflow, self._control, event_stream=self._event_stream, ends=self._ends, new=new)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
     ) -> Run:
-        """Checks a workflow and has it accepted; see `Client.start`."""
+        """Check a workflow, have the control plane accept it, and return its handle; see `Client.start`."""
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
@@ -108,25 +108,25 @@ class WorkflowLane:
         return self.run(mine, new=True)
 
     async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
-        """The workflows that the control plane has."""
+        """Yield the workflows that the control plane has, or those in one state; see `Client.runs`."""
         asked = {} if state is None else {"state": state.value}
         async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
             yield WorkflowRow.read(row)
 
     async def approvals(self, *, most: int | None) -> AsyncIterator[ApprovalRow]:
-        """The questions that wait for an answer."""
+        """Yield the approvals that wait for an answer."""
         async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
             yield ApprovalRow.read(row)
 
     async def dead_nodes(self, *, most: int | None) -> AsyncIterator[DeadRow]:
-        """Nodes that were given up."""
+        """Yield the nodes whose agents died until no attempt was left."""
         async for row in pages(self._control, Verb.DEAD, "dead", {}, most=most):
             yield DeadRow.read(row)
 
     # -- durable tasks ----------------------------------------------------------------------------------
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
-        """Has a task kept by the control plane; see `Client.submit`."""
+        """Have the control plane keep one task, and return its handle; see `Client.submit`."""
         if options.task_id is not None:
             fix = "give it an idempotency key of your own"
             raise InputError("The control plane names a durable task", parameter="task_id", fix=fix)
@@ -140,14 +140,18 @@ class WorkflowLane:
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
-        """Has a task kept for each value, one after the other; see `Client.submit_many`."""
+        """Have the control plane keep a task for each value, one after the other; see `Client.submit_many`."""
         source = iter(values)
         while bodies := encoded(source, concurrency):
             for body in bodies:
                 yield await self.submit(capability, body, options)
 
     def task(self, task_id: str) -> Handle:
-        """The handle of a durable task by its id. Raises: InputError when it is none of a durable one."""
+        """Return the handle of a durable task by its id.
+
+        Raises:
+            InputError: when the id is not that of a durable task.
+        """
         workflow = workflow_of(task_id)
         if workflow is None:
             raise InputError(
