@@ -1,1 +1,1 @@
-"""The command line: one file per noun. Heavy libraries load inside the command that needs them."""
+"""The command line, with one module for each noun; a heavy library loads only in the command that needs it."""

@@ -1,4 +1,4 @@
-"""`coditect agent`: run an agent, look at the fleet, drain one."""
+"""`coditect agent`: run an agent, list and show the living agents, drain one."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
 
 
 def agent_json(record: AgentRecord) -> dict[str, object]:
-    """An agent for programs."""
+    """Return an agent as JSON values, for programs."""
     registration, load = record.registration, record.load
     return {
         "agent_id": record.agent_id,

@@ -1,4 +1,4 @@
-"""`coditect approval`: the questions that workflows ask people, and their answers."""
+"""`coditect approval`: list the approvals that workflows wait for, and answer them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def list_approvals(
 def grant_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
 ) -> None:
-    """Grant it: the workflow goes on. The first answer counts.
+    """Grant an approval: the workflow goes on. The first answer counts.
 
     \b
     Example: coditect approval grant 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "reviewed"
@@ -57,7 +57,7 @@ def grant_approval(
 def deny_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
 ) -> None:
-    """Deny it: the node ends as rejected. The first answer counts.
+    """Deny an approval: the node ends as rejected. The first answer counts.
 
     \b
     Example: coditect approval deny 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "not yet"

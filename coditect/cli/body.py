@@ -1,4 +1,4 @@
-"""JSON on the command line: as it stands, of a file, or of stdin."""
+"""JSON arguments of the command line: given directly, as a file, or on stdin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 def read_body(argument: str) -> bytes:
-    """The JSON that the argument is, or `@file` or `-` names. Raises: InvalidTask, TooLarge."""
+    """Return the JSON of an argument, which is the JSON itself, `@file`, or `-` for stdin.
+
+    Raises:
+        InvalidTask: when the text is not JSON, or the file cannot be read.
+        TooLarge: when a file, or stdin, is over the inline limit.
+    """
     if argument == "-":
         body = _read_most(sys.stdin.buffer)
     elif argument.startswith("@"):

@@ -1,4 +1,4 @@
-"""`coditect capability`: what the fleet offers, and how to ask for it."""
+"""`coditect capability`: list the capabilities of the living agents, and show how to use one."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def show_capability(
 
 
 async def known_capabilities(opened: Connections, named: Iterable[str]) -> tuple[str, ...]:
-    """The named capabilities, or when none is named every one that a living agent offers.
+    """Return the named capabilities; when none is named, all that living agents offer.
 
-    Without a registry nobody is known; that is said, and the command goes on with less.
+    Without a registry the result is empty; a line on stderr says so, and the command goes on with less.
     """
     given = tuple(dict.fromkeys(check_capability_name(name) for name in named))
     if given:
@@ -131,7 +131,7 @@ def _json(offer: _Offer) -> dict[str, object]:
 
 
 def spec_json(spec: CapabilitySpec) -> dict[str, object]:
-    """A capability for programs."""
+    """Return a capability as JSON values, for programs."""
     return {
         "name": spec.name,
         "description": spec.description,

@@ -1,4 +1,4 @@
-"""`coditect chaos`: breaks a private fleet on purpose, and checks every promise on what it wrote down."""
+"""`coditect chaos`: break a private fleet on purpose, and check every promise on the recorded history."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from coditect.cli.output import Output, OutputOption, say, write_json
 from coditect.errors import ControlPlaneRequired
 
 GROUP = "coditect.chaos"
-"""The group of entry points under which a control plane offers its own undoing."""
+"""The group of entry points under which a control plane offers its chaos program."""
 FOLDER = Path(".coditect") / "chaos"
 
 
 class Report(Protocol):
-    """What came of one seed."""
+    """The result of one seed."""
 
     @property
     def passed(self) -> bool:
-        """Whether every promise was kept, by a run that proves something."""
+        """Whether every promise was kept, in a run that proves something."""
 
     @property
     def caught(self) -> bool:
-        """Whether a checker that looks for the mutant has found it."""
+        """Whether a checker for the mutant has found the mutant."""
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the result as lines for a person."""
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the result as JSON values, for programs."""
 
 
 app = typer.Typer()
@@ -90,7 +90,11 @@ def run_chaos(
 
 
 def _rehearsal() -> Callable[..., Iterable[Report]]:
-    """What the installed control plane offers."""
+    """Return the chaos program of the installed control plane.
+
+    Raises:
+        ControlPlaneRequired: when no control plane is installed.
+    """
     from importlib.metadata import entry_points
 
     for one in entry_points(group=GROUP):

@@ -1,4 +1,4 @@
-"""The composition root of the command line: settings become a broker, a registry, a client."""
+"""The composition root of the command line: makes a broker, a registry and a client from the settings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ from coditect.settings.settings import Settings
 
 
 async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
-    """Signs in to the broker at this address and leaves. Raises: BrokerUnavailable, SetupError with the way out."""
+    """Sign in to the broker at this address, and leave.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer.
+        SetupError: when the broker refuses the sign-in; the error says what to do.
+    """
     async with AmqpBroker(url, name="coditect doctor", declare=False, heartbeat_seconds=heartbeat_seconds):
         pass
 
 
 class RealConnections:
-    """The servers that the settings name."""
+    """The connections to the servers that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -40,7 +45,7 @@ class RealConnections:
         return os.environ
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """RabbitMQ; always allowed to declare, since only a person asks this program to."""
+        """Return RabbitMQ, not opened yet; declaring is always allowed, since only a person runs this program."""
         self._say_guesses(AMQP)
         settings = self._settings
         return AmqpBroker(
@@ -52,27 +57,31 @@ class RealConnections:
         )
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """By the management API, where there is one."""
+        """Return the broker's bindings by the management API; None without its address.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
         if self._settings.management_url is None:
             return None
         vhost = unquote(urlsplit(self._settings.amqp_url.partition(",")[0]).path.removeprefix("/")) or "/"
         return await Management(self._settings.management_url).bindings(vhost)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
-        """Redis."""
+        """Return the registry in Redis, not opened yet."""
         self._say_guesses(REDIS)
         return RedisRegistry(self._settings.redis_url)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """The public client."""
+        """Return the public client, not opened yet."""
         return self.fleet()
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """The public client."""
+        """Return the public client, not opened yet."""
         self._say_guesses(AMQP, REDIS)
         return Client.from_env()
 
     def _say_guesses(self, *variables: str) -> None:
-        """Each once, however often a command connects."""
+        """Say for each variable, once in all, when its address is a guess."""
         say_guesses(*(one for one in variables if one not in self._said))
         self._said.update(variables)

@@ -1,4 +1,4 @@
-"""What the commands need of the outside, as protocols: `compose` gives the real ones, a test its own."""
+"""The connections that the commands need, as protocols: `compose` makes the real ones, a test its own."""
 
 from __future__ import annotations
 
@@ -23,17 +23,21 @@ if TYPE_CHECKING:  # it is heavy, and most commands do without
 
 
 class TaskHandle(Protocol):
-    """A submitted task."""
+    """The handle of a submitted task."""
 
     @property
     def task_id(self) -> str:
-        """Its id."""
+        """The id of the task."""
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
-        """How it ended. Raises: ResultTimeout."""
+        """Wait for the end of the task and return its outcome.
+
+        Raises:
+            ResultTimeout: when no result came in time.
+        """
 
     def events(self) -> AsyncIterator[Event]:
-        """Its progress."""
+        """Return the events of the task."""
 
 
 class TaskClient(Protocol):
@@ -50,40 +54,52 @@ class TaskClient(Protocol):
         pin: AgentId | None,
         task_id: TaskId | None = None,
     ) -> TaskHandle:
-        """Publishes a task."""
+        """Publish one task and return its handle."""
 
     async def cancel(self, task_id: str) -> None:
-        """Asks every agent to end it."""
+        """Ask every agent to end the task."""
 
     def events(self, pattern: str, *, of: str | None = None) -> AbstractAsyncContextManager[AsyncIterator[Event]]:
-        """Every event that matches, or of those what is about one subject, from when the block is entered."""
+        """Return the events that match the pattern since the block was entered, or only those about subject `of`."""
 
 
 class Connections(Protocol):
-    """Opens what a command asks for."""
+    """The factory of the connections that a command asks for."""
 
     @property
     def environ(self) -> Mapping[str, str]:
         """The environment of this process."""
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """The broker. Raises: BrokerUnavailable."""
+        """Return the broker, to be entered.
+
+        Raises:
+            BrokerUnavailable: on entry, when the broker does not answer.
+        """
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Those of the broker; None without its management API. Raises: ManagementUnavailable."""
+        """Return the bindings of the broker; None without its management API.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
-        """The registry."""
+        """Return the registry, to be entered."""
 
     def client(self) -> AbstractAsyncContextManager[TaskClient]:
-        """A client of the fleet. Raises: BrokerUnavailable."""
+        """Return a client of the fleet, to be entered.
+
+        Raises:
+            BrokerUnavailable: on entry, when the broker does not answer.
+        """
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """The same client with all that it can, for what needs the control plane."""
+        """Return the same client with all its methods, for commands that need the control plane."""
 
 
 def connections(context: typer.Context) -> Connections:
-    """The connections of this run: a test's own, else the real ones of the settings."""
+    """Return the connections of this run: a test's own, else the real ones of the settings."""
     if context.obj is None:
         from coditect.cli.compose import RealConnections
 

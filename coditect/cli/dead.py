@@ -1,4 +1,4 @@
-"""`coditect dead`: tasks that were given up."""
+"""`coditect dead`: list, show, redrive and discard dead letters."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ async def _queues(opened: Connections, letters: DeadLetters, capability: str | N
 
 
 async def _had_letters(opened: Connections) -> list[str]:
-    """The capabilities with a queue of dead letters, whether an agent offers them now or not."""
+    """Return the capabilities with a queue of dead letters, also those that no agent offers now."""
     try:
         bindings = await opened.bindings()
     except ManagementUnavailable as error:

@@ -1,4 +1,4 @@
-"""`coditect dead` and the nodes of workflows: those that were given up are listed, one runs again."""
+"""The nodes of workflows in `coditect dead`: lists the nodes that were given up, and redrives one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coditect.workflow.rows import DeadRow
 
 
 async def dead_nodes(opened: Connections, broker: Broker, selection: Selection, most: int) -> list[DeadRow]:
-    """The nodes that were given up, at most so many; none where there is no control plane."""
+    """Return the matching nodes that were given up, `most` of them at most; none without a control plane."""
     if most <= 0:
         return []
     async with opened.fleet() as client:
@@ -45,7 +45,7 @@ async def _matching(client: Client, selection: Selection, most: int) -> list[Dea
 
 
 def dead_row(row: DeadRow) -> dict[str, object]:
-    """The node as a dead letter is shown; its id is what `dead redrive --node` takes."""
+    """Return the node in the form of a dead letter; its id is what `dead redrive --node` takes."""
     node = row.node
     return {
         "id": f"{row.workflow}:{node.name}",
@@ -62,9 +62,11 @@ def dead_row(row: DeadRow) -> dict[str, object]:
 def redrive_node(
     opened: Connections, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
 ) -> None:
-    """Runs it again, or with `dry_run` says what would begin anew. An element runs again with its map.
+    """Run a node again, or with `dry_run` say which nodes would run again; an element of a map runs with its map.
 
-    Raises: InputError, NotFound of the ledger.
+    Raises:
+        InputError: when the ledger refuses the redrive.
+        NotFound: when the ledger has no such node.
     """
     workflow, _, named = target.partition(":")
     node, _, _ = named.partition("[")

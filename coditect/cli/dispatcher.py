@@ -1,4 +1,4 @@
-"""`coditect dispatcher`: run the control plane, and see how it stands."""
+"""`coditect dispatcher`: run the control plane, and show its state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coditect.operations.status import ClusterStatus, DispatcherStatus
 
 GROUP = "coditect.control_plane"
-"""The group of entry points under which a control plane offers itself."""
+"""The group of entry points under which a control plane offers its program."""
 INSTALL = "pip install 'coditect[dispatcher]'"
 
 COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts", "newer")
@@ -28,16 +28,16 @@ app = typer.Typer(no_args_is_help=True)
 
 
 class ControlPlaneProgram(Protocol):
-    """What an installed control plane offers to whoever runs it."""
+    """The program of an installed control plane."""
 
     def main(self, settings: Settings) -> int:
-        """Runs it until SIGTERM or SIGINT; gives the exit code."""
+        """Run the control plane until SIGTERM or SIGINT, and return the exit code."""
 
     def backup(self, settings: Settings, target: Path) -> None:
-        """Copies the store into a new file while it is in use."""
+        """Copy the store into a new file while the store is in use."""
 
     def restore(self, settings: Settings, source: Path) -> Path | None:
-        """Puts a copy in the store's place; where the former file is kept, if there was one."""
+        """Put a copy in the store's place, and return where the former file is kept, if there was one."""
 
 
 @app.command("run")
@@ -113,7 +113,11 @@ def _counts(one: DispatcherStatus) -> dict[str, int | None]:
 
 
 def installed() -> ControlPlaneProgram:
-    """The installed control plane. Raises: ControlPlaneRequired when there is none, or it cannot be loaded."""
+    """Return the program of the installed control plane.
+
+    Raises:
+        ControlPlaneRequired: when no control plane is installed, or it cannot be loaded.
+    """
     from importlib.metadata import entry_points
 
     for one in entry_points(group=GROUP):

@@ -1,4 +1,4 @@
-"""`coditect events`: what happens in the fleet, as it happens."""
+"""`coditect events`: show the events of the fleet as they happen."""
 
 from __future__ import annotations
 

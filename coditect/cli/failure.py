@@ -1,4 +1,4 @@
-"""How an error is told to a person: what happened, the facts, and the way out."""
+"""The text of an error for a person: its sentence, its facts, and the way out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
 
 
 def describe(error: CoditectError) -> str:
-    """The error as lines of text."""
+    """Return an error as lines of text, without passwords."""
     facts = {name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())}
     lines = [f"Error: {error.sentence}."]
     lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
@@ -58,7 +58,7 @@ def describe(error: CoditectError) -> str:
 
 
 def say_guesses(*variables: str) -> None:
-    """Says of each address that is named nowhere that localhost is tried, and what to do."""
+    """Say for each variable without a value that localhost is tried, and what to do."""
     from coditect.settings.settings import DEFAULTS
 
     guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
@@ -68,7 +68,7 @@ def say_guesses(*variables: str) -> None:
 
 
 def _source(variable: str) -> str | None:
-    """Where the address of a server came from; None when nobody named one."""
+    """Return where the address of a server comes from; None when no variable names it."""
     from coditect.settings.settings import find_env_file
 
     if os.environ.get(variable):
@@ -86,7 +86,7 @@ def _unset(variable: str) -> str:
 
 
 def raised_at(traceback: str) -> str:
-    """File, line and function where a handler's own code raised: the last place that is no library's."""
+    """Return file, line and function where a handler raised: the last frame of the traceback outside of libraries."""
     places = _PLACE.findall(traceback)
     own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
     return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")

@@ -1,4 +1,4 @@
-"""`coditect load`: a load test that compares what was submitted, answered and done."""
+"""`coditect load`: a load test that compares the submitted tasks with their answers and their effects."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def run_load(
 
 
 def default_log(environ: Mapping[str, str], folder: Path) -> Path:
-    """Where the load agents write: named in the environment, else beside the env file of `coditect up`."""
+    """Return the path of the load agents' log: from the environment, else beside the env file of `coditect up`."""
     named = environ.get(LOG_VARIABLE)
     if named:
         return Path(named)
@@ -87,7 +87,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
 
 
 def read_effects(log: Path, counts: LoadCounts) -> dict[str, list[Effect]] | None:
-    """The effects of this run; None when there is no log to read."""
+    """Return the effects of this run by task id; None when there is no log to read."""
     if not log.is_file():
         return None
     ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id is not None)
@@ -104,7 +104,7 @@ async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
 
 @asynccontextmanager
 async def _progress(load: LoadPlan, counts: LoadCounts) -> AsyncIterator[None]:
-    """Shows how far it is: a bar on a terminal, a line now and then otherwise."""
+    """Show the progress inside the block: a bar on a terminal, else a line every `LINE_SECONDS`."""
     showing = asyncio.create_task(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts))
     try:
         yield

@@ -17,13 +17,13 @@ _GOLDEN = 0.618033988749895
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What is submitted, and how fast."""
+    """The tasks of a load test, and the rate of their submission."""
 
     tasks: int
     concurrency: int
-    """Closed loop: tasks in flight, a new one for each that ends."""
+    """Closed loop: number of tasks in flight; each end starts a new task."""
     per_second: float | None
-    """Open loop: submissions per second, whatever comes back; concurrency does not bound it."""
+    """Open loop: submissions per second, whatever comes back; concurrency does not bound it. None for a closed loop."""
     min_ms: int
     max_ms: int
     capability: str
@@ -32,13 +32,13 @@ class LoadPlan:
     """How long an answer may take before the task counts as hung."""
 
     def milliseconds(self, number: int) -> int:
-        """The length of one task: spread evenly over the range, the same in every run."""
+        """Return the length of one task: spread evenly over the range, the same in every run."""
         return self.min_ms + int((number * _GOLDEN) % 1.0 * (self.max_ms - self.min_ms + 1))
 
 
 @dataclass(slots=True)
 class LoadCounts:
-    """How far the run is; read by whoever shows the progress."""
+    """The counts of a run so far, from which the progress is shown."""
 
     submitted: int = 0
     answers: list[LoadAnswer] = field(default_factory=list)
@@ -46,13 +46,13 @@ class LoadCounts:
     in_flight: int = 0
 
     def add(self, answer: LoadAnswer) -> None:
-        """One more has ended."""
+        """Add the answer to one more submission."""
         self.answers.append(answer)
         self.failed += answer.ending is not LoadEnding.COMPLETED
 
 
 async def drive(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
-    """Submits everything and waits for every answer; fills `counts`."""
+    """Submit every task, wait for every answer, and fill `counts`."""
     if load.per_second is None:
         await _closed_loop(client, load, counts)
     else:

@@ -1,4 +1,4 @@
-"""What a load test found: answers compared with what was submitted and what really happened. Pure."""
+"""The report of a load test, which compares answers with submissions and real effects; pure functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class LoadEnding(StrEnum):
     FAILED = "failed"
     """Answered, without a value."""
     HUNG = "hung"
-    """Taken, and no answer within the wait."""
+    """Taken, but without an answer within the wait."""
     REFUSED = "refused"
-    """Not taken, or nobody knows whether: submit raised."""
+    """Not taken, or not known to be taken: submit raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class LoadAnswer:
     """One submission and its end."""
 
     task_id: str | None
-    """None when it was refused."""
+    """The task's id; None when the submission was refused."""
     ending: LoadEnding
     finished_at_seconds: float
-    """Since the start of the run."""
+    """The instant of the end, in seconds since the start of the run."""
     latency_seconds: float
-    """From when it was due to be submitted (open loop) or was submitted."""
+    """The time from the instant at which the task was due (open loop) or submitted (closed loop)."""
     agent_id: str | None = None
     problem: str = ""
-    """Why there is no value."""
+    """The reason why there is no value; empty with a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +66,27 @@ class LoadReport:
     latency_ms: Percentiles
     problems: Mapping[str, int]
     agents: Mapping[str, int]
-    """Answers by agent."""
+    """Number of answers, by agent."""
     hung: tuple[str, ...]
     submitted_twice: tuple[str, ...]
-    """Ids given to two submissions: always empty, or the client is broken."""
+    """Ids that two submissions got: always empty, unless the client is broken."""
     effects_compared: bool
     lost: tuple[str, ...]
     """Ids of tasks that were taken and left no effect, answered or not."""
     repeated: Mapping[str, tuple[Effect, ...]]
-    """Ids with more than one effect, and all of them: at-least-once at work."""
+    """Ids with more than one effect, and all their effects: the result of at-least-once execution."""
     executions: int
-    """Lines in the effect log for this run's ids."""
+    """Number of lines in the effect log for this run's ids."""
 
     @property
     def ok(self) -> bool:
-        """Whether everything was taken, done and answered."""
+        """Whether every task was taken, done and answered."""
         unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 
 
 def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, list[Effect]]:
-    """The effects of these tasks, from lines ``<task_id> <agent_id> <pid> <attempt>``; no others."""
+    """Return the effects of the given tasks from lines ``<task_id> <agent_id> <pid> <attempt>``."""
     effects: dict[str, list[Effect]] = {}
     for line in lines:
         words = line.split()
@@ -96,7 +96,7 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
 
 
 def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
-    """The report; without effects (no log to read) nothing is said about what was executed."""
+    """Return the report; without effects (no log to read) it says nothing about executions."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
     completed = [answer for answer in answers if answer.ending is LoadEnding.COMPLETED]
@@ -120,7 +120,7 @@ def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effe
 
 
 def percentiles(values: Sequence[float]) -> Percentiles:
-    """Nearest-rank percentiles; zeros without values."""
+    """Return nearest-rank percentiles; zeros without values."""
     ordered = sorted(values)
     if not ordered:
         return Percentiles(0.0, 0.0, 0.0, 0.0)
@@ -132,7 +132,7 @@ def percentiles(values: Sequence[float]) -> Percentiles:
 
 
 def report_json(report: LoadReport) -> dict[str, object]:
-    """The report for programs."""
+    """Return the report as JSON values, for programs."""
     latency = report.latency_ms
     return {
         "ok": report.ok,

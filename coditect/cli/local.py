@@ -156,18 +156,18 @@ def _rebuild(context: typer.Context, output: Output) -> None:
 
 
 def _named(url: str, default: str) -> str | None:
-    """None for the default address, which nobody named."""
+    """Return the address, or None for the default one, which no variable has named."""
     return None if url == default else url
 
 
 def _up_folder(start: Path) -> Path:
-    """The nearest folder, here or above, in which something was brought up; else the one of this folder."""
+    """Return the nearest folder, here or above, in which `coditect up` ran; else the one below this folder."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 
 
 def _fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
-    """Agents by file or module, with how many processes each."""
+    """Return the agents by file or module, with the number of processes of each."""
     if named:
         return dict(_agent_count(text) for text in named)
     project = folder / "pyproject.toml"
@@ -207,7 +207,7 @@ def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str
 
 
 def _control_plane() -> list[Program]:
-    """The installed control planes; the entry point names a module that `python -m` runs."""
+    """Return the programs of the installed control planes; an entry point names a module that `python -m` runs."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 
@@ -224,7 +224,7 @@ def _control_plane() -> list[Program]:
 
 
 def _programs(target: str, processes: int) -> list[Program]:
-    """One program per process, so that each is started again by itself."""
+    """Return one program per process, so that each process is restarted by itself."""
     from coditect import local
 
     name = Path(target.partition(":")[0]).stem if "/" in target or target.endswith(".py") else target

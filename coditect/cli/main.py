@@ -1,7 +1,7 @@
-"""The command tree and the one place where an error becomes an exit code.
+"""The command tree of the program `coditect`, and the one place where an error becomes an exit code.
 
 0 ok, 1 failed, 2 usage, 3 timeout, 4 not found. An error prints its sentence, its facts and the way out; with
-CODITECT_DEBUG set it is a traceback instead. A command's module is imported when that command is asked for, so that
+CODITECT_DEBUG set the traceback appears instead. A command's module is imported only for that command, so that
 `coditect --help` and completion are quick.
 """
 
@@ -25,10 +25,10 @@ from coditect.errors import CoditectError
 
 
 class Branch(NamedTuple):
-    """A command or group below the root."""
+    """A command or a group of commands below the root."""
 
     module: str
-    """Of this package; its `app` has the command by that name, or is the group."""
+    """The module of this package whose `app` has the command by that name, or is the group."""
     help: str
 
 
@@ -61,11 +61,11 @@ class CommandTree(TyperGroup):
         self.commands = dict.fromkeys(BRANCHES, TyperCommand(None))  # for suggestions: only the names count
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The branches, in the order in which they are shown."""
+        """Return the names of the branches, in the order of the help text."""
         return list(BRANCHES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Imports the module of the branch; None when there is no such branch."""
+        """Import the module of a branch and return its command; None when there is no such branch."""
         if cmd_name not in BRANCHES:
             return None
         branch = BRANCHES[cmd_name]
@@ -76,12 +76,12 @@ class CommandTree(TyperGroup):
         return group.commands.get(cmd_name, group)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Lists the branches without importing them."""
+        """Write the list of branches to the help text, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, branch.help) for name, branch in BRANCHES.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the command line; turns a CoditectError into text on stderr and its exit code."""
+        """Run the command line; print a CoditectError on stderr and exit with its code."""
         try:
             return super().main(*args, **kwargs)
         except CoditectError as error:
@@ -113,7 +113,7 @@ def _root(
 
 
 def build() -> typer.Typer:
-    """The whole command tree."""
+    """Return the whole command tree."""
     app = typer.Typer(
         name="coditect",
         cls=CommandTree,
@@ -130,5 +130,5 @@ app = build()
 
 
 def main() -> None:
-    """The program `coditect`."""
+    """Run the program `coditect`."""
     app()

@@ -1,4 +1,4 @@
-"""What goes to stdout (the answer) and to stderr (everything else)."""
+"""The output of commands: the answer on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 
 class Output(StrEnum):
-    """For whom the answer is written."""
+    """The reader of an answer: a person (table) or a program (JSON)."""
 
     TABLE = "table"
     JSON = "json"
@@ -23,35 +23,39 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for 
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal; never part of the answer."""
+    """Print a line for the person at the terminal on stderr; it is never part of the answer."""
     typer.echo(text, err=True)
 
 
 def agree(question: str, *, yes: bool) -> None:
-    """Asks the person, unless `yes` was said before. Raises: typer.Abort at a no."""
+    """Ask the person to confirm, unless `yes` is given.
+
+    Raises:
+        Abort: when the person says no.
+    """
     if not yes:
         typer.confirm(question, abort=True, err=True)
 
 
 def write_json(value: object) -> None:
-    """The answer as one JSON document."""
+    """Write the answer as one JSON document."""
     typer.echo(_document(value, indent=2))
 
 
 def write_json_line(value: object) -> None:
-    """One of many answers, on a line of its own (JSON Lines)."""
+    """Write one of many answers on a line of its own (JSON Lines)."""
     typer.echo(_document(value))
     sys.stdout.flush()
 
 
 def _document(value: object, indent: int | None = None) -> str:
-    """JSON in UTF-8; what a command line or a stranger gave that is none is escaped as JSON escapes it."""
+    """Return the value as JSON in UTF-8; text that is no valid UTF-8 is escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
     return text.encode(errors="backslashreplace").decode()
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """The answer as a table: drawn on a terminal, aligned plain text without colour in a pipe."""
+    """Write the answer as a table: drawn on a terminal, aligned plain text without colour in a pipe."""
     cells = [[readable(value) for value in row] for row in rows]
     if not cells:
         if empty:
@@ -79,7 +83,7 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 
 def write_fields(fields: Mapping[str, object]) -> None:
-    """The answer as one thing with its fields; what is empty is left out."""
+    """Write the answer as one object with its fields; empty fields are left out."""
     shown = {name: readable(value) for name, value in fields.items() if value not in (None, "", (), [], {})}
     width = max((len(name) for name in shown), default=0)
     for name, text in shown.items():
@@ -90,7 +94,7 @@ def write_fields(fields: Mapping[str, object]) -> None:
 
 
 def readable(value: object) -> str:
-    """A value as people read it, without control characters."""
+    """Return a value as text for people, without control characters."""
     match value:
         case None:
             return "-"
@@ -107,7 +111,7 @@ def readable(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters: a stranger's must not move the terminal's cursor."""
+    """Return the text without control characters: text from others must not move the terminal's cursor."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
@@ -118,7 +122,7 @@ class Moment(str):
 
     @property
     def short(self) -> str:
-        """By the clock of this machine: the time of today, else the day with it."""
+        """The instant by this machine's clock: the time when it is today, else date and time."""
         try:
             local = datetime.fromisoformat(self).astimezone()
         except OverflowError:  # of the last day of the year 9999
@@ -127,7 +131,7 @@ class Moment(str):
 
 
 def instant(ms: int | None) -> str | None:
-    """Milliseconds since the epoch as an instant; as they are where no calendar has it."""
+    """Return milliseconds since the epoch as an instant; as a number when no calendar has the instant."""
     if ms is None:
         return None
     try:
@@ -137,5 +141,5 @@ def instant(ms: int | None) -> str | None:
 
 
 def megabytes(size_bytes: int) -> str:
-    """A size for people."""
+    """Return a size in megabytes as text, such as `1.5 MB`."""
     return f"{size_bytes / 1_000_000:.1f} MB"

@@ -39,7 +39,7 @@ def restore(
     """Put a copy in the ledger's place, while no dispatcher has it; the former file is kept beside it.
 
     What was begun since the copy was made is forgotten: late results of it are refused, and what the copy has as
-    published or running is published anew when a dispatcher starts.
+    published or running is published again when a dispatcher starts.
 
     \b
     Example: coditect store restore backups/monday.db

@@ -1,4 +1,4 @@
-"""`coditect task`: submit work and wait for it; a durable task also later, by its id."""
+"""`coditect task`: submit a task and wait for its result; ask for a durable task later, by its id."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from coditect.wire.json import loads
 from coditect.workflow.rows import AttemptRow, NodeRow
 
 LAST_EVENTS_SECONDS = 0.5
-"""The events of an end may come a moment after the result."""
+"""How long the events of an end may come after the result."""
 
 DURABLE = ":task"
-"""How the id of a durable task ends."""
+"""The end of a durable task's id."""
 
 DurableArgument = Annotated[
     str, typer.Argument(metavar="ID", help="Of a durable task, as `task submit --detach` printed it.")
@@ -196,7 +196,7 @@ async def _submit(opened: Connections, order: _Order, wait: str | None) -> tuple
 
 
 async def _show_progress(events: AsyncIterator[Event], task_id: str) -> None:
-    """What happens to the task, to its end; listened to from before it was submitted."""
+    """Show the events of a task, to its end; the stream was opened before the task was submitted."""
     with shown_events() as show:
         async for event in events:
             if event.subject == task_id:
@@ -245,7 +245,7 @@ async def _cancel(opened: Connections, task_id: str) -> None:
 
 
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
-    """How a task ended, for programs."""
+    """Return the outcome of a task as JSON values, for programs."""
     completed = outcome.status is Status.COMPLETED
     return {
         "task_id": task_id,
@@ -260,7 +260,7 @@ def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
 
 
 def failure_of(outcome: Outcome) -> CoditectError:
-    """The error that says how a task without a value ended; it carries the exit code."""
+    """Return the error for a task without a value; the error carries the exit code."""
     from coditect.client.handle import task_error
 
     return task_error(outcome)

@@ -1,4 +1,4 @@
-"""`coditect topology`: the exchanges and queues that the code wants, and what the broker has."""
+"""`coditect topology`: compare the exchanges and queues that the code wants with those of the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--wait`: how long a command waits, refused before anything is sent; and what is said when a person ends the wait."""
+"""The option `--wait`: checked before anything is sent; and the text for a person who ends the wait."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from coditect.model.duration import seconds
 
 
 def checked(wait: str | None) -> str | None:
-    """The option's callback. Raises: InputError."""
+    """Check the option's duration and return the option unchanged: the callback of typer.
+
+    Raises:
+        InputError: when the text is no duration.
+    """
     if wait is not None:
         seconds(wait)
     return wait
@@ -19,7 +23,7 @@ def checked(wait: str | None) -> str | None:
 
 @contextmanager
 def going_on(sentence: str) -> Iterator[None]:
-    """Says what goes on, and how to see it, when Ctrl-C ends the block."""
+    """Print the sentence when Ctrl-C ends the block: what goes on, and how to see it."""
     try:
         yield
     except asyncio.CancelledError:

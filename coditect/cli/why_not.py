@@ -1,4 +1,4 @@
-"""`coditect task why-not`: which agents exist, and why each would or would not take a task now."""
+"""`coditect task why-not`: list the agents, and say why each would or would not take a task now."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ async def _of_task(opened: Connections, task_id: str, given: TaskQuestion | None
 
 
 async def whereabouts(opened: Connections, task_id: str) -> Found:
-    """Where a direct task is: looked for at the agents, and in the queues of all that they offer."""
+    """Find a direct task: ask the agents, and look through the queues of all capabilities that they offer."""
     fleet = await _fleet(opened)
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
     async with opened.broker() as broker:
@@ -128,14 +128,14 @@ async def _explained(broker: Broker, question: TaskQuestion, fleet: Sequence[Age
 
 
 def _question_of(seen: Sighting | None, given: TaskQuestion | None) -> TaskQuestion | None:
-    """What the task itself says comes before what was said on the command line."""
+    """Return the question to explain; the task's own capability and priority precede those of the command line."""
     if seen is None or seen.capability is None:
         return given
     return TaskQuestion(seen.capability, seen.priority or Priority.P1, given.tags if given is not None else frozenset())
 
 
 def _tell(answer: _Answer) -> None:
-    """The verdict and the tables to stdout: all of it is the answer."""
+    """Write the verdict and the tables to stdout: all of it is the answer."""
     typer.echo(f"{answer.verdict.sentence}.")
     if answer.verdict.fix:
         typer.echo(f"Fix: {answer.verdict.fix}")

@@ -1,4 +1,4 @@
-"""`coditect workflow`: check and draw definitions; run, look at and steer what the control plane has."""
+"""`coditect workflow`: check and draw definitions; run, show and control workflows."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's 
 
 
 class GraphFormat(StrEnum):
-    """How a graph is drawn."""
+    """The format of a drawn graph."""
 
     TEXT = "text"
     MERMAID = "mermaid"
 
 
 class Steer(StrEnum):
-    """What may be done to a workflow."""
+    """An action on a workflow."""
 
     CANCEL = "cancel"
     PAUSE = "pause"
@@ -222,7 +222,7 @@ async def _workflows(opened: Connections, state: WorkflowState | None, most: int
 
 
 async def _nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
-    """The workflow's name, and its nodes."""
+    """Return the workflow's name, and its nodes."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         return (await run.overview()).name, [row async for row in run.nodes()]
@@ -231,7 +231,7 @@ async def _nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]
 async def _whole(
     opened: Connections, workflow: str, node: str | None
 ) -> tuple[WorkflowRow, list[NodeRow], list[AttemptRow], Ending | None]:
-    """The workflow, its nodes or the one, their attempts, and of the one how it ended if it has."""
+    """Return the workflow, its nodes or the named one, their attempts, and the named node's end if it has ended."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         overview = await run.overview()

@@ -1,4 +1,4 @@
-"""`coditect workflow run`: start a workflow, watch it, and see how every node ended."""
+"""`coditect workflow run`: start a workflow, watch it, and show how every node ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from coditect.client.workflow_run import Run
 
 MOST_SHOWN = 10_000
-"""Characters of a value on a terminal or in a pipe; JSON has all of it."""
+"""Number of characters of a value that the text output shows; JSON has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,12 @@ class _Order:
 
 @dataclass(frozen=True, slots=True)
 class _Accepted:
-    """A workflow that is not followed."""
+    """A workflow that was accepted and is not followed."""
 
     id: str
     state: WorkflowState
     new: bool
-    """False when its key was known: it is the earlier one."""
+    """Whether this start created the workflow; False when its key was known, so that it is the earlier one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ async def _run(opened: Connections, order: _Order) -> _Ran | _Accepted:
 
 
 def _say_known(accepted: _Accepted) -> None:
-    """Of a key that was known: which workflow has it, and how that is."""
+    """Print, for a key that was known, which workflow has the key and its state."""
     if not accepted.new:
         where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
         say(f"already accepted as {accepted.id}, {where}")
@@ -150,7 +150,7 @@ async def _followed(client: Client, run: Run, wait: str) -> _Ran:
 
 
 class _Questions:
-    """Says which questions of a workflow wait for a person, each once, and which command answers."""
+    """The printer of the approvals that a workflow waits for: each once, with the command that answers it."""
 
     def __init__(self, client: Client, workflow: str) -> None:
         self._client = client
@@ -160,13 +160,13 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """A look at the workflow: where something waits and anything changed, it is asked what."""
+        """Take a look at the workflow; ask for the approvals when one waits and any count has changed."""
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
             self._news.set()
 
     async def tell(self) -> None:
-        """Tells until it is canceled."""
+        """Print new approvals until the call is canceled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -181,7 +181,7 @@ class _Questions:
 
 
 def _uploading() -> Callable[[int, int], None]:
-    """Tells of a large workflow how much of it was sent, a line in a second at most."""
+    """Return a callback that prints how much of a large workflow was sent, at most a line in a second."""
     last = time.monotonic()
 
     def told(nodes: int, of: int) -> None:

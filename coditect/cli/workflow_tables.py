@@ -1,4 +1,4 @@
-"""Workflows, their nodes and attempts as the commands show them: as tables for people, as JSON for programs."""
+"""Workflows, nodes and attempts as the commands show them: as tables for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from coditect.workflow.states import TaskState
 
 MOST_NAMED = 5
 MOST_ROWS = 200
-"""Nodes, and attempts, that a table shows."""
+"""Number of nodes, and of attempts, that a table shows."""
 WIDEST_CELL = 60
 _WORST_FIRST = (TaskState.DEAD, TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED)
 WITHOUT_A_VALUE = frozenset(_WORST_FIRST)
 _NEVER_RAN = frozenset({"predecessor", "canceled"})
 _CONSEQUENCES = _NEVER_RAN | {"element"}
-"""Reasons of nodes that ended without a value because others did."""
+"""Reasons of nodes that ended without a value because other nodes did."""
 _ENDED: Mapping[TaskState, str] = MappingProxyType(
     {TaskState.FAILED: "failed", TaskState.DEAD: "was given up", TaskState.REJECTED: "was rejected"}
 )
 
 
 def row_json(row: WorkflowRow | NodeRow | AttemptRow | ApprovalRow) -> dict[str, Any]:
-    """A row for programs; instants are milliseconds since the epoch."""
+    """Return a row as JSON values, for programs; instants are milliseconds since the epoch."""
     return asdict(row)
 
 
 def write_workflow(row: WorkflowRow) -> None:
-    """The workflow's own fields."""
+    """Write the workflow's own fields."""
     write_fields(
         {
             "workflow": row.workflow,
@@ -50,7 +50,7 @@ def write_workflow(row: WorkflowRow) -> None:
 
 
 def first_cause(rows: Sequence[NodeRow]) -> str:
-    """What failed first, and for how many it stands: `fetch[12] failed: no such file; 4 nodes did not run`."""
+    """Return the first failure and its consequences: `fetch[12] failed: no such file; 4 nodes did not run`."""
     failed = [row for row in rows if row.state in _ENDED and row.reason not in _CONSEQUENCES]
     if not failed:
         return ""
@@ -66,7 +66,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def say_notes(definition: Definition) -> None:
-    """What a definition says that may not be meant: maps whose elements are not given to anybody, and `compensate`."""
+    """Print what may be a mistake in a definition: maps that pass no element to their tasks, and `compensate`."""
     for node in definition.nodes:
         if isinstance(node.work, Each) and node.work.call.input is None:
             say(f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list.")
@@ -76,7 +76,7 @@ def say_notes(definition: Definition) -> None:
 
 
 def write_nodes(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> None:
-    """The nodes, each after its predecessors; when they are too many, those that ended without a value come first."""
+    """Write the nodes, each after its predecessors; of too many the failed ones come first."""
     shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(_WORST_FIRST)}
@@ -88,7 +88,7 @@ def write_nodes(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> None:
 
 
 def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
-    """Each after its predecessors, by its longest way from a root; elements after their map."""
+    """Return the nodes, each after its predecessors, by the longest way from a root; elements after their map."""
     after = {row.name: row.after for row in rows}
     depths: dict[str, int] = {}
     to_see = list(after)
@@ -109,7 +109,7 @@ def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
 
 
 def write_attempts(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> None:
-    """Every attempt with its agent, times and error, in the order of their publication."""
+    """Write every attempt with its agent, times and error, in the order of their publication."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
     by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
     write_table(columns, [_attempt(row) for row in by_time[:most]], empty="No attempts yet.")
@@ -118,7 +118,7 @@ def write_attempts(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> None
 
 
 def write_workflows(rows: Iterable[WorkflowRow]) -> None:
-    """One line for each workflow."""
+    """Write one line for each workflow."""
     columns = ("workflow", "name", "state", "nodes", "ended", "failed", "accepted", "took")
     write_table(columns, [_workflow(row) for row in rows], empty="No workflows.")
 
