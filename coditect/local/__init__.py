@@ -1,7 +1,7 @@
-"""Private servers and a supervised fleet on one machine: what `coditect up`, `down` and `doctor` do.
+"""Private servers and a supervised fleet on one machine, for `coditect up`, `down` and `doctor`.
 
-Start reading at `up.py`; `supervisor.py` keeps programs running, `servers.py` is the same without a
-supervisor, for tests and benchmarks. Linux and macOS.
+Start reading at `up.py`; `supervisor.py` keeps programs running, `servers.py` starts servers without a supervisor, for
+tests and benchmarks. Linux and macOS.
 """
 
 from coditect.local.doctor import Check, doctor

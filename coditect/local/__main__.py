@@ -1,4 +1,4 @@
-"""``python -m coditect.local``: the supervisor in the background. `coditect up --detach` starts it."""
+"""``python -m coditect.local``: the supervisor in the background, which `coditect up --detach` starts."""
 
 from coditect.local.up import serve_detached
 

@@ -1,8 +1,8 @@
-"""Finds the servers' programs on this machine.
+"""The search for the servers' programs on this machine.
 
-Debian's ``/usr/sbin/rabbitmq-server`` changes user to ``rabbitmq`` and so cannot run a private broker; the
-scripts that it calls can, and are looked for first. ``CODITECT_RABBITMQ_SBIN`` names the folder of another
-RabbitMQ's scripts, and then nothing else is looked at.
+Debian's ``/usr/sbin/rabbitmq-server`` changes user to ``rabbitmq`` and so cannot run a private broker; the scripts that
+it calls can, and are looked for first. ``CODITECT_RABBITMQ_SBIN`` names the folder of another RabbitMQ's scripts; no
+other place is looked at then.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ MORE_FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """Where the programs are; None for one that is not installed."""
+    """The paths of the programs; None for one that is not installed."""
 
     rabbitmq: Path | None
     epmd: Path | None
     redis: Path | None
     rabbitmq_sbin: str | None = None
-    """The folder that was named for RabbitMQ's; None if it was looked for in the usual places."""
+    """The folder that was named for RabbitMQ's scripts; None when the usual places were searched."""
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
-    """RabbitMQ (the named one, else the newest), its port mapper and Redis, from their usual places and PATH."""
+    """Find RabbitMQ (the named one, else the newest), its port mapper and Redis, in their usual places and PATH."""
     folders = [*environ.get("PATH", "").split(os.pathsep), *MORE_FOLDERS]
     sbin = environ.get(RABBITMQ_SBIN) or None
     return Binaries(
@@ -58,7 +58,7 @@ def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Bina
 
 
 def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
-    """The programs of the broker and of Erlang's port mapper.
+    """Return the programs of the broker and of Erlang's port mapper.
 
     Raises:
         MissingServer: one of them is not installed, or not in the folder that was named.
@@ -75,10 +75,10 @@ def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
 
 
 def require_redis(found: Binaries) -> Path:
-    """The program of Redis.
+    """Return the program of Redis.
 
     Raises:
-        MissingServer: it is not installed.
+        MissingServer: Redis is not installed.
     """
     if found.redis is None:
         raise MissingServer("Redis is not installed", fix=INSTALL_SERVERS)

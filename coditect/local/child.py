@@ -1,4 +1,4 @@
-"""One program that a supervisor keeps running, and the process that currently is it."""
+"""A program that a supervisor keeps running, and the process that runs it now."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.local import launch
 from coditect.local.watchdog import MARKER, kill_marked
 
 Probe = Callable[[], Awaitable[bool]]
-"""Whether the program does its work now. It answers within two seconds and does not raise."""
+"""A function that returns whether the program works now, within two seconds and without raising."""
 
 LOG_ROTATE_BYTES = 10_000_000
 POLL_SECONDS = 0.05
@@ -25,11 +25,11 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program, and how one knows that it works and how it wants to be stopped.
+    """A program, with the means to know that it works, and to stop it.
 
-    `env` is the whole environment. Children of a lower `stage` are ready before the next stage starts, and
-    are stopped after it. A `ready_file` of the process before is removed before each start. Without a probe
-    the program counts as ready when it has run for one second.
+    `env` is the whole environment. Children of a lower `stage` are ready before the next stage starts, and are stopped
+    after it. A `ready_file` of the process before is removed before each start. Without a probe the program counts as
+    ready when it has run for one second.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Child:
 
 
 class RunningChild:
-    """The process of a child. It leads a session of its own and dies with the thread that spawned it."""
+    """The process of a child, which leads a session of its own and dies with the thread that spawned it."""
 
     __slots__ = ("_popen", "_prefix", "child", "log", "process")
 
@@ -58,7 +58,7 @@ class RunningChild:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
         return self._popen.poll()
 
     async def exited(self) -> int:
@@ -68,7 +68,7 @@ class RunningChild:
         return self._popen.wait()
 
     async def stop(self) -> None:
-        """Ask it to end, wait as long as the child allows, then kill it and everything it started."""
+        """Ask the process to end, wait as long as the child allows, then kill it and everything that it started."""
         try:
             if self._popen.poll() is None:
                 self._popen.send_signal(self.child.stop_signal)
@@ -79,7 +79,7 @@ class RunningChild:
             self.kill()
 
     def kill(self) -> None:
-        """Kill it and everything it started, at once."""
+        """Kill the process and everything that it started, at once."""
         self._popen.poll()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._popen.pid, signal.SIGKILL)
@@ -88,7 +88,7 @@ class RunningChild:
 
 
 def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
-    """Start the child's process: output to ``<log folder>/<name>.log``, marker in the environment."""
+    """Start the child's process, with output to ``<log folder>/<name>.log`` and the marker in the environment."""
     log_folder.mkdir(parents=True, exist_ok=True)
     log = log_folder / f"{child.name}.log"
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:
@@ -110,7 +110,7 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, indented for a message; empty if there is no log."""
+    """Return the end of a log, indented for a message; empty if there is no log."""
     if not log.exists():
         return ""
     with log.open("rb") as lines:

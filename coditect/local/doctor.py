@@ -1,4 +1,4 @@
-"""Says what is missing, unreachable or stale on this machine, and the way out of each."""
+"""The checks of `coditect doctor`: what is missing, unreachable or stale on this machine, and the way out of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SignIn = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at; `fix` says what to do where it is not `ok`."""
+    """The result of one check; `fix` says what to do when it is not `ok`."""
 
     name: str
     ok: bool
@@ -48,10 +48,10 @@ def doctor(
     management_url: str | None = None,
     sign_in: SignIn | None = None,
 ) -> list[Check]:
-    """Look at everything that `up` and the programs need. Starts, stops and changes nothing.
+    """Check everything that `up` and the programs need; starts, stops and changes nothing.
 
-    Without an address, the one of a running `up` in `folder` is looked at; without that, none. The broker is found
-    where `sign_in`, if it is given, raises nothing. Runs its own event loop.
+    A server without a given address is checked at the address of a running `up` in `folder`; without an `up` it has no
+    address. The broker passes only when `sign_in`, if it is given, raises nothing. Runs its own event loop.
     """
     files = UpFolder(folder)
     state = read_state(files)
@@ -74,13 +74,13 @@ def doctor(
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """Whether this Python is new enough."""
+    """Check whether this Python is new enough."""
     fix = "" if version >= PYTHON_AT_LEAST else "Install Python 3.11 or newer and run `make setup`"
     return Check("python", not fix, ".".join(map(str, version)), fix)
 
 
 def check_speed(parts: Mapping[str, Any]) -> Check:
-    """Which parts of the `speed` extra are in use, by name; everything works without them, only slower."""
+    """List the parts of the `speed` extra that are in use; everything works without them, only slower."""
     used = [f"{name} {part.__version__}" for name, part in parts.items() if part is not None]
     missing = [name for name, part in parts.items() if part is None]
     hint = f"without {', '.join(missing)} (pip install 'coditect[speed]')" if missing else ""
@@ -88,7 +88,7 @@ def check_speed(parts: Mapping[str, Any]) -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Whether there is room for the broker's data; below its own limit a broker takes no messages."""
+    """Check whether there is room for the broker's data; below its own limit a broker takes no messages."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     fix = "" if free >= FREE_BYTES_AT_LEAST else f"Free some space on the disk of {place}: 1 GB is needed"
@@ -96,7 +96,7 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_up(files: UpFolder, state: UpState | None) -> Check:
-    """Whether what `up` wrote is true: its supervisor lives and every child is ready."""
+    """Check whether the state that `up` wrote is true: its supervisor lives and every child is ready."""
     if state is None:
         stale = files.env.exists()
         fix = f"Remove {files.env}, or run `coditect up`" if stale else ""
@@ -113,7 +113,7 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
 async def check_server(
     name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...], *, sign_in: SignIn | None = None
 ) -> Check:
-    """Whether a server that we support answers at this address, and lets us in."""
+    """Check whether a supported server answers at this address, and accepts the sign-in."""
     if url is None:
         return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:
@@ -130,7 +130,10 @@ async def check_server(
 
 
 async def check_eviction(url: str | None) -> Check:
-    """Whether frozen agents and dispatchers can be evicted from the broker; without, their tasks return later."""
+    """Check whether frozen agents and dispatchers can be evicted from the broker.
+
+    Otherwise their tasks return later.
+    """
     if url is None:
         return Check("eviction", True, "not possible without CODITECT_MANAGEMENT_URL: frozen agents hold tasks 15 s")
     try:

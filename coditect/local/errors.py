@@ -1,4 +1,4 @@
-"""What can go wrong around private servers, each with the way out.
+"""The errors of private servers, each with the way out.
 
 ::
 
@@ -24,7 +24,7 @@ INSTALL_SERVERS = """\
 
 
 class LocalError(SetupError):
-    """An error whose text ends with the way out, on lines of their own."""
+    """The base of errors whose text ends with the way out, on lines of their own."""
 
     def __init__(self, sentence: str, *, fix: str = "", log: str = "", **facts: object) -> None:
         super().__init__(sentence, **facts)
@@ -36,16 +36,16 @@ class LocalError(SetupError):
 
 
 class MissingServer(LocalError):
-    """A program that `up` needs is not installed."""
+    """The error of a program that `up` needs and that is not installed."""
 
 
 class ServerUnreachable(LocalError):
-    """Nothing that speaks the protocol answers at this address."""
+    """The error of an address at which nothing that speaks the protocol answers."""
 
 
 class StartFailed(LocalError):
-    """A program died, or was not ready in time."""
+    """The error of a program that died, or was not ready in time."""
 
 
 class AlreadyUp(LocalError):
-    """Another `up` holds this folder."""
+    """The error of a folder that another `up`, or another set of servers, holds."""

@@ -1,9 +1,9 @@
-"""Halves the start of a private broker: one folder with a link to every module that it loads.
+"""A faster start of a private broker: one folder with a link to every module that the broker loads.
 
 Erlang looks for a module in one folder after the other, some ninety of them with all of RabbitMQ's plug-ins, and a
-broker loads a thousand modules before it is ready: fifty thousand looks, each a change of threads. So the broker is
-told of no plug-in but those that it runs, since it searches the folders of all others first, and looks into one
-folder that has everything before it looks anywhere else.
+broker loads a thousand modules before it is ready: fifty thousand looks, each a change of threads. So the broker gets
+no plug-in folder but those of the plug-ins that it runs, since it would search the folders of all others first, and
+looks into one folder that has every module before any other place. That halves the time of a start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 MODULES = "modules"
 PLUGINS = "applications"
 PACKAGED = Path("/usr/lib/rabbitmq")
-"""Where Linux packages have RabbitMQ."""
+"""The folder in which Linux packages install RabbitMQ."""
 _BROKER = "rabbit"
 _CORE = (_BROKER, "mnesia")
 """The broker starts Mnesia itself, without stating that it needs it."""
@@ -24,15 +24,15 @@ _DEPENDENCIES = re.compile(r"\{\s*applications\s*,\s*\[([^\]]*)\]")
 
 
 def plugins_of(server: Path) -> Path:
-    """The folder of what this RabbitMQ is made of, its optional plug-ins beside its core."""
+    """Return the folder of this RabbitMQ's parts, the optional plug-ins beside the core."""
     return server.resolve().parent.parent / "plugins"
 
 
 def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Path, packaged: Path = PACKAGED) -> bool:
     """Link below `folder` the broker's modules (``modules``) and its `plugins` (``applications``).
 
-    `path` is the PATH of its start script. False if its parts are not found, e.g. packed into archives: then there is
-    neither folder. A module that is missed here is still found in its usual place.
+    `path` is the PATH of the broker's start script. Returns False when the broker's parts are not found, e.g. packed
+    into archives; then there is neither folder. A module without a link is still found in its usual place.
     """
     for name in (MODULES, PLUGINS):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -48,14 +48,14 @@ def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Pat
 
 
 def _libraries(path: str) -> dict[str, Path]:
-    """Those of the Erlang on this PATH, which is what a packaged broker runs on; others may bring their own."""
+    """Return the libraries of the Erlang on this PATH, on which a packaged broker runs; others may bring their own."""
     erl = shutil.which("erl", path=path)
     found = (_applications(parent / "lib") for parent in Path(erl).resolve().parents) if erl else iter(())
     return next((libraries for libraries in found if "kernel" in libraries), {})
 
 
 def _applications(folder: Path) -> dict[str, Path]:
-    """Erlang's applications in a folder, e.g. ``ssl`` in ``ssl-10.8.7``."""
+    """Return Erlang's applications in a folder by name, e.g. ``ssl`` in ``ssl-10.8.7``."""
     return {file.stem: file.parent.parent for file in sorted(folder.glob("*-[0-9]*/ebin/*.app"))}
 
 

@@ -1,4 +1,4 @@
-"""What one `up` starts: a value that the supervisor in the background is handed as JSON."""
+"""The plan of one `up`: the servers and programs to start, which the background supervisor receives as JSON."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROGRAM_STAGE = 10
 class Program:
     """One program of the fleet, e.g. an agent.
 
-    It finds the servers in its environment. With `announces_ready` it counts as ready when it has created
-    the file named by ``CODITECT_READY_FILE``; without, when it has run for one second.
+    The program finds the servers in its environment. With `announces_ready` it counts as ready when it has created the
+    file named by ``CODITECT_READY_FILE``; without, when it has run for one second.
     """
 
     name: str
@@ -35,7 +35,10 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class UpPlan:
-    """Where and what: the fleet runs in `working_folder`; a server whose address is given is not started."""
+    """The folder and the programs of one `up`; a server whose address is given is not started.
+
+    The programs run in `working_folder`.
+    """
 
     folder: Path
     working_folder: Path
@@ -43,11 +46,11 @@ class UpPlan:
     amqp_url: str | None = None
     redis_url: str | None = None
     management_url: str | None = None
-    """Of a given broker; a private one has its own."""
+    """The management API of a given broker; a private broker has its own."""
 
 
 LEDGER = "ledger.db"
-"""The dispatcher's ledger, beside the servers' data."""
+"""The file of the dispatcher's ledger, beside the servers' data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,11 @@ class ProcessPlan:
     redis_url: str
     children: tuple[Child, ...]
     management_url: str | None = None
-    """None where the broker has no management API, or nobody said where."""
+    """The broker's management API; None when the broker has none, or its address is not known."""
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
-    """Find the binaries, choose the ports and write the servers' configuration.
+    """Find the binaries, choose the ports, write the servers' configuration, and return the concrete plan.
 
     Raises:
         MissingServer: a server must be started and is not installed.
@@ -92,10 +95,10 @@ def _has_management(binaries: Binaries) -> bool:
 
 
 def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
-    """Whether every server that this plan starts is installed.
+    """Check that every server that this plan starts is installed.
 
     Raises:
-        MissingServer: one is not, with the command that installs it.
+        MissingServer: a server is not installed; the error has the command that installs it.
     """
     binaries = find_binaries(environ)
     if plan.amqp_url is None:
@@ -106,18 +109,18 @@ def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WantedServers:
-    """Which private servers to start."""
+    """The private servers to start."""
 
     rabbitmq: bool = True
     redis: bool = True
     management: bool = False
-    """The broker with its management API."""
+    """Whether the broker serves its management API."""
 
 
 def server_children(
     binaries: Binaries, addresses: Addresses, wanted: WantedServers, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
-    """The children of the private servers that are wanted, with their files below `folder`."""
+    """Return the children of the wanted private servers, with their files below `folder`."""
     children: list[Child] = []
     if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))

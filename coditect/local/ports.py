@@ -1,4 +1,4 @@
-"""Free ports and secrets of the private servers, kept so that a restart has the same ones."""
+"""The free ports and the secrets of the private servers, kept so that a restart uses the same ones."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DEFAULT_EPHEMERAL_START = 32_768
 
 @dataclass(frozen=True, slots=True)
 class ServerPorts:
-    """Where the private servers listen, on the loopback interface only."""
+    """The ports of the private servers, on the loopback interface only."""
 
     amqp: int
     distribution: int
     epmd: int
     redis: int
     management: int = 0
-    """Of the broker's management API; 0 in a file of a version that had none."""
+    """The port of the broker's management API; 0 in a file of a version that had none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Ports and secrets of one folder. The data on disk knows password and cookie: they never change."""
+    """The ports and secrets of one folder; the data on disk depends on password and cookie, so these never change."""
 
     ports: ServerPorts
     password: str
@@ -41,22 +41,29 @@ class Addresses:
 
     @property
     def amqp_url(self) -> str:
-        """Without a path: the one form that every client library reads as the vhost ``/``."""
+        """The broker's address without a path: the one form that every client library reads as the vhost ``/``."""
         return f"amqp://coditect:{self.password}@127.0.0.1:{self.ports.amqp}"
 
     @property
     def management_url(self) -> str:
-        """The broker's management API, where it is started with one."""
+        """The address of the broker's management API, if the broker is started with one."""
         return f"http://coditect:{self.password}@127.0.0.1:{self.ports.management}"
 
     @property
     def redis_url(self) -> str:
-        """Database 0, as the default user; by name, for ``redis-cli -u`` sends an empty one as it stands."""
+        """The address of Redis' database 0, as the default user.
+
+        The address names the user, because ``redis-cli -u`` sends an empty name as it is.
+        """
         return f"redis://default:{self.password}@127.0.0.1:{self.ports.redis}/0"
 
 
 def keep_addresses(file: Path) -> Addresses:
-    """The addresses kept in `file`; new ports where there are none or somebody else took one meanwhile."""
+    """Return the addresses kept in `file`; choose and keep new ports without a file, or when one is taken meanwhile.
+
+    Raises:
+        StartFailed: there are no free ports.
+    """
     kept = _read(file)
     if kept and all(port and _is_free(port) for port in astuple(kept.ports)):
         return kept
@@ -77,10 +84,13 @@ def _read(file: Path) -> Addresses | None:
 
 
 def _free_ports() -> ServerPorts:
-    """Free ports below the range that the kernel gives to outgoing connections.
+    """Return free ports below the range that the kernel gives to outgoing connections.
 
-    Inside that range a client that dials a stopped server may be given the server's own port and reach
-    itself; the server then cannot come back.
+    Inside that range a client that dials a stopped server may be given the server's own port and reach itself; the
+    server then cannot come back.
+
+    Raises:
+        StartFailed: there are no free ports.
     """
     limit = max(LOWEST_PORT + 1_000, _ephemeral_start())
     candidates = iter(random.SystemRandom().sample(range(LOWEST_PORT, limit), 200))

@@ -1,8 +1,7 @@
-"""Says whether a broker or a Redis really answers at an address, by its own protocol and nothing more.
+"""Probes that tell whether a broker or a Redis really answers at an address, by the first words of its protocol.
 
-A port that accepts a connection proves little: a broker that is still recovering its queues may do that. So
-the probe speaks the first words of each protocol (AMQP 0-9-1 section 4.2.2, Redis' inline commands) over
-plain asyncio.
+A port that accepts a connection proves little: a broker that is still recovering its queues may do that. So the probe
+speaks the first words of each protocol (AMQP 0-9-1 section 4.2.2, Redis' inline commands) over plain asyncio.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
-    """The version of the broker that opens an AMQP 0-9-1 handshake at `url`, or at the first of its hosts that does.
+    """Return the version of the broker at `url`, or at the first of its hosts that opens an AMQP 0-9-1 handshake.
 
-    Signs in to nothing. `within_seconds` bounds each host.
+    The probe does not sign in. `within_seconds` bounds each host.
 
     Raises:
         ServerUnreachable: nothing answers in time, or something that is no AMQP 0-9-1 broker; retryable.
@@ -58,13 +57,12 @@ async def _broker_version(url: str, within_seconds: float) -> str:
 
 
 async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
-    """The version of the Redis that answers PING at `url`, signed in with the password in the address.
+    """Return the version of the Redis that answers PING at `url`, signed in with the password in the address.
 
-    Under sentinels it is that of the master that they name.
+    With sentinels it is the version of the master that they name.
 
     Raises:
-        ServerUnreachable: nothing answers in time, it still loads its data, or it refuses the password;
-        retryable.
+        ServerUnreachable: nothing answers in time, the server still loads its data, or refuses the password; retryable.
     """
     if url.startswith(SENTINELS):
         return await _version_under_sentinels(url, within_seconds)
@@ -94,10 +92,10 @@ async def _version_under_sentinels(url: str, within_seconds: float) -> str:
 
 
 async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
-    """Removes everything, from every database of the Redis at `url`.
+    """Remove everything from every database of the Redis at `url`.
 
     Raises:
-        ServerUnreachable: nothing answers in time; retryable, and then nobody knows whether it was done.
+        ServerUnreachable: nothing answers in time; retryable, and the data may have been removed or not.
     """
     async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
         reader,
@@ -108,7 +106,7 @@ async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
 
 
 def broker_answers(url: str) -> Probe:
-    """A probe: the broker at `url` opens the handshake."""
+    """Return a probe of whether the broker at `url` opens the handshake."""
 
     async def answers() -> bool:
         try:
@@ -121,7 +119,7 @@ def broker_answers(url: str) -> Probe:
 
 
 def redis_answers(url: str) -> Probe:
-    """A probe: the Redis at `url` answers PING and has loaded its data."""
+    """Return a probe of whether the Redis at `url` answers PING and has loaded its data."""
 
     async def answers() -> bool:
         try:
@@ -134,7 +132,7 @@ def redis_answers(url: str) -> Probe:
 
 
 def port_open(port: int) -> Probe:
-    """A probe: something accepts connections at this port of the loopback interface."""
+    """Return a probe of whether this port of the loopback interface accepts connections."""
 
     async def answers() -> bool:
         try:
@@ -189,7 +187,11 @@ async def _sign_in(url: str, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 
 async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
-    """Send one command in RESP; returns the first line of the answer. `-…` is an error."""
+    """Send one command in RESP, and return the first line of the answer.
+
+    Raises:
+        ServerUnreachable: the answer is an error, which begins with `-`.
+    """
     encoded = [word.encode() for word in words]
     writer.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
     line = (await reader.readuntil(b"\r\n")).decode(errors="replace").strip()

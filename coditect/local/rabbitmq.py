@@ -1,9 +1,9 @@
-"""A private RabbitMQ: Erlang's port mapper and the broker, sharing nothing with the machine's own.
+"""A private RabbitMQ: Erlang's port mapper and the broker, which share nothing with the machine's own.
 
-Own node name, ports, cookie, home, plug-ins (none, or the management API), data and configuration below one
-folder; every listener on the loopback interface. The port mapper runs in the foreground as a child of ours: started
-by the broker itself it would stay behind as a daemon. The same folder gives the same node, so queues and persistent
-messages outlive a kill.
+Node name, ports, cookie, home, plug-ins (none, or the management API), data and configuration are its own, below one
+folder; every listener is on the loopback interface. The port mapper runs in the foreground as a child of the
+supervisor: started by the broker itself it would stay behind as a daemon. The same folder gives the same node, so
+queues and persistent messages outlive a kill.
 """
 
 from __future__ import annotations
@@ -32,18 +32,20 @@ consumer_timeout = 7200000
 disk_free_limit.absolute = 50MB
 """
 ERLANG = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
-"""Split at spaces by RabbitMQ's scripts, so a folder in it is told from where the broker runs."""
+"""RabbitMQ's scripts split this variable at spaces, so a folder in it is relative to the broker's working folder."""
 MANAGEMENT = "rabbitmq_management"
 MANAGEMENT_CONFIGURATION = """\
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {port}
 management.rates_mode = none
 """
-"""Without message rates: what we need is who is connected, and rates cost memory and time per queue."""
+"""The management API without message rates: only the list of connections is needed, and rates cost memory and time per
+queue.
+"""
 
 
 def has_management(server: Path) -> bool:
-    """Whether this RabbitMQ brings the management API along, as all but hand-picked packages do."""
+    """Return whether this RabbitMQ has the plug-in of the management API, as all but hand-picked packages do."""
     return any(plugins_of(server).glob(f"{MANAGEMENT}-[0-9]*"))
 
 
@@ -52,7 +54,7 @@ def rabbitmq_children(
 ) -> tuple[Child, Child]:
     """Write the broker's files below `folder`; returns the port mapper and, one stage later, the broker.
 
-    With `management` it serves its management API, which costs it some 10 MB.
+    With `management` the broker serves its management API, which takes some 10 MB.
 
     Raises:
         MissingServer: RabbitMQ is not installed.

@@ -1,7 +1,8 @@
 """A private Redis: append-only file synced every second, nothing evicted, loopback interface, password.
 
-Streams are kept in small nodes: RQ has one for every job's outcome, and each begins with a whole node. The file is
-written anew only when it is large: that takes a core for seconds, in the midst of the work that makes it grow.
+Streams are kept in small nodes: RQ has one for every job's outcome, and each begins with a whole node. The append-only
+file is rewritten only when it is large: a rewrite takes a core for seconds, in the midst of the work that makes the
+file grow.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ logfile ""
 
 
 def redis_child(binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]) -> Child:
-    """Write Redis' configuration below `folder`; returns the child.
+    """Write Redis' configuration below `folder`, and return the child.
 
     Raises:
         MissingServer: Redis is not installed.

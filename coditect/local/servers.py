@@ -155,7 +155,7 @@ async def private_servers(
     Raises:
         MissingServer: one that is wanted is not installed.
         StartFailed: one died or was not ready in time; nothing is left running.
-        AlreadyUp: somebody runs servers on this folder; two brokers on one folder destroy each other's files.
+        AlreadyUp: other servers run on this folder; two brokers on one folder destroy each other's files.
     """
     marker = uuid.uuid4().hex
     addresses = keep_addresses(folder / "servers.json")

@@ -1,4 +1,4 @@
-"""What `up` writes down for `down`, `doctor` and every other command to read.
+"""The files that `up` writes for `down`, `doctor` and every other command to read.
 
 ::
 
@@ -31,7 +31,7 @@ from coditect.settings.own_files import read_own
 
 
 class Phase(StrEnum):
-    """How far a supervisor, or one of its children, is."""
+    """The phase of a supervisor, or of one of its children."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """One child: its process now, how often it was started again, and how it ended last."""
+    """One child: its present process, the number of its restarts, and its last exit code."""
 
     name: str
     phase: Phase
@@ -55,7 +55,7 @@ class ChildState:
 
 @dataclass(frozen=True, slots=True)
 class UpState:
-    """One `up`: who supervises, where the servers are, what runs."""
+    """The state of one `up`: its supervisor, the servers' addresses, and the children."""
 
     marker: str
     phase: Phase
@@ -68,7 +68,7 @@ class UpState:
 
     @property
     def running(self) -> bool:
-        """Whether the supervisor that wrote this still lives."""
+        """Whether the supervisor that wrote this state still lives."""
         return is_running(self.supervisor)
 
 
@@ -80,37 +80,37 @@ class UpFolder:
 
     @property
     def state(self) -> Path:
-        """Who supervises and what runs."""
+        """The file of the state: the supervisor and the children."""
         return self.path / "up.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the supervisor."""
+        """The file whose lock the supervisor holds."""
         return self.path / "up.lock"
 
     @property
     def env(self) -> Path:
-        """The addresses that later commands find by themselves."""
+        """The file of the addresses that later commands find by themselves."""
         return self.path / "env"
 
     @property
     def servers(self) -> Path:
-        """Ports and secrets of the private servers."""
+        """The file of ports and secrets of the private servers."""
         return self.path / "servers.json"
 
     @property
     def log(self) -> Path:
-        """One log per child."""
+        """The folder of logs, one per child."""
         return self.path / "log"
 
     @property
     def run(self) -> Path:
-        """Ready files."""
+        """The folder of ready files."""
         return self.path / "run"
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Replace `file` by `text` for its owner only: a reader sees the old text or the new, never a half."""
+    """Replace `file` by `text`, readable by its owner only; a reader sees the old text or the new, never a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.touch(mode=0o600)
@@ -124,7 +124,7 @@ def write_state(folder: UpFolder, state: UpState) -> None:
 
 
 def read_state(folder: UpFolder) -> UpState | None:
-    """What this user's last `up` wrote, running or not; None if nothing did, or nothing readable."""
+    """Return the state that this user's last `up` wrote, running or not; None when there is none, or none readable."""
     text = read_own(folder.state)
     try:
         return None if text is None else TypeAdapter(UpState).validate_json(text)
@@ -133,7 +133,7 @@ def read_state(folder: UpFolder) -> UpState | None:
 
 
 def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url: str | None = None) -> None:
-    """Write the addresses for later commands, readable by this user only: they hold a password."""
+    """Write the addresses for later commands, readable by this user only, because they hold a password."""
     lines = [f"CODITECT_AMQP_URL={amqp_url}", f"CODITECT_REDIS_URL={redis_url}"]
     if management_url is not None:
         lines.append(f"CODITECT_MANAGEMENT_URL={management_url}")
@@ -141,7 +141,7 @@ def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url
 
 
 def forget(folder: UpFolder) -> None:
-    """Remove what later commands would find. Data, logs and ports stay."""
+    """Remove the files by which later commands find the servers; data, logs and ports stay."""
     for file in (folder.env, folder.state):
         with suppress(FileNotFoundError):
             file.unlink()
@@ -149,10 +149,10 @@ def forget(folder: UpFolder) -> None:
 
 @contextmanager
 def hold(folder: UpFolder) -> Iterator[None]:
-    """Hold the folder for this process. The kernel lets go when the process ends, by whatever signal.
+    """Hold the folder for this process; the kernel lets go when the process ends, by whatever signal.
 
     Raises:
-        AlreadyUp: another process holds it.
+        AlreadyUp: another process holds the folder.
     """
 
     def refusal() -> AlreadyUp:
@@ -173,7 +173,7 @@ def hold_data(folder: Path) -> Iterator[None]:
     """Hold a folder of servers: two brokers on one folder destroy each other's files.
 
     Raises:
-        AlreadyUp: servers run on it.
+        AlreadyUp: servers run on the folder.
     """
     with _locked(
         folder / "servers.lock", lambda: AlreadyUp("Servers run on this folder already", folder=str(folder), fix="")

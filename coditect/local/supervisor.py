@@ -1,9 +1,9 @@
-"""Keeps a list of children running: starts them in order, again when they die, stops them in reverse order.
+"""The process supervisor: starts children in order, restarts those that die, and stops them in reverse order.
 
-The supervisor is one asyncio task group in the thread that runs the loop; each child has a keeper, a task
-that spawns, waits for the end and spawns again (the first time at once, then with growing delay). Whatever
-happens to the supervisor, its children go with it: the kernel kills them with their parent (Linux), and the
-watchdog, a process of its own, kills what is left when the supervisor's end of a pipe closes.
+The supervisor is one asyncio task group in the thread that runs the loop; each child has a keeper, a task that spawns,
+waits for the end and spawns again (the first time at once, then with growing delay). Whatever happens to the
+supervisor, its children end with it: the kernel kills them with their parent (Linux), and the watchdog, a process of
+its own, kills the rest when the supervisor's end of a pipe closes.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from coditect.local.state import ChildState, Phase
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-"""Takes one line for a person."""
+"""A function that takes one line for a person."""
 
 
 @dataclass(slots=True)
 class _Post:
-    """What the supervisor knows of one child; written by its keeper alone."""
+    """The supervisor's record of one child; only the child's keeper writes it."""
 
     child: Child
     state: ChildState
@@ -47,7 +47,7 @@ class _Post:
 
 
 class ProcessSupervisor:
-    """Keeps `children` running from `run` to the end of `run`. For one run only."""
+    """The supervisor of `children`, from the start to the end of `run`; for one run only."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class ProcessSupervisor:
 
     @property
     def children(self) -> tuple[ChildState, ...]:
-        """Every child as it is now, in the order given."""
+        """The present state of every child, in the order given."""
         return tuple(post.state for post in self._posts)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -145,7 +145,7 @@ class ProcessSupervisor:
             await self._after_death(post, code, worked_seconds=0.0 if post.ready_at is None else now - post.ready_at)
 
     async def _until_ready(self, post: _Post, began: float) -> None:
-        """Returns when the child is ready, dead, told to leave, or killed for being late."""
+        """Return when the child is ready, dead, about to be stopped, or killed for being late."""
         running = post.running
         assert running is not None
         while running.exit_code is None and not post.leave.is_set():
@@ -194,7 +194,7 @@ class ProcessSupervisor:
 
 
 async def happened(event: asyncio.Event, within_seconds: float) -> bool:
-    """Whether the event is set within this time."""
+    """Wait for the event; return whether it was set within this time."""
     try:
         await asyncio.wait_for(event.wait(), within_seconds)
     except TimeoutError:
@@ -204,7 +204,7 @@ async def happened(event: asyncio.Event, within_seconds: float) -> bool:
 
 @contextmanager
 def guarded(marker: str) -> Iterator[ProcessId]:
-    """A watchdog stands by inside: what carries `marker` is killed when this block or this process ends."""
+    """Run a watchdog beside the block, which kills all processes with `marker` when the block or this process ends."""
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""`up` and `down`: start the private servers and a fleet, in front or behind, and stop exactly that."""
+"""`up` and `down`: start the private servers and a fleet, in the foreground or background, and stop exactly those."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOWN_WITHIN_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What `down` found: whether something was up, and the names of what it stopped."""
+    """The result of `down`: whether something was up, and the names of the stopped programs."""
 
     was_up: bool
     stopped: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class StopReport:
 def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None) -> None:
     """Start everything, call `ready`, and supervise in the foreground until SIGINT, SIGTERM or SIGHUP.
 
-    Runs its own event loop, in the main thread. What a killed `up` left behind is stopped first.
+    Runs its own event loop, in the main thread. The remains of a killed `up` are stopped first.
 
     Raises:
         AlreadyUp: another process is up in this folder.
@@ -62,9 +62,9 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
 
 
 def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpState:
-    """Start everything under a supervisor in the background; returns when it is ready.
+    """Start everything under a supervisor in the background, and return its state when all is ready.
 
-    The supervisor outlives the shell and this process. Interrupted while waiting, it is stopped again.
+    The supervisor outlives the shell and this process. An interrupt of the wait stops the supervisor again.
 
     Raises:
         AlreadyUp: another process is up in this folder.
@@ -100,7 +100,7 @@ def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpStat
 def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> StopReport:
     """Stop what `up` started in this folder, and only that; agents finish their work first. Idempotent.
 
-    A supervisor that does not end in time is killed, and everything it started with it.
+    A supervisor that does not end in time is killed, and everything that it started with it.
     """
     files = UpFolder(folder)
     state = read_state(files)
@@ -127,7 +127,7 @@ def _stop_supervisor(state: UpState, within_seconds: float) -> None:
 
 
 def _reap_remains(folder: UpFolder) -> None:
-    """Stop what a supervisor that was killed left behind; its watchdog may still be at it."""
+    """Stop the programs that a killed supervisor left behind; its watchdog may still be stopping them."""
     state = read_state(folder)
     if state is None:
         return
@@ -178,7 +178,7 @@ async def _supervise(
 
 
 def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
-    """Hand over the plan and read the supervisor's lines until it is ready; a closed pipe means it died."""
+    """Hand over the plan and read the supervisor's lines until it is ready; a closed pipe means that it died."""
     assert starter.stdin is not None and starter.stdout is not None
     with starter.stdout, starter.stdin:
         starter.stdin.write(TypeAdapter(UpPlan).dump_json(plan))
@@ -197,7 +197,7 @@ def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, lo
 
 
 def serve_detached() -> None:
-    """The program in the background: plan from stdin, leaves its starter, reports on stdout, supervises."""
+    """Run the background supervisor: read the plan from stdin, leave the starter, report on stdout, and supervise."""
     plan = TypeAdapter(UpPlan).validate_json(sys.stdin.buffer.read())
     if os.fork():
         os._exit(0)

@@ -1,10 +1,10 @@
-"""Kills what a supervisor started when the supervisor itself is gone, however it went.
+"""The watchdog, which kills what a supervisor started when the supervisor itself is gone.
 
-Every child carries ``CODITECT_STARTED_BY=<marker>:<child>`` in its environment, and so does everything the
-child starts, also in a session of its own. The watchdog is a process of its own session that holds one end
-of a pipe; when the other end closes (the supervisor ended, by whatever signal) it kills whatever still
-carries the marker and ends. It is run by its path and imports psutil alone: small, and independent of the
-program that it outlives.
+Every child carries ``CODITECT_STARTED_BY=<marker>:<child>`` in its environment, and so does everything that the child
+starts, also in a session of its own. The watchdog is a process of its own session that holds one end of a pipe; when
+the other end closes (the supervisor ended, by whatever signal) it kills every process that still carries the marker,
+and ends. The watchdog is run by its path and imports psutil alone: small, and independent of the program that it
+outlives.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOOK_AGAIN_SECONDS = 0.02
 
 
 def marked(prefix: str) -> list[psutil.Process]:
-    """The running processes of this user whose marker starts with `prefix`, this process excepted."""
+    """Return the running processes of this user whose marker starts with `prefix`, except this process."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -39,9 +39,9 @@ def marked(prefix: str) -> list[psutil.Process]:
 
 
 def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
-    """Kill every process whose marker starts with `prefix` until none is left; returns how many it were.
+    """Kill every process whose marker starts with `prefix` until none is left; returns how many were killed.
 
-    Reaps nothing: the exit codes stay with whoever waits for them.
+    No process is reaped: the exit codes stay with the parents that wait for them.
     """
     deadline = time.monotonic() + within_seconds
     killed: set[int] = set()
@@ -59,7 +59,7 @@ def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
 
 
 def main(marker: str, parent: int) -> None:
-    """Wait for the end of the process `parent`, then kill what carries `marker`."""
+    """Wait for the end of the process `parent`, then kill every process that carries `marker`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while os.getppid() == parent:
