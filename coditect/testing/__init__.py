@@ -1,13 +1,12 @@
-"""An in-process fleet for tests: seeded, with a virtual clock, with processes that can be killed and paused.
+"""An in-process fleet for tests: seeded, with virtual time, and with processes that a test can kill and pause.
 
 `TestFleet` runs the real runtime, client and control plane over the in-memory twins of broker and registry.
 
-``fleet``      what a test holds: the fleet, its faults, what can be looked at
-``member``     one simulated process
-``schedule``   whose callbacks run next, and whose stand still: what makes a process of a part of the loop
-``timeline``   the loop's virtual time: it stands still while there is work, and jumps while there is none
-``chance``     time of day, ids and chance out of a seed
-``crashes``    what went wrong in the background
+``fleet``          what a test holds: the fleet, its faults, and what a test can look at ``member``         one
+simulated process ``processes``      all simulated processes, and the actions on them: start, kill, pause, restart,
+drain ``schedule``       the order of the processes' callbacks; makes processes of the parts of one event loop
+``virtual_clock``  the loop's virtual time: it stands still while there is work, and jumps while there is none
+``seeded``         time of day, ids and random numbers from a seed ``crashes``        the errors of background work
 """
 
 from coditect.testing.errors import FleetCrashed, FleetStuck

@@ -1,4 +1,4 @@
-"""Hears of what goes wrong where no test awaits it: crashed background tasks, errors of the loop's callbacks."""
+"""The collector of errors that no test awaits: crashed background tasks, and errors of the loop's callbacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def warnings_muted() -> Iterator[None]:
-    """Processes that end with nobody left to talk to would complain."""
+    """Mute warnings inside the block, in which processes end after the servers that they would talk to."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -21,7 +21,7 @@ def warnings_muted() -> Iterator[None]:
 
 
 class Crashes(logging.Handler):
-    """Collects exceptions that were logged as errors by these packages, or that reached the loop."""
+    """The exceptions that the given packages logged as errors, or that reached the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, packages: Iterable[str]) -> None:
         super().__init__(logging.ERROR)
@@ -31,25 +31,25 @@ class Crashes(logging.Handler):
         self._next = loop.get_exception_handler()
 
     def open(self) -> None:
-        """Listens from now on."""
+        """Start collecting."""
         for logger in self._loggers:
             logger.addHandler(self)
         self._loop.set_exception_handler(self._reached)
 
     def close(self) -> None:
-        """Listens no more."""
+        """Stop collecting."""
         for logger in self._loggers:
             logger.removeHandler(self)
         self._loop.set_exception_handler(self._next)
         super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """An error was logged."""
+        """Collect the exception of a logged error."""
         if record.exc_info and isinstance(record.exc_info[1], Exception):
             self.add(record.exc_info[1], record.getMessage())
 
     def add(self, error: Exception, where: str) -> None:
-        """Once each, with a note of where it was met."""
+        """Collect an exception, once, with a note of where it was found."""
         if not any(error is known for known in self.found):
             error.add_note(f"In the background of a TestFleet: {where}")
             self.found.append(error)

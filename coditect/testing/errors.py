@@ -1,4 +1,4 @@
-"""What a fleet under test says when the test itself cannot go on."""
+"""The errors of a fleet under test."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from coditect.errors import CoditectError
 
 
 class FleetStuck(CoditectError):
-    """The test waits for something that cannot come: nothing runs, and nothing waits for time."""
+    """The error of a test that waits in vain: nothing runs, and nothing waits for time."""
 
 
 class FleetCrashed(ExceptionGroup[Exception]):
-    """Background work of the fleet failed during the test; the exceptions are in the group."""
+    """The errors of the fleet's background work during the test; the exceptions are in the group."""

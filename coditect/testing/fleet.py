@@ -1,4 +1,4 @@
-"""What a test holds: a fleet in its own process, faults to inject, and what there is to look at."""
+"""The fleet that a test holds: a whole fleet in the test's own process, faults to inject, and views of its state."""
 
 from __future__ import annotations
 
@@ -60,11 +60,12 @@ class TestFleet:
             fleet.kill("reviewer-1")
             await fleet.advance("2d")
 
-    Inside the block the loop's time is virtual. It stands still while anything can run, and jumps to the next
-    timer when nothing can: no wait takes real time. The same seed gives the same run.
+    Inside the block the loop's time is virtual. It stands still while anything can run, and jumps to the next timer
+    when nothing can: no wait takes real time. The same seed gives the same run. Leaving the block kills all processes.
 
-    Leaving the block kills what still runs. Raises there: FleetCrashed when background work failed meanwhile;
-    FleetStuck when the test waited for what cannot come.
+    Raises:
+        FleetCrashed: on exit, when background work failed meanwhile.
+        FleetStuck: on exit, when the test waited in vain.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -81,12 +82,12 @@ class TestFleet:
         patience: Duration = "7d",
         clocks_ahead_seconds: Mapping[str, float] | None = None,
     ) -> None:
-        """`replicas` is the number of processes of each agent, or of those it names.
+        """Declare the fleet; `replicas` is the number of processes of each agent, or of those it names.
 
-        `start` is the time of day at which virtual time begins. A plain handler's thread that takes longer
-        than `stuck_after`, in real time, no longer holds virtual time up. After `patience`, in virtual time,
-        without anything that the test waits for, it is called stuck. `clocks_ahead_seconds` sets the clocks of
-        processes (by the id of one, or the name of an agent; `client` is the fleet's own) wrong; negative: behind.
+        `start` is the time of day at which virtual time begins. A plain handler's thread that takes longer than
+        `stuck_after`, in real time, no longer holds virtual time up. A test that waits for `patience`, in virtual time,
+        without a result is stuck. `clocks_ahead_seconds` sets the clocks of processes (by the id of one, or the name of
+        an agent; `client` is the fleet's own) wrong; negative: behind.
         """
         self._clocks_ahead_seconds = dict(clocks_ahead_seconds or {})
         self._declared = tuple(agents)
@@ -183,7 +184,7 @@ class TestFleet:
             self._timeline.close()
 
     def _look_for_lost_errors(self) -> None:
-        """Tasks that a handler started and nobody awaited would tell of their errors only when collected."""
+        """Collect errors of tasks that no code awaited; asyncio itself reports these only at garbage collection."""
         for member in self._members:
             for task in member.actor.tasks:
                 if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
@@ -212,7 +213,7 @@ class TestFleet:
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        """The control planes by name: those that are installed."""
+        """Return the installed control planes by name."""
         return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:
@@ -227,7 +228,7 @@ class TestFleet:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
 
     def _registry_of(self, member: VirtualProcess) -> Registry:
-        """The registry as the process reaches it."""
+        """Return the registry as the process reaches it."""
         return self.registry
 
     def _agent(self, agent: Agent, member: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
@@ -253,7 +254,7 @@ class TestFleet:
         return plane
 
     async def _observe(self) -> None:
-        """Hears every event; nobody ends it before the fleet ends."""
+        """Consume every event until the fleet ends."""
         broker = await MemoryBroker(self.server, name="observer").__aenter__()
         await broker.declare(base_topology() + event_queue("events.test", ("#",)))
         await broker.consume("events.test", self._heard, prefetch=1_000)
@@ -280,50 +281,51 @@ class TestFleet:
         return self._timeline.now
 
     async def advance(self, span: Duration) -> None:
-        """Lets so much virtual time pass, with everything that happens in it, also at its very end."""
+        """Let so much virtual time pass, with everything that happens in it, also at its very end."""
         await self.settled()
         self._timeline.heard = self._timeline.now + seconds(span)
         await asyncio.sleep(seconds(span))
         await self.settled()
 
     async def settled(self) -> None:
-        """Returns when nothing is left to do before time goes on; no virtual time passes."""
+        """Return when nothing is left to do before time goes on; no virtual time passes."""
         await self._timeline.settled()
 
     # -- work -------------------------------------------------------------------------------------------
 
     async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
-        """`fleet.client.submit`."""
+        """Submit a task; see `Client.submit`."""
         return await self.client.submit(capability, value, **how)
 
     async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
-        """Hands a workflow to the fleet's control plane; see `Client.start`."""
+        """Start a workflow on the fleet's control plane; see `Client.start`."""
         return await self.client.start(workflow, value, **how)
 
     async def request(self, capability: str, value: Any = None, model: Any = Any, **how: Any) -> Any:
-        """`fleet.client.request`."""
+        """Submit a task and return its value; see `Client.request`."""
         return await self.client.request(capability, value, model, **how)
 
     # -- processes --------------------------------------------------------------------------------------
 
     async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[VirtualProcess, ...]:
-        """Starts more processes of an agent; returns when they are at work."""
+        """Start more processes of an agent; return them when they are at work."""
         self._added.append(agent)
         start = partial(self._processes.start, agent.name, partial(self._agent, agent))
         return tuple([await start() for _ in range(replicas)])
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Ends a process (by its id), or every process of an agent (by its name), as `kill -9` does.
+        """Kill a process (by its id), or every process of an agent (by its name), as `kill -9` does.
 
-        Nothing of it runs any more, not even a `finally` before the fleet ends. What it had not acknowledged
-        goes back to the queues now; its lease lapses with time. A thread that runs is not ended.
+        No code of the process runs any more, not even a `finally` before the fleet ends. Unacknowledged deliveries go
+        back to the queues now; its lease lapses with time. A thread that runs is not ended.
 
-        Raises: NotFound when nothing of this name or id lives.
+        Raises:
+            NotFound: when no process of this name or id lives.
         """
         return self._processes.kill(target)
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Stops a process, or every one of an agent, as SIGSTOP does: nothing of it runs until `resume`.
+        """Stop a process, or every one of an agent, as SIGSTOP does: it does nothing until `resume`.
 
         Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker,
         having heard nothing for 10 s, gives its connection up. A thread that runs is not stopped.
@@ -331,61 +333,61 @@ class TestFleet:
         return self._processes.pause(target)
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Lets a paused process, or every one of an agent, go on where it stood, as SIGCONT does."""
+        """Let a paused process, or every one of an agent, go on where it stopped, as SIGCONT does."""
         return self._processes.resume(target)
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Starts a process anew, or every one of an agent, under fresh ids; kills first what still lives."""
+        """Start a process again, or every one of an agent, under fresh ids; kill living ones first."""
         return await self._processes.restart(target)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Ends a process, or every one of an agent, as SIGTERM does; returns when it has ended."""
+        """End a process, or every one of an agent, as SIGTERM does; return when it has ended."""
         return await self._processes.drain(target)
 
     # -- other faults -----------------------------------------------------------------------------------
 
     def drop_connections(self, target: str | None = None) -> None:
-        """Cuts the broker connections of a process or agent, or all of them, the client's too."""
+        """Cut the broker connections of a process or agent; without a target all of them, also the client's."""
         for member in self._processes.living(target):
             member.broker.drop()
         if target is None:
             self._broker.drop()
 
     def wipe_registry(self) -> None:
-        """The registry loses everything, as a Redis that came back empty."""
+        """Remove everything from the registry, as if a Redis came back empty."""
         self.registry.wipe()
 
     # -- what there is to see ---------------------------------------------------------------------------
 
     @property
     def agents(self) -> tuple[VirtualProcess, ...]:
-        """The processes of agents that live, in order of their start."""
+        """The living processes of agents, in order of their start."""
         names = {one.name for one in self._added}
         return tuple(one for one in self._members if one.lives and one.name in names)
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
-        """Every process there ever was, the control plane's and the dead included."""
+        """All processes that ever started, also those of the control plane and dead ones."""
         return self._members
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What happened so far, in the order in which it was heard."""
+        """The events so far, in the order of their arrival."""
         return tuple(self._events)
 
     @property
     def crashes(self) -> tuple[Exception, ...]:
-        """What failed in the background so far; leaving the block raises it."""
+        """The errors of background work so far; leaving the block raises them."""
         return tuple(self._crashes.found)
 
     def forgive_crashes(self) -> tuple[Exception, ...]:
-        """The crashes so far, which were expected: leaving the block does not raise them."""
+        """Forget and return the crashes so far, which the test expected: leaving the block does not raise them."""
         forgiven = self.crashes
         self._crashes.found.clear()
         return forgiven
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
-        """What was given up, of one capability or of all that the fleet has, and what was unrouted; all stays."""
+        """Return the dead letters of one capability, or of all that the fleet has with the unrouted ones; all stay."""
         declared = {one.name for agent in self._added for one in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]

@@ -18,45 +18,45 @@ from coditect.model.registration import Load
 from coditect.testing.schedule import Actor
 
 Program = Callable[["VirtualProcess"], AbstractAsyncContextManager[Any]]
-"""Puts a process together on its own connection; it is at work while the context is entered."""
+"""A function that puts a process together on its own connection; the process works while the context is entered."""
 
 
 class State(StrEnum):
-    """How a process is."""
+    """The state of a simulated process."""
 
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
-    """As by SIGSTOP."""
+    """Stopped, as by SIGSTOP."""
     KILLED = "killed"
-    """As by SIGKILL."""
+    """Killed, as by SIGKILL."""
     ENDED = "ended"
-    """It drained and ended by itself."""
+    """Drained, and ended by itself."""
 
 
 class VirtualProcess:
-    """A process as a test sees it."""
+    """One simulated process as a test sees it."""
 
     def __init__(self, id_: AgentId, name: str, broker: MemoryBroker, actor: Actor, program: Program) -> None:
         self.id = id_
-        """Of this process; the agent's id."""
+        """The id of this process, which is the agent's id."""
         self.name = name
-        """Of the agent."""
+        """The name of the agent, which several processes share."""
         self.state = State.STARTING
         self.program = program
-        """What it runs."""
+        """The program that the process runs."""
         self.broker = broker
-        """Its connection to the in-memory broker."""
+        """The process's connection to the in-memory broker."""
         self.actor = actor
         self.drain = asyncio.Event()
-        """Set, it drains and ends, as by SIGTERM."""
+        """The event that makes the process drain and end, as SIGTERM does."""
         self.health = Health()
-        """What its loops tell about themselves."""
+        """The state of the process's loops, which the loops report."""
         self.work: asyncio.Task[None] | None = None
         self.replaced = False
-        """Whether another was started in its place."""
+        """Whether another process was started in its place."""
         self.silence: asyncio.TimerHandle | None = None
-        """Rings when the broker has heard nothing of a paused process for too long."""
+        """The timer after which the broker gives up the connection of a paused process."""
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._runtime: Runtime | None = None
 
@@ -65,18 +65,19 @@ class VirtualProcess:
 
     @property
     def load(self) -> Load:
-        """What it carries right now; nothing while it does not run."""
+        """The present load of an agent's process; empty while the process does not run."""
         return Load() if self._runtime is None else self._runtime.load()
 
     @property
     def lives(self) -> bool:
-        """Whether it was started and has not ended; a paused one lives."""
+        """Whether the process was started and has not ended; a paused process lives."""
         return self.state in (State.STARTING, State.RUNNING, State.PAUSED)
 
     async def start(self) -> None:
-        """Runs beside the test; returns when it is at work.
+        """Start the process beside the test, and return when it is at work.
 
-        Raises: what its program raises.
+        Raises:
+            Exception: any error that the program raises.
         """
         loop = asyncio.get_running_loop()
         self.work = loop.create_task(self._live(), name=self.id, context=self.actor.context())
@@ -101,7 +102,7 @@ class VirtualProcess:
 
 
 class InProcess(Agent):
-    """The agent with its `process=True` handlers in threads or on the loop: a fleet under test has no processes."""
+    """The same agent with its `process=True` handlers in threads or on the loop, since a test has no processes."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(
@@ -116,12 +117,12 @@ class InProcess(Agent):
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """The same, each where it can run here."""
+        """The agent's capabilities, each with a place where its handler can run in a test."""
         return tuple(_here(one) for one in self._agent.capabilities)
 
     @property
     def listeners(self) -> dict[str, Callable[..., Any]]:
-        """The same."""
+        """The agent's handlers of broadcasts, by topic."""
         return self._agent.listeners
 
 

@@ -1,4 +1,4 @@
-"""The simulated processes of a fleet, and what can be done to them."""
+"""All simulated processes of a fleet, and the actions on them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from coditect.testing.member import Program, State, VirtualProcess
 from coditect.testing.schedule import Actor, Schedule
 
 SILENCE_SECONDS = 10.0
-"""After two connection heartbeats of 5 s without a sign of life the broker gives a connection up."""
+"""The time without a sign of life, two connection heartbeats of 5 s, after which the broker gives a connection up."""
 _END_SECONDS = 5.0
 _END_ROUNDS = 3
 
 
 class VirtualProcesses:
-    """Starts, kills, pauses, restarts and drains, by a process's id or by the name that several share."""
+    """The simulated processes; each action takes the id of a process, or a name that several share."""
 
     def __init__(self, server: MemoryServer, schedule: Schedule) -> None:
         self._server = server
@@ -33,7 +33,7 @@ class VirtualProcesses:
         return tuple(self._members)
 
     async def start(self, name: str, program: Program) -> VirtualProcess:
-        """A new process, at work."""
+        """Start a new process, and return it when it is at work."""
         number = next(self._numbers.setdefault(name, count(1)))
         id_ = AgentId(f"{name}-{number}")
         member = VirtualProcess(id_, name, MemoryBroker(self._server, name=id_), Actor(id_), program)
@@ -42,7 +42,7 @@ class VirtualProcesses:
         return member
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """See `TestFleet.kill`."""
+        """Kill processes; see `TestFleet.kill`."""
         return tuple(self._kill(member) for member in self.living(target))
 
     def _kill(self, member: VirtualProcess) -> VirtualProcess:
@@ -53,7 +53,7 @@ class VirtualProcesses:
         return member
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
-        """See `TestFleet.pause`."""
+        """Pause processes; see `TestFleet.pause`."""
         paused = tuple(one for one in self.living(target) if one.state is not State.PAUSED)
         for member in paused:
             self._schedule.stop(member.actor)
@@ -62,7 +62,7 @@ class VirtualProcesses:
         return paused
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """See `TestFleet.resume`."""
+        """Resume processes; see `TestFleet.resume`."""
         resumed = tuple(one for one in self.living(target) if one.state is State.PAUSED)
         for member in resumed:
             member.state = State.RUNNING
@@ -77,7 +77,7 @@ class VirtualProcesses:
             member.silence = None
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """See `TestFleet.restart`."""
+        """Start processes again; see `TestFleet.restart`."""
         former = self._known(target)
         for member in former:
             if member.lives:
@@ -90,7 +90,7 @@ class VirtualProcesses:
         return tuple(started)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
-        """See `TestFleet.drain`."""
+        """Drain processes; see `TestFleet.drain`."""
         draining = self.living(target)
         for member in draining:
             member.drain.set()
@@ -98,9 +98,10 @@ class VirtualProcesses:
         return draining
 
     def living(self, target: str | None = None) -> tuple[VirtualProcess, ...]:
-        """Those that live, of this name or id; all without one.
+        """Return the living processes of this name or id; all living ones without a target.
 
-        Raises: NotFound when none of that name or id lives.
+        Raises:
+            NotFound: when no process of that name or id lives.
         """
         if target is None:
             return tuple(one for one in self._members if one.lives)
@@ -124,7 +125,7 @@ class VirtualProcesses:
         return known
 
     async def end(self) -> None:
-        """As kill -9 for what still lives; then its coroutines are ended, with nobody left to talk to."""
+        """Kill all living processes, and then end their coroutines, which cannot reach any server any more."""
         for member in self.living():
             self._kill(member)
         actors = [member.actor for member in self._members]

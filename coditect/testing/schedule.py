@@ -1,8 +1,8 @@
-"""Makes simulated processes of the parts of one event loop: each can stand still, and who is next is chance.
+"""The scheduler of simulated processes: makes them of the parts of one event loop, in an order by the seed.
 
-What belongs to a process is told by a context variable, which every task, callback and timer inherits from
-whoever started it. Within a process everything runs in asyncio's order; between processes, which in reality
-share nothing but the network, the seed decides.
+A context variable names the process that a task, callback or timer belongs to; each inherits the variable from the code
+that started it. Within a process everything runs in asyncio's order. Between processes, which in reality share nothing
+but the network, the seed decides. A process can also stand still.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=
 
 
 class Actor:
-    """One simulated process, as far as the loop is concerned."""
+    """One simulated process, as the scheduler sees it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.stopped = False
         self.ready: deque[tuple[asyncio.Handle, asyncio.Handle]] = deque()
-        """Callbacks in order, each with the handle that may cancel it."""
+        """The callbacks in order, each with the handle that may cancel it."""
         self._tasks: list[asyncio.Task[Any]] = []
         self._most_tasks = 64
 
     def context(self) -> Context:
-        """A fresh context; what runs in it, and what that starts, belongs to this process."""
+        """Return a fresh context; the code that runs in it, and all that this code starts, belongs to the process."""
         context = copy_context()
         context.run(_OWNER.set, self)
         return context
 
     def add(self, task: asyncio.Task[Any]) -> None:
-        """A task of its; kept, so that one which stands still for ever is not collected."""
+        """Keep a task of the process, so that a task which stands still for ever is not garbage-collected."""
         if len(self._tasks) >= self._most_tasks:
             self._tasks = [one for one in self._tasks if not one.done()]
             self._most_tasks = 2 * len(self._tasks) + 64
@@ -47,7 +47,7 @@ class Actor:
 
     @property
     def tasks(self) -> tuple[asyncio.Task[Any], ...]:
-        """What it still has to do, and some of what it did."""
+        """The tasks that are not done, and some of those that are."""
         return tuple(self._tasks)
 
 
@@ -56,7 +56,7 @@ def _owner(context: Context | None) -> Actor | None:
 
 
 class Schedule:
-    """Takes the place of the loop's own order from `open` to `close`."""
+    """The order of callbacks that replaces the loop's own between `open` and `close`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeline: VirtualClock, random: Random) -> None:
         self._loop = loop
@@ -70,24 +70,24 @@ class Schedule:
         self._turning = False
 
     def open(self) -> None:
-        """Every callback goes through here from now on."""
+        """Route every callback of the loop through this schedule."""
         vars(self._loop).update(
             call_soon=self._soon, call_at=self._at, create_task=self._create, run_in_executor=self._execute
         )
 
     def close(self) -> None:
-        """The loop is as it was; who stands still does so for ever."""
+        """Give the loop its own methods back; processes that stand still do so for ever."""
         for name in ("call_soon", "call_at", "create_task", "run_in_executor"):
             del vars(self._loop)[name]
 
     def stop(self, actor: Actor) -> None:
-        """Nothing of it runs any more."""
+        """Stop a process: none of its callbacks runs any more."""
         actor.stopped = True
         if actor in self._runnable:
             self._runnable.remove(actor)
 
     def go_on(self, actor: Actor) -> None:
-        """It goes on where it stood; timers that passed meanwhile ring at once."""
+        """Let a process go on where it stopped; timers that passed meanwhile fire at once."""
         actor.stopped = False
         self._wake(actor)
 
@@ -115,7 +115,7 @@ class Schedule:
         return timer
 
     def _is_quiet(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Whether it belongs to a heartbeat, or to the patrol of an intake that has something to look after."""
+        """Return whether a timer belongs to a heartbeat, or to the regular check of an intake."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
@@ -153,7 +153,7 @@ class Schedule:
             self._real_soon(self._turn, context=Context())
 
     def _turn(self) -> None:
-        """As many callbacks as are ready now, of one process after the other, as chance will have it."""
+        """Run as many callbacks as are ready now, one at a time, each of a process that the seed picks."""
         self._turning = False
         for _ in range(sum(len(actor.ready) for actor in self._runnable)):
             if not self._runnable:

@@ -1,4 +1,4 @@
-"""Time of day, ids and chance out of a seed and the fleet's virtual time."""
+"""A clock that takes time of day, ids and random numbers from a seed and the fleet's virtual time."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from coditect.model.ids import TaskId
 
 
 class SeededClock:
-    """See `coditect.aio.clock.Clock`. The same seed gives the same chance and the same ids."""
+    """A `coditect.aio.clock.Clock` whose random numbers and ids are the same for the same seed."""
 
     def __init__(self, epoch_ms: int, elapsed: Callable[[], float], random: Random) -> None:
-        """`elapsed` is the virtual time since `epoch_ms`, in seconds."""
+        """Take the sources; `elapsed` returns the virtual time since `epoch_ms`, in seconds."""
         self._epoch_ms = epoch_ms
         self._elapsed = elapsed
         self._random = random
         self._last = 0
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch, in virtual time."""
+        """Return the virtual wall time in milliseconds since the Unix epoch."""
         return self._epoch_ms + round(self._elapsed() * 1000)
 
     def chance(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
         return self._random.random()
 
     def new_id(self) -> TaskId:
-        """A UUIDv7, greater than every one before it from this clock."""
+        """Return a new task id: a UUIDv7, greater than every earlier one from this clock."""
         self._last = max(self._last + 1, self.now_ms() << 12)  # 48 bits of time, 12 that count
         moment, count = self._last >> 12, self._last & 0xFFF
         tail = (0b10 << 62) | self._random.getrandbits(62)

@@ -1,12 +1,12 @@
 """Virtual time for a running event loop: it stands still while there is work, and jumps while there is none.
 
-The loop asks its selector to wait until the next timer; here the wait is not waited but added to the time.
-What really happens outside of the loop keeps its place: while a plain handler runs in a thread, time stands
-still; while somebody has a socket open, it takes small steps only.
+The loop asks its selector to wait until the next timer; here the wait does not happen, and its length is added to the
+time. Real events outside of the loop keep their place: while a plain handler runs in a thread, time stands still; while
+a socket is open, time moves in small steps only.
 
-An idle fleet still beats: each agent sends a heartbeat, and looks after a task that runs. When nothing else
-has happened for a while, nothing else will before the next other timer. Then the time *leaps* there, and the
-quiet timers, with the leases that they would have renewed, move along: two days cost as much as two seconds.
+An idle fleet still sends heartbeats, and checks the tasks that run. When nothing else has happened for a while, nothing
+else will before the next timer that belongs to neither. Then the time *leaps* there, and the quiet timers, with the
+leases that they would have renewed, move along: two days cost as much as two seconds.
 """
 
 from __future__ import annotations
@@ -20,39 +20,39 @@ from typing import Any
 from coditect.errors import SetupError
 
 STEADY_BEATS = 2
-"""For how many beats nothing else must have happened before time leaps."""
+"""Number of heartbeats in which nothing else must have happened before time leaps."""
 IO_SECONDS = 0.02
-"""What an open socket or pipe is given, in real time, before each step of virtual time."""
+"""How long an open socket or pipe is waited for, in real time, before each step of virtual time."""
 LAST_CHANCE_SECONDS = 0.25
-"""What the outside is given, in real time, before the fleet is called stuck."""
+"""How long events from outside are waited for, in real time, before the fleet counts as stuck."""
 LONGEST_SELECT_SECONDS = 24 * 3600.0
-"""Where asyncio itself cuts a wait."""
+"""The longest wait of asyncio itself, which cuts longer ones."""
 ROUNDING_SECONDS = 1e-9
 RESOLUTION_SECONDS = 1e-8
-"""What asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after three months:
-no timer would ever be due again.
+"""The amount that asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after
+three months: no timer would ever be due again.
 """
 _MOST_QUIET = 1_000
 
 
 class Jobs:
-    """What runs in threads for the fleet, and since when in real time."""
+    """The jobs that run in threads for the fleet, with their starts in real time."""
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Future[Any], tuple[float, Callable[[], bool]]] = {}
 
     def add(self, job: asyncio.Future[Any], counts: Callable[[], bool]) -> None:
-        """A job started; `counts` tells whether time still has to wait for it."""
+        """Add a job that has started; `counts` returns whether time still has to wait for it."""
         self._since[job] = (time.monotonic(), counts)
 
     def last_start(self) -> float | None:
-        """When the youngest that counts began; None when none runs."""
+        """Return the latest start among the running jobs that count, by the monotonic clock; None when none runs."""
         self._since = {job: since for job, since in self._since.items() if not job.done()}
         return max((since for since, counts in self._since.values() if counts()), default=None)
 
 
 class VirtualClock:
-    """The time of one loop, from `open` to `close`. It starts at 0."""
+    """The virtual time of one loop, from `open` to `close`; it starts at 0."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class VirtualClock:
         leapt: Callable[[float], None],
         stuck: Callable[[str], None],
     ) -> None:
-        """`leapt` is told of every leap; `stuck` when the test waits in vain, and why."""
+        """Take the loop and the callbacks: `leapt` gets every leap in seconds, `stuck` the reason of a wait in vain."""
         self.now = 0.0
         """Virtual seconds since the beginning."""
         self.heard = 0.0
-        """When the test itself last did something, or will have."""
+        """The virtual instant at which the test itself last did something, or will do something."""
         self.jobs = Jobs()
         self._loop = loop
         self._beat_seconds = beat_seconds
@@ -86,7 +86,7 @@ class VirtualClock:
     # -- the loop ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """The loop's time is virtual from now on; what waits on the loop already waits as long as before."""
+        """Make the loop's time virtual; timers that are set already keep the time that is left."""
         self._move_timers(self.now - self._loop.time())
         self._files = len(self._selector.get_map())
         self._real_select = self._selector.select
@@ -96,7 +96,7 @@ class VirtualClock:
         vars(self._selector)["select"] = self._select
 
     def close(self) -> None:
-        """The loop's time is real again; what still waits on the loop waits as long as it would have."""
+        """Make the loop's time real again; timers that are still set keep the time that is left."""
         del self._own["time"]
         self._own["_clock_resolution"] = self._real_resolution
         del vars(self._selector)["select"]
@@ -116,7 +116,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
-        """A timer was set; a quiet one only looks whether anything happened."""
+        """Note a new timer; a quiet timer only checks whether anything happened."""
         if not quiet:
             self._stirred = self.now
             return
@@ -126,7 +126,7 @@ class VirtualClock:
         self._quiet[id(timer)] = timer
 
     async def settled(self) -> None:
-        """Returns when nothing is left to do before time goes on; no time passes meanwhile."""
+        """Return when nothing is left to do before time goes on; no time passes meanwhile."""
         idle: asyncio.Future[None] = self._loop.create_future()
         self._idle.append(idle)
         await idle
@@ -134,7 +134,7 @@ class VirtualClock:
     # -- the passing of time ----------------------------------------------------------------------------
 
     def _select(self, timeout: float | None = None) -> list[Any]:
-        """Stands in for the selector's `select`: what is ready, and a step of time when nothing is."""
+        """Return what is ready, in place of the selector's `select`; take a step of time when nothing is."""
         events: list[Any] = self._real_select(0)
         if events or timeout == 0:
             return events
@@ -153,7 +153,7 @@ class VirtualClock:
         return []
 
     def _outside(self) -> list[Any]:
-        """Waits, in real time, for threads and sockets."""
+        """Wait, in real time, for threads and sockets."""
         events: list[Any] = []
         if (since := self.jobs.last_start()) is not None:
             left = since + self._stuck_after_seconds - time.monotonic()
@@ -179,7 +179,10 @@ class VirtualClock:
         return []
 
     def _leap(self, to: float) -> bool:
-        """By whole beats, so that everything is afterwards as it was before; False when it is not that far."""
+        """Leap by whole heartbeats, so that everything is as it was before.
+
+        Return False for less than one heartbeat.
+        """
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False
@@ -197,15 +200,19 @@ class VirtualClock:
 
 
 def _snapped(instant: float) -> float:
-    """On a whole microsecond, if it missed that only by the rounding of sums. The loop rounds by as much itself."""
+    """Return the instant on a whole microsecond if only the rounding of sums keeps it off.
+
+    The loop itself rounds by as much.
+    """
     whole = round(instant, 6)
     return whole if abs(whole - instant) < ROUNDING_SECONDS else instant
 
 
 def virtual_loop() -> asyncio.AbstractEventLoop:
-    """The running loop, if its time can be made virtual.
+    """Return the running loop, if its time can be made virtual.
 
-    Raises: SetupError, naming what to do.
+    Raises:
+        SetupError: when it cannot, or is virtual already; the error says what to do.
     """
     loop = asyncio.get_running_loop()
     if not isinstance(loop, asyncio.SelectorEventLoop):
