@@ -1,7 +1,7 @@
-"""Child processes: the tools that the agents drive, each in a process group that dies whole.
+"""Child processes for the tools that the agents run, each in a process group that is killed as a whole.
 
-A child writes into a file rather than a pipe: a flood of output cannot fill the agent's memory, and a
-grandchild that keeps the output open cannot make anybody wait.
+A child writes into a file rather than a pipe: a flood of output cannot fill the agent's memory, and a grandchild that
+keeps the output open cannot make the agent wait.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a child process ended."""
+    """The end of a child process."""
 
     code: int
-    """Its exit code; negative is the signal that ended it."""
+    """The exit code; negative is the signal that ended the process."""
 
     timed_out: bool
-    """Whether it was killed because its time was up."""
+    """Whether the process was killed because its time was up."""
 
     tail: str
-    """The last 8 KiB of what it wrote to stdout and stderr."""
+    """The last 8 KiB of the process's stdout and stderr."""
 
 
 async def run_child(
@@ -41,8 +41,8 @@ async def run_child(
 ) -> Exit:
     """Run one program in a process group of its own; the whole group is dead when this returns.
 
-    Also on timeout (then `Exit.timed_out` is set) and on cancel (then the cancellation goes on). A process
-    that left the group (`setsid`) is out of reach.
+    A timeout kills the group and sets `Exit.timed_out`; a cancellation kills the group and goes on. A process that left
+    the group (`setsid`) is out of reach.
 
     Raises:
         OSError: the program cannot be started.

@@ -1,4 +1,4 @@
-"""The folder that requests may name paths in, whoever sends them."""
+"""Confinement of the paths in requests to the fleet's folder."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from coditect.errors import InputError
 
 ROOT = "CODITECT_FLEET_ROOT"
-"""The variable that names it; the agent's working folder when it is not set."""
+"""The environment variable that names the folder; without it the folder is the agent's working folder."""
 
 
 def confined(path: str) -> str:
-    """The path, when it leads into the fleet's folder, also through links.
+    """Return the path if it leads into the fleet's folder, also through links.
 
     Raises:
-        InputError: not retryable; it leads elsewhere.
+        InputError: not retryable; the path leads elsewhere.
     """
     root = Path(os.environ.get(ROOT) or ".").resolve()
     if not Path(path).resolve().is_relative_to(root):

@@ -1,8 +1,8 @@
 """The demo: private servers, a fleet of six processes, and real work over this repository, all at once.
 
-``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time,
-kills an agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the
-same fleet, kills RabbitMQ amid it, and stops what it started. It exits with 0 only when nothing was lost, the fleet
+``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time, kills an
+agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the same
+fleet, kills RabbitMQ amid it, and stops what it started. The exit code is 0 only when nothing was lost, the fleet
 really worked at once, and the workflow completed (`demo_summary.Totals.shortfalls`).
 """
 
@@ -40,7 +40,7 @@ _STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console) -> Totals:
-    """Start, work, show, stop. Cancelled, it stops everything, too.
+    """Start the fleet, run all work, show it, and stop the fleet; a cancellation stops everything, too.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -77,7 +77,7 @@ async def run_demo(root: Path, console: Console) -> Totals:
 
 
 def _log_to(file: Path) -> None:
-    """The screen is the demo's; what its parts log is kept beside the logs of the servers and agents."""
+    """Write the logs of the demo's parts to a file, beside the logs of servers and agents; the screen is the demo's."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file)
     handler.setFormatter(JsonLines())
@@ -87,7 +87,7 @@ def _log_to(file: Path) -> None:
 async def _work(
     client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
-    """Every job's end, and how many seconds all took; shown meanwhile, with a kill on the way."""
+    """Submit all jobs, show them with a kill on the way, and return every job's end and the seconds that all took."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
@@ -142,7 +142,10 @@ def write_docs(settled: Sequence[Settled], folder: Path) -> None:
 
 
 async def _stopped_by_signals(root: Path, console: Console) -> Totals:
-    """The demo, which SIGINT, SIGTERM and SIGHUP cancel: it stops what it started; a second one hurries it."""
+    """Run the demo, and cancel it on SIGINT, SIGTERM and SIGHUP, so that it stops what it started.
+
+    A second signal cancels the stopping as well.
+    """
     me = asyncio.current_task()
     assert me is not None
 
@@ -156,7 +159,7 @@ async def _stopped_by_signals(root: Path, console: Console) -> Totals:
 
 
 def main() -> int:
-    """Run the demo over this repository. Returns the exit code: 0 when it kept every promise."""
+    """Run the demo over this repository, and return the exit code: 0 when the demo reached all its numbers."""
     console, code = Console(), 1
     try:
         with _told(console):
@@ -170,7 +173,7 @@ def main() -> int:
 
 @contextmanager
 def _told(console: Console) -> Iterator[None]:
-    """An error that a person can act upon is told in words."""
+    """Print an error that a person can act upon as a sentence, in place of a traceback."""
     try:
         yield
     except* CoditectError as errors:

@@ -1,4 +1,4 @@
-"""The demo as it happens: a live table on a terminal, a line now and then anywhere else."""
+"""The display of the running demo: a live table on a terminal, a line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINE_EVERY_SECONDS = 0.5
 
 @dataclass(slots=True)
 class BoardRow:
-    """The counts of one capability. A submitted task that is in none of the last three still waits."""
+    """The counts of one capability; a submitted task that is in none of the last three still waits."""
 
     submitted: int = 0
     running: int = 0
@@ -33,10 +33,10 @@ class BoardRow:
 
 @dataclass(slots=True)
 class Board:
-    """What is known of every task: submitted and settled by us, started by its agent's event.
+    """The state of every task: the demo notes submits and ends, the agents' events tell the starts.
 
-    An event may come before its task's submit has returned, and a missed one only makes "running" too low.
-    Touched by one event loop only.
+    An event may come before its task's submit has returned, and a missed one only makes "running" too low. Only one
+    event loop uses the board.
     """
 
     latest: str = ""
@@ -47,16 +47,16 @@ class Board:
     _agents: set[tuple[str, str]] = field(default_factory=set)
 
     def submitted(self, task_id: str, job: DemoTask) -> None:
-        """The broker has the task."""
+        """Note that the broker has the task."""
         self._jobs[task_id] = job
 
     def heard(self, event: Event) -> None:
-        """An agent said something about a task."""
+        """Note an agent's event about a task."""
         if event.type == "task.started":
             self._started.add(event.subject)
 
     def settled(self, task_id: str, one: Settled) -> None:
-        """A task ended."""
+        """Note that a task ended."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self._agents.add((one.job.capability, one.agent_id))
@@ -78,22 +78,22 @@ class Board:
         return rows
 
     def done(self, capability: str) -> int:
-        """How many tasks of this capability ended well."""
+        """Return how many tasks of this capability ended with a value."""
         row = self.rows.get(capability)
         return row.done if row else 0
 
     def agents(self, capability: str) -> int:
-        """How many agents have answered tasks of this capability."""
+        """Return how many agents have answered tasks of this capability."""
         return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
 
     @property
     def open(self) -> int:
-        """Tasks that were submitted and have not ended."""
+        """Number of tasks that were submitted and have not ended."""
         return len(self._jobs) - len(self._settled)
 
     @property
     def asked(self) -> int:
-        """Tasks that agents gave each other, as far as they have begun."""
+        """Number of started tasks that agents submitted to each other."""
         return len(self._started - self._jobs.keys())
 
     @property
@@ -105,7 +105,7 @@ class Board:
         return f"submitted {submitted}  running {running}  done {done}  failed {failed}  {self.latest}".rstrip()
 
     def table(self) -> Group:
-        """The counts as a table, below it the latest result."""
+        """Return the counts as a table, with the latest result below it."""
         table = Table("capability", "submitted", "running", "done", "failed", title="The fleet at work")
         for column in table.columns[1:]:
             column.justify = "right"
@@ -136,7 +136,7 @@ class _Lines:
     said: str = ""
 
     def print(self) -> None:
-        """One line, when the counts have changed since the last."""
+        """Print one line, if the counts have changed since the last."""
         counts = self.board.counts
         if counts != self.said:
             self.said = counts

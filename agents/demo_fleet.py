@@ -1,4 +1,4 @@
-"""What the demo runs on: a folder of its own, private servers, a dispatcher, and six agent processes."""
+"""The demo's fleet: a folder of its own, private servers, a dispatcher, and six agent processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RunningFleet:
     """The demo's servers and agents while they run."""
 
     environ: dict[str, str]
-    """The environment of a client."""
+    """The environment for a client of this fleet."""
 
     servers: PrivateServers | None
     """The servers that the demo started; None when RabbitMQ is the user's."""
@@ -47,15 +47,15 @@ class RunningFleet:
     supervisor: ProcessSupervisor
 
     def process_of(self, name: str) -> ProcessId | None:
-        """The process that now is this agent; None between two lives."""
+        """Return the process that runs this agent now; None between a death and a restart."""
         return next((child.process for child in self.supervisor.children if child.name == name), None)
 
 
 @contextmanager
 def demo_folder(root: Path) -> Iterator[Path]:
-    """``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run; held inside the block.
+    """Hold ``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run, inside the block.
 
-    What an earlier demo left on its broker and in its ledger (it may have been killed) is gone.
+    Remains of an earlier demo (it may have been killed) on its broker and in its ledger are removed.
 
     Raises:
         AlreadyUp: 20 demos run already.
@@ -84,10 +84,10 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 
 @asynccontextmanager
 async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[RunningFleet]:
-    """Servers and agents, ready inside and ended after it.
+    """Start servers and agents, which are ready inside the block and end after it.
 
-    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The
-    agents start beside them: most of that is loading code, and then they wait for the broker.
+    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The agents
+    start beside them: most of that is loading code, and then they wait for the broker.
 
     Raises:
         MissingServer: a server is not installed.
@@ -141,7 +141,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
 
 @asynccontextmanager
 async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
-    """The agents run inside, once the event is set they are ready; after it they have drained and ended."""
+    """Run the agents inside the block; `ready` is set once they are ready, and after the block they drain and end."""
     stop = asyncio.Event()
     with guarded(marker):
         async with asyncio.TaskGroup() as group:

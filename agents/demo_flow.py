@@ -1,4 +1,4 @@
-"""The demo's workflow: `examples/repository.yaml` over the same fleet, with a person's part played by the demo."""
+"""The demo's workflow: `examples/repository.yaml` over the same fleet, in which the demo answers for a person."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ class Flow:
 
 
 def read_flow(root: Path) -> Definition:
-    """The workflow of this repository. Raises: InvalidWorkflow."""
+    """Read the workflow of this repository.
+
+    Raises:
+        InvalidWorkflow: the file is no valid workflow.
+    """
     return load_workflow(root / FLOW)
 
 
@@ -44,11 +48,11 @@ async def run_flow(
     say: Callable[[str], None],
     meanwhile: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Flow:
-    """Start, answer what a person is asked, wait for the end; `meanwhile` is awaited beside it, to its own end.
+    """Start a workflow, grant its approvals and wait for the end; `meanwhile` is awaited beside it, to its own end.
 
     Raises:
-        ResultTimeout: it did not end within two minutes.
-        CoditectError: it could not be started.
+        ResultTimeout: the workflow did not end within two minutes.
+        CoditectError: the workflow could not be started.
     """
     run = await client.start(definition, given)
     say(f"Workflow {definition.name} is accepted: {run.id}")
@@ -62,7 +66,7 @@ async def run_flow(
 
 
 async def look_at(run: Run) -> list[NodeRow]:
-    """Every node as it is now; none while the broker is away."""
+    """Return the present state of every node; none while the broker is away."""
     try:
         return [row async for row in run.nodes()]
     except Retryable:
@@ -75,7 +79,7 @@ async def _beside(run: Run, meanwhile: Callable[[Run], Awaitable[None]] | None) 
 
 
 async def _grant(run: Run, say: Callable[[str], None]) -> None:
-    """Play the person at the gate: a demo has nobody who could read first."""
+    """Grant each approval in place of a person: a demo has no person who could read first."""
     while True:
         for row in (row for row in await look_at(run) if row.state is TaskState.AWAITING_APPROVAL):
             say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")
@@ -84,7 +88,7 @@ async def _grant(run: Run, say: Callable[[str], None]) -> None:
 
 
 def describe_flow(flow: Flow) -> str:
-    """The graph as plain text: each node with its state, its times from the start, and who did it."""
+    """Return the graph as plain text: each node with its state, its times from the start, and its agents."""
     starts = [at for row in flow.rows for at in (row.ready_at_ms, row.started_at_ms) if at is not None]
     begin = min(starts, default=0)
     end = max((row.finished_at_ms for row in flow.rows if row.finished_at_ms is not None), default=begin)

@@ -1,4 +1,4 @@
-"""The demo's kills: an agent process amid the tasks, RabbitMQ amid the workflow. Both come back."""
+"""The demo's kills: an agent process amid the tasks, RabbitMQ amid the workflow; both come back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ Say = Callable[[str], None]
 async def kill_agent(fleet: RunningFleet, board: Board, *, say: Say) -> None:
     """Kill one agent process with -9 while it has work; its supervisor starts the next one.
 
-    Every reviewer has answered something by then, also on a machine that gave one of them no time at first.
+    The kill waits until every reviewer has answered something, also on a machine that gave one of them no time at
+    first.
     """
     while not _amid_reviews(board):  # noqa: ASYNC110 - the board has no event: it is looked at, as by the screen
         await asyncio.sleep(_LOOK_SECONDS)
@@ -41,7 +42,7 @@ def _amid_reviews(board: Board) -> bool:
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:
-    """Kill RabbitMQ with -9 amid a workflow, and start it again on its files. A broker of the user's is left alone."""
+    """Kill RabbitMQ with -9 amid a workflow, and start it again on its files; leave a broker of the user's alone."""
     if fleet.servers is None:
         say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
         return

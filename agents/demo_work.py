@@ -1,4 +1,4 @@
-"""The demo's work: real tasks over this repository's own packages, pages and tests."""
+"""The demo's tasks: real work over this repository's own packages, pages and tests."""
 
 from __future__ import annotations
 
@@ -41,11 +41,10 @@ class DemoTask:
 
 
 def plan_work(root: Path) -> list[DemoTask]:
-    """More than 100 tasks for a repository of this size, in the order in which they are submitted.
+    """Return more than 100 tasks for a repository of this size, in the order of their submission.
 
-    What a person waits for is urgent (P0): the tests and the reviews of the modules at a package's top.
-    Other reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where
-    the agents run.
+    Tasks that a person waits for are urgent (P0): the tests and the reviews of the modules at a package's top. Other
+    reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where the agents run.
     """
     modules = [
         Path(source.name)
@@ -64,7 +63,7 @@ def plan_work(root: Path) -> list[DemoTask]:
 
 
 def announce(jobs: Sequence[DemoTask]) -> str:
-    """How many tasks there are, and how urgent."""
+    """Return how many tasks there are, and how urgent."""
     counts = Counter(job.priority for job in jobs)
     urgent, normal, bulk = (counts[priority] for priority in (Priority.P0, Priority.P1, Priority.P2))
     return f"{len(jobs)} tasks ({urgent} urgent, {normal} normal, {bulk} bulk)"
@@ -111,7 +110,7 @@ def _docstrings(root: Path, modules: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _parse(module: Path) -> ast.Module | None:
-    """None for a file that somebody is in the middle of changing: it is reviewed, not documented."""
+    """Return the syntax tree; None for a file that does not parse, e.g. amid an edit: such a file is reviewed only."""
     try:
         return ast.parse(module.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):  # ValueError: null bytes, or no UTF-8

@@ -1,8 +1,7 @@
-"""Unified diffs: cutting out what a change added, as fragments that tools can read.
+"""Unified diffs: the parts of files that a change added, as fragments that tools can read.
 
-Each hunk becomes a file of its own below the workspace, with its lines at their real numbers (blank lines
-before them). A hunk that starts inside a block gets openers (``if 1:``) in those blank lines, so that most
-fragments parse.
+Each hunk becomes a file of its own below the workspace, with its lines at their real numbers (blank lines before them).
+A hunk that starts inside a block gets openers (``if 1:``) in those blank lines, so that most fragments parse.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ class Hunk:
     start: int
     lines: tuple[str, ...]
     added: frozenset[int]
-    """Line numbers in the new file, from 1."""
+    """The numbers of the added lines in the new file, from 1."""
 
     whole: bool = False
-    """Whether the hunk is the whole file (it is new)."""
+    """Whether the hunk is the whole file, because the file is new."""
 
 
 def parse_diff(text: str) -> list[Hunk]:
-    """The hunks of a unified diff (git's or plain), in order; deletions of whole files are left out.
+    """Return the hunks of a unified diff (git's or plain), in order; deletions of whole files are left out.
 
     Raises:
-        InputError: not retryable; it is no unified diff, or it is cut off.
+        InputError: not retryable; the text is no unified diff, or it is cut off.
     """
     hunks: list[Hunk] = []
     lines = text.split("\n")  # not splitlines: a form feed ends no line of a diff
@@ -58,7 +57,11 @@ def parse_diff(text: str) -> list[Hunk]:
 
 
 def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
-    """Write each Python hunk below the workspace and return them as sources that count only added lines."""
+    """Write each Python hunk below the workspace and return them as sources that count only added lines.
+
+    Raises:
+        InputError: not retryable; there are too many hunks.
+    """
     sources = []
     for number, hunk in enumerate(hunks):
         if not hunk.file.endswith((".py", ".pyi")) or not hunk.added:
@@ -83,7 +86,11 @@ def _file_name(field: str) -> str:
 
 
 def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -> tuple[Hunk, int]:
-    """The hunk whose lines begin at index `at`, and the index behind it."""
+    """Return the hunk whose lines begin at index `at`, and the index behind it.
+
+    Raises:
+        InputError: not retryable; the hunk is cut off or damaged.
+    """
     start, old, new = int(header[3]), int(header[2] or 1), int(header[4] or 1)
     if start + new > _MAX_LINE:
         raise InputError("a line number in the diff is too large", line=start, limit=_MAX_LINE)
@@ -114,7 +121,7 @@ def _padding(hunk: Hunk) -> list[str]:
 
 
 def _openers(lines: tuple[str, ...]) -> Iterator[str]:
-    """One opener for every indentation that the fragment falls back to and never opened, outermost first."""
+    """Yield one opener for every indentation that the fragment returns to and never opened, outermost first."""
     shallowest: dict[int, str] = {}
     least: int | None = None
     for line in lines:

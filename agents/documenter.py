@@ -21,7 +21,7 @@ _MAX_MARKDOWN_BYTES = 786_432  # a result is carried in one message
 
 
 class DocsRequest(BaseModel):
-    """What to document."""
+    """The source to document, and how."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,16 +31,16 @@ class DocsRequest(BaseModel):
 
 
 class Docs(BaseModel):
-    """The reference, ready to be written to a file."""
+    """The reference, as Markdown for a file."""
 
     title: str
     markdown: str
     modules: int
     objects: int
-    """Public modules, classes and functions."""
+    """Number of public modules, classes and functions."""
 
     documented: int
-    """Those of them that have a docstring."""
+    """Number of those objects that have a docstring."""
 
 
 @documenter.capability(
@@ -52,9 +52,9 @@ class Docs(BaseModel):
     cost=1.0,
 )
 async def generate(task: DocsRequest, ctx: Context) -> Docs:
-    """Deterministic: the same source gives the same text. Private names and imported ones are left out.
+    """Write the reference; the same source gives the same text. Private names and imported ones are left out.
 
-    With `summary` another agent is asked (`text.summarize`), and this one's slot is free meanwhile.
+    With `summary` another agent is asked (`text.summarize`), and this agent's slot is free meanwhile.
 
     Raises:
         InputError: not retryable; nothing is there, a file does not parse, or the reference is too long.
@@ -91,7 +91,7 @@ def _visit(source: SourceFile) -> griffe.Module:
 
 
 def _module_name(path: Path) -> str:
-    """The dotted name: the packages around a file (folders with an ``__init__.py``) and its own name."""
+    """Return the dotted name: the packages around a file (folders with an ``__init__.py``) and its own name."""
     resolved = path.resolve()
     parts = [] if resolved.name == "__init__.py" else [resolved.stem if resolved.is_file() else resolved.name]
     for folder in resolved.parents:

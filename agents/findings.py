@@ -1,4 +1,4 @@
-"""What a review says: findings, each at a line, each with a severity."""
+"""The findings of a review, each at a line and with a severity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Severity(StrEnum):
-    """How much a finding matters: `error` is likely a defect, `warning` a risk, `info` a matter of style."""
+    """The weight of a finding: `error` is likely a defect, `warning` a risk, `info` a matter of style."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0 for the worst."""
+        """The position in the order of severities; 0 is the worst."""
         return list(Severity).index(self)
 
 
@@ -26,18 +26,18 @@ class Finding(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     file: str
-    """As the request named it: the requested path joined with the path below it."""
+    """The file's name as in the request: the requested path joined with the path below it."""
 
     line: int
-    """From 1."""
+    """The line number, from 1."""
 
     severity: Severity
     rule: str
-    """Ruff's code (`S602`), or the name of a rule of our own (`long-function`)."""
+    """Ruff's code (`S602`), or the name of the reviewer's own rule (`long-function`)."""
 
     message: str
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Sorted by severity, then by place."""
+    """Return the findings sorted by severity, then by place."""
     return sorted(findings, key=lambda found: (found.severity.rank, found.file, found.line, found.rule))

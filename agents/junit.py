@@ -1,4 +1,4 @@
-"""JUnit reports of pytest, read with the suspicion that a file written beside foreign code deserves."""
+"""A reader of pytest's JUnit reports, which trusts nothing: foreign code ran beside the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_REPORT_BYTES = 16_777_216
 
 @dataclass(slots=True)
 class Case:
-    """One test and what became of it: passed, failed, errored or skipped."""
+    """One test and its outcome: passed, failed, errored or skipped."""
 
     nodeid: str
     outcome: str
@@ -27,12 +27,12 @@ class JUnitReport:
     cases: list[Case] = field(default_factory=list)
 
     def count(self, outcome: str) -> int:
-        """How many cases ended so."""
+        """Return how many cases had this outcome."""
         return sum(case.outcome == outcome for case in self.cases)
 
 
 def read_junit(path: Path) -> JUnitReport:
-    """The cases of a report. Never raises for what is in the file.
+    """Read the cases of a report; raises no error for the file's content.
 
     Refused: more than 16 MiB, and any document type declaration (no entity is ever expanded).
     """

@@ -1,9 +1,9 @@
-"""A program that limits itself and then becomes the one it was asked to run.
+"""A program that limits itself and then becomes the program that it was asked to run.
 
 ``python limits.py --cpu-seconds 60 --memory-bytes 2147483648 --file-bytes 33554432 --parent 47 -- pytest``
 
-It is a program and not a `preexec_fn`, because code between fork and exec of a process with threads may
-deadlock. On Linux the result also dies with its parent, so that an agent killed with -9 leaves nothing.
+It is a program and not a `preexec_fn`, because code between fork and exec of a process with threads may deadlock. On
+Linux the program also dies with its parent, so that an agent killed with -9 leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: Sequence[str]) -> None:
     """Apply the limits and replace this process by the command behind ``--``.
 
-    A limit above the hard limit that already holds is lowered to it. CPU time counts for each process of
-    the command by itself; at the limit the process gets SIGXCPU, a second later SIGKILL.
+    A limit above the hard limit that already holds is lowered to it. CPU time counts for each process of the command by
+    itself; at the limit the process gets SIGXCPU, a second later SIGKILL.
     """
     parser = argparse.ArgumentParser(prog="limits", description="Run a command within limits.")
     parser.add_argument("--cpu-seconds", type=int, required=True)

@@ -59,9 +59,9 @@ _DIAGNOSTICS = TypeAdapter(list[_Diagnostic])
 
 
 async def lint(sources: Sequence[SourceFile], workspace: Path) -> list[Finding]:
-    """Ruff's findings on lines that count, under the sources' own names.
+    """Run ruff and return its findings on lines that count, under the sources' own names.
 
-    The run knows no configuration but ours, so the same code gets the same findings everywhere.
+    The run reads no configuration of the project, so the same code gets the same findings everywhere.
 
     Raises:
         SetupError: not retryable; ruff is not installed beside the agent, or fails.
@@ -92,7 +92,7 @@ def _read(report: Path, sources: Sequence[SourceFile]) -> list[Finding]:
 
 
 def _finding(said: _Diagnostic, source: SourceFile) -> Finding | None:
-    """None when it is about a line that does not count, or cannot be known of a fragment."""
+    """Return a finding; None when its line does not count, or a fragment is too little to judge."""
     code = said.code or "invalid-syntax"
     line = said.location.row if said.location else 1
     if source.lines is not None and line not in source.lines:

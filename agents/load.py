@@ -1,7 +1,7 @@
-"""The agent of the load test: waits as long as it is told and leaves a line in the effect log.
+"""The agent of the load test: waits as long as the task says and appends a line to the effect log.
 
-It is no example of work; it exists so that ``coditect load`` can compare what was submitted, what was
-answered and what really happened. One line per execution: ``<task_id> <agent_id> <pid> <attempt>``.
+The agent is no example of work; it exists so that ``coditect load`` can compare what was submitted, what was answered
+and what really happened. One line per execution: ``<task_id> <agent_id> <pid> <attempt>``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ load = Agent("load", version="1.0.0", slots=50, tags=frozenset({"test"}))
 
 
 class LoadWork(BaseModel):
-    """How long to work."""
+    """The time to work."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class LoadWork(BaseModel):
 
 
 class LoadDone(BaseModel):
-    """Who did it."""
+    """The execution that did the work."""
 
     task_id: str
     agent_id: str
@@ -45,7 +45,7 @@ class LoadDone(BaseModel):
 async def work(task: LoadWork, ctx: Context) -> LoadDone:
     """Wait, then append one line. At least once: an execution repeated after a fault leaves another line.
 
-    A cancelled or killed wait leaves none.
+    A wait that is canceled or killed leaves no line.
     """
     await asyncio.sleep(task.milliseconds / 1000)
     done = LoadDone(task_id=ctx.task_id, agent_id=ctx.agent_id, pid=os.getpid(), attempt=ctx.attempt)
@@ -54,12 +54,12 @@ async def work(task: LoadWork, ctx: Context) -> LoadDone:
 
 
 def effect_log() -> Path:
-    """The effect log: CODITECT_LOAD_LOG, or ``.coditect/load/effects.log`` in the working folder."""
+    """Return the path of the effect log: CODITECT_LOAD_LOG, or ``.coditect/load/effects.log`` in the working folder."""
     return Path(os.environ.get("CODITECT_LOAD_LOG") or ".coditect/load/effects.log")
 
 
 def append_effect(log: Path, done: LoadDone) -> None:
-    """Append one line in one write, so that lines of several processes never mix. Creates the folder."""
+    """Append one line in one write, so that lines of several processes never mix; creates the folder."""
     line = f"{done.task_id} {done.agent_id} {done.pid} {done.attempt}\n".encode()
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)

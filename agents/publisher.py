@@ -1,6 +1,6 @@
 """The agent that publishes releases: a folder of pages and a manifest, which appears whole or not at all.
 
-Its effect is keyed by the task's id. A task that is executed again, after a fault or beside itself, finds its own
+The release is keyed by the task's id. A task that is executed again, after a fault or beside itself, finds its own
 release and answers as the first time; another task never replaces a release that is there.
 """
 
@@ -35,7 +35,7 @@ class Page(BaseModel):
 
 
 class ReleaseRequest(BaseModel):
-    """What to publish, and where."""
+    """The pages to publish, and the place."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,10 +53,10 @@ class ReleaseRequest(BaseModel):
 
 
 class Release(BaseModel):
-    """What was published; the manifest holds the same."""
+    """The published release; the manifest holds the same."""
 
     task_id: str
-    """Who published it: the idempotency key."""
+    """The id of the task that published the release: the idempotency key."""
 
     name: str
     files: dict[str, str]
@@ -74,7 +74,9 @@ class Release(BaseModel):
     cost=1.0,
 )
 def publish(task: ReleaseRequest, ctx: Context) -> Release:
-    """Exactly once per task id, however often it is executed: a rename puts the whole release in place.
+    """Publish a release exactly once per task id, however often the task is executed.
+
+    A rename puts the whole release in place.
 
     Raises:
         InputError: not retryable; a release of this name is there already, made by another task.
@@ -110,7 +112,11 @@ def _put(place: Path, task: ReleaseRequest, release: Release) -> None:
 
 
 def _made_by(task_id: str, place: Path) -> Release:
-    """The release that is there, if this task made it."""
+    """Return the release that is there, if this task made it.
+
+    Raises:
+        InputError: not retryable; another task made it.
+    """
     try:
         found = Release.model_validate_json((place / MANIFEST).read_bytes())
     except (OSError, ValidationError):

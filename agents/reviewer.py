@@ -24,7 +24,7 @@ reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python"
 
 
 class ReviewRequest(BaseModel):
-    """What to review: exactly one of `path` and `diff`."""
+    """The code to review: exactly one of `path` and `diff`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,23 +41,23 @@ class ReviewRequest(BaseModel):
 
 
 class Review(BaseModel):
-    """The findings, worst first."""
+    """The findings of a review, worst first."""
 
     findings: list[Finding]
     counts: dict[Severity, int]
-    """Of all findings, also of those left out."""
+    """Number of findings by severity, also of those left out."""
 
     files: int
-    """How many files (of a diff: hunks) were read."""
+    """Number of files (of a diff: hunks) that were read."""
 
     unparsed: list[str] = []
-    """Files whose syntax tree could not be read: only ruff's findings are there."""
+    """Files whose syntax tree could not be read: they have only ruff's findings."""
 
     truncated: bool = False
 
 
 class PackagesRequest(BaseModel):
-    """Where to look for packages."""
+    """The folders in which to look for packages."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ class PackagesRequest(BaseModel):
     tags=frozenset({"python"}),
 )
 def packages(task: PackagesRequest) -> list[str]:
-    """Their paths, in order. Reads only.
+    """Return the packages' paths, in order. Reads only.
 
     Raises:
         InputError: not retryable; a folder does not exist here, or there is no package.
@@ -88,10 +88,10 @@ def packages(task: PackagesRequest) -> list[str]:
     cost=1.0,
 )
 async def review(task: ReviewRequest, ctx: Context) -> Review:
-    """Findings with file, line, severity and rule. Reads only; running it again changes nothing.
+    """Return findings with file, line, severity and rule. Reads only; running it again changes nothing.
 
     Raises:
-        InputError: not retryable; the path does not exist here, nothing matches, or the diff is none.
+        InputError: not retryable; the path does not exist here, nothing matches, or the text is no diff.
         SetupError: not retryable; ruff is missing.
     """
     sources = await asyncio.to_thread(_collect, task, ctx)

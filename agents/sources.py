@@ -1,4 +1,4 @@
-"""Python source files: finding those that a request means, within bounds."""
+"""The search for the Python source files that a request means, within bounds."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file to look at."""
+    """One source file, or a fragment of one, to review or document."""
 
     name: str
-    """What reports call it."""
+    """The file's name in reports."""
 
     path: Path
-    """Where it lies."""
+    """The path at which the file is stored."""
 
     lines: frozenset[int] | None = None
     """The lines that count, from 1; None: all."""
 
     whole: bool = True
-    """False for a fragment, about which nothing is known outside its lines."""
+    """Whether the source is a whole file; nothing is known of a fragment outside its lines."""
 
 
 def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
-    """The Python files at a path, in order: the file itself, or those below the folder that match a glob.
+    """Return the Python files at a path, in order: the file itself, or those below the folder that match a glob.
 
     Skipped: hidden folders, environments, build output, links that lead out of the folder.
 
@@ -56,7 +56,9 @@ def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
 
 
 def find_packages(roots: Sequence[str]) -> list[str]:
-    """The packages at and below these folders, by path: those that have an `__init__.py`; skipped as in `find_sources`.
+    """Return the paths of the packages at and below these folders, sorted.
+
+    A package is a folder with an `__init__.py`; the same folders are skipped as in `find_sources`.
 
     Raises:
         InputError: not retryable; a folder is not there, or there is no package.
@@ -75,7 +77,7 @@ def find_packages(roots: Sequence[str]) -> list[str]:
 
 
 def read_source(source: SourceFile) -> str:
-    """The text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
+    """Return the text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
     return source.path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""The agent that shortens text by picking its most central sentences. It needs no model."""
+"""The agent that shortens text by picking its most central sentences, without a language model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ summarizer = Agent("summarizer", version="1.0.0", slots=16, tags=frozenset({"tex
 
 
 class SummaryRequest(BaseModel):
-    """What to shorten, and how far."""
+    """The text to shorten, and how far."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,10 @@ class Summary(BaseModel):
     cost=0.5,
 )
 def summarize(task: SummaryRequest, ctx: Context) -> Summary:
-    """Deterministic. It is a plain function, so the runtime runs it in a thread, off the event loop."""
+    """Pick sentences and keywords; the same text gives the same result.
+
+    A plain function, so the runtime runs it in a thread, off the event loop.
+    """
     found = split_sentences(task.text)
     best = top_sentences(found, task.sentences)
     return Summary(

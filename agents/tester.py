@@ -1,8 +1,8 @@
 """The agent that runs pytest: in a process group of its own, within limits, without the agent's secrets.
 
-It executes code: whoever may submit tasks and write files in the fleet's folder can have it run anything, as the
-agent's user. So `coditect up` starts it only when it is named. The limits are a fence against accidents (endless loops,
-memory, floods of output), no sandbox.
+The agent executes code: anyone who may submit tasks and write files in the fleet's folder can have it run anything, as
+the agent's user. So `coditect up` starts the agent only when it is named. The limits are a fence against accidents
+(endless loops, memory, floods of output), no sandbox.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _USAGE_ERROR, _NO_TESTS = 4, 5
 
 
 class TestsRequest(BaseModel):
-    """Which tests to run, and how much they may use."""
+    """The tests to run, and how much they may use."""
 
     __test__ = False
     model_config = ConfigDict(extra="forbid")
@@ -46,17 +46,17 @@ class TestsRequest(BaseModel):
 
 
 class SuiteOutcome(StrEnum):
-    """How the run as a whole ended."""
+    """The outcome of the run as a whole."""
 
     PASSED = "passed"
     FAILED = "failed"
     NO_TESTS = "no_tests"
     BROKEN = "broken"
-    """Nothing ran: a conftest.py fails. `TestsReport.output` tells why."""
+    """No test ran: a conftest.py fails. `TestsReport.output` tells why."""
 
     TIMED_OUT = "timed_out"
     KILLED = "killed"
-    """By a limit, or it crashed: no report, or one cut off."""
+    """Killed by a limit, or crashed: there is no report, or one cut off."""
 
 
 class FailedTest(BaseModel):
@@ -64,11 +64,11 @@ class FailedTest(BaseModel):
 
     nodeid: str
     message: str
-    """The first 2,000 characters."""
+    """The first 2,000 characters of the failure's message."""
 
 
 class TestsReport(BaseModel):
-    """Counts, and the first 50 failures."""
+    """The counts of a run, and the first 50 failures."""
 
     __test__ = False
 
@@ -80,7 +80,7 @@ class TestsReport(BaseModel):
     duration_seconds: float
     failures: list[FailedTest]
     output: str = ""
-    """The end of the console output when the verdict is no plain one; at most 8 KiB."""
+    """The end of the console output, at most 8 KiB; empty when the tests passed or failed normally."""
 
 
 @tester.capability(
@@ -92,7 +92,7 @@ class TestsReport(BaseModel):
     cost=5.0,
 )
 async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
-    """Failing, crashing and endless tests are a result, not an error. On cancel the whole group is killed.
+    """Run pytest; failing, crashing and endless tests are a result, not an error. On cancel the whole group is killed.
 
     At least once: the tests may run again after a fault, so they must stand that.
 
@@ -119,7 +119,7 @@ async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
 
 
 def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """What the tests may see: how to find programs and the language, nothing else; a home of their own."""
+    """Return the tests' environment: how to find programs, the language, a home of their own, and nothing else."""
     kept = {key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")}
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 

@@ -1,6 +1,6 @@
-"""TextRank: the sentences that the others resemble most, found without a model.
+"""TextRank: ranks sentences by how much the others resemble them, without a language model.
 
-After Mihalcea and Tarau, "TextRank: Bringing Order into Texts" (EMNLP 2004); similar is TF-IDF cosine.
+After Mihalcea and Tarau, "TextRank: Bringing Order into Texts" (EMNLP 2004); the similarity is the TF-IDF cosine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 MAX_SENTENCES = 400
-"""More are thinned out first by the frequency of their words: the ranking is quadratic."""
+"""Number of sentences that are ranked; the ranking is quadratic, so of more the ones with frequent words are kept."""
 
 _ROUNDS = 30
 _DAMPING = 0.85
@@ -35,7 +35,7 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of plain text or Markdown, in order; code blocks, headings and marks are left out."""
+    """Return the sentences of plain text or Markdown, in order; code blocks, headings and marks are left out."""
     prose = _MARK.sub("\n\n", _HEADING.sub("\n\n", _FENCE.sub("\n\n", text)))
     sentences: list[str] = []
     for part in _END.split(prose):
@@ -48,12 +48,12 @@ def split_sentences(text: str) -> list[str]:
 
 
 def words_of(sentence: str) -> list[str]:
-    """The words that carry meaning, in lower case."""
+    """Return the words that carry meaning, in lower case."""
     return [word for word in _WORD.findall(sentence.lower()) if word not in _STOP]
 
 
 def top_sentences(sentences: Sequence[str], limit: int) -> list[str]:
-    """The most central sentences, at most `limit`, in their order in the text. Ties go to the earlier one."""
+    """Return the most central sentences, at most `limit`, in their order in the text; ties go to the earlier one."""
     unique = list(dict.fromkeys(sentences))
     words = [words_of(sentence) for sentence in unique]
     kept = _thin_out(words)
@@ -63,7 +63,7 @@ def top_sentences(sentences: Sequence[str], limit: int) -> list[str]:
 
 
 def top_words(sentences: Sequence[str], limit: int) -> list[str]:
-    """The words that occur most, ties in alphabetical order."""
+    """Return the words that occur most, ties in alphabetical order."""
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
     return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
 
@@ -97,7 +97,7 @@ def _rank(words: list[list[str]]) -> list[float]:
 
 
 def _vectors(words: list[list[str]]) -> list[dict[str, float]]:
-    """TF-IDF vectors of length one, so that their product is their cosine."""
+    """Return TF-IDF vectors of length one, so that their product is their cosine."""
     document_counts = Counter(word for sentence in words for word in set(sentence))
     vectors = []
     for sentence in words:
