@@ -1,7 +1,7 @@
-"""Answers: what a request was told, so that the same request again is told the same and nothing is done twice.
+"""The recorded answers to requests, so that a repeated request gets the same answer and changes nothing twice.
 
-The answer is written in the transaction that did what was asked for. Requests come again within seconds, or after an
-outage; after a day nobody asks any more.
+An answer is written in the transaction that carried out the request. A request is repeated within seconds, or after an
+outage; after a day no client repeats it.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from dispatcher.ledger.keyspace import ANSWER_EXPIRIES, ANSWERS
 from dispatcher.store.transaction import Reads, Transaction
 
 KEEP_MS = 24 * 3_600_000
-"""How long an answer is remembered: a day."""
+"""The time for which an answer is kept: a day."""
 
 
 def read(tr: Reads, shard: int, identity: str) -> bytes | None:
-    """What the request was told; None when it is new, or its answer was swept."""
+    """Return the recorded answer to a request; None when the request is new or its answer was swept."""
     return tr.get(ANSWERS.pack((shard, identity)))
 
 
 def put(tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: int) -> None:
-    """Remembers the answer to a request that was new to this transaction."""
+    """Record the answer to a request that was new to this transaction."""
     tr.set(ANSWERS.pack((shard, identity)), answer)
     tr.set(ANSWER_EXPIRIES.pack((now_ms + KEEP_MS, shard, identity)), b"")
 
 
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
-    """Removes answers whose day is over, at most `limit`; how many. Again, until it is less than the limit."""
+    """Remove at most `limit` answers that are older than `KEEP_MS`, and return how many were removed.
+
+    Call again until the number is below the limit.
+    """
     begin, end = ANSWER_EXPIRIES.range()[0], ANSWER_EXPIRIES.pack((now_ms + 1,))
     expired = tr.snapshot.get_range(begin, end, limit=limit)
     for key, _ in expired:

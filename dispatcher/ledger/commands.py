@@ -1,6 +1,6 @@
-"""What is said to a shard: everything that may change its workflows, as values.
+"""The commands to a shard: every change of a shard's workflows, as a value.
 
-Each is idempotent by a natural key, since a transaction may be repeated and a message may come twice.
+Each command is idempotent by a natural key, since a transaction may be repeated and a message may come twice.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from dispatcher.ledger.timers import Timer
 
 @value
 class Finished:
-    """An agent told how an attempt ended, or the broker gave up a publication. Once per fence."""
+    """The report that an attempt ended, from its agent, or that the broker gave up a publication.
+
+    Counts once per fence.
+    """
 
     node_key: NodeKey
     fence: int
-    """0 when it is about the publication, whichever attempt of it was granted last."""
+    """The fence of the attempt; 0 for the publication itself, whichever attempt of it was granted last."""
     publication: int
     outcome: Outcome
     retry_ms: int | None = None
-    """When the capability's own policy would try again; None: not any more."""
+    """The delay before the next attempt by the capability's own policy; None for no further attempt."""
     free: bool = False
-    """Whether its agent would start another of its kind at once, and the broker has none for it."""
+    """Whether the agent would start another task of the same kind at once, and the broker has none for the agent."""
 
     @property
     def is_unrecorded(self) -> bool:
-        """Whether it stands for an end that could not be recorded."""
+        """Whether the command stands for an end that could not be recorded."""
         return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE
 
     def unrecorded(self, error: Exception) -> Finished:
-        """The same attempt, failed: how it ended cannot be recorded."""
+        """Return the command for the same attempt as failed, because its end cannot be recorded."""
         fix = "look at the message in the queue `unrouted`, and at the dispatcher's log"
         failure = Failure(UNRECORDABLE, type(error).__name__, str(error)[:MOST_MESSAGE], retryable=True, fix=fix)
         outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
@@ -48,14 +51,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """An agent told that an attempt runs, or still runs."""
+    """An agent's report that an attempt runs, or still runs."""
 
     started: Started
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An agent says that an attempt runs of which memory knows nothing."""
+    """An agent's report of a running attempt that the dispatcher's memory does not know."""
 
     node_key: NodeKey
     fence: int
@@ -63,7 +66,7 @@ class Heard:
 
 @value
 class Claimed:
-    """An agent asks whether it may run a task that was delivered before, or waited long. Answered with a claim."""
+    """An agent's question whether it may run a task that was delivered before or waited long, answered by a `Claim`."""
 
     node_key: NodeKey
     publication: int
@@ -72,35 +75,38 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request of a client about a workflow of this shard. Answered with an object."""
+    """A client's request about a workflow of this shard; the answer is an object."""
 
     verb: Verb
     body: Mapping[str, Any]
     identity: str = ""
-    """The same for a request that comes again, and for no other; empty when it cannot be told from another."""
+    """The identity of the request, the same for each repetition and for no other request; empty when it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A timer's instant has come."""
+    """The notice that a timer is due."""
 
     timer: Timer
 
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """RQ says that these nodes may run. Answered with how many were claimed; `Effects.proposed` are not looked at."""
+    """RQ's proposal of nodes that may run; the answer is how many were claimed.
+
+    The nodes in `Effects.proposed` were not examined.
+    """
 
     node_keys: tuple[NodeKey, ...]
     room: str = ""
-    """The capability in whose window room is kept for each of them; empty when none is."""
+    """The capability in whose capacity room is reserved for each of the nodes; empty when none is reserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Claim so many of this capability from the ready index; room is kept for them.
+    """The order to claim up to `room` ready nodes of a capability from the backlog; room is reserved for them.
 
-    Answered with whether there may be more.
+    The answer is whether there may be more ready nodes.
     """
 
     capability: str
@@ -109,7 +115,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class PublicationReturned:
-    """A publication came back: nobody consumes the capability."""
+    """The notice that the broker returned a publication, because no queue takes tasks of the capability."""
 
     node_key: NodeKey
     publication: int
@@ -117,29 +123,35 @@ class PublicationReturned:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What was published, or its agent, is gone: publish anew if the node still is where it was lost."""
+    """The notice that a publication, or the agent that had it, is gone.
+
+    The node is published again if it still is where it was lost.
+    """
 
     node_key: NodeKey
     publication: int
     agent: str = ""
-    """Who had it; empty when nobody did: what an agent has begun by now is not lost then."""
+    """The agent that had the task; empty for none: a task that an agent has begun meanwhile is not lost then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The copy of this workflow's graph is missing or wrong: its nodes are to be shown as they are."""
+    """The order to show nodes as they are, because the copy of the workflow's graph is missing or wrong.
+
+    The answer names the nodes that are left for another `Show`.
+    """
 
     workflow: str
     nodes: tuple[str, ...] = ()
-    """Only these; empty for all, unless the workflow has ended. Answered with those that are left for another one."""
+    """The nodes to show; empty for all, unless the workflow has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How these nodes are, for a comparison; changes nothing.
+    """The request for the current snapshots of some nodes, for a comparison; changes nothing.
 
-    Answered with a list of `Shown`, in the same order. Those behind the last of it may be left for another one, unless
-    it is empty: then there is none of them.
+    The answer is a list of `NodeSnapshot` in the same order. The nodes behind the last of the list may be left for
+    another `Look`; an empty list says that none of the nodes exists.
     """
 
     node_keys: tuple[NodeKey, ...]
@@ -147,7 +159,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What a node's expressions say, or why they say nothing. Once per `token`, as `Effects.evaluations` gave it."""
+    """The values of a node's expressions, or why there are none; counts once per token of `Effects.evaluations`."""
 
     node_key: NodeKey
     token: str
@@ -156,20 +168,23 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Work is left over from earlier transactions. Answered with False when the turn was full before any of it."""
+    """The order to go on with work that earlier transactions left over.
+
+    The answer is False when the batch was full before any of that work was done.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """What was published may not be with the broker any more: it is published anew. Once per marker and occasion.
+    """The order to publish again what may no longer be with the broker; counts once per marker and occasion.
 
-    Answered with the last publication number before it.
+    The answer is the last publication number before the rebuild.
     """
 
     marker: str
     occasion: str
     kept: bool = False
-    """The broker is the one that the shard was built on: what agents have begun is left to them."""
+    """Whether the broker is the one that the shard was built on, so that agents keep what they have begun."""
 
 
 Command: TypeAlias = (

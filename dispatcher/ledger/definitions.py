@@ -1,11 +1,11 @@
-"""Nodes' definitions as they are stored, kept in memory between transactions: they never change.
+"""Definitions of nodes as they are stored, cached between transactions: a definition never changes.
 
-A workflow's nodes are asked for three or four times: when they are shown, released, claimed and recorded. Each read of
-the store is a statement that gives the interpreter's lock away. So the rows are kept, and of the newest what
-they say, too. A transaction only looks; what it read or wrote is noted when it is committed.
+A workflow's nodes are read three or four times: when they are shown, released, claimed and recorded. Each read of the
+store is a statement that gives the interpreter's lock away. So the cache keeps the rows, and of the newest rows also
+the parsed nodes. A transaction only reads the cache; what it read or wrote is added to the cache after the commit.
 
-A definition is the node's row. One that is too large for it, by a long literal in its input or by thousands of
-predecessors, lies in pieces among the values, and the row is empty: whoever reads the row knows whether there is more.
+A definition is the node's row. A definition that is too large for the row (a long literal in its input, or thousands of
+predecessors) lies in pieces among the values, and its row is empty.
 """
 
 from __future__ import annotations
@@ -23,18 +23,24 @@ from dispatcher.store.transaction import Reads, Transaction
 
 KIND = "definition"
 MOST_ROW_BYTES = 90_000
-"""A larger one lies among the values."""
+"""The largest definition that is kept in the row; a larger one lies among the values."""
 MOST_BYTES = 50_000_000
-"""Of one shard. A node of a few edges and a small input takes some 400 bytes."""
+"""The size of one shard's cache; a node of a few edges and a small input takes some 400 bytes."""
 OVERHEAD_BYTES = 250
-"""What an entry takes beside its row, about."""
+"""The approximate size of a cache entry beside its row."""
 MOST_READ_BYTES = 2_000_000
-"""Of the rows whose nodes are kept as they were read, some 15,000 small ones between their release and their end: what
-waits for room is claimed seconds later. A large input takes ten times its row, once read."""
+"""The size of the rows whose parsed nodes are kept, too: some 15,000 small nodes between their release and their end.
+
+A node that waits for room is claimed seconds later. A large input takes ten times its row once it is parsed.
+"""
 
 
 def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
-    """Stores the definition of a new node. Raises: ValueBeyondBound."""
+    """Store the definition of a new node.
+
+    Raises:
+        ValueBeyondBound: when the definition is larger than one value may be.
+    """
     small = len(definition) <= MOST_ROW_BYTES
     if not small:
         values.put(tr, values.ValueKey(node_key.workflow, node_key.node, KIND), definition, first=True)
@@ -42,15 +48,20 @@ def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
 
 
 def find(tr: Reads, node_key: NodeKey) -> bytes | None:
-    """The node's definition; None when there is no such node. Raises: DamagedValue."""
+    """Return a node's definition; None when there is no such node.
+
+    Raises:
+        DamagedValue: when a large definition is not what was written.
+    """
     row = tr.get(NODES.pack((node_key.workflow, node_key.node)))
     return row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
 
 
 def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
-    """The definitions of the nodes, in their order, by one read and one for each that is large.
+    """Yield the definitions of nodes, in the order given, by one read and another one for each large definition.
 
-    Raises: DamagedValue, at the one that is.
+    Raises:
+        DamagedValue: at a large definition that is not what was written.
     """
     rows = tr.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in node_keys])
     for node_key, row in zip(node_keys, rows, strict=True):
@@ -58,14 +69,14 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:
-    """What the row of a node says."""
+    """Return the node that a definition's row describes."""
     return known_node(node_key.node, versions.NODE.unpack(row))
 
 
 class Definitions:
-    """The cache of one shard: so many bytes at most, beyond which the oldest entries go.
+    """The cache of one shard's definitions: beyond `most_bytes` the oldest entries go.
 
-    Only `note` changes it; the others may be called in a store's thread meanwhile.
+    Only `note` changes the cache; the other methods may run in a store's thread at the same time.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
@@ -79,16 +90,16 @@ class Definitions:
         return len(self._rows)
 
     def node(self, node_key: NodeKey) -> Node | None:
-        """What the node's row says, if that is remembered."""
+        """Return the parsed node, if it is cached."""
         read = self._read.get(node_key)
         return None if read is None else read[0]
 
     def row(self, node_key: NodeKey) -> bytes | None:
-        """The node's row, if it is remembered."""
+        """Return the node's row, if it is cached."""
         return self._rows.get(node_key)
 
     def note(self, told: Mapping[NodeKey, Defined | None]) -> None:
-        """Remember what a committed transaction read or wrote, and forget the nodes that ended in it."""
+        """Add what a committed transaction read or wrote, and remove the nodes that ended in it."""
         for node_key, definition in told.items():
             self._forget(node_key)
             if definition is not None:
@@ -117,9 +128,9 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """What a shard's worker remembers between transactions, which read it and change nothing of it."""
+    """The caches that a shard's worker keeps between transactions; transactions only read them."""
 
     definitions: Definitions = field(default_factory=Definitions)
-    """Filled from `Effects.definitions`."""
+    """The shard's definitions, filled from `Effects.definitions`."""
     set_aside: frozenset[bytes] = frozenset()
-    """Keys of what is left over and is not to be gone on with for now."""
+    """Keys of left-over pieces of work that are not to be continued for now."""

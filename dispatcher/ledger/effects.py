@@ -1,4 +1,4 @@
-"""What follows from a transaction outside of the store, once it is committed."""
+"""The effects of a transaction outside of the store, applied after the commit."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.rows import RunRecord
 
 Defined: TypeAlias = tuple[bytes, Node | None]
-"""A node's definition as it is stored, and what it says if that was read."""
+"""A node's definition as it is stored, and the parsed node if it was parsed."""
 
 
 class NodeKey(NamedTuple):
-    """A node of a workflow."""
+    """The key of a node: the ids of its workflow and of the node in it."""
 
     workflow: str
     node: str
 
     @property
     def task_id(self) -> str:
-        """The id of its task: its idempotency key, the same over all attempts."""
+        """The id of the node's task, which is its idempotency key, too: the same for all attempts."""
         return f"{self.workflow}:{self.node}"
 
 
 @value
 class Publication:
-    """A task to be published; its outbox row is cleared once the broker has it."""
+    """A task to be published; its outbox row is cleared once the broker has the task."""
 
     node_key: NodeKey
     number: int
     task: Task
     agent: str = ""
-    """Who has just ended what comes before it and has nothing else to do; empty for whoever takes it first."""
+    """The agent that has just ended a predecessor of the node and is free; empty for any agent."""
 
 
 @value
 class Transition:
-    """A node that changed its state."""
+    """A change of a node's state."""
 
     node_key: NodeKey
     state: TaskState
     capability: str
-    """Empty for an approval."""
+    """The name of the called capability; empty for an approval."""
     level: str
     row: Any
-    """The node's row as it is after the transaction."""
+    """The node's row after the transaction."""
 
 
 @value
 class NodeSnapshot:
-    """A node as it is after the transaction, for whoever keeps a copy of the graph."""
+    """A node as it is after the transaction, for copies of the graph."""
 
     node_key: NodeKey
     state: TaskState
     capability: str
     level: str
     after: tuple[str, ...]
-    """All of which must complete before it may run; empty where that is not what its edges say."""
+    """The nodes that must all complete before this one may run; empty when the edges say anything else."""
     timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An event for whoever listens."""
+    """An event to publish to listeners."""
 
     type: str
     workflow: str
@@ -76,42 +76,41 @@ class Notice:
 
 @dataclass(slots=True)
 class Effects:
-    """All that follows, in order. Filled by the verbs within one try of a transaction."""
+    """All effects of a transaction, in order; filled within one try of the transaction."""
 
     publications: list[Publication] = field(default_factory=list)
     moved: list[Transition] = field(default_factory=list)
     results: dict[NodeKey, bytes] = field(default_factory=dict)
-    """The values of nodes that have one now."""
+    """The results of nodes that got one."""
     failures: dict[NodeKey, Failure] = field(default_factory=dict)
-    """Why nodes ended without one, where it was told."""
+    """The failures of nodes that ended without a result, where the failure is known."""
     notices: list[Notice] = field(default_factory=list)
     shown: list[NodeSnapshot] = field(default_factory=list)
     adopted: set[NodeKey] = field(default_factory=set)
-    """Nodes that RQ proposed and that were claimed: it has them as started already."""
+    """Nodes that RQ proposed and that were claimed: RQ has them as started already."""
     proposed: list[NodeKey] = field(default_factory=list)
     """Nodes that RQ proposed and that are left for another transaction."""
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     unshown: list[str] = field(default_factory=list)
-    """Those of them that came in several pieces, and those that begin again after their end: all of their nodes are to
-    be shown by later transactions."""
+    """Workflows whose nodes later transactions have to show: accepted in several chunks, or reopened after an end."""
     runs: list[tuple[str, RunRecord]] = field(default_factory=list)
-    """The rows of workflows, as they are by now."""
+    """The rows of workflows after the transaction."""
     cancels: list[tuple[NodeKey, int]] = field(default_factory=list)
-    """Agents that may run these publications are to be told."""
+    """Publications to cancel: the agents that may run them get a cancel message."""
     late: int = 0
-    """Results that a fence refused."""
+    """The number of results that a fence refused."""
     strange: int = 0
-    """Results of nodes that nobody knows."""
+    """The number of results of unknown nodes."""
     evaluations: list[tuple[NodeKey, str]] = field(default_factory=list)
-    """Nodes whose expressions are to be evaluated, with what is said of them when they are (`advance.evaluated`)."""
+    """Nodes whose expressions are to be evaluated, with the token to give to `advance.evaluated`."""
     definitions: dict[NodeKey, Defined | None] = field(default_factory=dict)
-    """Definitions that were read or written, to be remembered; None of the nodes that ended."""
+    """Definitions that were read or written, to be cached; None for the nodes that ended."""
     unfinished: bool = False
-    """There is work left over for another transaction."""
+    """Whether work is left over for another transaction."""
     timers: bool = False
-    """A timer was set: it may be due sooner than the one that is waited for."""
+    """Whether a timer was set, which may be due before the timer that the timer service waits for."""
 
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
-        """Adds an event."""
+        """Add an event."""
         self.notices.append(Notice(type_, workflow, facts))

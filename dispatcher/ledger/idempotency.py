@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key means the same workflow, until it expires."""
+"""Idempotency keys: the same key means the same workflow, until the key expires."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dispatcher.ledger.keyspace import KEY_EXPIRIES, KEYS
 from dispatcher.store.transaction import Reads, Transaction
 
 KEEP_MS = 7 * 24 * 3_600_000
-"""How long a key is remembered: a week."""
+"""The time for which a key is kept: a week."""
 LONGEST_KEY_BYTES = 1_000
 
 
 def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS) -> str:
-    """The workflow that has the key: this one, if nobody had it or it has expired, else the earlier.
+    """Return the workflow that has the key: this one if the key was free or expired, else the earlier one.
 
-    The caller accepts its workflow in the same transaction, and only when the answer is its own id.
+    The caller accepts its workflow in the same transaction, and only when the answer is the workflow's own id.
 
-    Raises: UnfitKey.
+    Raises:
+        UnfitKey: when the key is empty or too long.
     """
     found = read(tr, key, now_ms=now_ms)
     if found is not None:
@@ -28,9 +29,10 @@ def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int
 
 
 def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
-    """Has the workflow's key expire no sooner than `until_ms`; False when the key is not its own any more.
+    """Extend the workflow's key to expire no sooner than `until_ms`; return False when the workflow lost the key.
 
-    Raises: UnfitKey.
+    Raises:
+        UnfitKey: when the key is empty or too long.
     """
     value = tr.get(_key(key))
     if value is None or versions.KEY.unpack(value)[0] != workflow:
@@ -42,9 +44,10 @@ def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
 
 
 def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
-    """The workflow that has the key; None when it has expired, swept or not.
+    """Return the workflow that has the key; None when there is none, or the key has expired.
 
-    Raises: UnfitKey.
+    Raises:
+        UnfitKey: when the key is empty or too long.
     """
     value = tr.get(_key(key))
     if value is None:
@@ -54,25 +57,30 @@ def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
 
 
 def holder(tr: Reads, key: str) -> str | None:
-    """The workflow that has the key, expired or not.
+    """Return the workflow that has the key, expired or not; None when there is none.
 
-    Raises: UnfitKey.
+    Raises:
+        UnfitKey: when the key is empty or too long.
     """
     value = tr.get(_key(key))
     return None if value is None else str(versions.KEY.unpack(value)[0])
 
 
 def forget(tr: Transaction, key: str, workflow: str) -> None:
-    """Frees the key if the workflow has it.
+    """Free the key if the workflow has it.
 
-    Raises: UnfitKey.
+    Raises:
+        UnfitKey: when the key is empty or too long.
     """
     if holder(tr, key) == workflow:
         _forget(tr, key)
 
 
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
-    """Removes keys that have expired, at most `limit`; how many. Again, until it is less than the limit."""
+    """Remove at most `limit` expired keys, and return how many were removed.
+
+    Call again until the number is below the limit.
+    """
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + 1,))
     expired = tr.snapshot.get_range(begin, end, limit=limit)
     for node_key, _ in expired:

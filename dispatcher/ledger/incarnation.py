@@ -1,4 +1,4 @@
-"""Which life of its data a store is in, so that a restored backup never repeats a number of an abandoned run.
+"""Incarnations of a store's data, so that a restored backup never repeats a number of an abandoned run.
 
 Every start of a dispatcher begins an *incarnation*, and so does a restore. Fences and publication numbers that are
 given in it lie above its `floor`: 3,000,000,017 is the 17th number of the third one. A store that was copied back knows
@@ -16,10 +16,10 @@ from dispatcher.ledger.keyspace import MARKERS, STORE
 from dispatcher.store.transaction import Reads, Transaction
 
 NUMBERS = 1_000_000_000
-"""Of one incarnation; JSON keeps nine million incarnations exact."""
+"""The numbers of one incarnation; JSON keeps nine million incarnations exact."""
 HOUR_MS = 3_600_000
 HOURS_FROM_MS = 1_767_225_600_000
-"""The beginning of 2026."""
+"""The beginning of 2026, in milliseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,19 @@ class Incarnation:
     """One life of a store's data."""
 
     store: str
-    """The store's identity: the same in every copy."""
+    """The store's identity, the same in every copy."""
     number: int
     is_restored: bool = False
     """Whether the store knew fewer incarnations than Redis."""
 
     @property
     def floor(self) -> int:
-        """What every fence and publication number of this incarnation is above."""
+        """The number below every fence and publication number of this incarnation."""
         return self.number * NUMBERS
 
 
 def current(tr: Reads) -> Incarnation | None:
-    """The last incarnation that the store knows; None in a new store."""
+    """Return the last incarnation that the store knows; None in a new store."""
     row = tr.get(STORE.pack())
     return None if row is None else Incarnation(*versions.STORE.unpack(row))
 
@@ -47,8 +47,8 @@ def current(tr: Reads) -> Incarnation | None:
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
     """Begin the next incarnation, above all that the store knows and the one that is `known` elsewhere.
 
-    What a restored store has as published may be with nobody: its shards forget their broker's markers, so that all of
-    it is published anew. Begun twice, when the answer to the commit was lost, it skips a number.
+    The publications of a restored store may be with no broker: its shards forget their broker's markers, so that all of
+    them are published again. A repeated call, when the answer to the commit was lost, skips a number.
     """
     before = current(tr)
     if before is None:
@@ -60,7 +60,7 @@ def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
 
 
 def restore(tr: Transaction, now_ms: int) -> None:
-    """Say of a copy that it is one: whoever starts with it begins an incarnation that the original does not have."""
+    """Mark a store as a restored copy, so that its next start begins an incarnation that the original does not have."""
     before = current(tr)
     if before is not None:
         hours = (now_ms - HOURS_FROM_MS) // HOUR_MS

@@ -1,7 +1,7 @@
-"""Every key of the control plane. Nothing else makes keys.
+"""Every key of the control plane, as one drawn tree; no other module makes keys.
 
-Keys and values are FoundationDB's tuples. What stands in parentheses are elements of the key, behind the arrow is the
-value. A *place* is (workflow, node, kind), with the node "" for what belongs to the workflow itself. Instants are
+Keys and values are FoundationDB's tuples. The elements of a key stand in parentheses, its value stands behind the
+arrow. A *place* is (workflow, node, kind), with the node "" for what belongs to the workflow itself. Instants are
 milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carry versions: see versions.py.
 
 ::
@@ -10,20 +10,20 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "shards"      ()                                                  → how many shards there are; never changes
     ├── "store"       ()                                                  → its identity, incarnation (incarnation.py)
     │
-    │   who works on what (leases.py, shards.py)
+    │   owners of work (leases.py, shards.py)
     ├── "beat"        (owner)                                             → number that grows while it lives
     ├── "lease"       (*name)                                             → owner or "", epoch, owner before
     │                 ("shard", shard) and ("leader", role) are names
     ├── "marker"      (shard)                                             → marker queue of its broker, occasion, last
     │
-    │   workflows and their nodes (ledger/; what is called a row is a JSON list, see ledger/rows.py)
+    │   workflows and their nodes (a row is a JSON list, see ledger/rows.py)
     ├── "workflow"    (workflow)                                          → its row; never changes
     ├── "run"         (workflow)                                          → its row: state, counts
     ├── "live"        (shard, workflow)                                   → nothing; until the workflow is terminal
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
     ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
-    ├── "indexed"     ()                                                  → how far "state" was built; empty when whole
-    ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has none of those
+    ├── "indexed"     ()                                                  → how far "state" is built; empty when whole
+    ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has no workflow
     │                                                                       that ended before; which: all, failed
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
     ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes;
@@ -35,23 +35,23 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
     ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
-    ├── "todo"        (shard, workflow, node, kind)                       → cursor: what is left of a long step;
+    ├── "todo"        (shard, workflow, node, kind)                       → cursor of the rest of a long step;
     │                                                                       of the whole shard with the workflow ""
-    ├── "again"       (workflow, step, node)                              → what is left of a redrive (ledger/again.py)
+    ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure, definition
     │
-    │   what is to be done (timers.py, outbox.py)
+    │   work to do (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence
     ├── "due"         (shard, due_ms, workflow, node, kind)               → fence
     ├── "outbox"      (shard, publication)                                → workflow, node, fence
     ├── "published"   (shard)                                             → last publication number given
     │
-    │   who asked, and what was told (idempotency.py, answers.py)
+    │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
-    ├── "answer"      (shard, identity)                                   → what the request was told, as JSON
+    ├── "answer"      (shard, identity)                                   → the answer to the request, as JSON
     └── "answer_expiry" (expires_ms, shard, identity)                      → nothing
 """
 

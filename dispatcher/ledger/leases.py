@@ -1,14 +1,14 @@
-"""Who may work on what: named leases, each with an epoch that fences off its former owners.
+"""Named leases, each with an epoch that fences off its former owners: they decide which dispatcher may work on what.
 
-An *owner* is one life of one dispatcher, by a name that is never used again. It is alive while its *beat* grows, and
-one beat keeps all its leases. Nobody's clock is compared with another's: who wants a lease looks at the owner's beat,
-and when it has not moved for a TTL *of its own looking*, takes the owner for dead (`Pulse`, `expire`). Time that the
-observer did not look, because it or the store stood still, hardly counts. So whoever has just begun to look grants
-every lease one full TTL before it expires any.
+An *owner* is one life of one dispatcher, by a name that is never used again. An owner is alive while its *beat* grows,
+and one beat keeps all of its leases. Clocks of two processes are never compared: an observer that wants a lease watches
+the owner's beat, and when the beat has not moved for a TTL *of the observer's own watching*, takes the owner for dead
+(`Pulse`, `expire`). Time in which the observer did not look, because it or the store stood still, hardly counts. So a
+new observer grants every lease one full TTL before it expires any.
 
-Taking an owner for dead may be wrong, and safety does not need it to be right: every transaction that works under a
-lease calls `check`, which reads the lease's key. A former owner gets `LostLease`, however long it was paused, or the
-conflict that leads there. Beats have their own key, so renewing does not disturb the work.
+An owner may be taken for dead by mistake, and safety does not depend on it: every transaction that works under a lease
+calls `check`, which reads the lease's key. A former owner gets `LostLease`, however long it was paused, or the conflict
+that leads there. Beats have their own key, so renewing does not disturb the work.
 
 After FoundationDB's and the Record Layer's synchronised sessions; the fence is Kleppmann's,
 https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html.
@@ -25,12 +25,12 @@ from dispatcher.ledger.keyspace import BEATS, LEASES
 from dispatcher.store.transaction import Reads, Transaction
 
 TTL_MS = 2_500
-"""How long a beat may stand still. See `shards` for why so long."""
+"""The time for which a beat may stand still; the docstring of `shards` gives the reason for its length."""
 LOOKS_PER_TTL = 3
-"""Between two looks at most this part of the TTL counts: fewer never expire anything."""
+"""The number of looks in a TTL: between two looks at most this part of the TTL counts, fewer looks expire nothing."""
 
 Name = tuple[str | int, ...]
-"""Of a lease: `("shard", 7)`, `("leader", "sweep")`."""
+"""The name of a lease: `("shard", 7)`, `("leader", "sweep")`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +40,31 @@ class Lease:
     name: Name
     owner: str
     epoch: int
-    """Grows with every change of the owner and is never used again, not even after a release."""
+    """The number of the ownership, which grows with every owner and is never reused, not even after a release."""
     previous: str = ""
-    """Who had it before and was taken for dead; empty when the lease was released in order."""
+    """The former owner, which was taken for dead; empty when the lease was released in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What one observer saw of one owner's beat."""
+    """One observer's view of one owner's beat."""
 
     owner: str
     beat: int
     still_ms: int
-    """How long it has not moved, as far as the observer looked."""
+    """The time for which the beat has not moved, as far as the observer looked."""
     at_ms: int
-    """When it looked last, on its own clock."""
+    """The time of the last look, on the observer's own clock."""
 
     def has_lapsed(self, ttl_ms: int = TTL_MS) -> bool:
-        """Whether the owner may be taken for dead."""
+        """Return whether the owner may be taken for dead."""
         return self.still_ms >= ttl_ms
 
 
 def look(
     pulses: Mapping[str, Pulse], beats: Mapping[str, int], *, now_ms: int, ttl_ms: int = TTL_MS
 ) -> dict[str, Pulse]:
-    """The pulses after another look; of owners without a beat none is left.
+    """Return the pulses after another look; owners without a beat are left out.
 
     `now_ms` is on any clock of the observer that never goes back. Pure: call it after the transaction, not in it.
     """
@@ -79,20 +79,21 @@ def _look(before: Pulse | None, owner: str, beat: int, now_ms: int, ttl_ms: int)
 
 
 def beats(tr: Reads) -> dict[str, int]:
-    """The beat of every owner that is not taken for dead. For `look`: read by snapshot."""
+    """Return the beat of every owner that is not taken for dead; for `look`, read by snapshot."""
     return {BEATS.unpack(key)[0]: versions.BEAT.unpack(value)[0] for key, value in tr.get_range(*BEATS.range())}
 
 
 def renew(tr: Transaction, owner: str, beat: int) -> None:
-    """Says that the owner lives; also how it begins. `beat` is its own count of renewals: each one higher."""
+    """Write the owner's beat, which begins or extends its life; `beat` is a count that the owner raises each time."""
     tr.set(BEATS.pack((owner,)), versions.BEAT.pack((beat,)))
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
-    """Takes the owner for dead if its beat is still the one that was seen: all its leases are free then.
+    """Take the owner for dead if its beat is still the observed one: all of its leases are free then.
 
-    True when it is dead after this, also when somebody else said so. If it lives it may renew again and keep what
-    nobody took meanwhile. Whether the pulse has lapsed is for the caller to see.
+    Return whether the owner is dead after the call, also when another observer expired it. A living owner that was
+    taken for dead may renew again, and keeps the leases that no other owner took meanwhile. The caller checks whether
+    the pulse has lapsed.
     """
     key = BEATS.pack((pulse.owner,))
     value = tr.get(key)
@@ -112,9 +113,10 @@ def expire_others(tr: Transaction, owner: str) -> None:
 
 
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
-    """The lease for this owner if it has it already, nobody has it, or who has it does not live; else None.
+    """Return the lease if this owner has it, it is free, or its owner is dead; else None.
 
-    Raises: LostLease when the owner itself is taken for dead: it must `renew` first.
+    Raises:
+        LostLease: when this owner itself is taken for dead: it must `renew` first.
     """
     if tr.get(BEATS.pack((owner,))) is None:
         raise LostLease("Renew before acquiring: the owner is taken for dead", lease=name, owner=owner)
@@ -140,11 +142,12 @@ def release(tr: Transaction, lease: Lease) -> bool:
 
 
 def check(tr: Transaction, lease: Lease) -> None:
-    """Lets the transaction commit only while the lease is this owner's, with this epoch.
+    """Make sure that the transaction commits only while the owner holds the lease with this epoch.
 
-    It reads the lease's key, so a take-over that commits first is a conflict, and the repetition ends here.
+    The call reads the lease's key, so a take-over that commits first is a conflict, and the repetition ends here.
 
-    Raises: LostLease; never retryable.
+    Raises:
+        LostLease: when the lease was released or taken over; never retryable.
     """
     if _is_held(tr, lease):
         return
@@ -160,18 +163,18 @@ def check(tr: Transaction, lease: Lease) -> None:
 
 
 def leave(tr: Transaction, owner: str) -> None:
-    """End the owner at once: its leases are free, and who takes one finds the owner as `previous`."""
+    """End the owner at once: its leases are free, and their next owners find it as `previous`."""
     tr.clear(BEATS.pack((owner,)))
 
 
 def read(tr: Reads, name: Name) -> Lease:
-    """The lease as it stands: owner "" when it is free, epoch 0 when it never was held."""
+    """Return the current lease: owner "" when it is free, epoch 0 when it was never held."""
     value = tr.get(LEASES.pack(name))
     return Lease(name, "", 0) if value is None else _lease(name, value)
 
 
 def read_all(tr: Reads, kind: str) -> list[Lease]:
-    """The leases whose name begins with the kind, in the order of their names."""
+    """Return the leases whose names begin with the kind, in the order of their names."""
     return [_lease(LEASES.unpack(key), value) for key, value in tr.get_range(*LEASES.range((kind,)))]
 
 

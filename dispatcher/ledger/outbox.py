@@ -1,11 +1,12 @@
-"""What is to be published: written with the state that wants it, published after the commit, cleared with the next.
+"""The outbox: messages to publish, written with the state that wants them and cleared after the broker has them.
 
-Every row has a *publication number*, which grows within its shard and is never given twice, not even after the row is
-gone. A row that outlived its dispatcher may have been published or not; its successor publishes the node under a new
-number, so that the two can be told apart, and drops the old row.
+A row is published after the commit and cleared with the next one. Every row has a *publication number*, which grows
+within its shard and is never given twice, not even after the row is gone. A row that outlived its dispatcher may have
+been published or not; the next owner of the shard publishes the node under a new number, so that the two publications
+differ, and drops the old row.
 
-Numbers are counted in the shard's own key: two transactions of one shard that publish conflict. Its one owner runs them
-one after the other, in batches.
+Numbers are counted in the shard's own key: two transactions of one shard that publish conflict. The shard's one owner
+runs them one after the other, in batches.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ class Row:
 
 
 def put(tr: Transaction, shard: int, row: Row) -> None:
-    """Writes the row under a number that `last_number` and `count` gave it."""
+    """Write a row; its number comes from `last_number` and is recorded by `count`."""
     tr.set(OUTBOX.pack((shard, row.publication)), versions.OUTBOX.pack((row.workflow, row.node, row.fence)))
 
 
 def last_number(tr: Reads, shard: int) -> int:
-    """The last publication number that the shard gave; 0 when it never gave one."""
+    """Return the last publication number that the shard gave; 0 when it never gave one."""
     stored = tr.get(PUBLISHED.pack((shard,)))
     return 0 if stored is None else int(versions.PUBLISHED.unpack(stored)[0])
 
 
 def count(tr: Transaction, shard: int, last: int) -> None:
-    """Says that the numbers up to `last` are given."""
+    """Record that the numbers up to `last` are given."""
     tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((last,)))
 
 
 def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[Row]:
-    """The shard's first rows with numbers above `after`, in the order of their numbers."""
+    """Return the shard's first rows with numbers above `after`, in the order of their numbers."""
     begin, end = OUTBOX.pack((shard, after + 1)), OUTBOX.range((shard,))[1]
     return [_row(pair) for pair in tr.get_range(begin, end, limit=limit)]
 
 
 def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
-    """Removes rows that the broker confirmed; those that are gone already are ignored."""
+    """Remove rows that the broker confirmed; missing rows are ignored."""
     for publication in publications:
         tr.clear(OUTBOX.pack((shard, publication)))
 

@@ -1,6 +1,6 @@
-"""The ledger's rows. A row is a JSON list in the store: short, and readable with any FoundationDB tool.
+"""The rows of the ledger: each is a JSON list, short, and readable with any FoundationDB tool.
 
-`WorkflowRecord` and a node's definition never change. `RunRecord` and `NodeRecord` are what changes: working copies of
+`WorkflowRecord` and a node's definition never change. `RunRecord` and `NodeRecord` change: they are working copies of
 one transaction, changed in place by the handlers and written back by the unit of work.
 """
 
@@ -13,7 +13,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
 
 _STATES = {state.value: state for state in TaskState}
-"""Looked up three times as fast as by a call of the enum."""
+"""The states by value; a look-up here is three times as fast as a call of the enum."""
 
 
 _ENDS = (
@@ -26,56 +26,56 @@ _ENDS = (
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """What a workflow's nodes share; never changes."""
+    """The part of a workflow that all of its nodes share; never changes."""
 
     shard: int
     name: str
     description: str
     key: str
-    """Idempotency key; empty for none."""
+    """The idempotency key; empty for none."""
     count: int
-    """Nodes in its definition."""
+    """The number of nodes in the definition."""
     accepted_ms: int
 
     def pack(self) -> bytes:
-        """The row."""
+        """Return the record as its row."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
         return WORKFLOW.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
-        """From the row."""
+        """Return the record in a row."""
         return cls(*WORKFLOW.unpack(row))
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """Where a workflow is."""
+    """The progress of a workflow."""
 
     state: WorkflowState = WorkflowState.ACCEPTED
     counts: dict[str, int] = field(default_factory=dict)
-    """How many nodes, the elements of maps among them, are in each state."""
+    """The number of nodes in each state, elements of maps included."""
     lasts: dict[str, int] = field(default_factory=dict)
-    """How the nodes ended that nobody comes after: they decide how the workflow ends."""
+    """The number of nodes without dependents that ended in each state: they decide how the workflow ends."""
     open: int = 0
-    """Nodes that have not ended, elements among them."""
+    """The number of nodes that have not ended, elements of maps included."""
     canceling: bool = False
     reason: str = ""
     finished_ms: int | None = None
     todo: int = 0
-    """Pieces of work that are left over for later transactions; it does not end before they are done."""
+    """The number of pieces of work left for later transactions; the workflow does not end before they are done."""
     again: bool = False
-    """Ends of its nodes are being taken back: until that is done no other is told to dependents."""
+    """Whether ends of its nodes are being taken back: until that is done, no other end is passed on to dependents."""
 
     @property
     def end(self) -> WorkflowState:
-        """How it ends when its last node has: as those did that nobody comes after."""
+        """The final state of the workflow once all nodes have ended: that of the nodes without dependents."""
         if self.canceling:
             return WorkflowState.CANCELED
         return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
 
     def pack(self) -> bytes:
-        """The row."""
+        """Return the record as its row."""
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
@@ -83,14 +83,14 @@ class RunRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
-        """From the row."""
+        """Return the record in a row."""
         state, *others = RUN.unpack(row)
         return cls(WorkflowState(state), *others)
 
 
 @dataclass(slots=True)
 class NodeRecord:
-    """Where a node is. Instants are milliseconds since the epoch."""
+    """The progress of a node; instants are milliseconds since the epoch."""
 
     state: TaskState
     needed: int = 0
@@ -98,7 +98,7 @@ class NodeRecord:
     met: int = 0
     worst: TaskState | None = None
     attempt: int = 1
-    """The one that runs, or comes next."""
+    """The number of the attempt that runs or comes next, from 1."""
     fence: int = 0
     publication: int = 0
     agent: str = ""
@@ -108,19 +108,22 @@ class NodeRecord:
     finished_ms: int | None = None
     reason: str = ""
     suspect: bool = False
-    """It had started on an agent that is gone: it runs in a process of its own from now on."""
+    """Whether an agent that had started the node is gone: from now on the node runs in a process of its own."""
     own_input: bool = False
-    """Its input is recorded: an expression made it, or a redrive."""
+    """Whether the node's input is recorded, made by an expression or given with a redrive."""
     start_by_ms: int | None = None
-    """When the attempt that waits is to be started at the latest; stays as it was of one that was started."""
+    """The latest start of the waiting attempt; unchanged after the attempt has started."""
     deadline_ms: int | None = None
-    """When all of its attempts are to have ended."""
+    """The instant by which all attempts must have ended."""
     heartbeat_ms: int | None = None
-    """How long its agent may be silent, where its definition says so: for the patrol, which has no definitions."""
+    """The permitted silence of the node's agent, if its definition sets one.
+
+    The orphan detector reads no definitions.
+    """
 
     @property
     def tally(self) -> Tally:
-        """Its edges, counted."""
+        """The count of the node's edges."""
         return Tally(self.needed, self.open, self.met, self.worst)
 
     @tally.setter
@@ -128,7 +131,7 @@ class NodeRecord:
         self.needed, self.open, self.met, self.worst = tally.needed, tally.open, tally.met, tally.worst
 
     def pack(self) -> bytes:
-        """The row, up to the last field that says something; the attempt always does."""
+        """Return the record as its row, which ends with the last field that is set; the attempt always is."""
         fields = [
             self.state.value,
             self.needed,
@@ -156,7 +159,7 @@ class NodeRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> NodeRecord:
-        """From the row."""
+        """Return the record in a row."""
         fields = STATUS.unpack(row)
         fields[0] = _STATES[fields[0]]
         if fields[4] is not None:
@@ -166,7 +169,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One attempt. In the store only those that others followed: the last one stands in the node's own row."""
+    """One attempt that another one followed; the last attempt of a node is in the node's own row."""
 
     attempt: int
     fence: int
@@ -176,12 +179,12 @@ class AttemptRecord:
     started_ms: int | None
     finished_ms: int | None
     status: str
-    """completed, failed, canceled, rejected; or lost: nobody told its end."""
+    """One of completed, failed, canceled, rejected, or lost, when no end was reported."""
     reason: str = ""
     message: str = ""
 
     def pack(self) -> bytes:
-        """The row."""
+        """Return the record as its row."""
         return ATTEMPT.pack(
             [
                 self.attempt,
@@ -199,5 +202,5 @@ class AttemptRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> AttemptRecord:
-        """From the row."""
+        """Return the record in a row."""
         return cls(*ATTEMPT.unpack(row))

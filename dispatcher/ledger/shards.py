@@ -1,15 +1,15 @@
-"""Which dispatcher owns which workflows: shards, shared fairly among those that live.
+"""Shards of workflows, shared fairly among the living dispatchers.
 
 A workflow belongs to one of N shards for ever, a shard to one dispatcher by the lease `("shard", number)`. Every
-`STEP_MS` each dispatcher runs `step`: it renews itself, takes those for dead whose beat stood still, gives away what is
-over its fair share and takes what is free and within it. Nobody leads: all of them plan the same from the same
-state, and where two saw different ones, the leases decide and the next step mends it. Shares differ by one at most;
-whoever renews is counted, so only those renew that step.
+`STEP_MS` each dispatcher runs `step`: it renews itself, takes owners for dead whose beat stood still, gives away the
+shards over its fair share and takes free shards within it. There is no leader: all dispatchers plan the same from the
+same state, and where two saw different states, the leases decide and the next step mends it. Shares differ by one at
+most; every owner that renews counts in the shares, so only dispatchers that run `step` renew.
 
 The numbers: a killed dispatcher's last beat is first seen by another within one step (0.4 s) and lapses at the first
 step behind the TTL (2.8 s after it was seen): its shards have moved within 3.2 s. A living one may miss five beats in a
-row. One that leaves in order is gone at once, and its shards have moved within a step. On SQLite nobody waits for a
-beat: who has opened the file is the only one that lives.
+row. A dispatcher that leaves in order is gone at once, and its shards have moved within a step. On SQLite no dispatcher
+waits for a beat: only the process that has the file open can be alive.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from dispatcher.ledger.leases import Lease, Pulse
 from dispatcher.store.transaction import Reads, Transaction
 
 DEFAULT_SHARDS = 16
-"""More dispatchers than shards leave some idle; each shard costs the broker two queues."""
+"""The default number of shards; more dispatchers than shards leave some idle, and each shard costs two queues."""
 STEP_MS = 400
 KIND = "shard"
 
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
-    """What one dispatcher does about its share."""
+    """The changes that one dispatcher makes to reach its share."""
 
     take: tuple[int, ...]
     give: tuple[int, ...]
@@ -39,20 +39,20 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class ShareStep:
-    """How it stands after a step."""
+    """The result of a step."""
 
     owned: tuple[Lease, ...]
-    """This dispatcher's leases, by shard. A new one's `previous` may still sit on its work."""
+    """This dispatcher's leases, by shard; the `previous` owner of a new lease may still hold work of the shard."""
     given: tuple[int, ...]
-    """Shards that were its own until this step, as far as this try knows: compare `owned` with what was before."""
+    """Shards that this step gave away, as far as this try knows: compare `owned` with the leases before."""
     to_give: tuple[int, ...]
-    """Shards over its share that it still works on: it closes them, and gives them with the next step."""
+    """Shards over the share that the dispatcher still works on: it closes them, and gives them with the next step."""
     beats: Mapping[str, int]
-    """Of all that live, for `leases.look`."""
+    """The beats of all living owners, for `leases.look`."""
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
-    """How many shards the store has: what the first caller wanted, for ever."""
+    """Fix the number of shards and return it: the first caller's wish, for ever."""
     if count := fixed_count(tr):
         return count
     if wanted < 1:
@@ -62,25 +62,26 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
 
 
 def fixed_count(tr: Reads) -> int:
-    """How many shards the store has; 0 before anybody said."""
+    """Return the number of shards of the store; 0 before it is fixed."""
     value = tr.get(SHARDS.pack())
     return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:
-    """The shard of a workflow: the same in every process, version and language (first 8 bytes of SHA-256)."""
+    """Return the shard of a workflow: the same in every process, version and language (first 8 bytes of SHA-256)."""
     return int.from_bytes(hashlib.sha256(workflow.encode()).digest()[:8], "big") % count
 
 
 def lease_name(shard: int) -> leases.Name:
-    """The name of the shard's lease."""
+    """Return the name of a shard's lease."""
     return (KIND, shard)
 
 
 def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
-    """What `me`, one of the living, takes and gives. `owners` has every shard; "" or a dead owner means free.
+    """Return the shards that `me`, one of the living, takes and gives.
 
-    Who has most keeps the larger share, so as few as possible move.
+    `owners` has every shard; "" or a dead owner means free. The owner with the most shards keeps the larger share, so
+    as few shards as possible move.
     """
     owned: dict[str, list[int]] = {member: [] for member in alive}
     free: list[int] = []
@@ -105,11 +106,10 @@ def step(
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
 ) -> ShareStep:
-    """Renews, expires the owners whose pulses have lapsed, gives and takes; all in one transaction.
+    """Renew, expire the owners whose pulses have lapsed, give and take; all in one transaction.
 
-    `busy` are the shards that the owner works on: none of them is given before it is closed.
-
-    Idempotent by `beat`. Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
+    `busy` are the shards that the owner works on: none of them is given before it is closed. Idempotent by `beat`.
+    Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
     """
     leases.renew(tr, me, beat)
     for pulse in pulses:
@@ -128,7 +128,7 @@ def step(
 
 
 def leave(tr: Transaction, me: str) -> None:
-    """Releases every shard at once; the others take them with their next steps. `me` must not step any more."""
+    """Release every shard at once; other dispatchers take them with their next steps, and `me` must not step again."""
     for lease in leases.read_all(tr.snapshot, KIND):
         if lease.owner == me:
             leases.release(tr, lease)
@@ -136,7 +136,7 @@ def leave(tr: Transaction, me: str) -> None:
 
 
 def owners(tr: Reads, count: int) -> dict[int, str]:
-    """Who owns each shard, dead or alive; "" when nobody ever did or it was given away."""
+    """Return the owner of each shard, dead or alive; "" when it never had one or was given away."""
     found: dict[int, str] = dict.fromkeys(range(count), "")
     for lease in leases.read_all(tr, KIND):
         shard = int(lease.name[1])

@@ -1,8 +1,8 @@
-"""Timers: what is due when, in the order of time, for each shard.
+"""Timers of each shard, in the order of their instants.
 
-A timer is named by its place (workflow, node, kind): setting it again replaces it. `due` only tells; whoever acts on a
-timer calls `finish` in the transaction that acts, so a timer that was cancelled or replaced meanwhile does nothing, and
-one that was acted on does nothing again.
+A timer is named by its place (workflow, node, kind): setting it again replaces it. `due` only reads; a caller that acts
+on a timer calls `finish` in the transaction that acts, so a timer that was cancelled, replaced or already acted on has
+no effect.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Timer:
 
     workflow: str
     node: str
-    """Empty for a timer of the workflow itself."""
+    """The node's name; empty for a timer of the workflow itself."""
     kind: str
     due_ms: int
-    """Milliseconds since the epoch; not negative."""
+    """The instant in milliseconds since the epoch; not negative."""
     fence: int = 0
-    """Of the attempt that it belongs to; a number that is handed back, no more."""
+    """The fence of the attempt that the timer belongs to; stored and returned, and not interpreted here."""
 
 
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
-    """Sets the timer of this place, whatever was set there before. The shard is its workflow's."""
+    """Set the timer of a place, instead of an earlier one; `shard` is the shard of the workflow."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
     row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
@@ -43,7 +43,7 @@ def put(tr: Transaction, shard: int, timer: Timer) -> None:
 
 
 def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
-    """Removes the timer of this place; False when there is none."""
+    """Remove the timer of a place; return False when there is none."""
     key = TIMERS.pack((workflow, node, kind))
     row = tr.get(key)
     if row is None:
@@ -54,7 +54,10 @@ def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
 
 
 def cancel_all(tr: Transaction, workflow: str, *, limit: int = 1_000) -> int:
-    """Removes timers of a workflow, at most `limit`; how many. Again, until it is less than the limit."""
+    """Remove at most `limit` timers of a workflow, and return how many were removed.
+
+    Call again until the number is below the limit.
+    """
     found = tr.get_range(*TIMERS.range((workflow,)), limit=limit)
     for key, row in found:
         _, node, kind = TIMERS.unpack(key)
@@ -64,14 +67,14 @@ def cancel_all(tr: Transaction, workflow: str, *, limit: int = 1_000) -> int:
 
 
 def finish(tr: Transaction, timer: Timer) -> bool:
-    """Removes exactly this timer; False when it was finished, cancelled or replaced, and nothing is to be done."""
+    """Remove exactly this timer; return False when it was finished, cancelled or replaced, and do nothing then."""
     if read(tr, timer.workflow, timer.node, timer.kind) != timer:
         return False
     return cancel(tr, timer.workflow, timer.node, timer.kind)
 
 
 def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
-    """The timer of this place."""
+    """Return the timer of a place; None when there is none."""
     row = tr.get(TIMERS.pack((workflow, node, kind)))
     if row is None:
         return None
@@ -80,10 +83,10 @@ def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
 
 
 def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection[str] = frozenset()) -> list[Timer]:
-    """The first timers of the shard that are due at `now_ms` or before, in the order of time, then of their places.
+    """Return the first timers of the shard that are due at `now_ms` or before, by instant and then by place.
 
-    Without those of some kinds, however many they are.
-    Read by snapshot, or a timer that is set at the same time is a conflict; `finish` guards what is done about it.
+    Timers of the kinds in `but` are left out, however many they are. Read by snapshot, or a timer that is set at the
+    same time is a conflict; `finish` guards the action.
     """
     begin, end = DUE.range((shard,))[0], DUE.pack((shard, now_ms + 1))
     found: list[Timer] = []
@@ -97,7 +100,7 @@ def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection
 
 
 def next_due_ms(tr: Reads, shard: int, *, after_ms: int = -1) -> int | None:
-    """When the shard's first timer behind this instant is due; None when it has none."""
+    """Return the instant of the shard's first timer after `after_ms`; None when there is none."""
     first = tr.get_range(DUE.pack((shard, after_ms + 1)), DUE.range((shard,))[1], limit=1)
     return _timer(first[0]).due_ms if first else None
 

@@ -19,32 +19,32 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_BYTES = 4_000_000
-"""Of a transaction; less than half of what the store takes."""
+"""The size from which a transaction is full: less than half of what the store takes."""
 MOST_STEPS = 500_000
-"""Of a transaction, beside those of the node that goes beyond: half a second's work, where the store takes five."""
+"""The steps from which a transaction is full, without those of the last node: half a second; the store allows five."""
 BYTES_PER_STEP = 16
-"""Of a definition or an input that is read: what it says stays in memory until the transaction ends."""
+"""The bytes of a definition or an input that count as one step: what was read stays in memory until the end."""
 MOST_AHEAD = 16
-"""Dependents of one node that are read before they are asked for; those of a node with more are not."""
+"""The largest number of dependents of one node that are read ahead; those of a node with more are not."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a shard's transactions go by."""
+    """The settings of a shard's transactions."""
 
     shard: int
     claim_on_record: bool = True
-    """Whether what becomes ready is claimed at once while there is room."""
+    """Whether a node that becomes ready is claimed at once while there is room."""
     follow_on: bool = True
-    """Whether it goes straight to the agent that is free by the end of what comes before it."""
+    """Whether such a node goes straight to the agent that has just ended a predecessor and is free."""
     floor: int = 0
-    """What fences and publication numbers are above: see `ledger/incarnation.py`."""
+    """The number below every fence and publication number: see `ledger/incarnation.py`."""
 
 
 class UnitOfWork:
-    """The working copies of one try of a transaction. `close` writes what was changed."""
+    """The working copies of one try of a transaction; `close` writes the changed rows."""
 
     def __init__(
         self, tr: Transaction, terms: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
@@ -55,27 +55,27 @@ class UnitOfWork:
         self.shard = terms.shard
         self.now_ms = now_ms
         self.chance = chance
-        """In [0, 1), for what is spread at random."""
+        """A random number in [0, 1), for random delays."""
         self.doubt = ""  # what is to be said beside an instant of `now_ms`: see `ReferenceClock.doubt`
         self.effects = Effects()
         self.room = dict(room)
-        """How many more publications may be under way, by capability; no entry for as many as `room[""]`."""
+        """The number of further publications that may be under way, by capability; `room[""]` for any other."""
         self.ended: deque[NodeKey] = deque()
         """Nodes that ended and whose dependents have not been looked at."""
         self.unfit: deque[tuple[NodeKey, Failure]] = deque()
-        """Nodes that nobody can be given, and why: they are about to end."""
+        """Nodes whose inputs are damaged, with the reason: they are about to end."""
         self.steps = 0
-        """What the expressions of nodes, their definitions and their inputs cost so far."""
+        """The cost so far of expressions, definitions and inputs."""
         self.follows_on = False
-        """Whether what becomes ready may go straight to the agent that ended what comes before it."""
+        """Whether a node that becomes ready may go straight to the agent that ended its predecessor."""
         self.apart = False  # what follows from a command is left to later transactions
         self._free: tuple[str, str] | None = None
         self.granted: set[NodeKey] = set()
-        """Nodes whose claims this transaction granted: nobody was told yet."""
+        """Nodes whose claims this transaction granted: no agent has got the answer yet."""
         self._workflows: dict[str, WorkflowRecord] = {}
         self._runs: dict[str, tuple[bytes | None, RunRecord | None]] = {}
         self._states: dict[str, WorkflowState] = {}
-        """Of the runs, as they were read."""
+        """The states of the runs, as they were read."""
         self._nodes: dict[NodeKey, tuple[bytes, NodeRecord]] = {}
         self._dependents: dict[NodeKey, list[KeyValue]] = {}
         self._definitions: dict[NodeKey, Node] = {}
@@ -87,13 +87,13 @@ class UnitOfWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether what is left to do is for a later transaction."""
+        """Whether the remaining work is for a later transaction."""
         return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------
 
     def workflow(self, workflow: str) -> WorkflowRecord | None:
-        """What its nodes share; None when nobody knows it."""
+        """Return the part of a workflow that its nodes share; None when the workflow is unknown."""
         known = self._workflows.get(workflow)
         if known is None:  # what is not there may be made by a later command of the turn: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
@@ -103,7 +103,7 @@ class UnitOfWork:
         return known
 
     def run(self, workflow: str) -> RunRecord | None:
-        """Where it is; None when it was never accepted."""
+        """Return the progress of a workflow; None when it was never accepted."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
             run = None if row is None else RunRecord.unpack(row)
@@ -113,13 +113,13 @@ class UnitOfWork:
         return self._runs[workflow][1]
 
     def begin_run(self, workflow: str) -> RunRecord:
-        """A new run's row."""
+        """Create the row of a new run."""
         run = RunRecord()
         self._runs[workflow] = (None, run)
         return run
 
     def node(self, node_key: NodeKey) -> NodeRecord | None:
-        """Where the node is; None when there is no such node."""
+        """Return the progress of a node; None when there is no such node."""
         known = self._nodes.get(node_key)
         if known is None:
             row = self.tr.get(STATUSES.pack((node_key.workflow, node_key.node)))
@@ -129,13 +129,13 @@ class UnitOfWork:
         return known[1]
 
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
-        """The same of a node whose row a walk in this transaction has just found."""
+        """Return the progress of a node whose row a walk in this transaction has just found."""
         if node_key not in self._nodes:
             self._nodes[node_key] = (stored, NodeRecord.unpack(stored))
         return self._nodes[node_key][1]
 
     def expect(self, node_keys: Iterable[NodeKey]) -> None:
-        """Reads the rows of these nodes at once: they are asked for soon, one by one."""
+        """Read the rows of several nodes at once, because they are needed soon, one by one."""
         unread = [node_key for node_key in dict.fromkeys(node_keys) if node_key not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
             return
@@ -146,16 +146,13 @@ class UnitOfWork:
                     self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
     def expect_all(self, node_keys: Iterable[NodeKey]) -> None:
-        """Reads at once where these nodes are and what they are."""
+        """Read the rows and the definitions of several nodes at once."""
         expected = tuple(node_keys)
         self.expect(expected)
         self.expect_definitions(expected)
 
     def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
-        """Reads at once what the definitions of these nodes say that memory does not know: they are asked for soon.
-
-        Of those that are large each is read when it is asked for.
-        """
+        """Read the small definitions of several nodes at once, unless they are cached; large ones are read later."""
         known = self.caches.definitions
         base = dict.fromkeys(NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key in node_keys)
         unread = [
@@ -171,14 +168,14 @@ class UnitOfWork:
                 self._rows[node_key] = row
 
     def seen(self, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
-        """Where these nodes are, however many, by one read; they are only looked at."""
+        """Return the progress of any number of nodes by one read; the records must not be changed."""
         unread = [node_key for node_key in node_keys if node_key not in self._nodes]
         rows = self.tr.snapshot.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
         read = {node_key: NodeRecord.unpack(row) for node_key, row in zip(unread, rows, strict=True) if row is not None}
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Reads what comes after these nodes of accepted workflows: they end soon, and their dependents are told."""
+        """Read ahead the edges and the dependents of accepted nodes that end soon."""
         ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
         if not ending:
             return
@@ -189,7 +186,7 @@ class UnitOfWork:
         self.expect(NodeKey(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
 
     def dependents(self, node_key: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
-        """The edges from the node to those that come after it and behind `after`; at most so many."""
+        """Return at most `limit` edges from a node to those of its dependents that follow `after`."""
         if not after and node_key in self._dependents:
             return self._dependents[node_key][:limit]
         key = (node_key.workflow, node_key.node)
@@ -197,7 +194,7 @@ class UnitOfWork:
         return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
     def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
-        """A new node's row; counted by its state. Written at once: whoever walks over the workflow is to meet it."""
+        """Add the row of a new node, count it, and write it at once, so that a walk over the workflow finds it."""
         written = row.pack()
         self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
         self._nodes[node_key] = (written, row)
@@ -207,7 +204,7 @@ class UnitOfWork:
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
     def definition(self, node_key: NodeKey) -> Node:
-        """The node's definition; an element's is that of its map's call."""
+        """Return a node's definition; for an element of a map, the definition of the map's call."""
         node = self._definitions.get(node_key)
         if node is None:
             base, bracket, _ = node_key.node.partition("[")
@@ -236,11 +233,11 @@ class UnitOfWork:
         return Node(node_key.node, of.work.call)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """What the node calls; None for an approval."""
+        """Return the node's call; None for an approval."""
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
-        """The first pieces of what earlier transactions left over, but for those that are set aside."""
+        """Return the first left-over pieces of earlier transactions, without those that are set aside."""
         aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
@@ -248,7 +245,7 @@ class UnitOfWork:
     # -- changes ----------------------------------------------------------------------------------------
 
     def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
-        """Gives the node another state, and says so to whoever follows."""
+        """Change a node's state, and add the transition to the effects."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -259,39 +256,43 @@ class UnitOfWork:
         self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
 
     def show(self, node_key: NodeKey) -> None:
-        """Has the node shown as it is at the end of the transaction; its definition is read now, for that counts."""
+        """Show the node at the end of the transaction; its definition is read now, because reading counts as steps."""
         self.definition(node_key)
         self._to_show.append(node_key)
 
     def define(self, node_key: NodeKey, definition: bytes) -> None:
-        """Writes the definition of a new node. Raises: ValueBeyondBound."""
+        """Write the definition of a new node.
+
+        Raises:
+            ValueBeyondBound: when the definition is larger than one value may be.
+        """
         definitions.write(self.tr, node_key, definition)
         self._rows[node_key] = definition
 
     def show_new(self, node_key: NodeKey, node: Node) -> None:
-        """The same of a node that was written just now, by what was read of it then."""
+        """Show a new node at the end of the transaction, by its definition as given."""
         self._definitions[node_key] = node
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """The last publication number that was given; 0 when none ever was."""
+        """Return the last publication number that was given; 0 when none was."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
     def next_number(self) -> int:
-        """A publication number that was never given."""
+        """Return a publication number that was never given."""
         self.last_number()
         self._last_number += 1
         return self._last_number
 
     def advance_fence(self, row: NodeRecord) -> None:
-        """Give the node a fence that none of its attempts had, in no incarnation of the store."""
+        """Give the node a fence that none of its attempts had, in any incarnation of the store."""
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def has_backlog(self, capability: str) -> bool:
-        """Whether nodes that call it are ready and have not been claimed."""
+        """Return whether the shard has ready nodes of the capability that are not claimed."""
         known = self._backlog.get(capability)
         if known is None:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
@@ -299,27 +300,27 @@ class UnitOfWork:
         return known
 
     def note_backlog(self, capability: str) -> None:
-        """One was added."""
+        """Note that the capability has a ready node that is not claimed."""
         self._backlog[capability] = True
 
     def has_room(self, capability: str) -> bool:
-        """Whether one more may be under way."""
+        """Return whether one more publication of the capability may be under way."""
         return self.room.get(capability, self.room.get("", 0)) > 0
 
     def add_room(self, capability: str, number: int) -> None:
-        """So many more may be: room was kept for what is claimed next."""
+        """Allow `number` more publications of the capability: room was reserved for them."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
 
     def take_room(self, capability: str) -> None:
-        """One more is under way."""
+        """Use the room of one publication."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
 
     def note_free(self, agent: str, capability: str) -> None:
-        """The agent would start one more node that calls it at once."""
+        """Note that the agent would start one more node of the capability at once."""
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
-        """The agent that was noted for it, once; empty when there is none."""
+        """Return the noted agent for the capability, once; empty when there is none."""
         if self._free is None or self._free[1] != capability:
             return ""
         (agent, _), self._free = self._free, None
@@ -334,7 +335,7 @@ class UnitOfWork:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> Effects:
-        """Writes every row that differs from what was read; what follows from the transaction."""
+        """Write every row that differs from what was read, and return the effects of the transaction."""
         self._drop_overtaken()
         for workflow, (before, run) in self._runs.items():
             if run is not None:
@@ -353,7 +354,7 @@ class UnitOfWork:
         return self.effects
 
     def _drop_overtaken(self) -> None:
-        """What was claimed and then canceled, or published anew, is not published: its result would be refused."""
+        """Drop publications whose nodes were canceled or published again meanwhile: their results would be refused."""
         cluster_status = []
         for publication in self.effects.publications:
             row = self.node(publication.node_key)
@@ -364,7 +365,7 @@ class UnitOfWork:
         self.effects.publications = cluster_status
 
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
-        """The node as it is, for a copy of the graph."""
+        """Return a node's current snapshot, for a copy of the graph."""
         row, node = self.node(node_key), self.definition(node_key)
         call = node.call
         assert row is not None
@@ -386,7 +387,6 @@ class UnitOfWork:
             self.tr.set(key, after)
 
     def _end_of(self, workflow: str, run: RunRecord) -> None:
-        """A run whose last node has ended ends with it, as its last nodes did."""
         if run.open or run.todo or run.state.terminal:
             return
         if run.again:  # nothing is left of it, not even of one that was given up

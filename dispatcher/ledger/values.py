@@ -13,22 +13,22 @@ from dispatcher.store.transaction import Reads, Transaction
 
 PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
-"""Up to here a value lies beside its hash, in one key."""
+"""The largest value that is stored beside its hash, in one key."""
 PAGE = 256
-"""Values that are asked for at once, of 15 MB at most."""
+"""The number of values that one read asks for, of 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
-"""As on the wire. A tenth of a transaction: what writes several puts each into its own."""
+"""The largest value, as on the wire: a tenth of a transaction; a writer of several uses one transaction for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValueKey:
-    """Where a value belongs."""
+    """The place of a value."""
 
     workflow: str
     node: str
-    """Empty for the workflow's own."""
+    """The node's name; empty for a value of the workflow itself."""
     kind: str
-    """What it is: input, result, or what the ledger calls it."""
+    """The kind of the value: input, result, or another name that the ledger gives."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -37,9 +37,10 @@ class ValueKey:
 
 
 def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) -> None:
-    """Writes the value of the place, whatever was there; with `first` nothing ever was.
+    """Write the value of a place, instead of an earlier one; with `first` the place never had a value.
 
-    Raises: ValueBeyondBound.
+    Raises:
+        ValueBeyondBound: when the value is larger than `LARGEST_BYTES`.
     """
     if len(value) > LARGEST_BYTES:
         raise ValueBeyondBound(
@@ -59,17 +60,19 @@ def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) 
 
 
 def get(tr: Reads, place: ValueKey) -> bytes | None:
-    """The value of the place; None when there is none.
+    """Return the value of a place; None when there is none.
 
-    Raises: DamagedValue.
+    Raises:
+        DamagedValue: when the value is not what was written.
     """
     return _whole(tr, place, tr.get(VALUES.pack(place.key)))
 
 
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
-    """The values of the places, in their order, by one read for `PAGE` of them, and one for each that is large.
+    """Yield the values of places, in order, by one read for `PAGE` of them and one for each large value.
 
-    Raises: DamagedValue, at the one that is.
+    Raises:
+        DamagedValue: at a value that is not what was written.
     """
     for first in range(0, len(places), PAGE):
         page = places[first : first + PAGE]
@@ -91,7 +94,7 @@ def _whole(tr: Reads, place: ValueKey, head: bytes | None) -> bytes | None:
 
 
 def clear(tr: Transaction, place: ValueKey) -> None:
-    """Removes the value of the place, if there is one."""
+    """Remove the value of a place, if there is one."""
     key = VALUES.pack(place.key)
     head = tr.get(key)
     if head is None:

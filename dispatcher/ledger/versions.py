@@ -1,13 +1,13 @@
 """The version of every kind of row in the store, and how rows of earlier versions are read.
 
-A row is a JSON list, a JSON object or a tuple. Of version 1 it is nothing else; from version 2 on the number stands
+A row is a JSON list, a JSON object or a tuple. A row of version 1 is nothing else; from version 2 on the number stands
 before it in decimal digits, with which none of them begins. A row that no build before this one wrote costs so many
 bytes more; the key stays as it is.
 
 This is the one place where versions are known. To raise one, append a step to the format of the kind: a pure function
 that makes the fields of version n + 1 of those of version n. `docs/layers.md` says when to, and in which order releases
 read and write a new version. Values that are one text or nothing (an edge's policy, a cursor, a routing key) have no
-version: what would change them takes another key.
+version: a change of them takes another key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coditect.wire import json
 from dispatcher.store.keys import Space
 
 Step = Callable[[Any], Any]
-"""Makes the fields of the next version of those of one version. Pure: it may be called any number of times."""
+"""A pure function from the fields of one version to those of the next; it may be called any number of times."""
 
 FIX = "upgrade this dispatcher; until then a newer one has to work for the shard"
 _DIGITS = b"0123456789"
@@ -33,16 +33,16 @@ _TUPLE = Space()
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How the rows of one kind are written and read."""
+    """The way in which the rows of one kind are written and read."""
 
     kind: str
-    """The name of their key, as drawn in `keyspace.py`."""
+    """The name of the rows' key, as drawn in `keyspace.py`."""
     pack: Callable[[Any], bytes]
-    """Pack the fields as a row of version 1."""
+    """The function that packs the fields as a row of version 1."""
     decode: Callable[[bytes], Any]
-    """Read the fields of a row of version 1; refuse what begins with a digit."""
+    """The function that reads the fields of a row of version 1; it refuses a row that begins with a digit."""
     steps: tuple[Step, ...] = ()
-    """From version 1 to 2, from 2 to 3, and so on."""
+    """The steps from version 1 to 2, from 2 to 3, and so on."""
 
     @property
     def version(self) -> int:
@@ -50,14 +50,15 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Pack the fields as a row of a version above 1: the lowest that has a place for all that they say."""
+        """Pack the fields as a row of a version above 1: the lowest version with a place for all of the fields."""
         return b"%d%b" % (version, self.pack(fields))
 
     def unpack(self, row: bytes) -> Any:
-        """Read a row of any version; its fields as the newest version that this build knows has them.
+        """Return the fields of a row of any version, in the form of the newest version that this build knows.
 
-        Raises: NewerVersion (retryable) when a newer dispatcher wrote the row. What the decoder raises when the row is
-        damaged.
+        Raises:
+            NewerVersion: when a newer dispatcher wrote the row; retryable.
+            Exception: any error of the decoder, when the row is damaged.
         """
         try:
             fields = self.decode(row)  # nearly every row: nothing is looked at first

@@ -1,1 +1,1 @@
-"""What each command to a shard does, as functions of a transaction: results, requests, timers."""
+"""The handlers of the commands to a shard, as functions of a transaction: results, requests, timers."""

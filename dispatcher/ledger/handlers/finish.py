@@ -1,7 +1,7 @@
-"""Collect: what agents tell about owned tasks is recorded, and what follows from it is done.
+"""The handlers of agents' reports on workflow tasks, and of lost publications.
 
-A result counts when its fence is the node's: the last attempt that was claimed. Everything older is refused and
-counted, whoever sends it and however late.
+A result counts when its fence is the node's: the last attempt that was claimed. Every older result is refused and
+counted, from any sender and however late.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
-    """Records how an attempt ended, once."""
+    """Record the end of an attempt, once."""
     node_key, outcome = command.node_key, command.outcome
     row = unit.node(node_key)
     if row is None:
@@ -55,7 +55,7 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
 
 
 def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """The attempt is over. How it ended stands in the node's row until another one takes its place."""
+    """Note the end of the attempt in the node's row, where it stays until the next attempt."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
@@ -83,10 +83,10 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> int | None:
-    """After how long the failed attempt is followed by another; None when it is not.
+    """Return the delay before the attempt that follows a failed one; None when none follows.
 
-    The node's own policy decides, or else the capability's, whose word the agent brings. What no agent told, because
-    the broker or we gave the message up, goes by the default.
+    The node's own policy decides, or else the capability's, whose delay the agent reports. A failure that no agent
+    reported, because the broker or the dispatcher gave the message up, goes by the default policy.
     """
     outcome = command.outcome
     if outcome.status is not Status.FAILED or outcome.failure is None or not outcome.failure.retryable:
@@ -117,7 +117,7 @@ def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 
 
 def began(unit: UnitOfWork, command: Began) -> None:
-    """Records that the attempt runs, if it may."""
+    """Record that an attempt runs, if its fence is current."""
     started = command.started
     node_key = NodeKey(started.workflow, started.node)
     row = unit.node(node_key)
@@ -132,10 +132,10 @@ def began(unit: UnitOfWork, command: Began) -> None:
 
 
 def heard(unit: UnitOfWork, command: Heard) -> None:
-    """Who runs what nobody wants any more is told so, again: the first cancel is sent once, and may reach nobody.
+    """Send another cancel to an agent that runs an unwanted attempt: the first one is sent once, and may be lost.
 
-    Unwanted is what is older than the node's end, or than the publication by which it works. The letter names the last
-    such publication, and so never ends a newer attempt.
+    An attempt is unwanted when it is older than the node's end, or than the publication by which the node works. The
+    cancel names the last such publication, and so never ends a newer attempt.
     """
     node_key, row = command.node_key, unit.node(command.node_key)
     if row is None:
@@ -148,13 +148,14 @@ def heard(unit: UnitOfWork, command: Heard) -> None:
 
 
 def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
-    """Whether a delivery that is not the first of its publication may run, and as which attempt.
+    """Decide whether a delivery that is not the first of its publication may run, and as which attempt.
 
-    A newer publication or the node's end makes it stale. Otherwise it runs with a new fence, so that whoever had it
-    before can say nothing any more; if that one may have started, this is another attempt. It cannot have by a grant
-    of this transaction: claims of agents that are gone lie in the queue when nobody answered for a while. A repeated
-    claim changes nothing, the agent may work by the first answer already, and is a word of it. It may wait for a slot,
-    so how long it takes is counted when it tells that it runs.
+    A newer publication or the node's end makes the delivery stale. Otherwise it runs with a new fence, so that reports
+    of the agent that had it before are refused; if that agent may have started, this is another attempt. An agent that
+    got its grant in this same transaction cannot have started: claims of agents that are gone lie in the queue when no
+    dispatcher answered for a while. A repeated claim of the same agent changes nothing, since the agent may work by the
+    first answer already, and counts as a sign of life. The agent may wait for a slot, so its timeout runs from its
+    report of the start.
     """
     node_key = command.node_key
     row, run = unit.node(node_key), unit.run(node_key.workflow)
@@ -185,9 +186,9 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def lost(unit: UnitOfWork, command: Lost) -> None:
-    """The publication, or the agent that had it, is gone: the node is published anew.
+    """Publish a node again whose publication, or the agent that had it, is gone.
 
-    Nothing is lost when somebody else has it by now: an agent may have begun while it was looked for in vain.
+    Nothing is lost when another agent has the task by now: it may have begun during the search.
     """
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])

@@ -1,9 +1,9 @@
-"""Asking: what a client wants of a workflow is done once, and told again to whoever asks again.
+"""The handler of clients' requests: each is carried out once, and its answer is repeated to a repeated request.
 
-A request may come again: its answer was lost, or whoever answered died before the broker knew. What it changed may have
-been changed back meanwhile, so doing it again would do more than was asked for; and one that was refused must not be
-done behind its client's back when its time has come at last. So the answer is kept with what was done, by the
-identity of the request. Only `try again` is no answer to keep.
+A request is repeated when its answer was lost, or when the dispatcher died before the broker knew of the answer. Its
+changes may have been changed back meanwhile, so a second execution would do more than the client asked for; and a
+refused request must not be carried out unexpectedly later, when its conditions hold. So the answer is kept with the
+changes, by the identity of the request. Only a retryable refusal is not kept.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ VERBS: Mapping[Verb, Callable[[UnitOfWork, Mapping[str, Any]], dict[str, Any]]] 
         Verb.ANSWER: control.answer,
     }
 )
-"""What changes a workflow. What only reads is in `queries.py`."""
+"""The verbs that change a workflow; those that only read are in `queries.py`."""
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
-    """Does what a client asked for, or tells what it was told before. Raises: InputError."""
+    """Carry out a client's request, or return the recorded answer to it.
+
+    Raises:
+        InputError: when the request is refused, now or the first time.
+        Retryable: when the request can be carried out later.
+    """
     if asked.verb not in VERBS:
         raise InvalidTask("This is nothing that a shard does", verb=asked.verb.value)
     if not asked.identity:
@@ -52,7 +57,7 @@ def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
 
 
 def refusal_document(error: CoditectError) -> dict[str, Any]:
-    """A refusal as JSON can say it; of an error that clients do not have, the type is the nearest that they have."""
+    """Return a refusal as JSON values; the type is the nearest class of the error that clients have, too."""
     known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
     facts = {name: _plain(fact) for name, fact in error.facts.items()}
     return {"type": known, "sentence": error.sentence, "facts": facts}

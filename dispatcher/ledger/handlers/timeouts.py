@@ -1,4 +1,4 @@
-"""Sweep: what the passing of time does. Timers that are due, and publications that nobody reports on."""
+"""The handlers of due timers, and of publications that no queue took."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 NO_QUEUE_MS = 1_000
-"""After so long what no queue took is ready again; whether it is published then is the window's decision."""
+"""The time after which a node that no queue took is ready again; the capacity then decides whether to publish it."""
 
 
 def due(unit: UnitOfWork, command: Due) -> None:
-    """Does what the timer was set for, if it still stands."""
+    """Carry out a due timer, if it is still set."""
     timer = command.timer
     if not timers.finish(unit.tr, timer):
         return
@@ -58,7 +58,7 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
 
 
 def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
-    """What waits in a paused workflow waits for the resume, which begins its time anew."""
+    """End a node that was not started in time; a node of a paused workflow gets new time with the resume."""
     run = unit.run(node_key.workflow)
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms
@@ -93,11 +93,11 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
         limits.DEADLINE_TIMER: _not_ended,
     }
 )
-"""Every kind of timer of a node, and what it does if it still stands."""
+"""Every kind of timer of a node, and its handler."""
 
 
 def returned(unit: UnitOfWork, command: PublicationReturned) -> None:
-    """No queue took the publication: the node is ready again in a moment, and says why it waits."""
+    """Make a node whose publication no queue took ready again after `NO_QUEUE_MS`, and record the reason."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)

@@ -1,1 +1,1 @@
-"""Nodes of a workflow: claimed, attempted, finished, tried again, and what follows from each."""
+"""The life of one node: claimed, attempted, finished, tried again, and the consequences of each step."""

@@ -1,8 +1,8 @@
-"""How a workflow goes on: what may run, what ends, and what follows from that.
+"""The progress of a workflow: nodes begin, end, and release their dependents.
 
-A node that ends releases its dependents, each of which may run, end, or go on waiting. That goes on in the same
-transaction as long as it is small; what is left over lies under "todo" with a cursor, and a later transaction goes on
-there. So a node with 100,000 dependents holds up nobody.
+A node that ends releases its dependents, each of which may run, end, or go on waiting. The transaction goes on with
+them as long as it is small; the rest lies under "todo" with a cursor, and a later transaction goes on there. So a node
+with 100,000 dependents holds up no other.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
-"""Dependents that one transaction looks at."""
+"""The number of dependents that one transaction looks at."""
 MOST_STEPS_HERE = 50_000
-"""Of one node's expressions within a transaction, a twentieth of a second; what takes more is evaluated outside."""
+"""The steps of one node's expressions within a transaction, about 50 ms; longer ones are evaluated outside."""
 MOST_SHOWN = 500
 AHEAD = 100
-"""Nodes that are read before they are looked at, at once."""
+"""The number of nodes that are read ahead at once."""
 
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
 EVALUATE = "evaluate"
 _POLICIES = {policy.value.encode(): policy for policy in OnFailure}
 ROOT = ""
-"""Everything that comes after nobody comes after the beginning."""
+"""The name of the virtual predecessor of every node that has no predecessor."""
 
 
 def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
-    """The node has ended; what follows is done by `follow`."""
+    """End a node; `follow` then releases its dependents."""
     limits.clear(unit, node_key, row)
     unit.move(node_key, row, state)
     row.finished_ms, row.reason = unit.now_ms, reason
@@ -71,14 +71,14 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
 def fail(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, state: TaskState = TaskState.FAILED
 ) -> None:
-    """The node has ended without a value, for this reason."""
+    """End a node without a result, for the given reason."""
     write(unit, node_key, FAILURE, dumps(failure.as_json()))
     unit.effects.failures[node_key] = failure
     end(unit, node_key, row, state, reason=failure.reason)
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Does what follows from the nodes that ended, as far as this transaction may; the rest is left in the store.
+    """Release the dependents of ended nodes as far as the transaction has room, and leave the rest in the store.
 
     With `most` 0 all of it is left.
     """
@@ -98,7 +98,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """Nobody can be given the node: what it would run with is damaged."""
+    """End a node that cannot be published because its input is damaged."""
     row = unit.node(node_key)
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
@@ -106,7 +106,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Leaves the rest of a piece of work to later transactions."""
+    """Leave the rest of a piece of work to later transactions."""
     run = unit.run(node_key.workflow)
     assert run is not None
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
@@ -116,7 +116,7 @@ def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
 
 
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
-    """Nothing is left of a piece of work any more; whether there was."""
+    """Drop a left-over piece of work, and return whether there was one."""
     run = unit.run(node_key.workflow)
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
     if run is None or not run.todo or unit.tr.get(key) is None:
@@ -130,12 +130,12 @@ def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
 
 
 def begin(unit: UnitOfWork, workflow: str) -> None:
-    """The workflow was accepted: its roots are released."""
+    """Release the roots of an accepted workflow."""
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Tells the dependents behind `after` that the node ended; how many."""
+    """Pass the node's end on to at most `most` dependents behind `after`; return their number, at least 1."""
     if "[" in node_key.node:
         _element_ended(unit, node_key)
         return 1
@@ -160,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Whether nobody is told of ends, since others are being taken back (`again.py`)."""
+    """Return whether ends are held back, because a redrive takes other ends back (`again.py`)."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False
@@ -193,7 +193,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
 
 
 def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The node's predecessors let it: it runs, asks a person, becomes many, or is skipped by its condition."""
+    """Begin a node whose predecessors permit it: run it, ask a person, expand a map, or skip it by its condition."""
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
         return
@@ -217,7 +217,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
-    """The node's expressions are evaluated outside of transactions: they take longer than the others are to wait."""
+    """Leave a node's expressions to be evaluated outside of transactions, because they take too long inside."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     leave(unit, node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
@@ -225,7 +225,7 @@ def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: 
 
 
 def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
-    """Takes what the node's expressions say, unless it was left to be evaluated anew meanwhile, or waits again."""
+    """Begin a node by the values of its expressions, unless the evaluation was repeated or the node waits again."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
     drop(unit, node_key, EVALUATE)
@@ -241,7 +241,7 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
 
 
 def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
-    """Of what is left over of the node while its expressions are evaluated."""
+    """Return the key of the left-over work of a node while its expressions are evaluated."""
     return TODO.pack((shard, node_key.workflow, node_key.node, EVALUATE))
 
 
@@ -277,12 +277,12 @@ def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Se
 
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Whether any of the map's elements was made. They are made in order."""
+    """Return whether the map has any elements yet; elements are made in order."""
     return unit.node(element_of(node_key, 0)) is not None
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
-    """The map's elements are made from its recorded input by later transactions; those that there are run again."""
+    """Have later transactions make the map's elements from its recorded input; existing elements run again."""
     row.tally = Tally(count, count)
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
@@ -293,7 +293,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Makes the map's elements from the cursor on; how many."""
+    """Make at most `most` of the map's elements from the cursor on, and return how many were made, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -329,7 +329,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
 
 
 def element_of(node_key: NodeKey, number: int) -> NodeKey:
-    """The map's element."""
+    """Return the key of an element of a map."""
     return NodeKey(node_key.workflow, f"{node_key.node}[{number}]")
 
 
@@ -344,7 +344,7 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """All of its elements have ended."""
+    """End a map whose elements have all ended."""
     tally = row.tally
     if tally.worst is not None:
         end(unit, node_key, row, tally.worst, reason="element")
@@ -367,13 +367,13 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The node ends canceled, whatever it was about; an agent that may run it is told."""
+    """End a node as canceled in any state, and have an agent that may run it canceled."""
     call_off(unit, node_key, row)
     end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
 
 
 def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraws the node; an agent that may run it is told."""
+    """Withdraw a node, and have an agent that may run it canceled."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         unit.effects.cancels.append((node_key, row.publication))
         unit.advance_fence(row)  # what its agent may still tell is late
@@ -381,7 +381,7 @@ def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Takes the node out of whatever it waits in, or was published to; what an agent tells of it is late then."""
+    """Remove a node from the backlog, the flights, the questions or the retry timers, by its state."""
     match row.state:
         case TaskState.READY:
             claim.leave_backlog(unit, node_key, row)
@@ -396,5 +396,5 @@ def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def is_over(run: RunRecord | None) -> bool:
-    """Whether nothing new happens in it."""
+    """Return whether the run takes no new work: it is missing, has ended, or is being canceled."""
     return run is None or run.state.terminal or run.canceling

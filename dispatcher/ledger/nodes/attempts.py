@@ -1,4 +1,4 @@
-"""Attempts: how those that are over are kept for the history."""
+"""The history of a node's ended attempts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
-"""Why a node ended that did not run, because of what it comes after."""
+"""The reason of a node that ended without running, because of its predecessors."""
 MOST_MESSAGE = 2_000
-"""Characters of an error that the history keeps; the whole failure is kept of the last attempt."""
+"""The characters of an error that the history keeps; the last attempt's failure is kept whole."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 UNRECORDABLE = "unrecordable_result"
-"""Why an attempt has failed whose end the ledger could not take."""
+"""The reason of an attempt that failed because the ledger could not record its end."""
 BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data while the attempt was under way")
 
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
-    """Keeps an attempt that another will follow, for the history."""
+    """Write an attempt that another one follows to the history."""
     attempt = AttemptRecord(
         row.attempt,
         row.fence,
@@ -40,7 +40,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The ended node has another life: what is known of this one goes to the history, attempts are counted anew."""
+    """Begin a new life of an ended node: move its last attempt to the history, and count attempts from 1 again."""
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason != BY_OTHERS:
@@ -51,7 +51,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
-    """Why the node ended, which would be told of its next life, too; so would the answer of whoever denied it."""
+    """Remove the node's failure and result, which would appear in its next life, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))

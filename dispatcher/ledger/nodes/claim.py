@@ -1,7 +1,8 @@
-"""The one claim: the only way in which a node gets to the broker.
+"""The claim: the only way in which a node gets to the broker.
 
 A claim is a transaction of the shard's owner that finds the node ready, gives it a new publication number and a new
-fence, and writes the outbox. Nothing else publishes a node, so nothing runs early, and what runs twice has two fences.
+fence, and writes the outbox. Nothing else publishes a node, so no node runs early, and two runs of a node have two
+fences.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The node may run: it is claimed at once if that is allowed, there is room and nobody waits; else it waits."""
+    """Claim a node that may run at once, if the policy, the room and the backlog permit; else put it into the backlog.
+
+    A node of a paused workflow becomes ready outside of the backlog.
+    """
     call = _call(unit, node_key)
     run = unit.run(node_key.workflow)
     row.ready_ms = unit.now_ms
@@ -49,7 +53,7 @@ def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def queue(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The ready node waits in the backlog for room."""
+    """Put a ready node into the backlog, where it waits for room."""
     _wait(unit, node_key, row, _call(unit, node_key))
 
 
@@ -60,7 +64,7 @@ def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> N
 
 
 def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Publishes the node if it is ready and its workflow goes on; False when there is nothing to do."""
+    """Publish a ready node of a workflow that goes on; return False when there is nothing to publish."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
         return False
@@ -72,7 +76,7 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
-    """The capability's ready nodes, urgent ones first, then the oldest; so many are read at once, and one more."""
+    """Yield the capability's ready nodes, urgent ones first, then the oldest; `most` + 1 are read at once."""
     begin, end = READY.range((unit.shard, capability))
     while found := unit.tr.get_range(begin, end, limit=most + 1):
         yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)
@@ -82,7 +86,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Whether no newer dispatcher wrote the node."""
+    """Return whether this build can read the node's row, because no newer dispatcher wrote it."""
     try:
         unit.node(node_key)
     except NewerVersion:
@@ -91,7 +95,7 @@ def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
-    """Gives the node a new publication and a new fence, and puts it into the outbox; `agent` as in `Publication`."""
+    """Give the node a new publication and a new fence, and put it into the outbox; `agent` as in `Publication`."""
     call = _call(unit, node_key)
     try:
         body = body_of(unit, node_key, row)
@@ -132,13 +136,13 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:
-    """By this history an agent knows, without a claim, that the task is a suspect."""
+    """Return the error history by which an agent knows, without a claim, that the task is a suspect."""
     error = "An agent was gone before the attempt ended"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 
 
 def leave_backlog(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The ready node does not wait any more."""
+    """Remove a ready node from the backlog."""
     unit.tr.clear(_ready_key(unit, node_key, row, _call(unit, node_key)))
 
 

@@ -1,4 +1,4 @@
-"""What a node's expressions see, read from the ledger; and the input that they make."""
+"""The values that a node's expressions see, read from the ledger, and the input that they make."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
 MOST_SEEN_BYTES = 8 * 1024 * 1024
-"""Of the values that one node's expressions can see: all of them are in memory while it is released."""
+"""The size of all values that one node's expressions can see: they are in memory while the node is released."""
 _MESSAGE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a node's expressions say."""
+    """The values of a node's expressions."""
 
     holds: bool
-    """Its condition, if it has one."""
+    """Whether the node's condition holds; True without a condition."""
     bodies: Sequence[bytes] | None = None
-    """What its task is called with; a map's tasks, one by one. None where no expression says it."""
+    """The inputs of the node's task, or of a map's tasks one by one; None when no expression gives them."""
 
 
 NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluates the node's expressions; but for its elements' inputs where a map `has_elements`, which keep theirs.
+    """Evaluate the node's expressions; the elements of a map that `has_elements` keep their inputs.
 
-    Raises: InputError.
+    Raises:
+        InputError: when an expression has no value.
     """
     if not condition_holds(node, scope, account):
         return Inputs(False)
@@ -66,14 +67,19 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
 
 
 def before(node: Node, workflow: str) -> list[NodeKey]:
-    """What the node comes after."""
+    """Return the keys of the node's predecessors."""
     return [NodeKey(workflow, edge.node) for edge in node.after]
 
 
 def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
-    """The workflow's input, and how the node's predecessors, in order, ended; to read it costs steps, too.
+    """Return the workflow's input, and the results and states of the node's predecessors, in order.
 
-    Raises: ValueBeyondBound, DamagedValue; InputError when the account does not have so many.
+    Reading costs steps of the account, too.
+
+    Raises:
+        ValueBeyondBound: when the values are more than `MOST_SEEN_BYTES`.
+        DamagedValue: when a value is not what was written.
+        InputError: when the account has too few steps.
     """
     names = [edge.node for edge in node.after]
     states = {name: row.state for name, row in zip(names, rows, strict=True) if row is not None}
@@ -97,7 +103,7 @@ def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord
 
 
 def failure_of(error: CoditectError) -> Failure:
-    """Why a node that might run does not."""
+    """Return the failure of a node that may run and cannot."""
     reason = "expression"
     if isinstance(error, DamagedValue):
         reason = "damaged_value"
@@ -108,18 +114,30 @@ def failure_of(error: CoditectError) -> Failure:
 
 
 def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
-    """The value as it is stored. Raises: DamagedValue."""
+    """Return a value as it is stored; None when there is none.
+
+    Raises:
+        DamagedValue: when the value is not what was written.
+    """
     return values.get(tr, values.ValueKey(node_key.workflow, node_key.node, kind))
 
 
 def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
-    """The value as JSON; None when there is none. Raises: DamagedValue."""
+    """Return a value as JSON values; None when there is none.
+
+    Raises:
+        DamagedValue: when the value is not what was written.
+    """
     body = body_at(tr, node_key, kind)
     return None if body is None else loads(body)
 
 
 def gathered(bodies: Iterable[bytes]) -> list[bytes]:
-    """What a list is to be made of, taken no further than the list may be long. Raises: ValueBeyondBound."""
+    """Collect the elements of a list, and stop when the list is longer than one value may be.
+
+    Raises:
+        ValueBeyondBound: when the list is too large.
+    """
     taken: list[bytes] = []
     size_bytes = 1
     for body in bodies:
@@ -132,24 +150,28 @@ def gathered(bodies: Iterable[bytes]) -> list[bytes]:
 
 
 def list_of(bodies: Iterable[bytes]) -> bytes:
-    """The list of these values."""
+    """Return the JSON list of encoded values."""
     return b"[" + b",".join(bodies) + b"]"
 
 
 def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
-    """Writes a value; with `first` the place never had one. Raises: ValueBeyondBound."""
+    """Write a value; with `first` the place never had one.
+
+    Raises:
+        ValueBeyondBound: when the value is larger than one value may be.
+    """
     values.put(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind), body, first=first)
     if kind == RESULT:
         unit.effects.results[node_key] = body
 
 
 def has_expressions(node: Node) -> bool:
-    """Whether anything of the node depends on values."""
+    """Return whether the node has any expression."""
     return next(iter(node_expressions(node)), None) is not None
 
 
 def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
-    """The input of the node's task: what was recorded for it, else what its definition says."""
+    """Return the input of the node's task: the recorded one, else the one in its definition."""
     if row.own_input:
         recorded = body_at(unit.tr, node_key, INPUT)
         if recorded is not None:
@@ -160,4 +182,4 @@ def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
 
 
 NOTHING = Scope(None, {}, {})
-"""What a node without expressions sees."""
+"""The scope of a node without expressions."""

@@ -1,17 +1,17 @@
-"""Limits: until when a node may be started, how long an attempt of it may run, and until when it is wanted at all.
+"""The limits of a node: the latest start, the longest run of an attempt, and the deadline of the node.
 
 =============  ==============  ===================================  ==================================================
 timer          the node's      is set                               when it is due
 =============  ==============  ===================================  ==================================================
-``start``      `start_within`  when an attempt is ready             who has not been started ends, reason
+``start``      `start_within`  when an attempt is ready             a node that has not started ends, reason
                                                                     `start_timeout`
-``timeout``    `timeout`       when an agent told that it runs      the attempt has failed, reason `timeout`
+``timeout``    `timeout`       when an agent reports its start      the attempt has failed, reason `timeout`
 ``deadline``   `deadline`      when the first attempt is ready      the node ends, reason `deadline`
 =============  ==============  ===================================  ==================================================
 
-A `heartbeat` is no timer: the patrol listens for it. Agents keep the same limits, which travel with the task; the
-timers are for what no agent keeps, and ring only while agents can be heard (`dispatcher.shards.timers`). A node without
-such a setting has no timer, and costs nothing.
+A `heartbeat` is no timer: the orphan detector watches it. Agents keep the same limits, which travel with the task; the
+timers are for tasks that no agent has, and fire only while reports of agents arrive (`dispatcher.shards.timers`). A
+node without such a setting has no timer, and costs nothing.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
 TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
 START_GRACE_MS = 1_000
-"""Who started in time may tell so a little later."""
+"""The time that the report of a start in time may take."""
 TIMEOUT_GRACE_MS = 60_000
-"""As long as a living agent may be silent: it ends an attempt itself, and tells so when the broker is there again."""
+"""The time for which a living agent may be silent: an agent ends an attempt itself, and reports it after an outage."""
 START_TIMEOUT = Failure(
     "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
-"""Both are said by a clock: see `start_timeout` and `deadline`."""
+"""The failure at a deadline; messages of this one and the one above get a clock: see `start_timeout` and `deadline`."""
 TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
-"""What an agent says of an attempt that a limit ended, or did not let begin."""
+"""An agent's reasons for an attempt that a limit ended, or did not let begin."""
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
-    """An attempt waits to be started from now on, unless one has been waiting that was not."""
+    """Set the deadline and the start limit of an attempt that waits from now on, unless they are set."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
@@ -57,10 +57,10 @@ def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> No
 
 
 def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """An agent runs the attempt: it is to tell its end in time. By our clock, an agent's may be another.
+    """Set the timeout of an attempt that an agent runs, by the dispatcher's clock: the agent's clock may differ.
 
-    It may tell so again, which gives it no more time, unless the attempt was granted anew meanwhile. A suspect waits
-    for a process of its own first, nobody knows how long; its agent kills that in time.
+    A repeated report gives no more time, unless the attempt was granted again meanwhile. A suspect gets no timer here:
+    it first waits for a process of its own, for an unknown time, and its agent kills that process in time.
     """
     call = unit.call(node_key)
     if call is None or call.timeout_ms is None or row.suspect:
@@ -77,7 +77,7 @@ def _put(unit: UnitOfWork, timer: Timer) -> None:
 
 
 def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The node is about to end: nothing of it is waited for any more."""
+    """Cancel all timers of a node that is about to end."""
     if row.start_by_ms is not None:
         timers.cancel(unit.tr, node_key.workflow, node_key.node, START_TIMER)
     if row.deadline_ms is not None:
@@ -87,7 +87,7 @@ def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The attempt is about to be no longer at work: its end is not waited for, nor left to whatever follows it."""
+    """Cancel the timeout of an attempt that is about to leave its agent, so that it does not hit the next attempt."""
     if row.state is TaskState.WORKING and row.publication:
         call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
@@ -95,23 +95,23 @@ def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def of(row: NodeRecord, call: Call) -> Limits:
-    """What its agent is to keep."""
+    """Return the limits that the node's agent is to keep."""
     most = call.retry.max_attempts if call.retry is not None else None
     return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
 def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
-    """Whether nobody may start it any more who has not."""
+    """Return whether the published attempt may not be started any more."""
     return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= unit.now_ms
 
 
 def start_timeout(unit: UnitOfWork) -> Failure:
-    """Why a node ends that was not started in time, by the dispatcher's clock."""
+    """Return the failure of a node that was not started in time, by the dispatcher's clock."""
     return _by_our_clock(unit, START_TIMEOUT)
 
 
 def deadline(unit: UnitOfWork) -> Failure:
-    """Why a node ends at its deadline, by the dispatcher's clock."""
+    """Return the failure of a node at its deadline, by the dispatcher's clock."""
     return _by_our_clock(unit, DEADLINE)
 
 
@@ -121,12 +121,12 @@ def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
 
 
 def _as_told(limit: Failure, failure: Failure) -> Failure:
-    """The limit in the words of the agent or the broker that noticed it, by a clock of its own."""
+    """Return the limit in the words of the agent or the broker that noticed it, by its own clock."""
     return replace(limit, message=f"{limit.message}: {failure.message}")
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """The outcome of an attempt without a value: by which of the node's limits, if an agent says that it was one."""
+    """Return the outcome of an attempt without a result, with the node's limit as reason if the agent reports one."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"
@@ -144,6 +144,6 @@ def _ended_by(limit: Failure, outcome: Outcome) -> Outcome:
 
 
 def overdue(row: NodeRecord) -> Outcome:
-    """How an attempt ended of which nobody told it in time."""
+    """Return the outcome of an attempt whose end was not reported within its timeout."""
     body = dumps(TIMEOUT.as_json())
     return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=TIMEOUT)

@@ -1,1 +1,1 @@
-"""Workflows as a whole: submitted, steered, redriven, published again, looked at, removed."""
+"""Workflows as a whole: submitted, controlled, redriven, published again, queried, removed."""

@@ -1,15 +1,15 @@
-"""Again: nodes that ended without a value run again, and what ended because of them waits for them again.
+"""The second run of nodes that ended without a result, and of the nodes that ended because of them.
 
-Their ends are taken back: a node whose end is no end any more waits, and so does every dependent that had ended only
-because of it, without having run; then those behind that one. When all are found, each node that was told of any of
-these ends counts anew how its predecessors ended, and what may run by that runs. There may be 100,000 of them, so it
-goes on in later transactions, from rows of its own::
+Their ends are taken back: such a node waits again, and so does every dependent that had ended only because of it,
+without having run; then the dependents of that dependent. When all are found, each node that was informed of any of
+these ends counts the ends of its predecessors again, and runs if they permit it. There may be 100,000 of them, so the
+work goes on in later transactions, from rows of its own::
 
     ("again", workflow, _TELL, node)    its dependents behind the cursor are to be looked at
-    ("again", workflow, _COUNT, node)   its edges are to be counted, once nobody is to be looked at any more
+    ("again", workflow, _COUNT, node)   its edges are to be counted, once no _TELL row is left
 
-Meanwhile nodes run and end, but no end of the workflow is told to dependents: those are left over (`advance.release`),
-so it is known of every end who has been told. A cancel makes all of it pointless.
+Meanwhile nodes run and end, but no end in the workflow is passed on to dependents: those are left over
+(`advance.release`), so it is known of every end which dependents were informed. A cancel makes all of it pointless.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ FIND = "find"
 REDRIVABLE = frozenset({TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED})
 _TELL, _COUNT = 0, 1
 _FIRST = b"first"
-"""Of what is to be counted: it ended by itself, so it has been called before."""
+"""The mark of a node to be counted that ended by itself, and so was called before."""
 _PAGE = 100
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """The ended node runs at once, if its predecessors let it; what ended because of it is taken back."""
+    """Run an ended node again, if its predecessors permit it, and take back the ends that it caused."""
     _hold(unit, node_key.workflow)
     _take_back(unit, node_key, row, first=True)
     unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
@@ -47,7 +47,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
-    """The same of every node of the workflow, which has ended, that ended without a value by itself."""
+    """Run every node of the ended workflow again that ended without a result by itself."""
     _hold(unit, workflow)
     find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
@@ -59,12 +59,12 @@ def _hold(unit: UnitOfWork, workflow: str) -> None:
 
 
 def ended_by_itself(row: NodeRecord) -> bool:
-    """Whether the node ended without a value, and not because of another."""
+    """Return whether the node ended without a result, and not because of another node."""
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Takes back the ends of those behind `after` that ended by themselves; how many it looked at."""
+    """Take back the ends of nodes behind `after` that ended by themselves, and return how many nodes were looked at."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
@@ -85,7 +85,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Takes back the next ends, then counts; how many edges it looked at."""
+    """Take back the next ends, then count edges, and return how many edges were looked at."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     advance.follow(unit)  # what has ended in this transaction is left over, too
@@ -108,13 +108,13 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """What comes next; what is to be counted when nobody is to be looked at any more."""
+    """Return the next rows: those of dependents first, those of edges to be counted when none of the others is left."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
-    """Whether the workflow was canceled meanwhile: all that waits ends by that."""
+    """Return whether the workflow was canceled meanwhile, and drop the redrive then: the cancel ends all nodes."""
     run = unit.run(workflow)
     if run is None or not advance.is_over(run):
         return False
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """The node's dependents behind `after` learn that it has not ended; how many."""
+    """Inform dependents behind `after` that the node has not ended, and return how many, at least 1."""
     start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
         start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
@@ -168,7 +168,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """The node waits for those of its predecessors that have not ended, or runs; how many they are."""
+    """Count a node's ended predecessors and begin it if they permit; return the number of its edges, at least 1."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
@@ -186,7 +186,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """The node's edges, by those ends that it has been told of."""
+    """Return the count of the node's edges, by those ends that the node was informed of."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
@@ -197,7 +197,7 @@ def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
 
 
 def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> list[bool]:
-    """Whether the node was told of the ends of these that it comes after, one by one."""
+    """Return, for each of these ended predecessors, whether the node was informed of its end."""
     run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
@@ -207,7 +207,7 @@ def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> lis
 
 
 def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node) -> None:
-    """What ended by itself: its predecessors let it run before, and they have not changed."""
+    """Run a node that ended by itself: its predecessors permitted it before, and have not changed."""
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))
@@ -218,5 +218,5 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
 
 
 def _has_input(unit: UnitOfWork, node_key: NodeKey, node: Node) -> bool:
-    """Whether what it is to be called with is known: it got as far as that before."""
+    """Return whether the node's input is known, because the node got as far as that before."""
     return not has_expressions(node) or value_of(unit.tr, node_key, INPUT) is not None

@@ -1,4 +1,4 @@
-"""What is left over: long pieces of work go on in later transactions, each from its cursor."""
+"""The continuation of long pieces of work in later transactions, each from its cursor."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dispatcher.store.errors import TransactionTooOld
 
 _BUGS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
-"""What says so of a piece of work, here today and tomorrow; whatever else is raised is the store's."""
+"""Errors that show that a piece of work cannot be done, at any time; any other error is the store's."""
 
 
 class Overdue(TransactionTooOld):
-    """The transaction became too old over this piece, which by itself took half of the time or more."""
+    """The error of a transaction that became too old because of one piece, which took at least half of the time."""
 
     def __init__(self, piece: bytes) -> None:
         super().__init__("A piece of what was left over takes too long")
@@ -29,20 +29,22 @@ class Overdue(TransactionTooOld):
 
 
 class SetAside(Retryable):
-    """This piece cannot be done, or took too long: it is to be set aside, so that no other waits for it."""
+    """The error of a piece that cannot be done, or took too long: it is set aside, and the others go on."""
 
     def __init__(self, piece: bytes, *, overdue: bool = False) -> None:
         facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
         super().__init__("What was left over cannot be done; it is set aside", **facts)
         self.piece = piece
         self.overdue = overdue
-        """It may only have been the machine: it is to be tried again."""
+        """Whether the piece took too long, perhaps only because of the machine: it is to be tried again."""
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
-    """Does some of what earlier transactions left over; False when there was some, and the transaction was full before.
+    """Do some of the left-over work; return False when there is some and the transaction was full already.
 
-    Raises: SetAside when a piece of it cannot be done. Overdue.
+    Raises:
+        SetAside: when a piece of work cannot be done.
+        Overdue: when a piece of work took too long.
     """
     left, done = MOST_STEPS, 0
     pieces = unit.left_over(limit)

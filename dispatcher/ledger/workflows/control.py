@@ -1,4 +1,4 @@
-"""Steering: a workflow is canceled, paused, or goes on; an approval is answered."""
+"""The control of a workflow: cancel, pause and resume it, and answer its approvals."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ from dispatcher.ledger.workflows.submit import text
 
 MOST_NAME = 255
 MOST_COMMENT = 2_000
-"""Characters of what somebody says to an answer, or to a cancel."""
+"""The characters of a comment to an answer, or of a cancel's reason."""
 
 
 def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
-    """The workflow's run. Raises: NotFound."""
+    """Return the workflow's run.
+
+    Raises:
+        NotFound: when there is no such workflow.
+    """
     run = unit.run(workflow)
     if run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
@@ -30,7 +34,11 @@ def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
 
 
 def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
-    """The node's row. Raises: NotFound."""
+    """Return the node's row.
+
+    Raises:
+        NotFound: when the workflow has no such node.
+    """
     row = unit.node(node_key)
     if row is None:
         raise NotFound("The workflow has no such node", workflow=node_key.workflow, node=node_key.node)
@@ -38,7 +46,11 @@ def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
 
 
 def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of the workflow that has not ended ends canceled; again is the same."""
+    """Cancel all nodes of the workflow that have not ended; a repeated cancel changes nothing.
+
+    Raises:
+        NotFound: when there is no such workflow.
+    """
     workflow = text(body, "workflow")
     run = run_of(unit, workflow)
     if not run.state.terminal and not run.canceling:
@@ -49,7 +61,11 @@ def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Nothing new of the workflow is published; what runs goes on."""
+    """Stop publishing tasks of the workflow; running tasks go on.
+
+    Raises:
+        InputError: when the workflow does not run, or (NotFound) there is none.
+    """
     workflow = text(body, "workflow")
     run = run_of(unit, workflow)
     if run.state is WorkflowState.RUNNING and not run.canceling:
@@ -61,7 +77,11 @@ def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A paused workflow goes on with what is ready."""
+    """Resume a paused workflow with its ready nodes; a workflow in another state stays as it is.
+
+    Raises:
+        NotFound: when there is no such workflow.
+    """
     workflow = text(body, "workflow")
     run = run_of(unit, workflow)
     if run.state is WorkflowState.PAUSED:
@@ -72,7 +92,11 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """An approval is granted or denied, once: the first answer counts, and is kept with who gave it."""
+    """Grant or deny an approval, once: the first answer counts, and is kept with the name of its author.
+
+    Raises:
+        InputError: when the node waits for no answer, or (NotFound) there is none, or (InvalidTask) a field is wrong.
+    """
     node_key = NodeKey(text(body, "workflow"), text(body, "node"))
     granted = body.get("granted")
     if not isinstance(granted, bool):

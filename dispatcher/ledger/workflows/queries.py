@@ -1,4 +1,4 @@
-"""What is asked of the ledger and changes nothing. Each is one read transaction, and pages when there may be much."""
+"""The queries of the ledger, which change nothing; each is one read transaction, with pages for long answers."""
 
 from __future__ import annotations
 
@@ -35,27 +35,31 @@ from dispatcher.store.transaction import KeyValue, Reads
 PAGE = 200
 MOST = 1_000
 _AHEAD = 100
-"""Nodes whose attempts are read at once."""
+"""The number of nodes whose attempts are read at once."""
 PAGE_BYTES = 256 * 1024
-"""Of values; a larger one is a page of its own."""
+"""The size of a page of values; a larger value is a page of its own."""
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
-"""That a page of nodes reads: definitions may be as large as values."""
+"""The size of the definitions that a page of nodes reads: definitions may be as large as values."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
-"""Of a definition: edges are told by their names and policies, and an input may be large."""
+"""Fields of a definition that an answer shows otherwise: edges by name and policy; an input may be large."""
 
 Body = Mapping[str, Any]
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Where the workflow is."""
+    """Return the progress of a workflow."""
     workflow = text(body, "workflow")
     return overview(workflow, *rows_of(tr, workflow))
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
-    """The workflow's rows. Raises: NotFound."""
+    """Return the workflow's rows.
+
+    Raises:
+        NotFound: when there is no such workflow.
+    """
     head, run = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or run is None:
         raise NotFound("There is no such workflow", workflow=workflow, fix="coditect workflow list")
@@ -63,7 +67,7 @@ def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
 
 
 def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, Any]:
-    """The answer to `get`."""
+    """Return the answer to `get`."""
     return {
         "workflow": workflow,
         "name": head.name,
@@ -81,7 +85,7 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Workflows, the latest first: their ids begin with the time. A page may have fewer than there are behind it."""
+    """Return workflows, the latest first, since ids begin with the time; a page may be short though more follow."""
     limit, after = _limit(body), str(body.get("after") or "")
     state = WorkflowState(body["state"]) if body.get("state") else None
     if state is not None and tr.get(INDEXED.pack()) == b"":
@@ -102,7 +106,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:
-    """The workflow's nodes, by name, with what each is and where it is."""
+    """Return the workflow's nodes, by name, with definition and progress."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
@@ -112,7 +116,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
-    """What each of these nodes is and where it is, as far as their definitions are not too much for one answer."""
+    """Return definition and progress of nodes, as far as their definitions fit into one answer."""
     bases = [NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
@@ -159,7 +163,7 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
 
 
 def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:
-    """Why each of the nodes ended that ended without a value; empty for the others."""
+    """Yield the error of each node that ended without a result; empty for the others."""
     nodes = list(found)
     failed = [node_key for node_key, row in nodes if _has_failed(row)]
     bodies = values.read_all(tr, [values.ValueKey(*node_key, FAILURE) for node_key in failed])
@@ -173,7 +177,7 @@ def _has_failed(row: NodeRecord) -> bool:
 
 
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
-    """Every attempt of one node or, by node, of all: those that others followed, and the last one."""
+    """Return all attempts of one node or, node by node, of all nodes."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     if body.get("node"):
@@ -195,7 +199,6 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[list[dict[str, Any]]]:
-    """Those of each of the nodes."""
     several = [node_key for node_key, row in found if row.fence > 1]
     before = dict(zip(several, tr.get_ranges([ATTEMPTS.range(node_key) for node_key in several]), strict=True))
     return [
@@ -233,10 +236,10 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """The value of a node, or of the workflow: its last node's, or an object of them where there are several.
+    """Return the result of a node or of the workflow: its last node's, or an object of results if there are several.
 
-    Of many nodes a page, an object also where it holds one or none: `next` is the node after which it goes on, asked
-    for as `after`. Whoever has put all pages together knows whether there is but one last node.
+    Many results come in pages, each an object also with one or no result: `next` is the node to ask for as `after` in
+    the next query. Only all pages together show whether there is a single last node.
     """
     workflow = text(body, "workflow")
     _, run = rows_of(tr, workflow)
@@ -264,7 +267,7 @@ def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
 
 
 def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
-    """The values of a page of the nodes that nobody comes after, by name; where the next page begins."""
+    """Return a page of the results of the nodes without dependents, by name, and where the next page begins."""
     begin, end = NODES.range((workflow,))
     if after:
         begin = NODES.pack((workflow, after)) + b"\0"
@@ -287,7 +290,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
-    """Of the nodes that failed by themselves, the one that did so first."""
+    """Return the failure of the node that failed by itself first."""
     failed = [
         (NodeRecord.unpack(row), STATUSES.unpack(key)[1])
         for key, row in tr.get_range(*STATUSES.range((workflow,)))
@@ -306,7 +309,7 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
 
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
-    """What people are asked, the oldest first."""
+    """Return the open questions to people, the oldest first."""
     limit = _limit(body)
     after = body.get("after")
     begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
@@ -329,7 +332,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
-    """The nodes that were given up because their agents died, by workflow and name."""
+    """Return the nodes that were given up because their agents died, by workflow and name."""
     limit = _limit(body)
     after = body.get("after")
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
@@ -350,12 +353,12 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def live(tr: Reads, shard: int) -> list[str]:
-    """The shard's workflows that have not ended."""
+    """Return the shard's workflows that have not ended."""
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
 
 
 def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
-    """Those of the shard's workflows that have ended and are not forgotten."""
+    """Return those of the given workflows of the shard that have ended and still exist."""
     ended = sorted({*workflows}.difference(live(tr, shard)))
     runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
     return [
@@ -370,7 +373,7 @@ def _limit(body: Body) -> int:
 
 
 def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
-    """Rows of the workflow behind `after`, and what comes next."""
+    """Return rows of the workflow behind `after`, and the `after` of the next page."""
     limit, after = _limit(body), body.get("after")
     behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
     begin, end = space.range((workflow,))

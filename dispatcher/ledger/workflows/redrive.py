@@ -1,7 +1,7 @@
-"""Redrive: a node that ended without a value runs again, and what ended because of it goes on.
+"""Redrive: run a node again that ended without a result, and the nodes that ended because of it.
 
-The node gets its recorded input, or another one, and a new fence; attempts are counted anew. Its dependents that ended
-only because it did, without having run, wait again. What completed stays completed.
+The node gets its recorded input, or another one, and a new fence; attempts are counted from 1 again. Dependents that
+ended only because of the node, without having run, wait again. Completed nodes stay completed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
 MOST_NAMED = 500
-"""Nodes that an answer names, of those that begin anew."""
+"""The number of nodes that an answer names, of those that begin again."""
 
 
 def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs one node again that ended without a value. With `dry_run` it only says what would begin anew.
+    """Run one node again that ended without a result; with `dry_run` only return which nodes would begin again.
 
-    Of many nodes that begin anew the answer names some, and says that there are `more`.
+    The answer names some of them at most, and says whether there are `more`.
 
-    Raises: InputError; Retryable while an earlier redrive, or a cancel, is not done.
+    Raises:
+        InputError: when the node cannot run again.
+        Retryable: while an earlier redrive, or a cancel, is not done.
     """
     node_key = NodeKey(text(body, "workflow"), text(body, "node"))
     run = control.run_of(unit, node_key.workflow)
@@ -66,7 +68,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
-    """They let the node run, now or later; what they end with later would take the place of an input given now."""
+    """Check that the predecessors let the node run, and that their later ends do not replace a given input."""
     node = unit.definition(node_key)
     decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):
@@ -78,7 +80,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
 
 
 def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
-    """A map's input is the list of its elements' inputs, and stands once there are any: some may have completed."""
+    """Check that a map's input is a list of its elements' inputs, and that no element exists, which may be complete."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return
@@ -95,7 +97,7 @@ def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
 
 
 def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
-    """What is being canceled is so first, in a map to its last element, and what is being taken back is."""
+    """Check that no cancel and no redrive of the workflow is under way."""
     if run.again or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
         raise Retryable(
@@ -104,7 +106,11 @@ def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A paused workflow goes on; one that did not complete runs again from its first failed nodes."""
+    """Resume a paused workflow; run one that ended without completing again from its first failed nodes.
+
+    Raises:
+        InputError: when the workflow has completed or has no failed node, or (NotFound) there is none.
+    """
     workflow = text(body, "workflow")
     run = control.run_of(unit, workflow)
     if not run.state.terminal:
@@ -131,12 +137,12 @@ def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
-    """What begins anew, as far as it is known by now."""
+    """Return the nodes that begin again, as far as they are known by now."""
     return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 
 def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
-    """The node, and those behind it that ended without having run because of it or one of these."""
+    """Return the node and the nodes behind it that ended, without having run, because of it or of one of these."""
     found, waiting, looked = {node_key.node}, deque([node_key.node]), 0
     while waiting and looked < advance.MOST_STEPS:
         key = (node_key.workflow, waiting.popleft())

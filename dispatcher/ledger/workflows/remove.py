@@ -1,8 +1,8 @@
-"""Removal: what is not needed any more goes, in pages that each fit into a transaction.
+"""The removal of old workflows and unfinished uploads, in pages that each fit into a transaction.
 
-A workflow that is to go is first made an upload that will never be finished: from then on nobody sees it, and nothing
-can bring it back. Uploads that are not finished, these among them, are then taken apart page by page; the upload's own
-row goes last, so whatever is interrupted goes on.
+A workflow to remove is first turned into an upload that will never be finished: from then on no query shows it, and
+nothing can bring it back. Unfinished uploads, these among them, are then removed page by page; the upload's own row
+goes last, so an interrupted removal goes on.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from dispatcher.store.transaction import Reads, Transaction
 
 _FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
 MOST_ROWS = 1_000
-"""That one transaction takes away."""
+"""The number of rows that one transaction removes."""
 MOST_NODES = 500
-"""That one read names."""
+"""The number of node names that one read returns."""
 MOST_VALUES = 40
-"""Of them at most so many that may be large."""
+"""The number of rows that one transaction removes where a row may be large."""
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
@@ -50,23 +50,23 @@ PARTS: tuple[tuple[Space, int], ...] = (
 
 
 def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
-    """The shard's workflows that ended before an instant, the oldest first."""
+    """Return the shard's workflows that ended before an instant, the oldest first."""
     rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
     return [str(ENDED.unpack(key)[2]) for key, _ in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """Workflows that ended, for RQ's copy of them."""
+    """A page of ended workflows, for RQ's copy of them."""
 
     workflows: tuple[str, ...]
-    """Those that RQ is to forget."""
+    """The workflows that RQ is to forget."""
     cursor: tuple[int, str] | None
-    """The last that was looked at; None when there is none."""
+    """The last workflow of the page, with the instant of its end; None for an empty page."""
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """The next of the shard's workflows that ended before the instant: those that failed, or all the others."""
+    """Return the shard's next workflows that ended before the instant: the failed ones, or all others."""
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
@@ -84,7 +84,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
-    """RQ has none of those up to the cursor any more."""
+    """Record that RQ has no more workflows up to the cursor."""
     tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
 
 
@@ -93,7 +93,7 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Makes a workflow that ended before the instant one that nobody sees; False when it did not, or is gone."""
+    """Hide a workflow that ended before the instant from all queries; return False when it did not end, or is gone."""
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
         return False
@@ -110,7 +110,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
-    """Builds the next page of the index by state, for a store that is older than the index; whether there is more."""
+    """Build the next page of the index by state, for a store older than the index; return whether there is more."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
         return False
@@ -124,7 +124,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
-    """Uploads that began before the instant, of so many behind `after`; and where to go on, "" at the end."""
+    """Return uploads behind `after` that began before the instant, and where the next page begins ("" at the end)."""
     begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
     rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
     found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
@@ -132,7 +132,7 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
 
 
 def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
-    """The next nodes of a workflow that are still there."""
+    """Return the next nodes of a workflow that still exist."""
     begin, end = STATUSES.range((workflow,))
     if after:
         begin = STATUSES.pack((workflow, after)) + b"\0"
@@ -140,9 +140,9 @@ def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NOD
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Takes a page of the upload away, but for its nodes' names; whether there was one.
+    """Remove a page of the upload's rows, without its nodes' names; return whether there was one.
 
-    Nothing of one that was accepted meanwhile, or is younger.
+    An upload that was accepted meanwhile, or is younger, stays as it is.
     """
     if not _is_going(tr, workflow, before_ms):
         return False
@@ -159,7 +159,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Takes away that there were these nodes; without any, that there was the upload."""
+    """Remove the names of nodes of an upload; without any, remove the upload itself."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:
@@ -175,7 +175,7 @@ def _is_going(tr: Transaction, workflow: str, before_ms: int) -> bool:
 
 
 def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_ROWS) -> int:
-    """Keeps the idempotency keys that expire soon and whose workflows have not ended; how many."""
+    """Extend idempotency keys that expire soon and whose workflows have not ended; return how many."""
     kept = 0
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + ahead_ms,))
     for node_key, _ in tr.snapshot.get_range(begin, end, limit=limit):

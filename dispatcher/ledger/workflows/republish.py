@@ -1,10 +1,10 @@
-"""Anew: what was published is published again, because the broker that had it may not be there any more.
+"""The rebuild of a shard: published tasks are published again, because the broker may have lost them.
 
-Everything of the shard that is published and has not ended is gone over in pages. When the broker is another, what an
-agent had begun is closed as lost, and that is no attempt of the node's: the broker failed, not the node. It runs again,
-and what an agent that still runs it tells is late. When the broker is the one that the shard was built on, what was
-begun is left alone, and so is what was published so short a time ago that it may run untold: what runs twice then is
-only what an agent began and whose start, `UNTOLD_MS` later, was lost or has not been read yet. One outcome is recorded.
+All published nodes of the shard that have not ended are gone over in pages. On another broker, begun attempts are
+closed as lost without counting as attempts: the broker failed, not the node. The node runs again, and the results of an
+agent that still runs it are refused. On the broker that the shard was built on, begun attempts are left alone, and so
+are nodes published so recently that they may run before their report arrives: a node runs twice then only if an agent
+began it and its report of the start, `UNTOLD_MS` later, was lost or is still unread. One outcome is recorded.
 
 A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
 then: nothing up to that number is with this broker.
@@ -28,45 +28,46 @@ from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MOST_NODES = 200
-"""That one transaction publishes anew."""
+"""The number of nodes that one transaction publishes again."""
 UNTOLD_MS = 3_000
-"""For so long after its publication a node may run while nobody told: unasked for 1 s, told 100 ms after its start.
+"""The time after its publication for which a node may run without a report: unasked for 1 s, reported 100 ms later.
 
-The rest is for the way: a start that was lost, or lies in a queue for longer, is not waited for.
+The rest is for the way: a report that was lost, or lies in a queue for longer, is not waited for.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a shard was last built on."""
+    """The last rebuild of a shard."""
 
     marker: str = ""
-    """Name of the queue; empty when it never was."""
+    """The name of the broker's marker queue; empty when the shard was never built."""
     occasion: str = ""
-    """What asked for it: the same again asks for nothing."""
+    """The cause of the rebuild: a second request for the same cause changes nothing."""
     last: int = 0
-    """The last publication number that was given before."""
+    """The last publication number that was given before the rebuild."""
     published: int = 0
-    """Nodes that nobody had begun and that were published anew since."""
+    """The number of nodes published again since then that no agent had begun."""
     working: int = 0
-    """The same of those that were begun."""
+    """The number of nodes published again since then that an agent had begun."""
 
 
 def built(tr: Reads, shard: int) -> Built:
-    """What the shard was last built on."""
+    """Return the last rebuild of the shard."""
     row = tr.get(MARKERS.pack((shard,)))
     return Built() if row is None else Built(*versions.MARKER.unpack(row))
 
 
 def left_over(tr: Reads, shard: int) -> bytes | None:
-    """Where a walk is that is not over."""
+    """Return the cursor of an unfinished rebuild; None when there is none."""
     return tr.get(_key(shard))
 
 
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
-    """Records the marker and leaves the walk to later transactions; the last publication number before it.
+    """Record the marker, leave the walk to later transactions, and return the last publication number before it.
 
-    A walk that is not over yet goes on with this one: what another broker had is published anew, whoever asks.
+    A walk over another broker's publications that is not over yet goes on as such: all of them are published again,
+    even if this call has `kept`.
     """
     before = built(unit.tr, unit.shard)
     if (before.marker, before.occasion) == (marker, occasion):
@@ -88,7 +89,7 @@ def _leave(unit: UnitOfWork, last: int, kept: bool, workflow: str, node: str) ->
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publishes the next page; how many nodes it looked at."""
+    """Publish the next page again, and return how many nodes were looked at."""
     last, kept, workflow, node = loads(cursor)
     begin_key, end_key = FLIGHTS.range((unit.shard,))
     if workflow:
@@ -116,7 +117,7 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
 
 
 def _add(unit: UnitOfWork, published: int, working: int) -> None:
-    """To what was published anew since the walk began."""
+    """Add to the numbers of nodes that were published again since the walk began."""
     so_far = built(unit.tr, unit.shard)
     counts = so_far.published + published, so_far.working + working
     row = versions.MARKER.pack((so_far.marker, so_far.occasion, so_far.last, *counts))
@@ -124,12 +125,12 @@ def _add(unit: UnitOfWork, published: int, working: int) -> None:
 
 
 def _may_run(unit: UnitOfWork, row: NodeRecord) -> bool:
-    """Whether an agent may have begun it."""
+    """Return whether an agent may have begun the node."""
     return row.state is TaskState.WORKING or unit.now_ms - (row.published_ms or 0) < UNTOLD_MS
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Publishes a node anew whose publication is gone; no attempt is counted."""
+    """Publish a node again whose publication is gone; no attempt is counted."""
     if row.state is TaskState.WORKING:
         write_attempt(unit, node_key, row, "lost", BROKER_LOST)
     claim.publish(unit, node_key, row)

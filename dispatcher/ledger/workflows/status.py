@@ -1,4 +1,4 @@
-"""Status: who works on what, as the ledger knows it."""
+"""The status of shards and dispatchers, as the ledger knows it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dispatcher.store.transaction import Reads
 
 
 def status(tr: Reads, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Every shard with its owner, and how much of it lives; every dispatcher that is not taken for dead."""
+    """Return every shard with its owner and its counts of live workflows and publications, and the live dispatchers."""
     del body
     count = shards.fixed_count(tr)
     beats = leases.beats(tr)

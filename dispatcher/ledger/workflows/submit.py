@@ -1,10 +1,9 @@
-"""Intake: a workflow is taken in chunk by chunk, and accepted with the last of them.
+"""The submission of a workflow: chunk by chunk, and accepted with the last one.
 
-The chunks come in topological order, so each refers only to nodes that are stored. What is written before the last
-chunk is an upload: nobody sees it, nothing of it runs, and it is swept when it is not finished. The last chunk's
-transaction checks that all are there and accepts: from then on the workflow is never lost. Every chunk may come again.
-
-All of a chunk is checked before anything of it is written: one that is refused leaves nothing behind.
+The chunks come in topological order, so each refers only to nodes that are stored. The chunks before the last one form
+an upload: no query shows it, nothing of it runs, and it is swept when it is not finished. The last chunk's transaction
+checks that all nodes are there and accepts: from then on the workflow is never lost. Every chunk may come again. A
+chunk is checked as a whole before anything of it is written: a refused chunk leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -38,9 +37,11 @@ MOST_CHUNK_NODES = 1_000
 
 
 def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes one chunk; the last one accepts the workflow.
+    """Store one chunk, and accept the workflow with the last one.
 
-    Raises: InvalidTask, InvalidWorkflow; nothing of the chunk is taken then.
+    Raises:
+        InvalidTask: when a field is wrong or a chunk is missing; nothing of the chunk is stored.
+        InvalidWorkflow: when the nodes are invalid; nothing of the chunk is stored.
     """
     workflow, key = text(body, "workflow"), str(body.get("key") or "")
     known = idempotency.read(unit.tr, key, now_ms=unit.now_ms) if key else None
@@ -69,7 +70,11 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
-    """A field of a request that is text. Raises: InvalidTask."""
+    """Return a field of a request that is text.
+
+    Raises:
+        InvalidTask: when the field is missing, empty or no text.
+    """
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidTask("A field of the request is missing or no text", field=name)
@@ -77,9 +82,10 @@ def text(body: Mapping[str, Any], name: str) -> str:
 
 
 def identity(body: Mapping[str, Any]) -> str:
-    """The id that a client gives its new workflow: a UUID, since the names of tasks and of RQ's jobs are made of it.
+    """Return the id that a client gives its new workflow: a UUID, since names of tasks and of RQ's jobs contain it.
 
-    Raises: InvalidTask.
+    Raises:
+        InvalidTask: when the id is no UUID in its usual form.
     """
     given = text(body, "workflow")
     if not is_uuid(given) or given != str(UUID(given)):
@@ -89,7 +95,11 @@ def identity(body: Mapping[str, Any]) -> str:
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
-    """A field of a request that is a number from 1. Raises: InvalidTask."""
+    """Return a field of a request that is a number from 1.
+
+    Raises:
+        InvalidTask: when the field is no such number.
+    """
     value = body.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidTask("A field of the request is no number from 1", field=name)
@@ -102,7 +112,7 @@ def _state(unit: UnitOfWork, workflow: str) -> str:
 
 
 def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
-    """Chunks so far, when it began, nodes so far."""
+    """Return the upload's chunks so far, its beginning and its nodes so far."""
     row = unit.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
         return 0, unit.now_ms, 0
@@ -111,7 +121,11 @@ def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
 
 
 def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
-    """What the first chunk says of the workflow. Raises: InputError."""
+    """Return the workflow's row from the first chunk.
+
+    Raises:
+        InputError: when a field is wrong or there are too many nodes.
+    """
     name, count = check_workflow_name(text(body, "name")), number(body, "count", 1)
     if count > MOST_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
@@ -132,9 +146,11 @@ def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: An
 
 
 def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
-    """The nodes of a chunk and their definitions as they are stored.
+    """Return the nodes of a chunk and their definitions as they are stored.
 
-    Raises: InvalidWorkflow when they do not hold together with what is stored; ValueBeyondBound.
+    Raises:
+        InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.
+        ValueBeyondBound: when a definition is larger than one value may be.
     """
     if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
         raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)
@@ -150,9 +166,9 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
 
 
 def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
-    """Which of these nodes, and of those that they come after, are stored already.
+    """Return which of these nodes and of their predecessors are stored already.
 
-    By the rows that are never large; a conflict would show in the upload's own.
+    The rows that are read are never large; a conflict would show in the upload's own row.
     """
     names = list(dict.fromkeys(name for node in nodes for name in (node.name, *(edge.node for edge in node.after))))
     rows = unit.tr.snapshot.get_many([STATUSES.pack((workflow, name)) for name in names])
@@ -160,7 +176,7 @@ def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
 
 
 def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
-    """Whether the node can stand behind those that are stored and those that were seen."""
+    """Check that the node fits behind the stored nodes and those before it in the chunk."""
     if node.name in stored:
         raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
     if problems := tuple(edge_problems(node)):
@@ -193,7 +209,7 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
 
 
 def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
-    """The workflow runs. One that came as a whole is shown as a whole, and what was read of its nodes is kept."""
+    """Start the workflow; one that came in a single chunk is shown as a whole, by its nodes as they were read."""
     if key:
         idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
     unit.tr.clear(UPLOADS.pack((workflow,)))

@@ -1,4 +1,4 @@
-"""Walks over all nodes of a workflow: to cancel them, to have them wait for their turn again, to show them."""
+"""Walks over all nodes of a workflow: to cancel them, to offer ready ones again, to show them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def begin_cancel(unit: UnitOfWork, workflow: str) -> None:
-    """Every node that has not ended ends canceled."""
+    """Cancel every node that has not ended."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
 
 
 def begin_resume(unit: UnitOfWork, workflow: str) -> None:
-    """Every node that is ready waits for its turn again."""
+    """Offer every ready node for a claim again."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
 
 
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
-    """Every node is shown as it is, for a copy of the graph that lost them."""
+    """Show every node as it is, for a copy of the graph that lost them."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Goes over the workflow's nodes behind `after`; how many."""
+    """Process at most `most` of the workflow's nodes behind `after`, and return how many."""
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
     found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
     met = 0
