@@ -1,4 +1,4 @@
-"""Shards: who owns which, and the worker that applies commands to one, batch by batch.
+"""The ownership of shards, and the worker that applies commands to one shard, batch by batch.
 
-`program` starts it. It imports the ledger, the store and the ports.
+`program` starts this package, which imports the ledger, the store and the ports.
 """

@@ -1,7 +1,8 @@
-"""Later: what was left over and took too long is tried again by itself, for it may have been the machine that was slow.
+"""The backoff of left-over work that took too long, perhaps only because the machine was slow.
 
-Each time it waits for twice as long as before: what always takes too long is to cost the shard little. What was tried
-again and did not come back within an hour begins anew: that is another slow spell.
+Each retry waits twice as long as the one before, so that a piece of work that always takes too long costs the shard
+little. A piece that succeeds and is not set aside again within an hour begins with the first wait: that is another slow
+spell.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ MOST_SECONDS = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """A wait that is over, or will be."""
+    """A wait that is over, or will be; both fields in seconds, `until` on the loop's clock."""
 
     seconds: float
     until: float
 
     def counts(self, now: float) -> bool:
-        """Whether one that begins now follows it."""
+        """Return whether a wait that begins now continues the series."""
         return now <= self.until + MOST_SECONDS
 
 
 class ContinuationBackoff:
-    """The pieces of one shard that are not gone on with: for ever, or until `go_on` is called."""
+    """The pieces of one shard's left-over work that are set aside: for ever, or until `go_on` is called for a retry."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()
-        """Their keys. All of them are tried again by whoever opens the shard next."""
+        """The keys of the pieces; the next owner of the shard tries all of them again."""
         self._go_on = go_on
         self._last: dict[bytes, Waited] = {}
         self._waiting: dict[bytes, asyncio.TimerHandle] = {}
 
     def set_aside(self, error: SetAside) -> None:
-        """Sets this piece aside; one that took too long is tried again after a while."""
+        """Set a piece aside, and plan a retry if it took too long."""
         log.error("What was left over cannot be done; it is set aside", exc_info=error.__cause__, extra=error.facts)
         self.aside.add(error.piece)
         if error.overdue:
@@ -63,7 +64,7 @@ class ContinuationBackoff:
         self._go_on()
 
     def close(self) -> None:
-        """Nothing is tried again here."""
+        """Cancel all retries."""
         for handle in self._waiting.values():
             handle.cancel()
         self._waiting.clear()

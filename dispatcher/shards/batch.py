@@ -1,4 +1,4 @@
-"""One turn of a shard: a batch of commands in one transaction."""
+"""A batch: some commands to a shard in one transaction."""
 
 from __future__ import annotations
 
@@ -45,49 +45,57 @@ from dispatcher.store.errors import (
 from dispatcher.store.transaction import Transaction
 
 MOST_SLOW = 3
-"""Tries of a turn that took longer than a transaction may: by then it is not the machine that stood still."""
+"""The tries of a batch that took longer than a transaction may, after which the machine is no longer blamed."""
 _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction is to do, and at which instant."""
+    """The commands of one transaction, and its instant."""
 
     lease: Lease
     terms: Policy
     caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
-    """Publications that the broker has by now: their outbox rows go."""
+    """Publications that the broker has confirmed: their outbox rows are cleared."""
     room: Mapping[str, int]
     now_ms: int
     chance: float
     apart: bool = False
-    """Whether what follows from it is left to later transactions: it was too much for one together."""
+    """Whether the consequences are left to later transactions, because together they were too much for one."""
     doubt: str = ""
-    """What is to be said beside an instant of `now_ms`: see `ReferenceClock.doubt`."""
+    """The doubt about `now_ms` to mention beside it: see `ReferenceClock.doubt`."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What a turn did."""
+    """The result of a batch."""
 
     effects: Effects
     answers: tuple[Any, ...]
-    """To each command, in order: what was asked for, or the CoditectError that refused it. Those behind the last
-    answer are left for another transaction."""
+    """The answer to each command, in order, or the CoditectError that refused it.
+
+    The commands behind the last answer are left for another transaction.
+    """
     repeated: bool
-    """Whether an earlier try may be committed, too: what that one did is not among the effects."""
+    """Whether an earlier try may be committed, too; its effects are not included."""
 
 
 class TurnTooLong(CoditectError):
-    """A turn that would be too old again and again: its commands are done one by one, and one alone is refused."""
+    """The error of a batch that would always be too old.
+
+    Its commands are run one by one, and a single one is refused.
+    """
 
 
 def run(tr: Transaction, turn: Batch) -> BatchResult:
-    """Run the turn, but not again and again when it takes longer than a transaction may.
+    """Run a batch, and limit its tries when it takes longer than a transaction may.
 
-    Raises: TurnTooLong, or SetAside when one piece of what is left over took the time; what `run_once` raises.
+    Raises:
+        TurnTooLong: when the batch takes too long.
+        SetAside: when one piece of left-over work took the time.
+        CoditectError: any error of `run_once`.
     """
     try:
         done = run_once(tr, turn)
@@ -104,9 +112,11 @@ def run(tr: Transaction, turn: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, turn: Batch) -> BatchResult:
-    """Do the turn's commands in order, and what follows from them.
+    """Apply the commands of a batch in order, and their consequences.
 
-    Raises: LostLease; what the store raises; whatever a command raises that is no refusal of its input.
+    Raises:
+        LostLease: when the shard has another owner.
+        Exception: any error of the store, and any error of a command that is not a refusal of a request.
     """
     leases.check(tr, turn.lease)
     outbox.clear(tr, turn.terms.shard, turn.confirmed)
@@ -126,7 +136,7 @@ def run_once(tr: Transaction, turn: Batch) -> BatchResult:
 
 
 def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
-    """Reads at once what the commands are going to ask for one by one: each read is a way to the store and back."""
+    """Read at once what the commands need one by one, because each read is a round trip to the store."""
     node_keys, ending = [], []
     for command in commands:
         match command:
@@ -151,10 +161,10 @@ def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
 
 
 def _answer(unit: UnitOfWork, command: Command) -> Any:
-    """Refusals of what is asked for are answers: a command checks before it writes.
+    """Apply a command; the refusal of a request is its answer, since a command checks before it writes.
 
-    What the store refuses, or a value that is damaged, is no such answer, for it may come between two writes: nothing
-    of the turn stays then.
+    An error of the store, or a damaged value, is raised, for it may come between two writes: nothing of the batch
+    stays.
     """
     try:
         return _apply(unit, command)
@@ -170,7 +180,7 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Shows the nodes; of a workflow that has ended only those that are named. Which of these are left."""
+    """Show nodes, only the named ones if the workflow has ended; return the named nodes that are left."""
     run = unit.run(command.workflow)
     if run is None:
         return ()
@@ -185,7 +195,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
 
 
 def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
-    """Those of the nodes that there are, as they are, as far as this transaction may."""
+    """Return the snapshots of those nodes that exist, as far as this transaction has room."""
     found: list[NodeSnapshot] = []
     for node_key in command.node_keys:
         if found and unit.is_full:
@@ -196,9 +206,10 @@ def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
 
 
 def propose(unit: UnitOfWork, command: Proposed) -> int:
-    """Claims what RQ proposes, if the ledger agrees and there is room; if not, RQ is told what is. How many it was.
+    """Claim the nodes that RQ proposes if the ledger permits it and there is room, and return how many were claimed.
 
-    What is ready and has no room it has queued again, behind the others. What is too much for one transaction is left.
+    RQ is shown the state of every other node, so that it queues a ready node without room again, behind the others.
+    Nodes that are too much for one transaction are left.
     """
     if command.room:
         unit.add_room(command.room, len(command.node_keys))
@@ -223,7 +234,7 @@ def _claim_proposed(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def fill(unit: UnitOfWork, command: Fill) -> bool:
-    """Claims from the capability's backlog what there is room for; whether there may be more."""
+    """Claim nodes from the capability's backlog within the room, and return whether there may be more."""
     unit.add_room(command.capability, command.room)
     left = command.room
     for number, node_key in enumerate(claim.backlog(unit, command.capability, command.room)):
@@ -254,4 +265,4 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Asked: requests.ask,
     }
 )
-"""Every kind of command, and what it does."""
+"""Every kind of command, and its handler."""

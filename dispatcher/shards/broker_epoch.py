@@ -1,9 +1,10 @@
-"""Markers: whether a broker is the one that a shard was built on.
+"""Markers, which show whether a broker is the one that a shard was built on.
 
 A *marker* is an empty quorum queue, `coditect.epoch.<uuid>`. It goes when the broker loses its data, and nothing makes
-it again. It is declared before a shard records it, so a recorded marker that is missing says that everything which was
-published before is missing, too. Its absence may be wrong (somebody deleted the queue): then nodes are published twice.
-What had not begun runs once, since an older publication is stale; what runs is run again, and its first result is late.
+it again. It is declared before a shard records it, so a recorded marker that is missing shows that everything which was
+published before is missing, too. This may be wrong (a person deleted the queue): then nodes are published twice. A node
+that had not begun runs once, since the older publication is stale; a running node runs again, and its first result is
+refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """Looks for markers at the broker, for one dispatcher."""
+    """The markers at the broker, as one dispatcher sees them."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock
@@ -36,11 +37,14 @@ class BrokerEpoch:
         self._latest = ""
 
     async def of_broker(self, known: str) -> str:
-        """The marker to be built on: the known one if it is there, else another shard's, else a new one.
+        """Return the marker to build on: the known one if it exists, else another shard's, else a new one.
 
-        Empty when none can be made, because the process may not declare: then nothing is noticed.
+        The known one, or "", is returned when none can be made, because the process may not declare queues: then a loss
+        of the broker's data is not noticed.
 
-        Raises: BrokerUnavailable; what `Database.read` raises.
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+            CoditectError: any error of `Database.read`.
         """
         if await self.is_there(known):
             return known
@@ -52,7 +56,11 @@ class BrokerEpoch:
             return await self._new(known)
 
     async def is_there(self, marker: str) -> bool:
-        """Whether the broker has this marker; of an empty one it has not. Raises: BrokerUnavailable."""
+        """Return whether the broker has this marker; False for an empty one.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
         return bool(marker) and await self._broker.stats(marker) is not None
 
     async def _new(self, known: str) -> str:
@@ -69,6 +77,6 @@ class BrokerEpoch:
 
 
 def recorded(tr: Reads) -> list[str]:
-    """The markers that the shards have recorded, each once."""
+    """Return the markers that the shards have recorded, each once."""
     found = [str(versions.MARKER.unpack(row)[0]) for _, row in tr.get_range(*MARKERS.range())]
     return list(dict.fromkeys(found))

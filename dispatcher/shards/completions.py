@@ -1,4 +1,4 @@
-"""What becomes of whatever brought a command to a shard worker."""
+"""The completions of commands to a shard worker: each settles the message or request that brought the command."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ from dispatcher.store.errors import StoreUnavailable
 Value = TypeVar("Value")
 
 AGAIN_SECONDS = 0.2
-"""Before what was refused is put on the shard worker again."""
+"""The pause before a refused command is given to the shard worker again."""
 
 
 class Settle(Protocol):
-    """What becomes of whatever brought a command."""
+    """The completion of a command."""
 
     def done(self, answer: Any) -> None:
-        """It is committed; the answer may be a CoditectError that refused it."""
+        """Complete a command that is committed; the answer may be a CoditectError that refused it."""
 
     def undone(self) -> None:
-        """It was not taken: it may come again, here or elsewhere."""
+        """Complete a command that was not applied: it may come again, here or elsewhere."""
 
 
 class Nothing:
-    """Settles what the shard worker said to itself."""
+    """The completion of the shard worker's own commands, which does nothing."""
 
     def done(self, answer: Any) -> None:
-        """Nobody waits."""
+        """Ignore the answer: no caller waits for it."""
 
     def undone(self) -> None:
-        """It will be said again if it is still so."""
+        """Ignore the command: it is given again if it is still needed."""
 
 
 class CommandAnswer(Generic[Value]):
-    """Keeps the answer for whoever waits for it: `await answer.future`.
+    """The completion that passes the answer to a waiting caller: `await answer.future`.
 
-    It raises what refused the command, and StoreUnavailable (retryable) when the shard went to another dispatcher.
+    The future raises the refusal of the command, or StoreUnavailable (retryable) when the shard went to another
+    dispatcher.
     """
 
     def __init__(self) -> None:
         self.future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
 
     def done(self, answer: Any) -> None:
-        """Here it is."""
+        """Pass on the answer."""
         if self.future.done():
             return
         if isinstance(answer, CoditectError):
@@ -55,7 +56,7 @@ class CommandAnswer(Generic[Value]):
             self.future.set_result(answer)
 
     def undone(self) -> None:
-        """Whoever asked asks again."""
+        """Refuse the command as retryable, because the shard has another owner."""
         self.done(StoreUnavailable("The shard went to another dispatcher; ask again"))
 
 
@@ -64,14 +65,14 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """Publishing goes on when the ledger knows what is to be published anew."""
+    """The completion of a rebuild: publishing goes on once the ledger knows what to publish again."""
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """It does; if not, it is tried again until it does."""
+        """Go on with publishing; after a refusal, repeat the rebuild until it succeeds."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:
@@ -79,36 +80,36 @@ class RebuildAnswer:
         self.settle.done(answer)
 
     def undone(self) -> None:
-        """The shard is another's."""
+        """Pass on that the shard has another owner."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRefused:
-    """Settles what was refused, once the ledger knows that it was."""
+    """The completion of a refused command, once the ledger has recorded the refusal."""
 
     settle: Settle
     refusal: CoditectError
 
     def done(self, answer: Any) -> None:
-        """It does, or cannot."""
+        """Pass on the refusal, recorded or not."""
         self.settle.done(self.refusal)
 
     def undone(self) -> None:
-        """The shard is another's, which tries to do it."""
+        """Pass on that the shard has another owner, which tries the command again."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """Frees the room that was kept, and says whether there may be more to fill it with."""
+    """The completion of a fill: it frees the reserved room, and passes on whether there may be more ready nodes."""
 
     free: Callable[[bool], None]
 
     def done(self, answer: Any) -> None:
-        """What was found is claimed by now."""
+        """Free the room, because the nodes that were found are claimed."""
         self.free(answer is True)
 
     def undone(self) -> None:
-        """The shard is another's."""
+        """Free the room, because the shard has another owner."""
         self.free(False)

@@ -1,8 +1,8 @@
-"""Evaluations: expressions that cost much are evaluated in a thread, between two transactions.
+"""The evaluation of costly expressions in a thread, between two transactions.
 
-They may take seconds on a slow machine, which no transaction may, and on SQLite every other one would wait. What they
-see does not change meanwhile: the node's predecessors have ended. It is left over in the ledger until it is done, so
-the shard's next owner begins it anew.
+Expressions may take seconds on a slow machine, which no transaction may, and on SQLite every other transaction would
+wait. The values that they see do not change meanwhile: the node's predecessors have ended. The evaluation is left over
+in the ledger until it is done, so the shard's next owner begins it again.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from dispatcher.store.transaction import Reads
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.2
-"""Before what could not be read is read again."""
+"""The pause before another try to read the values."""
 
 
 class Evaluations:
-    """Those of one shard, one after the other."""
+    """The evaluations of one shard, one after the other."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """`aside` are the keys of what is left over and not gone on with; `put` takes what came of it."""
+        """Keep the keys of left-over work that is not to be continued in `aside`; give each result to `put`."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -58,7 +58,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Has the node's expressions evaluated, unless that is under way."""
+        """Begin to evaluate the node's expressions, unless this evaluation is under way."""
         key = evaluation_key(self._shard, node_key)
         if self._tokens.get(key) == token:
             return
@@ -79,35 +79,39 @@ class Evaluations:
                     return
 
     def taken(self, key: bytes, token: str) -> None:
-        """What came of it is committed, or refused: it is no longer under way."""
+        """End an evaluation whose result is committed or refused."""
         if self._tokens.get(key) == token:
             del self._tokens[key]
             self._aside.discard(key)
 
     def close(self) -> None:
-        """Nothing more is begun here, and nothing is read again."""
+        """Begin no more evaluations, and repeat no reads."""
         self._tokens.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """Lets go of an evaluation."""
+    """The completion of an evaluation."""
 
     evaluations: Evaluations
     key: bytes
     token: str
 
     def done(self, answer: Any) -> None:
-        """The ledger has it."""
+        """End the evaluation, because the ledger has its result."""
         self.evaluations.taken(self.key, self.token)
 
     def undone(self) -> None:
-        """The shard's next owner begins it anew."""
+        """End the evaluation here; the shard's next owner begins it again."""
         self.evaluations.taken(self.key, self.token)
 
 
 async def evaluate(database: Database, node_key: NodeKey) -> Inputs | Failure:
-    """What the node's expressions say, or why they say nothing. Raises: Retryable when the store does not answer."""
+    """Return the values of the node's expressions, or the failure why there are none.
+
+    Raises:
+        Retryable: when the store does not answer.
+    """
     try:
         node, scope, has_elements, account = await database.read(lambda tr: _seen(tr, node_key))
         return await asyncio.to_thread(inputs_of, node, scope, account, has_elements=has_elements)

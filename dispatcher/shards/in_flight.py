@@ -1,4 +1,4 @@
-"""What one shard has under way, in memory: published nodes whose end nobody has told. Made again from the ledger."""
+"""The publications of one shard that have not ended, in memory; recovered from the ledger."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Flight:
     level: str
     publication: int
     published_ms: int
-    """Milliseconds since the epoch."""
+    """The instant of the publication, in milliseconds since the epoch."""
     fence: int = 0
     agent: str = ""
-    """Who said that it runs; empty when nobody did."""
+    """The agent that reported the start; empty before a report."""
     heard: float = 0.0
-    """When there was news of it last, or could not have been any: on the loop's clock, in seconds."""
+    """The instant of the last report, or the last at which none could arrive: on the loop's clock, in seconds."""
     apart: bool = False
-    """It went to an agent's own queue: its start says nothing of the capability's queue."""
+    """Whether the task went to an agent's own queue, so that its start says nothing of the capability's queue."""
     heartbeat_ms: int = 0
-    """How long the agent may be silent, where the node says so."""
+    """The permitted silence of the agent, if the node sets one; 0 for none."""
 
 
 class InFlight:
-    """The flights of one shard, counted in the dispatcher's window. Instants are on the loop's clock."""
+    """The flights of one shard, counted in the dispatcher's capacity; instants are on the loop's clock."""
 
     def __init__(self, window: Capacity) -> None:
         self._window = window
         self._flights: dict[NodeKey, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
-        """By capability and level the last publication that is known to have started."""
+        """The last publication that is known to have started, by capability and level."""
         self._others: dict[NodeKey, int] = {}
         self._doubtful = 0
 
@@ -48,11 +48,11 @@ class InFlight:
         return iter(tuple(self._flights.items()))
 
     def get(self, node_key: NodeKey) -> Flight | None:
-        """The flight of this node; None when it has none."""
+        """Return the flight of a node; None when it has none."""
         return self._flights.get(node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
-        """Takes in that a node changed its state."""
+        """Apply a node's change of state."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._flights.get(moved.node_key)
@@ -73,7 +73,7 @@ class InFlight:
             self._window.end(flight.capability, completed=completed)
 
     def set_apart(self, node_key: NodeKey) -> None:
-        """It goes to an agent's own queue, not to the capability's."""
+        """Note that a node's task goes to an agent's own queue, not to the capability's."""
         if (flight := self._flights.get(node_key)) is not None:
             flight.apart = True
 
@@ -85,7 +85,7 @@ class InFlight:
             self.started[queue] = flight.publication
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Takes in all that the ledger has under way; what it does not have has ended."""
+        """Replace all flights by those that the ledger has."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -95,7 +95,7 @@ class InFlight:
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
-        """Its agent says that it still runs, which is no news for the ledger, if that is what is under way."""
+        """Note an agent's report that an attempt runs; a report of another attempt is kept for `take_others`."""
         flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.heard = now
@@ -103,25 +103,25 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """What else was said to run since this was asked last, and under which fence."""
+        """Return the reports of other attempts since the last call: nodes, with the fences of the attempts."""
         others, self._others = self._others, {}
         return others
 
     def grant(self, now: float) -> None:
-        """Nobody could be heard until now: nobody was silent."""
+        """Give all agents their full time again, because no report could arrive until now."""
         for flight in self._flights.values():
             flight.heard = now
 
     def doubt(self, last: int) -> None:
-        """The broker may not have what was published up to this number."""
+        """Note that the broker may not have the publications up to this number."""
         self._doubtful = max(self._doubtful, last)
 
     def doubts(self, flight: Flight) -> bool:
-        """Whether the broker may have nothing to give to another when the flight's agent is gone."""
+        """Return whether the broker may have nothing to redeliver when the flight's agent is gone."""
         return flight.publication <= self._doubtful
 
     def close(self) -> None:
-        """The shard is another's: nothing of it counts here any more."""
+        """Drop all flights, because the shard has another owner."""
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()

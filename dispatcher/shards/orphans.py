@@ -1,28 +1,29 @@
-"""Patrol: looks from time to time at what one shard has under way and nobody reports on, and at what else is reported.
+"""The orphan detector: it looks for publications of one shard without reports, and for reports without a publication.
 
 =============================================  ==================================================
-what it finds                                  what it does
+finding                                        action
 =============================================  ==================================================
-no start told for 60 s, and the queue is       publishes it anew: the queue was deleted, or the
+no start reported for 60 s, and the queue is   publish again: the queue was deleted, or the
 missing or empty                               message was lost with it
-no start told for 60 s, and another one that   the same: what lay in the queue before that one is
-was published to the queue later started over  not there any more, whatever lies there now
-60 s ago
-working for longer than its early ack, or      publishes it anew: its agent is gone, and nothing
-since before a rebuild, and its agent silent   redelivers what was acked, or is not with the
-for 60 s                                       broker
-working, and its agent silent for longer than  the same, as the node wants it
+no start reported for 60 s, and another task   the same: the older messages of that queue are
+that was published to the queue later started  gone, whatever lies there now
+over 60 s ago
+working for longer than its early ack, or      publish again: the agent is gone, and nothing
+since before a rebuild, and its agent silent   redelivers a task that was acked, or that is not
+for 60 s                                       with the broker
+working, and its agent silent for longer than  the same, as the node demands
 the node's own `heartbeat`
-working, its agent silent for 60 s, and does   the same: it was granted to one that had lost the
-not have it when it is asked, or is gone, and  delivery, behind whoever had it by then and was
-the queue is missing or empty                  refused
-an agent that runs what is not under way       has it told to end, if nobody wants it any more
+working, its agent silent for 60 s, and denies the same: the grant went to an agent that had lost
+the task when asked, or is gone, and the queue the delivery, and the agent that had it by then
+is missing or empty                            was refused
+an agent runs an attempt that is not under way cancel it, if the node does not need it any more
 =============================================  ==================================================
 
-All are safe when they are wrong: the older publication is stale, and what is told of it is late. They are wrong about
-an end that waits in the shard's own queue to be heard: the last one looks into that, too. Time in which nobody
-could be heard is no silence: while this process stood still, or the broker was away, and before the shard was ours. It
-is counted by a clock that no one sets. An absence of the broker that is too short to be seen costs a beat at most.
+All actions are safe after a wrong finding: the older publication is stale, and its results are refused. A finding is
+wrong when an end waits unread in the shard's own queue: the last-but-one look checks that, too. Time in which no report
+could arrive is no silence: while this process stood still, or the broker was away, and before this dispatcher had the
+shard. The time is counted by a clock that is never set. An absence of the broker that is too short to be seen costs a
+beat at most.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ log = logging.getLogger(__name__)
 
 PATROL_SECONDS = 5.0
 PAUSE_SECONDS = 15.0
-"""Steps of a patrol that are further apart have a pause between them."""
+"""The distance of two looks beyond which this process counts as having stood still between them."""
 SILENT_SECONDS = 60.0
-"""After so long without a word it is looked what became of a publication."""
+"""The silence after which the detector looks for a publication."""
 MOST_ASKED = 200
-"""Silent agents that one look asks, at the same time."""
+"""The number of silent agents that one look asks, at the same time."""
 EARLY_ACK_MS = 600_000
-"""From here on an agent has acked its delivery and reports every 20 s."""
+"""The time from which an agent has acked its delivery and reports every 20 s."""
 
 
 class OrphanDetector:
-    """The patrol of one shard worker. `run` walks until it is canceled."""
+    """The orphan detector of one shard worker; `run` looks until it is canceled."""
 
     def __init__(self, worker: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
         self._worker = worker
@@ -69,10 +70,10 @@ class OrphanDetector:
         self._hears = True
         self._marks: Mapping[tuple[str, str], int] = {}
         self._old_marks: Mapping[tuple[str, str], int] = {}
-        """`Flights.started` as it was over `SILENT_SECONDS` ago."""
+        """The state of `InFlight.started` over `SILENT_SECONDS` ago."""
 
     async def run(self) -> None:
-        """Walks."""
+        """Look every `PATROL_SECONDS` until the worker is closed; errors of the broker are logged."""
         while not self._worker.closed:
             await asyncio.sleep(PATROL_SECONDS)
             try:
@@ -81,7 +82,11 @@ class OrphanDetector:
                 log.info("A patrol could not look", extra={"shard": self._worker.shard, "reason": str(error)})
 
     async def look(self) -> None:
-        """One round. Raises: BrokerUnavailable."""
+        """Look at all flights once.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
         if not self._step():
             return
         now, now_ms = self._now(), self._clock.now_ms()
@@ -109,14 +114,15 @@ class OrphanDetector:
         self._worker.put(Lost(node_key, flight.publication, flight.agent))
 
     def _is_alone(self, flight: Flight, now_ms: int) -> bool:
-        """Whether nobody but the patrol brings it to another when its agent is gone, or the node wants it sooner."""
+        """Return whether only the detector can bring the task to another agent, or the node demands it sooner."""
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
         return acked or bool(flight.heartbeat_ms) or self._worker.in_flight.doubts(flight)
 
     async def _look_for(self, begun: Sequence[tuple[NodeKey, Flight]], empty: dict[str, bool]) -> None:
-        """Has that published anew which the broker has for nobody, nor its agent, nor told of meanwhile.
+        """Publish tasks again that neither the broker nor their agents have, and that were not reported meanwhile.
 
-        In this order: what an agent takes from its queue after it was seen there is with the agent when that is asked.
+        The order matters: a task that an agent takes from its queue after the look at the queue is with the agent when
+        the agent is asked.
         """
         if not await self._has_heard_all():
             return
@@ -134,12 +140,12 @@ class OrphanDetector:
                 self._lose(node_key, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
-        """Whether no message to this shard waits to be heard."""
+        """Return whether no unread message to this shard waits."""
         stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
-        """Whether agents could be heard since the step before; if not, all of them have their full time again."""
+        """Return whether reports could arrive since the last step; if not, give all agents their full time again."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:
@@ -155,7 +161,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
-        """Whether its queue has nothing to give, by one look for all that were published to it."""
+        """Return whether the flight's queue is missing or empty; one look serves all flights of the queue."""
         queue = routing.task_queue(flight.capability, Priority(flight.level))
         if queue not in known:
             stats = await self._broker.stats(queue)

@@ -1,4 +1,4 @@
-"""What a dispatcher publishes: tasks of owned nodes, cancels, events."""
+"""The messages of a dispatcher: tasks of nodes, cancels, events."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ TYPES: Mapping[TaskState, str] = MappingProxyType(
     {state: f"node.{state.value}" for state in TaskState}
     | {TaskState.WORKING: "node.started", TaskState.RETRY_WAIT: "node.retrying"}
 )
-"""Type of the event that a node has come into a state."""
+"""The type of the event that a node has come into a state."""
 
 
 def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
-    """Publishes an owned node's task; done when the broker has it. Raises: as `Broker.publish`.
+    """Publish a workflow task to any agent or to one agent's own queue; done when the broker has it.
 
-    To an `agent`'s own queue or to anybody; Unroutable or Overloaded when that agent's is gone or full.
+    Raises:
+        Unroutable: when the agent's queue is gone, or no queue takes the task.
+        Overloaded: when the agent's queue is full; retryable.
+        CoditectError: any other error of `Broker.publish`.
     """
     message = task_message(task)
     if not agent:
@@ -47,7 +50,7 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
 
 
 async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> None:
-    """Tells every agent that nobody wants the node any more; best effort: its result would be refused anyway."""
+    """Send a cancel of the node to every agent; best effort, since a later result would be refused anyway."""
     letter = mail.cancel(node_key.task_id, reason="canceled", publication=publication)
     try:
         await broker.publish(letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
@@ -56,7 +59,7 @@ async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> No
 
 
 def tell(ports: Ports, effects: Effects) -> None:
-    """Tells the fleet what happened, and the agents what is not wanted any more."""
+    """Publish the events and the cancels of a transaction."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:

@@ -1,11 +1,11 @@
-"""Tenure: which shards this dispatcher works for, by the leases, and a shard worker for each of them.
+"""The shards that this dispatcher owns, by their leases, with a shard worker for each.
 
-Every step renews, takes and gives shards (`ledger/shards.py`). A shard that came gets its queues and its worker; one
-that went is closed. Leaving gives all of them away at once, when the turns that were begun are finished.
+Every step renews, takes and gives shards (`ledger/shards.py`). A new shard gets its queues and its worker; a lost one
+is closed. Leaving gives all shards away at once, when the batches under way are finished.
 
 A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
-up, so that the others take them, and takes its share again when it is healed. In a store that is this process's alone
-nobody else could take them, and they are kept.
+up, so that the others take them, and takes its share again when it has recovered. In a store that only this process can
+open, no other dispatcher could take them, and they are kept.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
 STEP_SECONDS = 0.2
-"""How long the step that is under way is waited for before all shards are handed over."""
+"""The time to wait for the step under way before all shards are handed over."""
 GIVE_UP_SECONDS = 1.0
-"""How long the shards that are given up may take to close."""
+"""The time that the shards that are given up may take to close."""
 CANCEL_SECONDS = 0.1
-"""How long the broker is waited for when a shard closes; what it still delivers goes back."""
+"""The time to wait for the broker when a shard closes; later deliveries are returned."""
 
 
 def new_owner() -> str:
-    """A name for one life of one dispatcher: never used again."""
+    """Return a name for one life of one dispatcher, which is never used again."""
     return f"{NAME}-{os.getpid()}-{token_hex(4)}"
 
 
 class ShardOwnership:
-    """The shards of one dispatcher. `async with` takes part; leaving it hands all shards over."""
+    """The shards of one dispatcher; `async with` takes part, and leaving it hands all shards over."""
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class ShardOwnership:
         self._ports = ports
         self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
-        """Takes what comes to a shard's control queue; set before entering."""
+        """The handler of deliveries to a shard's control queue; set before entering."""
         self._graph = graph
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
-        """Something waits for room, or there is some; set before entering."""
+        """The notice that a node waits for room, or that there is some; set before entering."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self.counters = Counters()
@@ -94,9 +94,9 @@ class ShardOwnership:
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._missed = {"broker": 0.0, "store": 0.0}
-        """For how many seconds there was none of it, as far as this process ran."""
+        """The seconds without broker or store, as far as this process ran."""
         self.cut_off_from = ""
-        """Why the shards were given up: the broker or the store; empty when they were not."""
+        """The reason why the shards were given up, the broker or the store; empty when they were not."""
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
@@ -114,7 +114,10 @@ class ShardOwnership:
         await self.hand_over()
 
     async def hand_over(self) -> None:
-        """Gives all shards away, in less than a second whatever the broker does. Idempotent."""
+        """Give all shards away, within a second even when the broker does not answer.
+
+        The store may take `LEAVE_SECONDS`; without an answer the leases lapse. Idempotent.
+        """
         if self._ending.is_set():
             return
         self._ending.set()
@@ -129,7 +132,7 @@ class ShardOwnership:
             log.warning("The shards were not handed over; their leases will lapse", extra={"reason": repr(unsaid)})
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Lays the command on the shard's worker; False when the shard is not worked for here."""
+        """Give a command to the shard's worker; return False when this dispatcher does not work for the shard."""
         worker = self.workers.get(shard)
         if worker is None or worker.closed:
             return False
@@ -171,7 +174,7 @@ class ShardOwnership:
                 await self._give_up()
 
     async def _give_up(self) -> None:
-        """Close every shard; say so in the store if the store is there, so that nobody waits for the lease to lapse."""
+        """Close every shard, and end the leases in the store if it answers, so that they need not lapse."""
         facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.workers)}
         log.warning("The dispatcher was cut off for as long as a lease lasts: it gives its shards up", extra=facts)
         start = self._ports.background.start
@@ -186,7 +189,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Fix the number of shards; in a store that is this process's alone every other owner has ended."""
+        """Fix the number of shards, and expire all other owners in a store that only this process can open."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)
@@ -220,7 +223,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Opens it, if nothing of its own is in the way: then the next step tries again, and the others are opened."""
+        """Open a shard; after an error of this shard the next step tries again, and the other shards are opened."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:
@@ -261,7 +264,7 @@ class ShardOwnership:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _consume(self, shard: int, worker: ShardWorker) -> bool:
-        """Listen to the shard's queues. False when it was closed meanwhile: what comes would go back for ever."""
+        """Consume the shard's queues; return False when the shard was closed meanwhile."""
         consumers: list[Consumer] = []
         self._consumers[shard] = consumers
         for queue, take, prefetch in (
@@ -279,9 +282,11 @@ class ShardOwnership:
         return True
 
     async def returned(self) -> None:
-        """A connection to the broker stands again: what is not with this broker is published anew.
+        """Check the markers after a new connection to the broker, and publish again what the broker does not have.
 
-        Raises: BrokerUnavailable; what `Database.read` raises.
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+            CoditectError: any error of `Database.read`.
         """
         self._returns += 1
         for worker in self.workers.values():
@@ -324,12 +329,12 @@ class ShardOwnership:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """What is known in memory about the workflow's shard; None when it is not worked for here."""
+        """Return the cached states of the workflow's shard; None when this dispatcher does not work for the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
         return None if worker is None or worker.closed else worker.status_cache
 
     def figures(self) -> dict[str, Any]:
-        """What it works on, for whoever looks."""
+        """Return the dispatcher's figures for its status."""
         return {
             "owner": self.owner,
             "shards": sorted(self.workers),

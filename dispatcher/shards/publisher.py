@@ -1,7 +1,7 @@
-"""Sendings: one shard's publications on their way to the broker, and whether they may go there.
+"""The publisher of one shard: its publications on their way to the broker, and whether they may go there.
 
-While a shard waits to be built on another broker nothing more of it is sent: what was published before is published
-anew afterwards, under numbers of its own. Whether a publication is, the ledger says by the last number before it.
+While a shard waits for a rebuild on another broker its publications are held: the earlier ones are published again
+afterwards, under numbers of their own. The ledger says which these are by the last number before the rebuild.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """Sends publications; `sent` is told how each came out, but for those that were dropped."""
+    """The publisher of one shard; `sent` gets the outcome of each publication that was not dropped."""
 
     def __init__(self, broker: Broker, sent: Sent) -> None:
         self._broker = broker
@@ -29,7 +29,7 @@ class ShardPublisher:
         self._last = 0
 
     def send(self, publication: Publication) -> None:
-        """Sends it, unless it is to be published anew."""
+        """Send a publication, unless the rebuild publishes it again."""
         number = publication.number
         if self._held is not None:
             self._held.append(publication)
@@ -51,21 +51,22 @@ class ShardPublisher:
             self._sent(publication, error)
 
     async def settled(self, within_seconds: float) -> None:
-        """Returns when nothing is on its way any more, or the time is up."""
+        """Wait until no publication is on its way, or the time is up."""
         if self._under_way:
             await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
     def hold(self, *, recall: bool) -> None:
-        """Sends nothing from now on. What is on its way goes on, or is recalled: it was meant for another broker."""
+        """Hold all publications from now on; with `recall` also those on their way to another broker."""
         if self._held is None:
             self._held = []
         if recall:
             self._held += self._recall(tuple(self._under_way))
 
     def go_on(self, last: int) -> list[int]:
-        """Sends what has a number above this; which publications were dropped, of those held and those on their way.
+        """Send the held publications with numbers above `last`, and return the numbers of the dropped ones.
 
-        The same number again drops nothing more.
+        Both held publications and those on their way up to `last` are dropped. A second call with the same number drops
+        nothing more.
         """
         held, self._held = self._held or [], None
         self._last = max(self._last, last)
@@ -84,5 +85,8 @@ class ShardPublisher:
 
 
 def _for_anybody(publication: Publication) -> Publication:
-    """What an agent's own queue refused. It is claimed: an earlier try of it may have got there all the same."""
+    """Return a publication for any agent after an agent's own queue refused it.
+
+    Agents must ask for a claim before they run it, since an earlier try may have reached the agent all the same.
+    """
     return replace(publication, agent="", task=replace(publication.task, published_at_ms=None))

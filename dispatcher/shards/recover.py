@@ -1,4 +1,4 @@
-"""What a dispatcher learns from the ledger about a shard that it takes over."""
+"""The recovery of a shard's state from the ledger by the dispatcher that takes it over."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """What a shard worker learns from the ledger when it opens."""
+    """The state of a shard that a worker reads when it opens."""
 
     rows: Sequence[outbox.Row]
     in_flight: Sequence[Transition]
-    """What is published and has not ended, as it is."""
+    """Published nodes that have not ended, as they are."""
     newer: frozenset[NodeKey]
-    """Of the nodes under way those that a newer dispatcher wrote: nothing is known of them."""
+    """Nodes under way whose rows a newer dispatcher wrote, and this build cannot read."""
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
@@ -32,7 +32,7 @@ class RecoveredShard:
 
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
-    """What is under way and what is left to do. Costs as much as is under way, not as much as waits."""
+    """Read the publications under way and the work that is left, at a cost that grows with what is under way."""
     in_flight = []
     newer = set[NodeKey]()
     found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]
@@ -60,7 +60,7 @@ def learn(tr: Reads, shard: int) -> RecoveredShard:
 
 
 def _backlog(tr: Reads, shard: int) -> frozenset[str]:
-    """The capabilities that have ready nodes: a look behind each one's, however many there are."""
+    """Return the capabilities that have ready nodes, by one read for each capability."""
     found: list[str] = []
     begin, end = READY.range((shard,))
     while first := tr.get_range(begin, end, limit=1):

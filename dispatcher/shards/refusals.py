@@ -1,4 +1,4 @@
-"""What becomes of a command that cannot be done, alone either."""
+"""The refusal of commands that cannot be applied, not even alone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dispatcher.shards.completions import CommandRefused, Settle
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 5
-"""To record how an attempt ended, with pauses that grow: six seconds in all."""
+"""The tries to record the end of an attempt, with growing pauses: six seconds in all."""
 PAUSES_OF_KEPT = 25
-"""After so many first pauses what an agent told of a newer row is tried again: every five seconds."""
+"""The number of first pauses before a report about a newer row is tried again: every five seconds."""
 
 
 @value
 class QueuedCommand:
-    """A command on the shard worker."""
+    """A command in the worker's queue."""
 
     command: Command
     settle: Settle
@@ -31,7 +31,7 @@ class QueuedCommand:
 
 
 class Refusals:
-    """Refuses commands of one shard, or has them `put` again after a pause."""
+    """The refusals of one shard: a command is refused, or `put` again after a pause."""
 
     def __init__(self, shard: int, counters: Counters, put: Callable[..., None], *, pause_seconds: float) -> None:
         self._shard = shard
@@ -41,7 +41,7 @@ class Refusals:
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
-        """Refuse it; a result that cannot be recorded, again and again, is a failed attempt, and then given up."""
+        """Refuse a command; a result that can never be recorded becomes a failed attempt, and is then given up."""
         if isinstance(error, NewerVersion):
             self._leave_alone(entry, error)
             return
@@ -56,7 +56,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Keep what an agent told until a dispatcher that can read the row has the shard; no try is counted."""
+        """Keep an agent's report until a dispatcher that can read the row has the shard; no try is counted."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

@@ -1,4 +1,4 @@
-"""Arrivals: what agents tell is read and laid on the shard's worker; the ack follows the commit."""
+"""The consumer of a shard's results: agents' reports become commands to the worker, acked after the commit."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MOST_REASON = 2_000
 
 
 class ResultsConsumer:
-    """Takes deliveries of one shard's results queue."""
+    """The consumer of one shard's results queue."""
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
 
     def take(self, delivery: Delivery) -> None:
-        """A result, starts, signs of life. What cannot be read becomes a dead letter: nothing behind it is held up."""
+        """Handle a result, starts, or heartbeats; an unreadable message becomes a dead letter and holds up no other."""
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
@@ -53,7 +53,7 @@ class ResultsConsumer:
             self._refuse(delivery, error)
 
     def _take_results(self, delivery: Delivery) -> None:
-        """Each is recorded, or refused, by itself; the delivery goes when all are."""
+        """Hand each result over by itself, and settle the delivery when all are recorded or refused."""
         results = read_results(delivery.message, str(self._worker.shard))
         if not results:
             delivery.ack()
@@ -62,7 +62,7 @@ class ResultsConsumer:
             self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
-        """The attempts that it is about have failed, as far as it says which."""
+        """Fail the attempts that an unreadable message is about, as far as it names them."""
         owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
         if not owners:
             delivery.reject()
@@ -77,7 +77,7 @@ class ResultsConsumer:
         return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:
-        """The shard worker keeps their order: when the last one is recorded, all are."""
+        """Hand starts over in their order, so that all are recorded when the last one is."""
         began = [Began(started) for started in read_started(delivery.message)]
         if not began:
             delivery.ack()
@@ -86,20 +86,24 @@ class ResultsConsumer:
 
 
 def read_finished(message: Message) -> Finished:
-    """How an attempt of an owned task ended. Raises: InvalidTask."""
+    """Return the command in a message with one result.
+
+    Raises:
+        InvalidTask: when the message cannot be read.
+    """
     told = read_owned_result(message)
     loads(message.body)
     return finished(told)
 
 
 def finished(told: OwnedResult) -> Finished:
-    """What an agent told, as a command."""
+    """Return the command for an agent's result."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
-    """The attempt whose result this would have been failed."""
+    """Return the command that fails the attempt of an unreadable result."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
@@ -108,26 +112,27 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
 
 @value
 class Acked:
-    """The delivery is acked when the ledger has it; one that the ledger cannot take is a dead letter."""
+    """The completion that acks a delivery when the ledger has it, and rejects one that the ledger cannot take."""
 
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """It is recorded, or refused for good."""
+        """Ack the recorded delivery; reject it after a refusal."""
         if isinstance(answer, CoditectError):
             self.delivery.reject()
         else:
             self.delivery.ack()
 
     def undone(self) -> None:
-        """The next owner takes it."""
+        """Return the delivery to the queue for the shard's next owner."""
         self.delivery.requeue()
 
 
 class AckedTogether:
-    """One delivery of several results: `Acked` when the last of them is settled.
+    """The completion of a delivery with several results, settled as `Acked` when the last of them is.
 
-    One that is `refused` is a dead letter in any case, for people to look at, once the ledger knows what it told.
+    A delivery that is `refused` becomes a dead letter in any case, for a person to look at, once its results are
+    recorded.
     """
 
     def __init__(self, delivery: Delivery, results: int, *, refused: bool = False) -> None:
@@ -137,12 +142,12 @@ class AckedTogether:
         self._undone = False
 
     def done(self, answer: Any) -> None:
-        """One is recorded, or refused for good."""
+        """Count a result that is recorded or refused for good."""
         self._refused = self._refused or isinstance(answer, CoditectError)
         self._settle()
 
     def undone(self) -> None:
-        """One is for the next owner, and the others are nothing new to it."""
+        """Count a result that is for the next owner; the delivery is returned, and repeats the others harmlessly."""
         self._undone = True
         self._settle()
 

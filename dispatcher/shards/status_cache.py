@@ -1,9 +1,9 @@
-"""Where the workflows of one shard are, in memory: for who asks again and again while they run.
+"""The state of one shard's running workflows in memory, for clients that poll it.
 
-The shard has one owner, so what its last commit wrote is what the ledger has; when it is not known whether one was
-written, everything is forgotten. A dispatcher that stood still while another took the shard may tell an older state
-until it sees that, with its next turn or step of the leases; never an end that was not. Only what was asked for is
-kept, and only until it ends: everything else is read from the ledger.
+The shard has one owner, so its last commit wrote the ledger's current rows; when the outcome of a commit is unknown,
+the cache is emptied. A dispatcher that stood still while another took the shard may give an older state until its next
+batch or its next step of the leases shows the loss; never a final state that did not happen. Only workflows that a
+client asked for are kept, and only until they end: everything else is read from the ledger.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ MOST = 10_000
 
 
 class StatusCache:
-    """The rows of workflows that somebody asked for and that have not ended."""
+    """The rows of workflows that a client asked for and that have not ended."""
 
     def __init__(self, most: int = MOST) -> None:
-        """Forgets all of them when there are more than `most`."""
+        """Empty the cache whenever it would hold more than `most` workflows."""
         self._most = most
         self._heads: dict[str, WorkflowRecord] = {}
         self._runs: dict[str, RunRecord] = {}
 
     def get(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
-        """Its rows after the last commit; None when the ledger has to be asked."""
+        """Return the workflow's rows after the last commit; None when the ledger has to be asked."""
         run = self._runs.get(workflow)
         return None if run is None else (self._heads[workflow], run)
 
     def follow(self, workflow: str, head: WorkflowRecord) -> None:
-        """Somebody asked: its row is kept from the next commit on."""
+        """Keep the workflow's rows from the next commit on, because a client asked for it."""
         if len(self._heads) >= self._most:
             self.clear()
         self._heads[workflow] = head
 
     def note(self, runs: Iterable[tuple[str, RunRecord]]) -> None:
-        """These rows were committed."""
+        """Note rows that were committed."""
         for workflow, run in runs:
             if run.state.terminal:
                 self._heads.pop(workflow, None)
@@ -45,6 +45,6 @@ class StatusCache:
                 self._runs[workflow] = run
 
     def clear(self) -> None:
-        """Something else may have been committed: everything is read from the ledger again."""
+        """Empty the cache, because an unknown commit may have changed the rows."""
         self._heads.clear()
         self._runs.clear()

@@ -1,7 +1,7 @@
-"""The alarm of one shard: rings when its next timer is due, and lays the timers that are due on the shard worker.
+"""The timer service of one shard: it waits for the next timer, and gives the due ones to the shard worker.
 
-Limits of time are held while nobody can be heard, and for a grace after that: who began or ended in time may have said
-so, and it is yet to be delivered. All others ring in time.
+Time limits are held back while no report can arrive, and for a grace after that: an agent that began or ended in time
+may have reported it, and the report is yet to be delivered. All other timers fire in time.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from dispatcher.shards.completions import NOTHING, Settle
 log = logging.getLogger(__name__)
 
 AGAIN_MS = 1_000
-"""Before the next look, when the store did not answer, or limits of time are held."""
+"""The pause before the next look, when the store did not answer, or time limits are held back."""
 GRACE_SECONDS = 3.0
-"""From when agents can be heard until what they told before is here."""
+"""The time from when reports can arrive until the earlier ones are here."""
 DEAF_SECONDS = 0.3
-"""Between two looks whether they can be heard again."""
+"""The pause between two looks whether reports can arrive again."""
 Put = Callable[[Due, Settle], None]
 
 
 class TimerService:
-    """Waits for one instant at a time. `put` lays a command on the shard's worker."""
+    """The timer service of one shard, which waits for one instant at a time; `put` gives a command to the worker."""
 
     def __init__(self, shard: int, ports: Ports, put: Put) -> None:
         self._shard = shard
@@ -42,27 +42,27 @@ class TimerService:
         self._put = put
         self._handle: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        """A timer is due, or the next one is to be looked for."""
+        """The event that a timer is due, or that the next one is to be read."""
         self._is_due = False
         self._closed = False
         self._ears: Collection[Consumer] = ()
-        """By which agents are heard. What else the dispatcher consumes says nothing about them."""
+        """The consumers of agents' reports; the dispatcher's other consumers say nothing about agents."""
         self._deaf = False
-        """Whether it is looked for when they hear again."""
+        """Whether the service waits for the consumers to come back."""
         self._held_until = math.inf
-        """Limits of time are, on the loop's clock."""
+        """The instant until which time limits are held back, on the loop's clock."""
         self._paused_until = -math.inf
-        """Nothing rings before, on the loop's clock."""
+        """The instant before which no timer fires, on the loop's clock."""
         self._seen_ms = -1
-        """What was due until then is held, or done."""
+        """The instant until which every due timer is held back or done, in milliseconds since the epoch."""
 
     def open(self) -> None:
-        """Begin to look for what is due."""
+        """Begin to look for due timers."""
         name = f"timers of shard {self._shard}"
         self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
 
     async def _run(self) -> None:
-        """Do one thing at a time."""
+        """Handle one wake-up after the other."""
         while not self._closed:
             await self._wake.wait()
             self._wake.clear()
@@ -74,7 +74,7 @@ class TimerService:
                 raise
 
     def set(self, due_ms: int | None) -> None:
-        """Rings at this instant and at no other; never, without one."""
+        """Fire at this instant instead of an earlier set one; never, without an instant."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -83,18 +83,18 @@ class TimerService:
             self._handle = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def look_again(self) -> None:
-        """A timer was set, or is done: the next one may be due at another instant."""
+        """Look for the next timer, because one was set or done."""
         self._wake.set()
 
     def listen(self, ears: Collection[Consumer]) -> None:
-        """What agents tell comes here from now on, by these."""
+        """Take the consumers of agents' reports, which arrive from now on."""
         self._ears = ears
         self._held_until = _now() + GRACE_SECONDS
         if not self._hears():
             self.deafened()
 
     def deafened(self) -> None:
-        """An ear was lost, and hears again by itself: since when, is looked for."""
+        """Hold time limits back until a lost consumer, which recovers by itself, is active again."""
         if not self._deaf:
             self._deaf = True
             name = f"ears of shard {self._shard}"
@@ -108,17 +108,17 @@ class TimerService:
         self._deaf = False
 
     def hold(self) -> None:
-        """Agents could not be heard until now."""
+        """Hold time limits back for a grace, because no report could arrive until now."""
         self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
 
     def close(self) -> None:
-        """Never rings again."""
+        """Stop for good."""
         self._closed = True
         self.set(None)
         self._wake.set()
 
     def _holds(self) -> bool:
-        """Whether a limit of time may only seem to be over."""
+        """Return whether a time limit may only seem to be over."""
         if self._ports.broker.blocked or not self._hears():
             self.hold()
         return _now() < self._held_until
@@ -165,7 +165,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """The store did not tell which timer is next: perhaps one is due by then. Who was heard is not recorded yet."""
+        """Look again after a pause, and hold time limits back: reports of that time are not recorded yet."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
@@ -177,16 +177,16 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Rung:
-    """Looks for the next timer when the last one that was due is done."""
+    """The completion of the last due timer, which looks for the next one."""
 
     look: Callable[[], None]
     pause: Callable[[], None]
 
     def done(self, answer: Any) -> None:
-        """It is, or is left to a newer dispatcher: it stays due, so the next one rings after a pause."""
+        """Look for the next timer, after a pause if a newer dispatcher must handle this one, which stays due."""
         if isinstance(answer, NewerVersion):
             self.pause()
         self.look()
 
     def undone(self) -> None:
-        """The shard is another's."""
+        """Do nothing: the shard has another owner."""

@@ -1,11 +1,11 @@
-"""One shard's worker: everything that is said about its workflows, taken in turns.
+"""The worker of one shard: it applies all commands to the shard's workflows, batch by batch.
 
-A turn is one transaction over all that has arrived, up to a bound. What follows from it is done in order once it is
-committed: deliveries are settled and requests answered, then what it claimed is published, and the next turn clears
-from the outbox what the broker has confirmed. A crash anywhere repeats a step, and every step is idempotent.
+A batch is one transaction over all commands that have arrived, up to a bound. After the commit its effects are applied
+in order: deliveries are settled and requests answered, then claimed tasks are published, and the next batch clears the
+confirmed ones from the outbox. A crash anywhere repeats a step, and every step is idempotent.
 
-The shard worker is open as long as the shard's lease is this dispatcher's. A commit that finds the lease lost closes
-the shard worker, and whatever is on it goes back unsettled.
+The worker is open as long as the shard's lease is this dispatcher's. A commit that finds the lease lost closes the
+worker, and its remaining commands go back unsettled.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
-"""How long a shard worker that closes waits for the broker's confirms, and for RQ to be told."""
+"""The time that a closing worker waits for the broker's confirms, and for the last news to RQ."""
 IDLE_SECONDS = 0.2
-"""After so long without a turn the outbox is cleared by one of its own."""
+"""The time without a batch after which the outbox is cleared by a batch of its own."""
 MOST_FILL = 500
 
 
 class ShardWorker:
-    """Works for one shard until it is closed or the lease is lost."""
+    """The worker of one shard, until it is closed or the lease is lost."""
 
     def __init__(
         self,
@@ -76,18 +76,18 @@ class ShardWorker:
         self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
-        """So many of the first entries have a turn each: one of them failed a turn that they shared."""
+        """The number of first commands that get a batch each, because one of them failed the batch that they shared."""
         self._apart = False  # whether that is so of the turn that is under way
         self._wake = asyncio.Event()
         self._definitions = Definitions()
         self._later = ContinuationBackoff(lambda: self.put(GoOn()))
         self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
         self._unsure = False
-        """A try may be committed of which memory knows nothing."""
+        """Whether a try may be committed whose effects memory does not have."""
         self._confirmed: list[int] = []
         self._sendings = ShardPublisher(ports.broker, self._published)
         self._unsent: deque[Effects] = deque()
-        """Of transactions that are committed: what is yet to be published and told."""
+        """The effects of committed transactions that are yet to be published."""
         self._flush: asyncio.TimerHandle | None = None
         self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
@@ -95,17 +95,17 @@ class ShardWorker:
         self.in_flight = InFlight(ports.window)
         self.status_cache = StatusCache()
         self.backlog: dict[str, None] = {}
-        """Capabilities that have ready nodes which nobody claimed, as far as is known."""
+        """Capabilities that have ready nodes without a claim, as far as is known."""
         self.marker = marker
-        """Of the broker that the shard was built on, or is about to be."""
+        """The marker of the broker that the shard was built on, or is about to be."""
         self.closed = False
         self._counters = counters or Counters()
         self._refusals = Refusals(self.shard, self._counters, self.put, pause_seconds=RETRY_SECONDS)
         self._lost = False
-        """The shard is another's, by a commit that was refused: no other one is tried."""
+        """Whether a refused commit showed that the shard has another owner: no other commit is tried."""
 
     async def open(self) -> None:
-        """Learns what is under way; what may not have been published is published anew."""
+        """Read the shard's state, start the worker, and publish again what may not have been published."""
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         if found.newer:
             self._counters.newer += len(found.newer)
@@ -120,7 +120,7 @@ class ShardWorker:
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
-        """What the ledger has under way and memory does not know was not published: it is published anew."""
+        """Take the ledger's publications into memory, and publish again those that were not sent."""
         known = {flight.publication for _, flight in self.in_flight}
         waiting = {moved.row.publication for moved in found.in_flight if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
@@ -138,7 +138,7 @@ class ShardWorker:
         self.timer_service.set(found.next_due_ms)
 
     async def close(self) -> None:
-        """Finishes the turn that is under way; what is still on the shard worker goes back."""
+        """Finish the batch under way, and return the remaining commands."""
         self.closed = True
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
@@ -150,7 +150,7 @@ class ShardWorker:
         self._give_back()
 
     async def _clear_last(self) -> None:
-        """What the broker has confirmed is cleared, so that the next owner publishes none of it again."""
+        """Clear the confirmed publications, so that the next owner publishes none of them again."""
         if not self._lost:
             await self._sendings.settled(CLOSE_SECONDS)
         if self._confirmed and not self._lost:
@@ -177,10 +177,10 @@ class ShardWorker:
         self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
-        """Publishes anew all that was published before; nothing else is sent until the ledger knows of it.
+        """Publish all earlier publications again; nothing else is sent until the ledger has recorded the rebuild.
 
-        When the broker was `kept` what may run is left alone, and what is on its way goes on. Settled with the last
-        publication number before it. The same occasion again does nothing.
+        When the broker was `kept`, tasks that may run are left alone, and those on their way go on. `settle` gets the
+        last publication number before the rebuild. A second call for the same occasion does nothing.
         """
         if not kept:
             self._sendings.hold(recall=marker != self.marker)
@@ -194,7 +194,7 @@ class ShardWorker:
         self._confirmed.extend(self._sendings.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Lays a command on the shard worker."""
+        """Add a command to the worker's queue."""
         if self.closed:
             settle.undone()
             return
@@ -202,7 +202,7 @@ class ShardWorker:
         self._wake.set()
 
     def hear(self, progress: Progress) -> None:
-        """An agent says that an attempt still runs: the patrol knows by it that the agent lives."""
+        """Note an agent's report that an attempt still runs, which shows the orphan detector a living agent."""
         self.in_flight.hear(
             NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time()
         )
@@ -250,7 +250,7 @@ class ShardWorker:
             self._refuse(batch, error)
 
     def _refuse(self, batch: list[QueuedCommand], error: Exception) -> None:
-        """Refuses the command that cannot be done, alone either and without what would follow from it."""
+        """Refuse a command that fails even alone and without its consequences; split a failed batch first."""
         if len(batch) > 1 or not self._apart:
             self._entries.extendleft(reversed(batch))
             self._singly = len(batch)
@@ -290,13 +290,16 @@ class ShardWorker:
             self._after(done.effects)
 
     def _doubt(self) -> None:
-        """A try may be committed that nobody heard of; until memory knows of it the ledger answers state queries."""
+        """Note that an unknown try may be committed.
+
+        Until memory knows its effects the ledger answers state queries.
+        """
         self._unsure = True
         self.status_cache.clear()
         self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
-        """What is under way, and what waits: before anything is settled, which may free room for others."""
+        """Count flights and backlog, before anything is settled and may free room for others."""
         now = asyncio.get_running_loop().time()
         self._counters.late += effects.late
         self._counters.strange += effects.strange
@@ -311,7 +314,7 @@ class ShardWorker:
                 self.in_flight.set_apart(publication.node_key)
 
     def _after(self, effects: Effects) -> None:
-        """The next turn's transaction runs, in its own thread, while what follows from this one is sent."""
+        """Apply the effects of a commit; the next batch's transaction runs in its own thread at the same time."""
         self._unsent.append(effects)
         asyncio.get_running_loop().call_soon(self._send)
         if self.projector is not None:
@@ -359,9 +362,9 @@ class ShardWorker:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Memory learns what an unheard try claimed, ended, left over or set a timer for.
+        """Learn the effects of an unknown try from the ledger, behind a commit whose outcome is known.
 
-        Behind a commit that was heard of: nothing of an earlier one is written after it.
+        No write of an earlier try comes after that commit.
         """
         if not self._unsure or self.closed:
             return
@@ -371,7 +374,7 @@ class ShardWorker:
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
-        """Claims so many of a capability from the ready index; the room is kept for them until that is done."""
+        """Claim up to `room` nodes of a capability from the backlog; the room is reserved until that is done."""
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
@@ -379,7 +382,7 @@ class ShardWorker:
             self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
 
     def _filled(self, capability: str, room: int, more: bool) -> None:
-        """It is done, or is not going to be; there may be more of it."""
+        """Free the reserved room, and note whether the capability may have more ready nodes."""
         self._ports.window.free(capability, room)
         if more:
             self.backlog[capability] = None
