@@ -1,1 +1,1 @@
-"""Everything that is said to RabbitMQ: the port, the topology, the AMQP adapter and its in-memory twin."""
+"""The connection to RabbitMQ: the port, the topology, the AMQP adapter and its in-memory twin."""

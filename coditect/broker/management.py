@@ -1,9 +1,9 @@
-"""RabbitMQ's management API, as far as we need it: who is connected, and closing a connection.
+"""The part of RabbitMQ's management API that Coditect needs: listing connections and bindings, closing a connection.
 
-What it lists is up to 5 s old: the broker gathers it at intervals. A connection that was closed may stay listed until
-its client lets go of it, which a stopped one does not; what it held is back in its queues all the same.
+The listed connections are up to 5 s old: the broker gathers them at intervals. A closed connection may stay listed
+until its client lets go of it, which a stopped client does not; its deliveries are back in their queues all the same.
 
-Calls are rare and small, so they are the standard library's, each in a thread and on a connection of its own.
+Calls are rare and small, so they use the standard library, each in a thread and on a connection of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "
 
 
 class ManagementUnavailable(Retryable):
-    """The management API did not answer, or not as it should; the facts say why. What was asked may be done."""
+    """The error of a management API without a proper answer; the facts say why. The requested action may be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +35,42 @@ class Connection:
     """A client's connection to the broker."""
 
     name: str
-    """The broker's own name for it."""
+    """The broker's own name of the connection."""
     given_name: str
-    """What the client calls it; empty when it says nothing."""
+    """The name that the client gave; empty for none."""
 
 
 class Management:
-    """The API at one address, e.g. `http://user:password@localhost:15672`. Usable from any event loop.
+    """The management API at one address, e.g. `http://user:password@localhost:15672`; usable from any event loop.
 
-    The user needs the tag `administrator`: closing another's connection takes it.
+    The user needs the tag `administrator`, which closing another user's connection takes.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = CALL_SECONDS) -> None:
-        """Connects to nothing. Raises: SetupError when it is no URL of HTTP."""
+        """Check the address, and connect to nothing.
+
+        Raises:
+            SetupError: when the address is no HTTP URL.
+        """
         self._at = _address(url)
         self._timeout_seconds = timeout_seconds
 
     async def connections(self) -> tuple[Connection, ...]:
-        """All that stand, as far as the broker has gathered them. Raises: ManagementUnavailable."""
+        """Return all open connections, as far as the broker has gathered them.
+
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses.
+        """
         rows = await self._ask("GET", "connections?columns=name,user_provided_name")
         if not isinstance(rows, list):
             raise ManagementUnavailable("The management API lists no connections", answer=str(rows)[:200])
         return tuple(_connection(row) for row in rows if isinstance(row, dict) and "name" in row)
 
     async def bindings(self, vhost: str) -> frozenset[Binding]:
-        """Every queue's bindings in this virtual host; each is bound to the default exchange, too, by its own name.
+        """Return every queue's bindings in a virtual host, with each queue's own to the default exchange.
 
-        Raises: ManagementUnavailable.
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses.
         """
         columns = "source,destination,destination_type,routing_key"
         rows = await self._ask("GET", f"bindings/{quote(vhost, safe='')}?columns={columns}")
@@ -74,17 +83,21 @@ class Management:
         )
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
-        """Closes it; what it held unsettled goes back to its queues at once. False when it is not there any more.
+        """Close a connection, whose unsettled deliveries go back to their queues; return False when it is gone already.
 
-        The broker writes the reason into its log. Raises: ManagementUnavailable; it may be closed all the same.
+        The broker writes the reason into its log.
+
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses; the connection may be closed all the same.
         """
         path = f"connections/{quote(connection.name, safe='')}"
         return await self._ask("DELETE", path, headers={"X-Reason": reason}, may_lack=True) is not None
 
     async def closing_version(self) -> str:
-        """The version of the broker, if we may see and close everybody's connections.
+        """Return the version of the broker, if the user may list and close all connections.
 
-        Raises: ManagementUnavailable, with what to do.
+        Raises:
+            ManagementUnavailable: when the user may not, with the fix.
         """
         overview, user = await self._ask("GET", "overview"), await self._ask("GET", "whoami")
         if CLOSING_TAG not in user.get("tags", ()):
@@ -98,7 +111,7 @@ class Management:
     async def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False
     ) -> Any:
-        """What it says; None for what is not there and `may_lack`."""
+        """Return the API's answer; None when the resource is missing and `may_lack`."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 status, body = await asyncio.to_thread(self._exchange, method, path, headers or {})
@@ -112,7 +125,7 @@ class Management:
         raise ManagementUnavailable("The broker's management API refuses", reason=_REFUSALS.get(status, status))
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """One request, in a thread."""
+        """Send one request, in a thread, and return status and body."""
         opened = HTTPSConnection if self._at.scheme == "https" else HTTPConnection
         signed = {"Authorization": _sign_in(self._at), **headers}
         connection = opened(self._at.hostname or "", self._at.port, timeout=self._timeout_seconds)

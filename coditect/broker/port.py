@@ -1,8 +1,8 @@
-"""What the rest of Coditect asks of a broker. Two adapters: `amqp` (RabbitMQ) and `memory` (its twin).
+"""The port of the message broker, with two adapters: `rabbitmq` and `memory` (its in-memory twin).
 
-A publish is done when the broker confirmed it. A delivery is settled exactly once: `ack`, `requeue` or
-`reject`; settling never blocks and never raises. When the connection is lost, unsettled deliveries become
-`lost`: the broker gives them to someone again, settling them does nothing.
+A publish is done when the broker has confirmed it. A delivery is settled exactly once: `ack`, `requeue` or `reject`;
+settling never blocks and never raises. When the connection is lost, unsettled deliveries become `lost`: the broker
+delivers them again, and settling them does nothing.
 """
 
 from __future__ import annotations
@@ -16,142 +16,144 @@ from coditect.model.message import Message
 
 
 class Delivery(Protocol):
-    """A message in hand."""
+    """A delivered message that is yet to be settled."""
 
     @property
     def message(self) -> Message:
-        """What was published."""
+        """The message as it was published."""
 
     @property
     def queue(self) -> str:
-        """The queue it came from."""
+        """The queue that delivered it."""
 
     @property
     def exchange(self) -> str:
-        """The exchange it was last published or dead-lettered to."""
+        """The exchange to which the message was last published or dead-lettered."""
 
     @property
     def routing_key(self) -> str:
-        """The key it was last published with."""
+        """The routing key of the last publish."""
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker gave it to someone before."""
+        """Whether the broker delivered the message before."""
 
     @property
     def delivery_count(self) -> int:
-        """How often it came back to its quorum queue; hand-backs count. 0 when the broker does not say."""
+        """The number of returns to its quorum queue, hand-backs included; 0 when the broker does not say."""
 
     @property
     def lost(self) -> bool:
-        """Whether its channel is gone: it is not ours to settle any more."""
+        """Whether the delivery's channel is gone, so that it can no longer be settled here."""
 
     def ack(self) -> None:
-        """It is done with. May leave together with other acks of the same loop turn."""
+        """Settle the message as done; may be sent together with other acks of the same turn of the event loop."""
 
     def requeue(self) -> None:
-        """It goes back unstarted, for anybody."""
+        """Return the message to its queue unstarted, for any consumer."""
 
     def reject(self) -> None:
-        """It goes to the queue's dead-letter exchange."""
+        """Reject the message, which goes to the queue's dead-letter exchange."""
 
 
 class Promise(Protocol):
-    """Who is told what became of something, once. A future is one."""
+    """The receiver of an outcome, which is set once; a future is one."""
 
     def done(self) -> bool:
-        """Whether it was told, or does not want to know any more."""
+        """Return whether the outcome is set or not wanted any more."""
 
     def set_result(self, result: None) -> None:
-        """It went well."""
+        """Set success."""
 
     def set_exception(self, exception: BaseException) -> None:
-        """It came to nothing."""
+        """Set failure."""
 
 
 OnDelivery = Callable[[Delivery], None]
-"""Called on the event loop for each delivery; must not block and must not raise."""
+"""The callback for each delivery, called on the event loop; it must not block and must not raise."""
 
 
 class Consumer(Protocol):
-    """A subscription to one queue, kept over reconnects until it is canceled."""
+    """A subscription to one queue, restored after reconnects until it is canceled."""
 
     @property
     def queue(self) -> str:
-        """The queue it consumes."""
+        """The queue that is consumed."""
 
     @property
     def prefetch(self) -> int:
-        """How many of its deliveries may be unsettled at once."""
+        """The number of its deliveries that may be unsettled at once."""
 
     @property
     def active(self) -> bool:
-        """Whether the broker knows it right now."""
+        """Whether the broker has the consumer right now."""
 
     @property
     def unsettled(self) -> int:
-        """How many of its deliveries are in hand."""
+        """The number of its unsettled deliveries."""
 
     async def cancel(self) -> None:
-        """Ends it: no delivery after the return. What it delivered stays ours to settle. Idempotent."""
+        """End the subscription: no delivery after the return; earlier deliveries can still be settled. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A queue as the broker sees it."""
+    """The figures of a queue, as the broker has them."""
 
     messages: int
-    """Ready, not in anybody's hand."""
+    """The number of ready messages, without those that are delivered and unsettled."""
     consumers: int
 
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The broker that answered."""
+    """The product and version of the broker that answered."""
 
     product: str
     version: tuple[int, ...]
-    """For example (3, 10, 8)."""
+    """The version, for example (3, 10, 8)."""
 
 
 def connection_names(process: str) -> tuple[str, str]:
-    """What a process of this name calls its two connections at the broker: by them it can be evicted."""
+    """Return the names of a process's two connections at the broker, by which it can be evicted."""
     return f"{process} publishes", f"{process} consumes"
 
 
 class Broker(Protocol):
-    """A connection to the broker; an async context manager. Reconnects by itself until it is closed."""
+    """A connection to the broker; an async context manager that reconnects by itself until it is closed."""
 
     @property
     def server(self) -> ServerInfo:
-        """Who answered last."""
+        """The broker that answered last."""
 
     @property
     def connected(self) -> bool:
-        """Whether both connections stand and every consumer is active."""
+        """Whether both connections are open and every consumer is active."""
 
     @property
     def answering(self) -> bool:
-        """False while the connection that consumes stands, and was silent for two seconds although it was asked."""
+        """False while the consuming connection is open, and was silent for two seconds in spite of a question."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has told us to stop publishing (an alarm)."""
+        """Whether the broker has told this process to stop publishing (an alarm)."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Makes the entities exist; idempotent. They are declared again after a broker lost them, bindings every few
-        seconds.
+        """Declare the entities; idempotent.
 
-        A queue that is `once` is not: its absence tells. With `lazily` it is made when something of it turns out to be
-        missing: for what others made long ago.
+        They are declared again after a broker lost them, bindings every few seconds. A queue that is `once` is not
+        declared again: its absence is a sign. With `lazily` an entity is only declared when one of them turns out to be
+        missing: for those that other processes declared long ago.
 
-        Raises: TopologyMismatch when one exists with other arguments; BrokerUnavailable.
+        Raises:
+            TopologyMismatch: when an entity exists with other arguments.
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Has this called whenever a lost connection stands again, before anything is published over it.
+        """Set the function that is called after each reconnect, before anything is published over the new connection.
 
-        Publishing waits for it; raising a CoditectError counts as a loss of the connection.
+        Publishing waits for the function; a CoditectError from it counts as a loss of the connection.
         """
 
     def publish(
@@ -163,17 +165,20 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> Awaitable[None]:
-        """Done when the broker has taken the message; at least once, the same `message_id` if repeated.
+        """Publish a message, at least once, with the same `message_id` if repeated; done when the broker has it.
 
-        What is sent again although the broker may have taken it carries `wire.SENT_AGAIN`.
+        A message that is sent again although the broker may have it carries `wire.SENT_AGAIN`. Waits, within the time,
+        for a lost connection, an alarm, a full queue (unless `wait_when_full` is False), the confirm window, and for 15
+        s at most for an exchange that this process declared and for the owner of a queue that exists and is not bound.
+        The order of concurrent calls is not kept.
 
-        Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is
-        False), the confirm window, and for 15 s at most for an exchange that this process declared and for the owner
-        of a queue that is there and not bound. Order between concurrent calls is not promised.
-
-        Raises: Unroutable (nothing was taken); Overloaded (nothing was taken, retryable);
-        PublishUnconfirmed (unknown, retryable); BrokerUnavailable (nothing was sent, retryable); TooLarge
-        (over the broker's own limit, far above ours; nothing was taken); NotFound (there is no such exchange).
+        Raises:
+            Unroutable: when no queue takes the message; nothing was taken.
+            Overloaded: when the broker takes no more messages; nothing was taken, retryable.
+            PublishUnconfirmed: when the outcome is unknown; retryable.
+            BrokerUnavailable: when the broker does not answer; nothing was sent, retryable.
+            TooLarge: when the body is over the broker's own limit, far above Coditect's; nothing was taken.
+            NotFound: when there is no such exchange.
         """
 
     def post(
@@ -186,9 +191,9 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """`publish` for whoever has no coroutine that waits: the promise is told what became of it.
+        """Publish a message for a caller without a coroutine that waits; `promise` gets the outcome.
 
-        On the event loop, and perhaps before the return.
+        The outcome is set on the event loop, and perhaps before the return.
         """
 
     async def consume(
@@ -201,32 +206,37 @@ class Broker(Protocol):
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """Delivers the queue's messages to the callback, at most `prefetch` unsettled at once.
+        """Consume a queue: its messages go to the callback, at most `prefetch` unsettled at once.
 
-        Consumers of one `group` share a channel. `on_lost` is called when the broker knows this
-        consumer no more (it is subscribed again by itself): with its channel all its deliveries became lost; when
-        it alone was ended, or was found deaf, they stay ours.
+        Consumers of one `group` share a channel. `on_lost` is called when the broker has lost this consumer (which is
+        subscribed again by itself): with its channel all its deliveries became lost; when it alone was ended, or
+        received nothing, they can still be settled.
 
-        Raises: NotFound when there is no such queue; BrokerUnavailable.
+        Raises:
+            NotFound: when there is no such queue.
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
 
     async def get(self, queue: str) -> Delivery | None:
-        """One message, to look at; None when the queue is empty. Unsettled it goes back when `release` is called.
+        """Fetch one message to look at; None when the queue is empty. Left unsettled, it goes back with `release`.
 
-        Raises: NotFound when there is no such queue; BrokerUnavailable.
+        Raises:
+            NotFound: when there is no such queue.
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
 
     async def release(self) -> None:
-        """Gives back everything that `get` brought and nobody settled."""
+        """Return all unsettled messages of `get` to their queues."""
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """How full the queue is; None when it does not exist.
+        """Return the figures of a queue; None when it does not exist.
 
-        Raises: BrokerUnavailable.
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """Removes the queue; idempotent. With `if_empty` one that holds messages stays.
+        """Delete a queue; idempotent. With `if_empty` a queue that holds messages stays.
 
-        Of a `classic` queue that is certain; what comes to another in that very moment is lost with it.
+        For a `classic` queue that is certain; a message that reaches another queue in that very moment is lost with it.
         """

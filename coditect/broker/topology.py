@@ -2,12 +2,12 @@
 
 ::
 
-    coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   ours: unroutable comes back
-    coditect.tasks      topic, AE  the same                  the same                     for everybody else
+    coditect.submit     topic      <capability>.<p0|p1|p2>   tasks.<capability>.<level>   own: unroutable returns
+    coditect.tasks      topic, AE  the same                  the same                     for other programs
     coditect.agents     direct     <agent>, mail.<agent>     agent.<agent>.tasks, agent.<agent>.mail
                                    next.<agent>              agent.<agent>.next
     coditect.replies    direct     <reply queue>             reply.<process>
-    coditect.events     topic      task.completed, ...       whoever binds
+    coditect.events     topic      task.completed, ...       any queue that is bound
     coditect.broadcast  fanout     -                         every agent's mail
     coditect.retry.after.<ms>
                         fanout     the task's key            retry.after.<ms> -> coditect.retry.back
@@ -19,8 +19,8 @@
     -                   -          -                         coditect.epoch.<uuid>, see `marker_queue`
 
 Task, retry and dead queues are quorum queues. `x-delivery-limit` is a backstop and always explicit: on
-RabbitMQ 3.10 none means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
-in our own header. Dead-lettering is at-least-once, which needs `reject-publish`. No `x-max-priority`
+RabbitMQ 3.10 an absent limit means for ever, on 4.x it means 20, and -1 drops messages on 3.10. Attempts are counted
+in a header of Coditect's. Dead-lettering is at-least-once, which needs `reject-publish`. No `x-max-priority`
 (refused by quorum queues on 3.10), no transient queues (refused by 4.3).
 """
 
@@ -35,19 +35,19 @@ from coditect.model.retry import RUNGS_MS
 from coditect.wire import routing
 
 TASK_DELIVERY_LIMIT = 1_000
-"""A drain may hand work back without burning it."""
+"""The delivery limit of task queues: a drain may return work without using the limit up."""
 DEAD_DELIVERY_LIMIT = 1_000_000
-"""Looking at a dead letter is a delivery, too."""
+"""The delivery limit of dead-letter queues: looking at a dead letter is a delivery, too."""
 REPLY_EXPIRES_MS = 600_000
 MAIL_EXPIRES_MS = 60_000
 INBOX_TTL_MS = 1_000
 INBOX_EXPIRES_MS = 3_600_000
-"""How long an agent's own queues outlive it where nobody removes them. What is in a queue then is gone with it."""
+"""The time for which an agent's own queues outlive it where no process removes them; messages in them are lost then."""
 INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
-"""Who pins to an agent looks that often whether its inbox is there; to look at a queue keeps it from expiring."""
+"""The interval at which a client that pins to an agent looks at its inbox, which keeps the queue from expiring."""
 BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
-"""How long a notice waits for a dispatcher, and its queue for the next one."""
+"""The time for which a notice waits for a dispatcher, and its queue for the next dispatcher."""
 MOST_NOTICES = 10_000
 MOST_NOTICE_BYTES = 64 * 1024 * 1024
 
@@ -55,7 +55,7 @@ Argument = str | int
 
 
 class ExchangeType(StrEnum):
-    """How an exchange routes."""
+    """The way in which an exchange routes."""
 
     DIRECT = "direct"
     TOPIC = "topic"
@@ -63,7 +63,7 @@ class ExchangeType(StrEnum):
 
 
 class QueueType(StrEnum):
-    """How a queue keeps its messages."""
+    """The way in which a queue keeps its messages."""
 
     QUORUM = "quorum"
     CLASSIC = "classic"
@@ -79,7 +79,7 @@ class Exchange:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """As AMQP wants them."""
+        """The arguments of AMQP's declare."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
@@ -97,13 +97,13 @@ class Queue:
     max_length: int | None = None
     max_length_bytes: int | None = None
     drops_oldest: bool = False
-    """What a full queue does: drop its oldest messages, or (default) refuse the newest. Only for copies."""
+    """Whether a full queue drops its oldest messages, instead of refusing the newest; only for copies."""
     once: bool = False
-    """Made when it is declared, and not again by itself after the broker lost it: its absence tells something."""
+    """Whether the queue is not declared again after the broker lost it: its absence is a sign."""
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """As AMQP wants them; a quorum queue with dead-lettering gets at-least-once and reject-publish."""
+        """The arguments of AMQP's declare; a quorum queue with dead-lettering gets at-least-once and reject-publish."""
         quorum = self.type is QueueType.QUORUM
         safe_dead_letters = quorum and self.dead_letter_exchange is not None
         wanted: dict[str, Argument | None] = {
@@ -122,7 +122,7 @@ class Queue:
 
     @property
     def bounded(self) -> bool:
-        """Whether it can be full."""
+        """Whether the queue can be full."""
         return self.max_length is not None or self.max_length_bytes is not None
 
     @property
@@ -132,7 +132,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Messages of the exchange with this key go to the queue."""
+    """The rule that messages of an exchange with a key go to a queue."""
 
     exchange: str
     queue: str
@@ -141,7 +141,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Entities in the order in which they must be declared."""
+    """Exchanges, queues and bindings, in the order in which they must be declared."""
 
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -156,13 +156,13 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """What is declared again after the broker lost it."""
+        """The part that is declared again after the broker lost it."""
         if not any(one.once for one in self.queues):
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
 
     def only_queue(self, name: str) -> Topology:
-        """That queue and its bindings."""
+        """Return one queue and its bindings."""
         return Topology(
             (),
             tuple(one for one in self.queues if one.name == name),
@@ -170,7 +170,7 @@ class Topology:
         )
 
     def without_queue(self, name: str) -> Topology:
-        """The same without this queue and its bindings."""
+        """Return the topology without one queue and its bindings."""
         return Topology(
             self.exchanges,
             tuple(one for one in self.queues if one.name != name),
@@ -179,7 +179,7 @@ class Topology:
 
 
 def base_topology() -> Topology:
-    """What every process needs, whoever it is."""
+    """Return the topology that every process needs."""
     exchanges = (
         Exchange(routing.UNROUTED, ExchangeType.FANOUT),
         Exchange(routing.DEAD, ExchangeType.TOPIC),
@@ -197,11 +197,11 @@ def base_topology() -> Topology:
 
 
 def _retry_ladder() -> Topology:
-    """The rungs are shared, the way out of them is not.
+    """Return the retry-delay queues, which all capabilities share, without the capabilities' queues behind them.
 
-    RabbitMQ hands over but a few dozen dead letters of a queue at once, and waits while their target refuses them.
-    So a rung leads to a queue of the capability, which is never full; there a task waits, and holds up its like alone.
-    A capability whose agents declare no such queue has its tasks at the door at once.
+    RabbitMQ hands over only a few dozen dead letters of a queue at once, and waits while their target refuses them. So
+    a retry-delay queue leads to a queue of the capability, which is never full; there a task waits, and holds up only
+    tasks of its capability. The tasks of a capability whose agents declare no such queue go to its task queue at once.
     """
     ladder = Topology((Exchange(routing.RETRY_BACK, ExchangeType.TOPIC, alternate=routing.TASKS),))
     for delay_ms in RUNGS_MS:
@@ -217,7 +217,7 @@ def _retry_ladder() -> Topology:
 
 
 def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
-    """The queues of one capability: its dead letters and returning tasks first, then one per priority level."""
+    """Return a capability's queues: its dead letters and returning tasks first, then one per priority level."""
     dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
     back = Queue(
         routing.retry_back_queue(capability),
@@ -245,9 +245,9 @@ def capability_queues(capability: str, *, max_length: int | None = None) -> Topo
 
 
 def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
-    """One agent's inbox (pinned tasks) and what is next for it, both handed on after 1 s, and its mail.
+    """Return one agent's queues: inbox (pinned tasks) and next tasks, both handed on after 1 s, and mailbox.
 
-    What is next comes from the ledger, which has it again if it is lost: a classic queue hands it over at once.
+    The next tasks come from the ledger, which repeats lost ones: a classic queue hands them over at once.
     """
     inbox = Queue(
         routing.inbox_queue(agent_id),
@@ -272,7 +272,7 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
 
 
 def reply_queue(name: str, *, quorum: bool = False) -> Topology:
-    """One process's replies; outlives a broker restart, gone ten minutes after its process."""
+    """Return one process's reply queue, which survives a broker restart and expires ten minutes after its process."""
     queue = Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
     if quorum:
         queue = replace(queue, delivery_limit=TASK_DELIVERY_LIMIT)
@@ -280,20 +280,20 @@ def reply_queue(name: str, *, quorum: bool = False) -> Topology:
 
 
 def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
-    """One listener's events, by topic pattern; bounded: the oldest go when nobody reads.
+    """Return one listener's queue of events, by topic pattern; bounded: the oldest go when they are not read.
 
-    Refusing the newest would nack the publish, and its repetition would reach the other listeners twice.
+    A refusal of the newest would nack the publish, and its repetition would reach the other listeners twice.
     """
     queue = Queue(name, QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS, max_length=10_000, drops_oldest=True)
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 
 def notices() -> Topology:
-    """What a dispatcher reads to answer for tasks that nobody ran: copies of dead letters and the unrouted.
+    """Return the dispatchers' queues of copies of dead letters and of unroutable messages, to answer for such tasks.
 
-    Copies only, so they are bounded whether a dispatcher runs or not: the oldest go first, each is gone after
-    an hour, and the queues are when none was there for an hour. They never refuse: the refusal would reach
-    whoever publishes the original, and hold up dead-lettering.
+    They hold only copies, so they are bounded whether a dispatcher runs or not: the oldest go first, each expires after
+    an hour, and so do the queues without a dispatcher for an hour. They never refuse a message: the refusal would reach
+    the publisher of the original, and hold up dead-lettering.
     """
     queues = tuple(
         Queue(
@@ -318,25 +318,25 @@ def notices() -> Topology:
 
 
 def control_plane(*, quorum: bool = False) -> Topology:
-    """What every dispatcher consumes: requests that any of them may take."""
+    """Return the queue of requests that any dispatcher may take."""
     return _requests_queue(routing.CONTROL_QUEUE, "any", quorum)
 
 
 def shard_queues(shard: int, *, quorum: bool = False) -> Topology:
-    """What the owner of a shard consumes: what agents tell, and requests about its workflows."""
+    """Return a shard's two queues: agents' reports, and requests about its workflows."""
     return _results_queue(shard, quorum) + _requests_queue(routing.control_queue(shard), str(shard), quorum)
 
 
 def marker_queue(name: str) -> Topology:
-    """An empty queue that tells a broker from one that lost its data: it is gone with everything else."""
+    """Return an empty queue whose absence shows that the broker has lost its data."""
     return Topology((), (Queue(name, delivery_limit=DEAD_DELIVERY_LIMIT, once=True),))
 
 
 def _results_queue(shard: int, quorum: bool) -> Topology:
-    """Nothing in it carries a task key, so a dead letter of it names its queue.
+    """Return a shard's queue of results; they carry no task key, so a dead letter names the queue.
 
-    It is a hop of every node: a classic one hands on at once what a quorum queue writes to the disk first, and confirms
-    it no sooner than it is on the disk or acked, which its consumer does when the ledger has it.
+    The queue is a hop of every node: a classic queue hands a message on at once where a quorum queue first writes it to
+    the disk, and confirms it when it is on the disk or acked, which the consumer does when the ledger has it.
     """
     name = routing.results_queue(shard)
     queue = replace(_dispatchers_queue(name, quorum), dead_letter_exchange=routing.UNROUTED)
@@ -345,7 +345,7 @@ def _results_queue(shard: int, quorum: bool) -> Topology:
 
 
 def _requests_queue(name: str, key: str, quorum: bool) -> Topology:
-    """Without dead letters: every request is answered, and what expires here is asked again or wanted by nobody."""
+    """Return a queue of requests, without dead letters: an expired request is repeated by its client, or not needed."""
     return Topology((), (_dispatchers_queue(name, quorum),), (Binding(routing.CONTROL, name, key),))
 
 

@@ -1,8 +1,8 @@
-"""What differs between the broker and the code, what to do about it, and the topology for others to import.
+"""The differences between the broker's topology and the code's, the ways out, and a document for import.
 
-AMQP can create an entity but not change one, and it cannot list bindings. So a plan says of each exchange
-and queue: the same, missing (apply creates it) or different (with the way out). Which bindings are missing it says
-where the management API lists them; apply declares all of them again, which is idempotent.
+AMQP can create an entity but not change one, and it cannot list bindings. So a plan calls each exchange and queue the
+same, missing (apply creates it) or different (with the way out). Missing bindings are found where the management API
+lists them; apply declares all of them again, which is idempotent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BINDINGS_NOTE = (
 
 
 class ProbeVerdict(Enum):
-    """How the broker's entity compares with ours."""
+    """The result of comparing the broker's entity with the code's."""
 
     SAME = "same"
     MISSING = "missing"
@@ -33,14 +33,14 @@ class ProbeVerdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the broker said about one entity. `text` is its 406 text when it differs."""
+    """The broker's answer about one entity; `text` is its 406 text when the entity differs."""
 
     verdict: ProbeVerdict
     text: str = ""
 
     @classmethod
     def differs(cls, text: str) -> Probe:
-        """The broker refused our arguments with this text."""
+        """Return the probe of an entity whose arguments the broker refused with this text."""
         return cls(ProbeVerdict.DIFFERS, text)
 
 
@@ -52,18 +52,19 @@ class TopologyProbe(Protocol):
     """A broker that can compare an entity with what it holds."""
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compares and changes nothing.
+        """Compare an entity, and change nothing.
 
-        Raises: BrokerUnavailable.
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
 
 
 class PlannedBroker(Broker, TopologyProbe, Protocol):
-    """What `apply` needs: a broker that can also compare."""
+    """The broker that `apply_topology` needs, which can also compare."""
 
 
 class DifferenceKind(StrEnum):
-    """What sort of entity."""
+    """The kind of an entity."""
 
     EXCHANGE = "exchange"
     QUEUE = "queue"
@@ -71,16 +72,16 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyDifference:
-    """One argument that differs. The broker names the first one only; others may differ, too."""
+    """One argument that differs; the broker names the first one only, and others may differ, too."""
 
     argument: str
-    """For example ``x-message-ttl``; empty when the broker's text could not be read."""
+    """The argument's name, for example ``x-message-ttl``; empty when the broker's text could not be read."""
     current: str | None
-    """At the broker; None when it has none."""
+    """The value at the broker; None for none."""
     wanted: str | None
-    """In the code; None when it has none."""
+    """The value in the code; None for none."""
     text: str
-    """The broker's own words."""
+    """The broker's own text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +93,21 @@ class TopologyStep:
     verdict: ProbeVerdict
     difference: TopologyDifference | None = None
     fix: str = ""
-    """What a person does about a difference."""
+    """The instructions for a person to remove the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyPlan:
-    """Every entity compared, in the order in which they are declared."""
+    """The comparison of every entity, in the order in which they are declared."""
 
     steps: tuple[TopologyStep, ...]
     bindings: int
-    """How many apply declares again."""
+    """The number of bindings that apply declares again."""
     unbound: tuple[Binding, ...] | None = None
-    """Those that the broker lacks, also of living agents and clients; None when nobody lists them."""
+    """The bindings that the broker lacks, also of living agents and clients; None when they cannot be listed."""
 
     def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
-        """The steps with this verdict."""
+        """Return the steps with this verdict."""
         return tuple(step for step in self.steps if step.verdict is verdict)
 
     @property
@@ -118,7 +119,7 @@ class TopologyPlan:
 async def make_plan(
     broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
-    """Compares every exchange and queue with the broker, and the bindings with those that it has; changes nothing."""
+    """Compare every exchange and queue with the broker, and all bindings with `bound`; change nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
@@ -128,7 +129,7 @@ async def make_plan(
 
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
-    """What is not bound of what is wanted, and of what belongs to an agent or client whose queues are there."""
+    """Return the missing bindings of the topology, and of the agents and clients whose queues exist."""
     queues = {one.queue for one in bound if not one.exchange}
     wanted = list(topology.bindings)
     for queue in sorted(queues):
@@ -140,7 +141,7 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
-    """Creates what is missing and binds everything; what differs is left alone. Returns the plan it followed.
+    """Create missing entities and bind everything; leave different ones alone. Return the plan that was followed.
 
     Idempotent. The plan's differing steps are what remains for a person.
     """
@@ -157,7 +158,7 @@ async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyP
 
 
 def export_definitions(topology: Topology, *, vhost: str = "/") -> dict[str, object]:
-    """The topology as a RabbitMQ definitions document, for ``rabbitmqctl import_definitions``."""
+    """Return the topology as a RabbitMQ definitions document, for ``rabbitmqctl import_definitions``."""
     return {
         "vhosts": [{"name": vhost}],
         "exchanges": [
@@ -205,8 +206,10 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL
 
 
 def parse_difference(text: str) -> TopologyDifference:
-    """Reads RabbitMQ's 406 text, such as ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost
-    '/': received the value '100' of type 'signedint' but current is none``.
+    """Read RabbitMQ's 406 text about an argument that differs.
+
+    An example: ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': received the value '100' of
+    type 'signedint' but current is none``.
     """
     match = _INEQUIVALENT.search(text)
     if match is None:
@@ -268,10 +271,10 @@ _TEXT_POLICIES = {
 
 
 def _policy(entity: Exchange | Queue, difference: TopologyDifference) -> str:
-    """The policy that brings the wanted value without deleting, where there is one.
+    """Return the policy that brings the wanted value without deleting, or "" where there is none.
 
-    An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is
-    absent, or where the code wants less.
+    An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is absent, or
+    where the code wants less.
     """
     argument, wanted, current = difference.argument, difference.wanted, difference.current
     if wanted is None:

@@ -1,7 +1,7 @@
-"""RabbitMQ through aiormq: the adapter of the broker port.
+"""The RabbitMQ adapter of the broker port, through aiormq.
 
-`link` keeps a connection standing, `publisher` publishes with confirms, `inlet` consumes, `settle` gathers
-acknowledgements, `declare` makes the topology, `faults` turns the library's errors into ours.
+`link` keeps a connection open, `publisher` publishes with confirms, `consumer` consumes, `settlements` gathers
+acknowledgements, `declare` makes the topology, `errors` turns the library's errors into Coditect's.
 """
 
 import logging

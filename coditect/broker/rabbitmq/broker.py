@@ -1,6 +1,6 @@
-"""The AMQP adapter: two connections, one that publishes and one that consumes.
+"""The AMQP adapter with two connections, one that publishes and one that consumes.
 
-A connection that the broker blocks (an alarm) stalls its consumers too, hence two.
+A connection that the broker blocks (an alarm) stalls its consumers, too; hence two.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ T = TypeVar("T")
 
 
 class AmqpBroker:
-    """RabbitMQ 3.10 or newer. See `Broker` of the port.
+    """The adapter for RabbitMQ 3.10 or newer; see `Broker` of the port.
 
-    `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, and
-    what it is evicted by: an agent's id, a dispatcher's owner name.
+    `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, by
+    which it is evicted: an agent's id, a dispatcher's owner name.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AmqpBroker:
         heartbeat_seconds: int | None = None,
     ) -> None:
         self.health = Health()
-        """What its loops tell about themselves."""
+        """The health of its loops."""
         self._background = Supervisor(self.health)
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
@@ -109,12 +109,12 @@ class AmqpBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """Who answered last."""
+        """The broker that answered last."""
         return self._incoming.server
 
     @property
     def connected(self) -> bool:
-        """Whether both connections stand and are answered, and every consumer is active."""
+        """Whether both connections are open and answered, and every consumer is active."""
         links = self._incoming.up and self._outgoing.up
         return links and all(one.active for group in self._groups.values() for one in group.subscriptions)
 
@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Publishing waits for the topology, so that nothing is refused for want of it."""
+        """Declare the topology before anything is published, so that nothing is refused for want of it."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """See `Ways` of the publisher."""
+        """See `Routes` of the publisher."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -238,12 +238,12 @@ class AmqpBroker:
         return await self._rarely(lambda link: self._looks.stats(link, queue))
 
     async def _end_round(self) -> None:
-        """The consumers were looked at."""
+        """End a round of looks at the consumers, and bind again."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda link: self._entities.bind(link, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compares an entity with what the broker holds, and changes nothing."""
+        """Compare an entity with what the broker holds, and change nothing."""
         return await self._rarely(lambda link: rare.probe(link, entity))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
@@ -253,14 +253,15 @@ class AmqpBroker:
             self._entities.forget_queue(queue)
 
     def drop(self) -> None:
-        """Cuts both connections, as a network fault would. For tests."""
+        """Cut both connections, as a network fault would; for tests."""
         self._incoming.abort()
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Makes a rare call on the consuming connection, again after a loss, within the time.
+        """Make a rare call on the consuming connection, and repeat it after a loss, within the time.
 
-        Raises: BrokerUnavailable.
+        Raises:
+            BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.
         """
         last: BaseException | None = None
         try:

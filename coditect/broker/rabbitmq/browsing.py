@@ -1,4 +1,4 @@
-"""Takes messages one at a time, each question on a channel that waits for no other answer."""
+"""Single messages fetched for a look, each request on a channel that waits for no other answer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CALL_SECONDS = 15.0
 
 
 class Browsing:
-    """The channels of one connection that fetch single messages. A silent queue holds up none but its own question.
+    """The channels of one connection that fetch single messages; a silent queue holds up only its own request.
 
-    A question is never taken back: aiormq would close its channel, and what was fetched over it would come again.
+    A request is never withdrawn: aiormq would close its channel, and messages fetched over it would come again.
     """
 
     def __init__(self, background: Supervisor) -> None:
@@ -32,10 +32,10 @@ class Browsing:
         self._inlets: list[PlainConsumerChannel] = []
         self._asking: set[PlainConsumerChannel] = set()
         self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
-        """Questions that wait for an answer and have no asker any more, with their queue."""
+        """Requests whose callers have given up, with their queues."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """See `Broker.get`. Who gives up and asks again waits for the same answer."""
+        """Fetch one message, see `Broker.get`; a caller that gave up and asks again waits for the same answer."""
         asked = next((one for one, its in self._given_up.items() if its == queue), None)
         if asked is None:
             asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
@@ -48,7 +48,7 @@ class Browsing:
             raise
 
     def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
-        """Gives back what was brought to nobody."""
+        """Return a message that has no caller any more."""
         if self._given_up.pop(asked, None) is None or asked.cancelled():
             return
         if (error := asked.exception()) is not None:
@@ -81,7 +81,7 @@ class Browsing:
         return consumer_channel
 
     async def release(self) -> None:
-        """Gives back what was fetched and not settled."""
+        """Return all messages that were fetched and not settled."""
         inlets, self._inlets = self._inlets, []
         for consumer_channel in inlets:
             try:
@@ -94,13 +94,13 @@ class Browsing:
 
 
 async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
-    """What was fetched is lost with its channel."""
+    """Drop what was fetched when the channel is lost."""
     await asyncio.wait({consumer_channel.channel.closing})
     consumer_channel.lose()
 
 
 class _Browsed:
-    """The source of a message that was fetched."""
+    """The source of a fetched message."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

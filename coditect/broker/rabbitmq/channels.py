@@ -1,4 +1,4 @@
-"""Opens and closes channels, typed as the library's own class."""
+"""The opening and closing of channels, typed as the library's own class."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 10.0
 RARE_FRAMES = 10
 HOT_FRAMES = 4096
-"""Frames a busy channel may have read ahead; the library's default of 10 stalls the reader."""
+"""The frames that a busy channel may have read ahead; the library's default of 10 stalls the reader."""
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool = False, frames: int = RARE_FRAMES) -> Channel:
-    """A fresh channel. Raises what the library raises when the connection is lost."""
+    """Open a new channel.
+
+    Raises:
+        Exception: any of `errors.LOST`, when the connection is lost.
+    """
     with heeded():  # else a publish would outlive its deadline
         channel = await connection.channel(
             publisher_confirms=confirms, frame_buffer_size=frames, timeout=CALL_SECONDS, on_return_raises=True
@@ -31,13 +35,13 @@ async def open_channel(connection: AbstractConnection, *, confirms: bool = False
 
 
 async def close_quietly(channel: Channel) -> None:
-    """Closes a channel that may be closed already."""
+    """Close a channel unless it is closed already."""
     if not channel.is_closed:
         await channel.close(timeout=CALL_SECONDS)
 
 
 async def give_up(channel: Channel) -> None:
-    """Closes it, whatever comes of that, and so ends what is under way on it."""
+    """Close a channel and log a failure; calls under way on it end."""
     try:
         await close_quietly(channel)
     except asyncio.CancelledError:
@@ -48,7 +52,10 @@ async def give_up(channel: Channel) -> None:
 
 
 def is_blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker has told us to stop publishing. Taking a wait's first step asks that without a timer."""
+    """Return whether the broker has told this process to stop publishing.
+
+    Taking the first step of a wait answers that without a timer.
+    """
     wait = connection.ready()
     try:
         wait.send(None)

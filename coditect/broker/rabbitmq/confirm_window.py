@@ -1,4 +1,4 @@
-"""How much may be under way at once. As asyncio's semaphore, but with a way in that needs no coroutine."""
+"""A limit of publishes under way, as asyncio's semaphore, but with an entry that needs no coroutine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import deque
 
 
 class ConfirmWindow:
-    """Places for `size`; who waits gets the next one that is left, in order."""
+    """A window of `size` places; waiting callers get the places that become free, in order."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def enter_at_once(self) -> bool:
-        """Takes a place if one is free and nobody waits for it."""
+        """Take a place if one is free and no caller waits for it; return whether it was taken."""
         if self._free <= 0 or self._waiting:
             return False
         self._free -= 1
         return True
 
     async def enter(self) -> None:
-        """Takes a place; waits for it."""
+        """Wait for a place and take it."""
         if self.enter_at_once():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -34,7 +34,7 @@ class ConfirmWindow:
             raise
 
     def leave(self) -> None:
-        """Gives a place back."""
+        """Free a place."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -1,4 +1,4 @@
-"""Consuming: subscriptions that are there again after every loss, on one channel per group."""
+"""Subscriptions that are restored after every loss, on one channel per group."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RETRY_SECONDS = 0.3
 _NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 
 DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
-"""Makes a queue that is gone exist again, if it is one of ours."""
+"""A function that declares a lost queue again, if this process declared it."""
 
 
 class Subscription:
-    """A consumer of the port; kept over reconnects until it is canceled."""
+    """A consumer of the port, restored after reconnects until it is canceled."""
 
     def __init__(
         self,
@@ -58,17 +58,17 @@ class Subscription:
 
     @property
     def queue(self) -> str:
-        """The queue it consumes."""
+        """The queue that is consumed."""
         return self._queue
 
     @property
     def prefetch(self) -> int:
-        """How many of its deliveries may be unsettled at once."""
+        """The number of its deliveries that may be unsettled at once."""
         return self._prefetch
 
     @property
     def active(self) -> bool:
-        """Whether the broker knows it right now."""
+        """Whether the broker has the consumer right now."""
         return self.tag is not None
 
     async def cancel(self) -> None:
@@ -77,12 +77,12 @@ class Subscription:
         await self._group.unsubscribe(self)
 
     async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
-        """Subscribes on this channel."""
+        """Subscribe on this channel."""
         await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Hands it on. Called by the transport itself, so nothing may come out of it."""
+        """Pass a delivery to the callback, and reject it after an exception: the caller is the transport itself."""
         self.unsettled += 1
         self.delivered += 1
         try:
@@ -92,19 +92,19 @@ class Subscription:
             delivery.reject()
 
     def lose(self) -> None:
-        """Its deliveries are gone with the channel."""
+        """Note that the deliveries are lost with the channel."""
         self.unsettled = 0
         self.deafen()
 
     def deafen(self) -> None:
-        """The broker knows it no more; what it delivered stays ours."""
+        """Note that the broker has lost the consumer; its deliveries can still be settled."""
         self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
 
 
 class Group:
-    """One channel with its subscriptions; opened again when the channel or the connection is lost."""
+    """One channel with its subscriptions, opened again when the channel or the connection is lost."""
 
     def __init__(self, name: str, background: Supervisor, *, path: WirePath, declare_again: DeclareAgain) -> None:
         self._name = name
@@ -119,12 +119,12 @@ class Group:
 
     @property
     def opened(self) -> bool:
-        """Whether it has its channel."""
+        """Whether the group has its channel."""
         return self._channel is not None
 
     @property
     def _channel(self) -> Channel | None:
-        """While it is open."""
+        """The channel, while it is open."""
         return (
             None
             if self._consumer_channel is None or self._consumer_channel.channel.is_closed
@@ -132,15 +132,17 @@ class Group:
         )
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Everything anew on a new connection."""
+        """Open the channel and all subscriptions on a new connection."""
         self._connection = connection
         async with self._lock:
             await self._reopen()
 
     async def subscribe(self, subscription: Subscription) -> None:
-        """Adds a consumer.
+        """Add a consumer.
 
-        Raises: our error when the broker refuses it; the library's when the connection is lost.
+        Raises:
+            CoditectError: when the broker refuses the consumer.
+            Exception: any of `errors.LOST`, when the connection is lost.
         """
         async with self._lock:
             if self._channel is None:
@@ -156,7 +158,7 @@ class Group:
                 raise refused from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """Ends a consumer; a lost channel has ended it already."""
+        """End a consumer; a lost channel has ended it already."""
         async with self._lock:
             self.subscriptions.discard(subscription)
             tag, subscription.tag = subscription.tag, None
@@ -168,7 +170,7 @@ class Group:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
-        """Subscribes again on the same channel: what a deaf consumer needs."""
+        """Subscribe again on the same channel, for a consumer that receives nothing."""
         async with self._lock:
             if subscription.canceled or self._consumer_channel is None or not self.opened:
                 return
@@ -178,7 +180,7 @@ class Group:
             await self._start(subscription)
 
     async def close(self) -> None:
-        """Writes what was decided and closes the channel; the rest goes back to the queues."""
+        """Write the decided settlements and close the channel; other deliveries go back to the queues."""
         self._connection = None
         consumer_channel = self._consumer_channel
         if consumer_channel is None or not self.opened:
@@ -196,7 +198,7 @@ class Group:
             await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
-        """Consuming a missing queue would close the channel, and silence its neighbours again and again."""
+        """Subscribe if the queue exists, since consuming a missing one would close the channel for all."""
         if await rare.stats(connection, subscription.queue) is not None:
             await self._start(subscription)
         else:
@@ -220,7 +222,7 @@ class Group:
         connection = self._connection
 
         def is_over() -> bool:
-            """Whether another channel stands in its place, or none is to be opened on this connection."""
+            """Return whether another channel has replaced this one, or none is to be opened on this connection."""
             replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
@@ -229,7 +231,7 @@ class Group:
         )
 
     def _lose(self) -> None:
-        """Once per channel: its deliveries are nobody's any more."""
+        """Drop the channel and all of its deliveries, once per channel."""
         if self._consumer_channel is None:
             return
         self._consumer_channel.lose()
@@ -238,7 +240,7 @@ class Group:
             subscription.lose()
 
     async def _watch(self, consumer_channel: ConsumerChannel) -> None:
-        """Opens the channel again when only it was closed (consumer timeout, a refused call)."""
+        """Open the channel again when only the channel was closed (consumer timeout, a refused call)."""
         await asyncio.wait({consumer_channel.channel.closing})
         connection = self._connection
         if connection is None:
@@ -272,7 +274,7 @@ class Group:
         channel = self._channel
 
         def is_over() -> bool:
-            """Whether it consumes, or is not to, or the watcher opens another channel with all its subscriptions."""
+            """Return whether it consumes, is canceled, or has another channel, opened with all its subscriptions."""
             return subscription.canceled or subscription.tag is not None or channel is not self._channel
 
         if channel is not None:
@@ -280,7 +282,7 @@ class Group:
             self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
 
     async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
-        """Until the queue is there again; the broker cancels a consumer whose queue it deletes."""
+        """Subscribe once the queue exists again; the broker cancels a consumer whose queue it deletes."""
         while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
             if channel is not self._channel:

@@ -1,4 +1,7 @@
-"""Making and probing entities: everything rare, on throw-away channels, since a refusal closes the channel."""
+"""The declaring and probing of entities, and other rare calls, on channels of their own.
+
+A refusal closes the channel.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,29 @@ from coditect.broker.topology_diff import MISSING, SAME, Probe
 from coditect.errors import SetupError
 
 AT_ONCE = 50
-"""How many entities are sent before the broker is asked whether they are made."""
+"""The number of entities that are sent before the broker is asked whether they are made."""
 _NAMED = re.compile(r"(?:exchange|queue) '([^']*)'")
 _PRIVATE = re.compile(
     r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$|control$|(control|results)\.\d+$"
 )
-"""What one process, or one role, alone consumes. How many shards there are, only the dispatchers' ledger knows."""
+"""The queues that one process, or one role, alone consumes; only the ledger knows the number of shards."""
 
 
 def is_private(queue: str) -> bool:
-    """Whether one process, or one role, alone consumes it."""
+    """Return whether one process, or one role, alone consumes the queue."""
     return _PRIVATE.match(queue) is not None
 
 
 async def declare(
     connection: AbstractConnection, topology: Topology, *, only_check: bool, channel: Channel | None = None
 ) -> None:
-    """Makes the entities exist; with `only_check` just the process's own queues, the rest must be there.
+    """Declare the entities; with `only_check` only the process's own queues, and all others must exist.
 
-    All of it is sent at once; the broker is asked but now and then whether it is done. A channel that is given is used,
-    and closed at the end. Raises: our error when the broker refuses one; the library's when the connection is lost.
+    All are sent at once, with an answer awaited for every `AT_ONCE`. A given channel is used, and closed at the end.
+
+    Raises:
+        CoditectError: when the broker refuses an entity.
+        Exception: any of `errors.LOST`, when the connection is lost.
     """
     frames = [_frame(entity, passive=passive) for entity, passive in _in_order(topology, only_check=only_check)]
     if not frames and channel is None:
@@ -56,7 +62,7 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """What is to be said to the broker, and of what it is only asked whether it is there."""
+    """Yield the entities to send, each with whether it is only checked for existence."""
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:
@@ -86,7 +92,7 @@ def _frame(entity: Exchange | Queue | Binding, *, passive: bool) -> Frame:
 
 
 async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
-    """Write the frames as one, and return when the broker has done what they say.
+    """Write the frames as one piece, and return when the broker has carried them out.
 
     The library's own calls cost a task for each frame, which a dispatcher's 39 bindings, made again every five seconds,
     would show as an eighth of its time when it is idle.
@@ -102,7 +108,7 @@ async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
 
 
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
-    """Why the broker closed the channel: what was sent without waiting is refused by its end."""
+    """Return why the broker closed the channel: a frame without an answer is refused by the channel's end."""
     error = _ended_by(channel, error)
     named = _NAMED.search(str(error))
     entity = named[1] if named else ""
@@ -116,13 +122,16 @@ def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> Bas
 
 
 def _ended_by(channel: Channel, error: BaseException) -> BaseException:
-    """Why the channel is closed: the call that notices it may not be the one that is to blame."""
+    """Return why the channel is closed: the call that notices it may not be the one to blame."""
     closing = channel.closing
     return (closing.exception() or error) if closing.done() and not closing.cancelled() else error
 
 
 async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
-    """First passively: is it there? Then with our arguments: an equal declare changes nothing, another is refused."""
+    """Compare an entity, first passively for its existence, then with our arguments.
+
+    An equal declare changes nothing.
+    """
     for passive in (True, False):
         channel = await open_channel(connection)
         try:
@@ -140,7 +149,7 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
 
 
 async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
-    """Ready messages and consumers; None when there is no such queue."""
+    """Return the counts of ready messages and consumers; None when there is no such queue."""
     looks = Looks()
     try:
         return await looks.stats(connection, queue)
@@ -149,19 +158,20 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
 
 
 class Looks:
-    """Looks at one queue after the other, by one channel as long as it lasts: a third of the requests of `stats`.
+    """Looks at one queue after the other over one channel: a third of the requests of `stats`.
 
-    One look at a time, since a queue that is missing costs the channel; and closed at the end of the round.
+    Only one look at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
+    round.
     """
 
     def __init__(self) -> None:
         self.consumers: dict[str, int] = {}
-        """Of the queues that were looked at in this round."""
+        """The consumers of the queues that were looked at in this round."""
         self._channel: Channel | None = None
         self._connection: AbstractConnection | None = None
 
     async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats | None:
-        """As the function `stats`."""
+        """Return the counts of a queue, as the function `stats` does."""
         channel = await self._opened(connection)
         try:
             reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
@@ -183,20 +193,20 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End the round: give away its channel, which the caller closes, and how many consumers each queue has."""
+        """End the round, and return its channel, which the caller closes, and the number of consumers of each queue."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended
 
     async def close(self) -> None:
-        """Ends the round; may raise what a call on a lost connection raises."""
+        """End the round and close its channel; may raise what a call on a lost connection raises."""
         channel, _ = self.end()
         if channel is not None:
             await close_quietly(channel)
 
 
 async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
-    """Removes the queue when it is there; quorum queues know no conditional delete, so the count is read first."""
+    """Delete a queue if it exists; quorum queues know no conditional delete, so the count is read first."""
     found = await stats(connection, queue)
     if found is None or (if_empty and found.messages):
         return

@@ -1,4 +1,4 @@
-"""A delivery in hand; its message is read when it is asked for."""
+"""A delivery of AMQP, whose message is decoded when it is first used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coditect.model.message import Message
 
 
 class Source(Protocol):
-    """Where a delivery came from: counts what is not settled yet."""
+    """The source of a delivery, which counts its unsettled deliveries."""
 
     unsettled: int
 
@@ -22,7 +22,7 @@ class Source(Protocol):
 
 @dataclass(slots=True, eq=False)
 class AmqpDelivery:
-    """See `Delivery` of the port."""
+    """A delivery of AMQP; see `Delivery` of the port."""
 
     tag: int
     redelivered: bool
@@ -31,28 +31,28 @@ class AmqpDelivery:
     source: Source
     settlements: Settlements
     read: Callable[[Any, bytes], Message]
-    """Makes the message of header and body, once it is asked for."""
+    """The function that decodes header and body into a message."""
     header: Any
-    """As the wire path has it."""
+    """The header in the form of the wire path."""
     body: bytes
     _message: Message | None = None
     _open: bool = True
 
     @property
     def message(self) -> Message:
-        """What was published."""
+        """The message as it was published."""
         if self._message is None:
             self._message = self.read(self.header, self.body)
         return self._message
 
     @property
     def queue(self) -> str:
-        """The queue it came from."""
+        """The queue that delivered it."""
         return self.source.queue
 
     @property
     def delivery_count(self) -> int:
-        """How often it came back to its quorum queue."""
+        """The number of returns to its quorum queue."""
         if not self.redelivered:
             return 0  # RabbitMQ 4 passes on what the publisher wrote there, until it has a count of its own
         count = self.message.headers.get("x-delivery-count")
@@ -60,19 +60,19 @@ class AmqpDelivery:
 
     @property
     def lost(self) -> bool:
-        """Whether its channel is gone."""
+        """Whether the delivery's channel is gone."""
         return self.settlements.lost
 
     def ack(self) -> None:
-        """It is done with."""
+        """Settle the message as done."""
         self._settle(Settlement.ACK)
 
     def requeue(self) -> None:
-        """It goes back unstarted."""
+        """Return the message unstarted."""
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:
-        """It goes to the dead-letter exchange."""
+        """Reject the message, which goes to the dead-letter exchange."""
         self._settle(Settlement.REJECT)
 
     def _settle(self, verdict: Settlement) -> None:

@@ -1,8 +1,8 @@
-"""What a process declared, and makes again when the broker lost it.
+"""The entities that a process declared, and declares again when the broker lost them.
 
-An exchange that is deleted takes all bindings with it, and whoever makes it again makes it without them. AMQP tells
-nobody and lists no bindings. So each process that owns a binding makes it again: when its connection stands again, when
-a publish comes back or finds no exchange, and every few seconds.
+An exchange that is deleted takes all bindings with it, and a process that makes it again makes it without them. AMQP
+sends no notice of this and lists no bindings. So each process that owns a binding makes it again: after a reconnect,
+when a publish comes back or finds no exchange, and every few seconds.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 MEND_SECONDS = 0.5
 """The least time between two repairs for publishes that came back."""
 SHARED_ROUNDS = 4
-"""What nobody consumes is bound again by every process that declared it, each once in so many rounds on average."""
+"""The average number of rounds after which a process again binds a shared queue that it does not consume."""
 
 Rarely = Callable[[Callable[[AbstractConnection], Awaitable[None]]], Awaitable[None]]
-"""Makes a call on a standing connection."""
+"""A function that makes a call on an open connection."""
 
 
 class Entities:
     """The topology of one process, at one broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """With `only_check` it makes but queues of its own."""
+        """Declare nothing but the process's own queues with `only_check`."""
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
@@ -45,7 +45,7 @@ class Entities:
 
     @property
     def topology(self) -> Topology:
-        """All that is to be there."""
+        """The whole topology that must exist."""
         return self._common + self._own
 
     async def declare(self, connection: AbstractConnection, topology: Topology, *, lazily: bool) -> None:
@@ -57,17 +57,17 @@ class Entities:
         self._own += topology.lasting
 
     def forget_queue(self, queue: str) -> None:
-        """It was deleted on purpose."""
+        """Drop a queue that was deleted on purpose."""
         self._own = self._own.without_queue(queue)
         self._common = self._common.without_queue(queue)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Makes what was declared; what is common to all only when it is found missing."""
+        """Declare the process's own entities again; the common ones only when they are found missing."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
     async def restore_queue(self, connection: AbstractConnection, queue: str) -> None:
-        """The same of one queue and its bindings, if it is one of ours."""
+        """Declare one queue and its bindings again, if this process declared it."""
         lost = self._own.only_queue(queue)
         if lost.queues:
             await self._make(connection, lost)
@@ -83,15 +83,19 @@ class Entities:
     # -- for publishes that came back -----------------------------------------------------------------------
 
     def has_exchange(self, exchange: str) -> bool:
-        """Whether this process declared it."""
+        """Return whether this process declared the exchange."""
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:
-        """Whether this process has a binding by which this key leads somewhere."""
+        """Return whether this process has a binding of the exchange for the key."""
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
-        """Makes everything again. Many who ask at the same time share one repair. Raises what `declare` raises."""
+        """Declare everything again; concurrent callers share one repair.
+
+        Raises:
+            Exception: any error of `declare`.
+        """
         async with self._mending:
             if time.monotonic() - self._mended_at < MEND_SECONDS:
                 return
@@ -104,10 +108,10 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Binds again what may be unbound; `consumers` says of queues how many share them. Closes the channel.
+        """Bind again what may be unbound, and close the channel; `consumers` is the number of consumers by queue.
 
-        To bind what is bound costs the broker about 0.25 ms, so those who share a queue take turns, by chance: each
-        binding is made about twice a round, however many they are.
+        To bind what is bound costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
+        each binding is made about twice a round, however many processes share it.
         """
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))
         await self._make(connection, Topology(bindings=bindings), channel)

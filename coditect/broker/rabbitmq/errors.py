@@ -1,4 +1,4 @@
-"""The library's errors, sorted by what they mean for us."""
+"""The library's errors, sorted by their meaning for Coditect."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from coditect.aio.cancellation import cancellations
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TooLarge, TopologyMismatch
 
 LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
-"""What a call on a broken connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
+"""The errors that a call on a lost connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
 _OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
 
 
 def canceled_by_us() -> bool:
-    """Whether a CancelledError is our own.
+    """Return whether a CancelledError is a real cancellation of the current task.
 
-    aiormq ends pending calls of a stuck connection with a CancelledError that nobody requested; taking it
-    for a real cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses,
-    swallows a cancellation that arrives together with what it waits for: so endless loops ask this, too.
+    aiormq ends pending calls of a stuck connection with a CancelledError that no caller requested; taking it for a real
+    cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses, swallows a
+    cancellation that arrives together with the awaited result: so endless loops ask this, too.
     """
     return cancellations() > 0
 
 
 def shown(url: str) -> str:
-    """The address of a broker as people see it: without user, password and query."""
+    """Return the address of a broker for people: without user, password and query."""
     return str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Why there is no connection to this address, with the fix."""
+    """Return the error for a missing connection to this address, with the fix."""
     address = shown(url)
     if isinstance(error, SetupError):
         return error
@@ -70,7 +70,7 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
 
 
 def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
-    """Our error for a channel that the broker closed over this entity; None when it was not about it."""
+    """Return the error for a channel that the broker closed because of this entity; None for another cause."""
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None
@@ -89,9 +89,9 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
 
 
 def oversize(error: BaseException, *, size: int) -> TooLarge | None:
-    """Our error for a channel that the broker closed over a body of this size.
+    """Return the error for a channel that the broker closed because of a body of this size.
 
-    None when it was another's: publishes share a channel, and those beside the culprit are worth another try.
+    None when another body was the cause: publishes share a channel, and those beside the culprit are worth another try.
     """
     found = _OVERSIZE.search(str(error)) if isinstance(error, ChannelPreconditionFailed) else None
     if found is None or int(found[1]) != size:

@@ -1,4 +1,4 @@
-"""Who publishes over which channel, so that what does not get through holds up its like alone.
+"""The channels of publishes, so that a publish without a confirm holds up only publishes of its own key.
 
 A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
 for it: half a minute for the first message, and for good when some hundreds lie before it; then the connection waits,
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 STUCK_SECONDS = 3.0
-"""How long the oldest publish of a channel may be unconfirmed while the connection answers."""
+"""The time for which the oldest publish of a channel may be unconfirmed while the connection answers."""
 GRACE_SECONDS = 1.0
-"""What was sent behind it is given so long before it is sent again: it may be repeated then."""
+"""The time for the confirms of later publishes on that channel, before they are sent again and may be repeated."""
 APART_SECONDS = 5.0
-"""How long a key keeps a channel of its own when nothing is under way any more."""
+"""The time for which a key keeps a channel of its own when no publish is under way any more."""
 MOST_APART = 16
 APART_WINDOW = 100
 
@@ -37,18 +37,22 @@ Key = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One channel, opened when it is needed, and how much may be under way on it."""
+    """One channel, opened when it is needed, and its window of publishes under way."""
 
     window: ConfirmWindow
     publisher_channel: PublisherChannel | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     oldest: int = 0
-    """The number of the oldest unconfirmed publish, when it was last looked at."""
+    """The number of the oldest unconfirmed publish at the last look."""
     since: float = 0.0
-    """Since when that is the oldest; on the event loop's clock."""
+    """The time since when that publish is the oldest, on the event loop's clock."""
 
     async def opened(self, link: RabbitConnection) -> PublisherChannel:
-        """Its outlet on the standing connection; waits for that. Raises what the library raises."""
+        """Return the lane's open channel; waits for a connection.
+
+        Raises:
+            Exception: any of `errors.LOST`, when the connection is lost.
+        """
         async with self.opening:
             connection = await link.connection()
             if (
@@ -69,7 +73,7 @@ def _kind(exchange: str) -> str:
 
 
 class Lanes:
-    """The lanes of one link."""
+    """The lanes of one connection."""
 
     def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int) -> None:
         self._link = link
@@ -80,7 +84,7 @@ class Lanes:
         self._apart: dict[Key, Lane] = {}
 
     def of(self, exchange: str, routing_key: str) -> Lane:
-        """The lane of what is published so."""
+        """Return the lane for an exchange and a routing key."""
         if self._apart and (apart := self._apart.get((exchange, routing_key))) is not None:
             return apart
         lane = self._of_exchange.get(exchange)
@@ -97,7 +101,7 @@ class Lanes:
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Sets apart what is stuck, until canceled; `answers` says whether the connection does."""
+        """Give stuck keys a lane of their own, until canceled; `answers` returns whether the connection answers."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for lane in tuple(self._kinds.values()):
@@ -107,7 +111,7 @@ class Lanes:
             self._join()
 
     def _stuck(self, lane: Lane) -> Key | None:
-        """What the oldest publish of the lane is for, if it is unconfirmed for too long."""
+        """Return the key of the lane's oldest publish, if that is unconfirmed for too long."""
         first = (
             lane.publisher_channel.oldest
             if lane.publisher_channel is not None and not lane.publisher_channel.closed
@@ -141,7 +145,10 @@ class Lanes:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """The connection answers nothing: what each channel waits for longest may be why, and is apart on the next."""
+        """Give the key of each lane's oldest publish a lane of its own on the next connection.
+
+        The current connection answers nothing, and these publishes may be the cause.
+        """
         now = asyncio.get_running_loop().time()
         for lane in self._kinds.values():
             first = (
@@ -155,7 +162,7 @@ class Lanes:
                 )
 
     def _join(self) -> None:
-        """What is not under way any more need not be apart."""
+        """Drop separate lanes on which no publish is under way any more."""
         now = asyncio.get_running_loop().time()
         for key, lane in tuple(self._apart.items()):
             publisher_channel = lane.publisher_channel

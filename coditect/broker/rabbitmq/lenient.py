@@ -1,10 +1,10 @@
-"""Properties and headers that strangers wrote: read as far as they can be, never the end of a connection.
+"""A lenient decoder of properties and headers from other programs, which never ends a connection.
 
-pamqp refuses a property that is not UTF-8, a time after the year 9999 and a table nested deeper than the
-interpreter's stack; aiormq then drops the connection, the broker delivers the message again, and one
-foreign message stops a fleet. Cutting values out of a large table costs the square of its size, too: a
-header of 128 kB can hold up the event loop for 1.5 s. So what cannot be decoded, or is too large, is marked
-instead, and the reader of the message refuses it like any other bad input.
+pamqp refuses a property that is not UTF-8, a time after the year 9999 and a table nested deeper than the interpreter's
+stack; aiormq then drops the connection, the broker delivers the message again, and one foreign message stops a fleet.
+Cutting values out of a large table costs the square of its size, too: a header of 128 kB can hold up the event loop for
+1.5 s. So an undecodable or too large value is marked instead, and the reader of the message refuses it like any other
+bad input.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from pamqp import decode
 from coditect.wire.tasks import UNDECODABLE
 
 MAX_TABLE_BYTES = 64 * 1024
-"""Of all headers together, encoded. What we write ourselves stays below it."""
+"""The largest size of all headers together, encoded; Coditect's own stay below it."""
 
 
 class Undecodable(str):
-    """Text that was not UTF-8; each wrong byte is written as an escape."""
+    """A text that was not UTF-8; each wrong byte is written as an escape."""
 
     __slots__ = ()
 
 
 def read_leniently() -> None:
-    """Makes pamqp's table of decoders use those of this module; idempotent.
+    """Replace entries in pamqp's table of decoders by those of this module; idempotent.
 
     The table belongs to the process, so other users of pamqp in it read leniently, too.
     """
@@ -67,5 +67,5 @@ def _table(value: bytes) -> tuple[int, Any]:
 
 
 def marked(why: str) -> Mapping[str, str]:
-    """The headers that stand for what could not be read."""
+    """Return the headers that stand for undecodable ones."""
     return {UNDECODABLE: why[:200]}

@@ -1,7 +1,7 @@
-"""One connection to RabbitMQ that stands again after every loss.
+"""One connection to RabbitMQ that is opened again after every loss.
 
-aiormq is used without aio-pika's robust layer: what has to be restored (topology, subscriptions, credit) is
-known to the inlet alone, so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
+aiormq is used without aio-pika's robust layer: only the consumer knows what has to be restored (topology,
+subscriptions, credit), so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5
 LOOK_SECONDS = 0.25
 QUIET_SECONDS = 0.8
-"""A connection that was silent for so long is asked whether it is there."""
+"""The silence after which a connection is asked for an answer."""
 LOST_SECONDS = 2.0
-"""After so much silence, with a question open, it may be replaced."""
+"""The silence after which a connection with an open question may be replaced."""
 ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 1.0
-"""Between attempts to connect while there is no port, so that work goes on within a second after it opens."""
+"""The longest pause between attempts while the port is closed, so that work goes on within a second after it opens."""
 LONGEST_REFUSED_SECONDS = 5.0
-"""The same while there is a broker that does not take us."""
+"""The longest pause between attempts while a broker refuses the connection."""
 OLDEST = (3, 10)
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
@@ -58,14 +58,14 @@ class _Connection(aiormq.Connection):
     FRAME_BUFFER_SIZE = 2048
 
     async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
-        """As aiormq's, which ends pending calls with a bare `Exception` when the peer closed between two frames."""
+        """Close, and end pending calls with a typed error instead of the bare `Exception` of aiormq."""
         await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
 
 
 class RabbitConnection:
-    """Keeps one connection; `restore` runs on every new one before anybody else may use it.
+    """One connection, kept open; `restore` runs on every new one before any other use.
 
-    Of several hosts it takes the first that answers, and another after a loss.
+    Of several hosts the first that answers is taken, and another after a loss.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RabbitConnection:
         self._transport = Transport(tap=path.tap)
         self._asking: asyncio.Task[bool] | None = None
         self.on_silence: Callable[[], None] | None = None
-        """Called before a connection is given up on which nothing comes back any more."""
+        """The function that is called before a connection without answers is given up."""
         self._probe: Channel | None = None
         self._heard_nothing = False
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
@@ -89,43 +89,47 @@ class RabbitConnection:
         self._over = False
         self.last_error: BaseException | None = None
         self._away = False
-        """Whether there was a failure or a loss since it stood."""
+        """Whether there was a failure or a loss since the last connection."""
         self._noted: set[tuple[str, type[BaseException]]] = set()
-        """Of which host it was said since the last connection that it does not answer, and how."""
+        """The hosts and errors that were logged since the last connection."""
 
     @property
     def _url(self) -> URL:
-        """Of the host that stands, or was tried last."""
+        """The address of the current host, or of the host that was tried last."""
         return self._hosts[0]
 
     @property
     def address(self) -> str:
-        """Where it is connected, or tried to last: as it may be shown."""
+        """The address of the current or last host, without secrets."""
         return shown(str(self._url))
 
     @property
     def _facts(self) -> dict[str, str]:
-        """What each line about the connection says."""
+        """The facts of each log line about the connection."""
         return {"link": self.name, "url": self.address}
 
     @property
     def up(self) -> bool:
-        """Whether the connection stands, is restored, and the broker answers on it."""
+        """Whether the connection is open, restored and answered."""
         return self._up.is_set() and not self._over and not self._heard_nothing
 
     @property
     def answering(self) -> bool:
-        """False while the connection stands and nothing comes back on it."""
+        """False while the connection is open and nothing comes back on it."""
         return not self._heard_nothing
 
     @property
     def server(self) -> ServerInfo:
-        """Who answered last."""
+        """The broker that answered last."""
         properties = getattr(self._connection, "server_properties", None) or {}
         return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
 
     async def connection(self) -> AbstractConnection:
-        """The standing connection; waits for it without limit. Raises ConnectionError when there will be none."""
+        """Return the open connection; waits for it without limit.
+
+        Raises:
+            ConnectionError: when there will be no more connection.
+        """
         while True:
             await self._up.wait()
             if self._over:
@@ -135,9 +139,11 @@ class RabbitConnection:
             await asyncio.sleep(0)
 
     async def first(self, seconds: float) -> None:
-        """Waits for the first connection.
+        """Wait for the first connection.
 
-        Raises: BrokerUnavailable or SetupError with the reason.
+        Raises:
+            BrokerUnavailable: when there is none in time, with the reason; retryable.
+            SetupError: when the set-up is wrong, with the reason.
         """
         waits = [asyncio.ensure_future(event.wait()) for event in (self._up, self._hopeless)]
         try:
@@ -149,7 +155,7 @@ class RabbitConnection:
             raise unreachable(self.address, self.last_error) from self.last_error
 
     async def run(self) -> None:
-        """Opens, restores, waits for the loss, and again with growing pauses, until canceled."""
+        """Open and restore the connection, wait for its loss, and repeat with growing pauses, until canceled."""
         read_leniently()
         self._up.clear()  # set by a run before this one that died, to say that there is no connection
         self._over = False
@@ -175,17 +181,20 @@ class RabbitConnection:
             self._up.set()
 
     def _pause_seconds(self, failures: int) -> float:
-        """Doubled with every failure in a row, half of it by chance: those who lost it together return apart."""
+        """Return the next pause, which doubles with every failure in a row.
+
+        Half of it is random, so that clients return apart.
+        """
         away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
         longest = LONGEST_PAUSE_SECONDS if away else LONGEST_REFUSED_SECONDS
         return min(longest, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 20)) * self._random.uniform(0.5, 1.0)
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
-        """Gives up a connection that answers nothing while the broker greets somebody new.
+        """Wait for the loss; abort a connection that answers nothing while the broker greets a new one.
 
-        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its
-        connections end by aiormq's own limit of three heartbeats alone. Who asks is us, not AMQP's heartbeat: an event
-        loop that was busy for seconds has its answer as soon as it reads again.
+        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its connections end
+        by aiormq's own limit of three heartbeats alone. The question is this program's own, not AMQP's heartbeat: an
+        event loop that was busy for seconds has its answer as soon as it reads again.
         """
         closing = connection.closing
         while not closing.done() and not canceled_by_us():
@@ -206,12 +215,12 @@ class RabbitConnection:
         return self._transport.silent_seconds > QUIET_SECONDS
 
     async def _is_greeted_anew(self) -> bool:
-        """Whether any of the hosts answers the first words of a new connection."""
+        """Return whether any of the hosts answers the first bytes of a new connection."""
         greetings = [self._transport.is_greeted_anew(host) for host in self._hosts]
         return any(await asyncio.gather(*greetings))
 
     async def answers(self) -> bool:
-        """Whether the broker answers on this connection within a second."""
+        """Return whether the broker answers on this connection within a second."""
         connection = self._connection
         if connection is None or connection.is_closed:
             return False
@@ -222,7 +231,7 @@ class RabbitConnection:
         return asking.done() and not asking.cancelled() and asking.result()
 
     async def _ask(self, connection: AbstractConnection) -> bool:
-        """Asks for nothing, by a channel of its own; ends when the answer comes, or with the connection."""
+        """Make a call without effect on a channel of its own, and return whether the broker answered it."""
         try:
             if self._probe is None or self._probe.is_closed:
                 self._probe = await open_channel(connection)
@@ -237,7 +246,7 @@ class RabbitConnection:
         return True
 
     async def _stop_asking(self) -> None:
-        """A question that is still open ends with its connection."""
+        """End an open question together with its connection."""
         asking, self._asking = self._asking, None
         if asking is not None:
             await asyncio.wait({asking}, timeout=CLOSE_SECONDS)
@@ -287,14 +296,14 @@ class RabbitConnection:
         self.abort()
 
     def abort(self) -> None:
-        """Cuts the transport, as a fault would."""
+        """Cut the transport, as a fault would."""
         self._transport.abort()
 
 
 def hosts_of(url: str) -> tuple[URL, ...]:
-    """The addresses of a setting that may name several, separated by commas.
+    """Return the addresses of a setting that may name several, separated by commas.
 
-    What a later one leaves out (scheme, user, virtual host, query) is as in the first.
+    Scheme, user, virtual host and query default to those of the first address.
     """
     texts = [text for part in url.split(",") if (text := part.strip())] or [""]
     first = URL(texts[0])

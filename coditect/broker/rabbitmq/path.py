@@ -1,4 +1,4 @@
-"""How frames travel: the two wire paths, seen from publisher and inlet. `plain` is aiormq's own, `direct` ours."""
+"""The port of the two wire paths, as publisher and consumer use them: `plain` is aiormq's own, `direct` Coditect's."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from coditect.model.message import Message
 
 
 class PublishRefused(Exception):
-    """The broker took the message not (a full queue); again later."""
+    """The error of a message that the broker did not take (a full queue); worth another try."""
 
 
 class PublishReturned(Exception):
-    """The message found no queue and came back."""
+    """The error of a message that found no queue and came back."""
 
 
 class Late(Exception):
-    """Nothing is known in time; the message may still be delivered."""
+    """The error of a publish without an outcome in time; the message may still be delivered."""
 
 
 Feed = Callable[[bytes], bytes]
-"""Sees what has arrived; gives what the library is to see of it."""
+"""A function that sees all arriving bytes, and returns those for the library."""
 
 
 class Publish(Protocol):
-    """One publish on its way, as an outlet sees it."""
+    """One publish on its way, as a publisher channel sees it."""
 
     message: Message
     exchange: str
     routing_key: str
     until: float
-    """Loop time after which it is `Late`."""
+    """The loop time after which the publish is `Late`."""
     returned: bool
     """Whether the message came back; its confirm follows."""
 
     @property
     def promise(self) -> Promise:
-        """Who waits for it."""
+        """The receiver of the outcome."""
 
     def taken(self) -> None:
-        """The broker has it."""
+        """Set the outcome that the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Refused, Returned or Late, or the channel is lost. After `Late` another call may follow."""
+        """Set PublishRefused, PublishReturned, Late, or the loss of the channel; another call may follow `Late`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Unconfirmed:
     """A publish that is under way."""
 
     number: int
-    """Of its outlet: from 1, in order."""
+    """The number within its channel: from 1, in order."""
     exchange: str
     routing_key: str
 
@@ -70,11 +70,11 @@ class PublisherChannel(Protocol):
 
     @property
     def connection(self) -> AbstractConnection:
-        """Whose channel it is."""
+        """The connection of the channel."""
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use."""
+        """Whether the channel is of no more use."""
 
     @property
     def ready(self) -> bool:
@@ -82,46 +82,50 @@ class PublisherChannel(Protocol):
 
     @property
     def held_up(self) -> bool:
-        """Whether the broker told us to stop, or takes the bytes more slowly than they come."""
+        """Whether the broker has stopped publishing, or takes the bytes more slowly than they come."""
 
     @property
     def oldest(self) -> Unconfirmed | None:
         """The publish that waits longest for its confirm."""
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Ends what is under way on it, as if the channel were lost; where it can, not what goes there."""
+        """Fail the publishes under way as if the channel were lost; if possible, without those of this key."""
 
     async def close(self) -> None:
-        """Closes the channel; never fails."""
+        """Close the channel; never fails."""
 
     async def gate(self) -> bool:
-        """Waits while the broker says `connection.blocked`; False after a while, for another look."""
+        """Wait while the broker says `connection.blocked`; return False after a while, for another look."""
 
     def send(self, message: Message, *, exchange: str, routing_key: str) -> Awaitable[object]:
-        """One publish; done when it is confirmed.
+        """Publish one message; done when it is confirmed. Errors come here or when awaited.
 
-        Raises, here or when awaited: Refused, Returned, InvalidTask for what AMQP cannot carry, and what the
-        library raises when the connection or channel is lost.
+        Raises:
+            PublishRefused: when the broker did not take the message; worth another try.
+            PublishReturned: when no queue takes the message.
+            InvalidTask: when AMQP cannot carry a property or header.
+            Exception: any of `errors.LOST`, when the connection or channel is lost.
         """
 
     def begin(self, publish: Publish) -> None:
-        """The same for an outlet that is `ready`, without a coroutine: the publish is told what became of it.
+        """Publish on a channel that is `ready`, without a coroutine; the outcome is set on `publish`.
 
-        Raises: InvalidTask.
+        Raises:
+            InvalidTask: when AMQP cannot carry a property or header.
         """
 
 
 class Receiver(Protocol):
-    """A subscription, as the inlet's channel sees it."""
+    """A subscription, as a consumer channel sees it."""
 
     unsettled: int
 
     @property
     def queue(self) -> str:
-        """The queue it consumes."""
+        """The queue that is consumed."""
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Takes a delivery in hand."""
+        """Take a delivery."""
 
 
 class ConsumerChannel(Protocol):
@@ -129,36 +133,36 @@ class ConsumerChannel(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """For rare calls."""
+        """The library's channel, for rare calls."""
 
     @property
     def settlements(self) -> Settlements:
-        """What is outstanding on it."""
+        """The outstanding deliveries and their settlements."""
 
     def start(self, background: Supervisor) -> None:
-        """Begins to write settlements, until it is lost."""
+        """Begin to write settlements, until the channel is lost."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """Subscribes. Raises what the library raises."""
+        """Subscribe a receiver; any of `errors.LOST` is raised when the connection or channel is lost."""
 
     async def cancel(self, tag: str) -> None:
-        """Ends the consumer; what is on its way is still delivered. Raises what the library raises."""
+        """End a consumer, which still gets the deliveries on their way; raises as `consume` does."""
 
     def forget(self, tag: str) -> None:
-        """The broker ended the consumer."""
+        """Drop a consumer that the broker has ended."""
 
     def lose(self) -> None:
-        """The channel is gone, or goes: nothing is settled on it any more. Idempotent."""
+        """Note that the channel is gone, or goes: nothing is settled on it any more. Idempotent."""
 
 
 class WirePath(Protocol):
-    """Opens channels of its kind. Raises what the library raises when the connection is lost."""
+    """A factory of channels of one kind, whose methods raise any of `errors.LOST` when the connection is lost."""
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed | None:
-        """Called for each new connection, before its first byte; None when the library sees everything."""
+        """Set up a new connection before its first byte; return None when the library is to see all bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
-        """A channel to publish on."""
+        """Open a channel to publish on."""
 
     async def consumer_channel(self, connection: AbstractConnection) -> ConsumerChannel:
-        """A channel to consume on."""
+        """Open a channel to consume on."""

@@ -1,4 +1,4 @@
-"""The plain wire path: publishing, consuming and acknowledging by aiormq as it is published."""
+"""The plain wire path: publishing, consuming and acknowledging by aiormq's own methods."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class PlainPath:
     """See `WirePath`."""
 
     def tap(self, writer: asyncio.StreamWriter) -> None:
-        """aiormq sees everything."""
+        """Do nothing: aiormq sees all bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PlainPublisherChannel:
-        """A channel to publish on."""
+        """Open a channel to publish on."""
         return PlainPublisherChannel(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
 
     async def consumer_channel(self, connection: AbstractConnection) -> PlainConsumerChannel:
-        """A channel to consume on."""
+        """Open a channel to consume on."""
         return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
 
 
 class PlainPublisherChannel:
-    """See `Outlet`."""
+    """See `PublisherChannel`."""
 
     ready = False
 
@@ -51,31 +51,31 @@ class PlainPublisherChannel:
 
     @property
     def held_up(self) -> bool:
-        """See `Outlet.held_up`."""
+        """See `PublisherChannel.held_up`."""
         return is_blocked(self.connection)
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """See `Outlet.oldest`."""
+        """See `PublisherChannel.oldest`."""
         for number, goes_to in self._pending.items():
             return Unconfirmed(number, *goes_to)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """See `Outlet.give_back`: everything, also what goes there."""
+        """Fail all publishes under way, also those of this key, by closing the channel."""
         await self.close()
 
     async def close(self) -> None:
-        """See `Outlet.close`."""
+        """See `PublisherChannel.close`."""
         await give_up(self._channel)
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use."""
+        """Whether the channel is of no more use."""
         return self._channel.is_closed
 
     async def gate(self) -> bool:
-        """Waits while the broker says `connection.blocked`; aiormq itself would go on sending."""
+        """Wait while the broker says `connection.blocked`; aiormq itself would go on sending."""
         if not is_blocked(self.connection):
             return True
         try:
@@ -86,7 +86,7 @@ class PlainPublisherChannel:
         return True
 
     async def send(self, message: Message, *, exchange: str, routing_key: str) -> None:
-        """See `Outlet.send`."""
+        """See `PublisherChannel.send`."""
         number = next(self._numbers)
         self._pending[number] = (exchange, routing_key)
         try:
@@ -108,12 +108,12 @@ class PlainPublisherChannel:
             del self._pending[number]
 
     def begin(self, publish: Publish) -> NoReturn:
-        """Never: it is not `ready`."""
+        """Refuse: the channel is never `ready`."""
         raise NotImplementedError
 
 
 class PlainConsumerChannel:
-    """See `Inlet`."""
+    """See `ConsumerChannel`."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -121,11 +121,11 @@ class PlainConsumerChannel:
         self.settlements = Settlements(self._wake.set)
 
     def start(self, background: Supervisor) -> None:
-        """Writes what is decided, once per turn of the loop."""
+        """Write decided settlements, once per turn of the loop."""
         background.keep(self._settle, name="settle", critical=True, until=lambda: self.settlements.lost)
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """See `Inlet.consume`."""
+        """See `ConsumerChannel.consume`."""
 
         def deliver(delivered: DeliveredMessage) -> None:
             if self.settlements.lost:
@@ -143,14 +143,14 @@ class PlainConsumerChannel:
         )
 
     async def cancel(self, tag: str) -> None:
-        """See `Inlet.cancel`."""
+        """See `ConsumerChannel.cancel`."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
 
     def forget(self, tag: str) -> None:
-        """aiormq has done so."""
+        """Do nothing: aiormq has dropped the consumer."""
 
     def lose(self) -> None:
-        """The channel is gone."""
+        """Note that the channel is gone."""
         self.settlements.lose()
 
     async def _settle(self) -> None:
@@ -177,7 +177,7 @@ class PlainConsumerChannel:
 
 
 def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:
-    """What aiormq delivered, in hand."""
+    """Return a delivery of aiormq as one of the port."""
     tag = delivered.delivery_tag or 0
     settlements.took(tag)
     return AmqpDelivery(

@@ -1,4 +1,4 @@
-"""Our message value as AMQP properties, and back."""
+"""The translation between messages and AMQP properties."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from coditect.model.message import NO_HEADERS, Message
 
 PERSISTENT = 2
 UNSPEAKABLE = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error)
-"""What comes of a property or header that AMQP cannot carry; nothing was sent then."""
+"""The errors for a property or header that AMQP cannot carry; nothing was sent then."""
 _TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
 
 
 def to_properties(message: Message) -> Basic.Properties:
-    """The properties of a message; always persistent."""
+    """Return the properties of a message; always persistent."""
     return Basic.Properties(
         content_type=message.content_type,
         headers={name: sendable(value) for name, value in message.headers.items()} if message.headers else None,
@@ -34,9 +34,9 @@ def to_properties(message: Message) -> Basic.Properties:
 
 
 def from_properties(properties: Basic.Properties, body: bytes) -> Message:
-    """The message of a delivery; an expiration that is no number is dropped.
+    """Return the message of a delivery; an expiration that is no number is dropped.
 
-    What is not UTF-8 is left out and named in the header `x-coditect-undecodable`.
+    A property that is not UTF-8 is left out and named in the header `x-coditect-undecodable`.
     """
     expiration = properties.expiration
     message = Message(
@@ -64,7 +64,11 @@ def _without_wrong_texts(message: Message) -> Message:
 
 
 def sendable(value: Any) -> Any:
-    """Kinds that pamqp reads but does not write: bytes as a byte array, tuples as lists. Raises `UNSPEAKABLE`."""
+    """Convert the types that pamqp reads but does not write: bytes to a byte array, tuples to lists.
+
+    Raises:
+        Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
+    """
     if isinstance(value, str | int):
         return value
     if isinstance(value, bytes):

@@ -1,7 +1,7 @@
-"""Publishing with confirms, `mandatory`, a window, and patience.
+"""Publishing with confirms, `mandatory`, a window, and retries within a time limit.
 
-Where nothing holds it up a publish is sent at once (`PublisherChannel.begin`). What is held up, or comes to nothing at
-first, is repeated by a coroutine until it is known or too late.
+A publish is sent at once where nothing holds it up (`PublisherChannel.begin`). A publish that is held up, or fails at
+first, is repeated by a coroutine until its outcome is known or its time is over.
 """
 
 from __future__ import annotations
@@ -31,23 +31,26 @@ _FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LO
 FIRST_PAUSE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 0.5
 ASTRAY_SECONDS = 15.0
-"""How long a publish waits for whoever owns a missing binding: each binds again every few seconds."""
+"""The time that a publish waits for the owner of a missing binding: each owner binds again every few seconds."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
 class Routes(Protocol):
-    """Knows what leads where at the broker."""
+    """The routes at the broker that this process knows."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
+        """Return whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
 
-        Makes again what this process owns of the way. Raises: a CoditectError when that cannot be done now.
+        Declares again what this process owns of the route.
+
+        Raises:
+            CoditectError: when that cannot be done now.
         """
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """What is known of one publish while it is under way. See `Publish` of the wire path."""
+    """The state of one publish under way; see `Publish` of the wire path."""
 
     publisher: Publisher
     message: Message
@@ -55,9 +58,9 @@ class _Attempt:
     routing_key: str
     wait_when_full: bool
     until: float
-    """Loop time."""
+    """The end of its time, as loop time."""
     promise: Promise
-    """Who is told, where it was sent at once."""
+    """The receiver of the outcome."""
     returned: bool = False
     placed: ConfirmWindow | None = None
     """The window in which it has a place."""
@@ -66,32 +69,32 @@ class _Attempt:
     refusals: int = 0
     blocked: bool = False
     astray: CoditectError | None = None
-    """Why it did not get anywhere: it came back, or there is no exchange."""
+    """The error of a missing route: the message came back, or there is no exchange."""
     astray_until: float = math.inf
 
     def taken(self) -> None:
-        """The broker has it."""
+        """Set the outcome that the broker has the message."""
         self.leave()
         if not self.promise.done():
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """The first try came to nothing."""
+        """Handle the failure of the first try."""
         self.publisher.rescue(self, error)
 
     def leave(self) -> None:
-        """Its place is free. Idempotent."""
+        """Free its place in the window; idempotent."""
         if self.placed is not None:
             window, self.placed = self.placed, None
             window.leave()
 
     def lose(self) -> None:
-        """The connection went: if it was sent, nobody knows whether it arrived."""
+        """Note the loss of the connection: the outcome of a sent message is unknown."""
         self.unknown = self.unknown or self.in_flight
         self.in_flight = False
 
     def verdict(self) -> CoditectError:
-        """What to say when the time is over."""
+        """Return the error for a publish whose time is over."""
         facts = {"exchange": self.exchange, "routing_key": self.routing_key}
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
@@ -102,14 +105,14 @@ class _Attempt:
         return BrokerUnavailable("The broker could not be reached in time", url=self.publisher.address, **facts)
 
     def unroutable(self) -> Unroutable:
-        """It came back."""
+        """Return the error for a message that came back."""
         return Unroutable(
             "No queue is bound to this key; nothing was taken", exchange=self.exchange, routing_key=self.routing_key
         )
 
 
 class Publisher:
-    """Publishes over one link: at most `window` unconfirmed at once, repeated until it is known or too late."""
+    """A publisher over one connection: at most `window` unconfirmed at once, repeated until known or too late."""
 
     def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
         self._ways = ways
@@ -120,19 +123,19 @@ class Publisher:
         self._closed = False
 
     def open(self) -> None:
-        """To be called on the event loop that publishes, before anybody does."""
+        """Start; call it on the event loop that publishes, before any publish."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._link.on_silence = self._lanes.accuse
         self._background.keep(partial(self._lanes.watch, self._link.answers), name="watch publishes", critical=True)
 
     def close(self) -> None:
-        """What comes to nothing from now on is not repeated. Nobody is left waiting."""
+        """Stop repeating failed publishes, so that no caller is left waiting."""
         self._closed = True
 
     @property
     def address(self) -> str:
-        """Of the broker, as it may be shown."""
+        """The address of the broker, without secrets."""
         return self._link.address
 
     @property
@@ -166,7 +169,7 @@ class Publisher:
     # -- at once ----------------------------------------------------------------------------------------
 
     def _begun(self, attempt: _Attempt) -> bool:
-        """Sends it, if nothing holds it up."""
+        """Send a publish if nothing holds it up, and return whether it was sent."""
         lane = self._lanes.of(attempt.exchange, attempt.routing_key)
         publisher_channel = lane.publisher_channel
         if publisher_channel is None or not publisher_channel.ready or not lane.window.enter_at_once():
@@ -183,7 +186,7 @@ class Publisher:
         return True
 
     def rescue(self, attempt: _Attempt, error: BaseException) -> None:
-        """The first try came to nothing: says so, or goes on trying while somebody wants to know."""
+        """Set the outcome after a failed first try, or repeat it while the outcome is wanted."""
         attempt.leave()
         if attempt.promise.done():
             return
@@ -203,7 +206,7 @@ class Publisher:
             attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
-        """Returns when it is worth another try; else raises the verdict."""
+        """Return when the publish is worth another try; else raise its final error."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
         attempt.astray = None
@@ -229,12 +232,12 @@ class Publisher:
         attempt.lose()
 
     def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
-        """It is for a way that is not there; whether there should be one, `_found_way` finds out."""
+        """Note that the route is missing; `_find_way` finds out whether there should be one."""
         attempt.astray = why
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Returns when there should be a way by now, or soon; else raises why there is none."""
+        """Return when there should be a route by now, or soon; else raise why there is none."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)
@@ -261,7 +264,7 @@ class Publisher:
         raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """One try; False when another one is worth it. It has a place of its lane's window meanwhile."""
+        """Make one try, with a place in its lane's window; return False when another one is worth it."""
         lane = self._lanes.of(attempt.exchange, attempt.routing_key)
         await lane.window.enter()
         attempt.placed = lane.window
@@ -290,7 +293,7 @@ class Publisher:
         return True
 
     async def _open_gate(self, publisher_channel: PublisherChannel) -> bool:
-        """False after a while, for another look: a connection that dies while it is blocked never opens."""
+        """Wait for the gate; return False after a while: a connection that dies while it is blocked never opens."""
         self._gated += 1
         try:
             return await publisher_channel.gate()
@@ -306,7 +309,7 @@ class Publisher:
 
 
 def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
-    """What became of the repetition; whoever waits is told even when it never began."""
+    """Set the outcome of the repetition, even when it never began."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
     if attempt.promise.done():

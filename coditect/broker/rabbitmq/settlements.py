@@ -1,7 +1,7 @@
-"""What was decided of one channel's deliveries, and how few frames say it.
+"""The settlements of one channel's deliveries, in as few frames as possible.
 
-Finished deliveries at the head of the channel leave as one `multiple` ack; those behind a delivery that
-still runs are acked singly, so a slow task never holds back its neighbours.
+Finished deliveries at the head of the channel leave as one `multiple` ack; those behind a delivery that still runs are
+acked singly, so a slow task never holds back its neighbours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Settlement(Enum):
-    """How a delivery is settled."""
+    """The way in which a delivery is settled."""
 
     ACK = "ack"
     REQUEUE = "requeue"
@@ -22,7 +22,7 @@ class Settlement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SettledRange:
-    """One frame's worth: a delivery, or with `multiple` it and all before it."""
+    """The content of one frame: a delivery, or with `multiple` that delivery and all before it."""
 
     tag: int
     verdict: Settlement
@@ -30,12 +30,10 @@ class SettledRange:
 
 
 class Settlements:
-    """Outstanding deliveries of one channel, in order, and what was decided of them."""
+    """The outstanding deliveries of one channel, in order, with the decided settlements."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called when there is something to write again, and when it presses; then `decided` and `written`
-        are to be called.
-        """
+        """Call `wake` for new or urgent settlements, after which the caller calls `decided` and `written`."""
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []
@@ -43,19 +41,19 @@ class Settlements:
         self._idle.set()
         self.lost = False
         self.pressing = False
-        """Whether some of what is to be written gives deliveries back: they are for somebody else, at once."""
+        """Whether a settlement to write returns a delivery, which others are waiting for."""
 
     @property
     def outstanding(self) -> int:
-        """Deliveries that the broker counts as unsettled."""
+        """The number of deliveries that the broker counts as unsettled."""
         return len(self._outstanding)
 
     def took(self, tag: int) -> None:
-        """A delivery arrived."""
+        """Note a delivery that arrived."""
         self._outstanding[tag] = None
 
     def settle(self, tag: int, verdict: Settlement) -> None:
-        """A delivery is decided; the second decision about it is ignored, and so is one of a lost channel."""
+        """Decide a delivery; a second decision is ignored, and so is one of a lost channel."""
         if self.lost or self._outstanding.get(tag, verdict) is not None:
             return
         self._outstanding[tag] = verdict
@@ -67,7 +65,7 @@ class Settlements:
             self._wake()
 
     def lose(self) -> None:
-        """The channel is gone; nothing of it can be settled any more."""
+        """Note that the channel is gone: none of its deliveries can be settled any more."""
         if self.lost:
             return
         self.lost = True
@@ -77,11 +75,11 @@ class Settlements:
         self._wake()
 
     async def flushed(self) -> None:
-        """Waits until everything decided so far was written."""
+        """Wait until all settlements decided so far are written."""
         await self._idle.wait()
 
     def decided(self) -> list[SettledRange]:
-        """What is to be written now, in this order; it is forgotten here."""
+        """Return the settlements to write now, in this order, and remove them here."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
         settled = [SettledRange(head, Settlement.ACK, multiple=True)] if head else []
@@ -92,12 +90,12 @@ class Settlements:
         return settled
 
     def written(self) -> None:
-        """What `decided` gave is on its way."""
+        """Note that the settlements of `decided` are on their way."""
         if not self._decided:
             self._idle.set()
 
     def _acked_head(self) -> int:
-        """The last tag of the unbroken run of acked deliveries at the head; they are forgotten here."""
+        """Remove the unbroken run of acked deliveries at the head, and return its last tag; 0 for none."""
         head: list[int] = []
         for tag, verdict in self._outstanding.items():
             if verdict is not Settlement.ACK:

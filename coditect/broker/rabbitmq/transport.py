@@ -1,4 +1,4 @@
-"""The byte stream below a connection: tells how long nothing came, and whether the broker greets another one."""
+"""The byte stream below a connection, with the length of its silence and a probe of the broker's greeting."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GREETING_SECONDS = 1.0
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
-"""Given a new connection's writer, says through what its incoming bytes go."""
+"""A function that gets a new connection's writer and returns the function for its incoming bytes."""
 
 
 class Transport(TransportFactory):
-    """Opens the streams of one link, the newest of which it remembers."""
+    """The factory of one connection's streams, which keeps the newest."""
 
     def __init__(self, *, tap: Tap) -> None:
         self._tap = tap
@@ -30,7 +30,7 @@ class Transport(TransportFactory):
         self._heard_at = 0.0
 
     async def create(self, url: URL, **kwargs: Any) -> Streams:
-        """Opens a stream pair, as aiormq asks for it."""
+        """Open a pair of streams, as aiormq asks for it."""
         self._options = kwargs
         reader, self._writer = await self._factory(url).create(url, **kwargs)
         self._listen(reader, self._writer)
@@ -54,11 +54,11 @@ class Transport(TransportFactory):
 
     @property
     def silent_seconds(self) -> float:
-        """How long nothing came from the broker."""
+        """The time since the last byte from the broker."""
         return time.monotonic() - self._heard_at
 
     async def is_greeted_anew(self, url: URL) -> bool:
-        """Whether a broker at this address answers the first words of a new connection."""
+        """Return whether a broker at this address answers the first bytes of a new connection."""
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 reader, writer = await self._factory(url).create(url, **self._options)
@@ -72,6 +72,6 @@ class Transport(TransportFactory):
         return True
 
     def abort(self) -> None:
-        """Cuts the stream, as a fault would."""
+        """Cut the stream, as a fault would."""
         if self._writer is not None:
             self._writer.transport.abort()

@@ -1,4 +1,4 @@
-"""Proof that our consumers really exist: the field's commonest outage is a worker that is alive and deaf."""
+"""The watch over consumers: the field's commonest outage is a worker that is alive but receives nothing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EndRound = Callable[[], Awaitable[None]]
 
 
 async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: EndRound, *, seconds: float) -> None:
-    """Every so often compares what the broker says with what we hold, and subscribes again when it differs.
+    """Compare the broker's consumers with our own at intervals, and subscribe again when they differ.
 
-    A consumer is deaf when the broker knows none on its queue, or when messages are ready, it has credit,
-    and nothing came since the last look. Ready messages are counted twice, so that one on its way is no proof.
+    A consumer is deaf when the broker has none on its queue, or when messages are ready, it has credit, and nothing
+    came since the last look. Ready messages are counted twice, so that a message on its way is no proof.
     """
     seen: dict[Subscription, int] = {}
     while not canceled_by_us():

@@ -1,7 +1,7 @@
-"""AMQP frames of our own channels: publishes and settlements as bytes, and a stream of bytes cut into frames.
+"""The AMQP frames of Coditect's own channels: publishes and settlements as bytes, and a stream cut into frames.
 
-A frame is kind (1 byte), channel (2), size (4), payload, end (1). A message is a method frame, a header frame
-and as many body frames as its size needs, none when it is empty.
+A frame is kind (1 byte), channel (2), size (4), payload, end (1). A message is a method frame, a header frame and as
+many body frames as its size needs, none when it is empty.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from coditect.model.message import Message
 METHOD, HEADER, BODY = 1, 2, 3
 END = 0xCE
 OVERHEAD = 8
-"""Bytes of a frame beside its payload."""
+"""The bytes of a frame beside its payload."""
 _LARGEST_KIND = 8
-"""The heartbeat's."""
+"""The kind of the heartbeat."""
 _LARGEST_FRAME = 2**29
-"""RabbitMQ's limit of a message; what says that it is larger is no frame."""
+"""RabbitMQ's limit of a message; a larger size is a sign of a broken stream."""
 
 _HEAD = struct.Struct(">BHI")
 _END = b"\xce"
@@ -31,18 +31,18 @@ _SIZE = struct.Struct(">Q")
 _TAG = struct.Struct(">Q?")
 _BIT = struct.Struct(">QB")
 _CONTENT_HEAD = struct.Struct(">BHIHHQ")
-"""The head of a header frame, and what its payload begins with: class, weight, size of the body."""
+"""The head of a header frame, and the begin of its payload: class, weight, size of the body."""
 _CONTENT_BYTES = 12
 _BODY_HEAD = struct.Struct(">BBHI")
-"""The end of the frame before it, and the head of a body frame."""
+"""The end of the frame before, and the head of a body frame."""
 _HEADER_HEAD = struct.Struct(">BHI4xQ")
-"""The same of a header frame that is read."""
+"""The head of a header frame that is read, with the size of the body."""
 _BASIC = 60
 _DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
 _CONFIRMS = (_ACK, _NACK)
 _CLOSING = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
-"""`channel.close` and its answer."""
+"""The methods `channel.close` and `channel.close-ok`."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\x01"
 _MULTIPLE, _REQUEUE = 1, 2
@@ -53,9 +53,10 @@ _LONGEST = 255
 
 
 def publish_frames(channel: int, message: Message, exchange: str, routing_key: str, *, frame_max: int) -> list[bytes]:
-    """One `mandatory` publish; the pieces are to be written in order and without anything between them.
+    """Return the frames of one `mandatory` publish, to be written in order and without anything between them.
 
-    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    Raises:
+        Exception: any of `UNSPEAKABLE`, for a message that AMQP cannot carry.
     """
     properties = write_properties(message)
     body = message.body
@@ -89,7 +90,7 @@ def _name(name: str) -> bytes:
 
 
 def settle_frame(channel: int, settled: SettledRange) -> bytes:
-    """An ack, or a nack that returns or rejects."""
+    """Return the frame of an ack, or of a nack that returns or rejects."""
     if settled.verdict is Settlement.ACK:
         payload = _ACK + _BIT.pack(settled.tag, _MULTIPLE if settled.multiple else 0)
     else:
@@ -102,17 +103,17 @@ def settle_frame(channel: int, settled: SettledRange) -> bytes:
 
 
 class FramingError(Exception):
-    """The stream is no sequence of frames (any more)."""
+    """The error of a stream that is not, or no longer, a sequence of frames."""
 
 
 class Taken(Protocol):
-    """Somebody who takes frames of one channel out of the stream."""
+    """A receiver of frames of one channel."""
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Whether the frame was theirs; else it is passed on. Raises `_MALFORMED` for one that cannot be read."""
+        """Take a frame; return False to pass it on. Raises one of `_MALFORMED` for a frame that cannot be read."""
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """A shorter way for a delivery whose three frames are all there: where it ends; 0 when nothing was taken.
+        """Take a delivery whose three frames are all there, and return where it ends; 0 when nothing was taken.
 
         Its method frame begins at `at` and is complete, the next frame begins at `header_at`.
         """
@@ -122,7 +123,10 @@ _MALFORMED = (ValueError, IndexError, struct.error)
 
 
 class FrameParser:
-    """Cuts a stream into frames, whatever the reads: those of `channels` are offered, the rest is passed on whole."""
+    """A parser of a stream into frames, in reads of any size.
+
+    The frames of `channels` are offered to these; all other frames are passed on whole.
+    """
 
     def __init__(self, channels: Mapping[int, Taken]) -> None:
         self._channels = channels
@@ -131,9 +135,10 @@ class FrameParser:
         self._needed = OVERHEAD
 
     def feed(self, chunk: bytes) -> bytes:
-        """Takes what has arrived; gives the complete frames that nobody took, in order.
+        """Parse arrived bytes, and return the complete frames that no channel took, in order.
 
-        Raises: Torn; the stream is of no more use then.
+        Raises:
+            FramingError: when the stream is broken, and of no more use.
         """
         try:
             return self._cut(chunk)
@@ -175,11 +180,11 @@ class FrameParser:
 
 
 OnContent = Callable[[bytes, bytes, bytes], None]
-"""Takes a message as it came: its method's arguments, its content header's payload, its body."""
+"""The callback for a message as it came: its method's arguments, its content header's payload, its body."""
 
 
 def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
-    """The arguments of a delivery: consumer, tag, redelivered, exchange, routing key."""
+    """Return the arguments of a delivery: consumer, tag, redelivered, exchange, routing key."""
     at = 1 + method[0]
     tag, redelivered = _TAG.unpack_from(method, at)
     exchange, routing_key = _where_from(method[at + 9 :])
@@ -188,7 +193,7 @@ def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
 
 @lru_cache(maxsize=4096)
 def _where_from(names: bytes) -> tuple[str, str]:
-    """Exchange and routing key. Strangers may use a key that is not UTF-8."""
+    """Return exchange and routing key; another program may use a key that is not UTF-8."""
     at = 1 + names[0]
     key = names[at + 1 : at + 1 + names[at]]
     return names[1:at].decode(errors="backslashreplace"), key.decode(errors="backslashreplace")
@@ -196,7 +201,7 @@ def _where_from(names: bytes) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ReturnFrame:
-    """What `basic.return` says."""
+    """The arguments of `basic.return`."""
 
     code: int
     reason: str
@@ -205,7 +210,7 @@ class ReturnFrame:
 
 
 def read_return(method: bytes) -> ReturnFrame:
-    """The arguments of a returned message."""
+    """Return the arguments of a returned message."""
     texts, at = [], 2
     for _ in range(3):
         behind = at + 1 + method[at]
@@ -215,7 +220,7 @@ def read_return(method: bytes) -> ReturnFrame:
 
 
 class ContentAssembler:
-    """Takes the hot frames of one channel and puts messages together."""
+    """The assembler of messages from the hot frames of one channel."""
 
     def __init__(
         self,
@@ -225,10 +230,10 @@ class ContentAssembler:
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        """`confirmed` is called with the tag, whether it covers all before it, and whether the broker has it.
+        """Call `confirmed` with the tag, whether it covers all tags before it, and whether the broker has the message.
 
-        `closing` is called when the channel's end is read, before the library sees it: whatever is written on
-        this channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
+        `closing` is called when the channel's end is read, before the library sees it: a frame that is written on this
+        channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
         """
         self._wanted = {
             method: handler for method, handler in ((_DELIVER, delivered), (_RETURN, returned)) if handler is not None

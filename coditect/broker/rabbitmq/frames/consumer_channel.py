@@ -1,6 +1,6 @@
-"""Consuming by direct frames: deliveries in the very call that reads them, settlements once per turn of the loop.
+"""The consumer channel of direct frames: a delivery is handled in the very call that reads it.
 
-Where nobody waits for it, an ack waits a moment for others.
+Settlements are written once per turn of the event loop; acks that are not urgent wait a moment for others.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from coditect.broker.rabbitmq.path import Receiver
 from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 
 LINGER_SECONDS = 0.03
-"""How long acks wait for others while no consumer needs its credit.
+"""The time for which acks wait for others while no consumer needs its credit.
 
-Each ack of a quorum queue is a write of the broker that is synced, and what is published meanwhile waits for it. So a
-lone task's ack would hold up the next one, and a hop of a chain would take longer. A program that dies within that
-time has a few more tasks repeated.
+Each ack of a quorum queue is a write of the broker that is synced, and messages published meanwhile wait for it. So a
+lone task's ack would hold up the next one, and a hop of a chain would take longer. A program that dies within that time
+has a few more tasks repeated.
 """
 SPARE_SHARE = 4
-"""A consumer needs no credit while this part of it is not used up."""
+"""The part of a consumer's credit, as a divisor, within which it needs no more credit."""
 
 
 class DirectConsumerChannel:
-    """See `Inlet`."""
+    """See `ConsumerChannel`."""
 
     def __init__(self, channel: Channel, stream: Stream) -> None:
         self.channel = channel
@@ -41,15 +41,15 @@ class DirectConsumerChannel:
         self._contents = ContentAssembler(delivered=self._delivered, closing=self.lose)
         self.settlements = Settlements(self._write_soon)
         self._spare: int | None = None
-        """Acks linger while no more deliveries than this are outstanding on the channel."""
+        """The number of outstanding deliveries on the channel up to which acks linger."""
         self._lingering: asyncio.TimerHandle | None = None
         stream.attach(channel.number, self._contents)
 
     def start(self, background: Supervisor) -> None:
-        """Nothing to start: settlements are written by the loop."""
+        """Do nothing: settlements are written by the event loop."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """See `Inlet.consume`. The first delivery may come before the broker's answer is seen here."""
+        """See `ConsumerChannel.consume`; the first delivery may come before the broker's answer is seen here."""
         self._receivers[tag.encode()] = receiver
         self._credit(prefetch)
         await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
@@ -62,16 +62,16 @@ class DirectConsumerChannel:
         self._spare = spare if self._spare is None else min(self._spare, spare)
 
     async def cancel(self, tag: str) -> None:
-        """See `Inlet.cancel`."""
+        """See `ConsumerChannel.cancel`."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
         self.forget(tag)
 
     def forget(self, tag: str) -> None:
-        """See `Inlet.forget`."""
+        """See `ConsumerChannel.forget`."""
         self._receivers.pop(tag.encode(), None)
 
     def lose(self) -> None:
-        """The channel is gone."""
+        """Note that the channel is gone."""
         self._stream.detach(self.channel.number, self._contents)
         self.settlements.lose()
         self._linger_no_longer()
@@ -120,4 +120,4 @@ class DirectConsumerChannel:
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:
-    """aiormq sees no delivery of this channel."""
+    """Do nothing: aiormq sees no delivery of this channel."""

@@ -1,7 +1,7 @@
-"""A message's properties and header table as AMQP bytes, and back, in one pass over the usual kinds.
+"""The encoding of a message's properties and header table, and back, in one pass over the usual kinds.
 
-What is unusual (a rare type of value, text that is not UTF-8, a table that is too large) is given to pamqp
-and the leniency that the plain path uses, so both paths read every message alike.
+An unusual part (a rare type of value, text that is not UTF-8, a table that is too large) is given to pamqp and the
+lenient decoder of the plain path, so both paths read every message alike.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
 _LONGEST_NAME = 255
 _LARGEST_UNSIGNED = 2**32 - 1
 _REPEATED = 32
-"""Texts up to this length are encoded once; a task's id has 36."""
+"""The length of a text up to which its encoding is cached; a task's id has 36 characters."""
 _PROPERTIES_AT = 12
-"""Behind class, weight and body size of a content header."""
+"""The position of the properties, behind class, weight and body size of a content header."""
 
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
 _RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
-"""What no message of ours carries, or few, and the bits behind the last property."""
+"""The flags of properties that Coditect's messages have rarely or never, and the bits behind the last property."""
 
 
 _ORDINARY = CONTENT_TYPE | HEADERS
@@ -46,11 +46,11 @@ _BEGINS_A_TASK = b"".join(
         _OCTETS[len(PUBLISHED_AT)] + PUBLISHED_AT.encode() + b"l",
     )
 )
-"""Nearly every task's properties begin like this: JSON, and the instant of its publication as the only header."""
+"""The first bytes of nearly every task's properties: JSON, and the publication instant as the only header."""
 
 
 class _Unusual(ValueError):
-    """Not for the fast pass."""
+    """The error of a part that is not for the fast pass."""
 
 
 _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
@@ -60,7 +60,7 @@ _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError
 
 
 def read_message(header: bytes, body: bytes) -> Message:
-    """The message of a content header's payload and its body; never raises."""
+    """Return the message of a content header's payload and its body; never raises."""
     try:
         return _read(header, body)
     except _UNREADABLE:
@@ -126,14 +126,19 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after
 
 @lru_cache(maxsize=4096)
 def text(raw: bytes) -> str:
-    """Decoded once for all messages that carry it. Raises ValueError."""
+    """Return a decoded text, cached for all messages that carry it.
+
+    Raises:
+        ValueError: when the text is not UTF-8.
+    """
     return raw.decode()
 
 
 def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-    """The header table that begins at `at`, and where it ends.
+    """Return the header table that begins at `at`, and where it ends.
 
-    Raises: ValueError, IndexError or struct.error for what the fast pass does not read.
+    Raises:
+        ValueError, IndexError, struct.error: for a table that is not for the fast pass.
     """
     size: int = _LENGTH.unpack_from(data, at)[0]
     at += 4
@@ -170,11 +175,12 @@ def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
 
 
 def write_properties(message: Message) -> bytes:
-    """Flags and properties of a message; always persistent.
+    """Return flags and properties of a message; always persistent.
 
-    Byte for byte what pamqp writes, but that the headers keep their order where pamqp sorts them.
+    The bytes are the same as pamqp's, except that the headers keep their order where pamqp sorts them.
 
-    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    Raises:
+        Exception: any of `UNSPEAKABLE`, for a message that AMQP cannot carry.
     """
     headers = message.headers
     if type(headers) is TemplateHeaders and _is_only_correlated(message):
@@ -213,14 +219,14 @@ def _write(message: Message) -> bytes:
 
 
 def _is_only_correlated(message: Message) -> bool:
-    """Whether it is told from others by its correlation id, and has no address, id or expiration of its own."""
+    """Return whether the message has a correlation id, and no address, id or expiration of its own."""
     if message.reply_to or message.message_id or message.expiration_ms is not None:
         return False
     return bool(message.correlation_id)
 
 
 def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
-    """The properties of such a message, say a result: what its template says is written once."""
+    """Return the properties of such a message, say a result, whose shared part is encoded once."""
     before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
     own = _items(headers.own)
     size = _LENGTH.pack(len(shared) + len(own))
@@ -231,7 +237,7 @@ def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
 def _template(
     headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
 ) -> tuple[bytes, bytes, bytes]:
-    """What comes before the header table's size, the table's first part, and what comes behind a correlation id."""
+    """Return the bytes before the header table, the table's shared part, and the bytes behind the correlation id."""
     flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
     before = behind = b""
     if content_type:
@@ -254,9 +260,10 @@ _short_shared = lru_cache(maxsize=4096)(_short)
 
 
 def write_table(headers: HeaderTable) -> bytes:
-    """A header table with its length.
+    """Return a header table with its length.
 
-    Raises: `UNSPEAKABLE` for what AMQP cannot carry.
+    Raises:
+        Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
     """
     table = _items(headers)
     return _LENGTH.pack(len(table)) + table
@@ -283,7 +290,7 @@ def _items(headers: HeaderTable) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _item(name: str, value: str) -> bytes:
-    """A header whose value many messages share: a status, a capability, an agent's id."""
+    """Return a header whose value many messages share: a status, a capability, an agent's id."""
     raw = value.encode()
     return _text_head(name, len(raw)) + raw
 

@@ -1,4 +1,4 @@
-"""Opens channels whose hot frames are ours. One for each link, which has one connection at a time."""
+"""The factory of channels with direct frames: one for each `RabbitConnection`, which has one connection at a time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from coditect.broker.rabbitmq.path import Feed
 log = logging.getLogger(__name__)
 
 TESTED = frozenset({"7.2.4"})
-"""Versions of aiormq under which frames may be taken out of its stream: the whole suite ran on them."""
+"""The versions of aiormq under which frames may be taken out of its stream: the whole suite ran on them."""
 
 
 def is_tested() -> bool:
-    """Whether this version of aiormq is; says so when it is not."""
+    """Return whether the installed version of aiormq is among them; log a warning if not."""
     found = version("aiormq")
     if found not in TESTED:
         log.warning(
@@ -38,18 +38,18 @@ class DirectPath:
         self._stream: Stream | None = None
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """A new connection's bytes go through here."""
+        """Route a new connection's bytes through a `Stream`."""
         self._stream = Stream(writer, asyncio.get_running_loop())
         return self._stream.feed
 
     async def publisher_channel(self, connection: AbstractConnection) -> DirectPublisherChannel:
-        """A channel to publish on."""
+        """Open a channel to publish on."""
         stream = self._of_this_connection()
         channel = await open_channel(connection, confirms=True)
         return DirectPublisherChannel(channel, stream, frame_max=connection.connection_tune.frame_max)
 
     async def consumer_channel(self, connection: AbstractConnection) -> DirectConsumerChannel:
-        """A channel to consume on."""
+        """Open a channel to consume on."""
         stream = self._of_this_connection()
         return DirectConsumerChannel(await open_channel(connection), stream)
 

@@ -1,7 +1,6 @@
-"""Publishing by direct frames: sequence numbers, confirms in order, returns before their ack.
+"""The publisher channel of direct frames: sequence numbers, confirms in order, returns before their ack.
 
-aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers
-diverge.
+aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers diverge.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from coditect.model.message import Message
 
 GATE_SECONDS = 0.5
 LARGEST_FRAME = 131_072
-"""Of ours, where the broker sets no limit: a larger one would hold up its neighbours."""
+"""The largest frame where the broker sets no limit: a larger one would hold up its neighbours."""
 
 
 @dataclass(slots=True, eq=False)
 class Once:
-    """A publish whose failure is its promise's."""
+    """A publish that is tried once: its failure fails its promise."""
 
     message: Message
     exchange: str
@@ -51,7 +50,7 @@ class Once:
 
 
 class DirectPublisherChannel:
-    """See `Outlet`."""
+    """See `PublisherChannel`."""
 
     def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
         self._channel = channel
@@ -71,7 +70,7 @@ class DirectPublisherChannel:
 
     @property
     def closed(self) -> bool:
-        """Whether it is of no more use."""
+        """Whether the channel is of no more use."""
         return self._going or self._closing.done() or self._channel.is_closed
 
     @property
@@ -81,18 +80,18 @@ class DirectPublisherChannel:
 
     @property
     def held_up(self) -> bool:
-        """See `Outlet.held_up`."""
+        """See `PublisherChannel.held_up`."""
         return self._stream.blocked or self._stream.congested
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """See `Outlet.oldest`."""
+        """See `PublisherChannel.oldest`."""
         for number, one in self._pending.items():
             return Unconfirmed(number, one.exchange, one.routing_key)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """See `Outlet.give_back`: what goes there stays under way, and may still be confirmed."""
+        """See `PublisherChannel.give_back`: publishes of this key stay under way, and may still be confirmed."""
         error = ChannelInvalidStateError("The channel waits for a queue")
         for number, one in tuple(self._pending.items()):
             if (one.exchange, one.routing_key) != (exchange, routing_key):
@@ -100,12 +99,12 @@ class DirectPublisherChannel:
                 one.failed(error)
 
     async def close(self) -> None:
-        """See `Outlet.close`."""
+        """See `PublisherChannel.close`."""
         self._go()
         await give_up(self._channel)
 
     async def gate(self) -> bool:
-        """Waits while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
+        """Wait while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
         try:
             async with asyncio.timeout(GATE_SECONDS):
                 await self._stream.unblocked()
@@ -116,7 +115,7 @@ class DirectPublisherChannel:
         return True
 
     def send(self, message: Message, *, exchange: str, routing_key: str) -> asyncio.Future[None]:
-        """See `Outlet.send`."""
+        """See `PublisherChannel.send`."""
         if self.closed:
             raise ChannelInvalidStateError("The channel is closed")
         publish = Once(message, exchange, routing_key, self._loop.create_future())
@@ -124,7 +123,7 @@ class DirectPublisherChannel:
         return publish.promise
 
     def begin(self, publish: Publish) -> None:
-        """See `Outlet.begin`."""
+        """See `PublisherChannel.begin`."""
         message = publish.message
         try:
             frames = publish_frames(
@@ -141,7 +140,7 @@ class DirectPublisherChannel:
     # -- what the broker says ---------------------------------------------------------------------------
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
-        """Ends a publish, or with `multiple` all up to it: they stand in order, so only the prefix is walked."""
+        """End a publish, or with `multiple` all up to it: they stand in order, so only the prefix is walked."""
         pending = self._pending
         if not multiple:
             one = pending.pop(tag, None)
@@ -157,10 +156,10 @@ class DirectPublisherChannel:
             _end(pending.pop(sequence), has_it=taken)
 
     def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
-        """A return comes before its confirm and without a number.
+        """Match a returned message with its publish: a return comes before its confirm and without a number.
 
-        The broker returns in the order of the publishes, so it is the first of those that are alike. The id
-        belongs to it: a key that had a queue a moment ago may have none now.
+        The broker returns in the order of the publishes, so it is the first of those that are alike. The message id
+        belongs to the comparison: a key that had a queue a moment ago may have none now.
         """
         returned = read_return(method)
         sent = (returned.exchange, returned.routing_key, read_message(header, b"").message_id)
@@ -178,7 +177,7 @@ class DirectPublisherChannel:
         self._next_look = until
 
     def _expire(self) -> None:
-        """Fails what is too late. It stays in its place: the confirm may still come."""
+        """Fail publishes that are too late; they keep their places, since their confirms may still come."""
         self._timer, self._next_look = None, math.inf
         now, next_look = self._loop.time(), math.inf
         for one in tuple(self._pending.values()):
@@ -190,12 +189,12 @@ class DirectPublisherChannel:
             self._look_again_at(next_look)
 
     def _go(self) -> None:
-        """The channel is about to go: nothing is written on it any more. `_lose` follows, with the reason."""
+        """Stop writing on a channel that is about to close; `_lose` follows, with the reason."""
         self._going = True
         self._stream.detach(self._channel.number, self._contents)
 
     def _lose(self, closing: asyncio.Future[object]) -> None:
-        """The channel is gone: nobody else tells those who wait."""
+        """Fail all publishes of a lost channel."""
         self._go()
         if self._timer is not None:
             self._timer.cancel()

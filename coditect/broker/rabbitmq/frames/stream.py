@@ -1,6 +1,6 @@
-"""One connection's bytes: the frames of our channels are taken out, everything else goes on to aiormq.
+"""One connection's bytes: frames of Coditect's channels are taken out, everything else goes on to aiormq.
 
-What we write is gathered and leaves in one piece per turn of the event loop.
+Written frames are gathered and leave in one piece per turn of the event loop.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ log = logging.getLogger(__name__)
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0
 CONGESTED_BYTES = 4 * 1024 * 1024
-"""More than this in the transport's buffer, and publishes wait."""
+"""The bytes in the transport's buffer from which publishes wait."""
 _CONNECTION = 10
 _BLOCKED, _UNBLOCKED = struct.pack(">HH", _CONNECTION, 60), struct.pack(">HH", _CONNECTION, 61)
 
 
 class Streams(Protocol):
-    """What the library's stream writer offers."""
+    """The library's stream writer, as far as it is used."""
 
     @property
     def transport(self) -> asyncio.WriteTransport:
-        """Below it."""
+        """The transport of the writer."""
 
     def write(self, data: bytes) -> None:
-        """Hands bytes to the transport."""
+        """Hand bytes to the transport."""
 
     async def drain(self) -> None:
-        """Waits while the transport's buffer is full."""
+        """Wait while the transport's buffer is full."""
 
 
 class Stream:
@@ -46,7 +46,7 @@ class Stream:
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self.open = True
-        """Whether publishes need not wait: neither for an alarm's end nor for bytes to leave."""
+        """Whether publishes need not wait, neither for an alarm's end nor for bytes to leave."""
         self._channels: dict[int, Taken] = {0: self}
         self._cutter = FrameParser(self._channels)
         self._pieces: list[bytes] = []
@@ -57,10 +57,10 @@ class Stream:
     # -- from the broker --------------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> bytes:
-        """What of this chunk is aiormq's.
+        """Return the part of arrived bytes that is aiormq's.
 
-        aiormq takes a connection for dead on which it sees nothing, so while everything that arrives is ours
-        it is given a heartbeat once a second.
+        aiormq takes a connection for dead on which it sees nothing, so while all arriving frames are Coditect's own it
+        is given a heartbeat once a second.
         """
         if self._torn:
             return b""
@@ -79,16 +79,16 @@ class Stream:
         return passed
 
     def attach(self, number: int, channel: Taken) -> None:
-        """From now on this channel's frames are offered to it."""
+        """Offer this channel's frames to it from now on."""
         self._channels[number] = channel
 
     def detach(self, number: int, channel: Taken) -> None:
-        """Not any more; does nothing when the number is somebody else's by now."""
+        """End `attach`; without effect when the number belongs to another channel by now."""
         if self._channels.get(number) is channel:
             del self._channels[number]
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Listens to the connection's own frames and takes none."""
+        """Watch the connection's own frames for alarms, and take none."""
         if kind == METHOD and payload.startswith(_BLOCKED):
             self._unblocked.clear()
             self.open = False
@@ -98,14 +98,14 @@ class Stream:
         return False
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Nothing is delivered on the connection itself."""
+        """Return 0: nothing is delivered on the connection itself."""
         return 0
 
     # -- to the broker ----------------------------------------------------------------------------------
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has told us to stop publishing."""
+        """Whether the broker has told this process to stop publishing."""
         return not self._unblocked.is_set()
 
     @property
@@ -114,17 +114,21 @@ class Stream:
         return self._gathered + self._writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def unblocked(self) -> None:
-        """Waits for the alarm's end."""
+        """Wait for the alarm's end."""
         await self._unblocked.wait()
 
     async def drained(self) -> None:
-        """Waits until the transport takes more. Raises ConnectionError when it is lost."""
+        """Wait until the transport takes more bytes.
+
+        Raises:
+            ConnectionError: when the connection is lost.
+        """
         await asyncio.sleep(0)  # what was gathered leaves first
         await self._writer.drain()
         self.open = not (self.blocked or self.congested)
 
     def write(self, pieces: Iterable[bytes], *, size: int = 0) -> None:
-        """Whole frames of about this size; they leave with everything else of this turn of the event loop."""
+        """Write whole frames of about this size, together with all others of this turn of the event loop."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces += pieces
