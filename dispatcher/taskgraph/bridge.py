@@ -1,7 +1,8 @@
-"""From RQ to the dispatcher: what may run, what people asked for with stock tools, and that Redis was wiped.
+"""The bridge from RQ to the dispatcher: jobs that may run, people's requests, and the loss of Redis's data.
 
-Nothing is executed here and no job waits here: a job that RQ has queued is started and proposed in one step, and the
-ledger disposes. What the bridge took and nobody claimed, because the process died between, is found by `difference`.
+No task is executed and no job waits here: a job that RQ has queued is started and proposed in one step, and the ledger
+decides. A job that the bridge took and no dispatcher claimed, because the process died between, is found by
+`difference`.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ from dispatcher.taskgraph.port import Proposal, TaskGraph, ToolRequest
 log = logging.getLogger(__name__)
 
 ADOPT_SECONDS = 0.25
-"""Between two looks at empty queues, unless `wake` is called: what we queue ourselves, we know of."""
+"""The pause between two looks at empty queues, unless `wake` is called: the dispatcher knows what it queued itself."""
 AGAIN_SECONDS = 0.02
-"""Before a capability that waits and was not found is looked for again: it may be told yet, or stand behind others."""
+"""The pause before another look for a waiting capability: its jobs may not be written yet, or stand behind others."""
 LOOK_SECONDS = 1.0
-"""Between two looks for requests and for a wiped Redis, and after a failure."""
+"""The pause between two looks for requests and for a wiped Redis, and after a failure."""
 
 
 class ShardCommands(Protocol):
-    """Whom the bridge serves: the shards of this dispatcher."""
+    """The dispatcher's shards, as the bridge uses them."""
 
     def shards(self) -> Collection[int]:
-        """The shards that it owns and that RQ was reconciled with."""
+        """Return the shards that the dispatcher owns and that RQ was reconciled with."""
 
     def room(self) -> Mapping[str, int]:
-        """How many nodes it would publish now, by capability; empty when it adopts nothing."""
+        """Return how many nodes may be published now, by capability; empty to adopt none."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """These were queued in RQ and are started there: claim them, or tell RQ what they are."""
+        """Claim these nodes, which were queued in RQ and are started there, or tell RQ their states."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """People asked for this in RQ; it comes again until RQ is told the jobs' states."""
+        """Carry out people's requests in RQ; each comes again until RQ has the job's new state."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """RQ lost these shards, or never had them: reconcile them, then call `TaskGraph.remember`."""
+        """Reconcile shards that RQ lost or never had, then call `TaskGraph.remember`."""
 
 
 class Bridge:
-    """Two loops over the task graph; nothing is lost when they are cancelled or killed."""
+    """The bridge's two loops over the task graph; nothing is lost when they are canceled or killed."""
 
     def __init__(
         self,
@@ -63,21 +64,25 @@ class Bridge:
         self._again_seconds = again_seconds
         self._wake = asyncio.Event()
         self._missed: dict[str, float] = {}
-        """Capabilities that were looked for and not found, and when to look again."""
+        """The instant of the next look for capabilities that were not found."""
         self.available = True
         """Whether Redis answered the last time."""
 
     def wake(self) -> None:
-        """There is room, or a job was queued: looks at once."""
+        """Look at once, because there is room, or a job was queued."""
         self._wake.set()
 
     def open(self, supervisor: Supervisor) -> None:
-        """Begin to adopt and to look. Neither loop is critical: nodes are dispatched without RQ, too."""
+        """Begin to adopt and to look; neither loop is critical, since nodes are dispatched without RQ, too."""
         supervisor.keep(self._adopting, name="adopt from RQ", critical=False)
         supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
     async def adopt(self) -> int:
-        """One look at the queues; how many were proposed. Raises: TaskGraphUnavailable."""
+        """Look at the queues once, and return how many jobs were proposed.
+
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
+        """
         now = asyncio.get_running_loop().time()
         self._missed = {capability: again for capability, again in self._missed.items() if again > now}
         room = {capability: most for capability, most in self._workers.room().items() if capability not in self._missed}
@@ -90,7 +95,11 @@ class Bridge:
         return len(proposals)
 
     async def look(self) -> None:
-        """One look for requests and for lost shards. Raises: TaskGraphUnavailable."""
+        """Look once for requests and for lost shards.
+
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
+        """
         shards = self._workers.shards()
         if not shards:
             return

@@ -1,10 +1,10 @@
-"""What can go wrong with RQ.
+"""The errors of RQ.
 
 ::
 
     CoditectError
     ├── Retryable
-    │   └── TaskGraphUnavailable  no answer within the time; what was sent may have been done
+    │   └── TaskGraphUnavailable  no answer in time; the call may have been carried out
     └── SetupError
         └── RunByTheDispatcher    a stock RQ worker took a job that only a dispatcher may take
 """
@@ -15,8 +15,8 @@ from coditect.errors import Retryable, SetupError
 
 
 class TaskGraphUnavailable(Retryable):
-    """RQ's Redis did not answer in time, or refused. Every call of the task graph may be repeated as it is."""
+    """The error of RQ's Redis without an answer in time, or with a refusal; every call may be repeated as it is."""
 
 
 class RunByTheDispatcher(SetupError):
-    """A stock RQ worker executed a workflow's node. It did nothing; stop that worker."""
+    """The error of a node's job that a stock RQ worker executed, without any effect; stop that worker."""

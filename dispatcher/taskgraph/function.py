@@ -1,8 +1,8 @@
-"""The one function that our jobs name, for the RQ worker that should not have taken one.
+"""The one function that the jobs name, for a stock RQ worker that takes one by mistake.
 
-A dispatcher publishes a node to the agents and never calls a function. So a stock worker that was started on our
-queues imports this one, which refuses: the job fails in RQ, the ledger does not change, and the dispatcher puts the
-job back and says so.
+A dispatcher publishes a node to the agents and never calls a function. A stock worker that was started on the
+dispatcher's queues imports this function, which refuses: the job fails in RQ, the ledger does not change, and the
+dispatcher puts the job back and logs it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from typing import NoReturn
 from dispatcher.taskgraph.errors import RunByTheDispatcher
 
 FUNCTION = "dispatcher.taskgraph.function.publish"
-"""The whitelist: a job with another function is refused, and no job's function is ever called."""
+"""The only permitted function: a job with another one is refused, and no job's function is ever called."""
 
 
 def publish(workflow: str, node: str) -> NoReturn:
-    """Refuses. Raises: RunByTheDispatcher."""
+    """Refuse to run.
+
+    Raises:
+        RunByTheDispatcher: always.
+    """
     raise RunByTheDispatcher(
         "Only a Coditect dispatcher takes jobs from this queue",
         workflow=workflow,

@@ -1,18 +1,18 @@
-"""RQ's keys, as stock 2.12 has them, and the few of our own beside them.
+"""The keys of stock RQ 2.12, and the dispatcher's few own keys beside them.
 
 ::
 
     rq:queues                          set      keys of all queues
     rq:queue:<queue>                   list     ids of the queued jobs, oldest first
-    rq:job:<id>                        hash     the job; `coditect_state` in it is ours: the last state we gave it
+    rq:job:<id>                        hash     the job; `coditect_state` is the last state that the dispatcher set
     rq:job::<id>:dependencies          set      ids it waits for (two colons); kept whole
-    rq:job:<id>:dependents             set      ids that wait for it; one is taken out when it is queued
+    rq:job:<id>:dependents             set      ids that wait for it; a queued one is taken out
     rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, the scores are in `moves`
     rq:wip:<queue>                     sorted set  <id>:<execution> of started jobs, score +inf
     rq:executions:<id>                 sorted set  execution ids, score +inf
-    rq:execution:<id>:<execution>      hash     since when, and by whom
+    rq:execution:<id>:<execution>      hash     its start and its worker
     rq:results:<id>                    stream   outcomes, at most ten
-    coditect:told:failed|canceled:<queue>      set     ids that we failed or canceled: what differs, people did
+    coditect:told:failed|canceled:<queue>      set     ids that the dispatcher failed or canceled
     coditect:epoch:<shard>             string   written after a reconciliation; gone when Redis was wiped
 
 A queue is `coditect-<level>-<shard>`. A job's id is `<workflow>_<node>`; RQ allows letters, digits, `_` and `-`, so
@@ -33,12 +33,12 @@ _JOB_ID = re.compile(r"([A-Za-z0-9-]+)_((?:[A-Za-z0-9_]|-[0-9a-f]{2})+)")
 
 
 def job_id(workflow: str, node: str) -> str:
-    """RQ's id of a node's job."""
+    """Return RQ's id of a node's job."""
     return f"{workflow}_{node}" if node.isidentifier() and node.isascii() else f"{workflow}_{_escape(node)}"
 
 
 def identity(job: str) -> Key | None:
-    """The workflow and node of a job id; None when it is no id of ours."""
+    """Return the workflow and node of a job id; None for an id of another form."""
     found = _JOB_ID.fullmatch(job)
     if found is None:
         return None
@@ -50,7 +50,7 @@ def identity(job: str) -> Key | None:
 
 @lru_cache(maxsize=1024)
 def queue_name(level: Priority, shard: int) -> str:
-    """RQ's queue of one level and shard."""
+    """Return RQ's queue of one level and shard."""
     return f"coditect-{level.value}-{shard}"
 
 

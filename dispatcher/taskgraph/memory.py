@@ -1,4 +1,4 @@
-"""The task graph's in-memory twin: same behaviour, one process, and what people and faults do to RQ as methods."""
+"""The task graph's in-memory twin: same behaviour, one process, with methods for the acts of people and for faults."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class _Entry:
     job: Job
     state: JobState
     told: JobState
-    """The last state that the dispatcher gave it."""
+    """The last state that the dispatcher set."""
     after: tuple[Key, ...]
     results: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryTaskGraph:
-    """Keeps the jobs as RQ would.
+    """The jobs in memory, as RQ would have them.
 
-    For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job;
-    `cancel`, `requeue` and `stray` do what stock RQ's tools and workers do.
+    For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job; `cancel`,
+    `requeue` and `stray` do what stock RQ's tools and workers do.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class MemoryTaskGraph:
         return None
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Makes the jobs that are not there."""
+        """Create the jobs that do not exist."""
         self._check("create")
         there: list[Job] = []
         for job in jobs:
@@ -86,7 +86,7 @@ class MemoryTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Sets the states, then queues those whose last predecessor is finished."""
+        """Set the states, then queue jobs whose last predecessor is finished."""
         self._check("tell")
         lost = [change for change in changes if Key(change.workflow, change.node) not in self._jobs]
         for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
@@ -101,7 +101,7 @@ class MemoryTaskGraph:
         return lost
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Takes queued jobs, the urgent first."""
+        """Take queued jobs, the urgent first."""
         self._check("adopt")
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:
@@ -137,13 +137,13 @@ class MemoryTaskGraph:
             queue[:0] = stay
 
     def _in_turn(self, shards: Collection[int], level: Priority) -> list[list[Key]]:
-        """The queues of a level, another one first each time."""
+        """Return the queues of a level, each time beginning with another one."""
         names = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(names)
         return [self._queues.setdefault(name, []) for name in names[first:] + names[:first]]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Whether the queued job is taken: of those that are proposed, what has room."""
+        """Return whether a queued job is taken: one whose capability has room, or one that is not proposed."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True
@@ -153,7 +153,7 @@ class MemoryTaskGraph:
         return fits
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Forgets jobs."""
+        """Remove jobs."""
         self._check("remove")
         for node in nodes:
             key = Key(workflow, node)
@@ -162,7 +162,7 @@ class MemoryTaskGraph:
                 self._unqueue(key, entry)
 
     async def counts(self, shards: Collection[int]) -> JobCounts:
-        """What stock tools count."""
+        """Return the numbers that stock tools count."""
         self._check("counts")
         names = [queue_name(level, shard) for shard in shards for level in Priority]
         counts = {name: dict.fromkeys(JobState, 0) for name in names}
@@ -172,7 +172,7 @@ class MemoryTaskGraph:
         return JobCounts(counts)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """What people did."""
+        """Return people's requests."""
         self._check("requests")
         found = [
             ToolRequest(*key, kind)
@@ -182,7 +182,7 @@ class MemoryTaskGraph:
         return found[:BATCH]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compares the jobs with what is here."""
+        """Compare the jobs with those that exist."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
         return GraphDifference(
@@ -191,40 +191,40 @@ class MemoryTaskGraph:
         )
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """What has not ended, and is not asked for."""
+        """Return what has not ended, without requested jobs."""
         self._check("unfinished")
         entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
         queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
         return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
-        """Notes the shard."""
+        """Note the shard."""
         self._check("remember")
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Keeps the highest until the next wipe."""
+        """Keep the highest incarnation until the next wipe."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)
         return before
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Those that were noted since the last wipe."""
+        """Return the shards that were noted since the last wipe."""
         self._check("known")
         return self._known.intersection(shards)
 
     def state(self, workflow: str, node: str) -> JobState | None:
-        """A job's state, for tests; None when there is no such job."""
+        """Return a job's state, for tests; None when there is no such job."""
         entry = self._jobs.get(Key(workflow, node))
         return None if entry is None else entry.state
 
     def result(self, workflow: str, node: str) -> list[bytes]:
-        """The outcomes in a job's stream, for tests."""
+        """Return the outcomes in a job's stream, for tests."""
         return [*self._jobs[Key(workflow, node)].results.values()]
 
     def wipe(self) -> None:
-        """Loses everything, as a Redis that came back empty."""
+        """Lose everything, as a Redis that came back empty."""
         self._jobs.clear()
         self._dependents.clear()
         self._queues.clear()
@@ -232,20 +232,20 @@ class MemoryTaskGraph:
         self._incarnations.clear()
 
     def lose(self, workflow: str, node: str) -> None:
-        """Loses one job's hash, as with `DEL rq:job:<key>`."""
+        """Lose one job's hash, as with `DEL rq:job:<key>`."""
         key = Key(workflow, node)
         self._unqueue(key, self._jobs.pop(key))
 
     def cancel(self, workflow: str, node: str) -> None:
-        """As RQ's `Job.cancel`."""
+        """Act as RQ's `Job.cancel`."""
         self._by_hand(Key(workflow, node), JobState.CANCELED)
 
     def requeue(self, workflow: str, node: str) -> None:
-        """As `rq requeue` of a failed job."""
+        """Act as `rq requeue` of a failed job."""
         self._by_hand(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
-        """As a stock worker that takes a queued job: it fails."""
+        """Act as a stock worker that takes a queued job, which fails."""
         self._by_hand(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:
@@ -279,7 +279,7 @@ class MemoryTaskGraph:
             queue.remove(key)
 
     def _start(self, entry: _Entry) -> bool:
-        """Whether its node is proposed: a failed job that a person requeued is a request."""
+        """Start a job, and return whether its node is proposed: a failed job that a person requeued is a request."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED

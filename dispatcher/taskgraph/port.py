@@ -1,6 +1,6 @@
-"""What the dispatcher asks of RQ. Two adapters: `redis` and `memory`.
+"""The port of the task graph in RQ, with two adapters: `redis` and `memory`.
 
-Everything is idempotent: any call may be repeated after an error, and after a crash from an earlier point on.
+Every call is idempotent: it may be repeated after an error, and after a crash from an earlier point on.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from coditect.model.capability import Priority
 from coditect.model.value import value
 
 BATCH = 500
-"""Most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
+"""The most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
 
 MOST_RESULT_BYTES = 1_024
-"""A longer result is not shown: the ledger has it."""
+"""The largest result that is shown; the ledger has larger ones."""
 
 
 PIECE = 64
-"""Jobs that one look at what stands further behind goes over."""
+"""The number of jobs further behind in a queue that one look passes."""
 
 
 def looks(room: int) -> int:
-    """At how many jobs of one level a round trip looks that takes so many: it costs as much as it may bring."""
+    """Return how many jobs of one level a round trip with this room examines: it costs as much as it may bring."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
 class JobState(StrEnum):
-    """RQ's own word for where a job is."""
+    """The state of a job, in RQ's own words."""
 
     DEFERRED = "deferred"
-    """It waits for its predecessors; RQ enqueues it when all of them are finished."""
+    """Waiting for predecessors; RQ enqueues the job when all of them are finished."""
     SCHEDULED = "scheduled"
-    """It waits for a time or a person, not for predecessors: only a change moves it."""
+    """Waiting for a time or a person, not for predecessors: only a change moves the job."""
     QUEUED = "queued"
     STARTED = "started"
     FINISHED = "finished"
@@ -53,17 +53,20 @@ class Job:
     shard: int
     level: Priority
     capability: str
-    """Shown as the job's description, behind the node; it has no space in it. Adoption goes by it."""
+    """The capability, without a space; it ends the job's description, by which adoption knows it."""
     after: tuple[str, ...]
-    """Nodes of the same workflow that must all be finished. Empty where RQ cannot say the condition (any, k of n,
-    `when`, an edge that allows failure): such a job is deferred until a change enqueues it."""
+    """The nodes of the same workflow that must all be finished.
+
+    Empty where RQ cannot express the condition (any, k of n, `when`, an edge that allows failure): such a job is
+    deferred until a change enqueues it.
+    """
     state: JobState
     timeout_ms: int | None = None
 
 
 @value
 class Change:
-    """A job's new state. `shard` and `level` are the job's own."""
+    """A job's new state; `shard` and `level` are the job's own."""
 
     workflow: str
     node: str
@@ -71,49 +74,51 @@ class Change:
     level: Priority
     state: JobState
     result: bytes | None = None
-    """JSON; shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
+    """The result as JSON; shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
     error: str = ""
-    """Shown for a failed job."""
+    """The error that is shown for a failed job."""
     entry: str = ""
-    """Id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty: of the moment. A job that was
-    created as it ended has none yet: with an id it is added."""
+    """The id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty for the current instant.
+
+    A job that was created as ended has no entry yet: with an id it is added.
+    """
     due_ms: int | None = None
-    """When a scheduled job's time comes, for people; RQ does not move it."""
+    """The due time of a scheduled job, for people; RQ does not move the job."""
     anew: bool = False
-    """Even if its hash says so already: a registry or queue may not. The outcomes that it has stay as they are."""
+    """Whether to write the state even if the job's hash has it: a registry or queue may not. Outcomes stay."""
 
 
 class Proposal(NamedTuple):
-    """A job that RQ had in a queue and has now as started: it may run, if the ledger agrees.
+    """A job that RQ had queued and now has as started: it may run, if the ledger permits it.
 
-    One that the ledger does not claim stays started until it is told its state.
+    A job that the ledger does not claim stays started until a change sets its state.
     """
 
     workflow: str
     node: str
     capability: str
-    """Whose room it was taken for, by the job's description."""
+    """The capability whose room was used, by the job's description."""
 
 
 class Key(NamedTuple):
-    """Which node's job it is."""
+    """The key of a node's job."""
 
     workflow: str
     node: str
 
 
 class RequestKind(StrEnum):
-    """What somebody did to a job with RQ's own tools."""
+    """The kind of a change that was made to a job with RQ's own tools."""
 
     CANCEL = "cancel"
     REQUEUE = "requeue"
     STRAY = "stray"
-    """A stock RQ worker took it and failed it; nobody asked for anything, and nothing was executed."""
+    """A stock RQ worker took the job and failed it; there is no request, and no task was executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """What a person wants of a job; told again and again until a change gives the job its state."""
+    """A person's request about a job, repeated until a change sets the job's state."""
 
     workflow: str
     node: str
@@ -122,18 +127,18 @@ class ToolRequest:
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """Jobs by queue and state, as `rq info` and rq-dashboard count them."""
+    """The numbers of jobs by queue and state, as `rq info` and rq-dashboard count them."""
 
     by_queue: Mapping[str, Mapping[JobState, int]]
 
     def of(self, state: JobState) -> int:
-        """Jobs in this state, in all queues."""
+        """Return the number of jobs in this state, in all queues."""
         return sum(states[state] for states in self.by_queue.values())
 
 
 @dataclass(frozen=True, slots=True)
 class GraphDifference:
-    """Where RQ is not as it should be: `create` the missing and `tell` the changes."""
+    """The differences of RQ from the ledger: `create` the missing jobs and `tell` the changes."""
 
     missing: tuple[Job, ...]
     changes: tuple[Change, ...]
@@ -144,71 +149,75 @@ class GraphDifference:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What has not ended, as RQ has it."""
+    """The jobs that have not ended, as RQ has them."""
 
     workflows: Collection[str]
-    """Those with such jobs; what is among the `requests` does not count."""
+    """The workflows with such jobs, without jobs among the `requests`."""
     queued: Collection[Key]
-    """Jobs in queues; one that was moved meanwhile may be missing."""
+    """The jobs in queues; one that was moved meanwhile may be missing."""
 
 
 class TaskGraph(Protocol):
-    """RQ, as far as the dispatcher needs it; an async context manager (opening it needs no server).
+    """The task graph in RQ; an async context manager, and opening needs no server.
 
     Each round trip ends within 1 s; no call blocks the event loop.
 
-    Raises: TaskGraphUnavailable, retryable; what was sent may have been done.
+    Raises:
+        TaskGraphUnavailable: when Redis does not answer; retryable, and the call may have been carried out.
     """
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Makes the jobs that RQ does not have, predecessors first; one it has is left as it is, and returned.
+        """Create the jobs that RQ does not have, predecessors first, and return those that it has, unchanged.
 
         A deferred job whose predecessors are all finished is queued at once.
         """
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Sets the states, in order, then queues the deferred jobs whose last predecessor is now finished.
+        """Set the states, in order, then queue the deferred jobs whose last predecessor is now finished.
 
-        A job that a change of the same call names is not queued but for that change. Returns the changes of
-        jobs that RQ does not have: they were lost, and are to be created.
+        A job that a change of the same call names is queued only by that change. Returns the changes of jobs that RQ
+        does not have: they were lost, and are to be created.
         """
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Takes queued jobs by their capabilities, up to `room` of each, and makes each started as it is taken.
+        """Take up to `room` queued jobs of each capability, and mark each as started when it is taken.
 
-        The urgent first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no room
-        stays where it is and holds up nobody: so many `looks` at each level pass it, and what stands behind more than
-        those is found by one of the calls that follow, each of which looks at another `PIECE` further behind. A failed
-        job that a person requeued is taken, too, but not proposed: it is among the `requests`.
+        The urgent come first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no
+        room stays where it is and holds up no other: so many `looks` at each level pass it, and jobs behind more than
+        those are found by one of the next calls, each of which looks at another `PIECE` further behind. A failed job
+        that a person requeued is taken, too, but not proposed: it is among the `requests`.
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Forgets jobs with everything about them."""
+        """Remove jobs with everything about them."""
 
     async def counts(self, shards: Collection[int]) -> JobCounts:
-        """What stock tools count, at one instant."""
+        """Return the numbers that stock tools count, at one instant."""
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """What people did with stock tools since the jobs were last told their states; at most `BATCH`."""
+        """Return at most `BATCH` requests that people made with stock tools since the jobs' states were last set."""
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compares these jobs, as the ledger has them, with RQ: hash, queue, registries and executions.
+        """Compare these jobs, as the ledger has them, with RQ: hash, queue, registries and executions.
 
-        `queued` are those that were seen in their queues just now. Of the others so many are looked for in queues, and
-        of the predecessors of each job, as costs Redis a few milliseconds: it says nothing of the rest.
+        `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
+        and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.
         """
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """What RQ has of the shard that has not ended: one pass over its queues and registries, in small steps."""
+        """Return what has not ended in RQ, by one pass over the shard's queues and registries, in small steps."""
 
     async def remember(self, shard: int) -> None:
-        """Notes in Redis that it holds what this dispatcher knows of the shard; after a reconciliation."""
+        """Note in Redis, after a reconciliation, that it has this dispatcher's state of the shard."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise what Redis remembers of a store's incarnation to the one `begun`; what it remembered before, 0 of none.
+        """Raise the store's incarnation in Redis to `begun`, and return the one before, 0 for none.
 
-        See `dispatcher.ledger.incarnation`. What is remembered never falls but by a wipe.
+        See `dispatcher.ledger.incarnation`. The number in Redis never falls, except by a wipe.
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Of which shards that note is still there. If not, Redis was wiped, or another dispatcher had the shard."""
+        """Return the shards whose note still exists.
+
+        For the others Redis was wiped, or another dispatcher had the shard.
+        """

@@ -1,7 +1,7 @@
-"""From the ledger to RQ: what is to be told of one shard, in the order of its commits.
+"""The queue of changes from the ledger to RQ for one shard, in the order of its commits.
 
-The shard worker appends after each commit and goes on; nothing waits for Redis. Nobody keeps what is yet to be told:
-what died with a dispatcher its successor finds by comparing (`reconciling`). While Redis is away entries
+The shard worker appends after each commit and goes on; nothing waits for Redis. The queue is not stored: changes that
+died with a dispatcher are found by its successor's comparison (`scheduling.reconciler`). While Redis is away entries
 gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
 """
 
@@ -20,21 +20,21 @@ from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 200_000
-"""Entries that may wait for Redis, about 60 MB."""
+"""The most entries that wait for Redis, about 60 MB."""
 PAUSE_SECONDS = 0.2
-"""After a failure, before the next try."""
+"""The pause after a failure, before the next try."""
 GATHER_SECONDS = 0.1
-"""How long entries wait for others, unless one of them puts a job into a queue, from which it is to be adopted.
+"""The time for which entries wait for others, unless one of them queues a job, from which it is to be adopted.
 
-RQ is for people to look at then. A node that lasts a moment is never shown as started: half of what there is to tell,
-and in a chain a round trip to Redis less for every hop.
+RQ is then only for people to look at. A node that lasts a moment is never shown as started: half of all changes are
+saved, and in a chain a round trip to Redis for every hop.
 """
 
 Entry = Job | Change
 
 
 class Projection:
-    """The entries of one shard that RQ was not told yet. `run` tells them; one event loop."""
+    """The entries of one shard that are not in RQ yet, written by `run`; for one event loop."""
 
     def __init__(
         self,
@@ -45,10 +45,7 @@ class Projection:
         lost: Callable[[Sequence[Change]], None] = lambda _: None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
-        """`moved` is called when jobs may have been queued (`Bridge.wake`).
-
-        `lost` is called with changes of jobs that RQ does not have.
-        """
+        """Call `moved` when jobs may have been queued (`Bridge.wake`), and `lost` with changes of lost jobs."""
         self._graph = graph
         self._shard = shard
         self._entries: deque[tuple[int, Entry]] = deque()
@@ -56,15 +53,15 @@ class Projection:
         self._lost = lost
         self._most_waiting = most_waiting
         self._more = asyncio.Event()
-        """There is something to tell now."""
+        """The event that there is something to write now."""
         self._gathering: asyncio.TimerHandle | None = None
         self._went_on = asyncio.Event()
-        """`told` has grown since somebody began to wait for that."""
+        """The event that `told` has grown."""
         self._closed = False
         self.told = 0
-        """Everything up to this number has been told, or thrown away; 0 before anything was."""
+        """The number up to which everything was written, or thrown away; 0 at first."""
         self.overflowed = False
-        """Entries were thrown away: reconcile the shard, then call `reconciled`."""
+        """Whether entries were thrown away: reconcile the shard, then call `reconciled`."""
         self.available = True
         """Whether Redis answered the last time."""
 
@@ -72,7 +69,7 @@ class Projection:
         return len(self._entries)
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
-        """Adds what one commit changed; numbers grow. Creations stand before changes of the same jobs."""
+        """Add the changes of one commit; numbers grow, and creations stand before changes of the same jobs."""
         if self._closed:
             return
         if len(self._entries) + len(entries) > self._most_waiting:
@@ -98,11 +95,11 @@ class Projection:
             self._more.set()
 
     def reconciled(self) -> None:
-        """The shard was compared with the ledger after the overflow."""
+        """Note that the shard was compared with the ledger after the overflow."""
         self.overflowed = False
 
     async def run(self) -> None:
-        """Tells what is appended, batch by batch, until it is cancelled."""
+        """Write the entries, batch by batch, until canceled."""
         if self._entries:  # a loop before this one was woken for them, and died
             self._more.set()
         while True:
@@ -120,7 +117,7 @@ class Projection:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def drained(self) -> None:
-        """Returns when all that was appended before has been told, or thrown away; nothing is gathered for it."""
+        """Wait until all earlier entries are written, or thrown away; no entry waits for others meanwhile."""
         if not self._entries:
             return
         last, _ = self._entries[-1]
@@ -130,7 +127,7 @@ class Projection:
             await self._went_on.wait()
 
     def close(self) -> None:
-        """Throws away what waits and whatever comes: nobody tells it any more, and nobody is to wait for it."""
+        """Throw away waiting and later entries, and release all waiting callers."""
         self._closed = True
         if self._gathering is not None:
             self._gathering.cancel()
@@ -140,7 +137,10 @@ class Projection:
             self._go_on_to(last)
 
     async def _step(self) -> int:
-        """Tells the first entries, all creations or all changes, and how many; they stay until it is done."""
+        """Write the first entries, all creations or all changes, and return their number.
+
+        They stay until that is done.
+        """
         batch = self._first()
         if _are_jobs(batch):
             await self._create(batch)
@@ -158,7 +158,7 @@ class Projection:
         return len(batch)
 
     async def _create(self, jobs: list[Job]) -> None:
-        """Makes the jobs; what is there already is put right where it is wrong."""
+        """Create the jobs, and correct existing ones that differ."""
         if there := await self._graph.create(jobs):
             difference = await self._graph.difference(there)
             await self._graph.tell(difference.changes)
@@ -172,7 +172,7 @@ class Projection:
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Without the starts of jobs that went on meanwhile."""
+    """Return the changes without the starts of jobs that changed again."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

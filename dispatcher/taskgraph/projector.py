@@ -1,4 +1,4 @@
-"""Showing: RQ is told what one shard's commits changed, so that its own tools show the graph as the ledger has it."""
+"""The projector of one shard's commits into RQ, so that RQ's tools show the graph as the ledger has it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from dispatcher.taskgraph.projection import Entry, Projection
 from dispatcher.taskgraph.states import job_state
 
 MOST_WITH_OUTCOMES = 10_000
-"""Waiting entries that keep what their nodes ended with, of 1 kB at most: a Redis that is away is to cost no more."""
+"""The number of waiting entries up to which outcomes of 1 kB each are kept, to bound the cost of an absent Redis."""
 
 
 class Projector:
-    """The entries of one shard, in the order of its commits. `run` tells them until it is canceled."""
+    """The projector of one shard, in the order of its commits; `run` writes to RQ until canceled."""
 
     def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
-        """`moved` is called when RQ may have queued something."""
+        """Call `moved` when RQ may have queued a job."""
         self._shard = shard
         self._projection = Projection(graph, shard, moved=moved)
         self._number = 0
 
     @property
     def waiting(self) -> int:
-        """Entries that RQ was not told yet."""
+        """The number of entries that are not in RQ yet."""
         return len(self._projection)
 
     def follow(self, effects: Effects) -> None:
-        """Adds what one commit changed; of a node that changed twice, how it is now.
+        """Add the changes of one commit; of a node that changed twice, the last one.
 
-        What RQ itself brought it has as started. What is shown is made, or put right where RQ has it otherwise. All of
-        a workflow that was accepted just now is shown, here or by the next turn, as it is then.
+        RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
+        All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
         """
         accepted = set(effects.accepted)
         last = {moved.node_key: moved for moved in effects.moved if moved.node_key.workflow not in accepted}
@@ -53,34 +53,34 @@ class Projector:
 
     @property
     def overflowed(self) -> bool:
-        """Whether entries were thrown away because there were too many: show everything, then call `reconciled`."""
+        """Whether too many entries made the queue overflow: show everything, then call `reconciled`."""
         return self._projection.overflowed
 
     def reconciled(self) -> None:
-        """Everything is about to be shown."""
+        """Note that everything is about to be shown."""
         self._projection.reconciled()
 
     async def told(self) -> None:
-        """Returns when RQ was told all that there is now, or when nobody tells it any more."""
+        """Wait until all present entries are in RQ, or thrown away."""
         await self._projection.drained()
 
     async def tell_last(self, seconds: float) -> None:
-        """Waits at most so long for RQ to be told, and not for a Redis that is away: the next owner compares."""
+        """Wait at most so long for the entries to be written, and not for an absent Redis: the next owner compares."""
         if self._projection.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.told()
 
     def close(self) -> None:
-        """The shard is not worked for here any more: nothing is told from now on."""
+        """Stop writing, because this dispatcher no longer works for the shard."""
         self._projection.close()
 
     async def run(self) -> None:
-        """Tells RQ."""
+        """Write the entries to RQ until canceled."""
         await self._projection.run()
 
     def job(self, shown: NodeSnapshot) -> Job:
-        """The node as RQ is to have it."""
+        """Return the node's job as RQ is to have it."""
         node_key, level = shown.node_key, _level(shown.level)
         return Job(
             node_key.workflow,

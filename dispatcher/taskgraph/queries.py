@@ -1,4 +1,4 @@
-"""The Lua scripts that only look at RQ's keys; what they compare is drawn in `keys` and `moves`."""
+"""The Lua scripts that only read RQ's keys; `keys` and `moves` describe what they compare."""
 
 from __future__ import annotations
 

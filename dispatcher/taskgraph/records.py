@@ -1,7 +1,7 @@
-"""What is written into RQ's keys: rows for the scripts, made from a template that stock RQ itself gives.
+"""The values in RQ's keys: rows for the scripts, made from a template that stock RQ itself gives.
 
-The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds
-is there, too. What changes from job to job is filled in by the script.
+The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds is
+there, too. The script fills in the fields that differ from job to job.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, Change, Job, Job
 MOST_DATA_BYTES = 4_096
 MOST_ERROR_CHARACTERS = 8_192
 MOST_DEPENDENCIES = 10_000
-"""A job with more predecessors is made without them, and queued only when it is told so."""
+"""The most predecessors of a job in RQ; a job with more is created without them, and queued only by a change."""
 MOST_EDGES = 5_000
-"""Edges in one batch of creations, unless a single job has more."""
+"""The most edges in one batch of creations, unless a single job has more."""
 
 KEEP = -1
-"""RQ's time to live of results and failures: until we remove them. A predecessor that RQ forgot would count as met."""
+"""RQ's time to live of results and failures: until they are removed. RQ counts a missing predecessor as met."""
 
 _FILLED = frozenset({"created_at", "data", "origin", "description", "timeout", "status"})
 _DATA_BEGIN = f'["{FUNCTION}", null, '
@@ -40,7 +40,7 @@ _DATA_END = ", {}]"
 
 @cache
 def template() -> tuple[str, ...]:
-    """The fields that are alike in all jobs, as `name, value, name, value...`."""
+    """Return the fields that are the same in all jobs, as `name, value, name, value...`."""
     job = StockJob.create(
         FUNCTION, args=("", ""), connection=Redis(), result_ttl=KEEP, failure_ttl=KEEP, serializer=JSONSerializer
     )
@@ -49,7 +49,7 @@ def template() -> tuple[str, ...]:
 
 
 def job_row(job: Job) -> list[Any]:
-    """`id, queue, state, data, description, timeout in seconds, dependencies` of a creation."""
+    """Return `id, queue, state, data, description, timeout in seconds, dependencies` of a creation."""
     after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
     return [
         job_id(job.workflow, job.node),
@@ -63,7 +63,7 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """`id, queue, state, stream entry, result, error, score when scheduled, anew` of a change."""
+    """Return `id, queue, state, stream entry, result, error, score when scheduled, anew` of a change."""
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),
@@ -77,23 +77,26 @@ def change_row(change: Change) -> list[Any]:
 
 
 def refusal_row(job: str, queue: str, error: str) -> list[Any]:
-    """The change row that fails a job which is no node's."""
+    """Return the change row that fails a job which belongs to no node."""
     return [job, queue, JobState.FAILED.value, "", "", _error(error), "+inf", 0]
 
 
 def change_to(job: Job) -> Change:
-    """The change that gives a job the state it should have, wherever RQ has it now."""
+    """Return the change that gives a job its state, wherever RQ has the job now."""
     return Change(job.workflow, job.node, job.shard, job.level, job.state, anew=True)
 
 
 def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
-    """`RQ's time text, seconds since the epoch, whole seconds, worker, first part of new execution ids`."""
+    """Return `RQ's time text, seconds since the epoch, whole seconds, worker, first part of new execution ids`."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
 
 
 def names_our_function(data: bytes) -> bool:
-    """Whether a job's `data`, possibly compressed by a stock `save`, is JSON that names the one allowed function."""
+    """Return whether a job's `data` is JSON that names the one permitted function.
+
+    A stock `save` may have compressed it.
+    """
     try:
         written = zlib.decompressobj().decompress(data, MOST_DATA_BYTES)
     except zlib.error:
@@ -105,7 +108,7 @@ def names_our_function(data: bytes) -> bool:
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """The jobs in order, in batches bounded by jobs and by edges."""
+    """Yield the jobs in order, in batches bounded by jobs and by edges."""
     begin, edges = 0, 0
     for end, job in enumerate(jobs):
         if end > begin and (end - begin == BATCH or edges + len(job.after) > MOST_EDGES):
@@ -117,7 +120,7 @@ def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 
 def _result(result: bytes | None) -> str:
-    """As stock keeps a return value; a None is no value there."""
+    """Return a result in RQ's form, where None is no result."""
     if result is None or result == b"null" or len(result) > MOST_RESULT_BYTES:
         return ""
     return b64encode(result).decode()

@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.9
 LOOKED_AT = 200
-"""Jobs of each queue and registry that one round trip of a pass over them looks at: a millisecond or two of Redis."""
+"""The jobs of each queue and registry that one round trip of a pass examines: a millisecond or two of Redis."""
 MOST_DEPENDENTS = 1_000
-"""Dependents that one round trip looks at; a job with more has them released in several."""
+"""The dependents that one round trip examines; those of a job with more are released in several."""
 COUNTED = (
     JobState.STARTED,
     JobState.DEFERRED,
@@ -68,13 +68,17 @@ Item = TypeVar("Item")
 class RedisTaskGraph:
     """RQ's jobs in one Redis database; safe for concurrent calls on one event loop.
 
-    `worker` names this life of this dispatcher: stock tools show it as the worker of what it started.
+    `worker` names this life of this dispatcher: stock tools show it as the worker of the jobs that it started.
     """
 
     def __init__(
         self, url: str, *, worker: str, clock: Clock | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        """Connects to nothing yet. Raises: SetupError when the URL is none that Redis knows."""
+        """Prepare the scripts, and connect to nothing yet.
+
+        Raises:
+            SetupError: when Redis knows no such URL.
+        """
         self._worker = worker
         self._clock = clock or SystemClock()
         self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
@@ -101,7 +105,7 @@ class RedisTaskGraph:
         await self._connection.close()
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Makes the jobs that RQ does not have, in batches; each batch is atomic."""
+        """Create the jobs that RQ does not have, in batches; each batch is atomic."""
         there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
@@ -111,14 +115,14 @@ class RedisTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """Sets the states and releases dependents, in one round trip for `BATCH` changes."""
+        """Set the states and release dependents, in one round trip for `BATCH` changes."""
         lost: list[Change] = []
         for batch in _pages_of_one_each(changes):
             lost += [batch[number] for number in await self._tell_rows([change_row(one) for one in batch])]
         return lost
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Takes queued jobs, the urgent first; each is started in the step that takes it."""
+        """Take queued jobs, the urgent first; each is started in the step that takes it."""
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []
@@ -142,20 +146,20 @@ class RedisTaskGraph:
         return proposals
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Forgets jobs with everything about them, in batches."""
+        """Remove jobs with everything about them, in batches."""
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._remove, self._stamp(), ids)
 
     async def counts(self, shards: Collection[int]) -> JobCounts:
-        """What stock tools count; one round trip."""
+        """Return the numbers that stock tools count, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         registries = json.dumps([_REGISTRIES[state] for state in COUNTED])
         numbers = iter(await self._run("counts", self._counts, json.dumps(queues), registries))
         return JobCounts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """What people did with stock tools; one round trip."""
+        """Return people's requests, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", self._requests, json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
@@ -163,7 +167,7 @@ class RedisTaskGraph:
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compares the jobs with RQ, `BATCH` in a round trip."""
+        """Compare the jobs with RQ, `BATCH` in a round trip."""
         missing: list[Job] = []
         changes: list[Change] = []
         for page in _pages(expected):
@@ -182,7 +186,7 @@ class RedisTaskGraph:
         return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Goes over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""
+        """Pass over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
         queued: set[Key] = set()
@@ -195,11 +199,11 @@ class RedisTaskGraph:
         return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
-        """Writes this dispatcher's name as the shard's epoch."""
+        """Write this dispatcher's name as the shard's epoch."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Keeps the highest as the score of the store in a sorted set, in one transaction."""
+        """Keep the highest incarnation as the store's score in a sorted set, in one transaction."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zscore(_STORES_KEY, store)
             pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
@@ -207,20 +211,20 @@ class RedisTaskGraph:
         return int(before or 0)
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """The shards whose epoch is this dispatcher's name."""
+        """Return the shards whose epoch is this dispatcher's name."""
         if not shards:
             return ()
         found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
         return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
-        """In an order that begins with another shard each time."""
+        """Return the queues of a level, each time beginning with another shard."""
         queues = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]
 
     async def _tell_rows(self, rows: list[list[Any]]) -> list[int]:
-        """Applies the rows; the numbers of those without a job."""
+        """Apply the rows, and return the numbers of those without a job."""
         lost, refused, left = await self._run("tell", self._tell, self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
         for job in refused:
             log.error("A key of RQ's job is not what RQ writes; the job keeps its state", extra={"job": job.decode()})
@@ -233,7 +237,7 @@ class RedisTaskGraph:
         return [int(number) for number in lost]
 
     async def _refuse(self, jobs: list[tuple[bytes, bytes]]) -> None:
-        """Fails jobs that are none of ours: somebody enqueued them into our queue."""
+        """Fail jobs that belong to no node: another program enqueued them into the dispatcher's queue."""
         if not jobs:
             return
         names = [(job.decode(errors="replace"), queue.decode()) for job, queue in jobs]
@@ -257,7 +261,7 @@ def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """In order, in pages that have no job twice: what a script writes last, it has gathered from all."""
+    """Yield the changes in order, in pages without a job twice, since a script makes its writes at the end."""
     begin, seen = 0, set[tuple[str, str]]()
     for end, change in enumerate(changes):
         key = (change.workflow, change.node)

@@ -1,6 +1,6 @@
 """The Lua scripts over RQ's keys: each is one atomic step and one round trip over at most `port.BATCH` jobs.
 
-RQ's keys have no hash tags, so RQ and these scripts need a Redis that is no cluster. What they share is in `moves`.
+RQ's keys have no hash tags, so RQ and these scripts need a Redis that is no cluster. Their shared part is in `moves`.
 """
 
 from __future__ import annotations

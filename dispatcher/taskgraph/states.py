@@ -1,4 +1,4 @@
-"""Where RQ shows a node: one registry or queue for every state of the ledger."""
+"""The place of a node in RQ: one registry or queue for every state of the ledger."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ _PLACES = {
 
 
 def job_state(state: TaskState) -> JobState:
-    """The state of the job of a node in this state."""
+    """Return the state of the job of a node in this state."""
     return _PLACES[state]
