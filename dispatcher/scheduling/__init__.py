@@ -1,4 +1,4 @@
-"""RQ proposes what may run and the ledger disposes: proposals are claimed, and RQ's copy is compared with the ledger.
+"""The claim of nodes that RQ proposes, and the comparison of RQ's copy with the ledger, which alone decides.
 
-`program` starts it. It imports `taskgraph`, `shards` and what is below.
+`program` starts this package, which imports `taskgraph`, `shards` and the layers below them.
 """

@@ -1,10 +1,10 @@
-"""Reconciling: RQ's copy of the graph is compared with the ledger, steadily and slowly, and mended where it differs.
+"""The reconciler: it compares RQ's copy of the graph with the ledger, steadily and slowly, and corrects differences.
 
-RQ is told what changes after each commit, so it lags by a moment, and people change it with its own tools. Only a
-difference that stands in two looks is drift: a call that was lost, a key that somebody deleted. It is mended in the
-order of the shard's commits, as everything that RQ is told.
+RQ is told each change after its commit, so it lags by a moment, and people change it with its own tools. Only a
+difference that stands in two looks is drift: a call that was lost, a key that a person deleted. It is corrected in the
+order of the shard's commits, like every change.
 
-What has ended is not compared again and again. Of a workflow that ended while RQ could not be told, because the
+Ended workflows are not compared again and again. Of a workflow that ended while RQ could not be told, because the
 dispatcher died or Redis lost the last of its log, RQ has jobs that have not ended: by those it is found, however late.
 """
 
@@ -34,18 +34,18 @@ log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
-"""Between the two looks."""
+"""The pause between the two looks."""
 SHARE = 0.02
-"""Of the time that comparing may take: a page is followed by a pause that is so much longer than it took."""
+"""The share of the time that comparing may take: the pause after a page is so much longer than the page took."""
 LONGEST_PAUSE_SECONDS = 30.0
 FEW = 64
-"""Nodes of each of several workflows that are asked for at once."""
+"""The nodes of each of several workflows that are read at once."""
 TOGETHER = 32
-"""Workflows whose first nodes are asked for at once."""
+"""The workflows whose first nodes are read at once."""
 
 
 class Reconciler:
-    """Compares for one dispatcher's shard workers."""
+    """The reconciler of one dispatcher's shard workers."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Reconciler:
         self._workers = workers
         self._graph = graph
         self.mended = 0
-        """Jobs that RQ had not, or not as they should be."""
+        """The number of jobs that RQ did not have, or had otherwise."""
 
     def open(self, supervisor: Supervisor) -> None:
-        """Begin to go round, and to look for what ended: that does not wait for large workflows to be compared.
+        """Begin the rounds over live workflows, and beside them the search for ended ones.
 
-        Neither loop is critical: RQ's tools show what differs until one runs again.
+        Neither loop is critical: RQ's tools show the differences until one runs again.
         """
         supervisor.keep(partial(self._repeat, self.round), name="compare RQ with the ledger", critical=False)
         supervisor.keep(partial(self._repeat, self.ended), name="compare what ended with RQ", critical=False)
@@ -80,9 +80,11 @@ class Reconciler:
                 log.info("RQ could not be compared", extra={"reason": str(error)})
 
     async def round(self) -> int:
-        """Compares every live workflow once; how many jobs were mended.
+        """Compare every live workflow once, and return how many jobs were corrected.
 
-        Raises: TaskGraphUnavailable; what the store raises.
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
+            CoditectError: any error of the store.
         """
         before = self.mended
         for worker in tuple(self._workers.values()):
@@ -98,9 +100,11 @@ class Reconciler:
         return self.mended - before
 
     async def ended(self) -> int:
-        """Compares every workflow that has ended and of which RQ has jobs that have not; how many jobs were mended.
+        """Compare every ended workflow with unended jobs in RQ, and return how many jobs were corrected.
 
-        Raises: TaskGraphUnavailable; what the store raises.
+        Raises:
+            TaskGraphUnavailable: when Redis does not answer; retryable.
+            CoditectError: any error of the store.
         """
         before = self.mended
         for worker in tuple(self._workers.values()):
@@ -116,7 +120,7 @@ class Reconciler:
         return self.mended - before
 
     async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
-        """Compares these workflows, pages of all of them together, with one pass over the shard's queues."""
+        """Compare these workflows, pages of all of them together, with one pass over the shard's queues."""
         if not workflows:
             return
         began = _now()
@@ -141,11 +145,13 @@ class Reconciler:
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
-    """The jobs of these workflows that RQ has otherwise or not at all, in two looks, by the page; nothing is mended.
+    """Yield the jobs of these workflows that differ in RQ in two looks, by the page; correct nothing.
 
     While a page waits for its second look the next ones get their first.
 
-    Raises: TaskGraphUnavailable; what the store raises.
+    Raises:
+        TaskGraphUnavailable: when Redis does not answer; retryable.
+        CoditectError: any error of the store.
     """
     now = asyncio.get_running_loop().time
     waiting = deque[tuple[float, set[Job]]]()
@@ -161,7 +167,7 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Their nodes, by the page; of small workflows many are read at once."""
+    """Yield the workflows' nodes by the page; many small workflows are read at once."""
     page: list[NodeKey] = []
     for at in range(0, len(workflows), TOGETHER):
         together = workflows[at : at + TOGETHER]
@@ -187,14 +193,14 @@ def _now() -> float:
 
 
 async def _rest(began: float) -> None:
-    """Leaves the rest of the time to others."""
+    """Pause, so that comparing takes no more than its share of the time."""
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
 async def _cluster_status(
     worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]
 ) -> set[Job]:
-    """Those of a page that differ in a second look, too, and just as before."""
+    """Return those jobs of a page that differ in a second look in the same way."""
     if not first:
         return set()
     await asyncio.sleep(AGAIN_SECONDS)
@@ -213,7 +219,7 @@ async def _differing(
     node_keys: Sequence[NodeKey],
     queued: Collection[Key] = (),
 ) -> set[Job]:
-    """The jobs, as the ledger has them now, that RQ has otherwise or not at all."""
+    """Return the jobs, as the ledger has them now, that RQ lacks or has otherwise."""
     jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
     await projector.told()
     found = await graph.difference(jobs, queued)
@@ -222,7 +228,7 @@ async def _differing(
 
 
 async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
-    """Those of the nodes that there are, as they are now, in as many turns as they take."""
+    """Return the current snapshots of those nodes that exist, in as many batches as that takes."""
     seen: list[NodeSnapshot] = []
     while node_keys:
         answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()
@@ -235,7 +241,7 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
 
 
 async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
-    """Has these shown, in as many turns as they take."""
+    """Show these nodes, in as many batches as that takes."""
     while nodes:
         answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
         worker.put(Show(workflow, nodes), answer)

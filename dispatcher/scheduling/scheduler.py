@@ -1,10 +1,10 @@
-"""Proposing: what RQ has queued is claimed as room appears; what RQ does not bring is claimed without it.
+"""The scheduler: it claims nodes that RQ has queued as room appears, and other ready nodes when RQ brings none.
 
-RQ holds the backlog, and the bridge takes from it by priority what its capability has room for. When it brings nothing
-of a capability although there is room and the ledger knows of ready nodes, for as long as `PATIENCE_SECONDS`, or when
-Redis does not answer, the ready index is claimed from instead.
+RQ holds the backlog, and the bridge takes jobs from it by priority, up to the room of each capability. The ledger's
+ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
+`PATIENCE_SECONDS` although there is room and the ledger knows of ready nodes.
 
-The room for whatever is on its way to the claim is kept until the claim is committed, so that no more comes.
+The room for nodes on their way to the claim is reserved until the claim is committed, so that no more are taken.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
-"""Nodes that are claimed by one command."""
+"""The number of nodes that one command claims."""
 CLAIM_BYTES = 4_000
-"""What the claim of one node adds to a turn, about: so many share one as would by commands of their own."""
+"""The approximate size that the claim of one node adds to a batch: as many share a batch as with a command for each."""
 
 
 class Scheduler:
-    """Serves the bridge for one dispatcher's shard workers."""
+    """The scheduler of one dispatcher's shard workers, which serves the bridge."""
 
     def __init__(self, ports: Ports, ownership: ShardOwnership, graph: TaskGraph | None) -> None:
         self._ports = ports
         self._ownership = ownership
         self._graph = graph
         self._brought: dict[str, float] = {}
-        """When RQ brought last what was claimed, by capability."""
+        """The time of the last claim of a node that RQ brought, by capability."""
         self._waiting: dict[str, float] = {}
-        """Since when there has been room for what waits, by capability."""
+        """The time since when there has been room for waiting nodes, by capability."""
         self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
     def open(self) -> None:
-        """Begin to bring what waits to the shard workers: from RQ, and without it."""
+        """Begin to bring ready nodes to the shard workers, from RQ and from the ready index."""
         self._ports.background.keep(self._without_rq, name=f"{TASK_PREFIX}backlogs", critical=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
-        """There is room, or something waits for it."""
+        """Look for nodes at once, because there is room, or a node waits for it."""
         if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
@@ -73,17 +73,17 @@ class Scheduler:
     # -- for the bridge ---------------------------------------------------------------------------------
 
     def shards(self) -> Collection[int]:
-        """The shards that are worked for here."""
+        """Return the shards that this dispatcher works for."""
         return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
-        """How many nodes would be published now, by capability: of those that wait, as many as there is room for."""
+        """Return the number of nodes to publish now, by capability with ready nodes: as many as there is room for."""
         waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
         found = {capability: self._ports.window.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """They are claimed, if the ledger agrees. What there is no room for any more is not, and RQ has it back."""
+        """Claim the proposed nodes, if the ledger permits it; RQ gets back those without room."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
@@ -97,7 +97,7 @@ class Scheduler:
                 self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
-        """Room is kept for them, if a capability is named, until they are claimed or are not going to be."""
+        """Propose nodes to a shard worker; with a capability, room is reserved until they are claimed or refused."""
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
@@ -105,13 +105,13 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """What RQ brought of a capability, so many, was claimed, or none of it was."""
+        """Free reserved room after nodes that RQ brought were claimed or not."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, node_key: NodeKey) -> None:
-        """RQ is told what the node is, or the node is claimed."""
+        """Send the node's state to RQ, or claim the node."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
@@ -122,7 +122,7 @@ class Scheduler:
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """What people asked for with RQ's tools; a job that a stock worker took is told what it is."""
+        """Carry out people's requests in RQ; the state of a job that a stock worker took is set again."""
         for request in requests:
             node_key = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
@@ -135,7 +135,7 @@ class Scheduler:
                     self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """RQ does not have these shards: all their live workflows are shown anew, or with the bridge's next look."""
+        """Show all live workflows of shards that RQ does not have; after an error the bridge's next look repeats it."""
         assert self._graph is not None
         for shard in shards:
             try:
@@ -160,7 +160,7 @@ class Scheduler:
                     self._fill(capability)
 
     def _fill(self, capability: str) -> None:
-        """Shares the room among the shards where something waits for it, another one first each time."""
+        """Share the room among the shards with ready nodes of the capability, beginning with another one each time."""
         if not self._ports.ways.from_index:
             return
         workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
@@ -172,33 +172,33 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Frees the room that was kept for what RQ brought."""
+    """The completion that frees the room reserved for nodes that RQ brought."""
 
     scheduler: Scheduler
     capability: str
     number: int
 
     def done(self, answer: Any) -> None:
-        """They were claimed by now, or are not going to be."""
+        """Free the room, because the nodes are claimed or refused."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
-        """The shard is another's."""
+        """Free the room, because the shard has another owner."""
         self.scheduler.settled(self.capability, self.number, claimed=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """Has RQ told what became of a request: where it was refused, or changed nothing, it would stand for ever."""
+    """The completion of a request, after which RQ gets the job's state, so that a refused one does not stay."""
 
     scheduler: Scheduler
     node_key: NodeKey
 
     def done(self, answer: Any) -> None:
-        """One that may be repeated stands, and comes again."""
+        """Send the job's state to RQ; a request that may be repeated stays, and comes again."""
         if not isinstance(answer, Retryable):
             self.scheduler.tell(self.node_key)
 
     def undone(self) -> None:
-        """The shard's new owner finds the request."""
+        """Do nothing: the shard's new owner finds the request."""
