@@ -1,4 +1,4 @@
-"""Requests of clients and of agents: read, brought to the shard that they are for, and answered.
+"""The requests of clients and of agents: read, brought to the right shard, and answered.
 
-`program` starts it. It imports shards and the ledger.
+`program` starts this package, which imports shards and the ledger.
 """

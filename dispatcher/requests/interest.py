@@ -1,4 +1,4 @@
-"""Hears that somebody listens: what was muted since nobody did is told again from now on."""
+"""The listener for announcements of event listeners, after which muted events are published again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Takes broadcasts until the block is left; all but the announcement of a listener are for agents."""
+    """Consume broadcasts until the block ends; all except the announcement of a listener are for agents."""
     queue = f"events.{owner}"
 
     def arrived(delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""Control: requests of clients and claims of agents are read, brought to the right shard worker, and answered."""
+"""The request server: it reads requests of clients and claims of agents, brings them to shard workers, and answers."""
 
 from __future__ import annotations
 
@@ -42,32 +42,35 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
 AGAIN_SECONDS = 0.2
-"""The pause before a request that could not be handed on comes again."""
+"""The pause before a request that could not be forwarded is returned."""
 
 
 class Shards(Protocol):
-    """Who takes commands for which shard."""
+    """The receiver of commands to shards."""
 
     @property
     def count(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Lays the command on the shard's worker; False when the shard is not worked for here."""
+        """Give a command to the shard's worker; return False when this dispatcher does not work for the shard."""
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """What is known in memory about the workflow's shard; None when it is not worked for here."""
+        """Return the cached states of the workflow's shard; None when this dispatcher does not work for the shard."""
 
     def figures(self) -> dict[str, Any]:
-        """What is worked on here, and what was refused."""
+        """Return the figures of this dispatcher: its work, and what it refused."""
 
 
 Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
-"""Makes again what a shard has outside of the ledger, by occasion; None when it is not worked for here."""
+"""A function that rebuilds a shard outside of the ledger, by occasion; None from another dispatcher's shard."""
 
 
 class RequestServer:
-    """Takes requests in. At least once: a request is acked when it is answered or handed on, and may come again."""
+    """The server of requests, at least once.
+
+    A request is acked when it is answered or forwarded, and may come again.
+    """
 
     def __init__(
         self,
@@ -86,10 +89,10 @@ class RequestServer:
         self._workers = workers
         self._background = background
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
-        """Those under way, by shard and occasion: whoever asks again meanwhile gets the same answer."""
+        """The rebuilds under way, by shard and occasion: a repeated request meanwhile gets the same answer."""
 
     def arrived(self, delivery: Delivery) -> None:
-        """A request, from anybody."""
+        """Handle a request from any sender."""
         try:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
@@ -123,7 +126,7 @@ class RequestServer:
         return None if rows is None else overview(workflow, *rows)
 
     async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Where the workflow is, by the ledger; whoever asks again is answered from memory."""
+        """Return the progress of a workflow from the ledger; later requests are answered from memory."""
         workflow = text(body, "workflow")
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
         status_cache = self._workers.status_cache(workflow)
@@ -144,7 +147,7 @@ class RequestServer:
         return shard
 
     def _figures(self, delivery: Delivery, shard: int) -> None:
-        """What the shard's owner works on and refused; it answers by itself."""
+        """Answer with this dispatcher's figures if it owns the shard; else forward to the owner."""
         figures = self._workers.figures()
         if shard in figures["shards"]:
             self.answer(delivery, {"answered_by": figures})
@@ -184,7 +187,7 @@ class RequestServer:
         self.answer(delivery, answer)
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
-        """The shard's owner answers."""
+        """Forward a request to the shard's owner."""
         try:
             await self._broker.publish(
                 delivery.message,
@@ -200,7 +203,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Answers in the background; a refusal is an answer, too."""
+        """Answer in the background; a refusal is an answer, too."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
@@ -235,7 +238,7 @@ class RequestServer:
 
 
 def identity_of(request: Message) -> str:
-    """Which request it is: the same message again has the same, another that bears the same id has not."""
+    """Return the identity of a request, which a repetition shares and another message with the same id does not."""
     given = request.message_id or request.correlation_id
     if not given:
         return ""
@@ -244,7 +247,7 @@ def identity_of(request: Message) -> str:
 
 
 def answer_message(request: Message, answer: Any) -> Message:
-    """The answer to a request, as a result."""
+    """Return the answer to a request, as a result message."""
     correlation = request.correlation_id or request.message_id
     if isinstance(answer, CoditectError):
         refused = refusal_document(answer)
@@ -263,15 +266,15 @@ def answer_message(request: Message, answer: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """Answers when the shard worker has committed; hands back when it could not."""
+    """The completion that answers after the commit, or returns a request that was not applied."""
 
     control: RequestServer
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Tells whoever asked."""
+        """Answer the sender."""
         self.control.answer(self.delivery, answer)
 
     def undone(self) -> None:
-        """Another dispatcher will be asked."""
+        """Return the request, for another dispatcher."""
         self.delivery.requeue()
