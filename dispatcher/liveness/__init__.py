@@ -1,4 +1,4 @@
-"""Which agents live, and what a process that is gone still holds at the broker.
+"""The detection of dead agents, and the release of deliveries that a gone process still holds at the broker.
 
-It imports the ports and the ledger's leases; shards and recovery call it.
+This package imports the ports and the ledger's leases; shards and recovery call it.
 """

@@ -1,10 +1,10 @@
-"""Taking from a process what it holds at the broker, although it is gone, frozen or cut off.
+"""The eviction of a process from the broker: its connections are closed although it is gone, frozen or cut off.
 
-A broker gives a consumer's unsettled deliveries to another when the connection ends. A killed process's ends at once;
-a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
+A broker redelivers a consumer's unsettled deliveries when the connection ends. A killed process's connection ends at
+once; a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
 
-A process is known by the names of its connections (`broker.port.connection_names`): an agent's id, a dispatcher's
-owner name. Both are one life's, so nobody else is ever meant.
+A process is known by the names of its connections (`broker.port.connection_names`): an agent's id, a dispatcher's owner
+name. Both belong to one life of a process, so no other process is ever evicted.
 """
 
 from __future__ import annotations
@@ -23,28 +23,33 @@ log = logging.getLogger(__name__)
 REASON = "evicted: the control plane took it for dead"
 OWNER_SECONDS = 3.0
 LISTED_SECONDS = 5.5
-"""By then the management API lists what was opened before."""
+"""The time by which the management API lists every connection that was opened before."""
 
 
 class Evictor(Protocol):
-    """Closes connections at the broker."""
+    """A closer of connections at the broker."""
 
     async def evict(self, process: str) -> int:
-        """Closes the connections of a process and says how many; idempotent.
+        """Close the connections of a process and return how many; idempotent.
 
-        One that was opened within the last 5 s may be missed: call again.
+        A connection that was opened within the last 5 s may be missed: call again.
 
-        Raises: a retryable CoditectError when it cannot be done now.
+        Raises:
+            Retryable: when it cannot be done now.
         """
 
 
 def evictor(management_url: str | None) -> Evictor | None:
-    """The evictor of the setting `CODITECT_MANAGEMENT_URL`; none without it. Raises: SetupError."""
+    """Return the evictor of the setting `CODITECT_MANAGEMENT_URL`; None without the setting.
+
+    Raises:
+        SetupError: when the setting is no URL.
+    """
     return None if management_url is None else ManagementEvictor(Management(management_url))
 
 
 class ManagementEvictor:
-    """Evicts through the broker's management API. Many at the same time share one listing."""
+    """The evictor through the broker's management API; concurrent calls share one listing."""
 
     def __init__(self, management: Management) -> None:
         self._management = management
@@ -54,7 +59,11 @@ class ManagementEvictor:
         self._failing = False
 
     async def evict(self, process: str) -> int:
-        """See `Evictor`. Raises: ManagementUnavailable."""
+        """Close the connections of a process, see `Evictor`.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer; retryable.
+        """
         names = connection_names(process)
         try:
             found = [one for one in await self._listed() if one.given_name in names]
@@ -66,7 +75,7 @@ class ManagementEvictor:
         return sum(closed)
 
     async def _listed(self) -> tuple[Connection, ...]:
-        """A listing that began after the call: whoever waits for one that runs shares the next."""
+        """Return a listing that began after the call; callers that wait for a running one share the next."""
         asked = self._now()
         async with self._turn:
             if self._begun < asked:
@@ -93,11 +102,11 @@ class ManagementEvictor:
 async def close_owner(
     evict: Evictor | None, previous: str, *, is_back: Callable[[], Awaitable[bool]] | None = None
 ) -> int:
-    """Closes what the former owner of a shard still has at the broker: it may sit on unsettled results.
+    """Close the connections of a shard's former owner, which may hold unsettled results, and return how many.
 
-    Gives how many connections there were. Never fails, but looks twice and may take 12 s: run it beside the take-over.
-    The second look is left out when the owner `is_back` by then.
-    Without it, the broker's heartbeats end them after 10 to 15 s.
+    Never fails, but looks twice and may take 12 s: run it beside the take-over. The second look is left out when the
+    owner `is_back` by then. Without an evictor, the broker ends the connections when it misses heartbeats, after 10 to
+    15 s.
     """
     if evict is None or not previous:
         return 0

@@ -1,4 +1,4 @@
-"""What the dispatcher knows of the fleet: who lives, by what changed since the last look, and how many slots it has."""
+"""The dispatcher's copy of the registry: the living agents, read by their changes, and the fleet's slots."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
 LATE_MS = 2_000
-"""An agent that has less left of its lease than a beat leaves is read anew: it may be draining."""
+"""The remaining lease below which an agent is read again, because it missed a heartbeat and may be draining."""
 FEW = 32
-"""So many agents are read one by one; of more, all."""
+"""The number of agents up to which each is read by itself; above it, all are read."""
 WHOLE_SECONDS = 30.0
-"""After so long all are read anew: one may have registered again with the same name."""
+"""The time after which all agents are read again: one may have registered again with the same id."""
 
 
 class Fleet:
-    """The registry as of the last look, for one reader. A look reads the leases, and what is new or late."""
+    """The registry as of the last look, for one reader; a look reads the leases, and new or late agents."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -33,9 +33,10 @@ class Fleet:
         self._whole_at: float | None = None
 
     async def look(self) -> tuple[AgentRecord, ...]:
-        """Who lives now, by agent id. The load of one that beats in time may be of an earlier look.
+        """Return the living agents, by agent id; the load of an agent that beats in time may be of an earlier look.
 
-        Raises: RegistryUnavailable.
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
         """
         leases = await self._registry.leases()
         wanted = [one for one, left_ms in leases.items() if one not in self._records or left_ms < LATE_MS]
@@ -52,7 +53,7 @@ class Fleet:
 
 
 async def keep_slots(registry: Registry, window: Capacity) -> None:
-    """Tells the window the fleet's slots, every two seconds; while the registry is silent it keeps what it knew."""
+    """Set the fleet's slots in the capacity every two seconds; they stay while the registry does not answer."""
     fleet = Fleet(registry)
     while True:
         try:

@@ -1,22 +1,22 @@
-"""Notices that an agent is dead, frozen or cut off, and sees to it that its work goes on elsewhere.
+"""The monitor: it detects agents that are dead, frozen or cut off, and has their work continued elsewhere.
 
 Every dispatcher watches; the one that holds the lease ("leader", "monitor") also acts on the broker. An agent whose
-lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for
-a second is the agent gone: a registry that was wiped, hangs or cannot be reached is no proof, nor is a broker that
-does not answer. Then, in this order:
+lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for a
+second is the agent gone: a registry that was wiped, hangs or cannot be reached is no proof, nor is a broker that does
+not answer. Then, in this order:
 
-1. the leader evicts it: its connections are closed, so that what it held unsettled is given to others now, and not
-   when the broker misses its heartbeats. A killed agent's are closed already.
+1. the leader evicts the agent: its connections are closed, so that its unsettled deliveries are redelivered now, and
+   not when the broker misses its heartbeats. A killed agent's are closed already.
 2. `on_gone` is called, on every dispatcher, for the work that the broker does not hold (acknowledged early) or could
-   not be made to let go of.
-3. the leader tells of it (`agent.offline`) and removes the agent's queues once they are empty.
+   not be made to release.
+3. the leader publishes `agent.offline` and removes the agent's queues once they are empty.
 
-An agent that the broker does not answer says so in the registry, as long as that answers it. If it does not answer a
-ping either, while the broker answers us, its connections are closed at once and what it holds goes to others. Whether
-it is gone follows from its lease, as ever.
+An agent that gets no answer from the broker reports that in the registry, as long as the registry answers. If the agent
+does not answer a ping either, while the broker answers the dispatcher, its connections are closed at once and its
+deliveries go to others. Whether the agent is gone follows from its lease, as always.
 
-A frozen agent that continues finds its connections gone, connects and registers again, and takes work as before.
-Whatever it still says of the old work is late: a fence refuses it, or the client has its answer already.
+A frozen agent that continues finds its connections gone, connects and registers again, and takes work as before. Its
+later reports about the old work are late: a fence refuses them, or the client has its answer already.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ log = logging.getLogger(__name__)
 LEASE: leases.Name = ("leader", "monitor")
 LOOK_SECONDS = 0.5
 RELIEF_SECONDS = 0.5
-"""For so long an agent is pinged that says itself that it is cut off from the broker."""
+"""The time for which an agent is pinged that reports that it is cut off from the broker."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
-"""Between looks whether the broker still knows an evicted agent: its management API lists a new connection late."""
+"""The pauses between looks for an evicted agent at the broker, whose management API lists a new connection late."""
 TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
-"""Between looks whether its queues are empty: an inbox hands on what is in it within about a second."""
+"""The pauses between looks at a gone agent's queues: an inbox hands its tasks on within about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class AgentGone:
 
     agent: AgentId
     released: bool
-    """Whether the broker has given back what the agent held. False: it holds that until it misses its heartbeats."""
+    """Whether the broker has released the agent's deliveries; False until it misses the agent's heartbeats."""
 
 
 class Monitor:
-    """One dispatcher's watch over the agents. `async with` begins it; it never fails, whatever it talks to does.
+    """One dispatcher's watch over the agents, begun by `async with`; it never fails, whatever its servers do.
 
     `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
     watches. Without `evict` frozen agents keep their connections.
@@ -100,15 +100,15 @@ class Monitor:
         self._background = Supervisor(health)
         self._lease: Lease | None = None
         self._offline: set[AgentId] = set()
-        """Who says that the broker does not answer it."""
+        """The agents that report that the broker does not answer them."""
         self.lost = 0
-        """Agents that are gone."""
+        """The number of agents that are gone."""
         self.evicted = 0
-        """Connections that were closed."""
+        """The number of closed connections."""
 
     @property
     def leads(self) -> bool:
-        """Whether this one acts, as far as it knows."""
+        """Whether this monitor acts on the broker, as far as it knows."""
         return self._lease is not None
 
     async def __aenter__(self) -> Self:
@@ -158,9 +158,9 @@ class Monitor:
             self._events.emit("agent.online", subject=agent, back=True)
 
     async def _relieve(self, agent: AgentId) -> None:
-        """The broker does not answer it, as it says itself: what it holds there goes to others now.
+        """Close the connections of an agent that reports a broker without answers, so that others get its tasks.
 
-        It is not taken for dead by that: only its connections are closed, if the broker has any.
+        The agent is not taken for dead by that; without a connection at the broker nothing is closed.
         """
         before = self.evicted
         for pause in EVICTION_PAUSES:
@@ -189,7 +189,7 @@ class Monitor:
             entry.examined = False
 
     async def _has_lapsed(self, entry: RosterEntry) -> bool:
-        """Waits for the end of its lease; whether nobody renewed it until then."""
+        """Wait for the end of the agent's lease, and return whether it was not renewed until then."""
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:
@@ -201,7 +201,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Mail is missing when an agent ended in order, and for a moment when the broker was wiped."""
+        """Return whether an answer proves an end: a mailbox is also missing for a moment when the broker was wiped."""
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True
@@ -224,7 +224,10 @@ class Monitor:
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> bool:
-        """Makes the broker let go of it; whether it did. Its mail has a consumer as long as it is connected."""
+        """Make the broker release the agent's deliveries, and return whether it did.
+
+        A connected agent has a consumer on its mailbox.
+        """
         for number, pause in enumerate(EVICTION_PAUSES):
             if not await self._is_connected(agent) or (number and await self._is_back(agent)):
                 return True  # what is connected then is its next life, which holds nothing of the one before
@@ -256,7 +259,7 @@ class Monitor:
             log.debug("An agent could not be evicted yet", extra={"agent_id": agent, "reason": str(error)})
 
     async def _tidy(self, agent: AgentId) -> None:
-        """Removes its queues; not those of one that is back. What stays (answers to it) expires by itself."""
+        """Remove the agent's queues unless it is back; the remaining ones (answers to it) expire by themselves."""
         mailbox, following = routing.mail_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
@@ -273,7 +276,7 @@ class Monitor:
                 return
 
     async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Whether there is nothing more to do about it."""
+        """Remove the queue if it may be, and return whether there is nothing more to do about it."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
@@ -285,7 +288,10 @@ class Monitor:
     # -- who acts? --------------------------------------------------------------------------------------
 
     async def _campaign(self) -> None:
-        """Takes the lease when nobody alive has it. That two act for a moment does no harm: all is idempotent."""
+        """Take the lease when no living owner has it.
+
+        Two leaders for a moment do no harm, since all acts are idempotent.
+        """
         led = self.leads
         try:
             self._lease = await self._database.run(lambda tr: leases.acquire(tr, LEASE, self._owner))
@@ -296,7 +302,7 @@ class Monitor:
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:
-        """Gives the lease back, also one whose commit it was canceled in."""
+        """Release the lease, also one from a commit that was canceled."""
         self._lease = None
         try:
             await self._database.run(self._release)

@@ -1,4 +1,4 @@
-"""Asks agents whether they are there, or have a task: a letter to the mail, an answer within a second."""
+"""Pings of agents: a message to the mailbox, asking whether the agent is there or has a task, answered in a second."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from coditect.wire.json import loads
 
 ANSWER_SECONDS = 1.0
 SLACK_SECONDS = 0.5
-"""When a second took so much longer, it was we who stood still."""
+"""The delay of a ping's timeout from which this process is taken to have stood still."""
 PREFETCH = 1_000
 
 
 class PingAnswer(Enum):
-    """What came of a ping."""
+    """The result of a ping."""
 
     PONG = auto()
     WITHOUT = auto()
-    """It is there, and does not have the task that was asked for."""
+    """The agent is there, and does not have the task in question."""
     SILENCE = auto()
-    """The broker has the letter, and nobody answered in time."""
+    """The broker has the ping, and no answer came in time."""
     NO_MAIL = auto()
-    """The agent's mail does not exist."""
+    """The agent's mailbox does not exist."""
     UNKNOWN = auto()
-    """Nothing can be said: the letter or its answer may not have got through."""
+    """Unknown: the ping or its answer may not have got through."""
 
 
 class Pings:
-    """One process's questions. `async with` declares and consumes the queue of the answers."""
+    """The pings of one process; `async with` declares and consumes the queue of the answers."""
 
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
@@ -60,7 +60,7 @@ class Pings:
     async def ask(
         self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
     ) -> PingAnswer:
-        """What the agent says in that time, of the task if one is named. Never fails."""
+        """Return the agent's answer within that time, about the task if one is named; never fails."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         answered: asyncio.Future[PingAnswer] = loop.create_future()
@@ -97,7 +97,7 @@ class Pings:
 
 
 def _read(pong: Message) -> PingAnswer:
-    """Whatever it says, it comes from somebody who is there; only a clear word says that a task is not."""
+    """Return the meaning of an answer: any answer shows a living agent, and only a clear one denies the task."""
     try:
         told = loads(pong.body)
     except InvalidTask:

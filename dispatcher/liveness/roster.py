@@ -1,9 +1,8 @@
-"""Which agents there are, and until when each of them is surely believed to live. No I/O, no clock.
+"""The known agents, each with the instant until which it surely counts as living; no I/O, no clock.
 
-An agent lives at least as long as the lease that was last seen of it, whatever becomes of the registry meanwhile: one
-that was wiped lists nobody, and everybody is back with the next heartbeat, long before a lease ends. Time in which
-nobody looked counts for nothing: whoever looks for the first time, or again after a pause, grants every agent a
-full lease.
+An agent lives at least as long as the lease that was last seen of it, whatever happens to the registry meanwhile: a
+wiped registry lists no agent, and all are back with the next heartbeat, long before a lease ends. Time in which the
+observer did not look does not count: a first look, or one after a pause, grants every agent a full lease.
 """
 
 from __future__ import annotations
@@ -15,41 +14,41 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 
 PAUSE_SECONDS = 1.5
-"""Looks further apart than this have a pause between them."""
+"""The distance of two looks beyond which the observer counts as having paused between them."""
 EARLY_SECONDS = 1.5
-"""So long before its lease ends an agent is asked whether it is there, if it did not renew it meanwhile."""
+"""The time before the end of its lease at which an agent that did not renew it is pinged."""
 GONE_SECONDS = 3_600.0
-"""How long an agent that is gone is remembered, to be greeted when it comes back."""
+"""The time for which a gone agent is remembered, so that its return is noticed."""
 MOST_GONE = 10_000
 
 
 @dataclass(slots=True)
 class RosterEntry:
-    """One agent, as far as it is known."""
+    """The known facts about one agent."""
 
     agent: AgentId
     lapses_at: float
-    """Until then its silence means nothing."""
+    """The instant until which its silence means nothing."""
     lease_seconds: float
-    """The longest that was seen of its lease."""
+    """The longest lease that was seen of it."""
     draining: bool = False
     examined: bool = False
-    """Whether somebody is finding out right now."""
+    """Whether an examination of the agent is under way."""
     without_mail: bool = False
-    """Whether its mail was missing once already."""
+    """Whether its mailbox was missing once already."""
 
     @property
     def overdue_at(self) -> float:
-        """From then on it should have renewed its lease."""
+        """The instant by which it should have renewed its lease."""
         return self.lapses_at - min(EARLY_SECONDS, self.lease_seconds / 2)
 
     def grant(self, now: float) -> None:
-        """Believes in it for another lease."""
+        """Count the agent as living for another lease."""
         self.lapses_at = max(self.lapses_at, now + self.lease_seconds)
 
 
 class Roster:
-    """What one observer knows of the fleet. Instants are seconds on any clock that never goes back."""
+    """One observer's knowledge of the fleet; instants are seconds on any clock that never goes back."""
 
     def __init__(self) -> None:
         self._entries: dict[AgentId, RosterEntry] = {}
@@ -60,7 +59,7 @@ class Roster:
         return len(self._entries)
 
     def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
-        """Takes in everybody whom the registry lists now; gives those who were gone and are back."""
+        """Note all agents that the registry lists now, and return those that were gone and are back."""
         back = [record.agent_id for record in records if self.note_one(record, now)]
         if self._looked_at is None or now - self._looked_at > PAUSE_SECONDS:
             for entry in self._entries.values():
@@ -70,7 +69,7 @@ class Roster:
         return back
 
     def note_one(self, record: AgentRecord, now: float) -> bool:
-        """Takes in one agent that the registry lists; True when it was gone and is back."""
+        """Note one agent that the registry lists; return True when it was gone and is back."""
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
@@ -82,11 +81,11 @@ class Roster:
         return self._gone.pop(record.agent_id, None) is not None
 
     def overdue(self, now: float) -> list[RosterEntry]:
-        """Who should have been heard of and was not, and is not being examined yet."""
+        """Return the agents that should have renewed their leases and did not, and are not being examined yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
     def strike(self, agent: AgentId, now: float) -> None:
-        """It is gone."""
+        """Note that an agent is gone."""
         self._entries.pop(agent, None)
         self._gone[agent] = now
         if len(self._gone) > MOST_GONE:
