@@ -1,4 +1,4 @@
-"""What is made again after a loss: a shard's queues and publications, the work of an agent that died, an incarnation.
+"""The recovery from a loss: a shard's queues and publications, the work of a dead agent, an incarnation.
 
-It imports shards, scheduling and what is below; `program` and the requests call it.
+This package imports shards, scheduling and the layers below them; `program` and the requests call it.
 """

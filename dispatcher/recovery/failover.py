@@ -1,4 +1,4 @@
-"""What a dispatcher does about the death of others: the monitor's findings, and former owners' end."""
+"""The dispatcher's acts after the death of others: agents that the monitor found, and former owners of shards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dispatcher.store.port import Database
 async def watching_agents(
     ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
-    """The monitor at work for these shard workers."""
+    """Run the monitor for these shard workers."""
 
     def on_gone(gone: AgentGone) -> None:
         for worker in workers.values():
@@ -43,11 +43,11 @@ async def watching_agents(
 
 
 def dispatch_again(worker: ShardWorker, gone: AgentGone, now_ms: int) -> None:
-    """Publishes anew what the agent had and the broker does not give to others by itself.
+    """Publish tasks of a gone agent again that the broker does not redeliver by itself.
 
-    That is what may be acknowledged early by now, what a rebuild left with the agent, or everything if the broker still
-    holds it for the agent. One that the broker does give to another all the same is published twice and runs once: the
-    ledger refuses the older publication, or finds that another agent has claimed it already.
+    These are tasks that may be acknowledged early by now, that a rebuild left with the agent, or all of them if the
+    broker still holds them for the agent. A task that the broker does redeliver all the same is published twice and
+    runs once: the ledger refuses the older publication, or finds that another agent has claimed it already.
     """
     for node_key, flight in worker.in_flight:
         may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
@@ -56,7 +56,7 @@ def dispatch_again(worker: ShardWorker, gone: AgentGone, now_ms: int) -> None:
 
 
 class Predecessors:
-    """Evicts the former owners of shards, beside the take-over: each of them once for all shards of one take-over."""
+    """The evictions of shards' former owners, beside the take-over: one for all shards of the same owner."""
 
     def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict
@@ -65,7 +65,7 @@ class Predecessors:
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
-        """Begins to close what this owner has at the broker; does not wait for it."""
+        """Begin to close the connections of this owner at the broker, without waiting for it."""
         if previous not in self._closing:
             self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")
@@ -77,7 +77,7 @@ class Predecessors:
             self._closing.discard(previous)
 
     async def _lives(self, owner: str) -> bool:
-        """Whether the owner was healed meanwhile: what it has at the broker now is of the time after."""
+        """Return whether the owner has recovered, so that its connections at the broker are new ones."""
         try:
             return owner in await self._database.read(leases.beats)
         except Retryable:

@@ -1,4 +1,4 @@
-"""Begins an incarnation of the store for one dispatcher, with what Redis remembers of those before."""
+"""The begin of a store's incarnation for one dispatcher, with Redis's memory of earlier ones."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from dispatcher.taskgraph.port import TaskGraph
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 5.0
-"""Between two tries to tell Redis of the incarnation."""
+"""The pause between two tries to record the incarnation in Redis."""
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """The incarnation that this dispatcher works in. Redis is asked once, and told before long.
+    """Begin the incarnation in which this dispatcher works; Redis is read once, and written in the background.
 
-    Raises: what `Database.run` raises.
+    Raises:
+        CoditectError: any error of `Database.run`.
     """
     before = await database.read(incarnation.current)
     known = 0

@@ -1,4 +1,4 @@
-"""Rebuilding on demand: everything of one shard that stands outside of the ledger is made again from it."""
+"""The rebuild on demand: everything of one shard outside of the ledger is made again from the ledger."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ from dispatcher.taskgraph.port import TaskGraph
 log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 10.0
-"""How long RQ is compared with the ledger at most: a Redis that is away is told everything when it is back."""
+"""The longest comparison of RQ with the ledger: an absent Redis is shown everything when it is back."""
 
 
 async def rebuild(
     ports: Ports, worker: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
 ) -> dict[str, Any]:
-    """Declares the queues, publishes anew what is under way, shows RQ every live workflow.
+    """Declare the shard's queues, publish its tasks under way again, and show RQ every live workflow.
 
-    What of that was missing it tells by kind, and whether RQ was `compared` to the end: if not, more of its jobs may
-    have been missing than are counted. The same occasion again publishes nothing more. Raises: BrokerUnavailable; what
-    the store raises.
+    The answer counts what was missing by kind, and says whether RQ was `compared` to the end: if not, more of its jobs
+    may have been missing than are counted. A second call for the same occasion publishes nothing more.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer; retryable.
+        CoditectError: any error of the store.
     """
     ours = control_plane(quorum=ports.quorum) + shard_queues(worker.shard, quorum=ports.quorum)
     queues = await declare_missing(ports.broker, base_topology() + ours + notices())
@@ -68,13 +71,13 @@ async def rebuild_shard(
     *,
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
-    """As `rebuild`, of one of these shards; None when it is not among them."""
+    """Rebuild one of these shards; return None when this dispatcher does not work for it."""
     worker = workers.get(shard)
     return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """What the walk published, when it is over, or set aside."""
+    """Return the numbers of published nodes when the walk is over, or set aside."""
     before: bytes | None = b""
     while True:
         found, left = await ports.database.read(lambda tr: (built(tr, worker.shard), left_over(tr, worker.shard)))
@@ -93,7 +96,7 @@ async def _walked(ports: Ports, worker: ShardWorker) -> Built:
 async def _wrong(
     ports: Ports, worker: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]
 ) -> dict[str, Any]:
-    """How many jobs RQ does not have as they are, as far as it could be compared."""
+    """Return the number of jobs that RQ lacks or has otherwise, as far as it could be compared."""
     found, jobs, compared = set[str](), 0, True
     try:
         if graph is not None and worker.projector is not None:
