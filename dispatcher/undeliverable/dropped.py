@@ -1,8 +1,8 @@
-"""How many copies of unrouted tasks a flood dropped before they could be answered: the broker counts none of them.
+"""The count of copies of unrouted tasks that a flood dropped before an answer: the broker counts none of them.
 
-``unrouted`` has every such task once. So what came to lie there, less what was handed out of ``unrouted.notices`` and
-what waits in it, was dropped. That holds while one dispatcher reads the copies, and nobody takes originals away: after
-anything else the count goes on from what it was. What was dropped before the first look is not known.
+``unrouted`` has every such task once. So the tasks that came to it, less the copies handed out of ``unrouted.notices``
+and those waiting in it, were dropped. That holds while one dispatcher reads the copies, and no originals are removed:
+after any other change the count goes on from its last value. Copies dropped before the first look are not known.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from dispatcher.counters import Counters
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
-"""A look costs two calls to the broker."""
+"""The pause between two looks; a look costs two calls to the broker."""
 
 
 class Dropped:
-    """Counts them for one dispatcher, whenever the copies have come to rest."""
+    """The count for one dispatcher, made whenever the copies have come to rest."""
 
     def __init__(self, broker: Broker, counters: Counters) -> None:
         self._broker = broker
         self._counters = counters
         self.handed_out = 0
-        """Copies that were handed out and did not go back."""
+        """The number of copies that were handed out and not returned."""
         self._kept = 0
         self._base: int | None = None
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Looks every few seconds, until it is canceled."""
+        """Look every few seconds, until canceled."""
         while True:
             try:
                 await self._look()

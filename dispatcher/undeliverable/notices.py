@@ -1,9 +1,8 @@
-"""Answers for tasks that nobody ran: unknown capabilities, and what the broker itself gave up.
+"""The answers for tasks that no agent ran: unknown capabilities, and tasks that the broker itself gave up.
 
-Whoever published a task is answered; of one that a workflow owns, its shard is.
-
-Reads copies (`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether
-a dispatcher runs or not. Several dispatchers share the work.
+The publisher of a task is answered; for a workflow task its shard is. The answers are made from copies
+(`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether a dispatcher runs or
+not. Several dispatchers share the work.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from dispatcher.undeliverable.refusals import Refusal, given_up, unrouted
 log = logging.getLogger(__name__)
 
 PREFETCH = 16
-"""Copies in hand at once: each may be as large as the broker lets a foreign message be."""
+"""The number of copies in hand at once: each may be as large as the broker permits a foreign message."""
 ANSWER_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 MOST_TRIES = 20
@@ -45,10 +44,10 @@ MOST_REMEMBERED = 10_000
 
 
 class Notices:
-    """One dispatcher's share of the notices. `async with` declares the queues and consumes.
+    """One dispatcher's share of the notices; `async with` declares the queues and consumes.
 
-    At least once: an answer is confirmed before its copy is acked. A copy that comes again because the
-    connection broke in between is recognised and not answered twice by the same process.
+    At least once: an answer is confirmed before its copy is acked. A copy that comes again because the connection broke
+    in between is recognised and not answered twice by the same process.
     """
 
     def __init__(
@@ -77,13 +76,13 @@ class Notices:
         self._looking = asyncio.Lock()
         self._answered_keys: OrderedDict[bytes, None] = OrderedDict()
         self.answered = 0
-        """Tasks whose publisher got an answer."""
+        """The number of tasks whose publisher got an answer."""
         self.unclaimed = 0
-        """Answers that nobody could receive any more."""
+        """The number of answers that had no receiver any more."""
         self.ignored = 0
-        """Copies that want no answer from here: no reply address, or an agent gave it already."""
+        """The number of copies without an answer from here: no reply address, or an agent gave the answer already."""
         self.failed = 0
-        """Copies that could not be dealt with; the original is where it was."""
+        """The number of copies that could not be handled; the original is where it was."""
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(base_topology() + notices())
@@ -109,7 +108,7 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-        """The boundary of deliveries: a copy never blocks those behind it."""
+        """Handle the errors of one delivery, so that a copy never blocks those behind it."""
         try:
             await work
         except asyncio.CancelledError:
@@ -150,9 +149,9 @@ class Notices:
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
-        """The answer and where to: to the shard that owns the task, else to its publisher; None when nobody waits.
+        """Return the answer and its address: the task's shard, or else its publisher; None without a receiver.
 
-        An owned task without a queue is published again by its owner's patrol; it is no failure of the task.
+        A workflow task without a queue is published again by its shard's orphan detector; it is no failure of the task.
         """
         message = delivery.message
         if (owned := owner_of(message)) is None:
@@ -206,7 +205,7 @@ class Notices:
         log.info("A task ended that nobody ran", extra=_facts(delivery, refusal))
 
     async def _capabilities(self) -> frozenset[str]:
-        """What the living agents offer, at most a second old; nothing while the registry does not answer."""
+        """Return the living agents' capabilities, at most a second old; none while the registry does not answer."""
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if now >= self._known_until:
@@ -229,7 +228,7 @@ def _facts(delivery: Delivery, refusal: Refusal) -> dict[str, object]:
 
 
 def _key(delivery: Delivery) -> bytes:
-    """What two deliveries of the same copy share."""
+    """Return a key that two deliveries of the same copy share."""
     message = delivery.message
     named = (delivery.queue, delivery.routing_key, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(repr(named).encode(errors="replace") + message.body, digest_size=16).digest()

@@ -1,10 +1,10 @@
-"""Why nobody ran a task, read from the copy that the broker made of it.
+"""The reasons why no agent ran a task, read from the copy that the broker made of the task.
 
-A copy in ``unrouted.notices`` had no queue: unknown capability. One in ``dead.notices`` was given up, either
-by an agent, which answered its publisher itself, or by the broker (expired, delivery limit, overflow,
-rejected), which answers nobody. The broker's `x-death` tells them apart: an agent writes none.
+A copy in ``unrouted.notices`` had no queue: unknown capability. One in ``dead.notices`` was given up, either by an
+agent, which answered its publisher itself, or by the broker (expired, delivery limit, overflow, rejected), which sends
+no answer. The broker's `x-death` tells them apart: an agent writes none.
 
-The publisher may be a stranger, so reading never raises.
+The publisher may be any program, so reading never raises.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from coditect.wire.json import dumps
 from coditect.wire.target import task_target
 
 NO_FENCE = 0
-"""Of a result that is about a publication and not about an attempt of it."""
+"""The fence of a result about a publication instead of an attempt."""
 _LONGEST_NAME = 255
 _MOST_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """How a task ended that nobody ran."""
+    """The end of a task that no agent ran."""
 
     capability: str
-    """As the key says it; may be no capability at all."""
+    """The capability in the routing key; may be no capability at all."""
     status: Status
     failure: Failure
     attempt: int = 1
 
     def answer(self, message: Message) -> Message:
-        """The result for whoever published it."""
+        """Return the result for the publisher of the task."""
         return tasks.result_message(self._outcome(message), capability=self.capability)
 
     def owned_answer(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
-        """The result for the owner of the task.
+        """Return the result for the owner of the task.
 
-        Whoever holds a delivery, the broker gives up only what nobody holds. So it is the publication that failed,
-        whichever attempt of it was granted last: the result names no fence.
+        The broker gives up only messages that no consumer holds. So the publication failed, whichever attempt of it was
+        granted last: the result names no fence.
         """
         told = tasks.OwnedResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
         return tasks.owned_result_message(told, message_id=message_id)
@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """What a task without a queue ended as; `known` are the capabilities of the living agents."""
+    """Return the end of a task without a queue; `known` are the capabilities of the living agents."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"
@@ -83,7 +83,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 
 def given_up(delivery: Delivery) -> Refusal | None:
-    """What a task ended as that the broker gave up; None for an agent's dead letter."""
+    """Return the end of a task that the broker gave up; None for an agent's dead letter."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
     if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None
