@@ -1,7 +1,7 @@
 """The control plane: a process beside the agents.
 
-`program` puts the process together. The entry point `coditect.control_plane` names this package: of it the command
-line runs `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.
+`program` puts the process together. The entry point `coditect.control_plane` names this package: the command line uses
+its `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.
 """
 
 from importlib.util import find_spec

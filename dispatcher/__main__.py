@@ -1,4 +1,4 @@
-"""``python -m dispatcher``: runs the control plane until SIGTERM or SIGINT."""
+"""The command ``python -m dispatcher``, which runs the control plane until SIGTERM or SIGINT."""
 
 import sys
 

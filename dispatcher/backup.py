@@ -1,4 +1,4 @@
-"""Backs a store up while it is in use, and restores it: what `coditect store` runs."""
+"""The backup of a store in use, and its restore, for `coditect store`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ log = logging.getLogger(__name__)
 def backup(settings: Settings, target: Path) -> None:
     """Write the state of the settings' store into a new file; a dispatcher that uses the store goes on.
 
-    The copy says of itself that it is one, so it may also be copied into the store's place by hand.
+    The copy is marked as one, so it may also be copied into the store's place by hand.
 
-    Raises: SetupError for a store that is no SQLite file; StoreMisconfigured, StoreFailed.
+    Raises:
+        SetupError: when the store is no SQLite file.
+        StoreMisconfigured: when a file cannot be read or written, or is no store.
+        StoreFailed: when the store is damaged.
     """
     with _told():
         copy(_file_of(settings), target)
@@ -33,9 +36,13 @@ def backup(settings: Settings, target: Path) -> None:
 
 
 def restore(settings: Settings, source: Path) -> Path | None:
-    """Put a copy in the place of the settings' store; where the former file is kept now, if there was one.
+    """Put a copy in the place of the settings' store; return where the former file is kept, if there was one.
 
-    Raises: StoreLocked while a dispatcher owns the store; SetupError, StoreMisconfigured, StoreFailed.
+    Raises:
+        StoreLocked: while a dispatcher owns the store.
+        SetupError: when the store is no SQLite file.
+        StoreMisconfigured: when a file cannot be read or written, or is no store.
+        StoreFailed: when the copy is damaged.
     """
     store = _file_of(settings)
     kept = store.with_name(f"{store.name}.before-{datetime.now():%Y%m%d-%H%M%S}")
@@ -49,7 +56,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What the system refuses within is an error that names the file."""
+    """Turn an OSError within the block into an error that names the file."""
     try:
         yield
     except OSError as error:

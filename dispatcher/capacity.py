@@ -1,10 +1,10 @@
-"""The window: how many publications of one dispatcher may be under way, by capability.
+"""The capacity of one dispatcher: how many publications may be under way, by capability.
 
-Priorities are bound late: what is not published yet can be overtaken, canceled and rebuilt for nothing. So only as much
-is published as keeps the agents busy: twice their slots, or what completed within the last 100 ms.
+Priorities are bound late: a node that is not yet published can be overtaken, canceled and rebuilt at no cost. So only
+as many are published as keep the agents busy: twice their slots, or as many as completed within the last 100 ms.
 
-A capability without a queue is paused: one publication probes for the queue after a pause that grows, and everything
-else that calls it waits in the backlog.
+A capability without a queue is paused: one publication probes for the queue after a pause that grows, and all other
+nodes of the capability wait in the backlog.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MOST_PAUSE_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Pause:
-    """When a capability without a queue is probed again."""
+    """The pause before a capability without a queue is probed again."""
 
     seconds: float
     until: float
 
 
 class Capacity:
-    """Counts what is under way. `now` is any clock in seconds that never goes back."""
+    """The count of publications under way; `now` is any clock in seconds that never goes back."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
         self._now = now
@@ -41,7 +41,7 @@ class Capacity:
         self._pauses: dict[str, _Pause] = {}
 
     def begin(self, capability: str) -> None:
-        """One more is under way."""
+        """Count one more publication under way."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -49,48 +49,48 @@ class Capacity:
             pause.until = self._now() + pause.seconds
 
     def end(self, capability: str, *, completed: bool = False) -> None:
-        """One less is."""
+        """Count one less publication under way."""
         self._under_way[capability] -= 1
         if completed:
             recent = self._ended.setdefault(capability, deque())
             recent.append(self._now())
 
     def keep(self, capability: str, number: int) -> None:
-        """Room for so many is kept for what is about to be claimed: nobody else gets it before it is freed."""
+        """Reserve room for `number` nodes that are about to be claimed, until it is freed."""
         self._kept[capability] += number
 
     def free(self, capability: str, number: int) -> None:
-        """It was claimed, and begun, or is not going to be."""
+        """Free reserved room, after the nodes were claimed and counted, or refused."""
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:
-        """No queue took a publication of the capability: pause it, unless it is paused already."""
+        """Pause the capability, unless it is paused, because no queue took one of its publications."""
         self._pauses.setdefault(capability, _Pause(FIRST_PAUSE_SECONDS, self._now() + FIRST_PAUSE_SECONDS))
 
     def note_queue(self, capability: str) -> bool:
-        """A queue took a publication of the capability. Whether the capability was paused until now."""
+        """End the capability's pause, because a queue took a publication; return whether it was paused."""
         return self._pauses.pop(capability, None) is not None
 
     def set_slots(self, slots: Mapping[str, int]) -> None:
-        """Take in how many slots the fleet has by capability; a paused one that has any is probed now."""
+        """Set the fleet's slots by capability; a paused capability with slots is probed now."""
         self._slots = dict(slots)
         for capability, pause in self._pauses.items():
             if slots.get(capability):
                 pause.until = self._now()
 
     def under_way(self, capability: str) -> int:
-        """How many are."""
+        """Return the number of publications under way."""
         return self._under_way[capability]
 
     def room(self) -> dict[str, int]:
-        """How many more may be, by capability; under "" for any other."""
+        """Return the number of further publications, by capability; under "" for any other capability."""
         return {"": self._least} | {
             capability: self.room_for(capability)
             for capability in self._under_way.keys() | self._kept.keys() | self._pauses.keys()
         }
 
     def room_for(self, capability: str) -> int:
-        """How many more of this one may be."""
+        """Return the number of further publications of one capability; may be negative."""
         pause = self._pauses.get(capability)
         if pause is not None:
             return int(self._now() >= pause.until) - self._kept[capability]

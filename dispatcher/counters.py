@@ -1,4 +1,4 @@
-"""Counters: what one dispatcher refused since it began, over all the shards that it had."""
+"""The counters of one dispatcher's refusals since it began, over all shards that it had."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """Its shard workers count together: what a shard worker refused is not forgotten with it."""
+    """The counters that all shard workers of a dispatcher share, and that outlive them."""
 
     refused: int = 0
-    """Commits that came too late: the shard was another's by then."""
+    """The number of commits that were refused because the shard had another owner."""
     late: int = 0
-    """Results that a fence refused."""
+    """The number of results that a fence refused."""
     unrecorded: int = 0
-    """Results that the ledger could not take: their attempts have failed."""
+    """The number of results that the ledger could not take: their attempts have failed."""
     newer: int = 0
-    """Nodes under way that a newer dispatcher wrote: they are left alone."""
+    """The number of nodes under way that a newer dispatcher wrote: they are left alone."""
     strange: int = 0
-    """Results of nodes that nobody knows."""
+    """The number of results of unknown nodes."""
     dropped: int = 0
-    """Unrouted tasks whose publishers get no answer: the copies were dropped in a flood."""
+    """The number of unrouted tasks whose publishers get no answer: the copies were dropped in a flood."""

@@ -1,4 +1,4 @@
-"""What a dispatcher's parts are given: the ports, and nothing of what stands behind them."""
+"""The ports and settings that the parts of a dispatcher share, without any adapter."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """By which ways nodes come to the claim. Switched off only to see the others alone."""
+    """The paths by which nodes are claimed; one is switched off only to test the others."""
 
     on_record: bool = True
-    """In the transaction that records the result before them."""
+    """Whether nodes are claimed in the transaction that records their predecessor's result."""
     from_rq: bool = True
-    """RQ holds the backlog, and the bridge takes from it."""
+    """Whether the bridge takes nodes from RQ's queues, which hold the backlog."""
     from_index: bool = True
-    """From the ready index, when RQ brings nothing."""
+    """Whether nodes are claimed from the ready index when RQ brings none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """One dispatcher's surroundings."""
+    """The ports and settings of one dispatcher."""
 
     broker: Broker
     database: Database
@@ -36,6 +36,6 @@ class Ports:
     window: Capacity
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     floor: int = 0
-    """What this dispatcher's fences and publication numbers are above: see `ledger/incarnation.py`."""
+    """The number below this dispatcher's fences and publication numbers: see `ledger/incarnation.py`."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""

@@ -1,4 +1,4 @@
-"""Puts the control plane together: the only place of this package that knows adapters."""
+"""The composition of the control plane: the only module of this package that knows adapters."""
 
 from __future__ import annotations
 
@@ -63,31 +63,31 @@ REQUESTS = 200
 
 @dataclass(frozen=True, slots=True)
 class DispatcherOptions:
-    """How one dispatcher works."""
+    """The options of one dispatcher."""
 
     shards: int = DEFAULT_SHARDS
-    """Into how many shards a new store is divided; one that is there already keeps its own number."""
+    """The number of shards of a new store; an existing store keeps its own."""
     owner: str = field(default_factory=new_owner)
-    """Its name in the leases: of one life of one dispatcher."""
+    """The name of this life of the dispatcher in the leases."""
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     reconcile_seconds: float = ROUND_SECONDS
-    """How often RQ's jobs are compared with the ledger."""
+    """The interval at which RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
-    """How long after its end a workflow is kept."""
+    """The time for which a workflow is kept after its end."""
     quorum: bool = False
-    """Whether results and requests lie in quorum queues, as they should in a cluster."""
+    """Whether results and requests use quorum queues, as they should in a cluster."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
-    """Whom it may answer."""
+    """The addresses that the dispatcher may answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A control plane at work."""
+    """A running control plane."""
 
     notices: Notices
     ownership: ShardOwnership
     health: Health
-    """What its loops tell about themselves."""
+    """The health of its loops."""
 
 
 @asynccontextmanager
@@ -102,11 +102,11 @@ async def running_dispatcher(
     owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
-    """The control plane at work on these ports; leaving the context finishes what is in hand.
+    """Run the control plane on these ports; leaving the context finishes what is in hand.
 
-    Without a database it keeps its ledger in memory: for tests, where it ends with the process. Without a graph there
-    is no RQ, and everything is dispatched from the ledger alone. `owner`, or else the options', names this life of it,
-    and should be the name of its broker connection: by that name its successors evict it.
+    Without a database the ledger is kept in memory: for tests, where it ends with the process. Without a graph there is
+    no RQ, and all nodes are dispatched from the ledger alone. `owner`, or else the options' name, names this life of
+    the dispatcher, and should be the name of its broker connection: by that name its successors evict it.
     """
     options = options or (DispatcherOptions() if database is not None else DispatcherOptions(shards=1))
     options = replace(options, owner=owner or options.owner)
@@ -153,7 +153,7 @@ def compose(
     pings: Pings,
     evict: Callable[[str], Awaitable[object]],
 ) -> tuple[ShardOwnership, RequestServer]:
-    """The shards' keeper, and whoever brings it requests and proposals; each needs the other."""
+    """Return the owner of the shards and the server that brings it requests; each needs the other."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
     control = RequestServer(
@@ -168,7 +168,7 @@ def compose(
 
 
 async def serve(settings: Settings) -> None:
-    """Runs one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails."""
+    """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -222,19 +222,19 @@ async def serve(settings: Settings) -> None:
 
 @dataclass(slots=True)
 class Readiness:
-    """Why the program takes no work: what `/readyz` answers while it starts, stands by and works."""
+    """The reason why the program takes no work, for `/readyz`, while it starts, stands by and works."""
 
     check: Callable[[], str] = lambda: "the dispatcher is starting"
 
     def why_not(self) -> str:
-        """In a few words; empty when it takes work."""
+        """Return the reason in a few words; empty when the program takes work."""
         return self.check()
 
 
 async def _owned_store(
     stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, readiness: Readiness
 ) -> Database | None:
-    """Open the store; stand by while another process owns it. None when the program is told to stop meanwhile."""
+    """Open the store; stand by while another process owns it. Return None when the program is stopped meanwhile."""
 
     def stand_by() -> None:
         log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store})
@@ -252,11 +252,12 @@ async def _owned_store(
 
 
 def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
-    """The store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
+    """Return the store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
 
-    Opening one that another process owns waits for as long as that process has it, and calls `on_wait` once.
+    Opening a store that another process owns waits for as long as that process has it, and calls `on_wait` once.
 
-    Raises: SetupError.
+    Raises:
+        SetupError: when there is no such store.
     """
     kind, _, place = settings.store.partition(":")
     match kind:
@@ -281,7 +282,7 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
 
 
 def unready(broker: Broker, dispatcher: Dispatcher) -> str:
-    """Say why the dispatcher cannot work; empty when it can: it has broker and store, and every critical loop runs."""
+    """Return why the dispatcher cannot work; empty with broker, store and every critical loop in order."""
     if dispatcher.ownership.cut_off_from:
         return f"the dispatcher is cut off from the {dispatcher.ownership.cut_off_from} and gave its shards up"
     if not broker.connected:
@@ -290,14 +291,17 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
 
 
 def _tell_ready() -> None:
-    """Creates the file that `CODITECT_READY_FILE` names, for whoever started us."""
+    """Create the file that `CODITECT_READY_FILE` names, for the process that started this one."""
     name = os.environ.get("CODITECT_READY_FILE")
     if name:
         Path(name).touch()
 
 
 def main(settings: Settings | None = None) -> int:
-    """Runs the dispatcher with these settings, or those of the environment, until it is told to end; the exit code."""
+    """Run the dispatcher with these settings, or those of the environment, until it is stopped.
+
+    Return the exit code.
+    """
     configure_logs("INFO")
     try:
         settings = settings or read_settings()

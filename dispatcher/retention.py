@@ -1,4 +1,4 @@
-"""The sweeper: takes away what nobody needs any more. One dispatcher at a time does, by a lease of that name.
+"""The sweeper: it removes data that is not needed any more, in one dispatcher at a time, by a lease.
 
 ==========================================  ==============================================================
 what                                        when
@@ -9,13 +9,14 @@ values, its attempts, its idempotency key
 and its jobs in RQ
 a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
-what a request was told                     a day after it
+the answer to a request                     a day after it
 ==========================================  ==============================================================
 
-In a store that is older than the index of workflows by state it builds that first, a thousand workflows at a time.
+In a store that is older than the index of workflows by state the sweeper builds that first, a thousand workflows at a
+time.
 
 Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages
-others have their turn. RQ's jobs go first: while Redis does not answer, nothing is taken away whose jobs would stay.
+other transactions run. RQ's jobs go first: while Redis does not answer, no workflow is removed whose jobs would stay.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ log = logging.getLogger(__name__)
 
 NAME: leases.Name = ("leader", "sweep")
 SWEEP_SECONDS = 60.0
-"""Between two rounds."""
+"""The pause between two rounds."""
 UPLOAD_MS = 3_600_000
 SHOWN_MS = 60_000
-"""How long RQ's tools show a workflow that has ended."""
+"""The time for which RQ's tools show a workflow that has ended."""
 SHOWN_FAILED_MS = 3_600_000
-"""The same of one that failed, or was rejected: somebody may want to look."""
+"""The same time for a workflow that failed or was rejected, which a person may want to look at."""
 KEY_AHEAD_MS = 24 * 3_600_000
-"""Keys of live workflows are kept so long before they would expire."""
+"""The time before its expiry at which the key of a live workflow is extended."""
 MOST_ENDED = 100
-"""Workflows of one shard that a round takes away."""
+"""The number of workflows of one shard that a round removes."""
 DAY_MS = 24 * 3_600_000
 
 Value = TypeVar("Value")
 
 
 class Retention:
-    """One dispatcher's part in it. `run` sweeps until it is canceled."""
+    """One dispatcher's part in the sweep; `run` sweeps until it is canceled."""
 
     def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
         self._ports = ports
@@ -63,10 +64,10 @@ class Retention:
         self._graph = graph
         self._keep_ms = round(keep_days * DAY_MS)
         self.swept = 0
-        """Uploads and workflows that this process took away."""
+        """The number of uploads and workflows that this process removed."""
 
     async def run(self) -> None:
-        """Sweeps once a minute, if nobody else does."""
+        """Sweep once a minute, unless another dispatcher does."""
         while True:
             try:
                 await self.sweep()
@@ -75,7 +76,11 @@ class Retention:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> bool:
-        """One round; False when another dispatcher has the lease. Raises: what the store and the graph raise."""
+        """Run one round; return False when another dispatcher has the lease.
+
+        Raises:
+            CoditectError: any error of the store or the task graph.
+        """
         try:
             lease = await self._ports.database.run(lambda tr: leases.acquire(tr, NAME, self._owner))
         except LostLease:
@@ -100,7 +105,7 @@ class Retention:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
-        """RQ keeps what lives: a node that has ended takes 3 kB of Redis."""
+        """Remove the jobs of ended workflows from RQ: a node that has ended takes 3 kB of Redis."""
         if self._graph is None:
             return
         read = self._ports.database.read
