@@ -1,6 +1,6 @@
-"""What stands between a dispatcher and its ports when somebody wants to know, or to break, what happens there.
+"""Wrappers between a dispatcher and its ports, which record what happens there, or make a fault happen there.
 
-``history``  the lines that processes write about what they do
-``ports``    broker, store and task graph that note what really happens, and where a process may be made to die
-``watch``    what the environment asks for, as a value; nothing by default
+``history``  the lines that processes write about their operations
+``ports``    broker, store and task graph that record real operations, and where a process may be made to die
+``watch``    the demands of the environment, as a value; nothing by default
 """

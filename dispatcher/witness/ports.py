@@ -1,7 +1,7 @@
-"""Stands between a dispatcher and its ports, and notes what really happened there: commits, publishes, acks.
+"""Wrappers of a dispatcher's ports that record real operations there: commits, publishes, acks.
 
-It sees the rows that were written and the messages that were sent, and takes nobody's word for them. Each call is also
-a place where the process may be made to end, to stop or to fail (`POINTS`): between any two of a turn's steps.
+They see the written rows and the sent messages, and trust no report. Each call is also a place where the process may be
+made to end, to stop or to fail (`POINTS`): between any two steps of a batch.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "adopt.after": "they were taken; nothing is claimed for them",
     }
 )
-"""Every failpoint of a dispatcher, and what is true there."""
+"""Every failpoint of a dispatcher, with the state of things there."""
 RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Nothing happens."""
+    """Do nothing."""
 
 
 class Rows:
-    """What one try of a transaction wrote about nodes and leases, as rows of a history."""
+    """The writes of one try of a transaction to nodes and leases, as rows of a history."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -67,7 +67,7 @@ class Rows:
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """A pair was set."""
+        """Note a pair that was set."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -86,7 +86,7 @@ class Rows:
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
 
     def told(self, version: int) -> list[Row]:
-        """The rows; `version` is that of the state which the transaction read."""
+        """Return the rows; `version` is that of the state which the transaction read."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
@@ -102,7 +102,7 @@ class Rows:
 
 
 class WitnessedDatabase:
-    """A `Database` whose commits are noted."""
+    """A `Database` whose commits are recorded."""
 
     def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
         self._database = database
@@ -169,7 +169,7 @@ class WitnessedDatabase:
 
 
 class WitnessedBroker:
-    """A `Broker` whose publishes of owned tasks, and whose acks of their results, are noted. The rest passes."""
+    """A `Broker` that records publishes of workflow tasks and acks of their results, and passes all other calls on."""
 
     def __init__(self, broker: Broker, note: Note, *, reached: Reached = nowhere) -> None:
         self._broker = broker
@@ -219,7 +219,7 @@ class WitnessedBroker:
 
 
 class WitnessedGraph:
-    """A `TaskGraph` at whose calls the process may die. The rest passes."""
+    """A `TaskGraph` at whose calls the process may die; all other calls are passed on."""
 
     def __init__(self, graph: TaskGraph, *, reached: Reached = nowhere) -> None:
         self._graph = graph
@@ -240,7 +240,7 @@ class WitnessedGraph:
         return gone
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """See `TaskGraph.adopt`. Asked without shards or without room it takes nothing, and no point is reached."""
+        """Call `TaskGraph.adopt`; without shards or without room nothing is taken, and no point is reached."""
         if not shards or not any(number > 0 for number in room.values()):
             return await self._graph.adopt(shards, room)
         self._reached("adopt.before")
@@ -254,7 +254,7 @@ class WitnessedGraph:
 
 
 class _Witnessed:
-    """A delivery of a result whose ack is noted."""
+    """A delivery of a result whose ack is recorded."""
 
     __slots__ = ("_delivery", "_note", "_reached")
 
@@ -281,7 +281,7 @@ class _Witnessed:
 
 
 def _results(delivery: Delivery) -> Iterator[tuple[str, dict[str, int]]]:
-    """The tasks whose results are in a message, with their fences, publications and shard."""
+    """Yield the tasks whose results are in a message, with their fences, publications and shard."""
     message = delivery.message
     if message.type == RESULTS_TYPE:
         shard = delivery.routing_key

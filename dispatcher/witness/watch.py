@@ -1,14 +1,14 @@
-"""What the environment asks to be noted, or to go wrong, in this dispatcher: nothing by default.
+"""The recordings and faults that the environment demands of this dispatcher: nothing by default.
 
 =====================  ==========================================================================
 variable               meaning
 =====================  ==========================================================================
 CODITECT_HISTORY       the folder in which the process writes its history
-CODITECT_CHAOS_NAME    what it is called there
-CODITECT_FAILPOINTS    where it ends, stops or fails; the points are in `ports.POINTS`
+CODITECT_CHAOS_NAME    the name of the process there
+CODITECT_FAILPOINTS    the points of `ports.POINTS` at which the process ends, stops or fails
 =====================  ==========================================================================
 
-A dispatcher of which nothing is asked has its ports as they are: what is off costs nothing.
+Without any of them a dispatcher has its ports unwrapped: a disabled watch costs nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase,
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What is to be noted and broken in one dispatcher."""
+    """The recordings and faults of one dispatcher."""
 
     note: Note = silent
     reached: Callable[[str], None] = nowhere
@@ -40,24 +40,25 @@ class Watch:
         return self.note is silent and self.reached is nowhere
 
     def broker(self, broker: Broker) -> Broker:
-        """The broker, watched if that is asked for."""
+        """Return the broker, wrapped if the environment demands it."""
         if self._off:
             return broker
         return cast(Broker, WitnessedBroker(broker, self.note, reached=self.reached))
 
     def database(self, database: Database) -> Database:
-        """The store, watched if that is asked for."""
+        """Return the store, wrapped if the environment demands it."""
         return database if self._off else WitnessedDatabase(database, self.note, reached=self.reached)
 
     def graph(self, graph: TaskGraph) -> TaskGraph:
-        """The task graph, watched if that is asked for."""
+        """Return the task graph, wrapped if the environment demands it."""
         return graph if self._off else cast(TaskGraph, WitnessedGraph(graph, reached=self.reached))
 
 
 def read_watch(environment: Mapping[str, str]) -> Watch:
-    """What the environment asks for. Opens the history's file.
+    """Return the environment's demands, and open the history's file.
 
-    Raises: SetupError for a failpoint that there is not.
+    Raises:
+        SetupError: when there is no such failpoint.
     """
     orders = read_orders(environment.get(FAILPOINTS_VARIABLE, ""), POINTS)
     note = silent
