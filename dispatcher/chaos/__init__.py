@@ -1,7 +1,8 @@
-"""The proof: break everything on purpose, write down what happened, and let pure functions read it.
+"""The proof of the product's promises: faults on purpose, recorded histories, and pure functions that check them.
 
-``history``     one line per thing that happened, per process, merged afterwards
-``history_index`` a history sorted by what it is about
-``invariants``  the promises, each a function over a story
-``check``       what came of checking them, and how sure one may be
+``history_index``  a history sorted by its subjects
+``invariants``     the promises, each a function of a history's index
+``check``          the results of the checks, and their statistical confidence
+``run``            a run of real processes; ``simulation`` a run in virtual time
+``nemesis``        the faults of a run; ``simulated_nemesis`` those of a simulation
 """

@@ -1,6 +1,6 @@
 """The agent of `coditect chaos`, as a program: `coditect agent run dispatcher.chaos.agent`.
 
-``CODITECT_HISTORY`` names the folder of the run; the agent and its file in it are called after ``CODITECT_CHAOS_NAME``.
+``CODITECT_HISTORY`` names the folder of the run; the agent and its file in it are named by ``CODITECT_CHAOS_NAME``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 class _Effects:
-    """The run's folder, found when the first effect is made."""
+    """The effects in the run's folder, which is found when the first effect is made."""
 
     def make(self, key: str) -> str:
         return EffectFolder(_folder() / EFFECTS).make(key)

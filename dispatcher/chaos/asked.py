@@ -1,4 +1,4 @@
-"""The promises about what a client asked for: keys, pauses, cancels, conditions, inputs and priorities."""
+"""The promises about clients' requests: keys, pauses, cancels, conditions, inputs and priorities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispatcher.chaos.history_index import HistoryIndex, Operation
 
 
 def keys_once(index: HistoryIndex) -> CheckResult:
-    """One key means one workflow, however often it is asked for, and whatever became of the answers."""
+    """Check that one key means one workflow, however often it is sent, and whatever became of the answers."""
     meant: dict[str, set[str]] = defaultdict(set)
     for one in index.of("submit"):
         meant[one.key]
@@ -27,9 +27,9 @@ def keys_once(index: HistoryIndex) -> CheckResult:
 
 
 def held(index: HistoryIndex) -> CheckResult:
-    """No node of a workflow is claimed for the first time while it is paused, nor any after it was canceled.
+    """Check that no node begins in a paused workflow, and none is claimed after a cancel.
 
-    Paused it is from when the pause was answered until somebody asks for it to go on.
+    A workflow counts as paused from the answer to the pause until the request to resume it.
     """
     resumes = {key: [one.first for one in asked] for key, asked in index.by_key("resume")}
     spans = {
@@ -51,9 +51,9 @@ def held(index: HistoryIndex) -> CheckResult:
 
 
 def nodes_as_meant(index: HistoryIndex) -> CheckResult:
-    """A node ends as its condition, its attempts and its predecessors say, if its workflow was not canceled.
+    """Check that a node ends as its condition, attempts and predecessors demand, if its workflow was not canceled.
 
-    What is meant to be skipped never runs. Only faults that used all attempts up excuse another end.
+    A node that is to be skipped never runs. Only faults that used all attempts up excuse another end.
     """
     checked, violations = 0, []
     ends = {one.key: one.val["state"] for one in index.of("result")}
@@ -78,9 +78,9 @@ def nodes_as_meant(index: HistoryIndex) -> CheckResult:
 
 
 def given_as_asked(index: HistoryIndex) -> CheckResult:
-    """What is executed has the priority and the input that were asked for: an element its item, a successor the value.
+    """Check that each execution has the requested priority and input: an element its item, a successor the value.
 
-    The value is that of its predecessor's effect, which the agents' effects tell, not the ledger.
+    The value is that of its predecessor's effect, which is read from the agents' effects, not from the ledger.
     """
     tokens = {one.key: one.val["token"] for one in index.of("effect")}
     checked, violations = 0, []

@@ -1,6 +1,6 @@
-"""An audit of the ledger: whether its rows, counts and indexes agree, whatever way they came to be.
+"""An audit of the ledger: whether its rows, counts and indexes agree, whatever led to them.
 
-It reads every row and trusts none: what one says of another is looked up there.
+The audit reads every row and trusts none: a row's statement about another row is looked up there.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 @dataclass(slots=True)
 class Ledger:
-    """All that the ledger holds about workflows."""
+    """All rows of the ledger about workflows."""
 
     keys: dict[str, str] = field(default_factory=dict)
-    """Of each workflow its idempotency key."""
+    """The idempotency key of each workflow."""
     runs: dict[str, RunRecord] = field(default_factory=dict)
     nodes: dict[str, dict[str, NodeRecord]] = field(default_factory=lambda: defaultdict(dict))
 
 
 def read_ledger(tr: Reads) -> Ledger:
-    """Every workflow with its nodes; uploads that were never accepted are left out."""
+    """Return every workflow with its nodes; uploads that were never accepted are left out."""
     found = Ledger()
     for key, row in tr.get_range(*RUNS.range()):
         found.runs[RUNS.unpack(key)[0]] = RunRecord.unpack(row)
@@ -65,7 +65,7 @@ def read_ledger(tr: Reads) -> Ledger:
 
 
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """What does not agree: a workflow or node, and what is wrong there."""
+    """Yield the contradictions: a workflow or node, and the error there."""
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
@@ -101,7 +101,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
-    """How a workflow ends whose last nodes ended so."""
+    """Return the final state of a workflow, by the ends of its last nodes."""
     if run.canceling:
         return WorkflowState.CANCELED
     if lasts["failed"] or lasts["dead"]:
@@ -112,7 +112,7 @@ def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
 
 
 def _indexes(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Each index has exactly the nodes that belong there."""
+    """Check that each index has exactly the nodes that belong there."""
     paused = {workflow for workflow, run in ledger.runs.items() if run.state is WorkflowState.PAUSED}
     nodes = {(workflow, name): row for workflow, rows in ledger.nodes.items() for name, row in rows.items()}
     under_way = {place for place, row in nodes.items() if row.state in UNDER_WAY and row.publication}
@@ -133,13 +133,13 @@ def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
 
 
 def _places(tr: Reads, space: Space, at: int) -> set[Name]:
-    """The nodes of an index, whose names stand at this place of its keys."""
+    """Return the nodes of an index, whose names stand at this place of its keys."""
     found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
     return {(str(key[at]), str(key[at + 1])) for key in found}
 
 
 def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Each timer is due once, and none is left of a node that has ended."""
+    """Check that each timer is due once, and that no timer of an ended node is left."""
     set_ = {(*TIMERS.unpack(key), versions.TIMER.unpack(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
     due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
     for workflow, node, kind, _ in sorted(set_ ^ due.keys()):

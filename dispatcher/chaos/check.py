@@ -1,4 +1,4 @@
-"""What came of a check, and how sure one may be of it."""
+"""The result of a check, with its statistical confidence."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RULE_OF_THREE = 3.0
-"""Of `n` trials none failed: with 95 % confidence fewer than 3/n of them fail (Hanley and Lippman-Hand, 1983)."""
+"""The rule of three: `n` trials without a failure exclude failure rates above 3/n with 95 % confidence.
+
+After Hanley and Lippman-Hand, 1983.
+"""
 _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One promise, checked."""
+    """The result of checking one promise."""
 
     invariant: str
     sentence: str
-    """What is promised."""
+    """The promise."""
     checked: int
-    """How many things could have broken it."""
+    """The number of cases that could have broken the promise."""
     violations: tuple[str, ...] = ()
-    """What broke it, each told for a person."""
+    """The violations, each as a sentence for a person."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing broke it. Nothing checked is nothing proven, and no failure."""
+        """Whether nothing broke the promise; without any case the check passes and proves nothing."""
         return not self.violations
 
     @property
     def bound(self) -> float | None:
-        """The share of failures that is excluded with 95 % confidence; None when it failed or nothing was checked."""
+        """The failure rate that is excluded with 95 % confidence; None after a failure or without any case."""
         return min(1.0, RULE_OF_THREE / self.checked) if self.passed and self.checked else None
 
     @property
@@ -44,7 +47,7 @@ class CheckResult:
 
 
 def lines(checks: Sequence[CheckResult]) -> list[str]:
-    """All of them for a person, with the first violations of each."""
+    """Return the results as lines for a person, with the first violations of each."""
     told: list[str] = []
     for one in checks:
         told.append(one.line)

@@ -1,4 +1,4 @@
-"""What the faults of a run hit: a fault that met no work in flight proves nothing."""
+"""The coverage of a run's faults: a fault that met no work in flight proves nothing."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from dispatcher.chaos.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.witness.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
-"""A run with fewer faults than one in two seconds is no proof."""
+"""The fault rate below which a run is no proof: one in two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultCoverage:
-    """One kind of fault."""
+    """The coverage of one kind of fault."""
 
     kind: str
     faults: int
     hitting: int
-    """How many of them met work in flight."""
+    """The number of faults that met work in flight."""
     in_flight: int
-    """All that they met."""
+    """The number of tasks that they met."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toll:
-    """Every fault of a run."""
+    """The coverage of every kind of fault in a run."""
 
     kinds: tuple[FaultCoverage, ...]
     seconds: float
 
     @property
     def faults(self) -> int:
-        """How many there were."""
+        """The number of faults."""
         return sum(one.faults for one in self.kinds)
 
     @property
     def per_second(self) -> float:
-        """How many there were in a second."""
+        """The number of faults per second."""
         return self.faults / self.seconds if self.seconds else 0.0
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """Why the run proves nothing; empty when it does."""
+        """The reasons why the run proves nothing; empty when it does."""
         told = [f"{one.kind} never hit work in flight" for one in self.kinds if not one.hitting]
         if self.per_second < FEWEST_PER_SECOND:
             told.append(f"there was less than one fault in 2 s: {self.per_second:.2f} a second")
         return tuple(told)
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the coverage as lines for a person."""
         return [f"{self.faults} faults in {self.seconds:.0f} s, {self.per_second:.2f} a second"] + [
             f"  {one.kind:<18} {one.faults:>4}, of which {one.hitting:>4} hit work in flight ({one.in_flight} in all)"
             for one in self.kinds
@@ -59,19 +59,19 @@ class Toll:
 
 
 class Spans:
-    """Intervals of which one asks how many are open."""
+    """Intervals, with a fast count of those open at an instant."""
 
     def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
         self._begun = sorted(begun for begun, _ in spans)
         self._ended = sorted(ended for _, ended in spans)
 
     def open_at(self, instant: float) -> int:
-        """How many had begun, and not ended."""
+        """Return how many intervals had begun, and not ended."""
         return bisect_right(self._begun, instant) - bisect_right(self._ended, instant)
 
 
 def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
-    """What each of these kinds of faults hit, during so many seconds."""
+    """Return the coverage of these kinds of faults during a run of so many seconds."""
     runs = executed_spans(index)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}
@@ -97,7 +97,7 @@ def _of_kind(kind: str, index: HistoryIndex, met: Callable[[Operation], int]) ->
 
 
 def executed_spans(index: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
-    """When which agent executed; one that was killed executes no more."""
+    """Return the intervals in which each agent executed; a killed agent executes no more."""
     deaths: dict[str, list[float]] = {}
     for fault in index.of("kill"):
         deaths.setdefault(fault.key, []).append(fault.begun)
@@ -116,7 +116,7 @@ def _work(index: HistoryIndex) -> list[tuple[float, float]]:
 
 
 def _claimed(index: HistoryIndex) -> list[tuple[float, float]]:
-    """When each node was published and not recorded."""
+    """Return the interval in which each node was published and not recorded."""
     spans = []
     for key, claims in index.by_key("claim"):
         ends = [one.begun for one in index.about("state", key) if one.possible and one.val["state"] in TERMINAL]

@@ -1,4 +1,4 @@
-"""The promises about executions: that they come after what they depend on, and not more often than faults excuse."""
+"""The promises about executions: they follow their predecessors, and are repeated only as often as faults excuse."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
-"""What a task that may have killed its agent is given beyond its attempts."""
+"""The attempts that a task which may have killed its agent gets beyond its own."""
 MOMENT_SECONDS = 1.0
-"""How long after a fault its victim may not know of it: an agent that was continued, a connection that is gone."""
+"""The time for which a fault's victim may not know of it: a continued agent, a connection that is gone."""
 ENDED = frozenset({"ok", "fail"})
 GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
 def dag_order(index: HistoryIndex) -> CheckResult:
-    """I3: a node runs only after each of its predecessors was executed to its end, granted, or ended without a value.
+    """I3: check that a node runs only after its predecessors ran to their ends, were granted, or have no value.
 
-    That one has a value is read from what its agent wrote: for that the dispatcher is not trusted.
+    The existence of a value is read from its agent's records: the dispatcher is not trusted there.
     """
     checked, violations, needed = 0, [], index.needed
     for key, after in index.nodes.items():
@@ -46,11 +46,11 @@ def _over(index: HistoryIndex, node: str, place: int) -> bool:
 
 
 def executions(index: HistoryIndex) -> CheckResult:
-    """I6: executions are at most one, one more for each that failed, and one more for each fault that touched it.
+    """I6: check that executions are at most one, plus one for each failed one, plus one for each fault that touched it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
-    and the last execution; the fault of an agent only if the task ever ran there. So does a hand-over of its shard. And
-    attempts never exceed those that the work allows. What a stranger sent is executed a few times at most.
+    and the last execution; the fault of an agent only if the task ever ran there. A hand-over of its shard counts as a
+    fault. Attempts never exceed those that the work permits. A stranger's message is executed a few times at most.
     """
     most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
@@ -75,13 +75,13 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
-    """Whether an agent that ran it was killed: a task without an owner is given more attempts then."""
+    """Return whether an agent that ran the task was killed: a direct task is given more attempts then."""
     posts = {post_of(one.proc) for one in runs}
     return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
 
 
 def _most_attempts(index: HistoryIndex) -> dict[str, int]:
-    """Of each task, direct ones and nodes, how many attempts it may have."""
+    """Return the permitted attempts of each task, direct tasks and nodes."""
     most: dict[str, int] = {}
     for work in index.of("accept"):
         allowed, few = work.val.get("most"), work.val.get("few") or {}
@@ -92,7 +92,7 @@ def _most_attempts(index: HistoryIndex) -> dict[str, int]:
 
 
 def as_meant(index: HistoryIndex) -> CheckResult:
-    """I1: work ends in a state that it was meant to end in. Only faults that used all attempts up excuse another."""
+    """I1: check that work ends in a state that it was meant to end in; only used-up attempts excuse another one."""
     checked, violations = 0, []
     for work in index.accepted:
         end = next((one for one in index.about("end", work.key) if one.happened), None)
@@ -106,7 +106,7 @@ def as_meant(index: HistoryIndex) -> CheckResult:
 
 
 def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
-    """The tasks of which it failed: a direct one is its own."""
+    """Yield the tasks because of which the work failed; a direct task is its own."""
     nodes = work.val.get("nodes")
     if not nodes:
         yield work.key
@@ -117,9 +117,9 @@ def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
 
 
 def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
-    """Whether for each of its attempts there is an execution that failed on purpose, or a fault that touched it.
+    """Return whether each of its attempts has an execution that failed on purpose, or a fault that touched it.
 
-    An attempt begins when its start is granted: whoever was granted it may be gone before it executes anything.
+    An attempt begins with the grant of its start: the agent that got the grant may die before it executes anything.
     """
     states = index.versioned("state", key)
     until = states[-1].begun if states else until
@@ -130,14 +130,14 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Its executions, and what the ledger granted: who it was granted to stands for the process."""
+    """Return the task's executions and the ledger's grants, in which the agent stands for the process."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
 def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """How many faults, and changes of its shard's owner, touched the task from its first beginning until then."""
+    """Return how many faults and changes of its shard's owner touched the task from its first beginning until then."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
@@ -146,7 +146,7 @@ def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until:
 
 
 def _holds(posts: Collection[str], post: str) -> bool:
-    """Whether it is one of them, or the agent that holds it is: an agent's id is its post and a random end."""
+    """Return whether an agent's post is among the given agents: an agent's id is its post and a random suffix."""
     return post in posts or any(one.startswith(f"{post}-") for one in posts)
 
 

@@ -1,6 +1,6 @@
-"""What is broken, and when: a schedule that the seed decides alone.
+"""The schedule of faults, which the seed alone decides.
 
-Every kind comes before any comes twice as often as its weight says: a short run meets all of them.
+Every kind comes before any comes twice as often as its weight says: a short run has all of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.st
 REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
 BROKER_PART, REDIS_PART = "broker.part", "redis.part"
 BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
-"""How a process is parted from a server: nothing gets through, nothing that it sends, nothing that it is sent; or all
-does, late."""
+"""The manners in which a process is parted from a server.
+
+Nothing gets through either way, to the server, or from the server; or all gets through, late.
+"""
 
 KINDS: Mapping[str, str] = MappingProxyType(
     {
@@ -38,7 +40,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
 )
-"""Every kind of fault, and what it does."""
+"""Every kind of fault, and its act."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
     {
@@ -54,18 +56,18 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         STRANGER_SEND: 1,
     }
 )
-"""How often each comes, beside the others. Who is stopped is away for long, and most are to be at work; yet only
-who comes back has late results to tell.
+"""The relative frequency of each kind.
 
-The broker has a rhythm of its own: it takes seconds to start.
+A stopped process is away for long, and most processes are to be at work; yet only a process that comes back has late
+results to report. The faults of the broker have a rhythm of their own: it takes seconds to start.
 """
 QUICK_SECONDS = (0.3, 1.1)
-"""Between two faults of processes and Redis."""
+"""The pause between two faults of processes and Redis."""
 BROKER_SECONDS = (9.0, 15.0)
-"""Between two faults of the broker; the first comes sooner."""
+"""The pause between two faults of the broker; the first comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 PART_SECONDS = (0.5, 8.0)
-"""A partition may be longer than any lease."""
+"""The length of a partition, which may be longer than any lease."""
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         AGENT_STOP: (2.0, 10.0),
@@ -77,35 +79,41 @@ STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         REDIS_PART: PART_SECONDS,
     }
 )
-"""An agent's lease lasts 3 s, a dispatcher's 2.5 s. A few come back before anybody has noticed."""
+"""The length of a stop.
+
+An agent's lease lasts 3 s, a dispatcher's 2.5 s, and some stops are too short to be noticed.
+"""
 BACK_SECONDS = (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing to break."""
+    """One planned fault."""
 
     at_seconds: float
-    """Since the start of the run."""
+    """The time since the start of the run."""
     kind: str
     draw: float
-    """In [0, 1): which of those that could be hit."""
+    """A number in [0, 1) that chooses the victim among the possible ones."""
     seconds: float
-    """How long it stays stopped, parted, or down."""
+    """The time for which the victim stays stopped, parted, or down."""
 
     @property
     def role(self) -> str:
-        """Who is hit, or parted from: agent, dispatcher, redis, broker, queue; or who does it: stranger."""
+        """The role of the victim, the parted server or the actor.
+
+        Agent, dispatcher, redis, broker, queue or stranger.
+        """
         return self.kind.partition(".")[0]
 
     @property
     def act(self) -> str:
-        """What is done: kill, stop, part, wipe, send."""
+        """The act: kill, stop, part, wipe, send."""
         return self.kind.partition(".")[2]
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
-    """The faults of a run that lasts so long, in order of time. The same seed gives the same."""
+    """Return the faults of a run of this length, in order of time; the same seed gives the same faults."""
     random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
     quick = [kind for kind in WEIGHTS if kind in kinds]
     slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP) if kind in kinds]
@@ -115,7 +123,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
 
 
 def lone(seed: int, kinds: Sequence[str]) -> list[Fault]:
-    """One fault to come by itself, after all others: of it one can say how long it was felt."""
+    """Return one fault to come by itself, after all others, so that the length of its effect can be measured."""
     random = Random(f"{seed}/lone")  # noqa: S311 - it is to be foreseen
     if not kinds:
         return []

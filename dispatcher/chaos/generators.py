@@ -1,4 +1,4 @@
-"""Workflows of several shapes, as the seed draws them, and what their history has to say of them."""
+"""Workflows of several shapes, drawn by the seed, and the facts about them for the history."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from coditect.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
 
 LONGEST_MILLISECONDS = 100_000
-"""Of any task: five orders of magnitude above the shortest."""
+"""The longest task: five orders of magnitude above the shortest."""
 SHORT = 3
-"""How much shorter tasks outnumber longer ones: the power of the draw. Of five orders a third is below 1.5 ms."""
+"""The power of the draw of lengths, by which short tasks outnumber long ones.
+
+A third of five orders is below 1.5 ms.
+"""
 MOST_ATTEMPTS = 12
-"""Of a node: a run kills faster than three attempts can bear."""
+"""The attempts of a node: a run kills faster than three attempts can bear."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="45s")
-"""Broken by faults, not by the work itself."""
+"""Limits that faults break, and the work itself does not."""
 PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
-"""How often each is drawn, beside the others."""
+"""The relative frequency of each priority."""
 BROKEN = "broken"
 """The node that fails for good, until it is given another input."""
 CHAIN = "chain"
-"""The workflow in which each node is given the token of the one before."""
+"""The workflow in which each node is given the token of its predecessor."""
 HOPELESS, SPARED = "hopeless", "spared"
 """The node whose attempts all fail, and the one that is skipped then."""
 FEW_ATTEMPTS = 2
-"""Of the one that is hopeless."""
+"""The attempts of the hopeless node."""
 TAKEN, PASSED, BEHIND = "taken", "passed", "behind"
 """The node whose condition holds, the one whose does not, and the one behind that."""
 MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -46,25 +49,25 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         BEHIND: ("skipped",),
     }
 )
-"""How the nodes end of which that is what they are for."""
+"""The intended ends of nodes with a special purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much is under way, how large it is, and how long it takes."""
+    """The amount, size and length of the work."""
 
     workflows: int
-    """Under way at once."""
+    """The number of workflows under way at once."""
     tasks: int
-    """Direct ones, under way at once."""
+    """The number of direct tasks under way at once."""
     width: int
-    """Nodes side by side, and in a row."""
+    """The number of nodes side by side, and in a row."""
     milliseconds: tuple[int, int]
-    """Shortest and longest task. Most are short: their lengths are spread over the orders of magnitude between."""
+    """The lengths of the shortest and the longest task; most are short, spread over the orders of magnitude between."""
     long: float = 0.0
-    """The share of direct tasks that are longer than that, as long as any task may be. Nothing comes after them."""
+    """The share of direct tasks that are longer than that, up to the longest of all; they have no successors."""
     soon_milliseconds: tuple[int, int] = (5, 1_500)
-    """How long after its start a workflow is paused or canceled, and goes on."""
+    """The time after its start at which a workflow is paused or canceled, and resumed."""
     flaky: float = 0.05
     """The share of tasks whose first attempt fails."""
     durable: float = 0.1
@@ -72,28 +75,28 @@ class Pace:
     canceled: float = 0.1
     """The share of workflows that are canceled on the way."""
     paused: float = 0.1
-    """The share of workflows that are paused on the way, and go on."""
+    """The share of workflows that are paused and resumed on the way."""
     hopeless: float = 0.03
     """The share of direct tasks whose attempts all fail."""
     asked_again: float = 0.1
-    """The share of keys that are asked for a second time, once their work was accepted."""
+    """The share of keys that are sent a second time, once their work was accepted."""
     limited: float = 0.0
     """The share of nodes with limits of time so short that faults break them."""
     wait_seconds: float = 300.0
-    """How long the end of a workflow is waited for; longer than there are faults, which may hold it up until then."""
+    """The time to wait for the end of a workflow; longer than the faults, which may hold it up until then."""
     task_seconds: float = 100.0
-    """How long that of a direct task is."""
+    """The time to wait for the end of a direct task."""
     patience_seconds: float = 10.0
-    """After so long the next task is begun beside it: it may be lost with the broker's disk."""
+    """The time after which the next task is begun beside it: the first may be lost with the broker's disk."""
 
 
 def is_limited(definition: Definition) -> bool:
-    """Whether faults may break a limit of time of one of its nodes."""
+    """Return whether faults may break a limit of time of one of its nodes."""
     return any(node.call is not None and node.call.deadline_ms is not None for node in definition.nodes)
 
 
 class Generators:
-    """Draws work."""
+    """The generator of work."""
 
     def __init__(self, random: Random, pace: Pace) -> None:
         self._random = random
@@ -101,7 +104,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """One of them; each comes before any comes again."""
+        """Return a workflow; each shape comes before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -117,16 +120,16 @@ class Generators:
         return self._bag.pop()()
 
     def priority(self) -> Priority:
-        """One of them."""
+        """Return a priority."""
         return self._random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
 
     def work(self) -> dict[str, Any]:
-        """The input of a task."""
+        """Return the input of a task."""
         flaky = self._random.random() < self._pace.flaky
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
 
     def direct_work(self) -> dict[str, Any]:
-        """The input of a direct task."""
+        """Return the input of a direct task."""
         work = self.work()
         if self._pace.long and self._random.random() < self._pace.long:
             return {"milliseconds": self._random.randint(self._pace.milliseconds[1], LONGEST_MILLISECONDS), "fails": 0}
@@ -139,7 +142,7 @@ class Generators:
         return min(longest, round(math.exp(math.log(least) + orders * math.log(max(least, longest) / least))))
 
     def layers(self) -> Workflow:
-        """Layers of nodes, each after some of the layer before."""
+        """Return layers of nodes, each after some of the layer before."""
         flow, before = Workflow("layers"), list[Node]()
         for _ in range(self._pace.width):
             layer = []
@@ -150,7 +153,7 @@ class Generators:
         return flow
 
     def fan(self) -> Workflow:
-        """One, then many, then one after all of them."""
+        """Return one node, then many, then one after all of them."""
         flow = Workflow("fan")
         first = self._node(flow, [])
         many = [self._node(flow, [first]) for _ in range(2 * self._pace.width)]
@@ -158,7 +161,7 @@ class Generators:
         return flow
 
     def chain(self) -> Workflow:
-        """One after the other, each with what the one before left."""
+        """Return nodes in a row, each with the token of the one before."""
         flow = Workflow(CHAIN)
         last = self._node(flow, [])
         for _ in range(2 * self._pace.width):
@@ -166,7 +169,7 @@ class Generators:
         return flow
 
     def gate(self) -> Workflow:
-        """Work, a person, and a join that does not need all."""
+        """Return work, an approval, and a join that does not need all."""
         flow = Workflow("gate")
         first = [self._node(flow, []) for _ in range(2)]
         gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
@@ -183,7 +186,7 @@ class Generators:
         return flow
 
     def spread(self) -> Workflow:
-        """A task for every element of a list, each of its own length, and one after all of them."""
+        """Return a map over a list, each element of its own length, and a node after all of them."""
         flow = Workflow("spread")
         first = self._node(flow, [])
         lengths = [self._milliseconds() for _ in range(self._pace.width)]
@@ -202,7 +205,7 @@ class Generators:
         return flow
 
     def broken(self) -> Workflow:
-        """Three in a row. The second fails for good: somebody has to redrive it."""
+        """Return three nodes in a row, of which the second fails for good until it is redriven."""
         flow = Workflow("broken")
         first = self._node(flow, [])
         broken = flow.task(CAPABILITY, self.work() | {"broken": True}, after=[first], name=BROKEN, retry=RETRY)
@@ -210,7 +213,7 @@ class Generators:
         return flow
 
     def choice(self) -> Workflow:
-        """One, then a node whose condition holds, one whose does not with one behind it, and one after all of them."""
+        """Return a node, one whose condition holds, one whose does not with one behind it, and one after all."""
         flow = Workflow("choice")
         first = self._node(flow, [])
         for name, holds in ((TAKEN, "!="), (PASSED, "==")):
@@ -222,7 +225,7 @@ class Generators:
         return flow
 
     def hopeless(self) -> Workflow:
-        """One whose attempts all fail, one that is skipped because of that, and one that runs all the same."""
+        """Return a node whose attempts all fail, one that is skipped because of that, and one that runs anyway."""
         flow = Workflow("hopeless")
         first = self._node(flow, [])
         retry = replace(RETRY, max_attempts=FEW_ATTEMPTS)
@@ -240,7 +243,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """What an acceptance says of the nodes, each by the name under which it is executed."""
+        """Return an acceptance's facts about the nodes, each by the name under which it is executed."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}
@@ -262,7 +265,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """What stands in the inputs: for an element its item, in a chain the name of the node whose token it is."""
+        """Return the inputs: of an element its item, in a chain the name of the node whose token is given."""
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):
@@ -274,7 +277,7 @@ class Generators:
         return inputs
 
     def _executed(self, node: Node) -> list[str]:
-        """A map is executed as its elements."""
+        """Return the names under which a node is executed; a map is executed as its elements."""
         if not isinstance(node.work, Each):
             return [node.name]
         return [f"{node.name}[{number}]" for number in range(self._pace.width)]

@@ -1,4 +1,4 @@
-"""A history sorted by what it is about: operations with a beginning and an end, by name and by key."""
+"""A history sorted by its subjects: operations with a beginning and an end, by name and by key."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 from dispatcher.witness.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
-"""What is done to a process or server; it ends when that is itself again."""
+"""The names of faults of a process or server; a fault ends when its victim has recovered."""
 TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """From its invocation to its end. Written without an invocation, it is an instant."""
+    """An operation from its invocation to its end; an entry without an invocation is an instant."""
 
     f: str
     key: str
     proc: str
     val: Mapping[str, Any]
     begun: float
-    """Seconds."""
+    """The time of its beginning, in seconds."""
     first: int
-    """The place of its beginning in the history: what came before what, where clocks are too coarse to tell."""
+    """The place of its beginning in the history, for order where clocks are too coarse."""
     ended: float = UNENDED
     last: float = UNENDED
     """The place of its end."""
@@ -33,23 +33,24 @@ class Operation:
 
     @property
     def happened(self) -> bool:
-        """Whether it certainly did."""
+        """Whether the operation certainly happened."""
         return self.outcome is Type.OK
 
     @property
     def possible(self) -> bool:
-        """Whether it may have."""
+        """Whether the operation may have happened."""
         return self.outcome is not Type.FAIL
 
     def open_at(self, instant: float) -> bool:
-        """Whether it had begun and not ended then."""
+        """Return whether it had begun and not ended at the instant."""
         return self.begun <= instant < self.ended
 
 
 def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
-    """Every operation, in the order of their beginnings.
+    """Return every operation, in the order of their beginnings.
 
-    An end belongs to the newest that is alike and of its process: one that is open still is of a process that died.
+    An end belongs to the newest open operation of the same process, name and key: an older open one is of a process
+    that died.
     """
     found: list[Operation] = []
     open_: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -70,7 +71,7 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
 
 
 class HistoryIndex:
-    """The operations of a history. `of` and `about` give them in the order of their beginnings."""
+    """The index of a history's operations, in the order of their beginnings."""
 
     def __init__(self, entries: Iterable[HistoryEntry]) -> None:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)
@@ -83,20 +84,20 @@ class HistoryIndex:
                 self._redrives[_work_of(one.key)].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
-        """All of one name."""
+        """Return all operations of one name."""
         return self._by_f.get(f, ())
 
     def about(self, f: str, key: str) -> Sequence[Operation]:
-        """All of one name and key."""
+        """Return all operations of one name and key."""
         return self._by_key[f].get(key, ()) if f in self._by_f else ()
 
     def by_key(self, f: str) -> Iterator[tuple[str, Sequence[Operation]]]:
-        """All of one name, key by key."""
+        """Yield the operations of one name, key by key."""
         yield from self._by_key[f].items() if f in self._by_f else ()
 
     @property
     def accepted(self) -> list[Operation]:
-        """The work whose acceptance was told to the client."""
+        """The work whose acceptance reached the client."""
         return [one for one in self.of("accept") if one.happened]
 
     @property
@@ -109,12 +110,12 @@ class HistoryIndex:
         }
 
     def redrives(self, node: str) -> Sequence[int]:
-        """The places where a redrive of the node's workflow began: what ended because of another runs again with it."""
+        """Return the places where a redrive of the node's workflow began, which may run other nodes again, too."""
         return self._redrives.get(_work_of(node), ())
 
     @property
     def needed(self) -> dict[str, int]:
-        """How many of its predecessors a node needs, where that is not all of them."""
+        """The number of predecessors that a node needs, where that is not all of them."""
         return {
             f"{work.key}:{name}": int(many)
             for work in self.accepted
@@ -133,11 +134,11 @@ class HistoryIndex:
 
     @property
     def faults(self) -> list[Operation]:
-        """Everything that was done to a process or a server, in order of time."""
+        """All faults of processes and servers, in order of time."""
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
 
     def versioned(self, f: str, key: str) -> list[Operation]:
-        """What transactions did to one node and may have committed, in the order of their versions."""
+        """Return the transactions about one node that may have been committed, in the order of their versions."""
         possible = (one for one in self.about(f, key) if one.possible)
         return sorted(possible, key=lambda one: (one.val["version"], one.first))
 

@@ -1,6 +1,6 @@
-"""The promises, each a pure function over a story. None of them knows what was planted, or what was broken when.
+"""The promises, each a pure function of a history's index, without knowledge of the mutant or of the planned faults.
 
-An operation whose outcome nobody knows may have happened at any time after it began: it excuses, and it never accuses.
+An operation with an unknown outcome may have happened at any time after it began: it excuses, and it never accuses.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from dispatcher.chaos.waiting import p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
-"""A direct task lives in the broker alone: these kinds of faults may lose what is in flight."""
+"""The kinds of faults that may lose a direct task in flight, which lives in the broker alone."""
 ANSWERED_SECONDS = 5.0
-"""In calm times a task that has ended is answered long before."""
+"""The time by which an ended task is answered, with a wide margin, in calm times."""
 
 
 def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
-    """Every promise, checked on one history."""
+    """Check every promise on one history."""
     index = HistoryIndex(entries)
     return [check(index) for check in CHECKS]
 
 
 def nothing_lost(index: HistoryIndex) -> CheckResult:
-    """I1: what was accepted ends. A direct task is excused by a wipe of the broker's disk that met it in flight."""
+    """I1: check that accepted work ends; a wipe of the broker's disk excuses a direct task that was in flight."""
     ended = {one.key for one in index.of("end") if one.happened}
     wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
@@ -44,10 +44,10 @@ def nothing_lost(index: HistoryIndex) -> CheckResult:
 
 
 def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
-    """Whether the task, or its answer, may have been with the broker when that lost everything.
+    """Return whether the task, or its answer, may have been with the broker when that lost everything.
 
-    It was published before the broker was back, it was not executed to its end in calm times long before, and nobody
-    was given it afterwards.
+    The task was published before the broker was back, it was not executed to its end in calm times long before, and no
+    agent got it afterwards.
     """
     runs = index.about("execute", work.key)
     done = (one.ended for one in runs if one.happened and one.ended < wipe.begun - ANSWERED_SECONDS)
@@ -61,7 +61,7 @@ def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
 
 
 def one_end_each(index: HistoryIndex) -> CheckResult:
-    """I2: at most one terminal transition of a node, but for those after a redrive that a person asked for."""
+    """I2: check that a node has at most one terminal transition, without those after a requested redrive."""
     nodes = dict(index.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(index, key)]
     return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
@@ -82,7 +82,7 @@ def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
 
 
 def effects_once(index: HistoryIndex) -> CheckResult:
-    """I2: the effect of a task, keyed by its id, is there once, and the recorded result tells of that one."""
+    """I2: check that the effect of a task, keyed by its id, exists once, and that the recorded result names it."""
     effects = {key: list(found) for key, found in index.by_key("effect")}
     results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
@@ -96,7 +96,7 @@ def effects_once(index: HistoryIndex) -> CheckResult:
 
 
 def one_completion(index: HistoryIndex) -> CheckResult:
-    """I2: the ledger has exactly one completed attempt for a node that completed."""
+    """I2: check that the ledger has exactly one completed attempt for a completed node."""
     done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
         f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
@@ -105,7 +105,7 @@ def one_completion(index: HistoryIndex) -> CheckResult:
 
 
 def fences(index: HistoryIndex) -> CheckResult:
-    """I4: in the order of the store's versions each publication of a node has a fence and a number of its own, higher.
+    """I4: check that each publication of a node has a higher fence and number, in the order of the store's versions.
 
     No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
     """
@@ -140,10 +140,10 @@ def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
 
 
 def stale_writes(index: HistoryIndex) -> CheckResult:
-    """I4: the recorded value is that of the node's newest fence.
+    """I4: check that the recorded value is that of the node's newest fence.
 
-    Or it was made under an older one by the very agent to which the newest was granted: that had it already, and
-    went on.
+    A value of an older fence is permitted from the very agent to which the newest was granted: it had the task already,
+    and went on.
     """
     told = [one for one in index.of("result") if one.val.get("by") is not None]
     violations = [
@@ -161,7 +161,7 @@ def _went_on(index: HistoryIndex, result: Operation) -> bool:
 
 
 def publications(index: HistoryIndex) -> CheckResult:
-    """A publication number of a shard stands for one node and one fence, ever; what is published was claimed first."""
+    """Check that a shard's publication number stands for one node and fence, and is claimed before it is published."""
     owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
     violations = []
     for one in (*index.of("claim"), *index.of("publish")):
@@ -184,7 +184,7 @@ def _number(one: Operation) -> tuple[int, int]:
 
 
 def outbox_kept(index: HistoryIndex) -> CheckResult:
-    """What was claimed with a publication has a row in the outbox, so that a crash cannot forget to publish it."""
+    """Check that a claimed publication has a row in the outbox, so that a crash cannot prevent its publish."""
     claims = [one for one in index.of("claim") if one.happened and "row" in one.val]
     violations = [
         f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
@@ -195,7 +195,7 @@ def outbox_kept(index: HistoryIndex) -> CheckResult:
 
 
 def recorded_before_acked(index: HistoryIndex) -> CheckResult:
-    """A result is acknowledged only when the ledger has moved on from what it is about."""
+    """Check that a result is acknowledged only when the ledger has moved on from its attempt."""
     acks = index.of("ack")
     violations = [
         f"{ack.key}'s result (fence {ack.val['fence']}) was acknowledged before it was recorded"
@@ -208,9 +208,10 @@ def recorded_before_acked(index: HistoryIndex) -> CheckResult:
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
-    """Whether this transaction may have made the result needless, and can have been committed before the ack.
+    """Return whether this transaction may have made the result needless, and can have been committed before the ack.
 
-    Another process may have been stopped between its commit and the word of it; who acks has read it in the store.
+    Another process may have been stopped between its commit and the record of it; the acknowledging process has read it
+    in the store.
     """
     if not state.possible or state.first > ack.first:
         return False
@@ -224,7 +225,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(index: HistoryIndex) -> CheckResult:
-    """I8: what was submitted is terminal, live or dead, and nothing else is there: the census is the ledger's own."""
+    """I8: check by the ledger's census that submitted work is terminal, live or dead, and no other exists."""
     census = {one.key: one.val.get("state") for one in index.of("census")}
     sure = {one.key for one in index.accepted}
     maybe = {one.key for one in index.of("accept") if one.possible}
@@ -238,7 +239,7 @@ def conservation(index: HistoryIndex) -> CheckResult:
 
 
 def balance(index: HistoryIndex) -> CheckResult:
-    """The ledger's rows, counts and indexes agree at the end, whatever was done to them on the way."""
+    """Check that the ledger's rows, counts and indexes agree at the end."""
     audits = index.of("audit")
     violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
     return CheckResult(
@@ -247,14 +248,14 @@ def balance(index: HistoryIndex) -> CheckResult:
 
 
 def nothing_left(index: HistoryIndex) -> CheckResult:
-    """When all work has ended the tasks' queues are empty, and nobody holds any of it: strangers' messages, too."""
+    """Check that at the end the tasks' queues are empty, and no message is in hand, strangers' included."""
     looks = index.of("left")
     violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
     return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)
 
 
 def durable_acceptance(index: HistoryIndex) -> CheckResult:
-    """I9: a workflow whose acceptance was told is known for ever."""
+    """I9: check that an acknowledged acceptance of a workflow stays known."""
     accepted = [work for work in index.accepted if not _is_direct(work)]
     census = {one.key: one.val.get("state") for one in index.of("census")}
     violations = [

@@ -1,4 +1,4 @@
-"""The promise about the registry, judged by looks at it: each says who ran then, who was at work, who was listed."""
+"""The promise about the registry, judged by looks at it: the running agents, those at work, and those listed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dispatcher.witness.history import post_of
 
 PROMISED_SECONDS = 3.0
 ALLOWED_SECONDS = 1.0
-"""A look knows of a change only that it came since the look before."""
+"""The tolerance of a look: a change came at any time since the look before."""
 GAP_SECONDS = 2.0
-"""Looks further apart leave what was between them unknown."""
+"""The distance of two looks from which the time between them is unknown."""
 
 
 def live_set(index: HistoryIndex) -> CheckResult:
-    """I7: 3 s after any change the registry lists exactly the agents that live, if it was there itself.
+    """I7: check that 3 s after any change the registry lists exactly the living agents, if it was available.
 
-    Who stood at work in all looks of that time, and was neither stopped between them nor parted from a server, must be
-    listed. Who ran in none of them, and was not continued between them, must not: it was killed, or is stopped for
-    longer than its lease.
+    An agent must be listed if it was at work in all looks of that time, and was neither stopped between them nor parted
+    from a server. An agent must not be listed if it ran in none of them, and was not continued between them: it was
+    killed, or is stopped for longer than its lease.
     """
     looks = [one for one in index.of("look") if one.outcome != "info"]
     away = [one for one in index.faults if one.key == "redis"]
@@ -39,7 +39,7 @@ def live_set(index: HistoryIndex) -> CheckResult:
 
 
 def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
-    """The looks up to this one from which one knows how it was for so long; none when one was late."""
+    """Return the looks that cover the promised time up to this one; none when one of them was late."""
     since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
     first = place
     while first and looks[first].begun > since:
@@ -54,7 +54,7 @@ def _touches(window: Sequence[Operation], fault: Operation) -> bool:
 
 
 def _changes(window: Sequence[Operation], stop: Operation) -> bool:
-    """Whether somebody was stopped or continued within the looks; who stands still all the time changes nothing."""
+    """Return whether the agent was stopped or continued within the looks; one that stays stopped changes nothing."""
     return any(window[0].begun <= instant <= window[-1].ended for instant in (stop.begun, stop.ended))
 
 

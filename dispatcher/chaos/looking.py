@@ -1,4 +1,4 @@
-"""Looks at the registry, about once a second, beside those who really run: what the promise about it is judged by."""
+"""Looks at the registry, about once a second, beside the really running agents, for the promise about the registry."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RegistryLook:
-    """The agents now, each by the name of its life. Who is stopped is in neither."""
+    """The agents now, each by the name of its life; a stopped agent is in neither set."""
 
     running: frozenset[str]
-    """At work or on the way there."""
+    """The agents at work or on the way there."""
     at_work: frozenset[str]
 
 
 async def keep_looking(
     registry: Registry, crew: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
 ) -> None:
-    """Notes one look after the other, until it is canceled. `name_of` names the life that a record is of."""
+    """Record one look after the other, until canceled; `name_of` returns the life of a record's agent."""
     while True:
         now = crew()
         note(Type.INVOKE, "look", "registry", running=sorted(now.running), at_work=sorted(now.at_work))

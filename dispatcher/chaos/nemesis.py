@@ -1,4 +1,4 @@
-"""Carries a schedule of faults out on the processes of a stage, and writes down whom it hit and when."""
+"""The nemesis: it carries a schedule of faults out on the processes of a testbed, and records victims and times."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ QUEUES = (
     *(routing.task_queue(CAPABILITY, level) for level in Priority),
     *(name(0) for name in (routing.results_queue, routing.control_queue)),
 )
-"""Whose leaders are suspended."""
+"""The queues whose leaders are suspended."""
 ELECT = (
     "[ra:trigger_election({element(1, Queue), node()}) || "
     "Queue <- ets:tab2list(ra_state), element(2, Queue) =:= follower]."
 )
-"""What an operator does after a crash: RabbitMQ forgets a quorum queue that was declared half a second before it,
-starts that anew without a leader, and never elects one (docs/operations.md)."""
+"""The command of an operator after a crash, which elects the leaders of quorum queues.
+
+RabbitMQ forgets a quorum queue that was declared half a second before the crash, starts it again without a leader, and
+never elects one (docs/operations.md).
+"""
 OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher": "agent"})
 
 
 class Nemesis:
-    """One run's faults. Each lasts beside the others; nobody is hit while something is being done to it."""
+    """The faults of one run, each beside the others; a victim has only one fault at a time."""
 
     def __init__(self, stage: ChaosTestbed, note: Note, strangers: Strangers) -> None:
         self._stage = stage
@@ -47,10 +50,10 @@ class Nemesis:
         self._note = note
         self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
         self.missed = 0
-        """Faults for which there was nobody to be hit."""
+        """The number of faults without a possible victim."""
 
     async def run(self, faults: Iterable[Fault]) -> None:
-        """Returns when the last of them is over, and whoever was hit was started again."""
+        """Carry out the faults; return when the last of them is over, and its victim was started again."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         async with asyncio.TaskGroup() as group:
@@ -88,7 +91,7 @@ class Nemesis:
             await (self._stop(post, fault) if fault.act == "stop" else self._kill(post, fault))
 
     async def _part(self, fault: Fault) -> None:
-        """By the proxy between one process and the server: everybody else reaches that as before."""
+        """Part one process from a server by the proxy between them: all others reach the server as before."""
         places = [(post, manner) for role in OTHER for post in self._at_work(role) for manner in MANNERS]
         if not places:
             self.missed += 1
@@ -162,12 +165,12 @@ class Nemesis:
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
 
     async def _silence(self, fault: Fault) -> None:
-        """One queue's leader, a process of the broker's, stands still; the broker itself ends that in time."""
+        """Suspend one queue's leader, a process of the broker's; the broker itself ends that in time."""
         leader, milliseconds = f"'%2F_{QUEUES[int(fault.draw * len(QUEUES))]}'", round(1000 * fault.seconds)
         await self._stage.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
 
     async def _stall(self, name: str, seconds: float) -> None:
-        """The server stands still: its connections stand, and nothing comes through them."""
+        """Stop a server: its connections stay open, and nothing comes through them."""
         process = self._stage.servers.processes.get(name)
         if process is None:
             return

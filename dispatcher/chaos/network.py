@@ -1,4 +1,4 @@
-"""How the network between one process and one server is broken, and that to Redis where processes are simulated."""
+"""The faults of the network between a process and a server, and the path to Redis of simulated processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from coditect.registry.memory import CALL_SECONDS
 from dispatcher.chaos.faults import BOTH_WAYS, DEAF, MUTE, SLOW
 
 SLOW_SECONDS = (0.02, 1.2)
-"""What a message on a slow path takes at most: less than a call may, or more."""
+"""The longest delay of a message on a slow path: less than a call's timeout, or more."""
 
 
 class RemotePort:
-    """A port to Redis whose calls go there by a path, and whose answers come back by it."""
+    """A port to Redis whose calls and answers travel by a path."""
 
     def __init__(self, port: object, path: NetworkPath, unavailable: Callable[..., CoditectError]) -> None:
-        """`unavailable` makes the error of a call that is not answered in time; it may have been done."""
+        """Make with `unavailable` the error of a call without an answer in time; the call may have been carried out."""
         self._port = port
         self._path = path
         self._unavailable = unavailable
@@ -58,4 +58,4 @@ MANNERS: Mapping[str, Callable[[NetworkPath, Random], None]] = MappingProxyType(
         SLOW: _slow,
     }
 )
-"""How a process is parted from a server."""
+"""The functions that part a process from a server, by manner."""

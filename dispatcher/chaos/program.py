@@ -1,4 +1,4 @@
-"""What `coditect chaos` calls: seeds, on real processes or simulated, with a mutant in them or as they are."""
+"""The functions behind `coditect chaos`: seeds on real processes or simulated, with a mutant or without."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ FEWEST_SIDE_BY_SIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class Hunted:
-    """One simulated seed with a mutant in it."""
+    """One simulated seed with a mutant."""
 
     mutant: Mutant
     seed: int
     broken: dict[str, list[str]]
-    """The invariants that it violated, each with an example."""
+    """The violated invariants, each with examples."""
     passed = False
 
     @property
@@ -38,12 +38,12 @@ class Hunted:
         return bool(self.mutant.invariants & self.broken.keys())
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the outcome as lines for a person."""
         told = [f"{'FAIL' if self.broken else 'pass'}  seed {self.seed}, with {self.mutant.name}"]
         return told + [f"        {invariant}: {violations[0]}" for invariant, violations in self.broken.items()]
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the outcome for programs."""
         return {"seed": self.seed, "mutant": self.mutant.name, "caught": self.caught, "broken": self.broken}
 
 
@@ -57,10 +57,12 @@ def rehearse(
     simulate: bool,
     say: Callable[[str], None],
 ) -> Iterator[RunVerdict | Played | Hunted]:
-    """Plays the seeds and judges each; simulated ones side by side, on all processors.
+    """Play the seeds and judge each; simulated ones run side by side, on all processors.
 
-    Raises: InputError for a kind of fault that there is not, SetupError for such a mutant; MissingServer, StartFailed,
-    AlreadyUp.
+    Raises:
+        InputError: when there is no such kind of fault.
+        SetupError: when there is no such mutant.
+        MissingServer, StartFailed, AlreadyUp: when the servers or processes of a real run cannot start.
     """
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:

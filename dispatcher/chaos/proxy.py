@@ -1,7 +1,7 @@
 """A TCP proxy between a process and a server that injects the network's faults.
 
-Every accepted connection is a `Pipe`. A fault is done to the path of all pipes, those to come included, or to one pipe:
-what a broker connection is for is read from its name in the handshake, so a test can hurt the one that publishes alone.
+Every accepted connection is a `Pipe`. A fault applies to the path of all pipes, future ones included, or to one pipe:
+the purpose of a broker connection is read from its name in the handshake, so a test can hit the publishing one alone.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class Pipe:
         self._handshake = b""
 
     def is_for(self, word: bytes) -> bool:
-        """Whether the client's first bytes hold this word, for example its connection name."""
+        """Return whether the client's first bytes hold this word, for example its connection name."""
         return word in self._handshake
 
     @property
     def calls(self) -> list[tuple[int, int]]:
-        """The methods, as class and number, that the client sent with its first bytes; those that connect left out."""
+        """The methods in the client's first bytes, as class and number, without those that connect."""
         return [method for method, _ in self._methods() if method[0] != CONNECTION]
 
     @property
     def heartbeats(self) -> list[int]:
-        """The heartbeat, in seconds, that the client agreed to: one, or none before it did."""
+        """The heartbeat, in seconds, that the client agreed to: one, or none before the agreement."""
         return [struct.unpack_from(">HIH", body)[2] for method, body in self._methods() if method == TUNE_OK]
 
     def _methods(self) -> Iterator[tuple[tuple[int, int], bytes]]:
-        """Each method among the client's first bytes, as class and number, with its arguments."""
+        """Yield each method among the client's first bytes, as class and number, with its arguments."""
         at, said = PROTOCOL_HEADER_BYTES, self._handshake
         while at + FRAME_BYTES + 4 <= len(said):
             kind, _, size = struct.unpack_from(">BHI", said, at)
@@ -58,33 +58,33 @@ class Pipe:
             at += FRAME_BYTES + size
 
     def swallow(self, *ways: Way) -> None:
-        """From now on bytes vanish; both ways is a black hole."""
+        """Drop bytes from now on; both ways make a black hole."""
         self._swallowed.update(ways)
 
     def let_through(self) -> None:
-        """Ends `swallow`; what vanished stays lost."""
+        """End `swallow`; dropped bytes stay lost."""
         self._swallowed.clear()
 
     def half_open(self) -> None:
-        """The server's end is reset; the client is not told and hears nothing any more."""
+        """Reset the server's end; the client gets no notice and no more bytes."""
         self.swallow(*BOTH)
         _reset(self._writers[Way.TO_SERVER])
 
     def cut(self) -> None:
-        """Resets both ends at once (RST)."""
+        """Reset both ends at once (RST)."""
         for writer in self._writers.values():
             _reset(writer)
 
     def cut_after(self, way: Way, count: int) -> None:
-        """Lets this many more bytes through, then resets both ends: in the middle of a frame, most likely."""
+        """Let this many more bytes through, then reset both ends: in the middle of a frame, most likely."""
         self._left[way] = count
 
     def finish_with_next(self, way: Way) -> None:
-        """The next bytes of this way are the last: the end (FIN) follows them in the same breath."""
+        """Let only the next bytes of this way through, with the end (FIN) directly behind them."""
         self._last.add(way)
 
     async def forward(self, way: Way, chunk: bytes) -> None:
-        """Passes on what the faults leave of the chunk."""
+        """Pass on what the faults leave of the chunk."""
         if way is Way.TO_SERVER and len(self._handshake) < HANDSHAKE_BYTES:
             self._handshake += chunk
         if way in self._swallowed:
@@ -103,26 +103,26 @@ class Pipe:
         await writer.drain()
 
     def finish(self, way: Way) -> None:
-        """One end closed in an orderly manner; the other is told, unless bytes vanish on that way."""
+        """Pass on an orderly close of one end, unless bytes are dropped on that way."""
         writer = self._writers[way]
         if way not in self._swallowed and not writer.is_closing():
             writer.close()
 
     def silent(self, way: Way) -> bool:
-        """Whether nothing gets through on this way."""
+        """Return whether nothing gets through on this way."""
         return way in self._swallowed
 
 
 class FaultProxy:
-    """Listens on the loopback interface."""
+    """A proxy that listens on the loopback interface."""
 
     def __init__(self, url: str) -> None:
         self._target = URL(url)
         self._pipes: dict[Pipe, asyncio.Task[None]] = {}
         self.ever: list[Pipe] = []
-        """Every connection that there was."""
+        """Every connection so far."""
         self.path = NetworkPath()
-        """What every chunk of bytes goes; while it is cut, new connections are accepted and not answered."""
+        """The path of every chunk of bytes; while it is cut, new connections are accepted and not answered."""
         self.port = 0
 
     @property
@@ -131,11 +131,11 @@ class FaultProxy:
         return str(self._target.with_host("127.0.0.1").with_port(self.port))
 
     def pipes(self, word: bytes = b"") -> list[Pipe]:
-        """The connections that stand, or those whose handshake holds the word."""
+        """Return the open connections, or those whose handshake holds the word."""
         return [pipe for pipe in self._pipes if pipe.is_for(word)]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One accepted connection, until both ways ended."""
+        """Serve one accepted connection until both ways ended."""
         try:
             there = await asyncio.open_connection(self._target.host, self._target.port)
         except OSError:
@@ -164,7 +164,7 @@ class FaultProxy:
         pipe.finish(way)
 
     async def close(self) -> None:
-        """Cuts what stands."""
+        """Cut all open connections."""
         pumping = [*self._pipes.values()]
         for pipe, both in self._pipes.items():
             pipe.cut()
@@ -175,7 +175,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def fault_proxy(url: str) -> AsyncIterator[FaultProxy]:
-    """A proxy in front of the server at `url`."""
+    """Run a proxy in front of the server at `url`."""
     proxy = FaultProxy(url)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]

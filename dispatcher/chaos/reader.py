@@ -1,4 +1,4 @@
-"""What is there at the end of a run, read from the ledger and from the agents' effects, as lines of its history."""
+"""The reader of a run's end: the ledger and the agents' effects become lines of the history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:
-    """Notes the census of all work, the audit, what the ledger holds of every node, and the effects."""
+    """Record the census of all work, the audit, the ledger's results of every node, and the effects."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
     ledger, wrong = await database.read(_audited)

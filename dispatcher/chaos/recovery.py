@@ -1,7 +1,7 @@
-"""The promise about recovery: after a fault the work that it held up goes on elsewhere within a stated time.
+"""The promise about recovery: work that a fault held up goes on elsewhere within a stated time.
 
-Judged is a wait that one fault alone met: what several of them hold up together has no stated time. A wait begins when
-a task could be executed, or when the fault took its execution away, and ends when it is executed or over. On a machine
+Only a wait that a single fault met is judged: a wait with several faults has no stated time. A wait begins when a task
+could be executed, or when the fault took its execution away, and ends when the task is executed or over. On a machine
 that is slow in calm times, recovery may take as much longer.
 """
 
@@ -20,23 +20,23 @@ from dispatcher.chaos.work import SLOTS
 from dispatcher.witness.history import UNENDED, post_of
 
 BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})
-"""Seconds from the beginning of a fault of this kind until its victims' work has begun elsewhere, at the latest.
+"""The longest time from the beginning of a fault of this kind until its victims' work has begun elsewhere.
 
 Of a hundred 99 take 1 s after an agent's death, 5 s after it was stopped or cut off, 4 s after a dispatcher's death.
 """
 CUT_OFF_SECONDS = 6.0
-"""The same of an agent that is cut off from the broker, one way or both."""
+"""The same time for an agent that is cut off from the broker, one way or both."""
 ENDS_SECONDS = 11.0
-"""The same for all others, from the end of the fault: who waits for a lost answer asks again every 5 s, maybe twice.
+"""The same time for all other faults, from their ends: a lost answer is requested again every 5 s, maybe twice.
 
-What Redis lost is shown to RQ again within 1 s, and taken from it at once. Where Redis did not answer for what RQ had
-handed out, that is found after 15 s, when RQ is compared, if RQ brings others of its capability meanwhile: no seed has
-shown that yet, and it is beyond this time.
+Redis's lost data is shown to RQ again within 1 s, and taken from it at once. If Redis did not answer for the nodes that
+RQ had handed out, that is found after 15 s, when RQ is compared, if RQ brings others of its capability meanwhile: no
+seed has shown that yet, and it is beyond this time.
 """
 APART_SECONDS = 6.0
-"""Faults that are closer together than that are not judged: what one of them left may be held up by the other."""
+"""The distance below which faults are not judged: one of them may hold up what the other left."""
 MOST_SLOWER_SECONDS = 5.0
-"""By so much the machine may be slow."""
+"""The most by which the machine may be slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class HeldUp:
 
 
 def recovered(index: HistoryIndex) -> CheckResult:
-    """What one fault held up has begun, or is over, when the time is up that is promised for its kind."""
+    """Check that work which one fault held up has begun, or is over, by the time promised for the fault's kind."""
     faults = [one for one in index.faults if one.f != "restart"]
     runs = sorted(span for spans in executed_spans(index).values() for span in spans)
     places, begun = Spans(runs), [since for since, _ in runs]
@@ -83,13 +83,13 @@ def _is_cut_off(fault: Operation) -> bool:
 
 
 def _near(faults: Sequence[Operation], wait: HeldUp) -> list[Operation]:
-    """The faults that may have to do with it, and with those."""
+    """Return the faults that may have caused the wait, and faults near those."""
     since, until = wait.since - APART_SECONDS, wait.until
     return [one for one in faults if one.begun <= until and one.ended >= since]
 
 
 def _is_full(index: HistoryIndex, places: Spans, begun: Sequence[float], wait: HeldUp) -> bool:
-    """Whether at some time of it the agents may have had no slot for it; one of them may be the fault's victim."""
+    """Return whether the agents may have had no free slot at some time of the wait; one may be the fault's victim."""
     looks = [one for one in index.of("look") if one.begun <= wait.until]
     fewest = min((len(one.val["at_work"]) for one in looks if one.begun >= wait.since - APART_SECONDS), default=0)
     within = begun[bisect_left(begun, wait.since) : bisect_right(begun, wait.until)]
@@ -98,7 +98,7 @@ def _is_full(index: HistoryIndex, places: Spans, begun: Sequence[float], wait: H
 
 
 def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
-    """Of every accepted task that nobody held on purpose."""
+    """Yield the waits of every accepted task that was not held on purpose."""
     held = {one.key for f in ("pause", "cancel", "redrive", "grant") for one in index.of(f)}
     for work in index.accepted:
         nodes = work.val.get("nodes")
@@ -115,9 +115,9 @@ def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
 
 
 def _executed(index: HistoryIndex, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[HeldUp]:
-    """From when somebody could execute it, or the fault took its execution away, until somebody did or it was over.
+    """Yield the waits from when an agent could execute the task, or the fault took it away, to its execution or end.
 
-    `ready` says of each time since when somebody may have, and when that was noted: one may have begun in between.
+    `ready` has for each time when an agent may have begun, and when that was recorded: one may have begun in between.
     """
     runs = index.about("execute", key)
     over = [one.begun for one in index.about("state", key) if one.possible and one.val["state"] in TERMINAL]
@@ -132,7 +132,7 @@ def _executed(index: HistoryIndex, key: str, ready: Sequence[tuple[float, float]
 
 
 def _recorded(index: HistoryIndex, work: Operation, name: str) -> Iterator[HeldUp]:
-    """From the end of its last predecessor until the ledger has it as ready, or further."""
+    """Yield the wait from the end of the last predecessor until the ledger has the node as ready, or further."""
     done = [
         [one.ended for one in index.about("execute", f"{work.key}:{before}") if one.happened]
         for before in work.val["nodes"][name]
@@ -143,6 +143,6 @@ def _recorded(index: HistoryIndex, work: Operation, name: str) -> Iterator[HeldU
 
 
 def _taken(index: HistoryIndex, run: Operation) -> Iterator[Operation]:
-    """What may have taken an execution away: who had it was killed, stopped or cut off."""
+    """Yield the faults that may have taken an execution away: its agent was killed, stopped or cut off."""
     post = post_of(run.proc)
     yield from (*index.about("kill", post), *index.about("stop", post), *filter(_is_cut_off, index.about("part", post)))

@@ -1,4 +1,4 @@
-"""One run of `coditect chaos`: private servers, real processes, a load, faults by the seed, and what came of it."""
+"""One run of `coditect chaos`: private servers, real processes, a load, faults by the seed, and the verdict."""
 
 from __future__ import annotations
 
@@ -38,23 +38,28 @@ from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
 STORE = "ledger.db"
 CALM_SECONDS = 15.0
-"""After the last fault the load goes on for so long: what is promised of calm times is judged then."""
+"""The time for which the load goes on after the last fault: promises about calm times are judged then."""
 SETTLE_SECONDS = 120.0
-"""What was begun is given so long after that, which is more than the longest task takes; what has not ended then is
-lost."""
+"""The time for begun work to end after that, more than the longest task takes; work that has not ended then is lost."""
 PACE = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, task_seconds=60.0)
-"""Those of more than 30 s are few: one that an agent dies under again and again keeps a slot for minutes."""
+"""The pace of the load.
+
+Tasks over 30 s are few, since one whose agents die again and again keeps a slot for minutes.
+"""
 PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
-"""A run of all faults that is as long as that has something for every checker."""
+"""The length from which a run of all faults has cases for every checker."""
 MAY_BE_IDLE = frozenset({"recovered in time"})
-"""The one fault that comes by itself may find all slots taken; the simulation has more of them."""
+"""The promises that may have no case: the one fault that comes by itself may find all slots taken.
+
+The simulation has more such faults.
+"""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """What is to be run."""
+    """The orders for a run."""
 
     seed: int
     seconds: float
@@ -63,19 +68,19 @@ class RunOrder:
     dispatchers: int = 2
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
-    """One that is put into every process; empty for none."""
+    """The mutant in every process; empty for none."""
     pace: Pace = PACE
 
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """What came of a run."""
+    """The result of a run."""
 
     order: RunOrder
     checks: tuple[CheckResult, ...]
     toll: Toll
     work: int
-    """Accepted workflows and tasks."""
+    """The number of accepted workflows and tasks."""
     nodes: int
     executions: int
 
@@ -86,7 +91,7 @@ class RunVerdict:
 
     @property
     def caught(self) -> bool:
-        """Whether a checker that looks for the mutant has found it: what else fails may be chance."""
+        """Whether a checker that looks for the mutant has found it: another failure may be chance."""
         looking = read_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
         return any(not one.passed and one.invariant in looking for one in self.checks)
 
@@ -97,7 +102,7 @@ class RunVerdict:
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """Why the run proves nothing, or not enough; empty when it does."""
+        """The reasons why the run proves nothing, or not enough; empty when it does."""
         if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(faults.KINDS):
             return self.toll.objections
         judged = [one for one in self.checks if one.checked or one.invariant in MAY_BE_IDLE]
@@ -105,7 +110,7 @@ class RunVerdict:
         return self.toll.objections + idle
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the result as lines for a person."""
         told = [
             f"seed {self.order.seed}: {self.work} workflows and tasks, {self.nodes} nodes, {self.executions} executions"
         ]
@@ -114,7 +119,7 @@ class RunVerdict:
         return told
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the result for programs."""
         return {
             "seed": self.order.seed,
             "passed": self.passed,
@@ -143,9 +148,11 @@ class RunVerdict:
 
 
 async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> RunVerdict:
-    """Runs and judges. Everything lies below the order's folder, which is emptied first; no process outlives it.
+    """Run and judge; everything lies below the order's folder, which is emptied first, and no process outlives the run.
 
-    Raises: MissingServer, StartFailed, AlreadyUp; SetupError for a mutant that there is not.
+    Raises:
+        MissingServer, StartFailed, AlreadyUp: when the servers or processes cannot start.
+        SetupError: when there is no such mutant.
     """
     if order.mutant:
         read_mutant(order.mutant)
@@ -169,7 +176,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
 
 
 async def _play(order: RunOrder, stage: ChaosTestbed, scribe: Scribe, say: Say) -> None:
-    """The load and the faults, until everything that was begun has ended."""
+    """Run the load and the faults, until all begun work has ended."""
     settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))

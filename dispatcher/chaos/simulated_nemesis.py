@@ -1,4 +1,4 @@
-"""Breaks a simulated fleet: everything that chaos does to processes and servers, and what only a simulation can."""
+"""The nemesis of a simulated fleet, with all faults of real fleets and those that only a simulation can make."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STOP_SECONDS = (0.5, 8.0)
 AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
 BACK_SECONDS = 1.2
-"""After so long whoever died is started again, if no other fault came before."""
+"""The time after which a dead process is started again, if no other fault came before."""
 MOST_CONFIRMS = 10
 CONFIRM_SECONDS = 0.1
 AGENT = "agent"
@@ -36,33 +36,36 @@ QUEUES = (
     *(name(shard) for name in (routing.results_queue, routing.control_queue) for shard in range(2)),
 )
 EXCHANGES = (routing.SUBMIT, routing.REPLIES, routing.RESULTS, routing.CONTROL)
-"""Not those by which retries come back. What finds `coditect.retry.back` missing waits for the broker's three minutes;
-what finds `coditect.tasks` without its bindings lies in `unrouted`, and is answered so."""
+"""The exchanges to delete, without those by which retries come back.
+
+A message that finds `coditect.retry.back` missing waits for the broker's three minutes; one that finds `coditect.tasks`
+without its bindings lies in `unrouted`, and is answered so.
+"""
 
 
 def post_of_process(process: VirtualProcess) -> str:
-    """What a process is called in a history: a dispatcher's place is taken by the next one."""
+    """Return the name of a process in a history: a dispatcher's place is taken by the next one."""
     return process.id if process.name == AGENT else process.name
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is broken."""
+    """The parts of a simulated fleet that faults hit."""
 
     fleet: TestFleet
     graph: MemoryTaskGraph
     dispatchers: Sequence[str]
     lives: dict[str, int]
-    """Of each dispatcher, which life it has."""
+    """The number of the current life of each dispatcher."""
     paths: Mapping[str, Mapping[str, NetworkPath]]
-    """Of each process, the paths to its servers by their names."""
+    """The paths of each process to its servers, by the servers' names."""
 
 
 class SimulatedNemesis:
-    """One seed's faults. Each lasts beside the others."""
+    """The faults of one seed, each beside the others."""
 
     def __init__(self, target: Target, note: Note, chance_of: Callable[[str], Random], wiped: float) -> None:
-        """`wiped` is the share of the broker's deaths after which its data is gone."""
+        """Take as `wiped` the share of the broker's deaths after which its data is gone."""
         self._target = target
         self._fleet = target.fleet
         self._note = note
@@ -75,7 +78,7 @@ class SimulatedNemesis:
     async def run(
         self, kinds: Sequence[str], seconds: float, between_seconds: tuple[float, float], strangers: Strangers
     ) -> None:
-        """One fault after the other, until the time is over; without kinds only the dead are started again."""
+        """Inject one fault after the other, until the time is over; without kinds only restart the dead."""
         acts = [ACTS[kind] for kind in kinds]
         now = asyncio.get_running_loop().time
         end = now() + seconds
@@ -91,14 +94,14 @@ class SimulatedNemesis:
                     group.create_task(self._chance.choice(acts)(self, strangers))
 
     def end(self) -> None:
-        """Those who were killed before they were ready do not start any more."""
+        """Stop the start of processes that were killed before they were ready."""
         for starting in self._starting:
             starting.cancel()
 
     # -- processes --------------------------------------------------------------------------------------
 
     def revive(self) -> None:
-        """Whoever died is started again; it may die in that, too."""
+        """Start dead processes again, which may die during the start, too."""
         living = {member.name for member in self._fleet.processes if member.lives}
         for name in self._target.dispatchers:
             if name not in living:
@@ -112,7 +115,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "kill", post)
 
     def kill(self, name: str, kind: str) -> None:
-        """Kills a process, or every one of the name."""
+        """Kill a process, or every one of the name."""
         with suppress(NotFound):
             for member in self._fleet.kill(name):
                 self._begin("kill", post_of_process(member), kind)
@@ -130,7 +133,7 @@ class SimulatedNemesis:
                 self._note(Type.OK, "stop", post)
 
     async def _part(self, post: str) -> None:
-        """It is cut off from one server alone, one way or both, or reaches that slowly; everybody else is not."""
+        """Part one process from one server, one way or both, or slow its path."""
         paths = self._target.paths.get(post)
         if paths is None:
             return  # it waits for its first connection
@@ -203,7 +206,7 @@ class SimulatedNemesis:
         self._note(Type.OK, act, "broker")
 
     async def _stall_broker(self, _: Strangers) -> None:
-        """It takes no message for a while, and confirms none; what it has it delivers."""
+        """Block the broker for a while: it takes and confirms no message, and goes on delivering."""
         if self._broker_away:
             return
         self._broker_away = True
@@ -215,7 +218,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "stop", "broker")
 
     async def _lose_confirms(self, _: Strangers) -> None:
-        """What comes from the broker is lost: messages are taken, and nobody is told."""
+        """Lose confirms: the broker takes messages, and the publishers get no notice."""
         self._begin("cut", "broker", "broker.mute")
         for _lost in range(self._chance.randint(1, MOST_CONFIRMS)):
             self._fleet.server.lose_next_confirms(1)
@@ -223,7 +226,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "cut", "broker")
 
     async def _silence_a_queue(self, _: Strangers) -> None:
-        """One queue's leader hangs; those of all others go on."""
+        """Hang one queue's leader; all other queues go on."""
         names = [one for one in QUEUES if self._fleet.server.find(one) is not None]
         if not names or self._broker_away:
             return
@@ -235,7 +238,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "stop", queue)
 
     async def _delete_an_exchange(self, _: Strangers) -> None:
-        """With all of its bindings: whoever owns them has to make them again."""
+        """Delete an exchange with all of its bindings, whose owners have to make them again."""
         self._begin("cut", "broker", "exchange.delete")
         self._fleet.server.delete_exchange(self._chance.choice(EXCHANGES))
         self._note(Type.OK, "cut", "broker")
@@ -266,7 +269,10 @@ ACTS: Mapping[str, Act] = MappingProxyType(
         "stranger.send": SimulatedNemesis._strangers,
     }
 )
-"""Every kind of fault of a simulated fleet. A broker that is killed may lose its data, too; who is parted from a server
-is noted by that: `broker.part`, `redis.part`, `store.part`."""
+"""Every kind of fault of a simulated fleet, and its act.
+
+A killed broker may lose its data, too; a partition is recorded with the server's name: `broker.part`, `redis.part`,
+`store.part`.
+"""
 KINDS = tuple(kind for kind in ACTS for _ in range(2 if kind.startswith(("agent.", "dispatcher.")) else 1))
-"""How often each comes beside the others: processes twice."""
+"""The kinds by their relative frequency: faults of processes come twice."""

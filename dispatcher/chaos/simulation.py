@@ -1,7 +1,7 @@
 """A run in one event loop: the real dispatchers, agents and client over the in-memory twins, in virtual time.
 
-The seed decides about everything: whose turn it is, what the store's transactions meet, which process dies where, when
-Redis and the broker are gone. So a seed that broke a promise breaks it again, at the same step.
+The seed decides everything: the order of tasks, the faults of the store's transactions, the place where a process dies,
+the absence of Redis and the broker. So a seed that broke a promise breaks it again, at the same step.
 """
 
 from __future__ import annotations
@@ -58,57 +58,57 @@ STORE_FAULTS = Faults(
 PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
 LONGEST_TASK_SECONDS = 500.0
 LEFT_SECONDS = 200
-"""For so long after the end of the work a queue may not be empty yet."""
+"""The time after the end of the work for which a queue may not be empty yet."""
 LONG_EVERY = 7
-"""Of so many seeds one draws tasks over five orders of magnitude; it lasts three times as long."""
+"""The number of seeds of which one draws tasks over five orders of magnitude; it lasts three times as long."""
 LONE_EVERY = 10
-"""Of so many seeds one has faults that come alone: of these it is known how long each was felt."""
+"""The number of seeds of which one has faults that come alone, so that the effect of each can be measured."""
 LONE_SECONDS = (8.0, 10.0)
 LONE_PLAN_SECONDS = 22.0
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationPlan:
-    """How one seed is played."""
+    """The parameters of one seed's run."""
 
     seconds: float = 6.0
-    """Of virtual time, with faults."""
+    """The virtual time with faults."""
     calm_seconds: float = 0.0
-    """So long after the last fault the load goes on: in 8 there is something for what is promised of calm times."""
+    """The time for which the load goes on after the last fault: 8 s give cases for promises about calm times."""
     settle_seconds: float = 1_200.0
-    """How long what was begun may take after that."""
+    """The time for begun work to end after that."""
     dispatchers: int = 2
     agents: int = 3
     shards: int = 2
     between_seconds: tuple[float, float] = (0.2, 1.2)
-    """Between two faults."""
+    """The pause between two faults."""
     die_at_a_call: float = 0.004
     """The share of a dispatcher's calls to its ports at which it is killed."""
     wiped: float = 0.4
     """The share of the broker's deaths after which its data is gone."""
     kinds: Sequence[str] = KINDS
-    """What is broken; what comes twice, twice as often."""
+    """The kinds of faults; a kind that is given twice comes twice as often."""
     die_at: Failpoint | None = None
-    """A failpoint at which a dispatcher is killed, whichever of them reaches it; then nothing else is broken."""
+    """The failpoint at which the first dispatcher to reach it is killed; then there are no other faults."""
     on_record: float = 0.5
-    """The share of dispatchers that claim what a result made ready; with the others RQ has to propose it."""
+    """The share of dispatchers that claim nodes with their predecessors' results; with the others RQ proposes them."""
     pace: Pace = PACE
 
 
 MUTATED = SimulationPlan(settle_seconds=400.0)
-"""How a seed is played that has a mutant in it: that may keep work from ending, and is not waited for so long."""
+"""The plan for a seed with a mutant, which may keep work from ending: the wait for the end is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came of one seed."""
+    """The result of one seed."""
 
     seed: int
     checks: tuple[CheckResult, ...]
     entries: tuple[HistoryEntry, ...]
     faults: int
     crashes: tuple[str, ...] = ()
-    """What ended work in the background of a process: no fault may do that."""
+    """The errors that ended background work of a process, which no fault may do."""
 
     @property
     def kept(self) -> bool:
@@ -117,15 +117,15 @@ class Played:
 
     passed = kept
     caught = False
-    """A seed without a mutant has none to catch."""
+    """False: a seed without a mutant has none to catch."""
 
     @property
     def work(self) -> int:
-        """Accepted workflows and tasks."""
+        """The number of accepted workflows and tasks."""
         return sum(one.f == "accept" and one.type is Type.OK for one in self.entries)
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the result as lines for a person."""
         word = "pass" if self.kept else "FAIL"
         told = f"{word}  seed {self.seed}: {self.work} workflows and tasks, {self.faults} faults"
         broken = [one for one in self.checks if not one.passed]
@@ -134,7 +134,7 @@ class Played:
         return [told, *crashed, *broke]
 
     def as_json(self) -> dict[str, object]:
-        """For programs."""
+        """Return the result for programs."""
         return {
             "seed": self.seed,
             "passed": self.kept,
@@ -144,13 +144,13 @@ class Played:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """Everything that broke a promise."""
+        """All violations and crashes."""
         broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
 
 def play(seed: int, plan: SimulationPlan | None = None) -> Played:
-    """Plays one seed on a loop of its own; deterministic but for what reads the real clock."""
+    """Play one seed on a loop of its own; deterministic except for code that reads the real clock."""
     with plain_runner() as runner:
         return runner.run(_play(seed, plan or SimulationPlan()))
 
@@ -175,11 +175,11 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 class SimulatedFleet(TestFleet):
-    """A fleet with dispatchers of its own, each of whose processes has its own network."""
+    """A fleet with dispatchers of its own, in which each process has its own network."""
 
     planes: Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]
     paths: dict[str, dict[str, NetworkPath]]
-    """Of each process, its paths to the servers, by their names."""
+    """The paths of each process to the servers, by the servers' names."""
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
@@ -190,11 +190,11 @@ class SimulatedFleet(TestFleet):
         return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
 
     def _look_for_lost_errors(self) -> None:
-        """Whoever is killed on the way leaves errors that nobody awaits."""
+        """Ignore errors that no task awaits: a process that is killed on the way leaves some."""
 
 
 class Scene:
-    """One seed's fleet, and what is done to it."""
+    """One seed's fleet, with its faults."""
 
     def __init__(self, seed: int, plan: SimulationPlan) -> None:
         self._plan = plan
@@ -221,11 +221,11 @@ class Scene:
 
     @property
     def faults(self) -> int:
-        """How many there were."""
+        """The number of faults."""
         return self._breaking.faults
 
     def _chance_of(self, part: str) -> Random:
-        """Of each part by itself: a seed that is known for what it draws stays so when another part draws more."""
+        """Return the random numbers of one part: draws of another part do not change what a seed does here."""
         return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
@@ -275,7 +275,7 @@ class Scene:
         return RegistryLook(frozenset(running), frozenset(at_work))
 
     async def run(self) -> None:
-        """The load and the faults; then everybody is well, and what was begun comes to its end."""
+        """Run the load and the faults; then end all faults, and wait for the end of begun work."""
         load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._chance_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
@@ -303,7 +303,7 @@ class Scene:
         self.entries = merged(self.notebook.entries)
 
     async def _look_at_what_is_left(self, note: Note) -> None:
-        """What runs for the second time, or came from a stranger, may end a while after the work has."""
+        """Wait for empty queues, since a second run or a stranger's task may end late, and record what is left."""
         queues = [self.fleet.server.queue(routing.task_queue(CAPABILITY, level)) for level in Priority]
         for _ in range(LEFT_SECONDS):
             if not any(_left(queue) for queue in queues):

@@ -1,7 +1,7 @@
-"""What a stranger may write to the exchange that is open to everybody: messages that no client of ours would send.
+"""Messages that any program may write to the exchange for other programs, and that no client of Coditect would send.
 
-Each costs its sender only: it is answered, refused or given up after few attempts, and whatever it says of others is
-not believed. What is left of them in the queues when a run has ended is a promise broken.
+Each costs only its sender: it is answered, refused or given up after few attempts, and its statements about others are
+not believed. A message that is left in the queues when a run has ended is a broken promise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SENT_SECONDS = 5.0
 DEEP = 400
 LONG_BYTES = 30_000
 HANDS_FULL = 12
-"""Messages of one sending."""
+"""The number of messages of one sending."""
 Facts = dict[str, Any]
 
 
@@ -93,7 +93,7 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
 
 
 class Strangers:
-    """Sends such messages over a connection of their own."""
+    """The sender of such messages, over a connection of its own."""
 
     def __init__(self, broker: Broker, note: Note, random: Random) -> None:
         self._broker = broker
@@ -102,7 +102,7 @@ class Strangers:
         self._sent = 0
 
     async def send(self) -> None:
-        """Some of each kind; what the broker does not take is not sent."""
+        """Send messages of random kinds; a message that the broker does not take is not sent again."""
         for _ in range(HANDS_FULL):
             kind = self._random.choice(tuple(DRAWN))
             letter = DRAWN[kind](self._random)

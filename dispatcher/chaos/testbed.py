@@ -1,4 +1,4 @@
-"""The processes of a run: private servers, dispatchers and agents, and everything that can be done to each of them."""
+"""The processes of a run: private servers, dispatchers and agents, with the faults that can be done to each of them."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 class Post:
-    """A place for one process: the same name, however often another takes it."""
+    """A place for one process after the other, under the same name."""
 
     def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
         self.paths = paths
-        """To the servers, by their names: who is there, and who will be, reaches these by them alone."""
+        """The paths to the servers, by the servers' names, for the current process and its successors."""
         self._child = child
         self._marker = marker
         self._log_folder = log_folder
         self._running: RunningChild | None = None
         self.stopped = False
-        """Whether it stands still, since a SIGSTOP."""
+        """Whether the process is stopped by a SIGSTOP."""
         self.busy = False
-        """Something is being done to it."""
+        """Whether a fault is being done to the process."""
 
     @property
     def name(self) -> str:
-        """Its name: agent-1, dispatcher-2."""
+        """The name: agent-1, dispatcher-2."""
         return self._child.name
 
     @property
     def alive(self) -> bool:
-        """Whether a process is there."""
+        """Whether a process runs here."""
         return self._running is not None and self._running.exit_code is None
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if one is there."""
+        """The id of the process; None without one."""
         return self._running.process.pid if self._running is not None and self.alive else None
 
     @property
@@ -74,7 +74,7 @@ class Post:
 
     @property
     def ready(self) -> bool:
-        """Whether it has said that it takes work."""
+        """Whether the process has reported that it takes work."""
         return self.alive and self._child.ready_file is not None and self._child.ready_file.exists()
 
     @property
@@ -84,31 +84,31 @@ class Post:
         return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
     def start(self) -> None:
-        """Starts a process, if there is none; returns at once."""
+        """Start a process unless there is one; returns at once."""
         if not self.alive:
             self.stopped = False
             self._running = spawn(self._child, marker=self._marker, log_folder=self._log_folder)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the process, if there is one."""
+        """Send a signal to the process, if there is one."""
         if self._running is not None and self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self._running.process.pid, number)
                 self.stopped = number is signal.SIGSTOP
 
     async def end(self) -> None:
-        """Kills it and everything that it started; returns when all of that is gone."""
+        """Kill the process and everything that it started, and wait until all of that is gone."""
         if self._running is not None:
             await asyncio.to_thread(self._running.kill)
 
     @property
     def log(self) -> str:
-        """The end of its log."""
+        """The end of the process's log."""
         return "" if self._running is None else last_lines(self._running.log)
 
 
 class ChaosTestbed:
-    """Servers and posts of one run."""
+    """The servers and posts of one run."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
         self.folder = folder
@@ -117,23 +117,27 @@ class ChaosTestbed:
         self._lives: dict[int, str] = {}
 
     def of(self, role: str) -> list[Post]:
-        """The posts of one role."""
+        """Return the posts of one role."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
     def crew(self) -> RegistryLook:
-        """The agents now."""
+        """Return the agents now."""
         posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
         self._lives |= {pid: post.life for pid, post in posts.items()}
         running = {post.life: post.ready for post in posts.values() if not post.stopped}
         return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
-        """The name of an agent's life, if it was in the crew; else its process."""
+        """Return the name of an agent's life, if a `crew` had it; else its process id."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
 
     async def command_broker(self, expression: str) -> None:
-        """Has the running broker evaluate some Erlang. Raises: LocalError when it does not."""
+        """Have the running broker evaluate an Erlang expression.
+
+        Raises:
+            LocalError: when the broker does not run or refuses.
+        """
         script, process = find_binaries(os.environ).rabbitmq, self.servers.processes.get(BROKER)
         if script is None or process is None:
             raise LocalError("The broker does not run", program=BROKER)
@@ -151,7 +155,11 @@ class ChaosTestbed:
             raise LocalError("The broker refused a command", output=output.decode()[-300:])
 
     async def start(self) -> None:
-        """Starts every process; returns when all are ready. Raises: StartFailed."""
+        """Start every process, and wait until all are ready.
+
+        Raises:
+            StartFailed: when a process is not ready in time.
+        """
         for post in self.posts.values():
             post.signal(signal.SIGCONT)
             post.start()
@@ -178,13 +186,14 @@ async def private_stage(
     settings: Mapping[str, str],
     mutant: str = "",
 ) -> AsyncIterator[ChaosTestbed]:
-    """A stage of its own, everything below `folder`; whatever it started is gone after the block.
+    """Run a testbed of its own, with all files below `folder`; its processes are gone after the block.
 
-    The `crew` says how many of each role of `PROGRAMS` there are; `settings` are environment variables of them all.
-    Each process reaches the broker and Redis by a proxy of its own.
-    The broker has its management API, so that who stands still is evicted. A `mutant` is in every process.
+    The `crew` is the number of processes by role of `PROGRAMS`; `settings` are environment variables of them all. Each
+    process reaches the broker and Redis by a proxy of its own. The broker has its management API, so that stopped
+    processes are evicted. A `mutant` is in every process.
 
-    Raises: StartFailed, MissingServer, AlreadyUp.
+    Raises:
+        StartFailed, MissingServer, AlreadyUp: when the servers or processes cannot start.
     """
     marker = uuid.uuid4().hex
     elsewhere = {name: value for name, value in environ.items() if not name.startswith(OURS)}

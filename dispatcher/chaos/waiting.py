@@ -1,6 +1,6 @@
-"""The promises about priorities, judged of what waited in calm times: what a fault holds up, no priority hastens.
+"""The promises about priorities, judged by waits in calm times: no priority shortens a wait that a fault causes.
 
-How long something waits is counted in the starts of others, which no slow machine changes.
+The length of a wait is counted in the starts of other tasks, which a slow machine does not change.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dispatcher.chaos.check import CheckResult
 from dispatcher.chaos.history_index import HistoryIndex, Operation
 
 CALM_SECONDS = 5.0
-"""After a fault all is as ever again: leases have lapsed, shards have moved, everybody is back."""
+"""The time after a fault until all is as before: leases have lapsed, shards have moved, all processes are back."""
 MOST_BEFORE_P0 = 26
-"""Two rounds of an agent's slots, 8:4:1: what a level may save or owe."""
+"""Two rounds of an agent's slots, 8:4:1: the most that a level may save or owe."""
 MOST_BEFORE_P2 = 104
-"""Two rounds of each of four agents: of every agent's starts a thirteenth is P2's."""
+"""Two rounds of each of four agents: a thirteenth of every agent's starts is for P2."""
 CAN_BE_EXECUTED = frozenset({"ready", "published"})
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Of one task: from when it could be executed until it was, for the first time. Places are in the history."""
+    """A task's wait from when it could be executed until its first start; places are those in the history."""
 
     key: str
     priority: str
@@ -34,7 +34,7 @@ class Wait:
 
 
 def p0_soon(index: HistoryIndex) -> CheckResult:
-    """I5: no P0 waits through many starts of P1 and P2."""
+    """I5: check that no P0 waits through many starts of P1 and P2."""
     waits = _waits(index)
     lower = [one.start for one in waits if one.priority != "p0"]
     judged = [one for one in waits if one.priority == "p0" and _is_calm(index, one)]
@@ -44,7 +44,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """I5: no P2 waits through many starts of what could be executed only after it."""
+    """I5: check that no P2 waits through many starts of tasks that became ready after it."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and _is_calm(index, one)]
@@ -63,12 +63,12 @@ def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
 
 
 def _waits(index: HistoryIndex) -> list[Wait]:
-    """Of every task that was executed, in the order of their first starts."""
+    """Return the waits of all executed tasks, in the order of their first starts."""
     return sorted(_found(index), key=lambda one: one.start)
 
 
 def _found(index: HistoryIndex) -> Iterator[Wait]:
-    """A node can be executed when the ledger says so, a direct task when it was accepted."""
+    """Yield the waits: a node is ready when the ledger says so, a direct task when it was accepted."""
     direct = {work.key: work for work in index.accepted}
     for key, priority in index.priorities.items():
         ready = direct.get(key) or _ready(index, key)
@@ -84,6 +84,6 @@ def _ready(index: HistoryIndex, node: str) -> Operation | None:
 
 
 def _is_calm(index: HistoryIndex, wait: Wait) -> bool:
-    """Whether nothing was broken while it waited, nor for a while before."""
+    """Return whether there was no fault during the wait, nor for a while before."""
     since = wait.ready_at - CALM_SECONDS
     return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in index.faults)

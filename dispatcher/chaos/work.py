@@ -1,4 +1,4 @@
-"""What the agents of a run do, and the effect that they leave: one for each key, however often a task is executed."""
+"""The work of a run's agents, and its effect: one for each key, however often a task is executed."""
 
 from __future__ import annotations
 
@@ -19,62 +19,62 @@ from dispatcher.witness.history import Note, Type
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5
 SLOTS = 4
-"""Of each agent."""
+"""The slots of each agent."""
 
 
 class Work(BaseModel):
-    """What a task is to do."""
+    """The input of a task."""
 
     model_config = ConfigDict(extra="forbid")
 
     milliseconds: int = Field(ge=0, le=1_800_000)
     fails: int = 0
-    """So many first attempts fail."""
+    """The number of first attempts that fail."""
     broken: bool = False
-    """It fails for good."""
+    """Whether the task fails for good."""
     after: list[str] = []
-    """Tokens of the predecessors: the result depends on them."""
+    """Tokens of the predecessors, on which the result depends."""
 
 
 class WorkDone(BaseModel):
-    """What it did."""
+    """The result of a task."""
 
     fence: int
-    """Of the execution that says so, when it began."""
+    """The fence of the execution that returned this, from its beginning."""
     agent: str
-    """Who executed it."""
+    """The agent that executed the task."""
     token: str
-    """Of the effect, which is there once."""
+    """The token of the effect, which exists once."""
 
 
 class Flaky(Exception):
-    """The handler was told to fail."""
+    """The error of a handler that is to fail."""
 
 
 class Broken(Exception):
-    """The handler was told to fail for good: another attempt would not help."""
+    """The error of a handler that is to fail for good: another attempt would not help."""
 
     retryable = False
 
 
 class WorkEffects(Protocol):
-    """Things in the world, one for each key."""
+    """Effects on the world, one for each key."""
 
     def make(self, key: str) -> str:
-        """Makes the effect if it is not there; gives its token, the same every time."""
+        """Make the effect if it does not exist, and return its token, the same every time."""
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """Keys and tokens of what was made."""
+        """Yield keys and tokens of all effects."""
 
 
 class EffectFolder:
-    """A file for each effect. A key is made once, whoever asks and whenever it is killed."""
+    """A file for each effect; a key is made once, for all callers and in spite of kills."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def make(self, key: str) -> str:
-        """See `WorkEffects`. The file appears with its token in it, or not at all."""
+        """Make the effect's file, which appears with its token in it, or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file, token = self._folder / quote(key, safe=""), token_hex(8)
         draft = self._folder / f".{os.getpid()}-{token}"
@@ -106,7 +106,7 @@ class EffectTable:
 
 
 def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
-    """An agent that works, notes what it does and leaves effects. `note` is told the agent's id as `proc`."""
+    """Return an agent that works, records its executions and makes effects; `note` gets the agent's id as `proc`."""
     agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 

@@ -1,4 +1,4 @@
-"""What a run works on: workflows of several shapes and tasks of both lanes, kept coming until it ends."""
+"""The load of a run: workflows of several shapes and tasks of both lanes, begun again and again until it is closed."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from dispatcher.witness.history import Note, Type
 
 T = TypeVar("T")
 Ending: TypeAlias = Coroutine[Any, Any, None] | None
-"""Waits for the end of what was begun, and notes it; None when nothing was."""
+"""A coroutine that waits for the end of begun work, and records it; None when nothing was begun."""
 PAUSE_SECONDS = 0.25
 COMPLETES = ("completed",)
 CANCELED = ("canceled", "completed")
-"""How work may end that is canceled on the way."""
+"""The possible ends of work that is canceled on the way."""
 MOST_REDRIVES = 20
-"""Of one workflow: then it ends as it is."""
+"""The most redrives of one workflow; then it ends as it is."""
 
 
 class ChaosLoad:
-    """Draws what is to be done, and notes what became of it."""
+    """The load, which draws work and records its outcomes."""
 
     def __init__(self, client: Client, note: Note, random: Random, pace: Pace) -> None:
         self._client = client
@@ -45,11 +45,11 @@ class ChaosLoad:
         self._work = asyncio.TaskGroup()
         self._number = 0
         self.closed = asyncio.Event()
-        """Set, nothing new is begun."""
+        """The event after which no new work is begun."""
         self.begun = self.ended = 0
 
     async def keep_coming(self) -> None:
-        """Begins anew whatever ends, until it is closed; returns when all has ended."""
+        """Keep the work coming until the load is closed; return when all work has ended."""
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._answer_approvals())
             async with self._work as work:
@@ -69,7 +69,7 @@ class ChaosLoad:
         self.begun += 1
 
     def _over(self, key: str, state: str | None) -> None:
-        """The end that the client was told of; None when it was told of none."""
+        """Record the end that the client got; None for no end."""
         if state is None:
             self._note(Type.INFO, "end", key)
             return
@@ -83,7 +83,7 @@ class ChaosLoad:
     # -- tasks ------------------------------------------------------------------------------------------
 
     async def task(self) -> None:
-        """One task; returns at its end, or when it takes so long that it may be lost. Then the end is noted later."""
+        """Run one task; return at its end, or before when it may be lost: then its end is recorded later."""
         priority = self._shapes.priority()
         durable = self._random.random() < self._pace.durable
         ending = await (self._begin_durable(priority) if durable else self._begin_direct(priority))
@@ -106,7 +106,7 @@ class ChaosLoad:
         return self._end_of(key, handle, self._pace.task_seconds + TASK_ATTEMPTS * work["milliseconds"] / 1000)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
-        """Asked for until it is accepted: the key makes that one task."""
+        """Submit a durable task until it is accepted, under one key for one task."""
         key, work = self._key(), self._shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self._keyed(
@@ -132,7 +132,7 @@ class ChaosLoad:
     # -- workflows --------------------------------------------------------------------------------------
 
     async def workflow(self) -> None:
-        """One workflow, to its end. Asked for until it is accepted: the key makes that one workflow."""
+        """Run one workflow to its end, submitted until it is accepted, under one key for one workflow."""
         flow = self._shapes.drawn()
         definition, key = flow.definition(), self._key()
         run = await self._keyed(key, lambda: self._client.start(definition, key=key), lambda run: run.id)
@@ -158,7 +158,7 @@ class ChaosLoad:
         await asyncio.sleep(self._random.randint(*self._pace.soon_milliseconds) / 1000)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """Asks until there is an answer; None when nothing is to be begun any more and nobody can answer."""
+        """Ask until there is an answer; return None when the load is closed and no answer is possible."""
         while True:
             try:
                 return await ask()
@@ -168,7 +168,7 @@ class ChaosLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """The same; the key is noted, and now and then asked for again: it is to mean the same work."""
+        """Ask under a recorded key until there is an answer, and sometimes again: the key must mean the same work."""
         self._note(Type.INVOKE, "submit", key)
         found = await self._insist(ask)
         if found is None:
@@ -182,7 +182,7 @@ class ChaosLoad:
         return found
 
     async def _noted(self, f: str, key: str, ask: Callable[[], Awaitable[object]]) -> None:
-        """Asks once, and notes what came of it: nobody knows whether it was done when it is not answered."""
+        """Ask once, and record the outcome: without an answer it is unknown."""
         self._note(Type.INVOKE, f, key)
         try:
             await ask()
@@ -198,7 +198,7 @@ class ChaosLoad:
         self._work.create_task(self._go_on(run))
 
     async def _go_on(self, run: Run) -> None:
-        """Resumes it until it has ended: a pause that nobody answered may come late."""
+        """Resume the workflow until it has ended: a pause without an answer may come late."""
         while True:
             with suppress(CoditectError):
                 state = await run.state()
@@ -209,7 +209,7 @@ class ChaosLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """How it ended for good, after as many redrives as that takes; None when it did not in time."""
+        """Return the final state, after as many redrives as that takes; None when there is none in time."""
         for _ in range(MOST_REDRIVES if redriven else 1):
             try:
                 state = await run.wait(timeout=self._pace.wait_seconds)
@@ -221,7 +221,7 @@ class ChaosLoad:
         return state
 
     async def _redrive(self, run: Run) -> None:
-        """Runs the broken node again, from an input that it can work on."""
+        """Redrive the broken node with an input that it can work on."""
         key = f"{run.id}:{BROKEN}"
         self._note(Type.INVOKE, "redrive", key)
         try:

@@ -1,7 +1,7 @@
-"""``python -m dispatcher.chaos.mutants [NAME ...]``: catches every mutant, or those that are named, as the table says.
+"""The command ``python -m dispatcher.chaos.mutants [NAME ...]``, which catches every mutant, or the named ones.
 
-Ends with 1 when one was not caught. Mutants are hunted side by side, one for each processor. Those that were caught
-are written down: the next time only the others are hunted, unless something of the code has changed since.
+It ends with 1 when one was not caught. Mutants are hunted side by side, one for each processor. Caught ones are
+recorded: the next call hunts only the others, unless the code has changed since.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODE = ("coditect", "dispatcher", "tests")
 
 
 def fingerprint(root: Path) -> str:
-    """Of all code that decides about what catches a mutant."""
+    """Return a hash of all code that decides what catches a mutant."""
     digest = sha256()
     for file in sorted(one for folder in CODE for one in (root / folder).rglob("*.py")):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
@@ -31,7 +31,10 @@ def fingerprint(root: Path) -> str:
 
 
 class HuntProgress:
-    """Which mutants were caught in this very code. A line of the file for each, behind the code's fingerprint."""
+    """The record of mutants that were caught in this very code.
+
+    The file has the code's fingerprint, and then a line for each mutant.
+    """
 
     def __init__(self, file: Path, code: str) -> None:
         self._file = file
@@ -42,14 +45,14 @@ class HuntProgress:
             file.write_text(f"{code}\n")
 
     def add(self, name: str) -> None:
-        """It was caught."""
+        """Record a caught mutant."""
         self.caught.add(name)
         with self._file.open("a") as file:
             file.write(f"{name}\n")
 
 
 async def hunt_all(mutants: Sequence[Mutant], progress: HuntProgress) -> list[Catch]:
-    """Hunts all of them, and says of each what caught it."""
+    """Hunt all mutants, and print the outcome of each."""
     places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
     async def one(mutant: Mutant) -> Catch:
@@ -71,7 +74,11 @@ def _say(line: str) -> None:
 
 
 def main(names: Iterable[str]) -> int:
-    """The exit code. Raises: SetupError for a mutant that there is not."""
+    """Hunt, and return the exit code.
+
+    Raises:
+        SetupError: when there is no such mutant.
+    """
     progress = HuntProgress(CAUGHT, fingerprint(ROOT))
     named = [read_mutant(name) for name in names]
     mutants = named or [one for one in MUTANTS.values() if one.name not in progress.caught]

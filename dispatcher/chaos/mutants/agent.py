@@ -1,4 +1,4 @@
-"""Mutants of agents: of how they ask, answer and settle."""
+"""The mutants of agents: of their claims, answers and settlements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks for what catches a mutant: seeds of the simulation, and the tests that are said to fail with it."""
+"""The hunt for what catches a mutant: seeds of the simulation, or the tests that must fail with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.chaos.mutants.mutated import command
 
 SEEDS = 300
 SECONDS = 600.0
-"""For so long one mutant is hunted; one that keeps the simulation from going on is not caught by that."""
+"""The time for one hunt; a mutant that stops the simulation's progress is not caught by that."""
 TESTS_FAILED = 1
 """The exit code of pytest when tests ran and some failed."""
 ROOT = Path(__file__).parents[3]
@@ -25,17 +25,17 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """What came of one mutant."""
+    """The outcome of one hunt."""
 
     mutant: Mutant
     by: str
-    """The invariants that were violated, or the test that failed; empty when it was not caught."""
+    """The invariants that were violated, or the test that failed; empty when the mutant was not caught."""
     where: str
-    """The seed, or the reason why it was not caught."""
+    """The seed, or the reason why the mutant was not caught."""
 
     @property
     def line(self) -> str:
-        """For a person."""
+        """One line for a person."""
         word = "caught  " if self.by else "SURVIVED"
         return f"{word}  {self.mutant.name:<28} {self.by or '-'} ({self.where})"
 
@@ -43,7 +43,7 @@ class Catch:
 async def play_seeds(
     mutant: str, first: int, last: int, invariants: Sequence[str]
 ) -> AsyncGenerator[dict[str, object], None]:
-    """What each seed broke, with the mutant in it; ends with the first that broke one of these invariants."""
+    """Yield the violations of each seed with the mutant; end with the first that breaks one of these invariants."""
     arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()
@@ -60,7 +60,7 @@ async def play_seeds(
 
 
 async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
-    """Looks for it as its entry in the table says."""
+    """Hunt a mutant as its entry in the table says."""
     try:
         async with asyncio.timeout(SECONDS):
             if mutant.invariants:
@@ -71,7 +71,7 @@ async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
 
 
 async def _in_simulation(mutant: Mutant, most_seeds: int) -> Catch:
-    """First by the seed that is known to catch it, then by all."""
+    """Play the seed that is known to catch the mutant, then all seeds."""
     played, others = 0, set[str]()
     for first, last in ((mutant.seed, mutant.seed), (1, most_seeds)):
         async with aclosing(play_seeds(mutant.name, first, last, sorted(mutant.invariants))) as found:

@@ -1,4 +1,4 @@
-"""Mutants of the ledger: of what records results, claims nodes, and lets workflows go on."""
+"""The mutants of the ledger: of the recording of results, of claims, and of the progress of workflows."""
 
 from __future__ import annotations
 

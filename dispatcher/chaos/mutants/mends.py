@@ -1,4 +1,4 @@
-"""Mutants that take back what was mended after it had gone wrong in real use."""
+"""The mutants that undo repairs of failures in real use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mutant is, and the import hook that puts one into a process."""
+"""The mutant as a value, and the import hook that puts one into a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import CodeType, ModuleType
 from coditect.errors import SetupError
 
 PACKAGES = frozenset({"coditect", "dispatcher", "agents", "tests"})
-"""What is imported again after a mutant was put in: it may have been imported without it."""
+"""The packages that are imported again after a mutant was put in: they may have been imported without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,33 +22,40 @@ class Mutant:
     name: str
     module: str
     old: str
-    """Stands exactly once in the module."""
+    """The words to replace, which stand exactly once in the module."""
     new: str
     breaks: str
-    """What goes wrong by it, as a sentence."""
+    """The consequence of the mistake, as a sentence."""
     caught_by: tuple[str, ...]
     """Invariants that the simulation finds violated, or the tests that fail."""
     seed: int = 10
-    """Of the simulation: one that catches it, played before all others. The tenths are the surest: their faults are few
-    and excuse little, and they have ten times the work, so that what others draw changes nothing."""
+    """The seed of the simulation that catches the mutant, played before all others.
+
+    The tenths are the surest: their faults are few and excuse little, and they have ten times the work, so that the
+    draws of other parts change nothing.
+    """
 
     @property
     def invariants(self) -> frozenset[str]:
-        """The promises that it breaks."""
+        """The promises that the mutant breaks."""
         return frozenset(one for one in self.caught_by if "::" not in one)
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """The tests that fail with it."""
+        """The tests that fail with the mutant."""
         return tuple(one for one in self.caught_by if "::" in one)
 
     @property
     def told(self) -> str:
-        """What catches it, and the seed, for a person."""
+        """The catching checks and the seed, for a person."""
         return "; ".join(self.caught_by) + (f", seed {self.seed}" if self.invariants else "")
 
     def applied(self, source: str) -> str:
-        """The module's source with the mistake in it. Raises: SetupError when the words are not there once."""
+        """Return the module's source with the mistake in it.
+
+        Raises:
+            SetupError: when the words do not stand there exactly once.
+        """
         if source.count(self.old) != 1:
             raise SetupError(
                 "The words that a mutant replaces do not stand in the module once",
@@ -61,7 +68,7 @@ class Mutant:
 
 
 class _Loader(SourceFileLoader):
-    """Compiles the mutated source; neither reads nor writes compiled files."""
+    """A loader that compiles the mutated source; it neither reads nor writes compiled files."""
 
     def __init__(self, fullname: str, path: str, mutant: Mutant) -> None:
         super().__init__(fullname, path)
@@ -74,7 +81,7 @@ class _Loader(SourceFileLoader):
 
 
 class Hook(MetaPathFinder):
-    """Finds the mutant's module, with the mistake in it; leaves all others to those behind it."""
+    """An import finder for the mutant's module, with the mistake in it; other modules are left to the next finders."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
@@ -96,7 +103,7 @@ class Hook(MetaPathFinder):
 
 
 def put_in(mutant: Mutant) -> Hook:
-    """Has everything of the product imported again, with the mistake in it. For a process that has done nothing yet."""
+    """Put a mutant into a process that has done nothing yet: all of the product is imported again with it."""
     hook = Hook(mutant)
     sys.meta_path.insert(0, hook)
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:

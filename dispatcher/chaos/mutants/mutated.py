@@ -1,4 +1,7 @@
-"""``python -m dispatcher.chaos.mutants.mutated NAME MODULE ARGUMENTS``: runs a module with a mutant in it."""
+"""The command ``python -m dispatcher.chaos.mutants.mutated NAME MODULE ARGUMENTS``.
+
+It runs a module with a mutant in it.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,16 @@ MODULE = "dispatcher.chaos.mutants.mutated"
 
 
 def command(mutant: str, module: Sequence[str]) -> list[str]:
-    """How to run a module, named first, with its arguments: with a mutant in it, or as it is when none is named."""
+    """Return the command that runs a module with its arguments, with a mutant in it if one is named."""
     return [sys.executable, "-m", *((MODULE, mutant) if mutant else ()), *module]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Puts the mutant in and becomes the module. Raises: SetupError for a mutant that there is not."""
+    """Put the mutant in and run the module.
+
+    Raises:
+        SetupError: when there is no such mutant.
+    """
     name, module, *rest = arguments
     put_in(read_mutant(name))
     sys.argv = [module, *rest]

@@ -1,4 +1,4 @@
-"""Plays seeds of the simulation, one after the other, and writes one line of JSON for each: what it broke.
+"""A program that plays seeds of the simulation, one after the other, and prints each outcome as a line of JSON.
 
 ``python -m dispatcher.chaos.mutants.seeds FIRST LAST INVARIANT ...`` ends with the first seed that breaks one of these
 invariants, or any when none is named. It is a program, so that a mutant can be put into it.
@@ -16,7 +16,7 @@ MODULE = "dispatcher.chaos.mutants.seeds"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Plays them."""
+    """Play the seeds from FIRST to LAST."""
     first, last, *invariants = arguments
     for seed in range(int(first), int(last) + 1):
         played = play(seed, MUTATED)

@@ -1,4 +1,4 @@
-"""Mutants of shards, their leases and shard workers, and of what brings commands to them."""
+"""The mutants of shards, their leases and shard workers, and of the sources of their commands."""
 
 from __future__ import annotations
 

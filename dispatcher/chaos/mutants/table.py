@@ -15,7 +15,11 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
 
 
 def read_mutant(name: str) -> Mutant:
-    """The mutant of this name. Raises: SetupError when there is none."""
+    """Return the mutant of this name.
+
+    Raises:
+        SetupError: when there is none.
+    """
     if name not in MUTANTS:
         raise SetupError("There is no such mutant", given=name, known=tuple(MUTANTS))
     return MUTANTS[name]
