@@ -61,7 +61,7 @@ class VirtualProcess:
         self._runtime: Runtime | None = None
 
     def __repr__(self) -> str:
-        return f"Member({self.id!r}, {self.state.value})"
+        return f"VirtualProcess({self.id!r}, {self.state.value})"
 
     @property
     def load(self) -> Load:

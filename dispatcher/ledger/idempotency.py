@@ -83,8 +83,8 @@ def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
     """
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + 1,))
     expired = tr.snapshot.get_range(begin, end, limit=limit)
-    for node_key, _ in expired:
-        _forget(tr, KEY_EXPIRIES.unpack(node_key)[1])
+    for expiry, _ in expired:
+        _forget(tr, KEY_EXPIRIES.unpack(expiry)[1])
     return len(expired)
 
 

@@ -88,8 +88,8 @@ def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePla
     for shard, owner in sorted(owners.items()):
         owned.get(owner, free).append(shard)
     share, larger = divmod(len(owners), len(owned))
-    for node_key, member in enumerate(sorted(owned, key=lambda member: (-len(owned[member]), member))):
-        fair = share + (node_key < larger)
+    for position, member in enumerate(sorted(owned, key=lambda member: (-len(owned[member]), member))):
+        fair = share + (position < larger)
         lacking = max(fair - len(owned[member]), 0)
         if member == me:
             return SharePlan(tuple(free[:lacking]), tuple(owned[me][fair:]))

@@ -355,14 +355,14 @@ class UnitOfWork:
 
     def _drop_overtaken(self) -> None:
         """Drop publications whose nodes were canceled or published again meanwhile: their results would be refused."""
-        cluster_status = []
+        valid = []
         for publication in self.effects.publications:
             row = self.node(publication.node_key)
             if row is not None and row.state in _PUBLISHED and row.publication == publication.number:
-                cluster_status.append(publication)
+                valid.append(publication)
             else:
                 outbox.clear(self.tr, self.shard, [publication.number])
-        self.effects.publications = cluster_status
+        self.effects.publications = valid
 
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
         """Return a node's current snapshot, for a copy of the graph."""

@@ -134,7 +134,7 @@ class Reconciler:
             began = _now()
 
     async def _mend(self, worker: ShardWorker, projector: Projector, first: Collection[Job]) -> None:
-        wrong = await _cluster_status(worker, projector, self._graph, first)
+        wrong = await _confirmed(worker, projector, self._graph, first)
         if wrong:
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": worker.shard, "jobs": len(wrong)})
@@ -197,9 +197,7 @@ async def _rest(began: float) -> None:
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
-async def _cluster_status(
-    worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]
-) -> set[Job]:
+async def _confirmed(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
     """Return those jobs of a page that differ in a second look in the same way."""
     if not first:
         return set()

@@ -51,8 +51,8 @@ class Overlay:
         merged: dict[bytes, bytes | None] = dict(pairs)
         merged.update((key, self.values[key]) for key in keys)
         found = [(key, merged[key]) for key in sorted(merged, reverse=reverse)]
-        cluster_status = [(key, value) for key, value in found if value is not None]
-        return cluster_status[:limit] if limit else cluster_status
+        present = [(key, value) for key, value in found if value is not None]
+        return present[:limit] if limit else present
 
     def removed(self, keys: Sequence[bytes]) -> int:
         """Return how many of the given keys are removed."""

@@ -78,7 +78,7 @@ class MemoryBroker:
     async def __aenter__(self) -> Self:
         self._link.open()
         try:
-            await self._cluster_status()
+            await self._answered()
         except BaseException:
             self._link.close()
             raise
@@ -153,7 +153,7 @@ class MemoryBroker:
             consumer.lose(tell=tell)
         self._browsed.lose()
 
-    async def _cluster_status(self) -> None:
+    async def _answered(self) -> None:
         try:
             async with asyncio.timeout(CALL_SECONDS):
                 await self._link.answered()
@@ -162,7 +162,7 @@ class MemoryBroker:
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare exchanges, queues and bindings; the lasting ones again after each reconnect."""
-        await self._cluster_status()
+        await self._answered()
         self._server.declare(topology)
         self._topology += topology.lasting
 
@@ -286,7 +286,7 @@ class MemoryBroker:
         exclusive: bool = False,
     ) -> Consumer:
         """Start a consumer of a queue; the group has no effect, since the connection is the only channel."""
-        await self._cluster_status()
+        await self._answered()
         consumer = MemoryConsumer(
             self._link, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
         )
@@ -296,7 +296,7 @@ class MemoryBroker:
 
     async def get(self, queue: str) -> Delivery | None:
         """Take one message from a queue, as `basic.get`; None when the queue is empty."""
-        await self._cluster_status()
+        await self._answered()
         give_up = asyncio.get_running_loop().time() + CALL_SECONDS
         while self._server.is_silent(queue):
             if asyncio.get_running_loop().time() > give_up:
@@ -312,7 +312,7 @@ class MemoryBroker:
 
     async def stats(self, queue: str) -> QueueStats | None:
         """Return the counts of a queue's ready messages and consumers; None when the queue does not exist."""
-        await self._cluster_status()
+        await self._answered()
         found = self._server.find(queue)
         if found is None:
             return None
@@ -321,7 +321,7 @@ class MemoryBroker:
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue with its messages and bindings; idempotent."""
-        await self._cluster_status()
+        await self._answered()
         found = self._server.find(queue)
         if found is None or (if_empty and found.stats.messages):
             return

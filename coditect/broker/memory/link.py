@@ -128,10 +128,10 @@ class MemoryConnection:
         Raises:
             BrokerUnavailable: when the connection was closed for good.
         """
-        await self.cluster_status()
+        await self.opened()
         for way in Way:
             await self.path.travel(way)
-        await self.cluster_status()
+        await self.opened()
 
     async def ready(self) -> None:
         """Wait, without limit, until the connection is open and no alarm stops publishes.
@@ -140,11 +140,11 @@ class MemoryConnection:
             BrokerUnavailable: when the connection was closed for good.
         """
         while not (self.up and self.session.open.is_set()):
-            await self.cluster_status()
+            await self.opened()
             await self.session.open.wait()
         self._refuse_closed()
 
-    async def cluster_status(self) -> None:
+    async def opened(self) -> None:
         """Wait, without limit, until the connection is open.
 
         Raises:

@@ -178,8 +178,8 @@ def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_
     """Extend idempotency keys that expire soon and whose workflows have not ended; return how many."""
     kept = 0
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + ahead_ms,))
-    for node_key, _ in tr.snapshot.get_range(begin, end, limit=limit):
-        key = str(KEY_EXPIRIES.unpack(node_key)[1])
+    for expiry, _ in tr.snapshot.get_range(begin, end, limit=limit):
+        key = str(KEY_EXPIRIES.unpack(expiry)[1])
         workflow = idempotency.holder(tr, key)
         found = None if workflow is None else tr.get(RUNS.pack((workflow,)))
         if workflow is not None and found is not None and not RunRecord.unpack(found).state.terminal:

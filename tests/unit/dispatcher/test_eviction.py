@@ -19,7 +19,7 @@ class Listing(Management):
 
     def __init__(self, *connections: Connection) -> None:
         super().__init__("http://localhost")
-        self.cluster_status = list(connections)
+        self.open_connections = list(connections)
         self.listed = 0
         self.down = False
 
@@ -28,12 +28,12 @@ class Listing(Management):
         await asyncio.sleep(0.01)
         if self.down:
             raise ManagementUnavailable("The broker's management API does not answer")
-        return tuple(self.cluster_status)
+        return tuple(self.open_connections)
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
-        if connection not in self.cluster_status:
+        if connection not in self.open_connections:
             return False
-        self.cluster_status.remove(connection)
+        self.open_connections.remove(connection)
         return True
 
 
@@ -47,7 +47,7 @@ async def test_only_the_process_of_exactly_this_name_is_closed() -> None:
 
     assert await ManagementEvictor(api).evict("worker-1") == 2
 
-    assert api.cluster_status == [*connections_of("worker-11", "my worker-1"), Connection("x", "")]
+    assert api.open_connections == [*connections_of("worker-11", "my worker-1"), Connection("x", "")]
 
 
 @in_virtual_time
@@ -60,7 +60,7 @@ async def test_many_at_once_share_listings_that_began_after_they_asked() -> None
 
     assert closed == [2] * 50
     assert api.listed <= 2
-    assert api.cluster_status == []
+    assert api.open_connections == []
 
 
 @in_virtual_time
@@ -81,7 +81,7 @@ async def test_former_owner_is_looked_for_twice_because_the_list_is_late() -> No
     api = Listing()
     closing = asyncio.create_task(close_owner(ManagementEvictor(api), "ada"))
     await asyncio.sleep(1)
-    api.cluster_status += connections_of("ada")
+    api.open_connections += connections_of("ada")
 
     assert await closing == 2
 

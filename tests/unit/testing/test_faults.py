@@ -260,4 +260,4 @@ async def test_state_and_load_of_a_process_can_be_looked_at() -> None:
 
         assert (member.load.status, member.load.running) == (AgentStatus.BUSY, 1)
         fleet.kill("sleeper")
-        assert repr(member) == "Member('sleeper-1', killed)"
+        assert repr(member) == "VirtualProcess('sleeper-1', killed)"
