@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.faults import BROKER_STOP
 from dispatcher.chaos.history_index import HistoryIndex, Operation
 from dispatcher.witness.history import post_of
 
@@ -18,12 +19,14 @@ GAP_SECONDS = 2.0
 def live_set(index: HistoryIndex) -> CheckResult:
     """I7: check that 3 s after any change the registry lists exactly the living agents, if it was available.
 
+    Times in which the broker was silent are not judged: an agent that gets no answer lets its lease lapse.
+
     An agent must be listed if it was at work in all looks of that time, and was neither stopped between them nor parted
     from a server. An agent must not be listed if it ran in none of them, and was not continued between them: it was
     killed, or is stopped for longer than its lease.
     """
     looks = [one for one in index.of("look") if one.outcome != "info"]
-    away = [one for one in index.faults if one.key == "redis"]
+    away = [one for one in index.faults if one.key == "redis" or one.val.get("kind") == BROKER_STOP]
     stops, parts = index.of("stop"), index.of("part")
     checked, violations = 0, []
     for place, look in enumerate(looks):

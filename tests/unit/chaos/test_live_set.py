@@ -11,6 +11,7 @@ from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import look
 
 WELL, AWAY = ("one", "two"), ("two",)
+SILENCE = ((3.1, Type.INVOKE), (5.9, Type.OK))
 
 
 def judged(
@@ -73,3 +74,15 @@ def test_nothing_is_judged_soon_after_redis_was_away_or_when_nobody_looked() -> 
     assert judged(*wrong, faults=[wiped]).checked == 2
     assert judged(*wrong[:3], *wrong[5:9]).checked == 0
     assert judged(*without_an_answer).checked == 0
+
+
+def test_agents_are_not_missed_while_the_broker_is_silent() -> None:
+    """An agent that gets no answer cannot know that all others get none; one silent queue excuses nobody."""
+    looks = [(float(t), WELL if t < 6 else AWAY, WELL) for t in range(7)]
+    silent, queue = (
+        [HistoryEntry(t, "chaos", type_, "stop", "broker", {"kind": kind}) for t, type_ in SILENCE]
+        for kind in ("broker.stop", "queue.stop")
+    )
+
+    assert judged(*looks, faults=silent).passed
+    assert judged(*looks, faults=queue).violations == ("one lives and is not listed at 6.0",)
