@@ -1,4 +1,5 @@
-"""What an operator does: list and redrive dead letters, find a task, say why it waits, rebuild, see the status.
+"""An operator's use cases: dead letters, the location of a task, the reason of its wait, rebuild, and status.
 
-Use cases without a face: the command line calls them, and an HTTP API can. They import the client and what is below.
+The use cases print nothing: the command line calls them, and an HTTP API can. The package imports the client and the
+layers below the client.
 """

@@ -1,11 +1,11 @@
-"""One dead letter as a value: read from what lies in the queue, and turned into a fresh task again.
+"""One dead letter as a value: read from a message in its queue, and turned into a fresh task again.
 
-It lies in ``dead.<capability>`` (or ``unrouted``) as the task it was, plus what the agent wrote on it:
-``x-coditect-reason``, ``-agent``, ``-attempt``, ``-error`` (JSON), ``-errors`` (JSON), ``-dead-at``. One
-that the broker made carries only ``x-death``, and its reason is read from there.
+A dead letter lies in ``dead.<capability>`` (or ``unrouted``) as the message of the former task. The agent that gave the
+task up adds headers: ``x-coditect-reason``, ``-agent``, ``-attempt``, ``-error`` (JSON), ``-errors`` (JSON),
+``-dead-at``. A dead letter that the broker made carries only ``x-death``, from which the reason is read.
 
-Everything in it may come from a stranger (a foreign publisher's headers, the broker's `x-death`), so
-reading never raises; turning it into a task takes over only what the wire format knows.
+Every header may come from a foreign publisher or from the broker, so reading never raises. A new task takes over only
+the fields that the wire format knows.
 """
 
 from __future__ import annotations
@@ -30,32 +30,35 @@ _MAX_REDRIVES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A task that was given up."""
+    """A task that was given up, with the reason."""
 
     id: str | None
-    """None when its publisher gave no `message_id`; it can be chosen by filter only."""
+    """The task's id; None when the publisher gave no `message_id`, and then only the other filters find the letter."""
     capability: str
     priority: Priority
     reason: str
-    """What the agent wrote, or the broker: expired, delivery_limit, rejected, maxlen; unrouted; unknown."""
+    """The agent's reason, or the broker's: expired, delivery_limit, rejected, maxlen; else unrouted or unknown."""
     agent_id: str | None
     attempts: int
-    """The attempt that was the last; 0 when the broker made the letter and no attempt was counted."""
+    """The number of the last attempt; 0 when the broker made the letter and no attempt was counted."""
     error: Failure | None
     dead_at_ms: int | None
     body: bytes
     redrives: int
-    """How often it was brought back already."""
+    """The number of earlier redrives."""
     errors: tuple[Mapping[str, object], ...]
-    """Earlier failed attempts, oldest first."""
+    """The earlier failed attempts, oldest first."""
     queue: str
 
 
 def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: bool) -> Task:
-    """The task that a letter becomes: only what the wire format knows is taken over.
+    """Return the fresh task for a dead letter, with only the fields that the wire format knows.
 
-    Raises: InvalidTask (or InputError for its capability's name) when it never was a task; an agent would
-    only refuse it again.
+    The attempts begin at 1. Limits that have passed are dropped, unless `keep_limits`.
+
+    Raises:
+        InvalidTask: when the message never was a task; an agent would only refuse the message again.
+        InputError: when the capability's name is invalid.
     """
     task = tasks.read_task(delivery.message, delivery.routing_key)
     limits = task.limits
@@ -81,7 +84,7 @@ def _unless_past(instant_ms: int | None, now_ms: int) -> int | None:
 
 
 def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
-    """The letter's history with its last failure at the end, once."""
+    """Return the failed attempts of a letter, with the last failure once at the end."""
     error = letter.error
     if error is None:
         return letter.errors
@@ -102,7 +105,7 @@ def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
 
 
 def read_dead_letter(delivery: Delivery) -> DeadLetter:
-    """The letter in a delivery. Never raises: what cannot be read is left out."""
+    """Return the dead letter in a delivery; never raises, and leaves out each field that cannot be read."""
     message = delivery.message
     headers = message.headers
     death = _death(message)
@@ -142,15 +145,15 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
 
 
 def broker_reason(message: Message) -> str | None:
-    """Why the broker gave the task up: expired, delivery_limit, rejected, maxlen; None when it did not.
+    """Return the broker's reason for giving a task up: expired, delivery_limit, rejected or maxlen.
 
-    An agent's dead letters say so in `x-coditect-reason` and carry no `x-death`.
+    None for a dead letter of an agent: such a letter has `x-coditect-reason` and no `x-death`.
     """
     return _text(_death(message).get("reason"))
 
 
 def _death(message: Message) -> Mapping[str, object]:
-    """The `x-death` entry of the task queue it died in: retries leave entries of their own."""
+    """Return the `x-death` entry of the task queue that dropped the message; retries add entries of other queues."""
     deaths = message.headers.get("x-death")
     if not isinstance(deaths, list):
         return {}

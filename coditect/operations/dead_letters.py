@@ -1,7 +1,7 @@
-"""Dead letters of tasks without an owner: looked at, brought back, thrown away.
+"""The dead letters of tasks outside workflows: browse, redrive and discard.
 
-Looking is `get` until the queue is empty and then `release`: all goes back. AMQP cannot say which queues
-exist, so the caller names the capabilities (the registry knows the living ones).
+To browse is to `get` messages until the queue is empty, and then to `release` them all back into the queue. AMQP cannot
+list queues, so the caller names the capabilities (the registry knows those of living agents).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
 from coditect.wire import routing, tasks
 
 WINDOW = 100
-"""Letters in work at once: a redrive killed half-way repeats at most these."""
+"""The number of letters in work at once: a redrive that is killed half-way repeats at most so many."""
 WINDOW_BYTES = 16 * 1024 * 1024
-"""Bodies in memory at once, and one more."""
+"""The size of the letters' bodies in memory at once, exceeded by one body at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters are meant: every field that is set must match; nothing set means all."""
+    """The criteria that select dead letters: every field that is set must match; none set selects all letters."""
 
     ids: frozenset[str] = frozenset()
     capability: str | None = None
@@ -34,12 +34,12 @@ class Selection:
     agent_id: str | None = None
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Whether this letter is meant."""
+        """Return whether the criteria select a letter."""
         known = not self.ids or letter.id in self.ids
         return known and self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
 
     def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
-        """Whether something of these is meant, whichever id it has."""
+        """Return whether the criteria, except the ids, select a letter with these facts."""
         return (
             self.capability in (None, capability)
             and self.reason in (None, reason)
@@ -49,7 +49,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class DeadQueue:
-    """A queue of dead letters that exists, with how many lie in it."""
+    """An existing queue of dead letters, with the number of messages in it."""
 
     name: str
     messages: int
@@ -57,7 +57,7 @@ class DeadQueue:
 
 @dataclass(frozen=True, slots=True)
 class KeptLetter:
-    """A letter that stays where it is, and why."""
+    """A letter that stays in its queue, with the reason."""
 
     id: str | None
     queue: str
@@ -66,14 +66,14 @@ class KeptLetter:
 
 @dataclass(frozen=True, slots=True)
 class SettledLetter:
-    """What a redrive or discard did; of a dry run, what it would do."""
+    """The result of a redrive or discard; for a dry run, the result that a real run would have."""
 
     count: int
     ids: tuple[str, ...]
-    """Of the letters that have one."""
+    """The ids of the letters, as far as the letters have ids."""
     kept: tuple[KeptLetter, ...] = ()
     stopped: CoditectError | None = None
-    """Why the run ended early; what was not reached stays and can be run again."""
+    """The error that ended the run early; the remaining letters stay, and the run can be repeated."""
     dry_run: bool = False
 
 
@@ -110,7 +110,11 @@ class DeadLetters:
         self._clock = clock
 
     async def queues(self, capabilities: Iterable[str]) -> tuple[DeadQueue, ...]:
-        """The queues of dead letters of these capabilities, and `unrouted`, as far as they exist."""
+        """Return the existing queues of dead letters of the given capabilities, and `unrouted`.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
         names = [routing.dead_queue(name) for name in sorted(set(capabilities))]
         found = []
         for name in (*names, routing.UNROUTED_QUEUE):
@@ -122,9 +126,12 @@ class DeadLetters:
     async def browse(
         self, queues: Iterable[str], selection: Selection, *, most: int
     ) -> AsyncGenerator[DeadLetter, None]:
-        """At most `most` letters, one at a time, oldest first in each queue; all go back at the end.
+        """Yield at most `most` selected letters, oldest first in each queue; all letters go back at the end.
 
-        Close it (`contextlib.aclosing`) when leaving early, so that they go back at once.
+        A caller that stops early closes the generator (`contextlib.aclosing`), so that the letters go back at once.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
         left = most
         try:
@@ -139,9 +146,11 @@ class DeadLetters:
             await self._release()
 
     async def show(self, queues: Iterable[str], letter_id: str) -> DeadLetter:
-        """One letter, whole.
+        """Return the dead letter with an id, which stays in its queue.
 
-        Raises: NotFound when it lies in none of these queues.
+        Raises:
+            NotFound: when the letter is in none of the queues.
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
         names = tuple(queues)
         async with aclosing(self.browse(names, Selection(frozenset({letter_id})), most=1)) as letters:
@@ -152,12 +161,13 @@ class DeadLetters:
     async def redrive(
         self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False, keep_limits: bool = False
     ) -> SettledLetter:
-        """Publishes the letters to `coditect.tasks` as fresh tasks, then takes them out, in that order.
+        """Publish the selected letters to `coditect.tasks` as fresh tasks, then remove the letters, in that order.
 
-        Keeps id, reply address, owner and history; the attempts start again at 1, limits that have passed
-        are dropped unless `keep_limits`. Killed at any instant it loses nothing and repeats, when run
-        again, at most the open window. A letter that dies again during the run is not taken twice. One
-        whose capability has no queue stays (Unroutable), so does one that is no valid task (InvalidTask).
+        Keeps id, reply address, owner and history; the attempts start again at 1, and limits that have passed are
+        dropped unless `keep_limits`. A run that is killed at any instant loses nothing, and its repetition publishes at
+        most the letters of one window twice. A letter that dies again during the run is not taken twice. A letter
+        whose capability has no queue stays (Unroutable), and so does a letter that is no valid task (InvalidTask).
+        The first retryable error ends the run; the result tells it.
         """
         run = _Redrive(
             broker=self._broker,
@@ -168,7 +178,7 @@ class DeadLetters:
         return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
 
     async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
-        """Takes the letters out for good."""
+        """Remove the selected letters for good; a lost connection ends the run, and the result tells it."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
             for held in window:
@@ -247,7 +257,7 @@ class DeadLetters:
 
 
 class _Redrive:
-    """One run: publishes a window of letters at once and acks each when its publish is confirmed."""
+    """One redrive, which publishes a window of letters at once and acks each letter when its publish is confirmed."""
 
     def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker = broker
@@ -257,11 +267,11 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Whether this run (or another at the same time) brought it back already."""
+        """Return whether this run, or a concurrent one, has redriven the letter already, and it died again."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-        """None for each that is done, else why it stays."""
+        """Redrive a window; return, for each letter, None when it is done, else the error for which it stays."""
         revived = [self._revive(held) for held in window]
         for task in revived:
             if isinstance(task, Task):

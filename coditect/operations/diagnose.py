@@ -1,6 +1,6 @@
-"""Why nobody takes a task: what each agent would do with it, and one sentence with the way out. Pure.
+"""The reason why no agent takes a task: what each agent would do with the task, and a sentence with a remedy. Pure.
 
-What is said here is a snapshot: an agent tells its load once a second, a queue's length is the broker's now.
+The answer is a snapshot: an agent reports its load once a second, and a queue's length is the broker's of this moment.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ START_ONE = "start an agent that declares it: coditect agent run FILE"
 
 
 class Obstacle(StrEnum):
-    """Why an agent would not take it now, the most telling first."""
+    """The reasons why an agent would not take a task now, the most telling first."""
 
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"
@@ -52,7 +52,7 @@ _DOES_NOT_OFFER = (Obstacle.NOT_OFFERED, Obstacle.OTHER_VERSION)
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """What somebody wants done."""
+    """The facts of the task about which an operator asks."""
 
     capability: str
     priority: Priority = Priority.P1
@@ -60,59 +60,62 @@ class TaskQuestion:
 
     @property
     def queue(self) -> str:
-        """Where it waits."""
+        """The queue in which such a task waits."""
         return routing.task_queue(self.capability, self.priority)
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSeen:
-    """A queue as the broker tells it."""
+    """A queue's figures from the broker."""
 
     name: str
     exists: bool
     messages: int = 0
-    """Ready, not in anybody's hand."""
+    """The number of ready messages, without those that are delivered and not yet settled."""
     consumers: int = 0
-    """One or more for each agent that has a free slot: whose slots are all in use stops consuming."""
+    """The number of consumers: one or more for each agent with a free slot; a full agent stops consuming."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What one agent would do with the task now."""
+    """The diagnosis of one agent: what it would do with the task now, with a text for people."""
 
     agent_id: AgentId
     version: str
     obstacle: Obstacle | None
-    """None: it would take it."""
+    """The reason why the agent would not take the task; None when the agent would take it."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TakeVerdict:
-    """The answer in one line, and the way out; empty when there is nothing to mend."""
+    """The answer in one line, and the remedy (`fix`), which is empty when there is nothing to mend."""
 
     sentence: str
     fix: str = ""
     takes: bool = False
-    """Whether somebody would take it now."""
+    """Whether an agent would take the task now, or, for a task that was sought, has it already."""
     known: bool = True
-    """Whether there is such a capability at all."""
+    """Whether the capability exists, or, for a task that was sought, whether the task was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Everything that is known of one question."""
+    """The whole answer to one question."""
 
     question: TaskQuestion
     agents: tuple[Diagnosis, ...]
     queues: tuple[QueueSeen, ...]
     nearest: tuple[str, ...]
-    """Names that are offered and like the one asked for, when nobody offers it."""
+    """Similar names of offered capabilities, when no agent offers the one of the question."""
     verdict: TakeVerdict
 
 
 def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues: Sequence[QueueSeen]) -> Explanation:
-    """Why nobody takes it, or who would. `fleet` is every agent; None when the registry does not answer."""
+    """Explain why no agent takes the task, or which agent would.
+
+    `fleet` holds every agent; None when the registry does not answer. `queues` holds the queues that were looked at.
+    """
     agents = tuple(judge(record, question, fleet or ()) for record in fleet or ())
     offered = {offer.name for record in fleet or () for offer in record.registration.capabilities}
     nearest = () if question.capability in offered else nearest_names(question.capability, offered)
@@ -122,7 +125,7 @@ def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues:
 
 
 def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]) -> Diagnosis:
-    """What the agent would do with the task now."""
+    """Return what an agent would do with the task now."""
     obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
     return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 

@@ -1,6 +1,6 @@
-"""Looks for one task wherever it can be: in queues, by looking without taking, and at the agents, by asking.
+"""The search for one task, in queues, whose messages all go back, and among the agents, which are asked.
 
-What cannot be found this way is said in `sightings.UNSEEN`: nobody keeps a record of a direct task.
+Direct tasks have no record, so the search has blind spots: `sightings.UNSEEN` names them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from coditect.wire.json import loads
 from coditect.wire.target import task_target
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Bodies in memory at once while a queue is looked through, and one more."""
+"""The size of the bodies in memory at once during the search of a queue, exceeded by one body at most."""
 ANSWER_SECONDS = 1.0
-"""How long agents are given to say whether they have it."""
+"""The time that agents have to answer whether they work on the task."""
 
 
 class TaskLocator:
-    """Looks for tasks at one broker. The connection must be the caller's alone while a call runs."""
+    """A search for tasks at one broker; the connection must be the caller's alone while a call runs."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     async def find(self, task_id: str, *, waiting: Iterable[str], dead: Iterable[str], most: int) -> Found:
-        """Looks for the task at every agent, then among the first `most` messages of each queue.
+        """Search for the task at every agent, then among the first `most` messages of each queue.
 
-        `waiting` are the capabilities whose queues are looked through, `dead` those whose dead letters are.
-        Looking takes each message in hand for a moment and gives it back where it was; to the broker that is
-        a delivery, so each comes back marked as redelivered. Raises: BrokerUnavailable.
+        `waiting` names the capabilities whose task queues are searched, `dead` those whose dead letters are. The search
+        fetches each message for a moment and gives it back to its old place; the broker counts that as a delivery, so
+        each message comes back marked as redelivered.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
         """
         locator, asked = await self._ask(task_id)
         looked, cut = [], []
@@ -55,7 +58,7 @@ class TaskLocator:
         return Found(tuple(locator), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
-        """Where it is in the queue, and whether the queue was seen to its end."""
+        """Return the sightings of the task in a queue, at most one, and whether the queue was searched to its end."""
         size = 0
         try:
             for before in range(most):
@@ -75,7 +78,10 @@ class TaskLocator:
                 await self._broker.release()
 
     async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
-        """Asks every agent whether it works on the task, for ANSWER_SECONDS."""
+        """Ask every agent whether it works on the task; return the sightings, and the number of answers.
+
+        The wait ends with the first agent that has the task, or after ANSWER_SECONDS.
+        """
         name, token = f"reply.why-not-{token_hex(6)}", token_hex(16)
         answers: list[object] = []
         heard = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Asks the control plane to make again, from its ledger, everything that stands outside of it."""
+"""The rebuild: the control plane makes again, from its ledger, everything outside of the ledger."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ KINDS = {
     "workflows": "workflows with jobs that RQ did not have, or not as they are",
     "jobs": "those jobs, made or put right",
 }
-"""What a rebuild reports, by kind: what was made again, each once, and nothing that was there.
+"""The kinds of a rebuild's counts, with their meaning; a count holds each thing that was made again once.
 
-Of workflows and jobs it is all that was made where `Rebuilt.compared` is true, else at least so many.
+The counts of workflows and jobs are exact where `Rebuilt.compared` is true, else lower bounds.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What was made again."""
+    """The result of a rebuild: the number of shards, and counts of the things that were made again."""
 
     shards: int
     counts: dict[str, int]
-    """By kind; see `KINDS`."""
+    """The counts by kind; see `KINDS`."""
     compared: bool = True
-    """Whether RQ was compared to the end; if not, more of its jobs may have been made than are counted."""
+    """Whether all of RQ's jobs were compared; if not, more of them may have been made than are counted."""
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
-    """Rebuilds every shard, one after the other.
+    """Declare missing queues, and rebuild every shard, one after the other.
 
-    What was begun is executed again only where the broker is not the one that the shard knew.
+    A task that was begun is executed again only where the broker is not the one that the shard knew.
 
-    Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
+    Raises:
+        ControlPlaneRequired: when no dispatcher answers.
+        BrokerUnavailable: when the broker does not answer; retryable.
     """
     clock = clock or SystemClock()
     occasion = clock.new_id()

@@ -1,4 +1,4 @@
-"""Where a task was seen, and what that means for whoever waits for it. Pure."""
+"""The places at which a task was seen, and what they mean for a caller that waits for the task. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ UNSEEN = (
     "it is in an agent's inbox or on its way to a slot, for at most a second or so",
     "it is with a consumer that is no agent of this fleet, or with an agent that did not answer",
 )
-"""Where a task can be all the same, when it was not found: nobody keeps a record of a direct task."""
+"""The places at which a task that was not found can be all the same, as sentences: direct tasks have no record."""
 UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capability to look there"
 
 
 class SightingPlace(StrEnum):
-    """Where a task is, the most telling first."""
+    """The places at which a task can be, the most telling first."""
 
     WORKING = "working"
     WAITING = "waiting"
@@ -30,7 +30,7 @@ class SightingPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The task, seen at one place."""
+    """One place at which the task was seen."""
 
     place: SightingPlace
     capability: str | None
@@ -38,38 +38,39 @@ class Sighting:
     queue: str | None = None
     agent_id: AgentId | None = None
     before: int = 0
-    """How many wait before it in the queue."""
+    """The number of messages before the task in the queue."""
     reason: str = ""
-    """Why it is dead."""
+    """The reason of a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look for a task brought."""
+    """The result of a search for a task."""
 
     locator: tuple[Sighting, ...]
+    """The places at which the task was seen."""
     looked: tuple[str, ...]
-    """Queues looked through."""
+    """The queues that were searched."""
     cut: tuple[str, ...]
-    """Of these, the ones that hold more than was looked at."""
+    """Those of the searched queues that hold more messages than were looked at."""
     asked: int
-    """Agents that answered whether they have it."""
+    """The number of agents that answered whether they work on the task."""
 
     @property
     def best(self) -> Sighting | None:
-        """The most telling one: a task can be at two places when an agent died or it was redriven."""
+        """The most telling sighting: a task can be at two places when an agent died, or after a redrive."""
         order = list(SightingPlace)
         return min(self.locator, key=lambda one: order.index(one.place), default=None)
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
-    """Where the task can be all the same; `named` when its capability's queues were looked through."""
+    """Return the places at which the task can be all the same; `named` when its capability's queues were searched."""
     further = tuple(f"it lies further back in {queue} than was looked: --most" for queue in found.cut)
     return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
 
 
 def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> TakeVerdict:
-    """What became of the task; `explanation` is that of its capability, as far as it is known."""
+    """Return what became of the task; `explanation` is that of its capability, None when the capability is unknown."""
     seen = found.best
     if seen is None:
         fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"

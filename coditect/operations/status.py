@@ -1,4 +1,4 @@
-"""Asks the control plane how it stands: its shards, and every dispatcher with what it refused."""
+"""The status of the control plane: its shards, and its dispatchers with their counts of refused work."""
 
 from __future__ import annotations
 
@@ -14,67 +14,69 @@ from coditect.errors import ControlPlaneRequired, Retryable
 from coditect.wire.control import Verb
 
 OWN_SECONDS = 3.0
-"""How long each dispatcher is given to say what it counted itself."""
+"""The time that each dispatcher has to answer with its own counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """A shard, by the ledger."""
+    """The status of a shard, by the ledger."""
 
     shard: int
     owner: str | None
-    """None when nobody alive has it."""
+    """The dispatcher that owns the shard; None when no living one does."""
     epoch: int
     workflows: int
-    """That have not ended."""
+    """The number of workflows that have not ended."""
     under_way: int
-    """Nodes that are published or run."""
+    """The number of nodes that are published or run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalCounts:
-    """What a dispatcher counted since it began."""
+    """The counts of a dispatcher since its start; only `under_way` is a number of this moment."""
 
     under_way: int
     """Nodes of its shards that are published or run."""
     refused: int
-    """Commits that came too late: the shard was another's by then."""
+    """Commits that came too late: another dispatcher owned the shard by then."""
     late: int
     """Results that a fence refused."""
     strange: int
-    """Results of nodes that nobody knows."""
+    """Results of unknown nodes."""
     unrecorded: int
     """Results that the ledger could not take."""
     dropped: int
-    """Unrouted tasks whose publishers get no answer: a flood dropped the copies that are answered from."""
+    """Unrouted tasks whose publishers get no answer: a flood dropped the copies from which answers are made."""
     restarts: int
     """Loops of the process that died and were started again."""
     newer: int
-    """Nodes under way that a newer dispatcher wrote."""
+    """Nodes under way that a newer dispatcher wrote, found when a shard was taken over."""
 
 
 @dataclass(frozen=True, slots=True)
 class DispatcherStatus:
-    """A dispatcher that is not taken for dead."""
+    """The status of a dispatcher that counts as living."""
 
     owner: str
     shards: tuple[int, ...]
     counts: RefusalCounts | None
-    """None when it did not answer, or has no shard by which it could be asked."""
+    """The dispatcher's own counts; None when it did not answer, or owns no shard through which to ask it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """The control plane as it stands."""
+    """The status of the control plane."""
 
     dispatchers: tuple[DispatcherStatus, ...]
     shards: tuple[ShardStatus, ...]
 
 
 async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
-    """How the control plane stands. Changes nothing.
+    """Return the status of the control plane; changes nothing.
 
-    Raises: ControlPlaneRequired when no dispatcher answers; BrokerUnavailable.
+    Raises:
+        ControlPlaneRequired: when no dispatcher answers.
+        BrokerUnavailable: when the broker does not answer; retryable.
     """
     clock = clock or SystemClock()
     async with asking(broker, clock, name=f"standing-{clock.new_id()}") as control:
@@ -89,7 +91,7 @@ async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> Clust
 
 
 async def _ask(control: ControlPlane, shard: int) -> Mapping[str, Any] | None:
-    """What the owner of the shard counted; None when it does not answer in time."""
+    """Return the counts of a shard's owner; None when the owner does not answer in time."""
     try:
         answer = await control.ask(Verb.STATUS, {"shard": shard}, timeout=OWN_SECONDS)
     except (ControlPlaneRequired, Retryable):
