@@ -1,7 +1,7 @@
-"""The asynchronous names for callers without an event loop: scripts, notebooks, threads.
+"""Blocking counterparts of the asynchronous objects, for scripts, notebooks and threads.
 
-Nothing is done here a second time. Each method hands the asynchronous one to the loop's thread and waits, and
-takes signature and documentation from it.
+The module repeats no logic: each method runs the asynchronous method of the same name in the event loop's thread,
+waits for its result, and takes over its signature and documentation.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ K = TypeVar("K")
 C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
 
 CHUNK = 500
-"""So many values are taken, then submitted together: going to the loop's thread once for each costs more."""
+"""The number of values that are submitted together: a change to the loop's thread for each value would cost more."""
 
 
 class Blocking(Generic[A]):
-    """Something asynchronous, and the thread that it lives in."""
+    """The base of the blocking objects: an asynchronous object, and the thread of its event loop."""
 
     def __init__(self, inner: A, thread: LoopThread) -> None:
         self._inner = inner
@@ -45,7 +45,7 @@ class Blocking(Generic[A]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """The method with help that tells what it gives, and not what the asynchronous one gives."""
+    """Return the blocking method with a signature and help that name its own return type."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -53,7 +53,7 @@ def _giving(method: T, kind: str) -> T:
 
 
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
-    """The method, or what a subclass has in its place, for callers who wait."""
+    """Return a blocking method for a coroutine method, which waits for the result; a subclass's override is called."""
 
     @wraps(method)
     def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,7 +64,7 @@ def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Call
 
 
 class SyncEvents(Blocking[EventStream]):
-    """Events of one pattern, from the moment the block is entered: `with client.events() as events`."""
+    """A stream of events, from the beginning of the block: `with client.events() as events`."""
 
     def __enter__(self) -> Self:
         self._thread.run(self._inner.__aenter__())
@@ -82,26 +82,30 @@ class SyncEvents(Blocking[EventStream]):
         return self._thread.run(self._inner.__anext__())
 
     def next(self, *, timeout: Duration) -> Event | None:
-        """The next event; None when there is none in time."""
+        """Wait for the next event and return it; None without an event in time."""
         return self._thread.run(_in_time(self._inner, seconds(timeout)))
 
 
 class SyncContext(Blocking[C]):
-    """Opens and closes the thread and what lives in it, by `with` or, in a notebook, by `open` and `close`."""
+    """A blocking object that starts and ends its thread: by `with` or, in a notebook, by `open` and `close`."""
 
     def __init__(self, inner: C) -> None:
         super().__init__(inner, LoopThread(inner, name="coditect client"))
 
     def open(self) -> Self:
-        """Connects. The end of the interpreter closes what is open still.
+        """Start the thread and connect; the end of the interpreter closes an open object.
 
-        Raises: BrokerUnavailable, RegistryUnavailable, TopologyMismatch; SetupError when it was opened before.
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+            RegistryUnavailable: when the registry does not answer; retryable.
+            TopologyMismatch: when an exchange or queue exists with other arguments.
+            SetupError: when the object was opened before.
         """
         self._thread.open()
         return self
 
     def close(self) -> None:
-        """Disconnects; may be repeated. Whoever waits in another thread gets a SetupError."""
+        """Disconnect and end the thread; idempotent. Calls that wait in other threads raise SetupError."""
         self._thread.close()
 
     def __enter__(self) -> Self:
@@ -116,7 +120,10 @@ class SyncContext(Blocking[C]):
 def making(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A], P], K]:
-    """The method that makes something asynchronous, for callers who wait: it gives that thing's blocking kind."""
+    """Return a blocking method for a coroutine method that makes an asynchronous object.
+
+    The blocking method returns the object's blocking counterpart, of the class `kind`.
+    """
 
     @wraps(method)
     def make(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
@@ -128,7 +135,10 @@ def making(
 def naming(
     method: Callable[Concatenate[A, P], B], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A], P], K]:
-    """The method that makes something asynchronous at once: it gives that thing's blocking kind."""
+    """Return a blocking method for a plain method that makes an asynchronous object.
+
+    The blocking method returns the object's blocking counterpart, of the class `kind`.
+    """
 
     @wraps(method)
     def name(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
@@ -140,7 +150,7 @@ def naming(
 def iterating(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Blocking[A], P], Iterator[T]]:
-    """The method that gives one thing after the other, as an ordinary iterator."""
+    """Return a method that gives an ordinary iterator, for a method that gives an asynchronous iterator."""
 
     @wraps(method)
     def iterate(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -152,16 +162,16 @@ def iterating(
 
 
 class SyncRun(Blocking[Run]):
-    """A started workflow: what it is, what became of it, and what may be done about it. Made by `SyncClient.start`."""
+    """A handle to a workflow, which reads its state and results and controls it; `SyncClient.start` makes it."""
 
     @property
     def id(self) -> str:
-        """The workflow's id; any process may ask with it."""
+        """The workflow's id, by which any process can make a handle (`SyncClient.run`)."""
         return self._inner.id
 
     @property
     def new(self) -> bool:
-        """Whether the start that made this handle had it accepted; False where its idempotency key was known."""
+        """Whether the call that made this handle started the workflow; False when its idempotency key was known."""
         return self._inner.new
 
     state = waiting(Run.state)
@@ -184,17 +194,21 @@ class SyncRun(Blocking[Run]):
     @overload
     def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = RUN_TIMEOUT) -> Any:
-        """The value of the workflow's last node, or of the one that is named, validated as `model`.
+        """Return the value of the workflow's last node, or of the named node, validated as `model`.
 
-        Waits for the end of the workflow, or of that node alone. Ctrl-C ends the wait and nothing else.
+        Waits for the end of the workflow, or of the named node alone; a skipped node gives None. Ctrl-C ends only the
+        wait.
 
-        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        Raises:
+            TaskError: when the workflow or node ended without a value: TaskFailed, TaskRejected, TaskCanceled or
+                TaskExpired, with the failure's facts.
+            ResultTimeout: when the result is not there in time.
         """
         return self._thread.run(self._inner.result(model, node=node, timeout=timeout))
 
 
 class SyncHandle(Blocking[Handle]):
-    """Waits for one task's result, listens to its events, cancels it. Made by `SyncClient.submit`."""
+    """A handle to one task, which gives its result and events and cancels it; `SyncClient.submit` makes it."""
 
     @property
     def task_id(self) -> TaskId:
@@ -203,17 +217,21 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def capability(self) -> str:
-        """What was asked for."""
+        """The name of the requested capability."""
         return self._inner.capability
 
     @property
     def done(self) -> bool:
-        """Whether the outcome is here."""
+        """Whether the outcome has arrived."""
         return self._inner.done
 
     @property
     def run(self) -> SyncRun:
-        """The workflow of a durable task: every attempt, and a redrive. Raises: InputError when it is a direct one."""
+        """The workflow of a durable task, for its attempts and a redrive.
+
+        Raises:
+            InputError: when the task is a direct one.
+        """
         return SyncRun(self._inner.run, self._thread)
 
     row = waiting(Handle.row)
@@ -226,21 +244,29 @@ class SyncHandle(Blocking[Handle]):
     @overload
     def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """The value, validated as `model`. Ctrl-C ends the wait, not the task; it may be asked again.
+        """Wait for the result and return its value, validated as `model`; may be called again.
 
-        Raises: TaskFailed, TaskRejected, TaskCanceled, TaskExpired with the failure's facts; ResultTimeout.
+        Ctrl-C ends the wait, and the task goes on.
+
+        Raises:
+            TaskError: when the task ended without a value: TaskFailed, TaskRejected, TaskCanceled or TaskExpired, with
+                the failure's facts.
+            ResultTimeout: when the result is not there in time.
         """
         return self._thread.run(self._inner.result(model, timeout=timeout))
 
     def forget(self) -> None:
-        """Nobody will ask for the result: frees what waits for it."""
+        """Give up the result, and free the memory that waits for it; the task goes on."""
         self._thread.run(_called(self._inner.forget))
 
 
 def handing_many(
     method: Callable[Concatenate[A, str, Iterable[Any], P], AsyncIterator[Handle]],
 ) -> Callable[Concatenate[Blocking[A], str, Iterable[Any], P], Iterator[SyncHandle]]:
-    """The method that submits many, as an ordinary iterator; takes the values in the caller's thread."""
+    """Return a method that submits many values and gives an ordinary iterator of handles.
+
+    The method takes the values in the caller's thread, `CHUNK` at a time.
+    """
 
     @wraps(method)
     def submit_many(
@@ -257,7 +283,7 @@ def handing_many(
 
 
 async def _taken(handles: AsyncIterator[Handle]) -> tuple[list[Handle], CoditectError | None]:
-    """The handles of what was taken, and what went wrong after them."""
+    """Return the handles of the submitted values, and the error that ended the submission, if any."""
     taken: list[Handle] = []
     try:
         async for handle in handles:

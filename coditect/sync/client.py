@@ -17,19 +17,19 @@ from coditect.sync.blocking import (
 
 
 class SyncClient(SyncContext[Client]):
-    """The client for code without an event loop: scripts, notebooks, threads. Made by `Client.sync`.
+    """The client for code without an event loop: scripts, notebooks, threads; `Client.sync` makes it.
 
-    `with` opens and closes it; in a notebook, `open()` and `close()`. Safe to share between threads. Each call
-    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call it: it would
-    hold up its event loop.
+    `with` opens and closes the client; in a notebook, `open()` and `close()` do. Threads may share a client. Each call
+    waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call the client: a waiting
+    call blocks the coroutine's event loop. Every method raises the errors of its counterpart in `Client`.
 
-    Raises, beside what the methods of `Client` raise: SetupError before it is open, after it was closed, and
-    after a fork.
+    Raises:
+        SetupError: by a method that needs the thread, before `open`, after `close`, and after a fork.
     """
 
     @property
     def name(self) -> str:
-        """What the fleet knows this client by."""
+        """The name by which the fleet knows this client."""
         return self._inner.name
 
     submit = making(Client.submit, SyncHandle)
