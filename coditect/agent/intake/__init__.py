@@ -1,4 +1,4 @@
-"""How much an agent takes in hand, and which task starts next: queues, their consumers, and slots.
+"""The intake of an agent: how many deliveries it holds, and which task starts next, by queues, consumers and slots.
 
-The runtime calls it; it imports the broker's port and `model`.
+The agent's runtime calls the package, which imports the broker's port, `aio` and `model`.
 """

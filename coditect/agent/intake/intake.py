@@ -1,9 +1,9 @@
-"""Consume: how much an agent takes in hand, and who of it starts next.
+"""The consumption of an agent's queues: how many deliveries the agent holds, and which task starts next.
 
-An agent holds nothing that it cannot start. Each of its queues has credit for what its level could start: the
-slots that are free, and those where what runs is known to be quick. When a level can start nothing any more, lanes that
-could still receive something are closed, and a slot that frees asks their queues one by one, in the levels' turns.
-What comes all the same goes back for an idle peer, at most three times in its life. See `docs/adr/0004`.
+An agent holds no task that it cannot start. Each queue has credit for what its priority level could start: free slots,
+and the slots of tasks that are known to be quick. When a level can start nothing more, its consumers with unused credit
+are closed; a slot that gets free then has the queues asked one by one, in the levels' turns. A task that arrives all
+the same goes back for an idle peer, at most three times in its life. See `docs/adr/0004`.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 
 PATROL_SECONDS = 0.01
 FETCH_SECONDS = 0.025
-"""What a queue holds arrives within it at a new consumer; for so long one that was found empty is not asked again."""
+"""The time in which a new consumer gets what its queue holds; a queue found empty is not asked again for so long."""
 MANY = 4
-"""So many free slots are cheaper to fill by a consumer than by asking for each."""
+"""The number of free slots from which a new consumer is cheaper than a question for each slot."""
 EMPTY_SECONDS = 0.1
-"""For so long after a queue was found empty it gets a consumer rather than another question."""
+"""The time after a queue was found empty in which it gets a consumer rather than another question."""
 RETRY_SECONDS = 0.5
-"""Until a queue that could not be asked is asked again; one that gives no answer within it keeps no slot free."""
+"""The pause before a queue that failed is asked again; a queue without an answer for so long loses its slots."""
 MOST_AT_EACH_LOOK = 32
 MOST_CLOSED = 64
-"""Feeds that are closed for want of slots: as many as can be asked, or opened again, in a moment."""
+"""The limit of queues closed for want of slots: as many as can be asked, or opened again, in a moment."""
 
 
 class Intake:
-    """Feeds of all queues, over the slots of one agent process."""
+    """The intake of one agent process: the consumers of all its queues, and its slots."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class Intake:
         start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
-        """`screen` reads a delivery, None when it needs no slot; `unsettled` is what was started and not settled.
+        """`screen` reads a delivery, None when it needs no slot; `unsettled` holds what was started and not settled.
 
-        What goes back unstarted is told to `returns` before.
+        `returns` is awaited with the tasks that go back unstarted, before they go back.
         """
         self._broker, self._slots, self._background = broker, slots, background
         self._screen, self._start, self._returns = screen, start, returns
@@ -63,7 +63,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._consumers: dict[str, QueueConsumer] = {}
         self._lively: dict[QueueConsumer, None] = {}
-        """Every look of the patrol visits them; of the others some in turn, `_unvisited` until it rests."""
+        """The queues that each look of the patrol visits; of `_others` it visits some, `_unvisited` before it rests."""
         self._others: deque[QueueConsumer] = deque()
         self._unvisited = 0
         self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
@@ -74,22 +74,22 @@ class Intake:
         self._patrol: asyncio.TimerHandle | None = None
         self._lag = 0.0
         self.waiting = 0
-        """Deliveries in hand that have no slot yet."""
+        """The number of deliveries in hand without a slot."""
         self.closed = False
 
     @property
     def suspended(self) -> int:
-        """How many tasks await others, without a slot."""
+        """The number of tasks without a slot: they await other tasks, or wait beside their run (`park`)."""
         return self._suspended.total() + self._parked
 
     async def open(self, consumer: QueueConsumer) -> None:
-        """Starts to consume a queue. Raises: NotFound, BrokerUnavailable."""
+        """Start to consume a queue; raises NotFound without the queue, and BrokerUnavailable without the broker."""
         self._consumers[consumer.queue] = consumer
         self._others.append(consumer)
         await self._widen(consumer, max(1, self._slots.startable(consumer.level)))
 
     def is_free(self, queue: str) -> bool:
-        """Whether another task like those of that queue would start here at once as a P1, and it holds none."""
+        """Return whether another task of a queue would start here at once as a P1, with no delivery before it."""
         if self.closed or (consumer := self._consumers.get(queue)) is None:
             return False
         return self._nobody_waits and consumer.unused > 0 and self._slots.startable(Priority.P1) > 0
@@ -126,7 +126,7 @@ class Intake:
         self._watch()
 
     def _admit(self) -> None:
-        """Gives free slots away: the levels by weight, in each to what resumes first, then its queues in turn."""
+        """Give free slots to the levels by weight; in a level, to tasks that resume, then to its queues in turn."""
         asked: dict[QueueConsumer, None] = {}
         waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
         while (
@@ -143,7 +143,7 @@ class Intake:
             self._background.start(self._ask(consumer), name=f"ask {consumer.queue}")
 
     def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
-        """Starts what waits in hand, or has the queue asked; whether the slot is taken by that."""
+        """Start a task that waits in hand, or have its queue asked; return whether that takes the slot."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
             return False
@@ -162,7 +162,7 @@ class Intake:
         return taken
 
     async def _ask(self, consumer: QueueConsumer) -> None:
-        """Takes a task for each slot that is reserved from its queue, or what it holds."""
+        """Fetch a task from a queue for each slot that is reserved for the queue, as far as the queue holds tasks."""
         try:
             if consumer.reserved >= MANY:
                 consumer.hungry = False
@@ -182,7 +182,7 @@ class Intake:
             self._release(consumer)
 
     async def _get(self, consumer: QueueConsumer) -> Delivery | None:
-        """What the queue holds next. While it is silent it keeps no slots; its late answer arrives as any delivery."""
+        """Fetch a queue's next message; a silent queue loses its slots, and a late answer arrives as any delivery."""
         silent = self._loop.call_later(RETRY_SECONDS, self._release, consumer)
         try:
             return await self._broker.get(consumer.queue)
@@ -196,12 +196,12 @@ class Intake:
         self._reconsider(consumer)
 
     def _doubt(self, consumer: QueueConsumer) -> None:
-        """Has its queue asked when a slot is free."""
+        """Have a queue asked as soon as a slot is free."""
         consumer.hungry = True
         self._reconsider(consumer)
 
     def _reconsider(self, consumer: QueueConsumer) -> None:
-        """It changed: whether it is a candidate may have, too."""
+        """Decide again, after a change of a queue, whether the queue is a candidate for free slots."""
         self._lively[consumer] = None
         if consumer.wants_a_slot:
             self._candidates[consumer.level][consumer] = None
@@ -211,7 +211,7 @@ class Intake:
         self._watch()
 
     def finished(self, received: ReceivedTask, ran_seconds: float | None) -> None:
-        """Its handler ended: the slot is free, the delivery still has to be settled."""
+        """Free the slot of a task whose handler ended; the delivery still has to be settled."""
         if ran_seconds is not None:
             received.consumer.ran(ran_seconds)
         received.over = True
@@ -235,7 +235,7 @@ class Intake:
         self._watch()
 
     def _doubt_closed(self) -> None:
-        """A slot is free: what was closed for want of one may hold something meanwhile."""
+        """Have the queues asked that were closed for want of slots, because a slot is free now."""
         since = self._loop.time() - FETCH_SECONDS
         for consumer in self._closed:
             is_asked = consumer.hungry or consumer.changing or consumer.empty_at > since
@@ -244,29 +244,29 @@ class Intake:
                 self._candidates[consumer.level][consumer] = None
 
     def _has_room(self, level: Priority) -> bool:
-        """Whether something of this level could start, and not too much is unsettled already."""
+        """Return whether a task of a level could start, and not too many tasks are unsettled already."""
         most = most_in_hand(self._slots.total) + self.suspended
         return self._slots.startable(level) > 0 and len(self._unsettled) < most
 
     def may_suspend(self, received: ReceivedTask, most: int) -> bool:
-        """Whether it may await somebody without a slot.
+        """Return whether a task may give its slot up while it awaits another task, with `most` at its depth.
 
-        The bound counts for each depth of nesting by itself: whoever is awaited can then always await in its
-        turn, and the deepest, who await nobody, always end.
+        The bound counts at each depth of nesting by itself: an awaited task can then always await others in
+        its turn, and the deepest tasks, which await none, always end.
         """
         return received.awaiting > 0 or self._suspended[received.task.depth] < most
 
     def suspend(self, received: ReceivedTask) -> None:
-        """It awaits somebody else: its slot is free meanwhile. To be followed by `resume` or `abandon`."""
+        """Free the slot of a task while it awaits another task; `resume` or `abandon` must follow."""
         received.awaiting += 1
         if received.awaiting == 1 and not received.over:
             self._suspended[received.task.depth] += 1
             self._give_back(received)
 
     async def resume(self, received: ReceivedTask) -> None:
-        """An await is over; after the last of them it takes the next slot of its level, before anything new of it.
+        """End an await of a task; after the last one wait for the next slot of its level, before any new task.
 
-        While it still awaits others it goes on without a slot: with one it could keep them from theirs.
+        A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
         level, taken = received.consumer.level, False
         try:
@@ -292,18 +292,18 @@ class Intake:
             raise
 
     def abandon(self, received: ReceivedTask) -> None:
-        """An await is over and nobody goes on with what it brought: it was canceled, or its handler ended."""
+        """End an await whose result is not used, because the await was canceled or the task's handler ended."""
         received.awaiting -= 1
         if received.awaiting == 0 and not received.over:
             self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
-        """So many more deliveries wait beside their run, without a slot: others may come in their place."""
+        """Count `many` more deliveries that wait beside their run, without a slot; others may come in their place."""
         self._parked += many
         self._watch()
 
     def _watch(self) -> None:
-        """Looks in a moment, and as long as there is something to look after."""
+        """Start the patrol, which looks at the queues in a moment, and again as long as their credit may change."""
         self._unvisited = len(self._others)
         if self._patrol is None and not self.closed:
             self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
@@ -332,9 +332,9 @@ class Intake:
             self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Whether its credit may stay as it is; else it lacks what `feed.missing` says.
+        """Return whether a queue's credit may stay as it is; else `consumer.missing` is the credit that it lacks.
 
-        Where several queues hold more than could start, no acknowledgement may bring something: they are asked in turn.
+        When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """
         free = self._slots.startable(consumer.level) + soon
         if consumer.hungry:
@@ -352,9 +352,9 @@ class Intake:
         return True
 
     async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
-        """Gives it more credit, or closes its lanes and gives it less.
+        """Give a queue more credit, or close its consumers and give it less.
 
-        With `returns` it has none for now, so that what waits can go back without coming again.
+        With `returns` the queue has no credit for now, so that waiting tasks can go back without coming again.
         """
         try:
             left = consumer.unused + consumer.missing
@@ -391,7 +391,7 @@ class Intake:
         self._closed.pop(consumer, None)
 
     async def close(self) -> None:
-        """Takes nothing more; returns what has not started."""
+        """Take nothing more, and return the deliveries that have not started."""
         self.closed = True
         if self._patrol is not None:
             self._patrol.cancel()

@@ -1,7 +1,8 @@
-"""One queue as an agent consumes it: its lanes (consumers), what is in hand, and how long its tasks take.
+"""One queue as an agent consumes it: its consumers, its deliveries in hand, and the run times of its tasks.
 
-A lane is a consumer with a fixed prefetch. More credit is another lane, less is a canceled one: a consumer's
-prefetch cannot change, and what a canceled one delivered stays ours without counting any more.
+The credit of a queue is the sum of its consumers' prefetch (in this package a consumer is also called a lane). Since a
+consumer's prefetch cannot change, more credit is another consumer, and less credit is a canceled one. The deliveries of
+a canceled consumer stay in hand, and no longer count against the credit.
 """
 
 from __future__ import annotations
@@ -16,47 +17,47 @@ from coditect.model.capability import Priority
 from coditect.model.task import Task
 
 MOST_HAND_BACKS = 3
-"""So often a task goes back for an idle peer; the agent that has it then keeps it for its next slot."""
+"""The number of times that a task goes back for an idle peer; after that an agent keeps it for its next slot."""
 HAND_BACK_SECONDS = 0.01
-"""After so long without a slot the first time, each time twice as long: full peers close their lanes meanwhile."""
+"""The wait for a slot before a task goes back, doubled each time: full peers close their consumers meanwhile."""
 QUICK_SECONDS = 0.12
-"""A task that waits for a run below it waits for a moment: it may be asked for before its slot is free."""
+"""The run time below which tasks are quick: a quick queue may deliver a task before its slot is free."""
 FETCH_SECONDS = 0.05
-"""Within it an acknowledgement brings another task, also where a hundred tasks end at once."""
+"""The time in which an acknowledgement brings another task, even where a hundred tasks end at once."""
 UNKNOWN_SECONDS = 1.0
-"""What a run is taken for before there was one."""
+"""The assumed run time before the first run."""
 FORGETTING = 0.9
-"""By how much less the longest run counts with each that follows: 30 minutes are forgotten after a hundred."""
+"""The factor by which the longest run time shrinks with each later run: 30 minutes are forgotten after a hundred."""
 PATIENCE_SECONDS = 0.02
-"""Credit that does not fit for so long is made to fit."""
+"""The time after which credit that does not fit is changed."""
 MOST_LANES = 8
 STARVING_SECONDS = 0.01
-"""The same where there is none."""
+"""The same time for a queue without unused credit."""
 ACK_SECONDS = 0.05
-"""How much longer where an acknowledgement is due that brings some."""
+"""The time in addition while an acknowledgement is due that brings another delivery."""
 
 
 @dataclass(eq=False, slots=True)
 class ReceivedTask:
-    """A task in hand. It waits, then holds a slot, may be suspended, and is settled once."""
+    """A task in hand, which waits, then holds a slot, may be suspended, and is settled once."""
 
     delivery: Delivery
     task: Task
     consumer: QueueConsumer
     since: float
-    """Loop time of its arrival."""
+    """The event loop's time of the arrival, in seconds."""
     slot: bool = False
     awaiting: int = 0
-    """How many others it awaits right now; it has no slot while it is not 0."""
+    """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
     over: bool = False
-    """Its handler ended."""
+    """Whether the handler has ended."""
 
 
 class QueueConsumer:
-    """The lanes of one queue and the deliveries that wait for a slot."""
+    """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """`own`: no other agent consumes it; `passes_on`: what it gives back is for others, by its dead letters."""
+        """`own`: no other agent consumes the queue; `passes_on`: a task given back is dead-lettered to others."""
         self.queue = queue
         self.level = level
         self.group = group
@@ -65,47 +66,47 @@ class QueueConsumer:
         self.waiting: deque[ReceivedTask] = deque()
         self.lanes: list[Consumer] = []
         self.hungry = False
-        """Its queue holds more, or may, and nothing comes by itself: it is asked when a slot is free."""
+        """Whether the queue may hold more that does not come by itself: it is asked when a slot is free."""
         self.changing = False
-        """It is being asked, or a lane opened or closed."""
+        """Whether the queue is being asked, or a consumer is being opened or closed."""
         self.empty_at = -inf
-        """When it was last asked and found empty."""
+        """The event loop's time at which the queue was last asked and found empty."""
         self.missing = 0
-        """How much credit it lacks, `misfit_since` then; below 0, how much it has too much."""
+        """The credit that the queue lacks, since `misfit_since`; below 0, the credit that it has too much."""
         self.misfit_since: float | None = None
         self.reserved = 0
-        """Slots taken for what its queue is being asked for."""
+        """The number of slots taken for tasks for which the queue is being asked."""
         self.slots = 0
-        """Slots that its tasks have."""
+        """The number of slots that the queue's tasks hold."""
         self.open = 0
-        """How many of its tasks were started and have not ended; some may wait without a slot."""
+        """The number of tasks that were started and have not ended; some may wait without a slot."""
         self._running: dict[ReceivedTask, float] = {}
         self._longest_seconds = UNKNOWN_SECONDS
 
     # -- how long its tasks take ------------------------------------------------------------------------
 
     def began(self, received: ReceivedTask, now: float) -> None:
-        """The handler of one of its tasks begins, or goes on."""
+        """Record that the handler of a task begins, or goes on."""
         self._running[received] = now
 
     def took_slot(self, received: ReceivedTask) -> None:
-        """It may begin, or go on."""
+        """Record that a task holds a slot, so that it may begin or go on."""
         received.slot = True
         self.slots += 1
 
     def stopped(self, received: ReceivedTask) -> None:
-        """It gave its slot back."""
+        """Record that a task gave its slot back."""
         self.slots -= 1
         self._running.pop(received, None)
 
     def ran(self, seconds: float) -> None:
-        """One run took so long."""
+        """Record the duration of one run."""
         self._longest_seconds = max(seconds, FORGETTING * self._longest_seconds)
 
     def is_quick(self, now: float, lag: float = 0.0) -> bool:
-        """Whether its tasks are known to be short: the longest of the recent runs, and whatever runs now.
+        """Return whether the tasks are known to be quick, by the longest recent run and the oldest run under way.
 
-        `lag` is how late the event loop is: all runs, and all round trips, are as much longer.
+        `lag` is the event loop's delay in seconds, by which all runs and round trips are longer.
         """
         bound = QUICK_SECONDS + 4 * lag
         oldest = next(iter(self._running.values()), now)
@@ -114,30 +115,30 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """How many of its quick tasks may be in hand: as many as run, and as end while another is fetched."""
+        """Return how many quick tasks may be in hand: those that run, and those that end while another is fetched."""
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 
     @property
     def unused(self) -> int:
-        """How many deliveries may still come by themselves."""
+        """The number of deliveries that may still come unasked."""
         return sum(max(0, lane.prefetch - lane.unsettled) for lane in self.lanes)
 
     def is_lively(self) -> bool:
-        """Whether something of it runs or waits, or it has no credit."""
+        """Return whether a task of the queue holds a slot or waits, or no credit is left."""
         return bool(self.slots or self.waiting or not self.unused)
 
     @property
     def wants_a_slot(self) -> bool:
-        """Whether it has something to start, in hand or perhaps in its queue."""
+        """Whether there is a task to start, in hand or perhaps in the queue."""
         return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
-        """Whether for a while it may have received more, or less, than what could start, by a factor of two.
+        """Return whether the credit has differed, for a while, from what could start by more than a factor of two.
 
-        Quick tasks may be in hand before their slots are free, up to `most`. Where something has ended, its
-        acknowledgement is probably on the way and brings another delivery; not for ever: it may wait for its owner.
-        Tasks that await others use credit up and start nothing.
+        Sets `missing`. Quick tasks may be in hand before their slots are free, up to `most`. When a task has ended, its
+        acknowledgement is probably on the way and brings another delivery; the patience with it is limited, because the
+        acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
         """
         unused, credit, coming = self.unused, sum(lane.prefetch for lane in self.lanes), False
         if free and credit and self.is_quick(now, lag):
@@ -154,13 +155,18 @@ class QueueConsumer:
         return over
 
     async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
-        """Opens another lane; where there are many already, in their place. Raises: NotFound, BrokerUnavailable."""
+        """Open another consumer with `many` credits; with `MOST_LANES` consumers already, in their place.
+
+        Raises:
+            NotFound: when there is no such queue.
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
         if len(self.lanes) >= MOST_LANES:
             await self.close_lanes()
         self.lanes.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
 
     async def close_lanes(self) -> None:
-        """What they delivered stays in hand and does not count any more."""
+        """Cancel all consumers of the queue; their deliveries stay in hand, and no longer count."""
         lanes, self.lanes = self.lanes, []
         for lane in lanes:
             await lane.cancel()
@@ -168,7 +174,7 @@ class QueueConsumer:
     # -- what waits -------------------------------------------------------------------------------------
 
     def next_waiting(self) -> ReceivedTask | None:
-        """The oldest delivery that waits and is still ours."""
+        """Remove and return the oldest waiting task whose delivery is not lost; None without any."""
         while self.waiting:
             received = self.waiting.popleft()
             if not received.delivery.lost:
@@ -176,14 +182,17 @@ class QueueConsumer:
         return None
 
     def give_back(self, delivery: Delivery) -> None:
-        """It was not begun: whoever can takes it."""
+        """Give back a delivery that was not begun, for any agent that can take it."""
         if self.passes_on:
             delivery.reject()
         else:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
-        """What may go back, and could not start until then: the broker counts how often it did."""
+        """Return the waiting tasks that may go back, and had waited long enough at the event loop's time `overdue`.
+
+        The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
+        """
         return [
             one
             for one in self.waiting

@@ -1,8 +1,8 @@
-"""Who may start next: weighted fair admission of the three priority levels to an agent's slots.
+"""Weighted fair admission of the three priority levels to an agent's slots.
 
-8:4:1 by smooth weighted round robin (as nginx balances its upstreams), over the levels that have something
-to start. With two slots or more one is kept for P0 until a P0 task runs, unless the agent has `reserve=0`; a
-P0 start there counts against P0's share like any other.
+The weights are 8:4:1, by smooth weighted round robin (as nginx balances its upstreams), over the levels that have tasks
+to start. With two slots or more one is kept for P0 until a P0 task runs, unless the agent has `reserve=0`; a P0 start
+on that slot counts against P0's share like any other.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Collection, Sequence
 from coditect.model.capability import Priority
 
 _FARTHEST = 26
-"""Two rounds: what a level may save or owe while the others could not start."""
+"""The turns that a level may save or owe while other levels could not start: two rounds."""
 WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
 
 
 def most_in_hand(slots: int) -> int:
-    """The deliveries of one queue that may be unsettled at once, while no task is suspended."""
+    """Return how many deliveries of one queue may be unsettled at once, while no task is suspended."""
     return 2 * slots + 16
 
 
 class Turns:
-    """Whose turn it is, by weight; a level that had nothing to start neither saves nor owes turns."""
+    """The turns of the levels, by weight; a level that had nothing to start neither saves nor owes turns."""
 
     def __init__(self) -> None:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """One of the eligible levels; the others of those that wait save their turns."""
+        """Choose one of the eligible levels; the other waiting levels save their turns."""
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:
@@ -42,10 +42,10 @@ class Turns:
 
 
 class Slots:
-    """Counts slots and decides whose turn it is."""
+    """The slots of an agent process, counted, and given to the levels by turns."""
 
     def __init__(self, total: int, *, reserve: int = 1) -> None:
-        """`reserve` is how many are kept for P0; with a single slot none is."""
+        """`reserve` is the number of slots kept for P0; with a single slot none is kept."""
         self.total = total
         self._reserve = min(reserve, total - 1)
         self._taken = dict.fromkeys(Priority, 0)
@@ -54,26 +54,26 @@ class Slots:
 
     @property
     def in_use(self) -> int:
-        """Slots taken."""
+        """The number of taken slots."""
         return self._in_use
 
     def startable(self, level: Priority) -> int:
-        """How many tasks of this level could start now."""
+        """Return how many tasks of a level could start now."""
         kept = 0 if level is Priority.P0 else max(0, self._reserve - self._taken[Priority.P0])
         return max(0, self.total - self._in_use - kept)
 
     def take(self, level: Priority) -> None:
-        """A task of this level holds a slot from now on."""
+        """Take a slot for a task of a level."""
         self._taken[level] += 1
         self._in_use += 1
 
     def give_back(self, level: Priority) -> None:
-        """A task of this level gave its slot back."""
+        """Free the slot of a task of a level."""
         self._taken[level] -= 1
         self._in_use -= 1
 
     def choose(self, waiting: Collection[Priority]) -> Priority | None:
-        """Whose turn it is among the levels that wait; None when none of them may start now."""
+        """Return the waiting level whose turn it is; None when none of them may start now."""
         eligible = [level for level in waiting if self.startable(level)]
         if not eligible:
             return None
