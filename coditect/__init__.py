@@ -1,6 +1,6 @@
 """Coditect: a fleet of software agents that find each other, hand work over, and finish it.
 
-The public names; each is imported when it is first used, so that a short command starts fast.
+The package exports the public names. Each name is imported at its first use, so that a short command starts fast.
 """
 
 from __future__ import annotations

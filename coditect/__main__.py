@@ -1,4 +1,4 @@
-"""``python -m coditect``: the command line."""
+"""The command line, run as ``python -m coditect``."""
 
 from coditect.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Types drive validation of a handler's input, encoding of its output, and the published JSON Schemas."""
+"""Codecs by Python type: validation of a handler's input, encoding of its output, and the published JSON Schemas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coditect.errors import InvalidTask, SetupError
 from coditect.wire.json import dumps, loads
 
 LARGE_BYTES = 256 * 1024
-"""Bodies over this are validated so that other threads have their turn."""
+"""The size over which a body is validated with pauses, in which other threads run."""
 _MAX_SHOWN = 5
 _SAID_BY_JSON = (dict, list, tuple, str, int, float)
 
@@ -26,25 +26,27 @@ def _decode_json(body: bytes) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How one type lies on the wire."""
+    """The wire form of one type: decoder, encoder and JSON Schema."""
 
     decode: Callable[[bytes], Any] = _decode_json
-    """Body to value; raises InvalidTask."""
+    """Decode a body to a value; raises InvalidTask."""
     encode: Callable[[Any], bytes] = dumps
-    """Value to body; raises InvalidTask."""
+    """Encode a value as a body; raises InvalidTask."""
     schema: Mapping[str, object] = field(default_factory=dict)
 
 
 PLAIN = Codec()
-"""Anything JSON can say."""
+"""The codec of any value that JSON can express, without validation."""
 
 
 @lru_cache(maxsize=1_000)
 def codec(type_: Any) -> Codec:
-    """The codec of a type: pydantic models, dataclasses, typed dicts, lists of them, or plain JSON.
+    """Return the codec of a type: a pydantic model, dataclass, typed dict, a list of these, or plain JSON.
 
-    Kept per type, since making one takes over a millisecond. Raises: SetupError when the type cannot be
-    validated.
+    Codecs are cached by type, since making one takes over a millisecond.
+
+    Raises:
+        SetupError: when the type cannot be validated.
     """
     if type_ in (Any, None, type(None), object, dict, inspect.Parameter.empty):
         return PLAIN
@@ -76,10 +78,10 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
 
 @lru_cache(maxsize=100)
 def _interruptible(type_: Any) -> TypeAdapter[Any]:
-    """The same type, with a call into Python after each item of a list or value of a dict.
+    """Return the adapter of a type, with a call into Python after each item of a list or value of a dict.
 
-    Validation keeps the interpreter's lock from its beginning to its end, so that a thread alone helps nobody: other
-    threads, the event loop's too, have their turn only in such calls. The items of an inner list do not have them.
+    Validation holds the interpreter's lock from beginning to end, so that a thread of its own is not enough: other
+    threads, such as the event loop's, run only during such calls. The items of an inner list have no such calls.
     """
     outer, inner = get_origin(type_), get_args(type_)
     if outer not in (list, dict):
@@ -111,9 +113,11 @@ def _shown(error: ValidationError) -> list[str]:
 
 
 def encode_any(value: Any) -> bytes:
-    """The JSON of a value of any supported type, alone or inside lists and dicts: bytes alone are JSON already.
+    """Encode a value of any supported type as JSON, alone or inside lists and dicts; bytes alone are JSON already.
 
-    Raises: InvalidTask; SetupError when its type cannot be validated.
+    Raises:
+        InvalidTask: when JSON or the value's type does not allow the value.
+        SetupError: when the value's type cannot be validated.
     """
     if isinstance(value, bytes):
         return value

@@ -8,20 +8,20 @@
     │   ├── PublishUnconfirmed    the outcome is unknown: the message may still be delivered
     │   ├── Overloaded            the broker refuses more (full queue, alarm) within the deadline
     │   ├── RegistryUnavailable   no answer from the registry
-    │   └── BlobUnavailable       no answer from where large values lie
+    │   └── BlobUnavailable       no answer from the store for large values
     ├── InputError            fix the input
     │   ├── InvalidTask           body, headers or limits are not what the wire allows
     │   ├── TooLarge              over the inline limit, or over the one for large values
-    │   ├── ClaimBroken           the large value that is meant is not there, or is another
+    │   ├── ClaimBroken           the value of a blob reference is missing, or differs
     │   ├── InvalidWorkflow       a definition or an expression in it; names the places and what to do
-    │   ├── UnknownCapability     no agent offers it; names the nearest
+    │   ├── UnknownCapability     no agent offers the capability; names the nearest
     │   ├── Unroutable            no queue is bound to the key; names the nearest capability
     │   └── NotFound              no such task, agent, dead letter
     ├── SetupError            fix the set-up
     │   ├── TopologyMismatch      the broker holds an entity with other arguments
     │   ├── UnsupportedBroker     the broker is too old
     │   ├── ControlPlaneRequired  only a dispatcher can do this
-    │   └── NewerVersion          what it met is of a version that it does not know
+    │   └── NewerVersion          the data is of a newer version than the process knows
     └── TaskError             the work itself ended without a value
         ├── TaskFailed            the handler failed, or its attempts are used up
         ├── TaskRejected          refused before it ran
