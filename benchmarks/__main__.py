@@ -1,6 +1,6 @@
-"""`python -m benchmarks [--quick] [--only NAME]... [--profile]`: measures, prints tables, writes JSON, draws plots.
+"""`python -m benchmarks [--quick] [--only NAME]... [--profile]`: measure, print tables, write JSON, draw plots.
 
-Exit code 0 when every target is met (or with --quick, whose figures are too few to judge), else 1.
+The exit code is 0 when every target is met (or with --quick, whose figures are too few to judge), else 1.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from coditect.aio.loop import run_loop
 
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTS = ROOT / "benchmarks" / "plots"
-"""Of full runs: the pages show them. Those of a quick run stay beside its results."""
+"""The plots of full runs, which the pages show; the plots of a quick run stay beside its results."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the command's options."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description="Measures what Coditect costs.")
     options.add_argument("--quick", action="store_true", help="a tenth of everything: a look, not a result")
     options.add_argument(
@@ -43,12 +43,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def tell(found: Findings) -> None:
-    """Shows a part that is done."""
+    """Print the findings of a part that is done."""
     print(findings_as_markdown(found), flush=True)
 
 
 def measure(names: Sequence[str], size: Size, command: str) -> int:
-    """Runs the parts, writes the report, draws the plots, gives the exit code."""
+    """Run the named parts, write the report, draw the plots, and return the exit code."""
     report = run_loop(run_parts(names, size, command=command, tell=tell))
     files = [*write(report, RESULTS)]
     charts = [chart for found in report.findings for chart in found.charts]
@@ -62,7 +62,7 @@ def measure(names: Sequence[str], size: Size, command: str) -> int:
 
 
 def profile(size: Size) -> int:
-    """Profiles a round, prints the shares by room, gives the exit code."""
+    """Profile a round, print the shares of time by room, and return the exit code."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     time = now()
     files = {process: RESULTS / f"{time}-{process}.speedscope.json" for process in ("client", "agent")}
@@ -77,7 +77,7 @@ def profile(size: Size) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command."""
+    """Run the command, and return its exit code."""
     chosen = parser().parse_args(arguments)
     size = QUICK if chosen.quick else FULL
     if chosen.profile:

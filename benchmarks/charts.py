@@ -1,4 +1,4 @@
-"""What a plot shows, as values: made by the parts, drawn by `plots`. The title says what is seen."""
+"""The contents of plots, as values: made by the parts, drawn by `plots`. A chart's title states its finding."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A line to meet: at this value of the upright axis, or of the level one."""
+    """A target, drawn as a line at a value of the upright axis, or of the level axis."""
 
     value: float
     label: str
     upright: bool = False
-    """The line itself stands upright: the value is one of the level axis."""
+    """Whether the line itself stands upright: its value is then one of the level axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """One group of bars for each category, one bar of each series in it. `values[series][category]`."""
+    """A bar chart: one group of bars for each category, with one bar of each series; `values[series][category]`."""
 
     name: str
-    """Of the file."""
+    """The name of the file."""
     title: str
     axis: str
-    """What is measured, with its unit."""
+    """The measured quantity, with its unit."""
     categories: Sequence[str]
     values: Mapping[str, Sequence[float]]
     targets: Sequence[Target] = ()
@@ -34,7 +34,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """One line of each series."""
+    """A line chart: one line for each series."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Lines:
     series: Mapping[str, Sequence[Point]]
     targets: Sequence[Target] = ()
     level_logarithmic: bool = False
-    """Powers of ten; every measured value of the level axis is marked on it."""
+    """Whether the level axis has a logarithmic scale, by powers of ten; every measured value is then marked on it."""
     marked: bool = True
     """Whether the points themselves are drawn."""
 
@@ -52,5 +52,5 @@ Chart = Bars | Lines
 
 
 def times(ratio: float) -> str:
-    """A ratio as a title says it."""
+    """Return a ratio as a text for a title, such as `1.25 x`."""
     return f"{ratio:.2f} x" if ratio < 10 else f"{ratio:.0f} x"

@@ -1,4 +1,4 @@
-"""The statistics of the report. Percentiles are nearest-rank: always a value that was really measured."""
+"""The statistics of the report. Percentiles are nearest-rank: each is a value that was really measured."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` (above 0, at most 100) per cent of the values do not exceed.
+    """Return the smallest value that at least `share` (above 0, at most 100) per cent of the values do not exceed.
 
-    Raises: ValueError without values or for a share outside its range.
+    Raises:
+        ValueError: without values, or for a share outside its range.
     """
     if not values:
         raise ValueError("there are no values")
@@ -20,9 +21,10 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of the two middle ones when their number is even.
+    """Return the middle value, or the mean of the two middle ones when the number of values is even.
 
-    Raises: ValueError without values.
+    Raises:
+        ValueError: without values.
     """
     if not values:
         raise ValueError("there are no values")
@@ -34,12 +36,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of ours over the median of theirs, both of the same run."""
+    """Return the median of ours over the median of theirs, both of the same run."""
     return median(ours) / median(theirs)
 
 
 def rounded(value: float) -> float:
-    """Four significant digits: no measurement here is better than that."""
+    """Round to four significant digits: no measurement here is better than that."""
     if value == 0 or not math.isfinite(value):
         return value
     return round(value, 3 - math.floor(math.log10(abs(value))))

@@ -29,7 +29,7 @@ from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph
 from dispatcher.taskgraph.redis import RedisTaskGraph
 
 RESULTS_TOGETHER = 64
-"""Results that arrive together are recorded in one turn, and told in one call."""
+"""The number of results that arrive together: they are recorded at once, in one call."""
 STEPS = ("create", "adopt", "finish")
 
 Edges = dict[str, tuple[str, ...]]
@@ -50,13 +50,13 @@ class Figure:
 
 
 def fan(nodes: int) -> Edges:
-    """1 → nodes → 1."""
+    """Return a fan: one node, then the others side by side, then one node after all of them."""
     middle = {f"n{number}": ("first",) for number in range(nodes - 2)}
     return {"first": (), **middle, "last": tuple(middle)}
 
 
 def layers(nodes: int) -> Edges:
-    """Ten layers, each node after three of the layer before."""
+    """Return ten layers, in which each node follows three nodes of the layer before."""
     width = nodes // 10
     edges: Edges = {f"n0_{at}": () for at in range(width)}
     for layer in range(1, 10):
@@ -66,7 +66,7 @@ def layers(nodes: int) -> Edges:
 
 
 def chain(nodes: int) -> Edges:
-    """One after the other."""
+    """Return a chain of nodes, one after the other, a tenth of the number given."""
     return {f"n{at}": (f"n{at - 1}",) if at else () for at in range(nodes // 10)}
 
 
@@ -74,7 +74,7 @@ GRAPHS: dict[str, Callable[[int], Edges]] = {"fan": fan, "layers": layers, "chai
 
 
 class OurGraph:
-    """A workflow of its own in a shard of its own."""
+    """A workflow of ours, in a shard of its own."""
 
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph
@@ -103,7 +103,7 @@ class OurGraph:
 
 
 async def run(side: OurGraph | StockGraph, edges: Edges) -> dict[str, float]:
-    """Seconds of each step over the whole graph."""
+    """Return the seconds that each step took over the whole graph."""
     spent = dict.fromkeys(STEPS, 0.0)
 
     async def timed(step: str, work: Awaitable[object]) -> object:

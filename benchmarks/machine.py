@@ -1,4 +1,4 @@
-"""Which machine and which versions the figures belong to."""
+"""The machine and the versions to which the figures belong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 
 async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
-    """Processor, memory, system and every version that matters; no name or path of the machine."""
+    """Return processor, memory, system and every version that matters; no name or path of the machine."""
     packages = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
     return {
         "machine": f"{os.cpu_count()} x {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",
@@ -29,7 +29,7 @@ async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
 
 
 def version_of(package: str) -> str:
-    """The installed version of a package, or that there is none."""
+    """Return the installed version of a package, or `not installed`."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Draws charts as SVG with matplotlib, which is in the group `bench` only."""
+"""Drawing of charts as SVG with matplotlib, which is in the group `bench` only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TARGET_COLOUR = "#c0392b"
 INCHES = (7.5, 4.0)
 BAR_SHARE = 0.8
 PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-"""Behind words that may stand on bars."""
+"""The background of words that may stand on bars."""
 STYLE = {
     "font.size": 9.0,
     "axes.titlesize": 10.5,
@@ -37,12 +37,12 @@ STYLE = {
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return matplotlib is not None
 
 
 def draw(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Writes `<name>.svg` of each chart, over what stood there. The same chart gives the same bytes."""
+    """Write `<name>.svg` for each chart, replacing earlier files; the same chart gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     with matplotlib.rc_context(STYLE):

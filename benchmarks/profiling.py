@@ -1,7 +1,7 @@
-"""Where the time goes: py-spy looks at client and agent of a round, and the samples are counted by room.
+"""A profile of client and agent in a round: py-spy takes samples, which are counted by room.
 
-A sample belongs to the innermost frame that is in one of the rooms below, so that what the standard library or the
-interpreter does counts for whoever called it; a system call counts as the kernel's.
+A room is a library, a module of ours or the kernel. A sample belongs to the innermost frame that is in a room, so that
+the work of the standard library or the interpreter counts for its caller; a system call counts as the kernel's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.report import table
 
 RATE = 250
-"""Samples per second."""
+"""The number of samples per second."""
 END_SECONDS = 30.0
 ADVICE = (
     "if it may not look into other processes: run as root, or allow it with `sysctl kernel.yama.ptrace_scope=0`, "
@@ -47,15 +47,15 @@ ROOMS: Mapping[str, str] = {
     "/psutil/": "psutil",
     "/logging/": "logging",
 }
-"""The first that the file of a frame contains says its room; each module of ours is a room of its own."""
+"""The rooms by a part of a frame's file name, of which the first match counts; each module of ours is its own room."""
 OURS = "/coditect/"
 LEAST_SHARE = 1.0
-"""Rooms that are below it in every process are one row."""
+"""The share in per cent below which, in every process, rooms are joined into one row."""
 THE_REST = "the rest, each below 1 %"
 
 
 class NoProfile(RuntimeError):
-    """py-spy could not look into a process; the text says what to do."""
+    """The error of a process into which py-spy could not look; the text says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Frame:
 
 
 Stack = Sequence[Frame]
-"""From the outermost call to the innermost."""
+"""The frames of one sample, from the outermost call to the innermost."""
 
 
 def room(stack: Stack) -> str:
-    """Whose time this sample is."""
+    """Return the room to which a sample belongs."""
     if stack and stack[-1].name in SYSTEM_CALLS:
         return KERNEL
     for frame in reversed(stack):
@@ -89,7 +89,7 @@ def _room_of(file: str) -> str:
 
 
 def stacks(document: Mapping[str, object]) -> Iterable[tuple[Stack, float]]:
-    """Every sample of a speedscope file with its weight in seconds."""
+    """Yield every sample of a speedscope file with its weight in seconds."""
     frames = [Frame(one["name"], one.get("file") or "") for one in document["shared"]["frames"]]  # type: ignore[index]
     for profile in document["profiles"]:  # type: ignore[attr-defined]
         for sample, weight in zip(profile["samples"], profile["weights"], strict=True):
@@ -97,7 +97,7 @@ def stacks(document: Mapping[str, object]) -> Iterable[tuple[Stack, float]]:
 
 
 def shares(samples: Iterable[tuple[Stack, float]]) -> dict[str, float]:
-    """Per cent of the time by room, the largest first; they add up to 100."""
+    """Return the time by room in per cent, the largest first; the shares add up to 100."""
     seconds: dict[str, float] = defaultdict(float)
     for stack, weight in samples:
         seconds[room(stack)] += weight
@@ -107,12 +107,12 @@ def shares(samples: Iterable[tuple[Stack, float]]) -> dict[str, float]:
 
 
 def read_shares(file: Path) -> dict[str, float]:
-    """The shares of a file that py-spy wrote."""
+    """Return the shares of a file that py-spy wrote."""
     return shares(stacks(json.loads(file.read_text())))
 
 
 def shares_as_markdown(by_process: Mapping[str, Mapping[str, float]]) -> str:
-    """One row for each room, one column for each process."""
+    """Return the shares as a Markdown table: one row for each room, one column for each process."""
     columns = by_process.values()
     names = {name for found in columns for name, share in found.items() if share >= LEAST_SHARE}
     largest_first = sorted(names, key=lambda name: -sum(found.get(name, 0.0) for found in columns))
@@ -127,9 +127,10 @@ def _per_cent(share: float) -> str:
 
 
 def find_py_spy() -> str:
-    """The program.
+    """Return the path of the program py-spy.
 
-    Raises: NoProfile when it is not installed.
+    Raises:
+        NoProfile: when py-spy is not installed.
     """
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
@@ -140,9 +141,10 @@ def find_py_spy() -> str:
 
 @asynccontextmanager
 async def profiled(pid: int, file: Path) -> AsyncIterator[None]:
-    """Samples the process, native code included, from now to the end of the block; writes a speedscope file.
+    """Take samples of a process, native code included, to the end of the block; write a speedscope file.
 
-    Raises: NoProfile when the system does not allow it.
+    Raises:
+        NoProfile: when py-spy is not installed, or the system does not allow it.
     """
     arguments = ("--pid", str(pid), "--rate", str(RATE), "--native", "--full-filenames", "--format", "speedscope")
     spy = await asyncio.create_subprocess_exec(
@@ -162,7 +164,7 @@ async def profiled(pid: int, file: Path) -> AsyncIterator[None]:
 
 
 async def _end_of(spy: asyncio.subprocess.Process) -> str:
-    """What it said; killed when it does not end in time."""
+    """Return the output of py-spy; kill py-spy when it does not end in time."""
     try:
         async with asyncio.timeout(END_SECONDS):
             _, said = await spy.communicate()

@@ -15,7 +15,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One run: when (UTC, `YYYYMMDDTHHMMSSZ`), by which command, on what, and what was found."""
+    """The report of one run: its time (UTC, `YYYYMMDDTHHMMSSZ`), its command, the machine, and the findings."""
 
     time: str
     command: str
@@ -29,7 +29,7 @@ class Report:
 
 
 def as_json(report: Report) -> dict[str, object]:
-    """The whole report as JSON can say it."""
+    """Return the whole report as values that JSON can express."""
     return {
         "time": report.time,
         "command": report.command,
@@ -48,14 +48,14 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def as_markdown(report: Report) -> str:
-    """The report as Markdown that can be read as it stands."""
+    """Return the report as a Markdown document."""
     machine = "\n".join(f"- {name}: {value}" for name, value in report.machine.items())
     parts = "\n".join(findings_as_markdown(found) for found in report.findings)
     return f"# Benchmarks, {report.time}\n\n- command: `{report.command}`\n{machine}\n\n{parts}"
 
 
 def findings_as_markdown(found: Findings) -> str:
-    """The targets, the other figures and the notes of one part."""
+    """Return the targets, the other figures and the notes of one part as Markdown."""
     blocks = [f"## {found.part}\n"]
     if found.verdicts:
         blocks.append(table(("target", "wanted", "measured", ""), [_verdict_row(one) for one in found.verdicts]))
@@ -81,7 +81,7 @@ def _quantity(value: float, unit: str) -> str:
 
 
 def table(titles: Row, rows: Sequence[Row]) -> str:
-    """A Markdown table whose columns stand under each other."""
+    """Return a Markdown table whose columns are aligned."""
     widths = [max(3, *(len(row[column]) for row in (titles, *rows))) for column in range(len(titles))]
     ruler = tuple("-" * width for width in widths)
     return "".join(_line(row, widths) for row in (titles, ruler, *rows))
@@ -93,7 +93,7 @@ def _line(row: Row, widths: Sequence[int]) -> str:
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Writes `<time>.json` and `<time>.md`; returns both."""
+    """Write `<time>.json` and `<time>.md`, and return both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     document, text = folder / f"{report.time}.json", folder / f"{report.time}.md"
     document.write_text(json.dumps(as_json(report), indent=2) + "\n")

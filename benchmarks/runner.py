@@ -1,4 +1,4 @@
-"""Runs the parts that are wanted, one after the other, each on servers of its own."""
+"""The run of the chosen parts, one after the other, each on servers of its own."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ PARTS: dict[str, Part] = {
 
 
 def now() -> str:
-    """The name of a run."""
+    """Return the present time as the name of a run."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
 
 async def run_parts(names: Sequence[str], size: Size, *, command: str, tell: Callable[[Findings], None]) -> Report:
-    """Measures the named parts, each on servers that nothing was done to; `tell` hears of each as soon as it is done.
+    """Measure the named parts, each on fresh servers, and return the report; `tell` gets each part's findings at once.
 
-    A broker that had some thousand queues a while ago is slower, and refused once what the next part asked for.
+    Servers are fresh because a broker that had some thousand queues a while ago is slower, and once refused a request
+    of the next part.
     """
     time, findings = now(), list[Findings]()
     machine: dict[str, str] = {}
@@ -73,7 +74,7 @@ async def run_parts(names: Sequence[str], size: Size, *, command: str, tell: Cal
 
 
 async def found_by(name: str, stage: Stage, size: Size) -> Findings:
-    """What the part found. One that fails says so, and the others are measured nevertheless."""
+    """Return the findings of a part, which are incomplete when it fails; the next parts are measured all the same."""
     try:
         return await PARTS[name](stage, size)
     except (ProgramFailed, workflow_size.TooFewCores, CoditectError, TimeoutError) as error:
@@ -82,9 +83,12 @@ async def found_by(name: str, stage: Stage, size: Size) -> Findings:
 
 
 async def run_profile(size: Size, files: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """One long burst of ours; `files` names where the profiles of client and agent go. Gives their shares by room.
+    """Profile one long burst of ours, and return the shares of time by process and room.
 
-    Raises: NoProfile.
+    `files` names the files for the profiles of `client` and `agent`.
+
+    Raises:
+        NoProfile: when py-spy is missing or not allowed.
     """
     order = Order(Mode.BURST, size.warm_up, size.profiled_tasks)
     async with open_stage() as stage, stage.running(agent_of(Side.DIRECT, order)) as agent_pid:

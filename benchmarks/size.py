@@ -1,4 +1,4 @@
-"""How much is measured."""
+"""The size of a benchmark run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Size:
     tasks: int
     """Tasks of one throughput round."""
     warm_up: int
-    """Tasks before each of them."""
+    """Tasks before each throughput round that do not count."""
     round_trips: int
-    """Over all rounds, of each side."""
+    """Round trips of each side, over all rounds."""
     backlog: int
     """P2 tasks that are queued while P0 tasks arrive."""
     urgent: int
@@ -24,7 +24,7 @@ class Size:
     flood_seconds: float
     idle_seconds: float
     repeats: int
-    """Of what is short: a command's start, the waves of 100 ms tasks."""
+    """Repetitions of short measurements: a command's start, the waves of 100 ms tasks."""
     others_rounds: int
     """Alternating rounds beside the task queues that people use."""
     others_tasks: int
@@ -33,7 +33,7 @@ class Size:
     scaling_tasks: int
     profiled_tasks: int
     depths: tuple[int, ...]
-    """Backlogs; the first 500 of each are its warm-up."""
+    """The numbers of tasks in the backlogs; the first 500 of each are its warm-up."""
     graph_rounds: int
     """Alternating rounds of workflows beside others."""
     graph_runs: int
@@ -43,16 +43,16 @@ class Size:
     graph_length: int
     graph_layers: int
     large_graphs: tuple[int, ...]
-    """Nodes of one workflow, each ten times the one before."""
+    """The numbers of nodes of one workflow, each ten times the one before."""
     small_graphs: tuple[int, ...]
-    """Workflows of ten nodes, likewise."""
+    """The numbers of workflows of ten nodes, each ten times the one before."""
     graph_pairs: int
-    """How often two such sizes run side by side on either core."""
+    """How often two sizes that differ by ten times run side by side, on either core."""
     graph_visit: int
-    """Nodes of a visit to the larger one: of one run, or of several behind each other."""
+    """Nodes of one visit (a measurement on one core) to the larger size, in one run or in several runs in a row."""
     state_queries: int
     live_nodes: int
-    """Nodes that wait while a dispatcher starts anew."""
+    """Nodes that wait while a dispatcher starts again."""
 
 
 FULL = Size(

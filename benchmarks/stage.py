@@ -1,4 +1,4 @@
-"""Private servers and the programs that are measured on them. Everything started is stopped with the block."""
+"""Private servers, and the measured programs on them. Everything that was started is stopped with the block."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ POLL_SECONDS = 0.005
 PYTHON = sys.executable
 
 Beside = Callable[[int], AbstractAsyncContextManager[None]]
-"""What is done with a program while it runs, given its pid."""
+"""An action beside a running program, which gets the program's pid."""
 
 
 class ProgramFailed(RuntimeError):
-    """A measured program ended or was not ready in time; the text holds the end of its log."""
+    """The error of a measured program that ended or was not ready in time; the text holds the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run, on top of the servers' addresses. `seconds` bounds a program that is run to its end."""
+    """A program to run, with what it needs beside the servers' addresses; `seconds` bounds a run to the end."""
 
     name: str
     argv: tuple[str, ...]
@@ -53,18 +53,18 @@ class Program:
 
 
 def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
-    """A module of ours, run as a program."""
+    """Return a module of ours as a program."""
     return Program(name, (PYTHON, "-m", module, *arguments), env or {})
 
 
 def agent(target: str, *, slots: int, drain_seconds: float = 5.0, env: Mapping[str, str] | None = None) -> Program:
-    """An agent process as `coditect agent run` starts it, with so many slots."""
+    """Return an agent process as `coditect agent run` starts it, with `slots` slots."""
     settings = {"CODITECT_SLOTS": str(slots), "CODITECT_DRAIN_SECONDS": str(drain_seconds)}
     return python("agent", "benchmarks.programs.agent", target, env={**settings, **(env or {})})
 
 
 class Stage:
-    """Starts programs against the private servers, each with a log of its own."""
+    """A set of private servers, on which programs are started, each with a log of its own."""
 
     def __init__(self, servers: PrivateServers, *, folder: Path, marker: str) -> None:
         self._servers = servers
@@ -74,26 +74,26 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        """Ours, for the servers of this stage."""
+        """The settings of our client, for the servers of this stage."""
         return Settings(amqp_url=self._servers.amqp_url, redis_url=self._servers.redis_url)
 
     @property
     def broker_pid(self) -> int:
-        """The broker's process."""
+        """The process id of the broker."""
         return self._servers.processes["rabbitmq"].pid
 
     def file(self, name: str) -> Path:
-        """A file name that nobody else has."""
+        """Return a path for a file that no other caller gets."""
         return self._folder / f"{next(self._numbers)}-{name}"
 
     def fresh_folder(self, name: str) -> Path:
-        """An empty folder that nobody else has."""
+        """Return a new empty folder that no other caller gets."""
         folder = self.file(name)
         folder.mkdir()
         return folder
 
     def start(self, program: Program, *, ready_file: Path | None = None) -> RunningChild:
-        """Starts the program; the caller stops it. Its environment holds no setting but what is given here."""
+        """Start a program, which the caller stops; its environment has no setting except the given ones."""
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
         settings = {
             "CODITECT_AMQP_URL": self._servers.amqp_url,
@@ -109,9 +109,10 @@ class Stage:
 
     @asynccontextmanager
     async def running(self, program: Program) -> AsyncIterator[int]:
-        """The program's pid, inside the block ready for work, after it ended.
+        """Run a program during the block, and yield its pid when it is ready; stop it at the end.
 
-        Raises: ProgramFailed when it is not ready in time, or did not end well.
+        Raises:
+            ProgramFailed: when the program is not ready in time, or does not end well.
         """
         ready_file = self.file("ready")
         running = self.start(program, ready_file=ready_file)
@@ -128,11 +129,12 @@ class Stage:
             raise failed(running)
 
     async def finished(self, program: Program, *, beside: Beside | None = None) -> dict[str, Any]:
-        """Runs the program to its end; returns the JSON object that it wrote to the file it was told last.
+        """Run a program to its end, and return the JSON object in the file whose path is its last argument.
 
-        `beside` is entered with its pid when the program says that it is ready, and left when it has ended.
+        `beside` is entered with the program's pid when the program is ready, and left when it has ended.
 
-        Raises: ProgramFailed when it does not end well and in time.
+        Raises:
+            ProgramFailed: when the program does not end well and in time.
         """
         answer, ready_file = self.file("answer.json"), self.file("ready") if beside else None
         running = self.start(replace(program, argv=(*program.argv, str(answer))), ready_file=ready_file)
@@ -153,12 +155,12 @@ class Stage:
         return document
 
     async def declare(self, capability: str) -> None:
-        """Makes the queues of a capability that no agent offers yet."""
+        """Declare the queues of a capability that no agent offers yet."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
             await broker.declare(base_topology() + capability_queues(capability))
 
     async def empty_redis(self) -> None:
-        """Removes what earlier programs left in the private Redis, from its log, too."""
+        """Remove everything that earlier programs left in the private Redis, from its append-only file, too."""
         async with Redis.from_url(self._servers.redis_url) as redis:
             await redis.flushall()
             while (await redis.info("persistence"))["aof_rewrite_in_progress"]:  # noqa: ASYNC110 - Redis tells nobody
@@ -166,7 +168,7 @@ class Stage:
             await redis.bgrewriteaof()
 
     async def forget(self, capabilities: Iterable[str]) -> None:
-        """Removes the queues of these capabilities with all they hold."""
+        """Delete the queues of the given capabilities, with their messages."""
         async with AmqpBroker(self._servers.amqp_url, name="benchmarks") as broker:
             for capability in capabilities:
                 await broker.delete_queue(routing.dead_queue(capability))
@@ -175,9 +177,10 @@ class Stage:
 
 
 async def until_ready(running: RunningChild, ready_file: Path, *, seconds: float) -> None:
-    """Returns when the program has created the file.
+    """Wait until a program has created its ready file.
 
-    Raises: ProgramFailed when it ended, or is not ready in time.
+    Raises:
+        ProgramFailed: when the program ended, or is not ready in time.
     """
     deadline = time.monotonic() + seconds
     while not ready_file.exists():  # noqa: ASYNC240 - another process makes it; one stat is not worth a thread
@@ -187,13 +190,13 @@ async def until_ready(running: RunningChild, ready_file: Path, *, seconds: float
 
 
 def failed(running: RunningChild) -> ProgramFailed:
-    """What to say of a program that did not do its work."""
+    """Return the error for a program that did not do its work."""
     return ProgramFailed(f"{running.child.name}: exit code {running.exit_code}\n{last_lines(running.log)}")
 
 
 @asynccontextmanager
 async def open_stage() -> AsyncIterator[Stage]:
-    """A stage on fresh servers, with all files in a folder of their own that goes with it."""
+    """Yield a stage on fresh servers; all its files are in a folder that is removed at the end."""
     below = ROOT / ".coditect"
     remove_folders_of_dead_runs(below)
     folder = below / f"bench-{os.getpid()}"
@@ -207,7 +210,7 @@ async def open_stage() -> AsyncIterator[Stage]:
 
 
 def remove_folders_of_dead_runs(below: Path) -> None:
-    """Removes what a killed run left behind."""
+    """Remove the folders that killed runs left behind."""
     for folder in below.glob("bench-*"):
         pid = folder.name.removeprefix("bench-")
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

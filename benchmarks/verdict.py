@@ -1,4 +1,4 @@
-"""A target and whether what was measured meets it."""
+"""A target, and whether a measurement meets it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.charts import Chart
 
 
 class Bound(StrEnum):
-    """Which side of the target is good."""
+    """The side of a target on which good values are."""
 
     AT_LEAST = "at least"
     AT_MOST = "at most"
@@ -18,7 +18,7 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target of the project beside its measurement, both in `unit`."""
+    """One target of the project with its measurement, both in `unit`."""
 
     name: str
     measured: float
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What one part found; `raw` is everything it measured, as JSON can say it."""
+    """The findings of one part; `raw` holds every measurement, as values that JSON can express."""
 
     part: str
     verdicts: tuple[Verdict, ...]
@@ -57,6 +57,6 @@ class Findings:
     raw: object
     charts: tuple[Chart, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a reader must know: settings, or what could not be measured and why."""
+    """Facts that a reader must know: settings, or what could not be measured and why."""
     complete: bool = True
-    """False when the part failed before it had its figures."""
+    """Whether the part ended; False when it failed before it had its figures."""

@@ -1,1 +1,1 @@
-"""What is measured, one file each: `measure` on a stage, then `verdict` and `figures`, which are pure."""
+"""The measurements, one file for each part: `measure` on a stage, then `verdict` and `figures`, which are pure."""

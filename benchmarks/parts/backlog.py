@@ -1,4 +1,4 @@
-"""More and more tasks queued before anybody works: submitted, then drained; what memory that takes.
+"""Speed and memory with growing backlogs: tasks are queued before any agent runs, and then drained.
 
 The tasks want no result. One client process submits while no agent runs; then one agent process executes them all.
 """
@@ -26,14 +26,14 @@ WARM_UP = 500
 LOOK_SECONDS = 0.1
 LONGEST_SECONDS = 1_800.0
 REFERENCE = 10_000
-"""A backlog of so many has filled every window and every buffer: a deeper one should need no more memory."""
+"""A backlog of this many tasks has filled every window and buffer: a deeper one should need no more memory."""
 MOST_GROWTH_MB = 20.0
-"""A client or an agent that kept as little as 20 bytes of each of a million tasks would be over it."""
+"""The bound of growth, which even 20 bytes kept for each of a million tasks would reach."""
 
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """One backlog, submitted and drained. Megabytes are resident, before the first task and after the last one."""
+    """The figures of one backlog; megabytes are resident memory, before the first task and after the last one."""
 
     queued: int
     submitted_per_second: float
@@ -43,9 +43,10 @@ class Depth:
 
 
 async def drained(folder: Path, wanted: int) -> float:
-    """Waits until the agent has executed so many; seconds from its first one to its last one.
+    """Wait until the agent has executed `wanted` tasks; return the seconds from its first task to its last one.
 
-    Raises: TimeoutError.
+    Raises:
+        TimeoutError: when that takes longer than LONGEST_SECONDS.
     """
     async with asyncio.timeout(LONGEST_SECONDS):
         while total(folder) < wanted:  # noqa: ASYNC110 - another process counts
@@ -54,7 +55,7 @@ async def drained(folder: Path, wanted: int) -> float:
 
 
 async def one_depth(stage: Stage, queued: int) -> Depth:
-    """From an empty queue to an empty queue."""
+    """Submit and drain one backlog, from an empty queue to an empty queue."""
     order = with_tally(stage, Order(Mode.FILL, WARM_UP, queued - WARM_UP))
     await stage.declare(COUNT)
     filled = await stage.finished(replace(client_of(Side.DIRECT, order), seconds=LONGEST_SECONDS))
@@ -74,17 +75,17 @@ async def one_depth(stage: Stage, queued: int) -> Depth:
 
 
 async def measure(stage: Stage, size: Size) -> tuple[Depth, ...]:
-    """One depth after the other."""
+    """Measure one backlog after the other."""
     return tuple([await one_depth(stage, queued) for queued in size.depths])
 
 
 def reference(found: Sequence[Depth]) -> Depth:
-    """The depth that the deepest one is compared with."""
+    """Return the backlog with which the deepest one is compared."""
     return next((one for one in found if one.queued >= REFERENCE), found[-1])
 
 
 def growth(found: Sequence[Depth]) -> dict[str, float]:
-    """Megabytes that the deepest backlog takes more than the reference, by process."""
+    """Return the megabytes that the deepest backlog takes more than the reference, by process."""
     deepest, usual = found[-1], reference(found)
     return {
         "client": deepest.client_megabytes[1] - usual.client_megabytes[1],
@@ -93,7 +94,7 @@ def growth(found: Sequence[Depth]) -> dict[str, float]:
 
 
 def verdict(found: Sequence[Depth]) -> tuple[Verdict, ...]:
-    """The deepest backlog leaves the memory as it was."""
+    """Judge whether the deepest backlog leaves the memory as it was."""
     depths = f"{reference(found).queued:,} to {found[-1].queued:,} queued"
     return tuple(
         Verdict(f"{name}'s memory, growth from {depths}", megabytes, Bound.AT_MOST, MOST_GROWTH_MB, "MB")
@@ -102,7 +103,7 @@ def verdict(found: Sequence[Depth]) -> tuple[Verdict, ...]:
 
 
 def figures(found: Sequence[Depth]) -> tuple[Figure, ...]:
-    """Speed and memory at each depth."""
+    """Return speed and memory for each backlog."""
     shown = []
     for depth in found:
         of = f"{depth.queued:,} queued"
@@ -118,7 +119,7 @@ def figures(found: Sequence[Depth]) -> tuple[Figure, ...]:
 
 
 def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
-    """Speed and memory over the depth."""
+    """Return charts of speed and memory over the number of queued tasks."""
     deepest, usual = found[-1], reference(found)
     grown = max(growth(found).values())
     return (
@@ -153,6 +154,6 @@ def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), [asdict(one) for one in found], charts(found))

@@ -1,4 +1,4 @@
-"""No-op tasks whose result nobody wants: from the first publish until the agent has executed the last one."""
+"""No-op tasks that want no result: from the first publish until the agent has executed the last one."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ LEAST_RATIOS = {Side.DIRECT: 3.0}
 
 
 async def measure(stage: Stage, size: Size) -> Paces:
-    """Alternating rounds of all sides."""
+    """Measure alternating rounds of all sides."""
     order = Order(Mode.FORGET, size.warm_up, size.tasks)
     return paces(await alternating(stage, BY_HAND, order, rounds=size.rounds))
 
 
 def verdict(found: Paces) -> tuple[Verdict, ...]:
-    """Ours against the program written by hand."""
+    """Compare our speed with the hand-written aio-pika program's."""
     return ratio_verdicts(found, "tasks without a result per second", LEAST_RATIOS)
 
 
 def charts(found: Paces) -> tuple[Chart, ...]:
-    """The speed."""
+    """Return a chart of the speed."""
     ahead = times(to_aio_pika(found, Side.DIRECT))
     title = f"Fire and forget, until executed: {ahead} the hand-written aio-pika program"
     return (speed_bars(found, name=NAME, title=title, targets=speed_targets(found, LEAST_RATIOS)),)
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), raw(found), charts(found))

@@ -1,4 +1,4 @@
-"""What an agent costs that has nothing to do, and how soon programs are there."""
+"""The cost of an idle agent, and the start times of programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMMAND = str(Path(PYTHON).with_name("coditect"))
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """The idle agent, the help text and the starts, one value per repetition."""
+    """The figures of the idle agent, the help text and the starts, one value for each repetition."""
 
     resident_megabytes: float
     cpu_percent: float
@@ -37,12 +37,12 @@ class Footprint:
 
 
 def command_line_agent() -> Program:
-    """An agent as a user starts it."""
+    """Return an agent process as a user starts it."""
     return Program("agent", (COMMAND, "agent", "run", WAITER))
 
 
 async def idle_agent(stage: Stage, seconds: float) -> tuple[float, float]:
-    """Resident megabytes and per cent of a core of an agent that waits for work."""
+    """Return the resident megabytes, and the per cent of a core, of an agent that waits for work."""
     async with stage.running(command_line_agent()) as pid:
         process = psutil.Process(pid)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -54,7 +54,7 @@ async def idle_agent(stage: Stage, seconds: float) -> tuple[float, float]:
 
 
 async def help_milliseconds() -> float:
-    """From the start of `coditect --help` to its end."""
+    """Return the milliseconds from the start of `coditect --help` to its end."""
     began = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         COMMAND, "--help", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
@@ -65,7 +65,7 @@ async def help_milliseconds() -> float:
 
 
 async def start_seconds(stage: Stage, client: Client) -> float:
-    """From the start of an agent process to the start of a task that waits for it."""
+    """Return the seconds from the start of an agent process to the start of a task that waits for it."""
     (handle,) = await submit_waits(client, 1, milliseconds=0, priority=Priority.P1)
     began_ns = time.monotonic_ns()
     running = stage.start(command_line_agent())
@@ -80,7 +80,7 @@ async def start_seconds(stage: Stage, client: Client) -> float:
 
 
 async def measure(stage: Stage, size: Size) -> Footprint:
-    """The idle agent first; it leaves the queues in which the tasks of the starts wait."""
+    """Measure the help text, the idle agent, and then the starts, whose tasks wait in the idle agent's queues."""
     await help_milliseconds()
     helps = [await help_milliseconds() for _ in range(size.repeats)]
     megabytes, percent = await idle_agent(stage, size.idle_seconds)
@@ -91,7 +91,7 @@ async def measure(stage: Stage, size: Size) -> Footprint:
 
 
 def verdict(found: Footprint) -> tuple[Verdict, ...]:
-    """Medians where there are repetitions."""
+    """Judge the figures, by medians where there are repetitions."""
     return (
         Verdict("idle agent, resident", found.resident_megabytes, Bound.BELOW, MOST_MEGABYTES, "MB"),
         Verdict("idle agent, of a core", found.cpu_percent, Bound.BELOW, MOST_CPU_PERCENT, "%"),
@@ -101,7 +101,7 @@ def verdict(found: Footprint) -> tuple[Verdict, ...]:
 
 
 def figures(found: Footprint) -> tuple[Figure, ...]:
-    """The worst of the repetitions."""
+    """Return the worst of the repetitions."""
     return (
         Figure("coditect --help, slowest", max(found.help_milliseconds), "ms"),
         Figure("agent start to first task, slowest", max(found.start_seconds), "s"),
@@ -109,6 +109,6 @@ def figures(found: Footprint) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

@@ -1,4 +1,4 @@
-"""Who runs graphs beside us, and with which processes: everybody has two workers."""
+"""The sides that run graphs, ours and others', with their processes: every side has two workers."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class Plane:
 
     pid: int
     program: Program
-    """The same again, on the same store."""
+    """The program that starts the dispatcher again on the same store."""
 
 
 def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
-    """A dispatcher on a store of its own, or on the one that is given."""
+    """Return a dispatcher as a program, on a new store, or on the given one."""
     place = store or f"sqlite:{stage.fresh_folder('store') / 'ledger.db'}"
     return python("dispatcher", "dispatcher", env={"CODITECT_STORE": place})
 
 
 def agents(target: str = ECHOER, *, slots: int = PREFETCH) -> list[Program]:
-    """The agent processes of ours."""
+    """Return our agent processes."""
     return [agent(target, slots=slots, env={}) for _ in range(WORKERS)]
 
 
 def workers(side: Side) -> list[Program]:
-    """The worker processes of somebody else."""
+    """Return the worker processes of another side."""
     named = [("-n", f"worker{number}@%h") if side is Side.CELERY else () for number in range(WORKERS)]
     return [Program(side.value.lower(), (PYTHON, *GRAPH_OTHERS[side].worker, *name)) for name in named]
 
 
 @asynccontextmanager
 async def fleet(stage: Stage, target: str = ECHOER, *, slots: int = PREFETCH) -> AsyncIterator[Plane]:
-    """One dispatcher and two agents of ours, of so many slots each."""
+    """Run one dispatcher and two agents of ours during the block, with `slots` slots each."""
     program = dispatcher(stage)
     async with AsyncExitStack() as running:
         pid = await running.enter_async_context(stage.running(program))
@@ -68,7 +68,7 @@ async def fleet(stage: Stage, target: str = ECHOER, *, slots: int = PREFETCH) ->
 
 @asynccontextmanager
 async def staff(stage: Stage, side: Side) -> AsyncIterator[None]:
-    """Whatever runs this side's nodes."""
+    """Run the processes that execute a side's nodes during the block."""
     async with AsyncExitStack() as running:
         if side is Side.DIRECT:
             await running.enter_async_context(fleet(stage))
@@ -79,6 +79,6 @@ async def staff(stage: Stage, side: Side) -> AsyncIterator[None]:
 
 
 async def ordered(stage: Stage, order: GraphOrder, *, seconds: float = 300.0) -> dict[str, Any]:
-    """What the client found."""
+    """Run the graph client with an order, and return its figures."""
     program = python("graph-client", "benchmarks.programs.graph_client", order.written())
     return await stage.finished(replace(program, seconds=seconds))

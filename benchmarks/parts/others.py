@@ -1,4 +1,4 @@
-"""No-op tasks with a result each beside the task queues that people use, each at its fastest safe settings."""
+"""No-op tasks with a result each, beside the task queues that people use, each at its fastest safe settings."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Rounds = dict[Side, list[dict[str, Any]]]
 
 
 def missing(other: Other) -> str:
-    """What it would need; empty when it can run."""
+    """Return a text that names the packages that a side lacks; empty when the side can run."""
     absent = [name for name in other.packages if importlib.util.find_spec(name.replace("-", "_")) is None]
     return f"not installed: {', '.join(absent)} (make bench installs them)" if absent else ""
 
 
 async def measure(stage: Stage, size: Size) -> tuple[Rounds, dict[Side, str]]:
-    """Alternating rounds of all sides, and why a side has none."""
+    """Measure alternating rounds of all sides; return them, and the reason for each side without any."""
     reasons = {side: reason for side, other in OTHERS.items() if (reason := missing(other))}
     found: Rounds = {side: [] for side in SIDES}
     order = Order(Mode.BURST, size.warm_up, size.others_tasks)
@@ -50,7 +50,7 @@ async def measure(stage: Stage, size: Size) -> tuple[Rounds, dict[Side, str]]:
 
 
 def notes(reasons: Mapping[Side, str]) -> tuple[str, ...]:
-    """The settings and versions of each, and who could not run."""
+    """Return the settings and versions of each side, and the reasons of those that could not run."""
     lines = []
     for side, other in OTHERS.items():
         versions = ", ".join(f"{name} {version_of(name)}" for name in other.packages)
@@ -66,7 +66,7 @@ def _shown(value: object) -> str:
 
 
 def charts(found: Paces) -> tuple[Chart, ...]:
-    """The speed of all."""
+    """Return a chart of the speed of all sides."""
     beside = [side for side in OTHERS if side in found]
     if not beside:
         return ()
@@ -76,7 +76,7 @@ def charts(found: Paces) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures; there is no target beside others."""
+    """Measure without a verdict: there is no target beside others."""
     rounds, reasons = await measure(stage, size)
     found = paces(rounds)
     return Findings(NAME, (), figures(found), raw(found), charts(found), notes(reasons), complete=not reasons)

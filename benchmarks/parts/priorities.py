@@ -1,9 +1,9 @@
-"""What urgent work waits for behind bulk work, and what bulk work gets beside a flood of urgent work.
+"""The waiting time of urgent work behind bulk work, and the share of bulk work beside a flood of urgent work.
 
-One agent with 8 slots and thousands of P2 tasks of 100 ms queued: P0 tasks arrive one by one; then more P0
-tasks than it can do. Two agents: one is full, its slot for P0 included, the other is idle. Full of long tasks is
-what the target is about; full of short ones that only it can do, so that its slots free all the time, is
-shown beside it.
+In the first scene one agent has 8 slots and a queue of thousands of P2 tasks of 100 ms: P0 tasks arrive one by one, and
+then more P0 tasks than the agent can do. In the second scene one of two agents is full, its slot for P0 included, and
+the other is idle. The target is about an agent full of long tasks. An agent full of short tasks that only it can do, so
+that its slots get free all the time, is shown beside it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ MOST_LOADED_MS = 200.0
 MOST_IDLE_PEER_MS = 10.0
 LEAST_BULK_SHARE = 1 / 13
 LEAST_URGENT_SHARE = 8 / 13
-"""What the weights 8:4:1 give P0 even when P1 waits, too; here it does not."""
+"""The share that the weights 8:4:1 give P0 even when P1 tasks wait, too; here none wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """How many tasks of each level started during the flood."""
+    """The number of tasks of each level that started during the flood."""
 
     p0: int
     p2: int
@@ -45,7 +45,7 @@ class Starts:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Milliseconds from submit to start of P0 tasks, and the starts under the flood."""
+    """The milliseconds from submit to start of P0 tasks, and the starts under the flood."""
 
     loaded: tuple[float, ...]
     idle_peer: tuple[float, ...]
@@ -54,7 +54,7 @@ class Waits:
 
 
 async def arrive(client: Client, count: int, *, milliseconds: int) -> tuple[float, ...]:
-    """P0 tasks one by one, each at its time whatever became of the one before; each one's wait."""
+    """Submit P0 tasks one by one at fixed times, whatever became of earlier ones; return the waits in ms."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -72,7 +72,7 @@ async def _wait_ms(client: Client, milliseconds: int) -> float:
 
 
 async def flood(client: Client, bulk: Sequence[Handle], seconds: float) -> Starts:
-    """More P0 tasks than the agent can do in that time, beside the bulk that waits already."""
+    """Submit more P0 tasks than the agent can do in the given time, beside waiting bulk work; return the starts."""
     many = int(SLOTS * (seconds + 2 * SETTLE_SECONDS) / (BULK_MS / 1000))
     urgent = await submit_waits(client, many, milliseconds=BULK_MS, priority=Priority.P0)
     await asyncio.sleep(SETTLE_SECONDS)
@@ -89,7 +89,7 @@ async def flood(client: Client, bulk: Sequence[Handle], seconds: float) -> Start
 
 
 async def one_loaded_agent(stage: Stage, size: Size) -> tuple[tuple[float, ...], Starts]:
-    """P0 tasks against a backlog of P2, a few and then a flood."""
+    """Measure P0 tasks against a backlog of P2 tasks: first a few, then a flood."""
     async with stage.running(waiting_agent(slots=SLOTS)), Client.connecting(stage.settings) as client:
         bulk = await submit_waits(client, size.backlog, milliseconds=BULK_MS, priority=Priority.P2)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -98,7 +98,7 @@ async def one_loaded_agent(stage: Stage, size: Size) -> tuple[tuple[float, ...],
 
 
 async def idle_peer(stage: Stage, size: Size) -> tuple[float, ...]:
-    """P0 tasks while one of two agents is full and the other has nothing to do."""
+    """Measure P0 tasks while one of two agents is full and the other is idle."""
     full, idle = waiting_agent(slots=SLOTS, drain_seconds=0.0), waiting_agent(slots=SLOTS)
     async with stage.running(full), Client.connecting(stage.settings) as client:
         await fill(client)
@@ -108,7 +108,7 @@ async def idle_peer(stage: Stage, size: Size) -> tuple[float, ...]:
 
 
 async def idle_peer_of_hauler(stage: Stage, size: Size) -> tuple[float, ...]:
-    """The same while the full one hauls: a flood of short P0 tasks that the idle one cannot do."""
+    """Measure P0 tasks while one of two agents executes a flood of short P0 tasks that the idle one cannot do."""
     full = waiting_agent(slots=SLOTS, target=HAULER)
     many = int(SLOTS * (size.urgent * EVERY_SECONDS + 4 * SETTLE_SECONDS) / (BULK_MS / 1000))
     async with (
@@ -122,7 +122,7 @@ async def idle_peer_of_hauler(stage: Stage, size: Size) -> tuple[float, ...]:
 
 
 async def fill(client: Client) -> None:
-    """Long tasks for every slot of the only agent; returns when all of them have started."""
+    """Submit long tasks for every slot of the only agent; return when all of them have started."""
     async with client.events("task.started") as started, asyncio.timeout(10):
         await submit_waits(client, 1, milliseconds=LONG_MS, priority=Priority.P0)
         await submit_waits(client, SLOTS - 1, milliseconds=LONG_MS, priority=Priority.P2)
@@ -131,7 +131,7 @@ async def fill(client: Client) -> None:
 
 
 async def measure(stage: Stage, size: Size) -> Waits:
-    """Each scene from empty queues."""
+    """Measure each scene, from empty queues."""
     loaded, starts = await one_loaded_agent(stage, size)
     await stage.forget([WAIT])
     beside_idle = await idle_peer(stage, size)
@@ -142,7 +142,7 @@ async def measure(stage: Stage, size: Size) -> Waits:
 
 
 def verdict(found: Waits) -> tuple[Verdict, ...]:
-    """The slow end of the waits, and the bulk's share."""
+    """Judge the slow end of the waits, and the shares of the starts."""
     starts = found.flood.p0 + found.flood.p2
     return (
         Verdict(
@@ -171,7 +171,7 @@ def verdict(found: Waits) -> tuple[Verdict, ...]:
 
 
 def figures(found: Waits) -> tuple[Figure, ...]:
-    """The middle and the end of the waits, and the starts."""
+    """Return the middle and the end of the waits, and the starts."""
     return (
         Figure("P0 wait, P2 queued, p50", percentile(found.loaded, 50), "ms"),
         Figure("P0 wait, P2 queued, longest", max(found.loaded), "ms"),
@@ -185,6 +185,6 @@ def figures(found: Waits) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

@@ -1,4 +1,4 @@
-"""One task at a time: from submit to the result in hand."""
+"""The time of one task after the other, from submit to the result in hand."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from benchmarks.verdict import Bound, Figure, Findings, Verdict
 NAME = "round-trip"
 WARM_UP = 100
 MOST_RATIOS = {Side.DIRECT: {50: 1.0, 99: 1.5}, Side.PLAIN: {50: 1.3, 99: 2.0}}
-"""By percentile."""
+"""The highest ratio to the hand-written program, by side and percentile."""
 
 RoundTrips = Mapping[Side, tuple[float, ...]]
-"""Milliseconds of every round trip of one run."""
+"""The milliseconds of every round trip of one run."""
 
 
 def pooled(rounds: list[dict[str, Any]]) -> tuple[float, ...]:
-    """All round trips of all rounds."""
+    """Return all round trips of all rounds."""
     return tuple(value for one in rounds for value in one["milliseconds"])
 
 
 async def measure(stage: Stage, size: Size) -> RoundTrips:
-    """Alternating rounds of all sides."""
+    """Measure alternating rounds of all sides."""
     order = Order(Mode.SINGLE, WARM_UP, size.round_trips // size.rounds)
     found = await alternating(stage, BY_HAND, order, rounds=size.rounds)
     return {side: pooled(rounds) for side, rounds in found.items()}
 
 
 def to_aio_pika(found: RoundTrips, side: Side, share: int) -> float:
-    """How many times as long as the program written by hand, at this percentile."""
+    """Return a side's time at a percentile as a multiple of the hand-written aio-pika program's."""
     return percentile(found[side], share) / percentile(found[Side.AIO_PIKA], share)
 
 
 def verdict(found: RoundTrips) -> tuple[Verdict, ...]:
-    """Ours against the program written by hand, the middle and the slow end."""
+    """Compare our times with the hand-written aio-pika program's, at the middle and the slow end."""
     return tuple(
         Verdict(
             f"round trip p{share}, {WIRES[side]} / aio-pika", to_aio_pika(found, side, share), Bound.AT_MOST, most, "x"
@@ -51,7 +51,7 @@ def verdict(found: RoundTrips) -> tuple[Verdict, ...]:
 
 
 def figures(found: RoundTrips) -> tuple[Figure, ...]:
-    """Percentiles of every side."""
+    """Return the percentiles of every side."""
     return tuple(
         Figure(f"{side.value}: round trip p{share}", percentile(values, share), "ms")
         for side, values in found.items()
@@ -60,7 +60,7 @@ def figures(found: RoundTrips) -> tuple[Figure, ...]:
 
 
 def charts(found: RoundTrips) -> tuple[Chart, ...]:
-    """How many round trips are done by when."""
+    """Return a chart of the share of round trips that are done by each time."""
     shares = [*range(1, 100), 99.5]
     return (
         Lines(
@@ -81,7 +81,7 @@ def charts(found: RoundTrips) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     raw = {side.value: values for side, values in found.items()}
     return Findings(NAME, verdict(found), figures(found), raw, charts(found))

@@ -1,4 +1,4 @@
-"""How speed moves with more agent processes, more capabilities and larger bodies: three parts of one shape."""
+"""The speed with more agent processes, more capabilities and larger bodies: three parts of one shape."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ CAPABILITIES = (1, 10, 100, 1_000)
 BODY_KB = (1, 4, 16, 64, 256)
 WARM_UP = 200
 MOST_BODY_BYTES = 64_000_000
-"""Of all bodies of a burst; larger ones are fewer."""
+"""The bound of all bodies of a burst together: with larger bodies a burst has fewer tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is varied, over which steps, and for whom."""
+    """The description of one part: the quantity that varies, its steps, and the measured sides."""
 
     name: str
     unit: str
-    """Of the steps."""
+    """The unit of the steps."""
     sides: Sequence[Side]
     steps: Sequence[int]
     order: Callable[[Size, int], Order]
-    """What the client does at this step."""
+    """The client's order at a step."""
     agents: Callable[[int], int] = lambda _step: 1
-    """How many agent processes run at this step."""
+    """The number of agent processes at a step."""
     once: Sequence[int] = ()
-    """Steps that take so long that they have one round only."""
+    """Steps that take so long that they have only one round."""
 
 
 Answer = Mapping[Side, Mapping[int, tuple[float, ...]]]
-"""Tasks per second by step, one per round."""
+"""The tasks per second by side and step, one value for each round."""
 
 
 def plain_burst(size: Size, _step: int) -> Order:
-    """The same at every step."""
+    """Return the same order at every step."""
     return Order(Mode.BURST, WARM_UP, size.scaling_tasks)
 
 
 def spread_burst(size: Size, step: int) -> Order:
-    """Spread over so many capabilities; the warm-up touches each."""
+    """Return an order whose tasks are spread over `step` capabilities; the warm-up uses each."""
     return Order(Mode.BURST, max(WARM_UP, step), size.scaling_tasks // 3, capabilities=step)
 
 
 def sized_burst(size: Size, step: int) -> Order:
-    """Bodies of so many kilobytes."""
+    """Return an order with bodies of `step` kilobytes."""
     tasks = min(size.scaling_tasks, MOST_BODY_BYTES // (step * 1_000))
     return Order(Mode.BURST, min(WARM_UP, tasks), tasks, body_bytes=step * 1_000)
 
@@ -69,7 +69,7 @@ BY_BODY = Question("bodies", "kB of body", (Side.DIRECT, Side.AIO_PIKA), BODY_KB
 
 
 async def measure(stage: Stage, size: Size, question: Question) -> Answer:
-    """Alternating rounds of the sides at each step."""
+    """Measure alternating rounds of the sides at each step."""
     found: dict[Side, dict[int, tuple[float, ...]]] = {side: {} for side in question.sides}
     for step in question.steps:
         order = question.order(size, step)
@@ -82,7 +82,7 @@ async def measure(stage: Stage, size: Size, question: Question) -> Answer:
 
 
 def figures(question: Question, found: Answer) -> tuple[Figure, ...]:
-    """The median of each step."""
+    """Return the median of each step."""
     return tuple(
         Figure(f"{side.value}: {step:,} {question.unit}", median(rounds), "/s")
         for side, steps in found.items()
@@ -91,7 +91,7 @@ def figures(question: Question, found: Answer) -> tuple[Figure, ...]:
 
 
 def charts(question: Question, found: Answer) -> tuple[Chart, ...]:
-    """Tasks per second over the steps."""
+    """Return a chart of tasks per second over the steps."""
     series = {side.value: [(step, median(rounds)) for step, rounds in steps.items()] for side, steps in found.items()}
     ours = series[Side.DIRECT.value]
     (first, before), (last, after) = ours[0], ours[-1]
@@ -100,22 +100,22 @@ def charts(question: Question, found: Answer) -> tuple[Chart, ...]:
 
 
 async def answer(stage: Stage, size: Size, question: Question) -> Findings:
-    """Measures; growth has no target of its own."""
+    """Measure without a verdict: growth has no target of its own."""
     found = await measure(stage, size, question)
     raw = {side.value: dict(steps) for side, steps in found.items()}
     return Findings(question.name, (), figures(question, found), raw, charts(question, found))
 
 
 async def agents(stage: Stage, size: Size) -> Findings:
-    """More agent processes."""
+    """Measure more and more agent processes."""
     return await answer(stage, size, BY_AGENTS)
 
 
 async def capabilities(stage: Stage, size: Size) -> Findings:
-    """More capabilities."""
+    """Measure more and more capabilities."""
     return await answer(stage, size, BY_CAPABILITIES)
 
 
 async def bodies(stage: Stage, size: Size) -> Findings:
-    """Larger bodies."""
+    """Measure larger and larger bodies."""
     return await answer(stage, size, BY_BODY)

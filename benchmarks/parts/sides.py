@@ -19,19 +19,19 @@ ECHOER = "benchmarks.programs.workload:echoer"
 COUNTER = "benchmarks.programs.workload:counter"
 READY_SECONDS = 30.0
 CAPABILITY_SECONDS = 0.3
-"""What an agent may take to declare the four quorum queues of a capability, on a busy machine."""
+"""The time that an agent may take to declare the four quorum queues of a capability, on a busy machine."""
 TALLIED = (Mode.FORGET, Mode.FILL)
 
 
 class Side(StrEnum):
-    """Whose programs run."""
+    """The system whose programs run."""
 
     DIRECT = "coditect"
-    """Ours, on direct frames."""
+    """Our client and agent, on direct frames."""
     PLAIN = "coditect, plain"
-    """Ours, on aiormq as it is published."""
+    """Our client and agent, on aiormq as published."""
     AIO_PIKA = "aio-pika"
-    """Written by hand: what every ratio is about."""
+    """The hand-written aio-pika program, to which every ratio refers."""
     CELERY = "Celery"
     TASKIQ = "Taskiq"
     RQ = "RQ"
@@ -43,7 +43,7 @@ OTHERS = {Side.CELERY: others.CELERY, Side.TASKIQ: others.TASKIQ, Side.RQ: other
 
 
 def driver_of(side: Side) -> str:
-    """The module of this side's driver."""
+    """Return the module of a side's driver."""
     if side in WIRES:
         return "benchmarks.programs.coditect_driver"
     if side in OTHERS:
@@ -52,7 +52,7 @@ def driver_of(side: Side) -> str:
 
 
 def agent_of(side: Side, order: Order) -> Program:
-    """The agent process that this order is for."""
+    """Return a side's agent process for an order."""
     if side in WIRES:
         target = COUNTER if order.mode in TALLIED else ECHOER
         program = agent(target, slots=PREFETCH, env=environment(side, order))
@@ -63,24 +63,24 @@ def agent_of(side: Side, order: Order) -> Program:
 
 
 def environment(side: Side, order: Order) -> Mapping[str, str]:
-    """What client and agent of this side read."""
+    """Return the environment variables for a side's client and agent."""
     wire = {"CODITECT_WIRE": WIRES[side]} if side in WIRES else {}
     return {FOLDER: order.tally, CAPABILITIES: str(order.capabilities), **wire}
 
 
 def with_tally(stage: Stage, order: Order) -> Order:
-    """The order with a fresh folder to count in, if its tasks are counted."""
+    """Return the order, with a fresh folder for the count if its tasks are counted."""
     return replace(order, tally=str(stage.fresh_folder("tally"))) if order.mode in TALLIED else order
 
 
 def client_of(side: Side, order: Order) -> Program:
-    """The client process that carries out the order."""
+    """Return the client process that carries out an order."""
     written = replace(order, driver=driver_of(side)).written()
     return python("client", "benchmarks.programs.client", written, env=environment(side, order))
 
 
 async def one_round(stage: Stage, side: Side, order: Order, *, agents: int = 1) -> dict[str, Any]:
-    """One measurement: what the client found."""
+    """Run one measurement, and return the client's figures."""
     order = with_tally(stage, order)
     async with AsyncExitStack() as running:
         pids = [await running.enter_async_context(stage.running(agent_of(side, order))) for _ in range(agents)]
@@ -91,7 +91,7 @@ async def one_round(stage: Stage, side: Side, order: Order, *, agents: int = 1) 
 async def alternating(
     stage: Stage, sides: Sequence[Side], order: Order, *, rounds: int, agents: int = 1
 ) -> dict[Side, list[dict[str, Any]]]:
-    """So many rounds of each side; who goes first alternates, too."""
+    """Run `rounds` rounds of each side, in alternating order; return the clients' figures."""
     found: dict[Side, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in rotated(sides, number):
@@ -100,6 +100,6 @@ async def alternating(
 
 
 def rotated(sides: Sequence[Side], number: int) -> list[Side]:
-    """The sides, another one first in each round."""
+    """Return the sides, with a different side first in each round."""
     first = number % len(sides)
     return [*sides[first:], *sides[:first]]

@@ -1,7 +1,7 @@
-"""Tasks that wait 100 ms on 100 slots: how much of the ideal is left when the slots are all that limits.
+"""Tasks that wait 100 ms on 100 slots: the share of the ideal speed that is left when only the slots limit it.
 
-The tasks are P0, for which every slot is open; of P1 and P2 an agent keeps one slot free (99 of 100), which
-is shown beside it without a target.
+The tasks are P0, for which every slot is open. For P1 and P2 an agent keeps one slot free (99 of 100), which is shown
+beside it without a target.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LEAST_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """Seconds from the first submit to the last result, one per repetition."""
+    """The seconds from the first submit to the last result, one value for each repetition."""
 
     p0: tuple[float, ...]
     p1: tuple[float, ...]
 
 
 async def wall_seconds(client: Client, priority: Priority) -> float:
-    """One repetition."""
+    """Run one repetition, and return its seconds."""
     began = time.perf_counter()
     for handle in await submit_waits(client, TASKS, milliseconds=MILLISECONDS, priority=priority):
         await handle.result(timeout=RESULT_SECONDS)
@@ -41,7 +41,7 @@ async def wall_seconds(client: Client, priority: Priority) -> float:
 
 
 async def measure(stage: Stage, size: Size) -> Walls:
-    """Repetitions on one agent, after one that does not count."""
+    """Measure repetitions on one agent, after a first one that does not count."""
     walls: dict[Priority, list[float]] = {Priority.P0: [], Priority.P1: []}
     async with stage.running(waiting_agent(slots=SLOTS)), Client.connecting(stage.settings) as client:
         for priority, seconds in walls.items():
@@ -52,7 +52,7 @@ async def measure(stage: Stage, size: Size) -> Walls:
 
 
 def verdict(found: Walls) -> tuple[Verdict, ...]:
-    """The ideal over the median."""
+    """Judge the ideal time over the median."""
     share = 100 * IDEAL_SECONDS / median(found.p0)
     return (
         Verdict(f"{TASKS:,} tasks of 100 ms on 100 slots, of the ideal", share, Bound.AT_LEAST, 100 * LEAST_SHARE, "%"),
@@ -60,7 +60,7 @@ def verdict(found: Walls) -> tuple[Verdict, ...]:
 
 
 def figures(found: Walls) -> tuple[Figure, ...]:
-    """Wall times."""
+    """Return the wall times."""
     return (
         Figure("wall, P0 (100 slots)", median(found.p0), "s"),
         Figure("wall, P1 (99 of 100 slots: 1.1 s are ideal)", median(found.p1), "s"),
@@ -68,6 +68,6 @@ def figures(found: Walls) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

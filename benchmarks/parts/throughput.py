@@ -26,18 +26,18 @@ LEAST_RATIOS = {Side.DIRECT: 3.0, Side.PLAIN: 0.9}
 
 
 async def measure(stage: Stage, size: Size) -> Paces:
-    """Alternating rounds of all sides."""
+    """Measure alternating rounds of all sides."""
     order = Order(Mode.BURST, size.warm_up, size.tasks)
     return paces(await alternating(stage, BY_HAND, order, rounds=size.rounds))
 
 
 def verdict(found: Paces) -> tuple[Verdict, ...]:
-    """Ours against the program written by hand, and against a fixed cost."""
+    """Compare our speed with the hand-written aio-pika program's, and our processor time with a fixed bound."""
     return ratio_verdicts(found, "no-op tasks per second", LEAST_RATIOS) + cpu_verdicts(found, "task")
 
 
 def charts(found: Paces) -> tuple[Chart, ...]:
-    """The speed, and what it costs."""
+    """Return charts of the speed and of the cost."""
     ahead = times(to_aio_pika(found, Side.DIRECT))
     return (
         speed_bars(
@@ -51,6 +51,6 @@ def charts(found: Paces) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), raw(found), charts(found))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.parts.visit CORE ORDER ANSWER`: runs graphs on one core, with servers and a fleet of its own.
+"""`python -m benchmarks.parts.visit CORE ORDER ANSWER`: run graphs on one core, with servers and a fleet of its own.
 
 ORDER is a `GraphOrder` as JSON. The figures go to the file ANSWER, as JSON, too.
 """
@@ -22,7 +22,7 @@ from benchmarks.stage import Stage, open_stage, python
 from coditect.aio.loop import run_loop
 
 SLOTS = 100
-"""Of each of the two agents: layers of 1,000 do not fit into what may be under way then."""
+"""The slots of each of the two agents: layers of 1,000 nodes then exceed what may be under way."""
 LOOK_SECONDS = 0.1
 LONGEST_SECONDS = 900.0
 START_SECONDS = 60.0
@@ -30,17 +30,18 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What was found. Megabytes are the most that was seen of the dispatcher's resident memory."""
+    """The figures of one measurement on one core; megabytes are the peak of the dispatcher's resident memory."""
 
     seconds: tuple[float, ...]
-    """Of each run."""
+    """The seconds of each run."""
     megabytes: float
 
 
 async def visit(stage: Stage, order: GraphOrder, core: int) -> Visit:
-    """All processes of it are on this core; what else the machine does is not its concern.
+    """Measure an order on one core, with all processes on that core; other load of the machine is not considered.
 
-    Raises: ProgramFailed.
+    Raises:
+        ProgramFailed: when a program fails.
     """
     program = python("visit", "benchmarks.parts.visit", str(core), order.written())
     told = await stage.finished(replace(program, seconds=LONGEST_SECONDS + START_SECONDS))
@@ -49,7 +50,7 @@ async def visit(stage: Stage, order: GraphOrder, core: int) -> Visit:
 
 @asynccontextmanager
 async def peak_megabytes(pid: int) -> AsyncIterator[list[float]]:
-    """The most that was seen of the process's resident memory inside the block; one element."""
+    """Watch a process during the block; yield a list of one element, the peak of its resident memory in megabytes."""
     process, most = psutil.Process(pid), [0.0]
 
     async def look() -> None:
@@ -64,7 +65,7 @@ async def peak_megabytes(pid: int) -> AsyncIterator[list[float]]:
 
 
 async def measure(order: GraphOrder) -> dict[str, object]:
-    """On a fresh dispatcher with an empty ledger, and two agents."""
+    """Measure on a fresh dispatcher with an empty ledger, and two agents."""
     async with (
         open_stage() as stage,
         fleet(stage, slots=SLOTS) as plane,
@@ -75,7 +76,7 @@ async def measure(order: GraphOrder) -> dict[str, object]:
 
 
 def main(core: str, order: str, answer: str) -> None:
-    """Runs one measurement; see the module's first lines."""
+    """Run one measurement; the module's first lines describe the arguments."""
     os.sched_setaffinity(0, {int(core)})
     figures = run_loop(measure(GraphOrder.read(order)))
     Path(answer).write_text(json.dumps(figures))

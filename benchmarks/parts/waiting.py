@@ -1,4 +1,4 @@
-"""The agents that wait, and their tasks: what the parts about slots and priorities share."""
+"""The waiting agents and their tasks, shared by the parts about slots and priorities."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ RESULT_SECONDS = 120.0
 
 
 def waiting_agent(*, slots: int, drain_seconds: float = 5.0, target: str = WAITER) -> Program:
-    """An agent process that waits when it is told to."""
+    """Return an agent process whose tasks wait."""
     return agent(target, slots=slots, drain_seconds=drain_seconds)
 
 
 async def submit_waits(
     client: Client, count: int, *, milliseconds: int, priority: Priority, capability: str = WAIT
 ) -> list[Handle]:
-    """So many tasks at once; returns when the broker has them all."""
+    """Submit `count` waiting tasks at once; return their handles when the broker has them all."""
     values = (Wait(milliseconds) for _ in range(count))
     return [handle async for handle in client.submit_many(capability, values, priority=priority)]
 
 
 async def started_ns(handle: Handle) -> int:
-    """When the handler of this task began, by the machine's monotonic clock."""
+    """Return the time at which a task's handler began, on the machine's monotonic clock."""
     value = await handle.result(timeout=RESULT_SECONDS)
     moment: int = value["started_ns"]
     return moment

@@ -1,12 +1,12 @@
-"""Larger workflows, and more of them: what ten times the nodes costs, and what the dispatcher holds in memory.
+"""Larger workflows, and more of them: the time of ten times the nodes, and the memory of the dispatcher.
 
-A workflow grows in two ways. A longer one has more layers. A wider one has larger layers: when there is more in them
-than may be under way, twice the agents' slots, its nodes go the other way to their claim, through the backlog that RQ
-holds. That costs a tenth more, whatever the size. With few slots, 10,000 nodes go that way as 100,000 do.
+A workflow grows in two ways. A longer one has more layers. A wider one has larger layers: when a layer has more nodes
+than may be under way, twice the agents' slots, its nodes go to their claim by the other way, through the backlog that
+RQ holds. That costs a tenth more, whatever the size. With few slots, 10,000 nodes go that way as 100,000 do.
 
-Two sizes are measured side by side, each on one core with servers, dispatcher, agents and client of its own, the
-smaller one over and over until the larger one has ended; then the cores are exchanged. A machine's speed changes by
-half within minutes, and the larger size takes minutes: one behind the other they meet different machines.
+Two sizes are measured side by side, each on one core with servers, dispatcher, agents and client of its own. The
+smaller one is repeated until the larger one has ended; then the cores are exchanged. A machine's speed changes by half
+within minutes, and the larger size takes minutes: sizes that ran one after the other would meet different machines.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ SMALL = chain(10)
 WARM_UP = layered(3, 20)
 MOST_RUNS = 15
 SHORTER = 0.4
-"""What a visit to the smaller size has of the larger one's nodes. Such visits are made until the larger one's has
-ended, and the one that goes on longer does not count: nothing was beside it at last."""
+"""The nodes of a visit (a measurement on one core) to the smaller size, as a share of those of the larger size.
+
+Such visits are repeated until the visit to the larger size has ended. The visit that ends later does not count, because
+it ran alone at its end.
+"""
 SERIES = {"wider": "one workflow of ten layers", "longer": "one of longer and longer", "more": "workflows of ten nodes"}
-"""How the plot calls them."""
+"""The names of the series in the plot."""
 MOST_TIMES_FOR_TEN = 11.0
 MOST_MEGABYTES = 250.0
 
 
 class TooFewCores(RuntimeError):
-    """The sizes cannot be measured side by side."""
+    """The error of a machine with too few cores to measure two sizes side by side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """So many of one graph."""
+    """One size to measure: a graph, and the number of workflows of that graph."""
 
     name: str
     graph: Graph
@@ -55,46 +58,50 @@ class Trial:
 
     @property
     def nodes(self) -> int:
-        """In all of them."""
+        """The number of nodes in all workflows."""
         return self.graph.nodes * self.many
 
     def order(self, nodes: int) -> GraphOrder:
-        """Runs of about so many nodes together."""
+        """Return an order for runs of about `nodes` nodes together."""
         runs = max(1, min(MOST_RUNS, nodes // self.nodes))
         return GraphOrder(DRIVERS[Side.DIRECT], WARM_UP, self.graph, runs, self.many)
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """What was measured of one trial, on one core. Megabytes are the dispatcher's resident memory."""
+    """The figures of one trial, on one core; megabytes are the dispatcher's resident memory."""
 
     name: str
     nodes: int
     seconds: float
     most_megabytes: float
     times: float = 1.0
-    """The time of the size before it: the geometric mean of those below, in which a slower core cancels out."""
+    """The time as a multiple of the size before: the geometric mean of `each`, in which a slower core cancels out."""
     each: tuple[float, ...] = ()
-    """Of each round on the one core, then on the other."""
+    """The ratio of each round, on the one core and then on the other."""
 
 
 def wider(nodes: int) -> Trial:
-    """A workflow of ten layers."""
+    """Return a trial of one workflow of ten layers."""
     return Trial(f"{nodes:,} nodes in {LAYERS} layers", layered(LAYERS, nodes // LAYERS))
 
 
 def longer(nodes: int, width: int) -> Trial:
-    """A workflow of layers that have a certain size."""
+    """Return a trial of one workflow whose layers have a certain size."""
     return Trial(f"{nodes:,} nodes in layers of {width}", layered(nodes // width, width))
 
 
 def more(workflows: int) -> Trial:
-    """Small workflows."""
+    """Return a trial of many small workflows."""
     return Trial(f"{workflows:,} workflows of {SMALL.nodes}", SMALL, workflows)
 
 
 def two_cores() -> tuple[int, int]:
-    """That this process may use. Raises: TooFewCores."""
+    """Return two cores that this process may use.
+
+    Raises:
+        TooFewCores: when there are fewer than two.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise TooFewCores("Two sizes are measured side by side, on a core each: run this where there are two cores.")
@@ -102,9 +109,12 @@ def two_cores() -> tuple[int, int]:
 
 
 async def side_by_side(stage: Stage, smaller: GraphOrder, larger: GraphOrder, cores: Sequence[int]) -> list[Visit]:
-    """One visit to the larger size on the first core, then those to the smaller one that the other core made beside it.
+    """Measure the larger size once on the first core, and the smaller one on the other core as often as time allows.
 
-    Raises: ProgramFailed.
+    Returns the visit to the larger size, and then those to the smaller one.
+
+    Raises:
+        ProgramFailed: when a program fails.
     """
     beside: list[Visit] = []
     first = asyncio.create_task(visit(stage, larger, cores[0]))
@@ -118,12 +128,12 @@ async def side_by_side(stage: Stage, smaller: GraphOrder, larger: GraphOrder, co
 
 
 def times(larger: Visit, *smaller: Visit) -> float:
-    """How often the smaller size goes into the larger one's time; by means, since slow spells are part of both."""
+    """Return the larger size's time over the smaller's; by means, since slow spells are part of both."""
     return mean(larger.seconds) / mean(seconds for one in smaller for seconds in one.seconds)
 
 
 async def rising(stage: Stage, trials: Sequence[Trial], size: Size) -> tuple[Grown, ...]:
-    """Each beside the one that is ten times as large, so many times on either core."""
+    """Measure each trial beside the next one, which is ten times as large, `size.graph_pairs` times on either core."""
     cores, found, ratios = two_cores(), {trial: list[Visit]() for trial in trials}, {trials[0]: list[float]()}
     for before, trial in pairwise(trials):
         ratios[trial] = []
@@ -138,7 +148,7 @@ async def rising(stage: Stage, trials: Sequence[Trial], size: Size) -> tuple[Gro
 
 
 def grown(trial: Trial, visits: Sequence[Visit], ratios: Sequence[float]) -> Grown:
-    """All visits to one size together."""
+    """Return the figures of all visits to one size."""
     return Grown(
         trial.name,
         trial.nodes,
@@ -150,7 +160,7 @@ def grown(trial: Trial, visits: Sequence[Visit], ratios: Sequence[float]) -> Gro
 
 
 async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
-    """One wider and wider workflow; one longer and longer; more and more of ten nodes."""
+    """Measure wider and wider workflows, longer and longer ones, and more and more workflows of ten nodes."""
     width = size.large_graphs[0] // LAYERS
     return {
         "wider": await rising(stage, [wider(nodes) for nodes in size.large_graphs], size),
@@ -160,7 +170,7 @@ async def measure(stage: Stage, size: Size) -> dict[str, tuple[Grown, ...]]:
 
 
 def verdicts(found: Mapping[str, Sequence[Grown]]) -> tuple[Verdict, ...]:
-    """Ten times the nodes at each step, and the most memory."""
+    """Judge the time of ten times the nodes at each step, and the peak of the memory."""
     steps = [step for series in found.values() for step in pairwise(series)]
     largest = max((one for series in found.values() for one in series), key=lambda one: one.most_megabytes)
     return (
@@ -173,7 +183,7 @@ def verdicts(found: Mapping[str, Sequence[Grown]]) -> tuple[Verdict, ...]:
 
 
 def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:
-    """Speed and memory of each."""
+    """Return speed and memory of each size."""
     return tuple(
         figure
         for series in found.values()
@@ -186,7 +196,7 @@ def figures(found: Mapping[str, Sequence[Grown]]) -> tuple[Figure, ...]:
 
 
 def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
-    """Nodes per second over the size."""
+    """Return a chart of nodes per second over the size."""
     series = {label: [(one.nodes, one.nodes / one.seconds) for one in found[name]] for name, label in SERIES.items()}
     first, last = found["wider"][0], found["wider"][-1]
     title = (
@@ -197,7 +207,7 @@ def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     raw = {name: [asdict(one) for one in series] for name, series in found.items()}
     return Findings(NAME, verdicts(found), figures(found), raw, charts(found))

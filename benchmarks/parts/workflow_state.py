@@ -1,4 +1,4 @@
-"""What a dispatcher answers while it works, how soon it is back, and what it costs when it has nothing to do."""
+"""A dispatcher's answers while it works, the time of its restart, and its cost when it is idle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from coditect.workflow.definition import Definition
 NAME = "workflow-state"
 SHORTEST_MS, SPREAD_MS = 2_000, 2_000
 PAUSE_SECONDS = 0.002
-"""Between two queries: a person's dashboard asks more rarely."""
+"""The pause between two queries; a person's dashboard asks more rarely."""
 LONGEST_SECONDS = 300.0
 SETTLE_SECONDS = 3.0
 MOST_QUERY_MS = 10.0
@@ -36,23 +36,23 @@ MOST_CPU_PERCENT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Everything of this part."""
+    """All figures of this part."""
 
     query_milliseconds: tuple[float, ...]
-    """Of each state query while 1,000 nodes ran."""
+    """The time of each state query while 1,000 nodes ran."""
     hurried_milliseconds: tuple[float, ...]
-    """The same while no-op nodes ran as fast as they could."""
+    """The time of each state query while no-op nodes ran as fast as they could."""
     ready_seconds: tuple[float, ...]
-    """From the start of a dispatcher whose ledger is full of live nodes until it says that it is ready."""
+    """The time from the start of a dispatcher, whose ledger is full of live nodes, until the dispatcher is ready."""
     restart_seconds: tuple[float, ...]
-    """Until it has committed something about them."""
+    """The time from that start until the dispatcher has committed a change of their workflow."""
     cpu_percent: float
-    """Of a core, with nothing to do."""
+    """The per cent of a core that an idle dispatcher uses."""
     idle_megabytes: float
 
 
 def waiting(nodes: int) -> Definition:
-    """So many nodes side by side, each of which waits for two to four seconds, as most work of agents does."""
+    """Return a workflow of nodes side by side, which wait two to four seconds each, as most work of agents does."""
     flow = Workflow("waiting")
     for number in range(nodes):
         flow.task(WAIT, {"milliseconds": SHORTEST_MS + SPREAD_MS * number // nodes}, name=f"n{number:06}")
@@ -60,7 +60,7 @@ def waiting(nodes: int) -> Definition:
 
 
 async def query_milliseconds(stage: Stage, size: Size, definition: Definition, target: str) -> list[float]:
-    """Asks one query after the other while the workflow runs, again and again until there were enough."""
+    """Run the workflow again and again, and ask one query after the other meanwhile; return their milliseconds."""
     taken: list[float] = []
     async with fleet(stage, target), Client.connecting(stage.settings) as client:
         async with asyncio.timeout(LONGEST_SECONDS):
@@ -81,9 +81,9 @@ async def _while_it_runs(run: Run) -> list[float]:
 
 
 async def restart_seconds(stage: Stage, graph: Graph, repeats: int) -> list[tuple[float, float]]:
-    """Seconds until the dispatcher is ready, and until it has committed a pause of the workflow that was under way.
+    """Return the seconds until a restarted dispatcher is ready, and until it has committed a pause of its workflow.
 
-    No agent takes anything meanwhile: their queues are there, and they are not.
+    No agent runs meanwhile: the agents' queues exist, and nothing consumes them.
     """
     program = dispatcher(stage)
     taken = []
@@ -116,7 +116,7 @@ async def _restarted(stage: Stage, program: Program, run: Run) -> tuple[float, f
 
 
 async def idle(stage: Stage, seconds: float) -> tuple[float, float]:
-    """Per cent of a core, and resident megabytes, of a dispatcher with nothing to do."""
+    """Return the per cent of a core, and the resident megabytes, of an idle dispatcher."""
     async with stage.running(dispatcher(stage)) as pid:
         process = psutil.Process(pid)
         await asyncio.sleep(SETTLE_SECONDS)
@@ -128,7 +128,7 @@ async def idle(stage: Stage, seconds: float) -> tuple[float, float]:
 
 
 async def measure(stage: Stage, size: Size) -> Found:
-    """One thing after the other."""
+    """Measure queries, restarts and the idle dispatcher, one after the other."""
     queries = await query_milliseconds(stage, size, waiting(size.graph_width), WAITER)
     no_op = definition_of(layered(10, size.graph_width // 10))
     hurried = await query_milliseconds(stage, size, no_op, ECHOER)
@@ -139,7 +139,7 @@ async def measure(stage: Stage, size: Size) -> Found:
 
 
 def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
-    """The targets."""
+    """Judge the targets."""
     return (
         Verdict("state query p99 while 1,000 nodes run", percentile(found.query_milliseconds, 99), Bound.BELOW,
                 MOST_QUERY_MS, "ms"),
@@ -150,7 +150,7 @@ def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
 
 
 def figures(found: Found) -> tuple[Figure, ...]:
-    """What stands behind them."""
+    """Return the figures behind the targets."""
     return (
         Figure("state query p50", _p50(found.query_milliseconds), "ms"),
         Figure("state query p50 beside no-op nodes at full speed", _p50(found.hurried_milliseconds), "ms"),
@@ -166,6 +166,6 @@ def _p50(values: Sequence[float]) -> float:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found = await measure(stage, size)
     return Findings(NAME, verdicts(found, size.live_nodes), figures(found), asdict(found))

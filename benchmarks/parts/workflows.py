@@ -19,22 +19,22 @@ from benchmarks.verdict import Bound, Figure, Findings, Verdict
 NAME = "workflows"
 WARM_UPS = {"fan": fan(50), "chain": chain(10), "layered": layered(3, 20)}
 LEAST = {Side.RQ: 5.0, Side.CELERY: 4.0, Side.TASKIQ: 2.5}
-"""How many times the nodes per second of each."""
+"""The targets for fans and layers, as multiples of the nodes per second of each side."""
 MORE_ROUNDS = {"chain": 2}
-"""So many times the rounds of the others: its runs are short, and its sides are close to each other."""
+"""The factor of the number of rounds, by graph: a chain's runs are short, and its sides are close to each other."""
 MOST_REASON = 300
 
 Seconds = dict[str, dict[Side, list[float]]]
-"""Of each run, by graph and side."""
+"""The seconds of each run, by graph and side."""
 
 
 def graphs(size: Size) -> tuple[Graph, ...]:
-    """What is measured."""
+    """Return the graphs to measure."""
     return fan(size.graph_width), chain(size.graph_length), layered(size.graph_layers, size.graph_width // 10)
 
 
 async def measure(stage: Stage, size: Size) -> tuple[Seconds, dict[Side, str]]:
-    """One graph after the other, and why a side has none, or not all of its rounds."""
+    """Measure one graph after the other; return the seconds, and the reason for each side that lacks rounds."""
     reasons = {side: reason for side, other in GRAPH_OTHERS.items() if (reason := missing(other))}
     sides = [side for side in SIDES if side not in reasons]
     found: Seconds = {}
@@ -47,9 +47,9 @@ async def measure(stage: Stage, size: Size) -> tuple[Seconds, dict[Side, str]]:
 async def _rounds(
     stage: Stage, size: Size, graph: Graph, sides: Sequence[Side]
 ) -> tuple[dict[Side, list[float]], dict[Side, str]]:
-    """Alternating rounds of all sides; one that fails takes no further part in this graph.
+    """Measure alternating rounds of all sides; a side that fails takes no further part in this graph.
 
-    What is compared is seconds apart: a machine is half as fast again in some minutes.
+    The sides' rounds are seconds apart, because a machine can be half as fast again within minutes.
     """
     found: dict[Side, list[float]] = {}
     failed: dict[Side, str] = {}
@@ -72,17 +72,17 @@ async def _rounds(
 
 
 def nodes_per_second(graph: Graph, seconds: Sequence[float]) -> float:
-    """The median of the runs."""
+    """Return the nodes per second, the median of the runs."""
     return median([graph.nodes / one for one in seconds])
 
 
 def ms_per_hop(graph: Graph, seconds: Sequence[float]) -> float:
-    """How long a layer takes: of a chain, a node."""
+    """Return the milliseconds of one layer; in a chain a layer is one node."""
     return median([1000 * one / len(graph.widths) for one in seconds])
 
 
 def verdicts(size: Size, found: Seconds) -> tuple[Verdict, ...]:
-    """Ours beside each of the others, and beside the best of them where each node waits for one."""
+    """Compare our speed with each other side's, and for the chain our time with the best other side's."""
     judged = []
     for graph in graphs(size):
         sides = found[graph.name]
@@ -110,7 +110,7 @@ def _chain_verdict(graph: Graph, sides: Mapping[Side, Sequence[float]]) -> list[
 
 
 def figures(size: Size, found: Seconds) -> tuple[Figure, ...]:
-    """Medians of every graph and side."""
+    """Return the medians of every graph and side."""
     shown = []
     for graph in graphs(size):
         for side, seconds in found[graph.name].items():
@@ -121,7 +121,7 @@ def figures(size: Size, found: Seconds) -> tuple[Figure, ...]:
 
 
 def charts(size: Size, found: Seconds) -> tuple[Chart, ...]:
-    """Nodes per second of the wide graphs, milliseconds per hop of the chain."""
+    """Return charts of nodes per second for the wide graphs, and of milliseconds per hop for the chain."""
     drawn: list[Chart] = []
     for graph in graphs(size):
         sides = found[graph.name]
@@ -140,7 +140,7 @@ def charts(size: Size, found: Seconds) -> tuple[Chart, ...]:
 
 
 def notes(reasons: Mapping[Side, str]) -> tuple[str, ...]:
-    """What a reader must know of each side, and who could not run."""
+    """Return the facts that a reader must know of each side, and the reasons of those that could not run."""
     lines = [
         f"every side: {WORKERS} worker processes; ours with one dispatcher, its ledger in SQLite, synchronous=FULL",
         "Celery: chain and chord; Taskiq: pipelines with map. Neither has edges between two layers of several nodes: "
@@ -155,7 +155,7 @@ def notes(reasons: Mapping[Side, str]) -> tuple[str, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measures and judges."""
+    """Measure and judge."""
     found, reasons = await measure(stage, size)
     raw = {graph: {side.value: seconds for side, seconds in sides.items()} for graph, sides in found.items()}
     return Findings(

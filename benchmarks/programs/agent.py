@@ -9,7 +9,7 @@ from coditect.settings.settings import read_settings
 
 
 def main(target: str) -> int:
-    """Runs the agent until SIGTERM."""
+    """Run the agent until SIGTERM."""
     return run(target, read_settings())
 
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks.programs.aio_pika_agent`: the other side's agent, consumer and replier in one process.
 
-Its task queue has the arguments of ours. A delivery is acked after its reply was confirmed.
+Its task queue has the same arguments as ours. A delivery is acked after its reply was confirmed.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TASK_QUEUE_ARGUMENTS = {
 
 
 class Replier:
-    """Answers each task with its own input; counts it when nobody waits for an answer."""
+    """A consumer that answers each task with the task's own input, and counts tasks that want no answer."""
 
     def __init__(self, exchange: AbstractExchange) -> None:
         self._exchange = exchange
 
     async def take(self, message: AbstractIncomingMessage) -> None:
-        """Publishes the reply, waits for its confirm, then acks the task."""
+        """Publish the reply, wait for its confirm, then ack the task."""
         task = loads(message.body)
         if message.reply_to is None:
             own_tally().add()
@@ -54,7 +54,7 @@ class Replier:
 
 
 async def serve(url: str) -> None:
-    """Works until SIGTERM."""
+    """Work until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with await connect_robust(url) as connection:

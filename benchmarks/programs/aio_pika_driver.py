@@ -1,7 +1,7 @@
 """The other side's client: aio-pika as its documentation teaches it, written to be fast.
 
-Confirms, mandatory, persistent messages, a durable classic reply queue, each reply acked; publishes are
-pipelined behind a semaphore. One channel publishes, another consumes. JSON is the same library's as ours.
+The client uses confirms, mandatory and persistent messages, and a durable classic reply queue, and acks each reply;
+publishes are pipelined behind a semaphore. One channel publishes, another consumes. JSON is the same library's as ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TASK_QUEUE = "baseline.tasks"
 
 
 class AioPikaDriver:
-    """See `Driver`."""
+    """The driver of the hand-written aio-pika client."""
 
     def __init__(self, exchange: AbstractExchange, reply_to: str, text: str) -> None:
         self._exchange = exchange
@@ -33,7 +33,7 @@ class AioPikaDriver:
         self._waiting: dict[str, asyncio.Future[Any]] = {}
 
     async def replied(self, message: AbstractIncomingMessage) -> None:
-        """Takes a reply: the first one of a task counts."""
+        """Take a reply; the first reply of a task counts."""
         waiting = self._waiting.pop(message.correlation_id or "", None)
         if waiting is not None:
             waiting.set_result(loads(message.body))
@@ -94,7 +94,7 @@ class AioPikaDriver:
 
 @asynccontextmanager
 async def open_driver(load: Load) -> AsyncIterator[AioPikaDriver]:
-    """A client of the broker that the environment names; the agent has declared the task queue."""
+    """Yield a client of the broker that the environment names; the agent has declared the task queue."""
     async with await connect_robust(os.environ["CODITECT_AMQP_URL"]) as connection:
         publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
         consuming = await connection.channel(publisher_confirms=False)

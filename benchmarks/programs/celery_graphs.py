@@ -1,7 +1,7 @@
 """Graphs through Celery's canvas: chains and chords. The worker is `celery_side`'s.
 
-A canvas has no edges between two layers of several nodes: a layer comes after the whole one before it, and a task of
-its own stands between them. (A group that follows a group directly is supported by name; its result never came.)
+A canvas has no edges between two layers of several nodes: a layer comes after the whole one before it, and an extra
+task stands between them. (A group that follows a group directly is supported by name; its result never came.)
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from benchmarks.programs.graphs import TEXT, Graph, check_sinks
 
 
 class CeleryRunner:
-    """See `GraphRunner`."""
+    """The runner of graphs through Celery."""
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`. Celery blocks, and nothing else runs here."""
+        """See `GraphRunner.run`. Celery blocks the event loop, on which nothing else runs."""
         steps: list[Any] = []
         wide = False
         for layer in graph.layers():
@@ -36,5 +36,5 @@ class CeleryRunner:
 
 @asynccontextmanager
 async def open_runner() -> AsyncIterator[CeleryRunner]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     yield CeleryRunner()

@@ -1,4 +1,4 @@
-"""Celery beside us: the application that its worker loads, and the client that drives it."""
+"""The Celery side: the application that its worker loads, and the client that drives it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _ready(**_: object) -> None:
 
 
 class CeleryDriver:
-    """See `Driver`. Celery blocks, so it has threads of its own."""
+    """The driver of Celery, whose calls block and so run in threads."""
 
     def __init__(self, load: Load) -> None:
         self._text = load.text
@@ -41,7 +41,7 @@ class CeleryDriver:
         return [echo.delay(number, self._text) for number in numbers]
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`. Nothing else runs on this loop."""
+        """See `Driver.burst`. Nothing else runs on the event loop."""
         share = -(-tasks // CELERY_THREADS)
         shares = [range(first, min(first + share, tasks)) for first in range(0, tasks, share)]
         for numbers, results in zip(shares, self._threads.map(self._submit, shares), strict=True):
@@ -51,5 +51,5 @@ class CeleryDriver:
 
 @asynccontextmanager
 async def open_driver(load: Load) -> AsyncIterator[CeleryDriver]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     yield CeleryDriver(load)

@@ -29,7 +29,7 @@ EXECUTED_SECONDS = 120.0
 
 
 def open_driver(order: Order) -> AbstractAsyncContextManager[Driver]:
-    """The driver of this side."""
+    """Return the driver of the order's side."""
     opened: AbstractAsyncContextManager[Driver] = importlib.import_module(order.driver).open_driver(
         Load(order.body_bytes, order.capabilities)
     )
@@ -37,9 +37,9 @@ def open_driver(order: Order) -> AbstractAsyncContextManager[Driver]:
 
 
 class CpuMeter:
-    """Processor time, user and system, of this process and of the watched ones since it was made.
+    """A meter of processor time, user and system, of this process and the watched ones since the meter was made.
 
-    The children of a watched process count as it.
+    The children of a watched process count as part of it.
     """
 
     def __init__(self, watched: Mapping[str, int]) -> None:
@@ -51,7 +51,7 @@ class CpuMeter:
         return {name: _cpu_seconds(process) for name, process in self._processes.items()}
 
     def seconds(self) -> dict[str, float]:
-        """By process name; the kernel counts in steps of 10 ms."""
+        """Return the seconds by process name; the kernel counts in steps of 10 ms."""
         return {name: after - self._before[name] for name, after in self._read().items()}
 
 
@@ -65,7 +65,7 @@ def _megabytes() -> float:
 
 
 def _settle() -> None:
-    """What start-up and warm-up left is no garbage of the measurement. Whoever watches is told that it begins."""
+    """Exclude the garbage of start-up and warm-up from the measurement, and tell a watching process that it begins."""
     gc.collect()
     gc.freeze()
     if READY_FILE in os.environ:
@@ -73,7 +73,7 @@ def _settle() -> None:
 
 
 async def burst(driver: Driver, order: Order) -> dict[str, object]:
-    """Tasks at once: wall time from the first publish to the last checked result."""
+    """Measure tasks at once: the wall time from the first publish to the last checked result."""
     await driver.burst(order.warm_up)
     _settle()
     meter = CpuMeter(order.watched)
@@ -84,7 +84,7 @@ async def burst(driver: Driver, order: Order) -> dict[str, object]:
 
 
 async def single(driver: Driver, order: Order) -> dict[str, object]:
-    """One round trip after the other: each one's milliseconds."""
+    """Measure one round trip after the other: the milliseconds of each."""
     for number in range(order.warm_up):
         await driver.single(number)
     _settle()
@@ -97,7 +97,7 @@ async def single(driver: Driver, order: Order) -> dict[str, object]:
 
 
 async def forget(driver: Driver, order: Order) -> dict[str, object]:
-    """Tasks without results: wall time from the first publish to the last execution."""
+    """Measure tasks without results: the wall time from the first publish to the last execution."""
     folder = Path(order.tally)
     await driver.forget(order.warm_up)
     await tally.reached(folder, order.warm_up, seconds=EXECUTED_SECONDS)
@@ -111,7 +111,7 @@ async def forget(driver: Driver, order: Order) -> dict[str, object]:
 
 
 async def fill(driver: Driver, order: Order) -> dict[str, object]:
-    """Tasks that nobody takes yet: wall time from the first publish to the last confirm, and memory."""
+    """Measure tasks that no agent takes yet: the wall time from the first publish to the last confirm, and memory."""
     await driver.forget(order.warm_up)
     _settle()
     before = _megabytes()
@@ -125,13 +125,13 @@ MODES = {Mode.BURST: burst, Mode.SINGLE: single, Mode.FORGET: forget, Mode.FILL:
 
 
 async def measure(order: Order) -> dict[str, object]:
-    """Connects, measures, and disconnects."""
+    """Connect, measure, and disconnect."""
     async with open_driver(order) as driver:
         return await MODES[order.mode](driver, order)
 
 
 def main(order: str, answer: str) -> None:
-    """Runs one measurement; see the module's first lines."""
+    """Run one measurement; the module's first lines describe the arguments."""
     figures = run_loop(measure(Order.read(order)))
     Path(answer).write_text(json.dumps(figures))
 

@@ -1,4 +1,4 @@
-"""Our side: the public `Client`. Which wire path it takes, the environment says."""
+"""Our side: the public `Client`. The environment chooses the wire path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coditect import Client
 
 
 class CoditectDriver:
-    """See `Driver`."""
+    """The driver of our client."""
 
     def __init__(self, client: Client, load: Load) -> None:
         self._client = client
@@ -49,6 +49,6 @@ class CoditectDriver:
 
 @asynccontextmanager
 async def open_driver(load: Load) -> AsyncIterator[CoditectDriver]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     async with Client.from_env() as client:
         yield CoditectDriver(client, load)

@@ -14,7 +14,7 @@ LONGEST_SECONDS = 600.0
 
 
 def definition_of(graph: Graph) -> Definition:
-    """The graph as a user writes it."""
+    """Return the workflow definition of a graph, built as a user builds it."""
     flow = Workflow(graph.name)
     for layer in graph.layers():
         for node in layer:
@@ -24,7 +24,7 @@ def definition_of(graph: Graph) -> Definition:
 
 
 class CoditectRunner:
-    """See `GraphRunner`."""
+    """The runner of graphs through our control plane."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -38,6 +38,6 @@ class CoditectRunner:
 
 @asynccontextmanager
 async def open_runner() -> AsyncIterator[CoditectRunner]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     async with Client.from_env() as client:
         yield CoditectRunner(client)

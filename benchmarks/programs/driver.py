@@ -1,4 +1,4 @@
-"""What the client asks of every side, and the task that all are given."""
+"""The client's interface to every side, and the task that is equal for all sides."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 WINDOW = 500
-"""Publishes that wait for their confirm at once, in the client and in the agent."""
+"""The number of publishes that wait for their confirm at once, in the client and in the agent."""
 PREFETCH = 500
-"""Deliveries that an agent holds at once, and slots of ours."""
+"""The number of deliveries that an agent holds at once, and of our agents' slots."""
 REPLY_PREFETCH = 1_000
 RESULT_SECONDS = 120.0
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
@@ -17,34 +17,35 @@ BODY_BYTES = 3 * len(SENTENCE)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What each task carries, and over how many capabilities the tasks are spread."""
+    """The body size of each task, and the number of capabilities over which the tasks are spread."""
 
     body_bytes: int = BODY_BYTES
     capabilities: int = 1
 
     @property
     def text(self) -> str:
-        """So many bytes of text."""
+        """A text of `body_bytes` bytes."""
         return (SENTENCE * (self.body_bytes // len(SENTENCE) + 1))[: self.body_bytes]
 
 
 class Driver(Protocol):
-    """One side of the comparison, connected. Each side's module has an `open_driver(load)` that gives one."""
+    """One side of the comparison, connected; each side's module has an `open_driver(load)` that yields one."""
 
     async def burst(self, tasks: int) -> None:
-        """Publishes so many tasks, pipelined, and waits until the result of each has come and is checked."""
+        """Publish `tasks` tasks, pipelined, and wait until the result of each has come and is checked."""
 
     async def single(self, number: int) -> None:
-        """One task and its result."""
+        """Submit one task, and wait for its result."""
 
     async def forget(self, tasks: int) -> None:
-        """Publishes so many tasks that want no result; returns when the broker has them all."""
+        """Publish `tasks` tasks that want no result; return when the broker has them all."""
 
 
 def check(number: int, text: str, value: Any) -> None:
-    """Whether it is the echo of this task.
+    """Check that a result is the echo of its task.
 
-    Raises: ValueError.
+    Raises:
+        ValueError: when the result is another task's.
     """
     if value["number"] != number or value["text"] != text:
         raise ValueError(f"the result of task {number} is another one's")

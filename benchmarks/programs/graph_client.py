@@ -1,4 +1,4 @@
-"""`python -m benchmarks.programs.graph_client ORDER ANSWER`: submits graphs, and takes the time of each.
+"""`python -m benchmarks.programs.graph_client ORDER ANSWER`: submit graphs, and measure the time of each.
 
 ORDER is a `GraphOrder` as JSON. The figures go to the file ANSWER, as JSON, too.
 """
@@ -20,13 +20,13 @@ from coditect.aio.loop import run_loop
 
 
 def open_runner(order: GraphOrder) -> AbstractAsyncContextManager[GraphRunner]:
-    """The runner of this side."""
+    """Return the runner of the order's side."""
     opened: AbstractAsyncContextManager[GraphRunner] = importlib.import_module(order.driver).open_runner()
     return opened
 
 
 async def run_many(runner: GraphRunner, graph: Graph, many: int) -> None:
-    """So many of the same, some of them side by side."""
+    """Run a graph `many` times, at most `AT_ONCE` of them side by side."""
     graphs = repeat(graph, many)
 
     async def work() -> None:
@@ -39,7 +39,7 @@ async def run_many(runner: GraphRunner, graph: Graph, many: int) -> None:
 
 
 async def measure(order: GraphOrder) -> dict[str, object]:
-    """Seconds of each run, from the graph as a value to the checked results of its last layer."""
+    """Measure the seconds of each run, from the graph as a value to the checked results of its last layer."""
     seconds = []
     async with open_runner(order) as runner:
         await runner.run(order.warm_up)
@@ -53,7 +53,7 @@ async def measure(order: GraphOrder) -> dict[str, object]:
 
 
 def main(order: str, answer: str) -> None:
-    """Runs one measurement; see the module's first lines."""
+    """Run one measurement; the module's first lines describe the arguments."""
     figures = run_loop(measure(GraphOrder.read(order)))
     Path(answer).write_text(json.dumps(figures))
 

@@ -1,4 +1,4 @@
-"""The graphs that are measured: layers of no-op nodes, each after some or all of the layer before it."""
+"""The measured graphs: layers of no-op nodes, each after some or all of the nodes of the layer before."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol, Self
 
 AT_ONCE = 64
 TEXT = "The quick brown fox jumps over the lazy dog. "
-"""What every node is given and gives back."""
+"""The input and the result of every node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One of a graph, by its number; its predecessors are of the layer before it."""
+    """A node of a graph, by its number; its predecessors are in the layer before it."""
 
     number: int
     after: tuple[int, ...]
@@ -22,25 +22,25 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """So many nodes in each layer."""
+    """A graph of layers, with `widths` nodes in each."""
 
     name: str
     widths: tuple[int, ...]
     predecessors: int | None = None
-    """Of each node in the layer before it; all of them when None."""
+    """The number of predecessors of each node in the layer before it; None means all of that layer."""
 
     @property
     def nodes(self) -> int:
-        """How many it has."""
+        """The number of nodes."""
         return sum(self.widths)
 
     @property
     def sinks(self) -> range:
-        """The numbers of the last layer."""
+        """The numbers of the nodes in the last layer."""
         return range(self.nodes - self.widths[-1], self.nodes)
 
     def layers(self) -> Iterator[list[Node]]:
-        """The layers, in order."""
+        """Yield the layers, in order."""
         first, before = 0, range(0)
         for width in self.widths:
             numbers = range(first, first + width)
@@ -54,40 +54,40 @@ class Graph:
 
 
 def fan(width: int) -> Graph:
-    """One node, then so many side by side, then one after all of them."""
+    """Return a fan: one node, then `width` nodes side by side, then one node after all of them."""
     return Graph("fan", (1, width, 1))
 
 
 def chain(length: int) -> Graph:
-    """One after the other."""
+    """Return a chain of nodes, one after the other."""
     return Graph("chain", (1,) * length)
 
 
 def layered(layers: int, width: int) -> Graph:
-    """Layers whose nodes come after three of the layer before."""
+    """Return layers whose nodes come after three nodes of the layer before."""
     return Graph("layered", (width,) * layers, 3)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphOrder:
-    """What a client is told to measure: runs of one graph, one after the other."""
+    """The instructions for a client: runs of one graph, one after the other."""
 
     driver: str
-    """The module of the side; its `open_runner()` gives a `GraphRunner`."""
+    """The module of the side; its `open_runner()` yields a `GraphRunner`."""
     warm_up: Graph
-    """Run once before; it does not count."""
+    """The graph that is run once before, and does not count."""
     graph: Graph
     runs: int
     many: int = 1
-    """Graphs of a run, `AT_ONCE` of them side by side."""
+    """The number of graphs in a run, `AT_ONCE` of them side by side."""
 
     def written(self) -> str:
-        """As JSON."""
+        """Return the order as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From JSON."""
+        """Read an order from JSON."""
         fields = json.loads(text)
         graphs = {name: _graph(fields[name]) for name in ("warm_up", "graph")}
         return cls(**{**fields, **graphs})
@@ -100,13 +100,17 @@ def _graph(fields: dict[str, object]) -> Graph:
 
 
 class GraphRunner(Protocol):
-    """One side, connected."""
+    """One side that runs graphs, connected."""
 
     async def run(self, graph: Graph) -> None:
-        """Submits the graph, and waits until all of it is done; checks what its last layer gave."""
+        """Submit a graph, wait until all of it is done, and check the results of its last layer."""
 
 
 def check_sinks(graph: Graph, values: Sequence[object]) -> None:
-    """Whether these are the results of the last layer, in order. Raises: ValueError."""
+    """Check the results of the last layer, in order.
+
+    Raises:
+        ValueError: when a result differs from the node's input.
+    """
     if list(values) != [{"number": number, "text": TEXT} for number in graph.sinks]:
         raise ValueError(f"the last layer of {graph.name} gave something else: {values!r:.200}")

@@ -1,4 +1,4 @@
-"""What a client is told to measure: written by the part, read by the program."""
+"""The instructions for a client: written by the part, read by the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.programs.driver import BODY_BYTES
 
 
 class Mode(StrEnum):
-    """What the client does."""
+    """The kind of a measurement."""
 
     BURST = "burst"
     """`count` tasks at once, each with its result."""
@@ -26,27 +26,27 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One measurement."""
+    """The instructions for one measurement."""
 
     mode: Mode
     warm_up: int
-    """Tasks before it that do not count."""
+    """The number of tasks before the measurement that do not count."""
     count: int
     body_bytes: int = BODY_BYTES
     capabilities: int = 1
     driver: str = ""
-    """The module of the side."""
+    """The module of the side's driver."""
     watched: Mapping[str, int] = field(default_factory=dict)
-    """Processes, by name, whose processor time is measured, too."""
+    """The process ids, by name, of the processes whose processor time is measured, too."""
     tally: str = ""
-    """The folder in which agents count what they executed."""
+    """The folder in which agents count the executed tasks."""
 
     def written(self) -> str:
-        """As JSON."""
+        """Return the order as JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """From JSON."""
+        """Read an order from JSON."""
         fields = json.loads(text)
         return cls(**{**fields, "mode": Mode(fields["mode"])})

@@ -1,9 +1,9 @@
-"""The task queues beside us, at the fastest settings that lose nothing: plain values, configured and shown alike.
+"""The task queues beside us, at the fastest settings that lose nothing: plain values, both configured and shown.
 
-What "safe" means is the same for all: a task is durable before its submit returns (publisher confirms on a quorum
-queue; RQ has no RabbitMQ, its jobs are in Redis' append-only file), it is acked only after its result is stored, and
-every result is read and checked. Which pool, which transport of results and how many publishing threads was chosen
-by trying them; what is chosen is what was fastest.
+"Safe" means the same for all: a task is durable before its submit returns (publisher confirms on a quorum queue; RQ has
+no RabbitMQ, and its jobs are in Redis' append-only file), a task is acked only after its result is stored, and every
+result is read and checked. The kind of pool, the transport of results and the number of publishing threads were tried
+out, and the fastest ones are used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RQ_BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """One of them: its packages, its worker as arguments of Python, its driver and what a reader must know of it."""
+    """A task queue beside us: its packages, its worker as arguments of Python, its driver, and the settings to show."""
 
     packages: tuple[str, ...]
     worker: tuple[str, ...]

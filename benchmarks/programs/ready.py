@@ -1,4 +1,4 @@
-"""How a measured program says that it takes work."""
+"""A measured program's sign that it takes work."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from coditect.local.plan import READY_FILE
 
 
 def tell_ready() -> None:
-    """Creates the file for whoever started us."""
+    """Create the ready file for the process that started this program."""
     Path(os.environ[READY_FILE]).touch()

@@ -19,13 +19,13 @@ from benchmarks.programs.rq_side import QUEUE
 
 
 class RqRunner:
-    """See `GraphRunner`."""
+    """The runner of graphs through RQ."""
 
     def __init__(self, connection: Redis) -> None:
         self._queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`. RQ blocks, and nothing else runs here."""
+        """See `GraphRunner.run`. RQ blocks the event loop, on which nothing else runs."""
         jobs: dict[int, Job] = {}
         for layer in graph.layers():
             for first in range(0, len(layer), RQ_BATCH):
@@ -57,6 +57,6 @@ def _number(job: Job) -> int:
 
 @asynccontextmanager
 async def open_runner() -> AsyncIterator[RqRunner]:
-    """A client of the Redis that the environment names, whose calls may wait as long as RQ has them wait."""
+    """Yield a client of the Redis that the environment names; its calls may wait as long as RQ has them wait."""
     with Redis.from_url(os.environ["CODITECT_REDIS_URL"], socket_timeout=None) as connection:
         yield RqRunner(connection)

@@ -1,4 +1,4 @@
-"""RQ beside us: `python -m benchmarks.programs.rq_side` is its worker; and the client that drives it."""
+"""The RQ side: the client that drives it, and its worker, run as `python -m benchmarks.programs.rq_side`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def echo(number: int, text: str) -> dict[str, object]:
 
 
 class RqDriver:
-    """See `Driver`."""
+    """The driver of RQ."""
 
     def __init__(self, connection: Redis, load: Load) -> None:
         self._text = load.text
         self._queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`. RQ blocks, and nothing else runs here."""
+        """See `Driver.burst`. RQ blocks the event loop, on which nothing else runs."""
         jobs = []
         for first in range(0, tasks, RQ_BATCH):
             numbers = range(first, min(first + RQ_BATCH, tasks))
@@ -49,13 +49,13 @@ class RqDriver:
 
 @asynccontextmanager
 async def open_driver(load: Load) -> AsyncIterator[RqDriver]:
-    """A client of the Redis that the environment names."""
+    """Yield a client of the Redis that the environment names."""
     with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
         yield RqDriver(connection, load)
 
 
 def main() -> None:
-    """Works until SIGTERM."""
+    """Work until SIGTERM."""
     with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
         worker = SimpleWorker(
             [Queue(QUEUE, connection=connection, serializer=JSONSerializer)],

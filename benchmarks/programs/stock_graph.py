@@ -1,4 +1,4 @@
-"""A graph of stock RQ's jobs, by the calls that its worker makes; no function is executed."""
+"""A graph of stock RQ's jobs, by the calls that RQ's worker makes; no function is executed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 
 
 class StockGraph:
-    """One queue, one worker, and the jobs that it has taken."""
+    """A queue, its worker, and the jobs that the worker has taken."""
 
     def __init__(self, url: str) -> None:
         self._client = Redis.from_url(url)
@@ -39,7 +39,7 @@ class StockGraph:
         self._queue.enqueue_many(jobs)
 
     async def adopt(self) -> list[str]:
-        """All that are queued, one after the other."""
+        """Take all queued jobs, one after the other, and return their ids."""
         taken: list[str] = []
         while True:
             found = Queue.dequeue_any([self._queue], None, connection=self._client, serializer=JSONSerializer)

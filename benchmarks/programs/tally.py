@@ -1,4 +1,4 @@
-"""How many tasks the agents have executed, for whoever gets no results: a shared page of memory per agent."""
+"""The number of executed tasks, for clients that get no results: a shared page of memory for each agent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 FOLDER = "BENCH_TALLY_FOLDER"
 PAGE = struct.Struct("<3q")
-"""How many, when the first and when the last, by the machine's monotonic clock in nanoseconds."""
+"""The layout of a page: the count, and the times of the first and the last execution in monotonic nanoseconds."""
 POLL_SECONDS = 0.002
 
 
@@ -27,7 +27,7 @@ class Tally:
         self._first_ns = 0
 
     def add(self) -> None:
-        """One more task is executed."""
+        """Count one more executed task."""
         now_ns = time.monotonic_ns()
         self._count += 1
         self._first_ns = self._first_ns or now_ns
@@ -36,17 +36,17 @@ class Tally:
 
 @cache
 def own_tally() -> Tally:
-    """This process's, in the folder that the environment names."""
+    """Return this process's count, in the folder that the environment names."""
     return Tally(Path(os.environ[FOLDER]) / str(os.getpid()))
 
 
 def total(folder: Path) -> int:
-    """What all processes have counted so far."""
+    """Return the count of all processes so far."""
     return sum(count for count, _, _ in _pages(folder))
 
 
 def span_seconds(folder: Path) -> float:
-    """From the first execution to the last one, of any process; 0 when there was none."""
+    """Return the seconds from the first execution to the last one, of any process; 0 without any."""
     pages = [page for page in _pages(folder) if page[0]]
     if not pages:
         return 0.0
@@ -59,9 +59,10 @@ def _pages(folder: Path) -> list[tuple[int, int, int]]:
 
 
 async def reached(folder: Path, wanted: int, *, seconds: float) -> None:
-    """Returns when so many tasks have been executed.
+    """Wait until `wanted` tasks have been executed.
 
-    Raises: TimeoutError.
+    Raises:
+        TimeoutError: when that takes longer than `seconds`.
     """
     async with asyncio.timeout(seconds):
         while total(folder) < wanted:  # noqa: ASYNC110 - other processes count

@@ -1,7 +1,7 @@
 """Graphs through Taskiq's pipelines: the broker that its worker loads, and the client that drives it.
 
-A pipeline is a chain of steps, a step one task or one for each element of the last result: a layer of several nodes
-comes after the whole one before it, and a task of the library's own waits for it.
+A pipeline is a chain of steps; a step is one task, or one task for each element of the last result. A layer of several
+nodes comes after the whole one before it, and a task of the library waits for the layer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.programs.others import TASKIQ_PREFETCH
 from benchmarks.programs.ready import tell_ready
 
 LOOK_SECONDS = 0.001
-"""How often results are looked for; a single graph is under way at a time."""
+"""The pause between looks for a result; a single graph is under way at a time."""
 LAYER_LOOK_SECONDS = 0.02
-"""The same for the task that waits for a layer: it asks for each of its nodes every time."""
+"""The same pause for the task that waits for a layer: it asks for each of its nodes every time."""
 
 results: RedisAsyncResultBackend[Any] = RedisAsyncResultBackend(os.environ["CODITECT_REDIS_URL"], result_ex_time=600)
 broker = (
@@ -44,13 +44,13 @@ async def echo(number: int, text: str) -> dict[str, object]:
 
 @broker.task(task_name="bench.spread")  # type: ignore[untyped-decorator]
 async def spread(first: int, width: int, text: str) -> list[dict[str, object]]:
-    """One result for each node of the layer to come, which is given one of them."""
+    """Return a result for each node of the next layer, which passes one to each node."""
     return [{"number": first + place, "text": text} for place in range(width)]
 
 
 @broker.task(task_name="bench.next")  # type: ignore[untyped-decorator]
 async def echo_next(before: dict[str, Any], step: int, text: str) -> dict[str, object]:
-    """The same as `echo`; its number is so much more than that of the node before it."""
+    """Give the text back, like `echo`, with the number of the node before it increased by `step`."""
     return {"number": before["number"] + step, "text": text}
 
 
@@ -63,16 +63,16 @@ Step = tuple[Any, dict[str, object]]
 
 
 def single_step(first: int, width: int, following: int) -> Step:
-    """The task of a layer of one node, and its arguments; before several it gives each its part."""
+    """Return the task and arguments of a layer of one node; before a layer of several nodes it gives each its part."""
     if following > 1:
         return spread, {"first": first + width - following, "width": following, "text": TEXT}
     return echo, {"number": first, "text": TEXT}
 
 
 def pipeline_of(graph: Graph) -> tuple[Pipeline[Any, Any], dict[str, object]]:
-    """The graph as steps, and the arguments of the first, which a pipeline is told when it begins.
+    """Return the graph as a pipeline, and the arguments of the first step, which are given at its start.
 
-    It begins with a single task, so a first layer of several nodes has one before it.
+    A pipeline begins with a single task, so a first layer of several nodes has an extra one before it.
     """
     made: Pipeline[Any, Any] = Pipeline(broker)
     extra = graph.widths[0] > 1
@@ -91,7 +91,7 @@ def pipeline_of(graph: Graph) -> tuple[Pipeline[Any, Any], dict[str, object]]:
 
 
 class TaskiqRunner:
-    """See `GraphRunner`."""
+    """The runner of graphs through Taskiq."""
 
     async def run(self, graph: Graph) -> None:
         """See `GraphRunner.run`."""
@@ -105,7 +105,7 @@ class TaskiqRunner:
 
 @asynccontextmanager
 async def open_runner() -> AsyncIterator[TaskiqRunner]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     await broker.startup()
     try:
         yield TaskiqRunner()

@@ -1,4 +1,4 @@
-"""Taskiq beside us: the broker that its worker loads, and the client that drives it."""
+"""The Taskiq side: the broker that its worker loads, and the client that drives it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def _ready(_: TaskiqState) -> None:
 
 
 class TaskiqDriver:
-    """See `Driver`."""
+    """The driver of Taskiq."""
 
     def __init__(self, load: Load) -> None:
         self._text = load.text
@@ -67,7 +67,7 @@ class TaskiqDriver:
 
 @asynccontextmanager
 async def open_driver(load: Load) -> AsyncIterator[TaskiqDriver]:
-    """A client of the servers that the environment names."""
+    """Yield a client of the servers that the environment names."""
     await broker.startup()
     try:
         yield TaskiqDriver(load)

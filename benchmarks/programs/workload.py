@@ -1,6 +1,7 @@
-"""The agents of the benchmarks: those that do nothing, to see what the rest costs, and two that wait.
+"""The agents of the benchmarks: those that do nothing, to show the cost of the rest, and two that wait.
 
-The hauler does what the waiter does, and hauls, which nobody else does: it can be kept busy on its own.
+The hauler offers the waiter's capability and a second one, `bench.haul`, that no other agent offers, so that the hauler
+alone can be kept busy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CAPABILITIES = "BENCH_CAPABILITIES"
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """What comes back as it was."""
+    """The input of an echo, which is also its result."""
 
     number: int
     text: str
@@ -30,25 +31,28 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """How long to wait."""
+    """The input of a waiting task: its duration."""
 
     milliseconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """When the handler began, by the machine's monotonic clock: comparable between its processes."""
+    """The result of a waiting task: when its handler began, on the machine's monotonic clock.
+
+    All processes of a machine share the clock, so the times are comparable.
+    """
 
     started_ns: int
 
 
 def echo_capability(number: int) -> str:
-    """The name of one of many capabilities that do the same; the first one is plain `bench.echo`."""
+    """Return the name of one of many equal capabilities; the first one is plain `bench.echo`."""
     return f"{ECHO}.n{number}" if number else ECHO
 
 
 def echo_agent(capabilities: int) -> Agent:
-    """An agent that offers so many."""
+    """Return an agent that offers `capabilities` echo capabilities."""
     agent = Agent("echoer", version="1.0.0")
     for number in range(capabilities):
         agent.capability(echo_capability(number))(echo)
@@ -68,7 +72,7 @@ hauler = Agent("hauler", version="1.0.0")
 
 @counter.capability(COUNT)
 async def count(_task: Echo) -> None:
-    """Count the task: nobody waits for its result."""
+    """Count a task, which wants no result."""
     own_tally().add()
 
 
