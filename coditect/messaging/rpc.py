@@ -1,7 +1,7 @@
 """Request and reply (EIP): tasks sent with a return address, and each reply passed to the caller that waits.
 
-One per process. The reply queue is durable and keeps its name over reconnects, so a confirmed reply arrives even when
-the broker restarted in between. The first reply counts.
+A process has one `Requests`, with one reply queue. The queue is durable and keeps its name over reconnects, so a
+confirmed reply arrives even when the broker restarted in between. The first reply counts.
 
 A reply is identified by its correlation id alone, and anyone may have an agent write to the reply queue: so the
 correlation id of a request is a random token that only the holders of the request know.
