@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -149,12 +150,16 @@ async def test_child_that_ignores_the_signal_is_killed_in_time(tmp_path: Path) -
 
 
 async def test_child_that_cannot_start_fails_with_its_last_lines_and_stops_the_others(tmp_path: Path) -> None:
+    async def always() -> bool:
+        return True
+
     marker = uuid.uuid4().hex
     children = [
-        a_child(PATIENT, tmp_path, name="good"),
+        a_child(PATIENT, tmp_path, name="good", ready=always),
         a_child("raise SystemExit('no such setting')", tmp_path, name="bad", stage=1),
     ]
-    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=QUICK)
+    policy = replace(QUICK, settle_seconds=60)  # a slow machine takes a while for an interpreter's start
+    supervisor = ProcessSupervisor(children, marker=marker, log_folder=tmp_path, policy=policy)
 
     with pytest.raises(StartFailed, match="no such setting") as caught:
         await supervisor.run(stop=asyncio.Event())
