@@ -25,10 +25,11 @@ def read_body(argument: str) -> bytes:
         try:
             with path.open("rb") as file:
                 body = _read_most(file)
-        except OSError as error:
-            raise InvalidTask("The file of the body cannot be read", path=path, reason=error.strerror) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InvalidTask("The file of the body cannot be read", path=path, reason=reason) from error
     else:
-        body = argument.encode()
+        body = argument.encode(errors="surrogateescape")  # as the bytes that were given
     loads(body)
     return body
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as some
 from typer.main import get_command
 
 from coditect.cli import main
+from coditect.cli.body import read_body
+from coditect.errors import InputError
 from coditect.operations import locate
 from tests.unit.cli.scene import Terminal
 
@@ -60,3 +62,9 @@ def test_garbage_is_answered_with_a_sentence(words: tuple[str, ...], data: some.
     assert ran.code == 0 or ran.err.strip()
     assert "Traceback" not in ran.err
     assert "\x1b[31m" not in ran.out + ran.err
+
+
+@pytest.mark.parametrize("text", ["\udcff", "{\udcff}", "@\udcff", "@\x00", "@" + "a" * 5_000, "@/"])
+def test_body_that_is_no_text_and_no_file_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        read_body(text)
