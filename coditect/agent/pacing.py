@@ -65,7 +65,7 @@ class Pacing:
         return self._kept * min(LONGEST_PAUSE_SECONDS, longer)
 
     def over(self) -> None:
-        """Note that the pause of one kept slot is over."""
+        """Record that one slot, held back after a failure to slow the agent down, is free again."""
         self._kept -= 1
 
 

@@ -224,7 +224,7 @@ def _control_plane() -> list[Program]:
 
 
 def _programs(target: str, processes: int) -> list[Program]:
-    """Return one program per process, so that each process is restarted by itself."""
+    """Return the commands to run an agent in several processes, one for each, so that each restarts by itself."""
     from coditect import local
 
     name = Path(target.partition(":")[0]).stem if "/" in target or target.endswith(".py") else target

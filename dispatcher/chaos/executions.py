@@ -130,14 +130,14 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Return the task's executions and the ledger's grants, in which the agent stands for the process."""
+    """Return a task's executions and the ledger's grants of it; a grant names the agent in place of the process."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
 def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """Return how many faults and changes of its shard's owner touched the task from its first beginning until then."""
+    """Return how many faults, and changes of its shard's owner, touched a task between its first start and `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}

@@ -25,7 +25,7 @@ def put(tr: Transaction, shard: int, identity: str, answer: bytes, *, now_ms: in
 
 
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
-    """Remove at most `limit` answers that are older than `KEEP_MS`, and return how many were removed.
+    """Remove at most `limit` recorded answers to requests that are older than `KEEP_MS`; return how many were removed.
 
     Call again until the number is below the limit.
     """

@@ -41,7 +41,7 @@ def last_number(tr: Reads, shard: int) -> int:
 
 
 def count(tr: Transaction, shard: int, last: int) -> None:
-    """Record that the numbers up to `last` are given."""
+    """Record `last` as the highest publication number that the shard has used."""
     tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((last,)))
 
 

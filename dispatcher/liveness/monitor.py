@@ -302,7 +302,7 @@ class Monitor:
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:
-        """Release the lease, also one from a commit that was canceled."""
+        """Give up the fleet-wide watch: release its lease, even when the commit that took the lease was canceled."""
         self._lease = None
         try:
             await self._database.run(self._release)

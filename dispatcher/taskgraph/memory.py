@@ -101,7 +101,7 @@ class MemoryTaskGraph:
         return lost
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take queued jobs, the urgent first."""
+        """Take jobs out of the queues as proposals for the ledger, the highest priority first."""
         self._check("adopt")
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:

@@ -230,7 +230,7 @@ class ManagedTasks:
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        """Cancel the tasks that still wait for an answer, or for room after an answer that came meanwhile."""
+        """Cancel the asyncio tasks that wait for a dispatcher's answer, or for a process to run a granted task in."""
         for one in self._asking | self._waiting:
             one.cancel()
 

@@ -48,7 +48,7 @@ class Browsing:
             raise
 
     def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
-        """Return a message that has no caller any more."""
+        """Put a fetched message back into its queue when the caller that asked for it is gone."""
         if self._given_up.pop(asked, None) is None or asked.cancelled():
             return
         if (error := asked.exception()) is not None:
