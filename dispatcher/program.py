@@ -34,7 +34,6 @@ from coditect.wire.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.shards import DEFAULT_SHARDS
 from dispatcher.liveness.eviction import Evictor, evictor
-from dispatcher.liveness.fleet import keep_slots
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import ClaimPaths, Ports
 from dispatcher.recovery import incarnations
@@ -127,7 +126,6 @@ async def running_dispatcher(
         stack.push_async_callback(consumer.cancel)
         sweeper = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
         background.keep(sweeper.run, name=f"{TASK_PREFIX}the sweeper", critical=False)
-        background.keep(partial(keep_slots, registry, window), name=f"{TASK_PREFIX}the slots", critical=True)
         await stack.enter_async_context(
             watching_agents(ports, registry, ownership.workers, owner=options.owner, evict=evict)
         )

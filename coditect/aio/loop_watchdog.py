@@ -7,7 +7,8 @@ parent, supervisor or orchestrator starts the program again. Time in which the p
 process, a busy machine) does not count.
 
 A call into C that never releases the interpreter's lock (a regular expression that backtracks for ever) stops that
-thread, too. Python's `faulthandler` writes the stacks and ends the process then, after three times the bound.
+thread, too. Python's `faulthandler` writes the stacks and ends the process then, after three
+to four times the bound.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +105,11 @@ class LoopWatchdog:
         """
         seen, looks = 0, 0
         try:
-            while not self._stopped.wait(self._pause_seconds):
-                self._arm_last_resort()
+            for number in count():
+                if number % LOOKS == 0:
+                    self._arm_last_resort()  # rarely: each time starts a thread
+                if self._stopped.wait(self._pause_seconds):
+                    return
                 looks = 0 if self._turns != seen else looks + 1
                 seen = self._turns
                 if looks == LOOKS_TO_WARNING:
@@ -118,7 +123,7 @@ class LoopWatchdog:
 
     def _arm_last_resort(self) -> None:
         if self._last_resort and sys.__stderr__ is not None:
-            faulthandler.dump_traceback_later(3 * self._bound_seconds, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(4 * self._bound_seconds, exit=True, file=sys.__stderr__)
 
     def _warn(self) -> None:
         now = time.monotonic()

@@ -1,21 +1,16 @@
-"""The dispatcher's copy of the registry: the living agents, read by their changes, and the fleet's slots."""
+"""The dispatcher's one copy of the registry: the living agents, read by their changes, and their slots."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry, Search
-from dispatcher.capacity import Capacity
 
-log = logging.getLogger(__name__)
-
-LOOK_SECONDS = 2.0
 LATE_MS = 2_000
 """The remaining lease below which an agent is read again, because it missed a heartbeat and may be draining."""
 FEW = 32
@@ -25,10 +20,16 @@ WHOLE_SECONDS = 30.0
 
 
 class Fleet:
-    """The registry as of the last look, for one reader; a look reads the leases, and new or late agents."""
+    """The registry as of the last look; a look reads the leases, and new or late agents.
 
-    def __init__(self, registry: Registry) -> None:
+    `on_look` is called with the living agents after every look.
+    """
+
+    def __init__(
+        self, registry: Registry, *, on_look: Callable[[Sequence[AgentRecord]], None] = lambda _: None
+    ) -> None:
         self._registry = registry
+        self._on_look = on_look
         self._records: dict[AgentId, AgentRecord] = {}
         self._whole_at: float | None = None
 
@@ -38,6 +39,19 @@ class Fleet:
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
         """
+        records = await self._read()
+        self._on_look(records)
+        return records
+
+    async def get(self, agent: AgentId) -> AgentRecord | None:
+        """Read one agent now; None when it is not alive.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        return await self._registry.get(agent)
+
+    async def _read(self) -> tuple[AgentRecord, ...]:
         leases = await self._registry.leases()
         wanted = [one for one, left_ms in leases.items() if one not in self._records or left_ms < LATE_MS]
         now = asyncio.get_running_loop().time()
@@ -52,18 +66,10 @@ class Fleet:
         return tuple(replace(record, lease_ms=leases[one]) for one, record in sorted(self._records.items()))
 
 
-async def keep_slots(registry: Registry, window: Capacity) -> None:
-    """Set the fleet's slots in the capacity every two seconds; they stay while the registry does not answer."""
-    fleet = Fleet(registry)
-    while True:
-        try:
-            records = await fleet.look()
-        except RegistryUnavailable as error:
-            log.debug("The fleet's slots are unknown", extra={"reason": str(error)})
-        else:
-            slots: Counter[str] = Counter()
-            for record in records:
-                for offer in record.registration.capabilities:
-                    slots[offer.name] += record.registration.slots
-            window.set_slots(slots)
-        await asyncio.sleep(LOOK_SECONDS)
+def slots_of(records: Iterable[AgentRecord]) -> Counter[str]:
+    """Return the slots that agents have for each capability; an agent's slots count for every capability it offers."""
+    slots: Counter[str] = Counter()
+    for record in records:
+        for offer in record.registration.capabilities:
+            slots[offer.name] += record.registration.slots
+    return slots

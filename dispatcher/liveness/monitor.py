@@ -36,7 +36,6 @@ from coditect.errors import CoditectError, RegistryUnavailable
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
-from coditect.registry.port import Registry
 from coditect.wire import routing
 from dispatcher.ledger import leases
 from dispatcher.ledger.leases import Lease
@@ -77,7 +76,7 @@ class Monitor:
 
     def __init__(
         self,
-        registry: Registry,
+        fleet: Fleet,
         broker: Broker,
         events: Events,
         database: Database,
@@ -87,14 +86,13 @@ class Monitor:
         on_gone: Callable[[AgentGone], None],
         health: Health | None = None,
     ) -> None:
-        self._registry = registry
+        self._fleet = fleet
         self._broker = broker
         self._events = events
         self._database = database
         self._owner = owner
         self._evict = evict
         self._on_gone = on_gone
-        self._fleet = Fleet(registry)
         self._roster = Roster()
         self._pings = Pings(broker, name=f"monitor-{owner}")
         self._background = Supervisor(health)
@@ -193,7 +191,7 @@ class Monitor:
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:
-            record = await self._registry.get(entry.agent)
+            record = await self._fleet.get(entry.agent)
         except RegistryUnavailable:
             return False
         if record is not None:
@@ -247,7 +245,7 @@ class Monitor:
 
     async def _is_back(self, agent: AgentId) -> bool:
         try:
-            record = await self._registry.get(agent)
+            record = await self._fleet.get(agent)
         except RegistryUnavailable:
             return False
         return record is not None and record.lease_ms > 0

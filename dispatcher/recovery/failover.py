@@ -12,6 +12,7 @@ from coditect.registry.port import Registry
 from dispatcher.ledger import leases
 from dispatcher.ledger.commands import Lost
 from dispatcher.liveness.eviction import Evictor, close_owner
+from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.ports import Ports
 from dispatcher.shards.orphans import EARLY_ACK_MS
@@ -23,14 +24,15 @@ from dispatcher.store.port import Database
 async def watching_agents(
     ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
-    """Run the monitor for these shard workers."""
+    """Run the monitor for these shard workers; each look at the agents sets the fleet's slots in the capacity."""
 
     def on_gone(gone: AgentGone) -> None:
         for worker in workers.values():
             dispatch_again(worker, gone, ports.clock.now_ms())
 
+    fleet = Fleet(registry, on_look=lambda records: ports.window.set_slots(slots_of(records)))
     async with Monitor(
-        registry,
+        fleet,
         ports.broker,
         ports.events,
         ports.database,

@@ -198,7 +198,7 @@ class RabbitConnection:
         """
         closing = connection.closing
         while not closing.done() and not canceled_by_us():
-            await asyncio.wait({closing}, timeout=LOOK_SECONDS)
+            await asyncio.wait({closing}, timeout=max(LOOK_SECONDS, QUIET_SECONDS - self._transport.silent_seconds))
             if not self._is_silent or is_blocked(connection) or closing.done() or await self.answers():
                 self._heard_nothing = False
                 continue

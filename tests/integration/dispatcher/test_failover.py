@@ -22,6 +22,7 @@ from coditect.registry.redis import RedisRegistry
 from dispatcher.chaos.proxy import fault_proxy
 from dispatcher.ledger import leases
 from dispatcher.liveness.eviction import evictor
+from dispatcher.liveness.fleet import Fleet as LivingAgents
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
@@ -52,7 +53,13 @@ async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncItera
         await database.run(lambda tr: leases.renew(tr, owner, 1))
         events = Events(broker, background, SystemClock(), source="/dispatcher")
         async with Monitor(
-            registry, broker, events, database, owner=owner, evict=evictor(servers.management_url), on_gone=lost.append
+            LivingAgents(registry),
+            broker,
+            events,
+            database,
+            owner=owner,
+            evict=evictor(servers.management_url),
+            on_gone=lost.append,
         ) as monitor:
             yield monitor
 

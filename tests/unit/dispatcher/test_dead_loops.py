@@ -32,7 +32,6 @@ CRITICAL = (
     "presence of patrol 0",
     "presence of the agents, watched",
     "presence of the leases",
-    "presence of the slots",
     "timers of shard 0",
 )
 OPTIONAL = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from coditect.model.registration import AgentRecord, AgentStatus, Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
 from dispatcher.liveness import fleet as fleet_module
-from dispatcher.liveness.fleet import Fleet
+from dispatcher.liveness.fleet import Fleet, slots_of
 from tests.unit.registry.samples import IDLE, make_registration
 
 LEASE_SECONDS = 3.0
@@ -102,3 +103,19 @@ async def test_a_look_sees_who_the_registry_lists(steps: list[tuple[str, int]]) 
                     registry.wipe()
             seen = [(one.agent_id, one.registration, one.lease_ms) for one in await fleet.look()]
             assert seen == [(one.agent_id, one.registration, one.lease_ms) for one in await registry.find(Search())]
+
+
+async def test_each_look_tells_the_slots_of_the_living_by_capability() -> None:
+    told: list[Counter[str]] = []
+    registry = Counting()
+    fleet = Fleet(registry, on_look=lambda records: told.append(slots_of(records)))
+    await registry.join(1)
+    await fleet.look()
+    await registry.join(2)
+    await fleet.look()
+    registry.wipe()
+    await fleet.look()
+
+    slots, names = make_registration().slots, [offer.name for offer in make_registration().capabilities]
+    assert names
+    assert told == [dict.fromkeys(names, slots), dict.fromkeys(names, 2 * slots), {}]

@@ -16,6 +16,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger import leases
 from dispatcher.liveness import monitor, ping
+from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import LEASE, AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
@@ -48,8 +49,9 @@ class Watched:
         await self.database.run(lambda tr: leases.renew(tr, "first", 1))
         async with Supervisor() as background:
             events = Events(self.broker, background, SystemClock(), source="/dispatcher")
+            fleet = Fleet(registry)
             async with Monitor(
-                registry, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
+                fleet, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
             ):
                 await asyncio.Event().wait()
 

@@ -18,6 +18,7 @@ from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings, read_settings
 from dispatcher import program
+from dispatcher.liveness import monitor
 from dispatcher.program import open_store
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.fdb import FdbDatabase
@@ -162,12 +163,12 @@ def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
 
     quick = RestartLimits(first_pause_seconds=0.001)
     monkeypatch.setattr(program, "RedisRegistry", registry)
-    monkeypatch.setattr(program, "Supervisor", partial(Supervisor, limits=quick))
+    monkeypatch.setattr(monitor, "Supervisor", partial(Supervisor, limits=quick))
     monkeypatch.setattr(program, "open_store", lambda settings, on_wait: MemoryDatabase())
 
     code = program.main(Settings(shards=1))
 
     (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
     assert code == 1
-    assert "presence of the slots" in vars(said)["reason"]
+    assert "the agents, watched" in vars(said)["reason"]
     assert "the fault that was asked for" in vars(said)["reason"]

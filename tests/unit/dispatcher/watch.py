@@ -16,6 +16,7 @@ from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
 from dispatcher.ledger import leases
 from dispatcher.liveness.eviction import Evictor
+from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.store.memory import MemoryDatabase
 
@@ -43,7 +44,7 @@ class Watch:
         broker = await stack.enter_async_context(MemoryBroker(self.fleet.server, name=owner))
         return await stack.enter_async_context(
             Monitor(
-                self.fleet.registry,
+                Fleet(self.fleet.registry),
                 broker,
                 Events(broker, background, SystemClock(), source="/dispatcher"),
                 self.database,
