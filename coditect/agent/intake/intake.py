@@ -87,12 +87,12 @@ class Intake:
         self._consumers[consumer.queue] = consumer
         self._others.append(consumer)
         await self._widen(consumer, max(1, self._slots.startable(consumer.level)))
+        consumer.changing = False
 
     def is_free(self, queue: str) -> bool:
         """Return whether another task of a queue would start here at once as a P1, with no delivery before it."""
-        if self.closed or (consumer := self._consumers.get(queue)) is None:
-            return False
-        return self._nobody_waits and consumer.unused > 0 and self._slots.startable(Priority.P1) > 0
+        consumer = None if self.closed else self._consumers.get(queue)
+        return bool(consumer and self._nobody_waits and consumer.unused and self._slots.startable(Priority.P1) > 0)
 
     def _arrived(self, consumer: QueueConsumer, delivery: Delivery) -> None:
         if self.closed:
@@ -245,8 +245,8 @@ class Intake:
 
     def _has_room(self, level: Priority) -> bool:
         """Return whether a task of a level could start, and not too many tasks are unsettled already."""
-        most = most_in_hand(self._slots.total) + self.suspended
-        return self._slots.startable(level) > 0 and len(self._unsettled) < most
+        unsettled = len(self._unsettled) - self.suspended
+        return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, received: ReceivedTask, most: int) -> bool:
         """Return whether a task may give its slot up while it awaits another task, with `most` at its depth.
@@ -319,7 +319,7 @@ class Intake:
         consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = consumers
         soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
-        rivals = sum(consumer.hungry or not (consumer.unused or consumer in self._closed) for consumer in consumers) > 1
+        rivals = sum(consumer.hungry or bool(consumer.lanes and not consumer.unused) for consumer in consumers) > 1
         changes = False
         for consumer in [one for one in consumers if not one.changing]:
             returns = not soon and bool(consumer.returnable(now - 2 * lag))

@@ -67,8 +67,8 @@ class QueueConsumer:
         self.lanes: list[Consumer] = []
         self.hungry = False
         """Whether the queue may hold more that does not come by itself: it is asked when a slot is free."""
-        self.changing = False
-        """Whether the queue is being asked, or a consumer is being opened or closed."""
+        self.changing = True
+        """Whether the queue is being asked, or a consumer is being opened, as at first, or closed."""
         self.empty_at = -inf
         """The event loop's time at which the queue was last asked and found empty."""
         self.missing = 0

@@ -12,7 +12,9 @@ import pytest
 
 from coditect import Agent, Context, Priority
 from coditect.agent.intake.queue_consumer import QUICK_SECONDS
+from coditect.broker.memory import MemoryBroker
 from coditect.broker.memory.delivery import MemoryDelivery
+from coditect.broker.port import Consumer
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from tests.unit.agent.timed_tasks import GATE, MOMENT, Works
@@ -223,3 +225,31 @@ async def test_slots_are_busy_although_the_broker_is_far_away() -> None:
         await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(1_000)])
 
         assert 1 / (fleet.elapsed_seconds - since) > 0.95
+
+
+async def test_agent_that_starts_beside_a_backlog_keeps_no_slot_for_a_queue_that_it_opens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first queue brings its tasks while the others are being opened: none of them is asked meanwhile."""
+    consume, opening, twice = MemoryBroker.consume, set[str](), list[str]()
+
+    async def slowly(self: MemoryBroker, queue: str, *arguments: Any, **options: Any) -> Consumer:
+        twice.extend({queue} & opening)
+        opening.add(queue)
+        consumer = await consume(self, queue, *arguments, **options)
+        await asyncio.sleep(0.08)
+        opening.discard(queue)
+        return consumer
+
+    works = Works()
+    async with TestFleet() as fleet:
+        await works.add(fleet, works.agent("former", ["some.work"], slots=1))
+        results = [await works.submit(fleet, "some.work", 5)]
+        await fleet.advance("1s")
+        results += [await works.submit(fleet, "some.work", 0.001) for _ in range(1_000)]
+        monkeypatch.setattr(MemoryBroker, "consume", slowly)
+        await works.add(fleet, works.agent("new", ["some.work"], slots=500))
+
+        await asyncio.gather(*results)
+
+    assert twice == []
