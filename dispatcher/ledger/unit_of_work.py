@@ -95,7 +95,7 @@ class UnitOfWork:
     def workflow(self, workflow: str) -> WorkflowRecord | None:
         """Return the part of a workflow that its nodes share; None when the workflow is unknown."""
         known = self._workflows.get(workflow)
-        if known is None:  # what is not there may be made by a later command of the turn: only what is there is kept
+        if known is None:  # what is not there may be made by a later command of the batch: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
             if row is None:
                 return None

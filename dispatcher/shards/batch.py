@@ -82,51 +82,51 @@ class BatchResult:
     """Whether an earlier try may be committed, too; its effects are not included."""
 
 
-class TurnTooLong(CoditectError):
+class BatchTooLong(CoditectError):
     """The error of a batch that would always be too old.
 
     Its commands are run one by one, and a single one is refused.
     """
 
 
-def run(tr: Transaction, turn: Batch) -> BatchResult:
+def run(tr: Transaction, batch: Batch) -> BatchResult:
     """Run a batch, and limit its tries when it takes longer than a transaction may.
 
     Raises:
-        TurnTooLong: when the batch takes too long.
+        BatchTooLong: when the batch takes too long.
         SetAside: when one piece of left-over work took the time.
         CoditectError: any error of `run_once`.
     """
     try:
-        done = run_once(tr, turn)
+        done = run_once(tr, batch)
         tr.check_age()
         if tr.earlier.slow >= MOST_SLOW:
             raise TransactionTooOld("Its commits come too late")
     except TransactionTooOld as error:
         if tr.earlier.slow + 1 < MOST_SLOW:
             raise
-        if isinstance(error, continuations.Overdue) and len(turn.commands) == 1:
+        if isinstance(error, continuations.Overdue) and len(batch.commands) == 1:
             raise continuations.SetAside(error.piece, overdue=True) from error
-        raise TurnTooLong("It takes longer than a transaction may", commands=len(turn.commands)) from error
+        raise BatchTooLong("It takes longer than a transaction may", commands=len(batch.commands)) from error
     return done
 
 
-def run_once(tr: Transaction, turn: Batch) -> BatchResult:
+def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     """Apply the commands of a batch in order, and their consequences.
 
     Raises:
         LostLease: when the shard has another owner.
         Exception: any error of the store, and any error of a command that is not a refusal of a request.
     """
-    leases.check(tr, turn.lease)
-    outbox.clear(tr, turn.terms.shard, turn.confirmed)
-    unit = UnitOfWork(tr, turn.terms, turn.caches, now_ms=turn.now_ms, chance=turn.chance, room=turn.room)
-    unit.doubt = turn.doubt
-    unit.follows_on = turn.terms.follow_on and len(turn.commands) == 1  # where there is more, the broker balances it
-    unit.apart = turn.apart
-    _read_ahead(unit, turn.commands)
+    leases.check(tr, batch.lease)
+    outbox.clear(tr, batch.terms.shard, batch.confirmed)
+    unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
+    unit.doubt = batch.doubt
+    unit.follows_on = batch.terms.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
+    unit.apart = batch.apart
+    _read_ahead(unit, batch.commands)
     answers: list[Any] = []
-    for command in turn.commands:
+    for command in batch.commands:
         if answers and tr.is_aging:
             break
         answers.append(_answer(unit, command))

@@ -29,7 +29,7 @@ from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.versions import FIX
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ports import Ports
-from dispatcher.shards import batch as turn
+from dispatcher.shards import batch
 from dispatcher.shards.backoff import ContinuationBackoff
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
 from dispatcher.shards.evaluations import Evaluations
@@ -77,7 +77,7 @@ class ShardWorker:
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """The number of first commands that get a batch each, because one of them failed the batch that they shared."""
-        self._apart = False  # whether that is so of the turn that is under way
+        self._apart = False  # whether that is so of the batch that is under way
         self._wake = asyncio.Event()
         self._definitions = Definitions()
         self._later = ContinuationBackoff(lambda: self.put(GoOn()))
@@ -114,7 +114,7 @@ class ShardWorker:
         self._take_up(found)
         self.timer_service.open()
         keep = partial(self._ports.background.keep, until=lambda: self.closed)
-        self._work = keep(self._take_turns, name=f"shard worker {self.shard}", critical=True)
+        self._work = keep(self._run_batches, name=f"shard worker {self.shard}", critical=True)
         if self.projector is not None:
             self._tasks.append(keep(self.projector.run, name=f"projector {self.shard}", critical=False))
         self._nudge()
@@ -207,74 +207,74 @@ class ShardWorker:
             NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time()
         )
 
-    async def _take_turns(self) -> None:
+    async def _run_batches(self) -> None:
         self._wake.set()  # for what a loop before this one was woken for, and died
         while not self.closed:
             await self._wake.wait()
             self._wake.clear()
             while (self._entries or self._confirmed or self._unsure) and not self.closed:
-                await self._turn(self._batch())
+                await self._run_batch(self._next_entries())
 
-    def _batch(self) -> list[QueuedCommand]:
-        batch, size_bytes = list[QueuedCommand](), 0
+    def _next_entries(self) -> list[QueuedCommand]:
+        entries, size_bytes = list[QueuedCommand](), 0
         self._apart = self._singly > 0
         most = 1 if self._apart else MOST_COMMANDS
         self._singly = max(0, self._singly - 1)
-        while self._entries and len(batch) < most:
-            if batch and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
+        while self._entries and len(entries) < most:
+            if entries and size_bytes + self._entries[0].size_bytes > MOST_BYTES:
                 break
-            batch.append(self._entries.popleft())
-            size_bytes += batch[-1].size_bytes
-        return batch
+            entries.append(self._entries.popleft())
+            size_bytes += entries[-1].size_bytes
+        return entries
 
-    async def _turn(self, batch: list[QueuedCommand]) -> None:
+    async def _run_batch(self, entries: list[QueuedCommand]) -> None:
         try:
-            await self._commit(batch)
-            batch = []  # settled: what fails from here on gives none of it back
+            await self._commit(entries)
+            entries = []  # settled: what fails from here on gives none of it back
             await self._catch_up()
         except LostLease as error:
             self._refused(error)
-            self._lose(batch)
+            self._lose(entries)
         except StoreFailed:
-            self._lose(batch)
+            self._lose(entries)
             raise
         except Retryable as error:
-            log.warning("The store does not take a turn", extra={"shard": self.shard, "reason": str(error)})
-            self._entries.extendleft(reversed(batch))
+            log.warning("The store does not take a batch", extra={"shard": self.shard, "reason": str(error)})
+            self._entries.extendleft(reversed(entries))
             if isinstance(error, SetAside):
                 self._later.set_aside(error)
             await asyncio.sleep(RETRY_SECONDS)
-        except Exception as error:  # the boundary of turns: a bad command takes no other with it
-            if not batch:
+        except Exception as error:  # the boundary of batches: a bad command takes no other with it
+            if not entries:
                 raise
-            self._refuse(batch, error)
+            self._refuse(entries, error)
 
-    def _refuse(self, batch: list[QueuedCommand], error: Exception) -> None:
+    def _refuse(self, entries: list[QueuedCommand], error: Exception) -> None:
         """Refuse a command that fails even alone and without its consequences; split a failed batch first."""
-        if len(batch) > 1 or not self._apart:
-            self._entries.extendleft(reversed(batch))
-            self._singly = len(batch)
+        if len(entries) > 1 or not self._apart:
+            self._entries.extendleft(reversed(entries))
+            self._singly = len(entries)
             return
-        self._refusals.refuse(batch[0], error)
+        self._refusals.refuse(entries[0], error)
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
         self._counters.refused += 1
         log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
 
-    def _lose(self, batch: list[QueuedCommand]) -> None:
-        for entry in batch:
+    def _lose(self, entries: list[QueuedCommand]) -> None:
+        for entry in entries:
             entry.settle.undone()
         self._give_back()
         self._on_lost(self.shard)
 
-    async def _commit(self, batch: list[QueuedCommand]) -> None:
-        commands, confirmed, self._confirmed = [entry.command for entry in batch], self._confirmed, []
+    async def _commit(self, entries: list[QueuedCommand]) -> None:
+        commands, confirmed, self._confirmed = [entry.command for entry in entries], self._confirmed, []
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
         moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
-        one = turn.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
+        one = batch.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
         try:
-            done = await self._ports.database.run(lambda tr: turn.run(tr, one))
+            done = await self._ports.database.run(lambda tr: batch.run(tr, one))
         except BaseException:
             self._confirmed.extend(confirmed)
             self._doubt()
@@ -282,9 +282,9 @@ class ShardWorker:
         if done.repeated:
             self._doubt()
         self._count(done.effects)
-        self._entries.extendleft(reversed(batch[len(done.answers) :]))
+        self._entries.extendleft(reversed(entries[len(done.answers) :]))
         try:
-            for entry, answer in zip(batch, done.answers, strict=False):
+            for entry, answer in zip(entries, done.answers, strict=False):
                 entry.settle.done(answer)
         finally:
             self._after(done.effects)

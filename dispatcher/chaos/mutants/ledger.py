@@ -288,7 +288,7 @@ MUTANTS = (
         "and row.publication == publication.number:\n",
         "and row.publication >= publication.number:\n",
         "what was published anew in the same transaction is published twice",
-        ("tests/unit/dispatcher/test_batch.py::test_what_is_claimed_twice_in_one_turn_is_published_as_the_last",),
+        ("tests/unit/dispatcher/test_batch.py::test_what_is_claimed_twice_in_one_batch_is_published_as_the_last",),
     ),
     Mutant(
         "reuse_publication",

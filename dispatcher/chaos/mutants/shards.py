@@ -8,8 +8,8 @@ MUTANTS = (
     Mutant(
         "lease_unchecked",
         "dispatcher.shards.batch",
-        "    leases.check(tr, turn.lease)\n",
-        "    leases.read(tr, turn.lease.name)\n",
+        "    leases.check(tr, batch.lease)\n",
+        "    leases.read(tr, batch.lease.name)\n",
         "who has lost a shard goes on committing",
         ("tests/unit/dispatcher/test_ownership.py::test_late_commit_is_refused_counted_and_said",),
     ),

@@ -43,7 +43,7 @@ async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneDesk]:
 
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each transaction was for."""
     found, run = list[int](), batch.run
 
@@ -56,7 +56,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_results_that_arrive_together_are_one_transaction_and_one_round_trip(
-    own_redis: PrivateRedis, lone: LoneDesk, turns: list[int]
+    own_redis: PrivateRedis, lone: LoneDesk, batches: list[int]
 ) -> None:
     flow = Workflow("fan")
     flow.task(CAPABILITY, after=[flow.task(CAPABILITY, name=f"n{at}") for at in range(RESULTS)], name="behind")
@@ -68,12 +68,12 @@ async def test_results_that_arrive_together_are_one_transaction_and_one_round_tr
         queue = Queue(queue_name(Priority.P1, lone.worker.shard), connection=client)
         await lone.say(first)
         await eventually(lambda: queue.finished_job_registry.count == 1)  # Redis has all scripts by now
-        turns.clear()
+        batches.clear()
         before = scripts_run(client)
 
         await asyncio.gather(*[lone.say(one) for one in others])
         await eventually(lambda: queue.finished_job_registry.count == RESULTS)
 
         assert scripts_run(client) == before + 1
-        assert [commands for commands in turns if commands] == [RESULTS - 1]
+        assert [commands for commands in batches if commands] == [RESULTS - 1]
         assert queue.started_job_registry.count == 1

@@ -1,4 +1,4 @@
-"""A shard's ledger in memory, driven turn by turn: the test plays broker, agents and time."""
+"""A shard's ledger in memory, driven batch by batch: the test plays broker, agents and time."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Ledger:
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         return cls(database, step.owned[0], Policy(0, **terms))
 
-    async def turn(self, *commands: Command) -> tuple[Any, ...]:
+    async def batch(self, *commands: Command) -> tuple[Any, ...]:
         confirmed, self.confirmed = self.confirmed, []
         caches = Caches(self.definitions, frozenset(self.set_aside))
         moment = (self.room, self.now_ms, 0.5, self.apart, self.doubt)
@@ -101,15 +101,15 @@ class Ledger:
             self.set_aside.add(key)
             if not self.evaluates:
                 continue
-            await self.turn(Evaluated(node_key, token, await evaluate(self.database, node_key)))
+            await self.batch(Evaluated(node_key, token, await evaluate(self.database, node_key)))
             self.set_aside.discard(key)
         if done.effects.unfinished and self.goes_on:
             await self.go_on()
         left = commands[len(done.answers) :]
-        return (*done.answers, *await self.turn(*left)) if left else done.answers
+        return (*done.answers, *await self.batch(*left)) if left else done.answers
 
     async def go_on(self) -> None:
-        await self.turn(GoOn())
+        await self.batch(GoOn())
 
     async def start(
         self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
@@ -129,7 +129,7 @@ class Ledger:
         assert answer["state"] == "accepted"
 
     async def ask(self, verb: Verb, body: Mapping[str, Any]) -> Any:
-        (answer,) = await self.turn(Asked(verb, body))
+        (answer,) = await self.batch(Asked(verb, body))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -137,10 +137,10 @@ class Ledger:
     async def pass_time(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
         due = await self.database.read(lambda tr: timers.due(tr, 0, self.now_ms))
-        await self.turn(*[Due(timer) for timer in due])
+        await self.batch(*[Due(timer) for timer in due])
 
     async def fill(self, capability: str, room: int) -> None:
-        await self.turn(Fill(capability, room))
+        await self.batch(Fill(capability, room))
 
     def finished(self, publication: Publication, outcome: Outcome) -> Finished:
         owner = publication.task.owner
@@ -152,7 +152,7 @@ class Ledger:
         while self.published:
             publication = self.published.pop(pick(self.published) % len(self.published))
             self.confirmed.append(publication.number)
-            await self.turn(self.finished(publication, act(publication)))
+            await self.batch(self.finished(publication, act(publication)))
 
     async def states(self, workflow: str = "w") -> dict[str, TaskState]:
         rows = await self.database.read(lambda tr: tr.get_range(*STATUSES.range((workflow,))))

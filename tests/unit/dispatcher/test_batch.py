@@ -1,4 +1,4 @@
-"""The ledger, turn by turn: what is claimed, recorded, released, and how a workflow ends."""
+"""The ledger, batch by batch: what is claimed, recorded, released, and how a workflow ends."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_publication_numbers_and_fences_grow_and_the_outbox_empties(ledger
 
     seen = []
     await ledger.play(lambda publication: seen.append(publication) or completed(1))  # type: ignore[func-returns-value]
-    await ledger.turn()
+    await ledger.batch()
 
     numbers = [publication.number for publication in seen]
     assert sorted(set(numbers)) == sorted(numbers)
@@ -113,7 +113,7 @@ async def test_late_result_of_an_older_fence_is_refused_and_counted(ledger: Ledg
     (first,) = ledger.published
     claim = await claim_of(ledger, first)
 
-    await ledger.turn(ledger.finished(first, completed("old")))
+    await ledger.batch(ledger.finished(first, completed("old")))
 
     assert claim.verdict is Verdict.RUN
     assert ledger.seen[-1].late == 1
@@ -125,8 +125,8 @@ async def test_result_that_comes_again_changes_nothing(ledger: Ledger) -> None:
     (top,) = ledger.published
     ledger.published.clear()
 
-    await ledger.turn(ledger.finished(top, completed(1)))
-    await ledger.turn(ledger.finished(top, completed(1)))
+    await ledger.batch(ledger.finished(top, completed(1)))
+    await ledger.batch(ledger.finished(top, completed(1)))
 
     assert len(ledger.published) == 2
     assert ledger.seen[-1].late == 0
@@ -139,7 +139,7 @@ def one_node(**options: object) -> Definition:
 
 
 async def claim_of(ledger: Ledger, publication: Publication, agent: str = "other-2") -> Claim:
-    (claim,) = await ledger.turn(Claimed(publication.node_key, publication.number, agent))
+    (claim,) = await ledger.batch(Claimed(publication.node_key, publication.number, agent))
     assert isinstance(claim, Claim)
     return claim
 
@@ -160,7 +160,7 @@ async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(led
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(PublicationReturned(publication.node_key, publication.number))
+    await ledger.batch(PublicationReturned(publication.node_key, publication.number))
     waiting = await ledger.node("one")
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.pass_time(2)
@@ -266,7 +266,7 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
 
     await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "enough"})
     told = ledger.seen[-1].cancels
-    await ledger.turn(ledger.finished(top, completed(1)))
+    await ledger.batch(ledger.finished(top, completed(1)))
 
     assert told == [(top.node_key, top.number)]
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}
@@ -274,11 +274,11 @@ async def test_cancel_ends_everything_and_tells_the_agents(ledger: Ledger) -> No
     assert ledger.seen[-1].late == 1
 
 
-async def test_what_is_claimed_and_canceled_in_one_turn_is_not_published(ledger: Ledger) -> None:
+async def test_what_is_claimed_and_canceled_in_one_batch_is_not_published(ledger: Ledger) -> None:
     body = {"name": "one", "count": 1, "nodes": {"one": {"task": "work"}}}
     kept, gone = ({"workflow": workflow} for workflow in ("kept", "gone"))
 
-    await ledger.turn(Asked(Verb.START, body | gone), Asked(Verb.START, body | kept), Asked(Verb.CANCEL, gone))
+    await ledger.batch(Asked(Verb.START, body | gone), Asked(Verb.START, body | kept), Asked(Verb.CANCEL, gone))
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
 
     assert [one.node_key.workflow for one in ledger.published] == ["kept"]
@@ -286,11 +286,11 @@ async def test_what_is_claimed_and_canceled_in_one_turn_is_not_published(ledger:
     assert await ledger.state("gone") is WorkflowState.CANCELED
 
 
-async def test_what_is_claimed_twice_in_one_turn_is_published_as_the_last(ledger: Ledger) -> None:
+async def test_what_is_claimed_twice_in_one_batch_is_published_as_the_last(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (first,) = ledger.published
 
-    await ledger.turn(Lost(first.node_key, first.number), Lost(first.node_key, first.number + 1))
+    await ledger.batch(Lost(first.node_key, first.number), Lost(first.node_key, first.number + 1))
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0, after=first.number))
 
     assert [one.number for one in ledger.published] == [first.number, first.number + 2]
@@ -375,8 +375,8 @@ async def test_timer_that_was_replaced_does_nothing(ledger: Ledger) -> None:
     (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms + 60_000))
     ledger.now_ms += 60_000
 
-    await ledger.turn(Due(timer))
-    await ledger.turn(Due(timer))
+    await ledger.batch(Due(timer))
+    await ledger.batch(Due(timer))
 
     assert len(ledger.published) == 1
 

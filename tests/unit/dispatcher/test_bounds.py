@@ -157,7 +157,7 @@ async def test_what_was_evaluated_for_another_beginning_is_not_taken(ledger: Led
     ledger.evaluates = False
     await ledger.start(flow.definition(), [*range(30_000)])
 
-    await ledger.turn(Evaluated(NodeKey("w", "slow"), "another", Inputs(False)))
+    await ledger.batch(Evaluated(NodeKey("w", "slow"), "another", Inputs(False)))
 
     assert (await ledger.states())["slow"] is TaskState.BLOCKED
 
@@ -205,7 +205,7 @@ async def test_the_values_of_a_map_are_read_no_further_than_its_list_may_be_long
     await ledger.database.run(
         lambda tr: tr.set(VALUES.pack(behind.key), versions.VALUE.pack((7, b"\0" * 32, b"damaged")))
     )
-    await ledger.turn(ledger.finished(last, completed("x" * 500_000)))
+    await ledger.batch(ledger.finished(last, completed("x" * 500_000)))
 
     assert (await failure(ledger, "each"))["reason"] == "result_too_large"
 
@@ -220,11 +220,11 @@ async def test_dependents_whose_expressions_cost_much_are_released_in_several_tr
     (one,) = ledger.published
     ledger.published, ledger.seen = [], []
 
-    await ledger.turn(ledger.finished(one, completed([1] * 100_000)))
+    await ledger.batch(ledger.finished(one, completed([1] * 100_000)))
 
-    turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
-    assert sum(turns) == 40
-    assert max(turns) <= unit_of_work.MOST_STEPS // 200_000 + 1
+    batches = [len(effects.publications) for effects in ledger.seen if effects.publications]
+    assert sum(batches) == 40
+    assert max(batches) <= unit_of_work.MOST_STEPS // 200_000 + 1
     await ledger.play(lambda _: completed())
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -238,11 +238,11 @@ async def test_to_read_large_values_counts_for_a_transaction_too(ledger: Ledger)
     (one,) = ledger.published
     ledger.published, ledger.seen = [], []
 
-    await ledger.turn(ledger.finished(one, completed(MEGABYTE)))
+    await ledger.batch(ledger.finished(one, completed(MEGABYTE)))
 
-    turns = [len(effects.publications) for effects in ledger.seen if effects.publications]
-    assert sum(turns) == 300
-    assert len(turns) > 1
+    batches = [len(effects.publications) for effects in ledger.seen if effects.publications]
+    assert sum(batches) == 300
+    assert len(batches) > 1
 
 
 async def test_a_damaged_value_is_told_as_such(ledger: Ledger) -> None:
@@ -302,7 +302,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
     ledger.definitions = Definitions()  # another process, which remembers nothing
     ledger.seen.clear()
 
-    await ledger.turn(Show("w"))
+    await ledger.batch(Show("w"))
     shown = [[one.node_key.node for one in effects.shown] for effects in ledger.seen]
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
 
@@ -312,7 +312,7 @@ async def test_large_definitions_are_gone_over_in_several_transactions(
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn(
+async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_batch(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, remembered: bool
 ) -> None:
     await start_large(ledger, monkeypatch)
@@ -321,14 +321,14 @@ async def test_large_definitions_are_looked_at_and_shown_by_name_a_few_in_a_turn
     names = ("none", *(f"n{number}" for number in range(4)))
     others = ("none", *(f"n{number}" for number in range(2, 6)))
 
-    (looked,) = await ledger.turn(Look(tuple(NodeKey("w", name) for name in names)))
-    (left,) = await ledger.turn(Show("w", others))
+    (looked,) = await ledger.batch(Look(tuple(NodeKey("w", name) for name in names)))
+    (left,) = await ledger.batch(Show("w", others))
     shown = ledger.seen[-1].shown
 
     assert [one.node_key.node for one in looked] == ["n0", "n1"]
     assert [one.node_key.node for one in shown] == ["n2", "n3"]
     assert left == ("n4", "n5")
-    assert await ledger.turn(Show("w", left), Look((NodeKey("w", "none"),))) == ((), [])
+    assert await ledger.batch(Show("w", left), Look((NodeKey("w", "none"),))) == ((), [])
 
 
 async def wait_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> list[NodeKey]:
@@ -345,7 +345,7 @@ async def test_large_definitions_are_claimed_from_the_ready_index_in_several_tra
 ) -> None:
     node_keys = await wait_large(ledger, monkeypatch)
 
-    more = [(await ledger.turn(Fill("work", 9)))[0] for _ in range(5)]
+    more = [(await ledger.batch(Fill("work", 9)))[0] for _ in range(5)]
 
     assert [len(effects.publications) for effects in ledger.seen] == [2, 2, 2, 2, 1]
     assert more == [True, True, True, True, False]
@@ -360,7 +360,7 @@ async def test_large_definitions_that_rq_proposes_are_looked_at_in_several_trans
     claimed: list[int] = []
 
     while left:
-        claimed += await ledger.turn(Proposed(tuple(left), room))
+        claimed += await ledger.batch(Proposed(tuple(left), room))
         left = ledger.seen[-1].proposed
 
     looked_at = [len(effects.publications) + len(effects.shown) for effects in ledger.seen]

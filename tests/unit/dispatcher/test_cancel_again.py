@@ -30,12 +30,12 @@ async def ledger() -> AsyncIterator[Ledger]:
         flow = Workflow("one")
         flow.task("work", name="one", retry=Retry(max_attempts=2))
         await ledger.start(flow.definition())
-        await ledger.turn(Claimed(PLACE, 1, AGENT))
+        await ledger.batch(Claimed(PLACE, 1, AGENT))
         yield ledger
 
 
 async def told(ledger: Ledger, command: Command) -> list[tuple[NodeKey, int]]:
-    await ledger.turn(command)
+    await ledger.batch(command)
     return ledger.seen[-1].cancels
 
 
@@ -48,7 +48,7 @@ async def test_agent_that_reports_what_was_canceled_is_told_again_and_as_often(l
 
 
 async def test_who_runs_an_older_publication_of_what_works_elsewhere_is_told(ledger: Ledger) -> None:
-    await ledger.turn(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"))
+    await ledger.batch(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"))
     row = await ledger.node("one")
 
     assert (row.state, row.publication, row.fence) == (TaskState.WORKING, 2, 4)
@@ -59,21 +59,21 @@ async def test_who_runs_an_older_publication_of_what_works_elsewhere_is_told(led
 @pytest.mark.parametrize("fence", [2, 3])
 async def test_nobody_is_told_who_may_still_be_granted_it(ledger: Ledger, fence: int) -> None:
     assert await told(ledger, Heard(PLACE, 2)) == [], "it works"
-    await ledger.turn(Lost(PLACE, 1, AGENT))
+    await ledger.batch(Lost(PLACE, 1, AGENT))
 
     assert await told(ledger, Heard(PLACE, fence)) == [], "it is published anew, and not granted to anybody"
     assert await told(ledger, Heard(NodeKey("w", "unknown"), fence)) == []
 
 
 async def test_agent_that_told_the_end_itself_is_told_nothing_and_one_that_was_given_up_is(ledger: Ledger) -> None:
-    await ledger.turn(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"), Lost(PLACE, 2, "worker-2"))
+    await ledger.batch(Lost(PLACE, 1, AGENT), Claimed(PLACE, 2, "worker-2"), Lost(PLACE, 2, "worker-2"))
     assert await ledger.states() == {"one": TaskState.DEAD}
     assert await told(ledger, Heard(PLACE, 4)) == [(PLACE, 2)]
 
     flow = Workflow("other")
     flow.task("work", name="one")
     await ledger.start(flow.definition(), workflow="v")
-    await ledger.turn(ledger.finished(ledger.published[-1], completed()))
+    await ledger.batch(ledger.finished(ledger.published[-1], completed()))
     assert await told(ledger, Heard(NodeKey("v", "one"), 1)) == []
 
 

@@ -21,7 +21,7 @@ async def test_claim_that_is_asked_twice_is_granted_alike(ledger: Ledger) -> Non
     granted = await claim_of(ledger, publication, "b-2")
 
     again = await claim_of(ledger, publication, "b-2")
-    await ledger.turn(ledger.finished(publication, completed("late")))
+    await ledger.batch(ledger.finished(publication, completed("late")))
 
     assert (again, granted.attempt, granted.fence) == (granted, 2, 3)
     assert ledger.seen[-1].late == 1
@@ -33,7 +33,7 @@ async def test_suspect_that_is_tried_again_is_published_as_one(ledger: Ledger) -
     await claim_of(ledger, publication, "a-1")
     claim = await claim_of(ledger, publication, "b-2")
     died = replace(failed(retryable=True), attempt=claim.attempt)
-    await ledger.turn(replace(ledger.finished(publication, died), fence=claim.fence))
+    await ledger.batch(replace(ledger.finished(publication, died), fence=claim.fence))
     await ledger.pass_time(10)
 
     again = ledger.published[-1].task
@@ -60,8 +60,8 @@ async def test_agents_that_asked_one_after_the_other_while_nobody_answered_cost_
     (publication,) = ledger.published
     asked = [Claimed(publication.node_key, publication.number, agent) for agent in ("a-1", "b-2", "c-3")]
 
-    claims = await ledger.turn(*asked)
-    later = await ledger.turn(*asked[:2])
+    claims = await ledger.batch(*asked)
+    later = await ledger.batch(*asked[:2])
 
     assert [(one.attempt, one.suspect) for one in claims] == [(1, False)] * 3
     assert sorted({one.fence for one in claims}) == [one.fence for one in claims]
@@ -74,7 +74,7 @@ async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None
     claim = await claim_of(ledger, publication, "a-1")
     given_back = replace(failed(retryable=True), failure=NOT_BEGUN)
 
-    await ledger.turn(replace(ledger.finished(publication, given_back), fence=claim.fence))
+    await ledger.batch(replace(ledger.finished(publication, given_back), fence=claim.fence))
 
     again = ledger.published[-1].task
     assert (again.attempt, again.publication > publication.number, again.errors) == (1, True, ())
@@ -86,7 +86,7 @@ async def test_grant_that_is_given_back_costs_no_attempt(ledger: Ledger) -> None
 async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
+    await ledger.batch(Began(Started("w", "one", 1, publication.number, AGENT, 1, 5)))
 
     claim = await claim_of(ledger, publication)
 
@@ -96,7 +96,7 @@ async def test_started_notice_makes_the_next_claim_another_attempt(ledger: Ledge
 async def test_older_publication_is_stale(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.turn(Lost(publication.node_key, publication.number))
+    await ledger.batch(Lost(publication.node_key, publication.number))
 
     assert (await claim_of(ledger, publication)).verdict is Verdict.STALE
     assert (await claim_of(ledger, ledger.published[-1])).verdict is Verdict.RUN

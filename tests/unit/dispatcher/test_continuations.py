@@ -32,8 +32,8 @@ async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(
     await ledger.start(flow.definition())
     ledger.published.sort(key=lambda publication: publication.number)
 
-    await ledger.turn(Show("w"), Show("w"))
-    await ledger.turn(Show("w"), GoOn())
+    await ledger.batch(Show("w"), Show("w"))
+    await ledger.batch(Show("w"), GoOn())
     await ledger.play(lambda _: completed(1))
 
     assert (await ledger.run()).todo == 0
@@ -56,7 +56,7 @@ async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger
     ledger.published.clear()
 
     # the end and the redrive in one transaction: nothing of the rest is done between them
-    _, dry, told, refused = await ledger.turn(
+    _, dry, told, refused = await ledger.batch(
         ledger.finished(first, failed()), Asked(Verb.REDRIVE, {**redrive.body, "dry_run": True}), redrive, redrive
     )
 
@@ -86,8 +86,8 @@ async def test_another_redrive_waits_until_ends_are_taken_back(prompt_ledger: Le
     await ledger.play(lambda _: failed())
     redrive = [Asked(Verb.REDRIVE, {"workflow": "w", "node": node}) for node in ("first", "alone")]
 
-    told, refused = await ledger.turn(*redrive)
-    (again,) = await ledger.turn(redrive[1])
+    told, refused = await ledger.batch(*redrive)
+    (again,) = await ledger.batch(redrive[1])
     await ledger.play(lambda _: completed(1))
 
     assert told["more"]
@@ -104,10 +104,10 @@ async def test_node_that_fails_again_before_its_end_is_taken_back_ends_everythin
     (first,) = ledger.published
     ledger.published.clear()
 
-    await ledger.turn(ledger.finished(first, failed()))
+    await ledger.batch(ledger.finished(first, failed()))
     meanwhile = await ledger.state()
     while ledger.seen[-1].unfinished:
-        await ledger.turn(GoOn())
+        await ledger.batch(GoOn())
 
     assert meanwhile is WorkflowState.RUNNING
     assert Counter((await ledger.states()).values()) == {TaskState.FAILED: NODES + 2}
@@ -116,15 +116,15 @@ async def test_node_that_fails_again_before_its_end_is_taken_back_ends_everythin
 
 
 @pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME])
-@pytest.mark.parametrize("turns", [0, 1, 2, 4])
+@pytest.mark.parametrize("batches", [0, 1, 2, 4])
 async def test_cancel_while_ends_are_taken_back_ends_the_workflow_and_it_may_begin_again(
-    ledger: Ledger, verb: Verb, turns: int
+    ledger: Ledger, verb: Verb, batches: int
 ) -> None:
     await failed_fan(ledger)
     ledger.goes_on = False
     await ledger.ask(verb, {"workflow": "w", "node": "first"})
-    for _ in range(turns):
-        await ledger.turn(GoOn())
+    for _ in range(batches):
+        await ledger.batch(GoOn())
 
     ledger.goes_on = True
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
@@ -182,7 +182,7 @@ async def test_answer_that_names_the_longest_nodes_fits_into_the_store(ledger: L
     await ledger.start(flow.definition())
     await ledger.play(lambda _: failed())
 
-    (told,) = await ledger.turn(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
+    (told,) = await ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
 
     assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
 
@@ -191,7 +191,7 @@ async def test_redrive_waits_for_the_end_of_a_cancel(ledger: Ledger) -> None:
     redrive = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
     await ledger.start(fan_behind_one().definition())
 
-    _, refused = await ledger.turn(Asked(Verb.CANCEL, {"workflow": "w"}), redrive)
+    _, refused = await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), redrive)
 
     assert isinstance(refused, Retryable)
     assert await ledger.state() is WorkflowState.CANCELED
@@ -203,9 +203,9 @@ async def test_redrive_of_another_node_does_not_wait(ledger: Ledger) -> None:
     flow.task("work", name="alone")
     await ledger.start(flow.definition())
     by_name = {one.node_key.node: one for one in ledger.published}
-    await ledger.turn(ledger.finished(by_name["alone"], failed()))
+    await ledger.batch(ledger.finished(by_name["alone"], failed()))
 
-    _, told = await ledger.turn(
+    _, told = await ledger.batch(
         ledger.finished(by_name["first"], failed()), Asked(Verb.REDRIVE, {"workflow": "w", "node": "alone"})
     )
 
@@ -225,7 +225,7 @@ async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(l
     }
 
     # canceled in the very transaction that makes the first elements
-    await ledger.turn(Asked(Verb.START, body), GoOn(), Asked(Verb.CANCEL, {"workflow": "w"}))
+    await ledger.batch(Asked(Verb.START, body), GoOn(), Asked(Verb.CANCEL, {"workflow": "w"}))
     canceled = await ledger.state(), Counter((await ledger.states()).values())
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})
     await ledger.play(lambda _: completed(1))
@@ -258,7 +258,7 @@ async def test_pages_of_dependents_are_bounded_by_bytes_too(ledger: Ledger) -> N
     (one,) = ledger.published
     ledger.published.clear()
 
-    await ledger.turn(ledger.finished(one, completed("x" * 10_000)))
+    await ledger.batch(ledger.finished(one, completed("x" * 10_000)))
 
     assert len(ledger.published) == 2 * NODES
     assert (await ledger.run()).todo == 0
@@ -286,7 +286,7 @@ async def test_what_cannot_be_done_keeps_nothing_else_of_the_shard_waiting(
 
     with pytest.raises(SetAside) as refused:
         await ledger.start(flow.definition(), [1, 2], workflow="x")
-    await ledger.turn(GoOn())  # as the shard worker does, for it may be retried
+    await ledger.batch(GoOn())  # as the shard worker does, for it may be retried
     await ledger.play(lambda _: completed(1))
 
     assert await ledger.state("x") is WorkflowState.COMPLETED

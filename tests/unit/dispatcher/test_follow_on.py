@@ -46,7 +46,7 @@ def flow(*capabilities: str) -> Definition:
 async def ended(ledger: Ledger, *, free: bool = True, **changed: Any) -> list[str]:
     """The agents that what follows on the first publication goes to."""
     first = ledger.published.pop(0)
-    await ledger.turn(replace(ledger.finished(first, completed(1)), free=free, **changed))
+    await ledger.batch(replace(ledger.finished(first, completed(1)), free=free, **changed))
     return [publication.agent for publication in ledger.published]
 
 
@@ -85,7 +85,7 @@ async def test_where_more_is_told_the_broker_balances(ledger: Ledger) -> None:
     both = [replace(ledger.finished(one, completed(1)), free=True) for one in ledger.published]
     ledger.published.clear()
 
-    await ledger.turn(*both)
+    await ledger.batch(*both)
 
     assert [publication.agent for publication in ledger.published] == ["", ""]
 
@@ -94,7 +94,7 @@ async def test_what_is_tried_again_goes_to_anybody(ledger: Ledger) -> None:
     await ledger.start(flow(WORK, WORK))
     first = ledger.published.pop()
 
-    await ledger.turn(replace(ledger.finished(first, failed(retryable=True)), free=True, retry_ms=1))
+    await ledger.batch(replace(ledger.finished(first, failed(retryable=True)), free=True, retry_ms=1))
     await ledger.pass_time(1)
 
     assert [publication.agent for publication in ledger.published] == [""]

@@ -79,7 +79,7 @@ async def working(*, taken_over: bool = False, **settings: str) -> AsyncIterator
         flow = Workflow("one")
         flow.task("work", name="one", **settings)  # type: ignore[arg-type]
         await ledger.start(flow.definition())
-        await ledger.turn(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
+        await ledger.batch(Began(Started("w", "one", 1, 1, AGENT, 1, ledger.now_ms)))
         if taken_over:
             walked.in_flight.agree((await database.read(lambda tr: learn(tr, 0))).in_flight, now)
         else:
@@ -96,7 +96,7 @@ async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_o
         await walked.walk(HEARTBEAT_SECONDS)
         heard = list(walked.lost)
         await walked.walk(PATROL_SECONDS)
-        await ledger.turn(*walked.lost)
+        await ledger.batch(*walked.lost)
 
         assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT)])
         row = await ledger.node("one")
@@ -117,7 +117,7 @@ async def test_one_lost_word_is_no_silence_by_the_shortest_heartbeat() -> None:
 async def test_claim_of_the_agent_that_has_it_is_a_word_of_it() -> None:
     async with working(heartbeat="45s") as (ledger, walked):
         await walked.walk(HEARTBEAT_SECONDS)
-        claim = await ledger.turn(Claimed(PLACE, 1, AGENT))
+        claim = await ledger.batch(Claimed(PLACE, 1, AGENT))
         walked.follow()
 
         await walked.walk(HEARTBEAT_SECONDS)

@@ -125,10 +125,10 @@ async def test_of_a_last_chunk_that_is_refused_nothing_stays(ledger: Ledger, nam
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_refusal_leaves_what_others_did_in_the_turn(ledger: Ledger) -> None:
+async def test_refusal_leaves_what_others_did_in_the_batch(ledger: Ledger) -> None:
     first, last = chunks()
 
-    _, refused, accepted = await ledger.turn(
+    _, refused, accepted = await ledger.batch(
         Asked(Verb.START, first), Asked(Verb.START, node(after=["nobody"])(last)), Asked(Verb.START, last)
     )
 
@@ -137,7 +137,7 @@ async def test_refusal_leaves_what_others_did_in_the_turn(ledger: Ledger) -> Non
     assert set(await ledger.states()) == {"a", "b", "c"}
 
 
-async def test_what_the_store_refuses_between_two_writes_takes_the_turn_with_it(ledger: Ledger) -> None:
+async def test_what_the_store_refuses_between_two_writes_takes_the_batch_with_it(ledger: Ledger) -> None:
     """The rows of the nodes can be written, the longer key of their edge cannot."""
     before, after = "b" * 100, "a" * 100
     nodes = {before: {"task": "work"}, after: {"task": "work", "after": [before]}}
@@ -145,7 +145,7 @@ async def test_what_the_store_refuses_between_two_writes_takes_the_turn_with_it(
     untouched = await everything(ledger)
 
     with pytest.raises(KeyTooLarge):
-        await ledger.turn(Asked(Verb.START, body))
+        await ledger.batch(Asked(Verb.START, body))
 
     assert await everything(ledger) == untouched
 
@@ -227,7 +227,7 @@ async def test_a_node_may_come_after_ten_thousand_others(ledger: Ledger) -> None
     await start(ledger, fan_in(MOST_PREDECESSORS, name="n"))
     while ledger.published:
         some, ledger.published = ledger.published[:1_000], ledger.published[1_000:]
-        await ledger.turn(*[ledger.finished(one, completed()) for one in some])
+        await ledger.batch(*[ledger.finished(one, completed()) for one in some])
 
     assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: MOST_PREDECESSORS + 1}
     assert await ledger.state() is WorkflowState.COMPLETED

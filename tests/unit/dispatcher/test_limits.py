@@ -91,7 +91,7 @@ async def test_node_that_waits_for_room_ends_too(ledger: Ledger) -> None:
 async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_again(ledger: Ledger) -> None:
     await start(ledger, start_within="3s")
     for _ in range(4):
-        await ledger.turn(PublicationReturned(PLACE, ledger.published[-1].number))
+        await ledger.batch(PublicationReturned(PLACE, ledger.published[-1].number))
         await ledger.pass_time(1)
 
     assert len({publication.task.limits.start_by_ms for publication in ledger.published}) == 1
@@ -101,24 +101,24 @@ async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_
 async def test_node_that_was_started_in_time_may_take_longer(ledger: Ledger) -> None:
     publication = await start(ledger, start_within="10s")
     await ledger.pass_time(9)
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await ledger.pass_time(60)
 
-    await ledger.turn(ledger.finished(publication, completed(1)))
+    await ledger.batch(ledger.finished(publication, completed(1)))
 
     assert await ended(ledger) == (TaskState.COMPLETED, "")
 
 
 async def test_every_attempt_waits_its_own_time(ledger: Ledger) -> None:
     publication = await start(ledger, start_within="10s", retry=Retry(max_attempts=3, first="30s", cap="30s"))
-    await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     await ledger.pass_time(12)
     resting = (await ledger.node("one")).state
     await ledger.pass_time(4)
     second = ledger.published[-1]
-    await ledger.turn(began(ledger, second))
+    await ledger.batch(began(ledger, second))
     await ledger.pass_time(300)
-    await ledger.turn(Lost(PLACE, second.number, AGENT))
+    await ledger.batch(Lost(PLACE, second.number, AGENT))
     third = ledger.published[-1]
     await ledger.pass_time(11)
 
@@ -133,7 +133,7 @@ async def test_who_refuses_what_came_too_late_ends_it_so(ledger: Ledger, by_agen
     ledger.now_ms += 10_000
 
     command = ledger.finished(publication, expired(by_agent=by_agent))
-    await ledger.turn(command if by_agent else replace(command, fence=0))
+    await ledger.batch(command if by_agent else replace(command, fence=0))
 
     assert await ended(ledger) == (TaskState.FAILED, "start_timeout")
     assert (await ledger.node("one")).started_ms is None
@@ -171,11 +171,11 @@ async def test_paused_workflow_begins_the_time_anew_when_it_goes_on(ledger: Ledg
 
 async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> None:
     publication = await start(ledger, deadline="10s")
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await ledger.pass_time(10)
     told = ledger.seen[-1].cancels
 
-    await ledger.turn(ledger.finished(publication, completed("late")))
+    await ledger.batch(ledger.finished(publication, completed("late")))
 
     assert (publication.task.limits.deadline_ms, told) == (1_010_000, [(PLACE, publication.number)])
     assert (await ended(ledger), ledger.seen[-1].late) == ((TaskState.FAILED, "deadline"), 1)
@@ -183,10 +183,10 @@ async def test_deadline_ends_what_runs_and_its_agent_is_told(ledger: Ledger) -> 
 
 async def test_deadline_is_over_all_attempts(ledger: Ledger) -> None:
     publication = await start(ledger, deadline="60s", retry=Retry(max_attempts=9, first="40s", cap="40s"))
-    await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     await ledger.pass_time(50)
     second = ledger.published[-1]
-    await ledger.turn(ledger.finished(second, failed(retryable=True)))
+    await ledger.batch(ledger.finished(second, failed(retryable=True)))
     await ledger.pass_time(10)
 
     assert (second.task.attempt, second.task.limits.deadline_ms) == (2, 1_060_000)
@@ -200,7 +200,7 @@ async def test_attempt_that_its_agent_cut_short_at_the_deadline_ends_the_node_so
     failure = Failure(reason, "", "", retryable=reason == "timeout")
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, AGENT, failure=failure)
 
-    await ledger.turn(ledger.finished(publication, outcome))
+    await ledger.batch(ledger.finished(publication, outcome))
 
     assert await ended(ledger) == (TaskState.FAILED, "deadline")
 
@@ -208,7 +208,7 @@ async def test_attempt_that_its_agent_cut_short_at_the_deadline_ends_the_node_so
 async def test_agent_whose_clock_is_ahead_ends_it_by_the_deadline_too(ledger: Ledger) -> None:
     publication = await start(ledger, deadline="10s")
 
-    await ledger.turn(ledger.finished(publication, expired()))
+    await ledger.batch(ledger.finished(publication, expired()))
 
     assert await ended(ledger) == (TaskState.FAILED, "deadline")
 
@@ -219,7 +219,7 @@ async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
 
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "one"})
     limits = ledger.published[-1].task.limits
-    await ledger.turn(began(ledger, ledger.published[-1]))
+    await ledger.batch(began(ledger, ledger.published[-1]))
     await ledger.pass_time(10)
 
     assert (limits.start_by_ms, limits.deadline_ms) == (1_015_000, 1_020_000)
@@ -228,7 +228,7 @@ async def test_redrive_begins_the_limits_anew(ledger: Ledger) -> None:
 
 async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
     publication = await start(ledger, deadline="1h", start_within="10s", timeout="1m")
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     before = await waiting(ledger)
 
     await ledger.ask(Verb.CANCEL, {"workflow": "w"})
@@ -242,7 +242,7 @@ async def test_canceled_node_leaves_no_timer(ledger: Ledger) -> None:
 
 async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refused(ledger: Ledger) -> None:
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await ledger.pass_time(60)
     early = (await ledger.node("one")).state
     await ledger.pass_time(10)
@@ -250,9 +250,9 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
     await ledger.pass_time(2)
     second = ledger.published[-1]
 
-    await ledger.turn(ledger.finished(publication, completed("late")))
+    await ledger.batch(ledger.finished(publication, completed("late")))
     late = ledger.seen[-1].late
-    await ledger.turn(began(ledger, second))
+    await ledger.batch(began(ledger, second))
     await ledger.pass_time(70)
 
     assert (early, second.task.attempt, late) == (TaskState.WORKING, 2, 1)
@@ -263,7 +263,7 @@ async def test_attempt_whose_end_nobody_tells_is_tried_again_and_its_result_refu
 async def test_timeout_of_an_attempt_that_another_followed_does_nothing(ledger: Ledger) -> None:
     """Not to a suspect either, which waits for a process of its own before it runs."""
     publication = await start(ledger, timeout="10s")
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await claim_of(ledger, publication, AgentId("other-2"))
 
     await ledger.pass_time(300)
@@ -276,7 +276,7 @@ async def test_attempt_that_was_claimed_is_to_end_in_time_too(ledger: Ledger) ->
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
     await ledger.pass_time(30)
     claim = await claim_of(ledger, publication, AGENT)
-    await ledger.turn(began(ledger, publication, claim))
+    await ledger.batch(began(ledger, publication, claim))
 
     await ledger.pass_time(71)
 
@@ -287,19 +287,19 @@ async def test_attempt_that_waits_for_a_slot_since_it_was_granted_has_all_its_ti
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
     claim = await claim_of(ledger, publication, AGENT)
     await ledger.pass_time(300)
-    await ledger.turn(began(ledger, publication, claim))
+    await ledger.batch(began(ledger, publication, claim))
     await ledger.pass_time(60)
 
-    await ledger.turn(replace(ledger.finished(publication, completed(1)), fence=claim.fence))
+    await ledger.batch(replace(ledger.finished(publication, completed(1)), fence=claim.fence))
 
     assert await ended(ledger) == (TaskState.COMPLETED, "")
 
 
 async def test_start_that_is_told_again_gives_no_more_time(ledger: Ledger) -> None:
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=1))
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await ledger.pass_time(50)
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
 
     await ledger.pass_time(21)
 
@@ -308,11 +308,11 @@ async def test_start_that_is_told_again_gives_no_more_time(ledger: Ledger) -> No
 
 async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     await ledger.pass_time(50)
-    await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+    await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     await ledger.pass_time(2)
-    await ledger.turn(began(ledger, ledger.published[-1]))
+    await ledger.batch(began(ledger, ledger.published[-1]))
     await ledger.pass_time(60)
     late = (await ledger.node("one")).state
 
@@ -326,17 +326,17 @@ async def test_every_attempt_runs_its_own_time(ledger: Ledger) -> None:
 async def test_timer_of_an_attempt_does_not_outlive_it(ledger: Ledger, how: str, then: str) -> None:
     """What follows may end without a word that it began: its start was lost, or it is canceled before."""
     publication = await start(ledger, timeout="10s", retry=Retry(max_attempts=2, first="1s", cap="1s"))
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
     if how == "failed":
-        await ledger.turn(ledger.finished(publication, failed(retryable=True)))
+        await ledger.batch(ledger.finished(publication, failed(retryable=True)))
     else:
-        await ledger.turn(Lost(PLACE, publication.number, AGENT))
+        await ledger.batch(Lost(PLACE, publication.number, AGENT))
 
     if then == "canceled":
         await ledger.ask(Verb.CANCEL, {"workflow": "w"})
     await ledger.pass_time(2)
     if then != "canceled":
-        await ledger.turn(ledger.finished(ledger.published[-1], completed(1)))
+        await ledger.batch(ledger.finished(ledger.published[-1], completed(1)))
 
     left = await ledger.database.read(lambda tr: tr.get_range(*TIMERS.range(("w",))))
     assert left == []
@@ -346,7 +346,7 @@ async def test_elements_of_a_map_have_the_limits_each(ledger: Ledger) -> None:
     flow = Workflow("many")
     flow.map("work", "input", From("item"), limit=3, name="many", deadline="10s")
     await ledger.start(flow.definition(), [1, 2])
-    await ledger.turn(ledger.finished(ledger.published[0], completed(1)))
+    await ledger.batch(ledger.finished(ledger.published[0], completed(1)))
 
     await ledger.pass_time(10)
 
@@ -371,12 +371,12 @@ async def test_of_result_and_timer_the_first_counts(
 ) -> None:
     publication = await start(ledger, retry=Retry(max_attempts=1), **{limit: "10s"})
     if kind == "timeout":
-        await ledger.turn(began(ledger, publication))
+        await ledger.batch(began(ledger, publication))
     timer = (await waiting(ledger))[kind]
     ledger.now_ms = timer.due_ms
     commands: list[Command] = [ledger.finished(publication, completed(1)), Due(timer)]
 
-    await ledger.turn(*(commands if first == "result" else commands[::-1]), *commands)
+    await ledger.batch(*(commands if first == "result" else commands[::-1]), *commands)
 
     late = sum(effects.late for effects in ledger.seen)
     expected = (TaskState.COMPLETED, "", 0) if first == "result" else (TaskState.FAILED, reason, 2)
@@ -386,6 +386,6 @@ async def test_of_result_and_timer_the_first_counts(
 async def test_default_timeout_sets_no_timer(ledger: Ledger) -> None:
     publication = await start(ledger)
 
-    await ledger.turn(began(ledger, publication))
+    await ledger.batch(began(ledger, publication))
 
     assert await waiting(ledger) == {}

@@ -25,7 +25,7 @@ async def test_what_ends_by_a_limit_says_by_whose_clock(ledger: Ledger, limit: s
 async def test_what_an_agent_ends_by_a_limit_says_what_the_agent_said(ledger: Ledger, limit: str) -> None:
     publication = await start(ledger, **{limit: "10s"})
 
-    await ledger.turn(ledger.finished(publication, expired()))
+    await ledger.batch(ledger.finished(publication, expired()))
 
     said = (await ledger.database.read(lambda tr: value_of(tr, PLACE, FAILURE)))["message"]
     assert said.endswith(f"{limit}: too late")

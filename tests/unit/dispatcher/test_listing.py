@@ -28,10 +28,10 @@ async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_ch
     for number, publication in enumerate(list(ledger.published)):
         workflow = publication.node_key.workflow
         if number % 4 == 0:
-            await ledger.turn(ledger.finished(publication, completed(1)))
+            await ledger.batch(ledger.finished(publication, completed(1)))
             expected[workflow] = "completed"
         elif number % 4 == 1:
-            await ledger.turn(ledger.finished(publication, failed()))
+            await ledger.batch(ledger.finished(publication, failed()))
             expected[workflow] = "failed"
             if number % 8 == 1:
                 await ledger.ask(Verb.RESUME, {"workflow": workflow})
@@ -56,7 +56,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
     for workflow in ids:
         await ledger.start(flow.definition(), workflow=workflow)
     for publication in ledger.published[::10]:
-        await ledger.turn(ledger.finished(publication, completed(1)))
+        await ledger.batch(ledger.finished(publication, completed(1)))
     whole = await index_of(ledger)
     await ledger.database.run(lambda tr: tr.clear_range(*STATES.range()))
 

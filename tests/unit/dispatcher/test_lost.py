@@ -30,7 +30,7 @@ async def test_publication_that_an_agent_took_while_it_was_looked_for_is_not_los
     started = Began(Started(node_key.workflow, node_key.node, 1, number, AGENT, 1, 5))
     taken = Claimed(node_key, number, AGENT) if told == "claimed" else started
 
-    await ledger.turn(taken, Lost(node_key, number))
+    await ledger.batch(taken, Lost(node_key, number))
 
     row = await ledger.node("one")
     assert (row.state, row.attempt, row.publication, row.agent) == (TaskState.WORKING, 1, number, AGENT)
@@ -44,9 +44,9 @@ async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
     ledger: Ledger, agent: str, state: TaskState
 ) -> None:
     (publication,) = await published(ledger, "one")
-    await ledger.turn(Claimed(publication.node_key, publication.number, AGENT))
+    await ledger.batch(Claimed(publication.node_key, publication.number, AGENT))
 
-    await ledger.turn(Lost(publication.node_key, publication.number, agent))
+    await ledger.batch(Lost(publication.node_key, publication.number, agent))
 
     assert await ledger.states() == {"one": state}
 
@@ -54,8 +54,8 @@ async def test_agent_that_is_gone_costs_an_attempt_if_it_is_the_one(
 async def test_lost_publication_leaves_no_row_behind(ledger: Ledger) -> None:
     first, second = await published(ledger, "one", "two")
 
-    await ledger.turn(Claimed(second.node_key, second.number, AGENT))
-    await ledger.turn(Lost(first.node_key, first.number), Lost(second.node_key, second.number))
+    await ledger.batch(Claimed(second.node_key, second.number, AGENT))
+    await ledger.batch(Lost(first.node_key, first.number), Lost(second.node_key, second.number))
 
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     assert [(row.node, row.publication) for row in rows] == [("one", ledger.published[-1].number)]
@@ -71,11 +71,11 @@ async def test_what_is_lost_or_due_while_its_workflow_is_being_canceled_is_not_p
     await ledger.start(flow.definition())
     before = sorted(ledger.published, key=lambda one: one.node_key)
     _, lost, retried = before
-    await ledger.turn(ledger.finished(retried, failed(retryable=True)))
+    await ledger.batch(ledger.finished(retried, failed(retryable=True)))
     ledger.now_ms += 10_000
     (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, ledger.now_ms))
 
-    await ledger.turn(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.node_key, lost.number))
+    await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), Due(timer), Lost(lost.node_key, lost.number))
 
     assert sorted(ledger.published, key=lambda one: one.node_key) == before
     assert set((await ledger.states()).values()) == {TaskState.CANCELED}

@@ -153,7 +153,7 @@ async def test_broker_that_lost_everything_gets_all_but_them(ledger: Ledger) -> 
     ledger.published.clear()
     await rewrite(ledger.database, NodeKey("w", "n0001"))
 
-    await ledger.turn(Rebuild("marker-1", "marker-1"))
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     assert [publication.node_key.node for publication in ledger.published] == ["n0000", "n0002"]
 
@@ -167,6 +167,6 @@ async def test_ready_one_is_passed_over(ledger: Ledger, command: Command) -> Non
     await rewrite(ledger.database, NodeKey("w", "n0000"))
     ledger.room = {"": int(isinstance(command, Proposed))}
 
-    await ledger.turn(command)
+    await ledger.batch(command)
 
     assert [publication.node_key.node for publication in ledger.published] == ["n0001"]

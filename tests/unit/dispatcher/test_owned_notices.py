@@ -122,13 +122,13 @@ async def test_result_without_a_fence_counts_for_its_publication_only(other: int
         await ledger.start(one().definition())
         (published,) = ledger.published
 
-        await ledger.turn(Finished(published.node_key, 0, other, completed()))
+        await ledger.batch(Finished(published.node_key, 0, other, completed()))
         assert (await ledger.node("only")).state is TaskState.PUBLISHED
 
-        (claim,) = await ledger.turn(Claimed(published.node_key, published.number, AGENT))
+        (claim,) = await ledger.batch(Claimed(published.node_key, published.number, AGENT))
         assert claim.fence == 2
 
-        await ledger.turn(Finished(published.node_key, 0, published.number, failed()))
+        await ledger.batch(Finished(published.node_key, 0, published.number, failed()))
         assert (await ledger.node("only")).state is TaskState.FAILED
 
 

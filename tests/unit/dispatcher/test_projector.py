@@ -98,7 +98,7 @@ async def test_a_job_that_was_made_as_it_ended_has_its_value(ledger: Ledger) -> 
     only: Node = flow.task("work", name="only")
     await ledger.start(flow.definition())
     ledger.seen.clear()  # it came in pieces, or RQ lost it
-    await ledger.turn(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
+    await ledger.batch(ledger.finished(ledger.published.pop(), completed(7)), Show("w"))
 
     graph = await shown(ledger)
 
@@ -111,8 +111,8 @@ async def test_a_job_that_rq_brought_is_not_told_that_it_is_started(ledger: Ledg
     for node in ("brought", "other"):
         flow.task("work", name=node)
     await ledger.start(flow.definition())
-    await ledger.turn(Proposed((NodeKey("w", "brought"),), "work"))
-    await ledger.turn(Fill("work", 1))
+    await ledger.batch(Proposed((NodeKey("w", "brought"),), "work"))
+    await ledger.batch(Fill("work", 1))
     before = await ledger.states()
 
     graph = await shown(ledger)

@@ -54,7 +54,7 @@ async def test_the_graph_of_a_run_counts_the_elements_of_its_maps() -> None:
     async with MemoryDatabase() as database:
         ledger = await Ledger.open(database)
         await ledger.start(flow.definition(), [1, 2, 3])
-        await ledger.turn(ledger.finished(ledger.published.pop(), completed()))
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
 
         rows = await nodes(ledger)
 
@@ -85,7 +85,7 @@ async def ended(nodes: int, value: Any, *, first: bool = False, last: bool = Fal
         await ledger.start(flow.definition())
         while ledger.published:
             batch = [ledger.published.pop() for _ in range(min(100, len(ledger.published)))]
-            await ledger.turn(*[ledger.finished(one, completed(value)) for one in batch])
+            await ledger.batch(*[ledger.finished(one, completed(value)) for one in batch])
         return await result_pages(ledger)
 
 

@@ -1,4 +1,4 @@
-"""What a turn's commands are going to ask for is read at once, and means the same as read one by one."""
+"""What a batch's commands are going to ask for is read at once, and means the same as read one by one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def fans(sources: int, dependents: int) -> Definition:
 
 
 async def all_at_once(ledger: Ledger) -> None:
-    """Everything that is published ends in one turn."""
+    """Everything that is published ends in one batch."""
     published, ledger.published = ledger.published, []
-    await ledger.turn(*(ledger.finished(publication, completed()) for publication in published))
+    await ledger.batch(*(ledger.finished(publication, completed()) for publication in published))
 
 
 @pytest.mark.parametrize("dependents", [1, MOST_AHEAD, MOST_AHEAD + 1, 3 * MOST_AHEAD])
@@ -92,7 +92,7 @@ async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(
     start = {"workflow": "w", "name": "one", "count": 1, "nodes": nodes}
     node_keys = (NodeKey("w", "only"), NodeKey("w", "none"))
 
-    early, _, seen = await ledger.turn(Proposed(node_keys), Asked(Verb.START, start), Look(node_keys))
+    early, _, seen = await ledger.batch(Proposed(node_keys), Asked(Verb.START, start), Look(node_keys))
 
     assert early == 0
     assert [shown.node_key for shown in seen] == [NodeKey("w", "only")]

@@ -38,12 +38,12 @@ async def test_all_that_was_published_is_published_anew_in_pages_and_the_older_i
     old, ledger.published = ledger.published, []
     assert len(old) == width
 
-    (last,) = await ledger.turn(Rebuild("marker-1", "marker-1"))
+    (last,) = await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     assert last == max(publication.number for publication in old)
     assert sorted(one.node_key.node for one in ledger.published) == sorted(one.node_key.node for one in old)
     assert min(one.number for one in ledger.published) > last
-    await ledger.turn(ledger.finished(old[0], completed()))
+    await ledger.batch(ledger.finished(old[0], completed()))
     assert (await ledger.node(old[0].node_key.node)).state is TaskState.PUBLISHED
     assert ledger.seen[-1].late == 1
     await ledger.play(lambda _: completed())
@@ -60,7 +60,7 @@ async def test_large_inputs_are_published_anew_in_several_transactions(
     ledger.published, ledger.seen = [], []
     monkeypatch.setattr(unit_of_work, "MOST_STEPS", 1_500_000 // unit_of_work.BYTES_PER_STEP)
 
-    await ledger.turn(Rebuild("marker-1", "marker-1"))
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     assert [len(effects.publications) for effects in ledger.seen] == [0, 3, 3, 3]
     assert sorted(one.node_key.node for one in ledger.published) == [f"n{number}" for number in range(9)]
@@ -69,13 +69,13 @@ async def test_large_inputs_are_published_anew_in_several_transactions(
 async def test_same_occasion_again_does_nothing_and_another_does_it_again(ledger: Ledger) -> None:
     await ledger.start(fan(3).definition())
     ledger.published.clear()
-    first = await ledger.turn(Rebuild("marker-1", "marker-1"))
+    first = await ledger.batch(Rebuild("marker-1", "marker-1"))
     published = len(ledger.published)
 
-    assert await ledger.turn(Rebuild("marker-1", "marker-1")) == first
+    assert await ledger.batch(Rebuild("marker-1", "marker-1")) == first
     assert len(ledger.published) == published == 3
 
-    await ledger.turn(Rebuild("marker-1", "a person"))
+    await ledger.batch(Rebuild("marker-1", "a person"))
     assert len(ledger.published) == 6
     assert await ledger.database.read(lambda tr: republish.built(tr, 0)) == republish.Built(
         "marker-1", "a person", 6, 3
@@ -87,19 +87,19 @@ async def test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost(le
     flow.task("work", name="only", retry=Retry(max_attempts=2))
     await ledger.start(flow.definition())
     (publication,) = ledger.published
-    await ledger.turn(began(publication, ledger.now_ms))
+    await ledger.batch(began(publication, ledger.now_ms))
     ledger.published.clear()
 
     for number in range(5):
-        await ledger.turn(Rebuild(f"marker-{number}", f"marker-{number}"))
-        await ledger.turn(began(ledger.published[-1], ledger.now_ms))
+        await ledger.batch(Rebuild(f"marker-{number}", f"marker-{number}"))
+        await ledger.batch(began(ledger.published[-1], ledger.now_ms))
 
     row = await ledger.node("only")
     assert (row.attempt, row.state) == (1, TaskState.WORKING)
     rows = await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "only"))))
     attempts = [AttemptRecord.unpack(value) for _, value in rows]
     assert [(one.attempt, one.status, one.reason) for one in attempts] == [(1, "lost", "broker_lost")] * 5
-    await ledger.turn(ledger.finished(ledger.published[-1], completed()))
+    await ledger.batch(ledger.finished(ledger.published[-1], completed()))
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
@@ -108,11 +108,11 @@ async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Le
     ledger.published.clear()
     room, ledger.room = ledger.room, {"": 0}
 
-    await ledger.turn(Rebuild("marker-1", "marker-1"))
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     assert len({one.node_key for one in ledger.published}) == len(ledger.published)
     ledger.room = room
-    await ledger.turn(GoOn())
+    await ledger.batch(GoOn())
     assert len(ledger.published) == republish.MOST_NODES + 50
 
 
@@ -120,17 +120,17 @@ async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_publish
     await ledger.start(fan(4).definition())
     first = ledger.published[0]
     ledger.now_ms += republish.UNTOLD_MS - 1
-    await ledger.turn(began(first, ledger.now_ms))
+    await ledger.batch(began(first, ledger.now_ms))
     ledger.published.clear()
 
-    await ledger.turn(Rebuild("marker-1", "too early", kept=True))
+    await ledger.batch(Rebuild("marker-1", "too early", kept=True))
     assert ledger.published == []
 
     ledger.now_ms += 1
-    await ledger.turn(Rebuild("marker-1", "a person", kept=True))
+    await ledger.batch(Rebuild("marker-1", "a person", kept=True))
     assert [one.node_key.node for one in ledger.published] == ["n0001", "n0002", "n0003"]
 
-    await ledger.turn(ledger.finished(first, completed()))
+    await ledger.batch(ledger.finished(first, completed()))
     assert (await ledger.node("n0000")).state is TaskState.COMPLETED
     assert await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "n0000")))) == []
     await ledger.play(lambda _: completed())
@@ -139,10 +139,10 @@ async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_publish
 
 async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledger) -> None:
     await ledger.start(fan(2).definition())
-    await ledger.turn(began(ledger.published[0], ledger.now_ms))
+    await ledger.batch(began(ledger.published[0], ledger.now_ms))
     ledger.published.clear()
 
-    await ledger.turn(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
+    await ledger.batch(Rebuild("marker-2", "marker-2"), Rebuild("marker-2", "a person", kept=True))
 
     assert [one.node_key.node for one in ledger.published] == ["n0000", "n0001"]
 
@@ -157,7 +157,7 @@ async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
     ends = {"done": completed(), "retried": failed(retryable=True)}
     await ledger.play(lambda publication: ends[publication.node_key.node])
 
-    await ledger.turn(Rebuild("marker-1", "marker-1"))
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     assert ledger.published == []
     assert await ledger.states() == {
@@ -170,7 +170,7 @@ async def test_what_waits_or_has_ended_is_not_published(ledger: Ledger) -> None:
 
 async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
     await ledger.start(fan(3).definition())
-    await ledger.turn(Rebuild("marker-1", "marker-1"))
+    await ledger.batch(Rebuild("marker-1", "marker-1"))
 
     told = await ledger.database.read(lambda tr: QUERIES[Verb.STATUS](tr, {}))
 

@@ -165,7 +165,7 @@ async def test_what_was_begun_is_published_anew_unless_the_broker_surely_has_it(
         assert (lone.flight.publication == before) is there
 
 
-async def test_all_that_is_published_anew_is_told_when_turns_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_that_is_published_anew_is_told_when_batches_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Workflow("waits")
     for number in range(WIDTH):
         flow.task("work", name=f"n{number}")

@@ -157,10 +157,10 @@ async def test_jobs_that_are_missing_are_mended(scene: Scene) -> None:
     assert await scene.reconciling.round() == 0
 
 
-async def test_what_takes_several_turns_is_compared_and_mended_as_a_whole(
+async def test_what_takes_several_batches_is_compared_and_mended_as_a_whole(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit_of_work, "MOST_STEPS", -1)  # each node is a turn's work
+    monkeypatch.setattr(unit_of_work, "MOST_STEPS", -1)  # each node is a batch's work
     for node in ("n0", "n6", "n7"):
         scene.graph.lose(scene.run.id, node)
 

@@ -50,12 +50,12 @@ async def test_node_that_waits_for_another_too_waits_for_both_again(ledger: Ledg
     flow.task("work", after=[After(a.name, OnFailure.ALLOW), b], name="d")
     await ledger.start(flow.definition())
     first = await take(ledger)
-    await ledger.turn(ledger.finished(first["a"], failed()))
+    await ledger.batch(ledger.finished(first["a"], failed()))
 
     await redrive(ledger, "a")
-    await ledger.turn(ledger.finished((await take(ledger))["a"], completed(1)))
+    await ledger.batch(ledger.finished((await take(ledger))["a"], completed(1)))
     early = await take(ledger)
-    await ledger.turn(ledger.finished(first["b"], completed(1)))
+    await ledger.batch(ledger.finished(first["b"], completed(1)))
 
     assert early == {}
     assert list(await take(ledger)) == ["d"]
@@ -67,13 +67,13 @@ async def test_node_that_needs_any_waits_for_the_others_again(ledger: Ledger) ->
     flow.task("work", after=before, join="any", name="d")
     await ledger.start(flow.definition())
     first = await take(ledger)
-    await ledger.turn(ledger.finished(first["a"], failed()))
+    await ledger.batch(ledger.finished(first["a"], failed()))
     await redrive(ledger, "a")
     again = await take(ledger)
 
-    await ledger.turn(ledger.finished(again["a"], failed()), ledger.finished(first["b"], failed()))
+    await ledger.batch(ledger.finished(again["a"], failed()), ledger.finished(first["b"], failed()))
     meanwhile = (await ledger.node("d")).state
-    await ledger.turn(ledger.finished(first["c"], completed(1)))
+    await ledger.batch(ledger.finished(first["c"], completed(1)))
 
     assert meanwhile is TaskState.BLOCKED
     assert (await ledger.node("d")).state is TaskState.PUBLISHED
@@ -99,12 +99,12 @@ async def test_redrive_counts_a_predecessor_once_whose_end_is_left_over(ledger: 
     flow.task("sum", name="z", after=[wide, bad])
     await ledger.start(flow.definition())
     first = await take(ledger)
-    await ledger.turn(ledger.finished(first["bad"], failed()))
+    await ledger.batch(ledger.finished(first["bad"], failed()))
     again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "bad"})
 
-    await ledger.turn(ledger.finished(first["wide"], completed(1)), again)
+    await ledger.batch(ledger.finished(first["wide"], completed(1)), again)
     meanwhile = await ledger.node("z")
-    await ledger.turn(ledger.finished((await take(ledger))["bad"], completed(1)))
+    await ledger.batch(ledger.finished((await take(ledger))["bad"], completed(1)))
 
     assert (meanwhile.state, meanwhile.tally) == (TaskState.BLOCKED, Tally(2, 1, 1))
     assert (await ledger.node("z")).state is TaskState.PUBLISHED
@@ -117,7 +117,7 @@ async def test_redrive_leaves_a_paused_workflow_paused(ledger: Ledger) -> None:
     await ledger.start(flow.definition())
     first = await take(ledger)
     await ledger.ask(Verb.PAUSE, {"workflow": "w"})
-    await ledger.turn(ledger.finished(first["a"], failed()), ledger.finished(first["b"], completed(1)))
+    await ledger.batch(ledger.finished(first["a"], failed()), ledger.finished(first["b"], completed(1)))
 
     await redrive(ledger, "a")
     meanwhile = await ledger.state(), list(ledger.published), ledger.seen[-1].notices
@@ -201,14 +201,14 @@ async def test_map_that_was_canceled_before_its_last_element_was_counted_has_its
     flow.map("work", "input", {"n": From("item")}, limit=10, name="each")
     await ledger.start(flow.definition(), [1, 2])
     first = await take(ledger)
-    await ledger.turn(ledger.finished(first["each[0]"], completed(1)))
+    await ledger.batch(ledger.finished(first["each[0]"], completed(1)))
 
     # the transaction is so large by then that what follows from the element's end is left over
     full, last = (
         ledger.finished(first["large"], completed("x" * 900_000)),
         ledger.finished(first["each[1]"], completed(2)),
     )
-    await ledger.turn(full, last, Asked(Verb.CANCEL, {"workflow": "w"}))
+    await ledger.batch(full, last, Asked(Verb.CANCEL, {"workflow": "w"}))
     before = await ledger.node("each"), await ledger.node("each[1]")
     await redrive(ledger, "each")
 
@@ -317,7 +317,7 @@ async def test_input_of_a_node_that_waits_is_refused_where_its_expression_will_b
         await redrive(ledger, "b", input={"path": "tests"}, dry_run=True)
     with pytest.raises(InputError, match="evaluated when its predecessors have ended"):
         await redrive(ledger, "b", input={"path": "tests"})
-    await ledger.turn(ledger.finished((await take(ledger))["a"], completed(1)))
+    await ledger.batch(ledger.finished((await take(ledger))["a"], completed(1)))
     await redrive(ledger, "b", input={"path": "tests"})
 
     assert loads((await take(ledger))["b"].task.body) == {"path": "tests"}
@@ -329,6 +329,6 @@ async def test_input_of_a_node_that_waits_and_has_no_expression_is_what_it_runs_
     await both_failed(ledger, flow.definition())
 
     await redrive(ledger, "b", input={"path": "tests"})
-    await ledger.turn(ledger.finished((await take(ledger))["a"], completed(1)))
+    await ledger.batch(ledger.finished((await take(ledger))["a"], completed(1)))
 
     assert loads((await take(ledger))["b"].task.body) == {"path": "tests"}

@@ -73,17 +73,17 @@ async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:
     ended = [name for name, state in (await ledger.states()).items() if state in REDRIVABLE]
     draw = random.random()
     if draw < 0.25:
-        await ledger.turn(GoOn())
+        await ledger.batch(GoOn())
     elif draw < 0.5 and ended:
-        await ledger.turn(Asked(Verb.REDRIVE, {"workflow": "w", "node": random.choice(ended)}))
+        await ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": random.choice(ended)}))
     elif ledger.published:
         one = ledger.published.pop(random.randrange(len(ledger.published)))
-        await ledger.turn(ledger.finished(one, random.choice([completed(), failed()])))
+        await ledger.batch(ledger.finished(one, random.choice([completed(), failed()])))
     elif (await ledger.state()) is not WorkflowState.COMPLETED:
-        await ledger.turn(Asked(Verb.RESUME, {"workflow": "w"}))
+        await ledger.batch(Asked(Verb.RESUME, {"workflow": "w"}))
     if random.random() < 0.1:
         verbs = [Verb.CANCEL, Verb.RESUME, *([Verb.PAUSE, Verb.RESUME] if pauses else [])]
-        await ledger.turn(Asked(random.choice(verbs), {"workflow": "w"}))
+        await ledger.batch(Asked(random.choice(verbs), {"workflow": "w"}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,9 +104,9 @@ async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, g
                 if not pauses and len(ledger.published) > known:
                     await check_published(ledger, definition, known)
             ledger.goes_on = True
-            await ledger.turn(GoOn())
+            await ledger.batch(GoOn())
             if (await ledger.state()) is WorkflowState.PAUSED:
-                await ledger.turn(Asked(Verb.RESUME, {"workflow": "w"}))
+                await ledger.batch(Asked(Verb.RESUME, {"workflow": "w"}))
             await ledger.play(lambda _: completed(), pick=lambda waiting: random.randrange(len(waiting)))
         await check_tallies(ledger, definition)
 

@@ -45,10 +45,10 @@ async def test_nothing_begins_anew_by_halves_when_a_value_is_damaged(ledger: Led
     before = await everything(ledger)
 
     with pytest.raises(DamagedValue, match=kind):
-        await ledger.turn(asked)
+        await ledger.batch(asked)
     refused = await everything(ledger)
     await ledger.database.run(lambda tr: tr.set(VALUES.pack(("w", "a", kind)), was))
-    (told,) = await ledger.turn(asked)
+    (told,) = await ledger.batch(asked)
     await ledger.play(lambda _: completed(1))
 
     assert refused == before

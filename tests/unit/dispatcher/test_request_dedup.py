@@ -35,12 +35,12 @@ async def start(ledger: Ledger) -> None:
 async def fail(ledger: Ledger) -> None:
     """Whatever is published fails."""
     while ledger.published:
-        await ledger.turn(ledger.finished(ledger.published.pop(), failed()))
+        await ledger.batch(ledger.finished(ledger.published.pop(), failed()))
 
 
 async def succeed(ledger: Ledger) -> None:
     while ledger.published:
-        await ledger.turn(ledger.finished(ledger.published.pop(), completed(1)))
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed(1)))
 
 
 async def resume(ledger: Ledger) -> None:
@@ -77,13 +77,13 @@ async def test_request_that_comes_again_is_told_the_same_and_changes_nothing(
 ) -> None:
     await start(ledger)
     await before(ledger)
-    (told,) = await ledger.turn(asked)
+    (told,) = await ledger.batch(asked)
     await between(ledger)
     ledger.published.clear()
     was = await everything(ledger)
 
-    (again,) = await ledger.turn(asked)
-    twice = await ledger.turn(asked, asked)
+    (again,) = await ledger.batch(asked)
+    twice = await ledger.batch(asked, asked)
 
     assert not isinstance(told, Exception)
     assert [again, *twice] == [told] * 3
@@ -94,13 +94,13 @@ async def test_request_that_comes_again_is_told_the_same_and_changes_nothing(
 async def test_another_request_for_the_same_is_done(ledger: Ledger) -> None:
     await start(ledger)
     await fail(ledger)
-    await ledger.turn(Asked(Verb.REDRIVE, NODE, "one"))
+    await ledger.batch(Asked(Verb.REDRIVE, NODE, "one"))
     await fail(ledger)
 
-    (told,) = await ledger.turn(Asked(Verb.REDRIVE, NODE, "two"))
+    (told,) = await ledger.batch(Asked(Verb.REDRIVE, NODE, "two"))
     fence = (await ledger.node("a")).fence
     await fail(ledger)
-    await ledger.turn(Asked(Verb.REDRIVE, NODE), Asked(Verb.REDRIVE, NODE))
+    await ledger.batch(Asked(Verb.REDRIVE, NODE), Asked(Verb.REDRIVE, NODE))
 
     assert told["again"] == ["a", "gate", "ship"]
     assert fence == 3
@@ -110,10 +110,10 @@ async def test_another_request_for_the_same_is_done(ledger: Ledger) -> None:
 async def test_refused_request_is_not_done_later_behind_its_client_s_back(ledger: Ledger) -> None:
     asked = Asked(Verb.ANSWER, GRANT, "i")
     await start(ledger)
-    (refused,) = await ledger.turn(asked)
+    (refused,) = await ledger.batch(asked)
     await succeed(ledger)
 
-    (again,) = await ledger.turn(asked)
+    (again,) = await ledger.batch(asked)
 
     assert isinstance(refused, InputError)
     message = request(Verb.ANSWER, GRANT, reply_to=None, correlation_id="m")
@@ -125,7 +125,7 @@ async def test_refused_request_is_not_done_later_behind_its_client_s_back(ledger
 async def test_refusal_keeps_its_kind(ledger: Ledger) -> None:
     asked = Asked(Verb.CANCEL, {"workflow": "nobody's"}, "i")
 
-    (refused,), (again,) = await ledger.turn(asked), await ledger.turn(asked)
+    (refused,), (again,) = await ledger.batch(asked), await ledger.batch(asked)
 
     assert isinstance(again, NotFound)
     assert (again.sentence, again.facts) == (refused.sentence, refused.facts)
@@ -137,7 +137,7 @@ async def test_refusal_of_a_kind_that_clients_do_not_have_is_told_the_same_again
     await start(ledger)
     await fail(ledger)
 
-    (refused,), (again,) = await ledger.turn(asked), await ledger.turn(asked)
+    (refused,), (again,) = await ledger.batch(asked), await ledger.batch(asked)
 
     message = request(Verb.REDRIVE, NODE, reply_to=None, correlation_id="m")
     told = read_result(answer_message(message, refused))
@@ -157,8 +157,8 @@ async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(requests, "VERBS", {Verb.CANCEL: not_now})
-        (refused,) = await ledger.turn(asked)
-    await ledger.turn(asked)
+        (refused,) = await ledger.batch(asked)
+    await ledger.batch(asked)
 
     assert isinstance(refused, Retryable)
     assert await ledger.state() is WorkflowState.CANCELED

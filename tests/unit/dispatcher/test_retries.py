@@ -18,7 +18,7 @@ async def fail(ledger: Ledger, retry: Retry | None, retry_ms: int | None, *, by_
     outcome = failed(retryable=True)
     if not by_agent:
         outcome = replace(outcome, agent_id=None)
-    await ledger.turn(replace(ledger.finished(publication, outcome), retry_ms=retry_ms))
+    await ledger.batch(replace(ledger.finished(publication, outcome), retry_ms=retry_ms))
     return (await ledger.states())["one"]
 
 

@@ -173,11 +173,11 @@ async def test_what_rq_proposes_is_claimed_where_there_is_room_and_else_stays_re
     await ledger.start(fan("work", 1, Priority.P1).definition())
     node_key = NodeKey("w", "p1n0")
 
-    refused = await ledger.turn(Proposed((node_key,)))
+    refused = await ledger.batch(Proposed((node_key,)))
     shown = [(one.node_key, one.state) for one in ledger.seen[-1].shown]
-    other = await ledger.turn(Proposed((node_key,), "another"))
+    other = await ledger.batch(Proposed((node_key,), "another"))
     waiting = await ledger.states()
-    claimed = await ledger.turn(Proposed((node_key, node_key), "work"))
+    claimed = await ledger.batch(Proposed((node_key, node_key), "work"))
 
     assert (refused, other, claimed) == ((0,), (0,), (1,))
     assert shown == [(node_key, TaskState.READY)]
@@ -191,7 +191,7 @@ async def test_what_rq_proposes_while_it_is_blocked_is_refused_and_shown_as_it_i
     await ledger.start(flow.definition())
     behind = NodeKey("w", "behind")
 
-    answers = await ledger.turn(Proposed((behind,), "work"))
+    answers = await ledger.batch(Proposed((behind,), "work"))
 
     assert answers == (0,)
     assert [(one.node_key, one.state) for one in ledger.seen[-1].shown] == [(behind, TaskState.BLOCKED)]
@@ -203,11 +203,11 @@ async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger:
     ledger.room = {"work": 0}
     await ledger.start(fan("work", 3, Priority.P1).definition())
 
-    some = await ledger.turn(Fill("work", 2))
+    some = await ledger.batch(Fill("work", 2))
     ledger.room = {"work": -5}  # the window has become smaller since room was kept
-    none = await ledger.turn(Fill("work", 2))
+    none = await ledger.batch(Fill("work", 2))
     ledger.room = {"work": 0}
-    rest = await ledger.turn(Fill("work", 2))
+    rest = await ledger.batch(Fill("work", 2))
 
     assert (some, none, rest) == ((True,), (True,), (False,))
     assert [one.node_key.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]

@@ -38,7 +38,7 @@ async def finish_all(ledger: Ledger) -> None:
     while ledger.published:
         page, ledger.published = ledger.published[:TOGETHER], ledger.published[TOGETHER:]
         ledger.confirmed += [one.number for one in page]
-        await ledger.turn(*[ledger.finished(one, completed(one.node_key.node)) for one in page])
+        await ledger.batch(*[ledger.finished(one, completed(one.node_key.node)) for one in page])
 
 
 def mapping(elements: int) -> Definition:
@@ -114,7 +114,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(ledger: Ledger, kin
     if kind == RESULT:
         last = next(one for one in ledger.published)
         ledger.published.clear()
-        await ledger.turn(ledger.finished(last, completed(1)))
+        await ledger.batch(ledger.finished(last, completed(1)))
     await finish_all(ledger)
 
     assert await ledger.state() is WorkflowState.FAILED
@@ -125,7 +125,7 @@ async def test_a_damaged_value_of_a_map_fails_it_and_says_so(ledger: Ledger, kin
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.floats(0.0, 0.4))
-async def test_however_slow_reads_are_each_turn_does_what_fits_and_the_rest_is_done_later(
+async def test_however_slow_reads_are_each_batch_does_what_fits_and_the_rest_is_done_later(
     widths: list[int], seconds: float
 ) -> None:
     flow = Workflow("fans")
@@ -147,7 +147,7 @@ async def test_what_follows_is_left_to_others_where_one_transaction_was_too_smal
     await ledger.start(mapping(3), [1, 2, 3])
     ledger.apart, ledger.goes_on = True, False
 
-    await ledger.turn(*[ledger.finished(one, completed(1)) for one in ledger.published])
+    await ledger.batch(*[ledger.finished(one, completed(1)) for one in ledger.published])
     recorded = (await ledger.states())["each"]
     ledger.apart, ledger.goes_on = False, True
     await ledger.go_on()

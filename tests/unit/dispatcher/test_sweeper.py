@@ -174,13 +174,13 @@ async def test_keys_are_kept_while_their_workflows_run_and_go_with_them(broom: B
 async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
     await ended(broom)
     asked = [Asked(Verb.PAUSE, {"workflow": "w"}, f"i{number}") for number in range(remove.MOST_ROWS + 5)]
-    (refused, *_) = await broom.ledger.turn(*asked)
+    (refused, *_) = await broom.ledger.batch(*asked)
 
     await broom.sweep(after_ms=answers.KEEP_MS - 1)
     assert "answer" in await broom.left()
     broom.ledger.now_ms += 1
     later = Asked(Verb.PAUSE, {"workflow": "w"}, "later")
-    await broom.ledger.turn(later)
+    await broom.ledger.batch(later)
     await broom.sweep(after_ms=answers.KEEP_MS - 1)
     rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ANSWERS.range()))
 

@@ -21,7 +21,7 @@ async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> No
         waiting = await database.read(lambda tr: outbox.waiting(tr, 0))
 
         await ledger.go_on()  # the rebuild that was begun
-        await ledger.turn(*[Lost(NodeKey(one.workflow, one.node), one.publication) for one in waiting])
+        await ledger.batch(*[Lost(NodeKey(one.workflow, one.node), one.publication) for one in waiting])
         await ledger.pass_time(60)  # the retry, and nobody told of what had a limit
         await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "gate", "granted": True, "by": "ada"})
         while ledger.published:

@@ -1,4 +1,4 @@
-"""The worker of one shard: what becomes of a turn that fails, and of what is on the shard worker then."""
+"""The worker of one shard: what becomes of a batch that fails, and of what is on the shard worker then."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ Value = TypeVar("Value")
 
 
 class Strange(GoOn):
-    """A command that nobody has taught a turn to do."""
+    """A command that nobody has taught a batch to do."""
 
 
 class Losing(MemoryDatabase):
     """Takes so many transactions and refuses all behind them: the shard is another's."""
 
-    turns = 1_000_000
+    batches = 1_000_000
     refusal: CoditectError = LostLease("The lease is another's")
 
     async def run(self, body: Callable[[Transaction], Value]) -> Value:
-        self.turns -= 1
-        if self.turns < 0:
+        self.batches -= 1
+        if self.batches < 0:
             raise self.refusal
         return await super().run(body)
 
@@ -124,7 +124,7 @@ class Slow(GoOn):
         (100, batch.MOST_SLOW - 1, ["done", "done", "done"]),
         (1, 0, ["done", "done", "done"]),
     ],
-    ids=["a slow one", "a slow one and a slow turn", "a machine that stood still", "a slow turn"],
+    ids=["a slow one", "a slow one and a slow batch", "a machine that stood still", "a slow batch"],
 )
 async def test_command_that_always_takes_too_long_is_refused_alone_and_keeps_nobody_waiting(
     most_commands: int, tries: int, told: list[str], monkeypatch: pytest.MonkeyPatch
@@ -204,7 +204,7 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
     assert [round(begin - end) for end, begin in zip(ends, begins, strict=True)] == [60, 120, 240]
 
 
-async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = Workflow("wide")
     for name in "abc":
         flow.task("work", name=name)
@@ -219,7 +219,7 @@ async def test_what_rq_proposes_is_claimed_even_if_it_is_too_much_for_a_turn(mon
         await eventually(lambda: lone.published() == 3)
 
 
-async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_rest_goes_back() -> None:
+async def test_lease_that_is_lost_between_single_batches_is_counted_once_and_the_rest_goes_back() -> None:
     settled, lost = Settled(), list[int]()
     async with new_worker(lost) as (worker, database):
         worker.put(Strange(), settled.of("strange"))
@@ -227,7 +227,7 @@ async def test_lease_that_is_lost_between_single_turns_is_counted_once_and_the_r
             worker.put(GoOn(), settled.of(name))
 
         await worker.open()
-        database.turns = 2  # the one that they share, and that of the strange one
+        database.batches = 2  # the one that they share, and that of the strange one
         await eventually(lambda: len(settled.told) == 4)
 
     assert settled.told == [("strange", "refused"), ("second", "undone"), ("third", "undone"), ("fourth", "undone")]
@@ -240,7 +240,7 @@ async def test_store_that_failed_for_good_closes_the_desk_and_what_is_on_it_goes
     settled, lost = Settled(), list[int]()
     async with new_worker(lost) as (worker, database):
         await worker.open()
-        database.turns, database.refusal = 0, StoreFailed("The disk is full")
+        database.batches, database.refusal = 0, StoreFailed("The disk is full")
         for name in ("first", "second"):
             worker.put(GoOn(), settled.of(name))
         await eventually(lambda: len(settled.told) == 2)

@@ -8,7 +8,7 @@ from tests.unit.layers.scene import End, Store
 
 
 def put(store: Store, *nodes: str, shard: int = 0, end: End = End.COMMITTED) -> list[int]:
-    """As a turn does it: numbers from the last one on, then the count."""
+    """As a batch does it: numbers from the last one on, then the count."""
 
     def body(tr: object) -> list[int]:
         last = outbox.last_number(tr, shard)  # type: ignore[arg-type]
