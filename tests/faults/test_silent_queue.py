@@ -146,7 +146,7 @@ async def test_answer_that_nobody_waits_for_goes_back(
 
 
 async def test_silent_queue_stops_no_delivery_of_another_capability(node: Node, servers: Servers) -> None:
-    """With its one slot for normal tasks busy, the agent cancels the lanes of both queues."""
+    """With its one slot for normal tasks busy, the agent cancels the consumers of both queues."""
     silent, other = f"silent.{uuid4().hex[:8]}", f"other.{uuid4().hex[:8]}"
     agent, runs = Agent("two", slots=2), list[int]()
 

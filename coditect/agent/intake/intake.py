@@ -169,7 +169,7 @@ class Intake:
                 await self._widen(consumer, consumer.reserved)
                 await asyncio.sleep(FETCH_SECONDS)
             while consumer.reserved and (delivery := await self._get(consumer)) is not None:
-                consumer.hungry = not consumer.lanes
+                consumer.hungry = not consumer.consumers
                 self._arrived(consumer, delivery)
             if consumer.reserved:
                 consumer.hungry, consumer.empty_at = False, self._loop.time()
@@ -339,7 +339,7 @@ class Intake:
         free = self._slots.startable(consumer.level) + soon
         if consumer.hungry:
             return True
-        if rivals and consumer.lanes and not (free or consumer.unused):
+        if rivals and consumer.consumers and not (free or consumer.unused):
             consumer.hungry, consumer.missing = True, 0
             return False
         can_close = not consumer.own and len(self._closed) < MOST_CLOSED
@@ -362,7 +362,7 @@ class Intake:
                 await self._widen(consumer, consumer.missing)
             elif not (returns and consumer.passes_on):
                 self._closed[consumer] = None
-                await consumer.close_lanes()
+                await consumer.close_consumers()
                 consumer.hungry = consumer.hungry or returns
                 if left > 0 and not returns:
                     await self._widen(consumer, left)
@@ -387,7 +387,7 @@ class Intake:
     async def _widen(self, consumer: QueueConsumer, many: int) -> None:
         await consumer.widen(self._broker, partial(self._arrived, consumer), many)
         if self.closed:
-            await consumer.close_lanes()
+            await consumer.close_consumers()
         self._closed.pop(consumer, None)
 
     async def close(self) -> None:
@@ -396,5 +396,5 @@ class Intake:
         if self._patrol is not None:
             self._patrol.cancel()
         for consumer in self._others:
-            await consumer.close_lanes()
+            await consumer.close_consumers()
             await self._give_back_all(consumer, consumer.waiting)

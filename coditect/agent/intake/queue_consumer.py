@@ -1,8 +1,8 @@
 """One queue as an agent consumes it: its consumers, its deliveries in hand, and the run times of its tasks.
 
-The credit of a queue is the sum of its consumers' prefetch (in this package a consumer is also called a lane). Since a
-consumer's prefetch cannot change, more credit is another consumer, and less credit is a canceled one. The deliveries of
-a canceled consumer stay in hand, and no longer count against the credit.
+The credit of a queue is the sum of its consumers' prefetch. Since a consumer's prefetch cannot change, more credit is
+another consumer, and less credit is a canceled one. The deliveries of a canceled consumer stay in hand, and no longer
+count against the credit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORGETTING = 0.9
 """The factor by which the longest run time shrinks with each later run: 30 minutes are forgotten after a hundred."""
 PATIENCE_SECONDS = 0.02
 """The time after which credit that does not fit is changed."""
-MOST_LANES = 8
+MOST_CONSUMERS = 8
 STARVING_SECONDS = 0.01
 """The same time for a queue without unused credit."""
 ACK_SECONDS = 0.05
@@ -64,7 +64,7 @@ class QueueConsumer:
         self.own = own
         self.passes_on = passes_on
         self.waiting: deque[ReceivedTask] = deque()
-        self.lanes: list[Consumer] = []
+        self.consumers: list[Consumer] = []
         self.hungry = False
         """Whether the queue may hold more that does not come by itself: it is asked when a slot is free."""
         self.changing = True
@@ -122,7 +122,7 @@ class QueueConsumer:
     @property
     def unused(self) -> int:
         """The number of deliveries that may still come unasked."""
-        return sum(max(0, lane.prefetch - lane.unsettled) for lane in self.lanes)
+        return sum(max(0, consumer.prefetch - consumer.unsettled) for consumer in self.consumers)
 
     def is_lively(self) -> bool:
         """Return whether a task of the queue holds a slot or waits, or no credit is left."""
@@ -140,13 +140,13 @@ class QueueConsumer:
         acknowledgement is probably on the way and brings another delivery; the patience with it is limited, because the
         acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
         """
-        unused, credit, coming = self.unused, sum(lane.prefetch for lane in self.lanes), False
+        unused, credit, coming = self.unused, sum(consumer.prefetch for consumer in self.consumers), False
         if free and credit and self.is_quick(now, lag):
             self.missing = most + self.open - self.slots - credit
             fits = unused > 0 or self.missing <= 0
         else:
             self.missing = free - unused
-            coming = sum(lane.unsettled for lane in self.lanes) > self.open + len(self.waiting)
+            coming = sum(consumer.unsettled for consumer in self.consumers) > self.open + len(self.waiting)
             fits = unused <= 2 * free and free <= 2 * unused
         since = self.misfit_since or now
         patience = (PATIENCE_SECONDS if unused else STARVING_SECONDS) + coming * ACK_SECONDS + 2 * lag
@@ -155,21 +155,21 @@ class QueueConsumer:
         return over
 
     async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
-        """Open another consumer with `many` credits; with `MOST_LANES` consumers already, in their place.
+        """Open another consumer with `many` credits; with `MOST_CONSUMERS` consumers already, in their place.
 
         Raises:
             NotFound: when there is no such queue.
             BrokerUnavailable: when the broker does not answer; retryable.
         """
-        if len(self.lanes) >= MOST_LANES:
-            await self.close_lanes()
-        self.lanes.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
+        if len(self.consumers) >= MOST_CONSUMERS:
+            await self.close_consumers()
+        self.consumers.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
 
-    async def close_lanes(self) -> None:
+    async def close_consumers(self) -> None:
         """Cancel all consumers of the queue; their deliveries stay in hand, and no longer count."""
-        lanes, self.lanes = self.lanes, []
-        for lane in lanes:
-            await lane.cancel()
+        consumers, self.consumers = self.consumers, []
+        for consumer in consumers:
+            await consumer.cancel()
 
     # -- what waits -------------------------------------------------------------------------------------
 

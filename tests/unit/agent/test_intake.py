@@ -90,7 +90,7 @@ async def test_consumption_resumes_when_slots_free(scene: Scene) -> None:
 
 
 async def test_all_slots_fill_up_after_a_pause(scene: Scene) -> None:
-    """Long tasks leave together; whoever waits must fill every slot, not only as many as one lane fetches."""
+    """Long tasks leave together; whoever waits must fill every slot, not only as many as one consumer fetches."""
     sleeper = Sleeper(slots=9, capabilities=3)
     await scene.start(sleeper.agent)
     client = await scene.client()
