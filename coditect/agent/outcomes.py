@@ -48,11 +48,11 @@ class Outcomes:
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
-        owned: ManagedTasks,
+        managed: ManagedTasks,
     ) -> None:
         self.tracebacks = True
         """Whether results carry tracebacks."""
-        self._owned = owned
+        self._managed = managed
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
@@ -84,14 +84,14 @@ class Outcomes:
         self.completed += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
-        if task.owner is None:  # an owned one's events are its owner's
+        if task.owner is None:  # a workflow task's events are its owner's
             self._tell(task, Status.COMPLETED)
         return outcome
 
     def post(self, answer: RememberedAnswer) -> None:
         """Start to send the reply; the answer learns the result, and `answer` must follow if anything went wrong."""
         if answer.execution.task.owner is not None:
-            self._owned.post(answer)
+            self._managed.post(answer)
         else:
             self._settler.post_reply(answer.execution.task, answer.outcome, answer)
 
@@ -101,7 +101,7 @@ class Outcomes:
         if task.owner is None:
             self._settler.taken(task)
         else:
-            self._owned.taken(task.owner)
+            self._managed.taken(task.owner)
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
@@ -111,7 +111,7 @@ class Outcomes:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
         """
         if execution.task.owner is not None:
-            await self._owned.report(execution, outcome, failed=failed)
+            await self._managed.report(execution, outcome, failed=failed)
             return
         await self._settler.reply(execution.task, outcome, failed)
         execution.delivery.ack()
@@ -193,7 +193,7 @@ class Outcomes:
             self.failed += 1
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
-        await self._owned.report(execution, outcome, retry_ms=retry_ms)
+        await self._managed.report(execution, outcome, retry_ms=retry_ms)
 
     async def _retried(self, execution: Execution, ended: HandlerEnd) -> bool:
         task = execution.task
@@ -244,7 +244,7 @@ class Outcomes:
 
         Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
         """
-        if isinstance(error, SentBack):  # an owned one, which waits for its owner's word
+        if isinstance(error, SentBack):  # a workflow task, which waits for its owner's word
             work = self.send_back(execution, within_seconds=OWNER_SECONDS)
             await guarded(work, execution.delivery, execution)
             return True

@@ -102,12 +102,12 @@ class Runtime:
         self._reports = Reports(broker, background, clock, heard=claims.heard)
         heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
-        self._owned = ManagedTasks(
+        self._managed = ManagedTasks(
             claims, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
         settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
-            settler, events, clock, agent_id=agent_id, capabilities=self._capabilities, owned=self._owned
+            settler, events, clock, agent_id=agent_id, capabilities=self._capabilities, managed=self._managed
         )
         self._outcomes.tracebacks = limits.tracebacks
         self._loop = asyncio.get_running_loop()
@@ -145,7 +145,7 @@ class Runtime:
     async def drain(self) -> None:
         """Take nothing new, return unstarted tasks, let running tasks end; return the rest after `drain_seconds`."""
         await self._intake.close()
-        self._owned.hand_back()
+        self._managed.hand_back()
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
@@ -173,7 +173,7 @@ class Runtime:
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
             running=self._slots.in_use,
             suspended=self._intake.suspended,
-            awaiting_owner=self._owned.waiting_for_owner,
+            awaiting_owner=self._managed.waiting_for_owner,
             latency_ms=round(self._mean_ms, 3),
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
@@ -212,7 +212,7 @@ class Runtime:
         if self._pacing.for_another(task, delivery):
             self._beside(self._hand_on(task, delivery))
             return None
-        ended = self._not_any_more(task) if task.owner is None else None  # of an owned one a claim comes first
+        ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
             return None
@@ -250,7 +250,7 @@ class Runtime:
         known = partial(self._outcomes.known, key)
         if running is None and known() is None:
             return False
-        self._beside(self._owned.rejoin(task, delivery, running, known))
+        self._beside(self._managed.rejoin(task, delivery, running, known))
         return True
 
     def _not_any_more(self, task: Task) -> HandlerEnd | None:
@@ -287,7 +287,7 @@ class Runtime:
                 if key is not None:
                     self._running[key] = execution
                 if received.task.owner is not None:
-                    await self._owned.execute(execution, received, self._run)
+                    await self._managed.execute(execution, received, self._run)
                 elif self._quarantine is None or not self._quarantine.concerns(received.task, received.delivery):
                     await self._run(execution, received, post=True)
                 else:

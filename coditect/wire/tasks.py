@@ -16,7 +16,7 @@ nesting                     ``-depth``                                    0
 history                     ``-errors`` (JSON), ``-published-at``         none
 large parts                 ``-claim``: blob references in the body       the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
-                            ``-fence``; see `docs/owned-tasks.md`
+                            ``-fence``; see `docs/workflow-tasks.md`
 trace                       ``traceparent``, ``tracestate``               new trace
 ==========================  ============================================  =======================
 

@@ -160,7 +160,7 @@ class Notices:
         owner, publication = owned
         if delivery.queue != routing.DEAD_NOTICES or not owner.origin.isdecimal():
             return None
-        answer = refusal.owned_answer(message, owner, publication, message_id=self._clock.new_id())
+        answer = refusal.answer_to_owner(message, owner, publication, message_id=self._clock.new_id())
         return answer, Address(routing.RESULTS, owner.origin)
 
     async def _answer(self, delivery: Delivery, refusal: Refusal, answer: Message, address: Address) -> None:

@@ -43,7 +43,7 @@ class Refusal:
         """Return the result for the publisher of the task."""
         return tasks.result_message(self._outcome(message), capability=self.capability)
 
-    def owned_answer(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
+    def answer_to_owner(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
         """Return the result for the owner of the task.
 
         The broker gives up only messages that no consumer holds. So the publication failed, whichever attempt of it was

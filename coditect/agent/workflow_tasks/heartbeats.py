@@ -143,5 +143,5 @@ class TaskHeartbeats:
 
 def _owner(execution: Execution) -> Owner:
     owner = execution.task.owner
-    assert owner is not None, "only owned tasks come here"
+    assert owner is not None, "only workflow tasks come here"
     return owner

@@ -10,7 +10,7 @@
                                        └─silence► asked again, without a slot; goes back after ten minutes
     runs or ran here already ──► ask ──RUN──► joins it: its result carries the granted fence
 
-The agent retries nothing and makes no dead letters here. See `docs/owned-tasks.md`.
+The agent retries nothing and makes no dead letters here. See `docs/workflow-tasks.md`.
 """
 
 from __future__ import annotations
@@ -385,7 +385,7 @@ class ManagedTasks:
 
 def owner_of(task: Task) -> Owner:
     """Return the owner of a workflow task."""
-    assert task.owner is not None, "only owned tasks come here"
+    assert task.owner is not None, "only workflow tasks come here"
     return task.owner
 
 

@@ -11,7 +11,7 @@ MUTANTS = (
         "        if earlier_deliveries(delivery) or published is None or",
         "        if published is None or",
         "a task that came back runs without a claim",
-        ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+        ("tests/unit/agent/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
     ),
     Mutant(
         "sent_again_unasked",
@@ -20,7 +20,7 @@ MUTANTS = (
         "",
         "a task that was sent twice for want of a confirm runs twice under one fence",
         (
-            "tests/unit/agent/test_owned_claims.py::test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not",
+            "tests/unit/agent/test_workflow_task_claims.py::test_task_that_was_sent_again_is_claimed_and_the_copy_before_it_is_not",
         ),
     ),
     Mutant(
@@ -29,7 +29,7 @@ MUTANTS = (
         '        elif claim.verdict is Verdict.STALE:\n            log.info("A stale delivery is dropped"',
         '        elif claim.verdict is Verdict.WAIT:\n            log.info("A stale delivery is dropped"',
         "a task runs although its claim was refused",
-        ("tests/unit/agent/test_owned_claims.py::test_stale_delivery_is_dropped",),
+        ("tests/unit/agent/test_workflow_task_claims.py::test_stale_delivery_is_dropped",),
     ),
     Mutant(
         "granted_fence_unused",
@@ -37,7 +37,7 @@ MUTANTS = (
         "    task, owner = execution.task, replace(owner_of(execution.task), fence=claim.fence)\n",
         "    task, owner = execution.task, owner_of(execution.task)\n",
         "a result is told under the fence of the publication, not of the grant",
-        ("tests/unit/agent/test_owned_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
+        ("tests/unit/agent/test_workflow_task_claims.py::test_task_that_came_back_runs_as_it_was_granted",),
     ),
     Mutant(
         "late_grant_runs",
@@ -46,7 +46,7 @@ MUTANTS = (
         "            if execution.acked_early:\n",
         "a task runs although its delivery has gone to another agent",
         (
-            "tests/unit/agent/test_owned_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",
+            "tests/unit/agent/test_workflow_task_claims.py::test_what_is_granted_when_its_delivery_is_with_another_is_given_back",
         ),
     ),
     Mutant(

@@ -33,13 +33,13 @@ def failing(where: str) -> Agent:
 
 
 @pytest.mark.parametrize("where", ["loop", "thread"])
-@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("durable", [False, True])
 async def test_each_attempt_is_a_line_and_the_traceback_is_there(
-    where: str, owned: bool, caplog: pytest.LogCaptureFixture
+    where: str, durable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "coditect.agent.outcomes")
     async with TestFleet(agents=[failing(where)]) as fleet:
-        handle = await fleet.client.submit("fail.now", 1, durable=owned)
+        handle = await fleet.client.submit("fail.now", 1, durable=durable)
         with pytest.raises(TaskFailed) as raised:
             await handle.result(timeout="1h")
 

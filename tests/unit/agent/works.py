@@ -1,4 +1,4 @@
-"""An agent for owned tasks."""
+"""An agent for workflow tasks."""
 
 from __future__ import annotations
 

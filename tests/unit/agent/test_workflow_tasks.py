@@ -1,4 +1,4 @@
-"""Owned tasks: their results go to the owner, and nothing is tried again or buried here."""
+"""Workflow tasks: their results go to the owner, and nothing is tried again or buried here."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_cancel_is_remembered_for_what_was_published_before_it(
     assert bool(works.runs) is runs
 
 
-async def test_owned_tasks_that_wait_for_nothing_share_an_asyncio_task(scene: Scene, owner: ScriptedOwner) -> None:
+async def test_workflow_tasks_that_wait_for_nothing_share_an_asyncio_task(scene: Scene, owner: ScriptedOwner) -> None:
     tasks: list[object] = []
     swift = Agent("swift", slots=8)
 

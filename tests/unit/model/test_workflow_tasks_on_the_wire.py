@@ -22,7 +22,7 @@ OWNER = Owner("flow", "build", "3", 9)
 
 
 @given(outcomes(), owners, instants, short_text.filter(bool))
-def test_result_of_an_owned_task_is_read_back_as_it_was_written(
+def test_result_of_a_workflow_task_is_read_back_as_it_was_written(
     outcome: Outcome, owner: Owner, publication: int, capability: str
 ) -> None:
     task_id = outcome.task_id or "flow:build"

@@ -1,4 +1,4 @@
-"""What is really sent about an owned task fits the published schemas."""
+"""What is really sent about a workflow task fits the published schemas."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _as_json(message: Message) -> dict[str, object]:
     return {"properties": properties, "headers": dict(message.headers), "body": loads(message.body)}
 
 
-async def test_everything_about_an_owned_task_fits_its_schema(scene: Scene) -> None:
+async def test_everything_about_a_workflow_task_fits_its_schema(scene: Scene) -> None:
     owner, works = ScriptedOwner(await scene.broker()), Works()
     owner.decide = granting(fence=3)
     await owner.open()
@@ -70,6 +70,6 @@ async def test_everything_about_an_owned_task_fits_its_schema(scene: Scene) -> N
     assert {name for one in heard if one.type == "coditect.result.v1" for name in one.headers} <= set(described)
 
 
-def test_cancel_of_an_owned_task_fits_its_schema() -> None:
+def test_cancel_of_a_workflow_task_fits_its_schema() -> None:
     assert complaints("letter", _as_json(mail.cancel("flow:one", reason="enough", publication=4))) == []
     assert complaints("letter", _as_json(mail.cancel("one", correlation_id="a" * 32))) == []

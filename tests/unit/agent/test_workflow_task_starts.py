@@ -29,7 +29,7 @@ SHARD = 9_000
 
 
 @asynccontextmanager
-async def owned_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
+async def managed_fleet(works: Works) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
     """One agent in virtual time, and the owner of its tasks instead of a dispatcher."""
     async with TestFleet(agents=[works.agent]) as fleet, MemoryBroker(fleet.server, name="owner") as broker:
         fleet.kill("dispatcher")
@@ -49,7 +49,7 @@ def in_hand(fleet: TestFleet) -> int:
 
 async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         began_ms = owner.clock.now_ms()
         await owner.publish("work.do", "quick", node="quick")
         await owner.publish("work.do", "wait", node="slow", publication=2, fence=3, attempt=2)
@@ -71,7 +71,7 @@ async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
 
 async def test_claimed_start_is_not_told_again() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         owner.decide = granting()
         await owner.publish("work.do", "wait", age_ms=2_000)
 
@@ -83,7 +83,7 @@ async def test_claimed_start_is_not_told_again() -> None:
 @asynccontextmanager
 async def granted_late(works: Works, *nodes: str) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
     """The owner was away for a while, and lets all of them run now; so they wait for one slot."""
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         for node in nodes:
             await owner.publish("work.do", "wait", node=node, age_ms=5_000, limits=Limits(timeout_ms=3_600_000))
         await fleet.advance("20s")
@@ -156,7 +156,7 @@ async def test_task_that_waits_for_a_slot_since_it_was_granted_is_given_back_by_
 @asynccontextmanager
 async def drained_while_it_asks(works: Works, asked_for: float) -> AsyncIterator[tuple[TestFleet, ScriptedOwner]]:
     """Its claim has had no answer for so many seconds when the agent begins to drain."""
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", 1, age_ms=2_000)
         await fleet.advance(asked_for)
         (agent,) = fleet.agents
@@ -199,7 +199,7 @@ async def test_what_is_not_granted_just_after_the_drain_began_goes_back(verdict:
 
 async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         owner.decide = granting(fence=9)
         await owner.publish("work.do", "wait", fence=4, limits=Limits(timeout_ms=3_600_000))
         await fleet.advance("1s")
@@ -212,7 +212,7 @@ async def test_start_is_told_again_of_what_was_granted_anew_when_its_time_counts
 
 async def test_start_that_could_not_be_told_is_told_later() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.leave()
         await owner.publish("work.do", "wait")
         await fleet.advance("1s")
@@ -226,7 +226,7 @@ async def test_start_that_could_not_be_told_is_told_later() -> None:
 
 async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_alive() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "wait", publication=8, fence=4)
         await fleet.advance(LONG_SECONDS - 1)
         assert (len(owner.started), in_hand(fleet)) == (1, 1)
@@ -250,7 +250,7 @@ async def test_task_that_runs_for_ten_minutes_is_told_acknowledged_and_kept_aliv
 
 async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "wait")
         await fleet.advance("1m")
         await owner.leave()
@@ -265,7 +265,7 @@ async def test_long_task_keeps_its_delivery_until_that_is_confirmed() -> None:
 
 async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "wait")
         await fleet.advance("11m")
         await owner.leave()
@@ -280,7 +280,7 @@ async def test_result_of_a_long_task_is_offered_until_somebody_takes_it() -> Non
 
 async def test_long_task_of_an_agent_that_is_stopped_is_reported() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "wait", fence=6)
         await fleet.advance("11m")
 
@@ -294,7 +294,7 @@ async def test_long_task_of_an_agent_that_is_stopped_is_reported() -> None:
 
 async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         owner.decide = granting(fence=5, attempt=2)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("1s")
@@ -310,7 +310,7 @@ async def test_task_of_a_killed_agent_is_claimed_by_its_peer() -> None:
 
 async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         owner.decide = granting(fence=5, attempt=2)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("1s")
@@ -330,7 +330,7 @@ async def test_late_result_of_a_frozen_agent_carries_its_own_fence() -> None:
 
 async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", 1, age_ms=5_000)
         await fleet.advance("9m")
         asked = set(owner.claim_ids)
@@ -346,7 +346,7 @@ async def test_claim_that_nobody_answers_goes_back_before_the_broker_takes_it() 
 
 async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "tell", fence=3)
 
         await fleet.advance("1s")
@@ -357,7 +357,7 @@ async def test_progress_is_told_to_the_owner_the_last_of_a_second_only() -> None
 
 async def test_heartbeat_repeats_what_was_said_last() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.publish("work.do", "tell")
 
         await fleet.advance("11m")
@@ -368,7 +368,7 @@ async def test_heartbeat_repeats_what_was_said_last() -> None:
 
 async def test_progress_that_cannot_be_told_is_dropped() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         await owner.leave()
         await owner.publish("work.do", "tell")
         await fleet.advance("10s")
@@ -382,7 +382,7 @@ async def test_progress_that_cannot_be_told_is_dropped() -> None:
 
 async def test_long_task_that_comes_again_is_told_and_let_go_again() -> None:
     works = Works(timeout="1h")
-    async with owned_fleet(works) as (fleet, owner):
+    async with managed_fleet(works) as (fleet, owner):
         owner.decide = granting(fence=9)
         await owner.publish("work.do", "wait", fence=4)
         await fleet.advance("11m")

@@ -1,4 +1,4 @@
-"""Owned tasks that may have killed an agent."""
+"""Workflow tasks that may have killed an agent."""
 
 from __future__ import annotations
 

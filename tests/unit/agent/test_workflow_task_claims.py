@@ -1,4 +1,4 @@
-"""Owned tasks that may not run unasked, and deliveries of what runs or ran here."""
+"""Workflow tasks that may not run unasked, and deliveries of what runs or ran here."""
 
 from __future__ import annotations
 

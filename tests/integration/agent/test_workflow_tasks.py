@@ -1,4 +1,4 @@
-"""Owned tasks on a real broker, on each wire path."""
+"""Workflow tasks on a real broker, on each wire path."""
 
 from __future__ import annotations
 
