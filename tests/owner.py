@@ -53,7 +53,7 @@ class ScriptedOwner:
     progress: list[Progress] = field(default_factory=list)
     claims: list[dict[str, Any]] = field(default_factory=list)
     claim_ids: list[str | None] = field(default_factory=list)
-    letters: int = 0
+    reports: int = 0
     """Messages with starts."""
     _consumers: list[Consumer] = field(default_factory=list)
     _answers: set[asyncio.Task[None]] = field(default_factory=set)
@@ -125,7 +125,7 @@ class ScriptedOwner:
                 self.messages.append(message)
                 self.results += read_results(message, str(self.shard))
             case kind if kind == STARTED_TYPE:
-                self.letters += 1
+                self.reports += 1
                 self.started += read_started(message)
             case kind if kind == PROGRESS_TYPE:
                 self.progress += read_progress(message)

@@ -18,7 +18,7 @@ from coditect.errors import CoditectError, InvalidTask
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import dumps, loads
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Mailbox:
 
     async def open(self, agent_id: AgentId) -> None:
         """Start to consume the agent's mailbox queue."""
-        queue = routing.mail_queue(agent_id)
-        self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mail")
+        queue = routing.mailbox_queue(agent_id)
+        self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mailbox")
 
     async def close(self) -> None:
         """Stop consuming the mailbox."""
@@ -67,27 +67,28 @@ class Mailbox:
             content = loads(message.body) if message.body else None
             self._read(message, content, to_all=delivery.exchange == routing.BROADCAST)
         except InvalidTask as error:
-            log.warning("A letter was not readable", extra={"reason": str(error)})
+            log.warning("A control message was not readable", extra={"reason": str(error)})
         delivery.ack()
 
     def _read(self, message: Message, content: Any, *, to_all: bool) -> None:
         match message.type:
-            case mail.CANCEL:
-                self._runtime.cancel(mail.Cancel.read(content))
-            case mail.PING:
+            case control_messages.CANCEL:
+                self._runtime.cancel(control_messages.Cancel.read(content))
+            case control_messages.PING:
                 self._background.start(self._pong(message, content), name="pong")
-            case mail.DRAIN if not to_all:
+            case control_messages.DRAIN if not to_all:
                 self._drain()
-            case mail.LISTEN:
-                self._events.unmute(mail.listened(content))
-            case mail.BROADCAST:
+            case control_messages.LISTEN:
+                self._events.unmute(control_messages.listened(content))
+            case control_messages.BROADCAST:
                 self._listen(message, content)
             case _:
-                log.warning("A letter of an unknown kind was ignored", extra={"message_type": str(message.type)[:80]})
+                facts = {"message_type": str(message.type)[:80]}
+                log.warning("A control message of an unknown kind was ignored", extra=facts)
 
     def _listen(self, message: Message, content: Any) -> None:
-        excluded = message.headers.get(mail.EXCEPT) or []
-        listener = self._listeners.get(str(message.headers.get(mail.TOPIC, "")))
+        excluded = message.headers.get(control_messages.EXCEPT) or []
+        listener = self._listeners.get(str(message.headers.get(control_messages.TOPIC, "")))
         if listener is not None and isinstance(excluded, list) and not self._names.intersection(map(str, excluded)):
             self._background.start(_call(listener, content), name="broadcast listener")
 

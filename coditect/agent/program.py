@@ -221,7 +221,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
     """Delete the process's own queues; an inbox that still holds tasks stays and hands the tasks on by itself."""
     try:
-        await broker.delete_queue(routing.mail_queue(agent_id))
+        await broker.delete_queue(routing.mailbox_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
         await broker.delete_queue(routing.inbox_queue(agent_id), if_empty=True)
         await broker.delete_queue(routing.next_queue(agent_id), if_empty=True, classic=True)

@@ -58,7 +58,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.wire import routing, tasks
-from coditect.wire.mail import Cancel
+from coditect.wire.control_messages import Cancel
 
 log = logging.getLogger(__name__)
 

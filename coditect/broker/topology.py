@@ -8,7 +8,7 @@
                                    next.<agent>              agent.<agent>.next
     coditect.replies    direct     <reply queue>             reply.<process>
     coditect.events     topic      task.completed, ...       any queue that is bound
-    coditect.broadcast  fanout     -                         every agent's mail
+    coditect.broadcast  fanout     -                         every agent's mailbox
     coditect.retry.after.<ms>
                         fanout     the task's key            retry.after.<ms> -> coditect.retry.back
     coditect.retry.back topic, AE  the task's key            retry.back.<capability> -> coditect.tasks
@@ -39,7 +39,7 @@ TASK_DELIVERY_LIMIT = 1_000
 DEAD_DELIVERY_LIMIT = 1_000_000
 """The delivery limit of dead-letter queues: looking at a dead letter is a delivery, too."""
 REPLY_EXPIRES_MS = 600_000
-MAIL_EXPIRES_MS = 60_000
+MAILBOX_EXPIRES_MS = 60_000
 INBOX_TTL_MS = 1_000
 INBOX_EXPIRES_MS = 3_600_000
 """The time for which an agent's own queues outlive it where no process removes them; messages in them are lost then."""
@@ -258,15 +258,15 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
         max_length=2 * slots,
     )
     following = replace(inbox, name=routing.next_queue(agent_id), type=QueueType.CLASSIC)
-    mail = Queue(routing.mail_queue(agent_id), QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS)
+    mailbox = Queue(routing.mailbox_queue(agent_id), QueueType.CLASSIC, expires_ms=MAILBOX_EXPIRES_MS)
     return Topology(
         (),
-        (inbox, following, mail),
+        (inbox, following, mailbox),
         (
             Binding(routing.AGENTS, inbox.name, agent_id),
             Binding(routing.AGENTS, following.name, routing.next_key(agent_id)),
-            Binding(routing.AGENTS, mail.name, routing.mail_key(agent_id)),
-            Binding(routing.BROADCAST, mail.name),
+            Binding(routing.AGENTS, mailbox.name, routing.mailbox_key(agent_id)),
+            Binding(routing.BROADCAST, mailbox.name),
         ),
     )
 
@@ -284,7 +284,7 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
 
     A refusal of the newest would nack the publish, and its repetition would reach the other listeners twice.
     """
-    queue = Queue(name, QueueType.CLASSIC, expires_ms=MAIL_EXPIRES_MS, max_length=10_000, drops_oldest=True)
+    queue = Queue(name, QueueType.CLASSIC, expires_ms=MAILBOX_EXPIRES_MS, max_length=10_000, drops_oldest=True)
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 

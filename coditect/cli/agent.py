@@ -29,7 +29,7 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.registry.port import Registry, Search
 from coditect.settings.settings import read_settings
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -165,9 +165,9 @@ async def _drain(opened: Connections, agent_id: AgentId, wait_seconds: float | N
     async with opened.broker() as broker:
         try:
             await broker.publish(
-                mail.mail(mail.DRAIN),
+                control_messages.message(control_messages.DRAIN),
                 exchange=routing.AGENTS,
-                routing_key=routing.mail_key(agent_id),
+                routing_key=routing.mailbox_key(agent_id),
                 timeout_seconds=10.0,
             )
         except Unroutable as error:

@@ -36,7 +36,7 @@ from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.registry.port import Registry
 from coditect.registry.selection.selector import Selector
 from coditect.settings.settings import Settings, read_settings
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
@@ -300,7 +300,7 @@ class Client:
         if workflow_of(task_id) is not None:
             await self.task(task_id).cancel(reason=reason)
         else:
-            await self._broadcast(mail.cancel(task_id, reason=reason))
+            await self._broadcast(control_messages.cancel(task_id, reason=reason))
 
     # -- workflows --------------------------------------------------------------------------------------
 
@@ -356,12 +356,12 @@ class Client:
 
     async def broadcast(self, topic: str, data: Any = None, *, exclude: Iterable[AgentId | str] = ()) -> None:
         """Send data to every agent except the excluded ones (ids or names); at most once each, without an answer."""
-        await self._broadcast(mail.broadcast(topic, data, excluded=tuple(exclude)))
+        await self._broadcast(control_messages.broadcast(topic, data, excluded=tuple(exclude)))
 
-    async def _broadcast(self, letter: Any) -> None:
+    async def _broadcast(self, message: Any) -> None:
         try:
             await self._broker.publish(
-                letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=SUBMIT_SECONDS
+                message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=SUBMIT_SECONDS
             )
         except Unroutable:
             log.info("No agent is there to hear a broadcast")

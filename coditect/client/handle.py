@@ -30,7 +30,7 @@ from coditect.model.event import Event
 from coditect.model.ids import TaskId
 from coditect.model.result import ENDINGS, EXPIRED, Outcome, Status
 from coditect.model.task import Task
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.workflow.rows import NodeRow
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ class Handle:
             return
         try:
             await self._broker.publish(
-                mail.cancel(self.task_id, reason=reason),
+                control_messages.cancel(self.task_id, reason=reason),
                 exchange=routing.BROADCAST,
                 routing_key="",
                 timeout_seconds=CANCEL_SECONDS,

@@ -14,7 +14,7 @@ from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.model.event import Event, subject_key
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.events import read_event
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class EventStream:
         """Announce the listener to all agents, which mute events without listeners."""
         try:
             await self._broker.publish(
-                mail.listen(self._subjects),
+                control_messages.listen(self._subjects),
                 exchange=routing.BROADCAST,
                 routing_key="",
                 timeout_seconds=ANNOUNCE_SECONDS,

@@ -25,7 +25,7 @@ from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Task
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import MAX_BODY_BYTES, read_result, task_message
 
@@ -127,10 +127,11 @@ class Requests:
 
     async def withdraw(self, task: Task) -> None:
         """Ask all agents to cancel a task that was sent, because its requester has ended; at most once."""
-        letter = mail.cancel(task.id or "", reason="who asked for it has ended", correlation_id=task.correlation_id)
+        reason = "who asked for it has ended"
+        message = control_messages.cancel(task.id or "", reason=reason, correlation_id=task.correlation_id)
         try:
             await self._broker.publish(
-                letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=WITHDRAW_SECONDS
+                message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=WITHDRAW_SECONDS
             )
         except CoditectError as error:
             log.info("A request could not be withdrawn", extra={"task_id": task.id, "reason": str(error)})

@@ -18,7 +18,7 @@ from coditect.model.ids import AgentId
 from coditect.model.retry import RUNGS_MS
 from coditect.operations.dead_letter import read_dead_letter
 from coditect.operations.sightings import Found, Sighting, SightingPlace
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 from coditect.wire.target import task_target
 
@@ -98,7 +98,7 @@ class TaskLocator:
         consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
         try:
             with suppress(Unroutable, TimeoutError):  # no agent is there, or none has it
-                ping = mail.ping(task_id=task_id, reply_to=name, correlation_id=token)
+                ping = control_messages.ping(task_id=task_id, reply_to=name, correlation_id=token)
                 await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await heard.wait()

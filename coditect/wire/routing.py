@@ -133,12 +133,12 @@ def hands_on(queue: str) -> bool:
     return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 
-def mail_queue(agent_id: AgentId) -> str:
+def mailbox_queue(agent_id: AgentId) -> str:
     """Return the name of an agent's mailbox queue, for cancels, pings and broadcasts."""
     return f"agent.{agent_id}.mail"
 
 
-def mail_key(agent_id: AgentId) -> str:
+def mailbox_key(agent_id: AgentId) -> str:
     """Return the routing key, on `coditect.agents`, of an agent's mailbox."""
     return f"mail.{agent_id}"
 

@@ -238,10 +238,10 @@ class Monitor:
 
     async def _is_connected(self, agent: AgentId) -> bool:
         try:
-            mail = await self._broker.stats(routing.mail_queue(agent))
+            mailbox = await self._broker.stats(routing.mailbox_queue(agent))
         except CoditectError:
             return True  # for all we know
-        return mail is not None and mail.consumers > 0
+        return mailbox is not None and mailbox.consumers > 0
 
     async def _is_back(self, agent: AgentId) -> bool:
         try:
@@ -258,7 +258,7 @@ class Monitor:
 
     async def _tidy(self, agent: AgentId) -> None:
         """Remove the agent's queues unless it is back; the remaining ones (answers to it) expire by themselves."""
-        mailbox, following = routing.mail_queue(agent), routing.next_queue(agent)
+        mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
             await asyncio.sleep(pause)

@@ -13,7 +13,7 @@ from coditect.errors import CoditectError, InvalidTask, Unroutable
 from coditect.messaging.rpc import tokens
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 
 ANSWER_SECONDS = 1.0
@@ -82,9 +82,9 @@ class Pings:
 
     async def _send(self, agent: AgentId, token: str, task_id: str | None) -> None:
         await self._broker.publish(
-            mail.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=token),
+            control_messages.ping(reply_to=self._reply_to, task_id=task_id, correlation_id=token),
             exchange=routing.AGENTS,
-            routing_key=routing.mail_key(agent),
+            routing_key=routing.mailbox_key(agent),
             timeout_seconds=ANSWER_SECONDS,
             wait_when_full=False,
         )

@@ -9,7 +9,7 @@ from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import Binding, Topology, event_queue
 from coditect.errors import InvalidTask
 from coditect.messaging.event_publisher import Events
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 
 PREFETCH = 100
@@ -21,9 +21,9 @@ async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> As
     queue = f"events.{owner}"
 
     def arrived(delivery: Delivery) -> None:
-        if delivery.message.type == mail.LISTEN:
+        if delivery.message.type == control_messages.LISTEN:
             with suppress(InvalidTask):
-                events.unmute(mail.listened(loads(delivery.message.body)))
+                events.unmute(control_messages.listened(loads(delivery.message.body)))
         delivery.ack()
 
     await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))

@@ -10,7 +10,7 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError
 from coditect.model.ids import AgentId
 from coditect.model.task import Task
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import task_message
 from coditect.workflow.states import TaskState
@@ -51,9 +51,9 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
 
 async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> None:
     """Send a cancel of the node to every agent; best effort, since a later result would be refused anyway."""
-    letter = mail.cancel(node_key.task_id, reason="canceled", publication=publication)
+    message = control_messages.cancel(node_key.task_id, reason="canceled", publication=publication)
     try:
-        await broker.publish(letter, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
+        await broker.publish(message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
     except CoditectError as error:
         log.info("A cancel reached nobody", extra={"task_id": node_key.task_id, "reason": str(error)})
 

@@ -12,7 +12,7 @@ from coditect.agent.quarantine import Suspicion
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
 from coditect.model.task import ExecutionKey, Task
-from coditect.wire.mail import Cancel
+from coditect.wire.control_messages import Cancel
 
 REMEMBER_SECONDS = 600.0
 SWEEP_EVERY = 64

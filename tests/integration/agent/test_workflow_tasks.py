@@ -18,7 +18,7 @@ from coditect.broker.topology import capability_queues
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.settings.settings import Settings
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.control import Claim, Verdict
 from tests.fleet import running
 from tests.owner import ScriptedOwner, granting, saying
@@ -176,8 +176,8 @@ async def test_cancel_reaches_it(servers: Servers, settings: Settings, capabilit
         task_id = await owner.publish(capability, 1)
         await eventually(lambda: gated.runs)
 
-        letter = mail.cancel(task_id, reason="enough", publication=1)
-        await owner.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
+        message = control_messages.cancel(task_id, reason="enough", publication=1)
+        await owner.broker.publish(message, exchange=routing.BROADCAST, routing_key="")
         await eventually(lambda: owner.results)
 
         assert owner.results[0].outcome.status is Status.CANCELED

@@ -16,7 +16,7 @@ from coditect.client.options import Options
 from coditect.errors import TaskError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from tests.fleet import Running, running
 from tests.integration.wire import foreign
 from tests.integration.wire.foreign import blocking
@@ -82,10 +82,12 @@ async def _one_of_everything(fleet: Running, capability: str) -> None:
     pinned = await client.submit(f"{capability}.child", [1], pin=fleet.runtime.agent_id)
     await pinned.result(timeout="100s")
     await client.broadcast("prices", {"tea": 3}, exclude=["nobody"])
-    await client.cancel("no-such-task", reason="only to see the letter")
+    await client.cancel("no-such-task", reason="only to see the message")
     await client.emit("shop.opened", subject="shop", hour=9)
-    for letter in (mail.mail(mail.PING), mail.ping(task_id="nowhere", reply_to=""), mail.mail(mail.LISTEN)):
-        await fleet.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
+    ping = control_messages.ping(task_id="nowhere", reply_to="")
+    bare = [control_messages.message(kind) for kind in (control_messages.PING, control_messages.LISTEN)]
+    for message in (ping, *bare):
+        await fleet.broker.publish(message, exchange=routing.BROADCAST, routing_key="")
 
 
 @pytest.mark.servers
@@ -100,7 +102,7 @@ async def test_everything_that_is_really_sent_fits_its_schema(servers: Servers, 
                 _tap(opened, routing.DEAD) as dead,
                 _tap(opened, routing.REPLIES, reply_to) as results,
                 _tap(opened, routing.EVENTS) as events,
-                _tap(opened, routing.BROADCAST) as letters,
+                _tap(opened, routing.BROADCAST) as control,
             ):
                 await _one_of_everything(fleet, capability)
 
@@ -109,7 +111,7 @@ async def test_everything_that_is_really_sent_fits_its_schema(servers: Servers, 
         "result": results,
         "dead-letter": dead,
         "event": events,
-        "letter": letters,
+        "letter": control,
     }
     wrong = {name: [complaints(name, one) for one in messages] for name, messages in found.items()}
     assert {name: [one for one in many if one] for name, many in wrong.items()} == {name: [] for name in found}
@@ -121,7 +123,7 @@ async def test_everything_that_is_really_sent_fits_its_schema(servers: Servers, 
     assert {one["headers"]["x-coditect-status"] for one in results} == {"completed", "failed"}
     assert [one["headers"]["x-coditect-reason"] for one in dead] == ["handler_error"]
     assert {one["headers"]["ce-type"].split(".")[-2] for one in events} >= {"started", "progress", "retrying", "opened"}
-    assert len({one["properties"]["type"] for one in letters}) == 4
+    assert len({one["properties"]["type"] for one in control}) == 4
 
 
 def _headers(messages: list[Message]) -> set[str]:
@@ -130,7 +132,7 @@ def _headers(messages: list[Message]) -> set[str]:
 
 def _undescribed(name: str, messages: list[Message]) -> set[str]:
     """Headers of ours that are sent and that the schema does not mention."""
-    described = {mail.TOPIC, mail.EXCEPT}  # of letters, whose schema is a choice of several
+    described = {control_messages.TOPIC, control_messages.EXCEPT}  # whose schema is a choice of several
     for part in {"dead-letter": ("dead-letter", "task"), "letter": ()}.get(name, (name,)):
         described |= set(schema(part)["properties"]["headers"]["properties"])
     brokers_own = {"x-delivery-count"}
@@ -145,8 +147,8 @@ async def test_answer_to_a_ping_fits_its_schema(servers: Servers, capability: st
         def ping() -> Message:
             with foreign.channel(servers.amqp_url) as opened:
                 queue = foreign.own_queue(opened)
-                properties = foreign.properties(type=mail.PING, reply_to=queue, correlation_id="c")
-                key = routing.mail_key(AgentId(fleet.runtime.agent_id))
+                properties = foreign.properties(type=control_messages.PING, reply_to=queue, correlation_id="c")
+                key = routing.mailbox_key(AgentId(fleet.runtime.agent_id))
                 opened.basic_publish(routing.AGENTS, key, body, properties, mandatory=True)
                 (answer,) = foreign.answers(opened, queue, many=1, seconds=10)
                 return as_json(answer.properties, answer.body)

@@ -1,4 +1,4 @@
-"""Retries, limits, cancellation, progress and mail."""
+"""Retries, limits, cancellation, progress and control messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 from tests.support import eventually
 from tests.unit.agent.scene import Scene, replies
@@ -356,18 +356,19 @@ async def test_broadcast_reaches_all_but_the_excluded(scene: Scene) -> None:
     await eventually(lambda: sorted(heard) == ["one: first", "three: first"])
 
 
-async def test_ping_is_answered_and_strange_letters_are_ignored(scene: Scene) -> None:
+async def test_ping_is_answered_and_strange_control_messages_are_ignored(scene: Scene) -> None:
     agent = await scene.start(Unlucky().agent)
     broker = await scene.broker()
     client = await scene.client()
-    key = routing.mail_key(AgentId(agent.agent_id))
+    key = routing.mailbox_key(AgentId(agent.agent_id))
     await broker.declare(reply_queue("reply.pings"))
     arrived = await replies(broker, "reply.pings")
-    for letter in (Message(b"{", type="?"), mail.mail("strange"), mail.mail(mail.CANCEL, [1])):
-        await broker.publish(letter, exchange=routing.AGENTS, routing_key=key)
+    strange, cancel = control_messages.message("strange"), control_messages.message(control_messages.CANCEL, [1])
+    for message in (Message(b"{", type="?"), strange, cancel):
+        await broker.publish(message, exchange=routing.AGENTS, routing_key=key)
 
     await broker.publish(
-        Message(b"null", type=mail.PING, reply_to="reply.pings", correlation_id="p"),
+        Message(b"null", type=control_messages.PING, reply_to="reply.pings", correlation_id="p"),
         exchange=routing.AGENTS,
         routing_key=key,
     )

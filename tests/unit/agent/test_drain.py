@@ -11,7 +11,7 @@ from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from tests.support import eventually
 from tests.unit.agent.scene import Scene
 
@@ -54,7 +54,7 @@ async def test_drained_agent_is_deregistered_and_its_queues_are_gone(scene: Scen
     await agent.stop()
 
     assert await scene.registry.find(Search()) == ()
-    own = (routing.inbox_queue(agent_id), routing.next_queue(agent_id), routing.mail_queue(agent_id))
+    own = (routing.inbox_queue(agent_id), routing.next_queue(agent_id), routing.mailbox_queue(agent_id))
     for queue in (*own, f"reply.{agent_id}"):
         assert scene.server.find(queue) is None
 
@@ -74,7 +74,7 @@ async def test_drain_goes_in_order(scene: Scene) -> None:
         return record is not None and record.load.status is AgentStatus.DRAINING
 
     await eventually(draining)
-    assert scene.server.find(routing.mail_queue(agent_id)) is not None
+    assert scene.server.find(routing.mailbox_queue(agent_id)) is not None
     gate.set()
     await stopping
     assert await handle.result(int, timeout="1s") == 1
@@ -164,25 +164,27 @@ async def test_suspended_task_is_awaited_by_a_drain(scene: Scene) -> None:
     assert await handle.result(int, timeout="1s") == 5
 
 
-async def test_letter_asks_for_the_drain(scene: Scene) -> None:
+async def test_control_message_asks_for_the_drain(scene: Scene) -> None:
     agent = await scene.start(gated(asyncio.Event(), []))
     broker = await scene.broker()
 
     await broker.publish(
-        mail.mail(mail.DRAIN), exchange=routing.AGENTS, routing_key=routing.mail_key(AgentId(agent.agent_id))
+        control_messages.message(control_messages.DRAIN),
+        exchange=routing.AGENTS,
+        routing_key=routing.mailbox_key(AgentId(agent.agent_id)),
     )
 
     await eventually(agent.drain.is_set)
-    assert scene.ready(routing.mail_queue(AgentId(agent.agent_id))) == 0
+    assert scene.ready(routing.mailbox_queue(AgentId(agent.agent_id))) == 0
 
 
-async def test_drain_letter_to_everybody_ends_nobody(scene: Scene) -> None:
+async def test_drain_message_to_everybody_ends_nobody(scene: Scene) -> None:
     gate, started = asyncio.Event(), list[int]()
     gate.set()
     agent = await scene.start(gated(gate, started))
     broker, client = await scene.broker(), await scene.client()
 
-    await broker.publish(mail.mail(mail.DRAIN), exchange=routing.BROADCAST, routing_key="")
+    await broker.publish(control_messages.message(control_messages.DRAIN), exchange=routing.BROADCAST, routing_key="")
 
     assert await (await client.submit("gate.pass", 1)).result(timeout="100s") == 1
     assert not agent.drain.is_set()

@@ -16,7 +16,7 @@ from coditect.errors import InvalidTask
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.message import Message
 from coditect.testing import TestFleet
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import dumps
 from coditect.wire.return_addresses import ANSWER_QUEUES, ReturnAddresses
 from dispatcher.liveness.ping import PingAnswer, Pings
@@ -146,13 +146,13 @@ async def test_ping_is_answered_by_who_got_it_alone() -> None:
             assert await asked is PingAnswer.SILENCE
 
 
-async def test_letter_that_wants_its_answer_elsewhere_gets_none() -> None:
+async def test_ping_that_wants_its_answer_elsewhere_gets_none() -> None:
     shop = Shop()
     async with TestFleet(agents=[shop.bank]) as fleet, MemoryBroker(fleet.server, name="stranger") as stranger:
         await stranger.declare(Topology(queues=(Queue("ledger", QueueType.CLASSIC),)))
         written = await replies(stranger, "ledger")
 
-        await stranger.publish(mail.ping(reply_to="ledger"), exchange=routing.BROADCAST, routing_key="")
+        await stranger.publish(control_messages.ping(reply_to="ledger"), exchange=routing.BROADCAST, routing_key="")
         await fleet.settled()
 
         assert written == []

@@ -83,11 +83,11 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 
     def answer(delivery: Delivery) -> None:
         delivery.ack()
-        letter, key = Message(body=body), delivery.message.reply_to or ""
-        answers.append(asyncio.ensure_future(stranger.publish(letter, exchange=routing.REPLIES, routing_key=key)))
+        message, key = Message(body=body), delivery.message.reply_to or ""
+        answers.append(asyncio.ensure_future(stranger.publish(message, exchange=routing.REPLIES, routing_key=key)))
 
     answers: list[asyncio.Future[None]] = []
-    await stranger.consume(routing.mail_queue(AgentId("stranger-1")), answer, prefetch=1)
+    await stranger.consume(routing.mailbox_queue(AgentId("stranger-1")), answer, prefetch=1)
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1

@@ -62,7 +62,7 @@ async def test_start_is_told_of_what_runs_longer_than_a_moment() -> None:
         first, second = owner.started
         agent = fleet.agents[0].id
         assert (first.node, first.fence, first.publication, first.agent, first.attempt) == ("slow", 3, 2, agent, 2)
-        assert (second.node, owner.letters) == ("slower", 1)
+        assert (second.node, owner.reports) == ("slower", 1)
         assert first.at_ms - began_ms < 10
         works.gate.set()
         await fleet.advance("1s")

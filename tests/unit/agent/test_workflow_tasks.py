@@ -11,7 +11,7 @@ from coditect.errors import InvalidTask
 from coditect.model.message import Message
 from coditect.model.result import Status
 from coditect.model.task import Limits
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire import tasks as wire
 from tests.owner import WORKFLOW, ScriptedOwner
 from tests.support import eventually
@@ -131,8 +131,8 @@ async def test_cancel_reaches_it_and_is_reported(scene: Scene, owner: ScriptedOw
     task_id = await owner.publish("work.do", "wait")
     await eventually(lambda: works.runs)
 
-    letter = mail.cancel(task_id, reason="enough", publication=1)
-    await owner.broker.publish(letter, exchange=routing.BROADCAST, routing_key="")
+    message = control_messages.cancel(task_id, reason="enough", publication=1)
+    await owner.broker.publish(message, exchange=routing.BROADCAST, routing_key="")
     await eventually(lambda: owner.results)
 
     failure = owner.results[0].outcome.failure
@@ -163,7 +163,7 @@ async def test_cancel_that_comes_again_disturbs_neither_a_clean_up_nor_a_newer_p
     await eventually(lambda: len(running) == 2)
 
     for _ in range(2):
-        agent.runtime.cancel(mail.Cancel(task_id, "enough", 3))
+        agent.runtime.cancel(control_messages.Cancel(task_id, "enough", 3))
         await eventually(lambda: cancels)
     gate.set()
     await eventually(lambda: len(owner.results) == 2)
@@ -173,14 +173,14 @@ async def test_cancel_that_comes_again_disturbs_neither_a_clean_up_nor_a_newer_p
 
 
 @pytest.mark.parametrize(
-    ("letter", "publication", "runs"), [(None, 1, True), (3, 3, False), (3, 2, False), (3, 4, True)]
+    ("canceled", "publication", "runs"), [(None, 1, True), (3, 3, False), (3, 2, False), (3, 4, True)]
 )
 async def test_cancel_is_remembered_for_what_was_published_before_it(
-    scene: Scene, owner: ScriptedOwner, letter: int | None, publication: int, runs: bool
+    scene: Scene, owner: ScriptedOwner, canceled: int | None, publication: int, runs: bool
 ) -> None:
     works = Works()
     agent = await scene.start(works.agent)
-    agent.runtime.cancel(mail.Cancel(f"{WORKFLOW}:work", "enough", letter))
+    agent.runtime.cancel(control_messages.Cancel(f"{WORKFLOW}:work", "enough", canceled))
 
     await owner.publish("work.do", 1, publication=publication)
     await eventually(lambda: owner.results)

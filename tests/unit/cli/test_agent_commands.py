@@ -65,19 +65,19 @@ def test_registry_that_does_not_answer_exits_1_with_the_way_out(terminal: Termin
 
 
 def test_drain_reaches_the_mail_of_the_agent(terminal: Terminal) -> None:
-    async def open_mail(broker: PlannedBroker) -> None:
+    async def open_mailbox(broker: PlannedBroker) -> None:
         await broker.declare(base_topology() + agent_queues(AGENT, slots=1))
 
-    async def read_mail(broker: PlannedBroker) -> str | None:
+    async def read_mailbox(broker: PlannedBroker) -> str | None:
         delivery = await broker.get(f"agent.{AGENT}.mail")
         return delivery.message.type if delivery else None
 
-    terminal.broker(open_mail)
+    terminal.broker(open_mailbox)
 
     ran = terminal.run("agent", "drain", AGENT)
 
     assert ran.code == 0
-    assert terminal.broker(read_mail) == "coditect.drain.v1"
+    assert terminal.broker(read_mailbox) == "coditect.drain.v1"
 
 
 def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
@@ -90,10 +90,10 @@ def test_drain_of_an_unknown_agent_exits_4(terminal: Terminal) -> None:
 
 
 def test_drain_waits_until_the_agent_is_gone_or_exits_3(terminal: Terminal) -> None:
-    async def open_mail(broker: PlannedBroker) -> None:
+    async def open_mailbox(broker: PlannedBroker) -> None:
         await broker.declare(base_topology() + agent_queues(AgentId(AGENT), slots=1))
 
-    terminal.broker(open_mail)
+    terminal.broker(open_mailbox)
     gone = terminal.run("agent", "drain", AGENT, "--wait", "1s")
     terminal.register()
     stays = terminal.run("agent", "drain", AGENT, "--wait", "10ms")

@@ -20,7 +20,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.model.event import Event
 from coditect.testing import TestFleet
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message, read_event
 from tests.support import eventually
 
@@ -138,7 +138,7 @@ async def _emit(broker: MemoryBroker, subject: str, kind: str = "task.told") -> 
         await broker.publish(event_message(event), exchange=routing.EVENTS, routing_key=kind, timeout_seconds=5)
 
 
-def test_a_letter_of_a_stranger_names_texts_only_and_not_too_many() -> None:
-    assert mail.listened(None) == mail.listened({"subjects": "x"}) == mail.listened([1]) == ()
-    assert mail.listened({"subjects": ["a", 5, None, "b"]}) == ("a", "b")
-    assert len(mail.listened({"subjects": ["a"] * 10_000})) == mail.MOST_SUBJECTS
+def test_a_listen_message_of_a_stranger_names_texts_only_and_not_too_many() -> None:
+    assert [control_messages.listened(content) for content in (None, {"subjects": "x"}, [1])] == [(), (), ()]
+    assert control_messages.listened({"subjects": ["a", 5, None, "b"]}) == ("a", "b")
+    assert len(control_messages.listened({"subjects": ["a"] * 10_000})) == control_messages.MOST_SUBJECTS

@@ -8,7 +8,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStreams
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from dispatcher.requests.interest import hearing_listeners
 from tests.support import eventually
 
@@ -30,7 +30,7 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
     assert event.subject == "w"
 
 
-async def test_letters_to_agents_are_let_go() -> None:
+async def test_control_messages_to_agents_are_let_go() -> None:
     server = MemoryServer()
     async with MemoryBroker(server) as broker, Supervisor() as background:
         await broker.declare(base_topology())
@@ -38,7 +38,7 @@ async def test_letters_to_agents_are_let_go() -> None:
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started")
             await eventually(lambda: not events.heard("node.started"))
-            await broker.publish(mail.cancel("t"), exchange=routing.BROADCAST, routing_key="")
+            await broker.publish(control_messages.cancel("t"), exchange=routing.BROADCAST, routing_key="")
             await eventually(lambda: server.queue("events.d").stats.messages == 0)
 
             assert not events.heard("node.started")

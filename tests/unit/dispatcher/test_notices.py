@@ -71,7 +71,7 @@ async def test_unrouted_task_of_a_capability_that_agents_offer_says_so(scene: Sc
     assert "coditect topology apply" in outcome.failure.fix
 
 
-async def test_undecodable_letter_of_an_agent_was_answered_by_the_agent(scene: Scene) -> None:
+async def test_undecodable_message_of_an_agent_was_answered_by_the_agent(scene: Scene) -> None:
     await scene.offer()
     dispatcher = await scene.dispatcher()
     headers = {tasks.UNDECODABLE: "not UTF-8: message_id", tasks.REASON: "invalid_task"}
@@ -342,7 +342,7 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
     assert dispatcher.failed == 0
 
 
-async def test_undecodable_letter_of_the_broker_is_answered_as_invalid(scene: Scene) -> None:
+async def test_undecodable_message_of_the_broker_is_answered_as_invalid(scene: Scene) -> None:
     await scene.offer()
     await scene.dispatcher()
 

@@ -88,10 +88,10 @@ class Walked:
         self.patrol = OrphanDetector(cast(ShardWorker, self), self.broker, cast(Clock, self), pings)
 
     async def answer(self, *, has_it: bool) -> Mailbox:
-        """The agent reads its mail and says whether it has what it is asked for."""
+        """The agent reads its mailbox and says whether it has what it is asked for."""
         mailbox = Mailbox(self.broker, has_it)
         await self.broker.declare(agent_queues(AgentId(AGENT), slots=1))
-        await self.broker.consume(routing.mail_queue(AgentId(AGENT)), mailbox.take, prefetch=10)
+        await self.broker.consume(routing.mailbox_queue(AgentId(AGENT)), mailbox.take, prefetch=10)
         return mailbox
 
     async def tell(self) -> None:

@@ -82,8 +82,8 @@ def test_names_on_the_broker_of_the_longest_capability_fit_into_255_bytes() -> N
         routing.inbox_queue(agent),
         routing.next_queue(agent),
         routing.next_key(agent),
-        routing.mail_queue(agent),
-        routing.mail_key(agent),
+        routing.mailbox_queue(agent),
+        routing.mailbox_key(agent),
     ]
 
     assert max(len(name.encode()) for name in names) <= 255

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coditect.model.result import ENDINGS
-from coditect.wire import mail
+from coditect.wire import control_messages
 from coditect.workflow.states import WorkflowState
 from dispatcher.shards.outgoing import TYPES
 from tests.docs.pages import section, table_rows
@@ -57,8 +57,9 @@ def test_every_event_that_the_code_sends_is_in_the_table_and_no_other(page: str)
     assert {kind for row in rows for kind in re.findall(r"`((?:task|agent|workflow|node)\.[a-z_]+)`", row[0])} == sent
 
 
-def test_every_kind_of_letter_is_on_the_page_and_in_the_schema() -> None:
-    kinds = {value for name, value in vars(mail).items() if name.isupper() and str(value).startswith("coditect.")}
+def test_every_kind_of_control_message_is_on_the_page_and_in_the_schema() -> None:
+    constants = {name: str(value) for name, value in vars(control_messages).items() if name.isupper()}
+    kinds = {value for value in constants.values() if value.startswith("coditect.")}
     described = {
         one["properties"]["properties"]["properties"]["type"]["const"] for one in schema("letter")["$defs"].values()
     }

@@ -9,7 +9,7 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.broker.topology import Binding, Queue, QueueType, Topology
 from coditect.model.message import Message
-from coditect.wire import mail, routing
+from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 from tests.integration.wire.schemas import complaints, schema
 from tests.owner import ScriptedOwner, granting
@@ -71,5 +71,5 @@ async def test_everything_about_a_workflow_task_fits_its_schema(scene: Scene) ->
 
 
 def test_cancel_of_a_workflow_task_fits_its_schema() -> None:
-    assert complaints("letter", _as_json(mail.cancel("flow:one", reason="enough", publication=4))) == []
-    assert complaints("letter", _as_json(mail.cancel("one", correlation_id="a" * 32))) == []
+    assert complaints("letter", _as_json(control_messages.cancel("flow:one", reason="enough", publication=4))) == []
+    assert complaints("letter", _as_json(control_messages.cancel("one", correlation_id="a" * 32))) == []

@@ -56,7 +56,7 @@ class Cancel:
             InvalidTask: when the content names no task.
         """
         if not isinstance(content, dict) or not isinstance(content.get("task_id"), str):
-            raise InvalidTask("A letter names no task to cancel")
+            raise InvalidTask("A control message names no task to cancel")
         reason = str(content.get("reason") or "canceled on request")[:_LONGEST_REASON]
         publication, correlation_id = content.get("publication"), content.get("correlation_id")
         return cls(
@@ -67,7 +67,7 @@ class Cancel:
         )
 
 
-def mail(kind: str, content: Any = None, **headers: Any) -> Message:
+def message(kind: str, content: Any = None, **headers: Any) -> Message:
     """Build a control message of the given kind, with JSON content."""
     return Message(body=dumps(content), headers=headers, type=kind)
 
@@ -77,7 +77,7 @@ def cancel(
 ) -> Message:
     """Build a control message that asks an agent to cancel a task, up to a publication, or of one request only."""
     narrowed = {"publication": publication, "correlation_id": correlation_id}
-    return mail(
+    return message(
         CANCEL,
         {"task_id": task_id, "reason": reason} | {name: one for name, one in narrowed.items() if one is not None},
     )
@@ -85,7 +85,7 @@ def cancel(
 
 def listen(subjects: tuple[str, ...] = ()) -> Message:
     """Build a control message that announces a listener to all events, or to the events about the given subjects."""
-    return mail(LISTEN, {"subjects": list(subjects)} if subjects else None)
+    return message(LISTEN, {"subjects": list(subjects)} if subjects else None)
 
 
 def listened(content: Any) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def listened(content: Any) -> tuple[str, ...]:
 def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
     """Build a control message that asks an agent whether it is alive, and optionally whether a given task runs."""
     content = None if task_id is None else {"task_id": task_id}
-    return replace(mail(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
+    return replace(message(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 
 def broadcast(topic: str, data: Any, *, excluded: tuple[AgentId | str, ...] = ()) -> Message:
