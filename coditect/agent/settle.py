@@ -21,7 +21,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
-from coditect.model.retry import Retry, rung_ms
+from coditect.model.retry import Retry, retry_delay_ms
 from coditect.model.task import Task
 from coditect.wire import routing, tasks
 from coditect.wire.history import history_header
@@ -166,7 +166,7 @@ class Settler:
 
     async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> int:
         """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds."""
-        delay_ms = rung_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
+        delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(
@@ -179,7 +179,8 @@ class Settler:
 
         `within_seconds` is the mean delay.
         """
-        await self._round(task, headers, rung_ms(2 * within_seconds * self._clock.chance(), self._clock.chance()))
+        delay_seconds = 2 * within_seconds * self._clock.chance()
+        await self._round(task, headers, retry_delay_ms(delay_seconds, self._clock.chance()))
 
     async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
         message = tasks.task_message(task)

@@ -31,7 +31,7 @@ from enum import StrEnum
 
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.wire import routing
 
 TASK_DELIVERY_LIMIT = 1_000
@@ -193,18 +193,18 @@ def base_topology() -> Topology:
         Exchange(routing.CONTROL, ExchangeType.DIRECT),
     )
     unrouted = Queue(routing.UNROUTED_QUEUE, delivery_limit=DEAD_DELIVERY_LIMIT)
-    return Topology(exchanges, (unrouted,), (Binding(routing.UNROUTED, unrouted.name),)) + _retry_ladder()
+    return Topology(exchanges, (unrouted,), (Binding(routing.UNROUTED, unrouted.name),)) + _retry_delay_queues()
 
 
-def _retry_ladder() -> Topology:
+def _retry_delay_queues() -> Topology:
     """Return the retry-delay queues, which all capabilities share, without the capabilities' queues behind them.
 
     RabbitMQ hands over only a few dozen dead letters of a queue at once, and waits while their target refuses them. So
     a retry-delay queue leads to a queue of the capability, which is never full; there a task waits, and holds up only
     tasks of its capability. The tasks of a capability whose agents declare no such queue go to its task queue at once.
     """
-    ladder = Topology((Exchange(routing.RETRY_BACK, ExchangeType.TOPIC, alternate=routing.TASKS),))
-    for delay_ms in RUNGS_MS:
+    topology = Topology((Exchange(routing.RETRY_BACK, ExchangeType.TOPIC, alternate=routing.TASKS),))
+    for delay_ms in RETRY_DELAYS_MS:
         exchange = Exchange(routing.retry_exchange(delay_ms), ExchangeType.FANOUT)
         queue = Queue(
             routing.retry_queue(delay_ms),
@@ -212,8 +212,8 @@ def _retry_ladder() -> Topology:
             dead_letter_exchange=routing.RETRY_BACK,
             message_ttl_ms=delay_ms,
         )
-        ladder += Topology((exchange,), (queue,), (Binding(exchange.name, queue.name),))
-    return ladder
+        topology += Topology((exchange,), (queue,), (Binding(exchange.name, queue.name),))
+    return topology
 
 
 def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
 
-RUNGS_MS: tuple[int, ...] = (
+RETRY_DELAYS_MS: tuple[int, ...] = (
     100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000,
 )  # fmt: skip
 """The delays that exist, in milliseconds; each is an exchange `coditect.retry.after.<delay>` and its queue."""
@@ -39,7 +39,7 @@ class Retry:
     def __post_init__(self) -> None:
         arguments.whole("max_attempts", self.max_attempts, 1, 1_000)
         arguments.span("first", self.first)  # what is no duration shows here, not when the first attempt failed
-        if seconds(arguments.span("cap", self.cap)) > RUNGS_MS[-1] / 1000:
+        if seconds(arguments.span("cap", self.cap)) > RETRY_DELAYS_MS[-1] / 1000:
             arguments.refuse("cap", "A retry's cap is at most 1h", self.cap, "1h or less")
         kinds = self.on if isinstance(self.on, tuple) else (self.on,)
         for kind in kinds:
@@ -73,15 +73,15 @@ def retry_of(given: Retry | int | None) -> Retry:
     return Retry(max_attempts=arguments.whole("retry", given, 1, 1_000))
 
 
-def rung_ms(delay_seconds: float, chance: float) -> int:
+def retry_delay_ms(delay_seconds: float, chance: float) -> int:
     """Choose the retry-delay queue, by its delay in milliseconds, for a wanted delay in seconds.
 
     The choice falls on one of the two neighbours, drawn with `chance` so that the mean delay is kept.
     """
     wanted = delay_seconds * 1000
-    if wanted <= RUNGS_MS[0]:
-        return RUNGS_MS[0]
-    for lower, upper in pairwise(RUNGS_MS):
+    if wanted <= RETRY_DELAYS_MS[0]:
+        return RETRY_DELAYS_MS[0]
+    for lower, upper in pairwise(RETRY_DELAYS_MS):
         if wanted <= upper:
             return upper if chance < (wanted - lower) / (upper - lower) else lower
-    return RUNGS_MS[-1]
+    return RETRY_DELAYS_MS[-1]

@@ -15,7 +15,7 @@ from coditect.broker.topology import reply_queue
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.dead_letter import read_dead_letter
 from coditect.operations.sightings import Found, Sighting, SightingPlace
 from coditect.wire import control_messages, routing
@@ -111,7 +111,7 @@ class TaskLocator:
 def _queues(waiting: Collection[str], dead: Iterable[str]) -> Sequence[str]:
     names = [routing.task_queue(name, level) for name in waiting for level in Priority]
     names += [routing.retry_back_queue(name) for name in waiting]
-    names += [routing.retry_queue(delay_ms) for delay_ms in RUNGS_MS]
+    names += [routing.retry_queue(delay_ms) for delay_ms in RETRY_DELAYS_MS]
     return [*names, *(routing.dead_queue(name) for name in sorted(set(dead))), routing.UNROUTED_QUEUE]
 
 

@@ -154,7 +154,7 @@ class TimerService:
         except Retryable as error:
             self._again(error)
             return
-        last = _Rung(self.look_again, self._pause)
+        last = _LastDue(self.look_again, self._pause)
         for timer in due:
             self._put(Due(timer), last if timer is due[-1] else NOTHING)
         if not due:
@@ -176,7 +176,7 @@ def _now() -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rung:
+class _LastDue:
     """The completion of the last due timer, which looks for the next one."""
 
     look: Callable[[], None]

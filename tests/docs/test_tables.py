@@ -50,10 +50,10 @@ def test_the_topology_page_says_why_for_every_name_and_argument() -> None:
     assert names | arguments <= told
 
 
-def test_the_topology_page_names_every_rung() -> None:
+def test_the_topology_page_names_every_retry_delay() -> None:
     words = " ".join(topology_table.PAGE.read_text(encoding="utf-8").split())
 
-    assert f"the rungs are {topology_table.rungs()}." in words
+    assert f"the retry delays are {topology_table.retry_delays()}." in words
 
 
 def test_the_table_of_versions_names_every_test_that_tells_versions_apart_and_only_tests_that_exist() -> None:

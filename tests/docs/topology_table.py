@@ -22,7 +22,7 @@ from coditect.broker.topology import (
     shard_queues,
 )
 from coditect.model.ids import AgentId
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from tests.servers import ROOT
 
 PAGE = ROOT / "docs" / "topology.md"
@@ -99,7 +99,7 @@ def _bindings() -> Iterable[tuple[str, ...]]:
 
 
 def _name(name: str) -> str:
-    """One name for all rungs of the retry ladder."""
+    """One name for all retry-delay queues."""
     return re.sub(r"retry\.after\.\d+$", "retry.after.<delay>", name.replace(str(SHARD), "<shard>"))
 
 
@@ -120,9 +120,9 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def rungs() -> str:
-    """The delays of the retry ladder, in words."""
-    return ", ".join(f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms in RUNGS_MS)
+def retry_delays() -> str:
+    """The delays of the retry-delay queues, in words."""
+    return ", ".join(f"{ms} ms" if ms < 1000 else f"{ms // 1000} s" for ms in RETRY_DELAYS_MS)
 
 
 def written(page: str) -> str:

@@ -1,4 +1,4 @@
-"""The way back of retries: shared rungs, and a way out of them that belongs to each capability."""
+"""The way back of retries: shared retry-delay queues, and a way out of them that belongs to each capability."""
 
 from __future__ import annotations
 

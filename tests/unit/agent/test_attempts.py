@@ -74,7 +74,7 @@ async def test_pause_between_attempts_is_at_most_what_the_policy_says() -> None:
         await fleet.request("try.luck", None, int, timeout="7d")
 
     pauses = [later - earlier for earlier, later in pairwise(unlucky.moments)]
-    hop = 2 * BACK_TTL_MS / 1000  # out of its rung it goes by the capability's own queue
+    hop = 2 * BACK_TTL_MS / 1000  # out of its retry-delay queue it goes by the capability's own queue
     assert pauses[0] <= 60 + hop
     assert 900 < max(pauses) <= 3_600 + hop
 

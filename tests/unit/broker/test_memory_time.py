@@ -30,7 +30,7 @@ async def ready(broker: MemoryBroker, queue: str) -> int | None:
 
 
 @in_virtual_time
-async def test_retry_ladder_brings_a_task_back_at_its_delay() -> None:
+async def test_retry_delay_queue_brings_a_task_back_at_its_delay() -> None:
     loop = asyncio.get_running_loop()
     back: list[tuple[float, str]] = []
     async with MemoryBroker(MemoryServer()) as broker:

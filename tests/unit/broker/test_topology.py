@@ -7,7 +7,7 @@ from coditect.broker import topology as t
 from coditect.broker.topology import Binding, ExchangeType, Queue, QueueType, Topology
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.wire import routing
 from tests.unit.model.strategies import capabilities
 
@@ -93,12 +93,12 @@ def test_what_comes_from_no_client_of_ours_has_an_alternate_exchange() -> None:
     assert alternates == {routing.TASKS: routing.UNROUTED, routing.RETRY_BACK: routing.TASKS}
 
 
-def test_retry_ladder_has_a_fanout_and_a_queue_of_its_delay_per_rung() -> None:
+def test_each_retry_delay_has_a_fanout_and_a_queue() -> None:
     topology = t.base_topology()
     exchanges = {one.name: one for one in topology.exchanges}
     queues = {one.name: one for one in topology.queues}
 
-    for delay in RUNGS_MS:
+    for delay in RETRY_DELAYS_MS:
         assert exchanges[f"coditect.retry.after.{delay}"].type is ExchangeType.FANOUT
         assert queues[f"retry.after.{delay}"].message_ttl_ms == delay
         assert queues[f"retry.after.{delay}"].dead_letter_exchange == routing.RETRY_BACK

@@ -15,7 +15,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.client.client import Client
 from coditect.client.workflow_run import Run
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.rebuild import KINDS, rebuild
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
@@ -91,7 +91,7 @@ async def test_only_what_is_published_anew_is_told_where_nothing_is_missing(scen
 
 
 async def test_what_was_missing_is_told_once(scene: Scene) -> None:
-    await scene.broker.delete_queue(routing.retry_queue(RUNGS_MS[0]))
+    await scene.broker.delete_queue(routing.retry_queue(RETRY_DELAYS_MS[0]))
     await scene.broker.delete_queue(routing.DEAD_NOTICES)
     for run, node in ((scene.runs[0], "n0"), (scene.runs[0], "n7"), (scene.runs[3], "n4")):
         scene.graph.lose(run.id, node)

@@ -61,15 +61,15 @@ class Around:
     background: Supervisor
     server: MemoryServer
     clock: Clock = field(default_factory=LoopClock)
-    rung: dict[str, float] = field(default_factory=dict)
-    """When each kind of timer rang, in seconds."""
+    fired: dict[str, float] = field(default_factory=dict)
+    """When each kind of timer fired, in seconds."""
     ears: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.timer_service = TimerService(0, cast(Ports, self), self.put)
 
     def put(self, command: Due, settle: Settle) -> None:
-        self.rung[command.timer.kind] = asyncio.get_running_loop().time()
+        self.fired[command.timer.kind] = asyncio.get_running_loop().time()
         self.background.start(self._do(command.timer, settle), name="do")
 
     async def _do(self, timer: Timer, settle: Settle) -> None:
@@ -123,7 +123,7 @@ async def test_alarm_rings_after_an_outage_of_the_store(monkeypatch: pytest.Monk
         }
         acts[look]()
 
-        await eventually(lambda: set(made.rung) == {RETRY_TIMER})
+        await eventually(lambda: set(made.fired) == {RETRY_TIMER})
         assert made.database.silent == 0
 
 
@@ -136,16 +136,16 @@ async def test_limits_ring_when_all_that_agents_told_before_has_had_its_time_to_
         await made.plan(APPROVAL_TIMER, seconds=4.3)
         made.timer_service.set(due_ms)
         await asyncio.sleep(60)
-        unheard = {kind: round(at - began, 1) for kind, at in made.rung.items()}
+        unheard = {kind: round(at - began, 1) for kind, at in made.fired.items()}
 
         listened = now()
         await made.listen()
         await asyncio.sleep(60)
 
         assert unheard == {RETRY_TIMER: 0.0, APPROVAL_TIMER: 4.3}
-        assert set(made.rung) - set(unheard) == limits.TIMERS
+        assert set(made.fired) - set(unheard) == limits.TIMERS
         for kind in limits.TIMERS:
-            assert GRACE_SECONDS <= made.rung[kind] - listened <= GRACE_SECONDS + 1
+            assert GRACE_SECONDS <= made.fired[kind] - listened <= GRACE_SECONDS + 1
         assert made.database.reads < 3 * 65 + 20, "it looks once a second"
 
 
@@ -159,15 +159,15 @@ async def test_limits_do_not_ring_while_the_broker_takes_nothing(blocked: bool) 
         (made.server.block if blocked else made.server.stop)()
         made.background.start(made.say_something(), name="say")
         await asyncio.sleep(30)
-        early = dict(made.rung)
+        early = dict(made.fired)
 
         (made.server.unblock if blocked else made.server.start)()
         returned = asyncio.get_running_loop().time()
         await asyncio.sleep(10)
 
         assert early == {}
-        assert set(made.rung) == limits.TIMERS
-        assert all(at - returned > GRACE_SECONDS - 1.1 for at in made.rung.values())
+        assert set(made.fired) == limits.TIMERS
+        assert all(at - returned > GRACE_SECONDS - 1.1 for at in made.fired.values())
 
 
 @in_virtual_time
@@ -180,7 +180,7 @@ async def test_limits_ring_in_time_when_agents_are_heard() -> None:
 
         await asyncio.sleep(5.1)
 
-        assert set(made.rung) == limits.TIMERS
+        assert set(made.fired) == limits.TIMERS
         assert made.clock.now_ms() - due_ms == 100
 
 
@@ -196,7 +196,7 @@ async def test_what_is_no_limit_rings_behind_any_number_of_limits_that_are_held(
         made.timer_service.set(due_ms)
         await asyncio.sleep(5)
 
-        assert set(made.rung) == {RETRY_TIMER}
+        assert set(made.fired) == {RETRY_TIMER}
 
 
 @in_virtual_time
@@ -212,8 +212,8 @@ async def test_limits_are_held_when_the_store_is_back_for_what_agents_told_is_no
         answered = asyncio.get_running_loop().time()
         await asyncio.sleep(10)
 
-        assert set(made.rung) == limits.TIMERS
-        assert all(at - answered > GRACE_SECONDS - 1.1 for at in made.rung.values())
+        assert set(made.fired) == limits.TIMERS
+        assert all(at - answered > GRACE_SECONDS - 1.1 for at in made.fired.values())
 
 
 @in_virtual_time
@@ -230,7 +230,7 @@ async def test_limits_ring_while_another_queue_of_the_dispatcher_is_gone() -> No
         await asyncio.sleep(5.1)
 
         assert not made.broker.connected
-        assert set(made.rung) == limits.TIMERS
+        assert set(made.fired) == limits.TIMERS
         assert made.clock.now_ms() - due_ms == 100
 
 
@@ -248,8 +248,8 @@ async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
         await asyncio.sleep(10)
 
         assert made.ears[0].active
-        assert set(made.rung) == limits.TIMERS
-        assert all(at - lost > 10 + GRACE_SECONDS for at in made.rung.values())
+        assert set(made.fired) == limits.TIMERS
+        assert all(at - lost > 10 + GRACE_SECONDS for at in made.fired.values())
 
 
 @in_virtual_time
@@ -266,8 +266,8 @@ async def test_limits_are_held_after_the_broker_ended_an_ear() -> None:
         await asyncio.sleep(10)
 
         assert heard, "before the limits are due"
-        assert set(made.rung) == limits.TIMERS
-        assert all(at - ended > GRACE_SECONDS for at in made.rung.values())
+        assert set(made.fired) == limits.TIMERS
+        assert all(at - ended > GRACE_SECONDS for at in made.fired.values())
 
 
 @in_virtual_time
@@ -284,8 +284,8 @@ async def test_limits_are_held_after_an_ear_that_was_deaf_from_the_beginning_hea
 
         await asyncio.sleep(10)
 
-        assert set(made.rung) == limits.TIMERS
-        assert all(at - started > GRACE_SECONDS for at in made.rung.values())
+        assert set(made.fired) == limits.TIMERS
+        assert all(at - started > GRACE_SECONDS for at in made.fired.values())
 
 
 @in_virtual_time

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidTask, Overloaded
-from coditect.model.retry import RUNGS_MS, Retry, rung_ms
+from coditect.model.retry import RETRY_DELAYS_MS, Retry, retry_delay_ms
 
 attempts = st.integers(1, 1_000)
 chances = st.floats(0, 1, exclude_max=True)
@@ -61,26 +61,26 @@ def test_error_that_says_it_is_not_retryable_is_not_tried_again() -> None:
 
 
 @given(st.floats(0, 7_200), chances)
-def test_rung_exists_and_neighbours_the_delay(delay_seconds: float, chance: float) -> None:
-    rung = rung_ms(delay_seconds, chance)
+def test_retry_delay_exists_and_neighbours_the_wanted_delay(delay_seconds: float, chance: float) -> None:
+    delay_ms = retry_delay_ms(delay_seconds, chance)
 
     wanted = delay_seconds * 1000
-    below = max((one for one in RUNGS_MS if one <= wanted), default=RUNGS_MS[0])
-    above = min((one for one in RUNGS_MS if one >= wanted), default=RUNGS_MS[-1])
-    assert rung in (below, above)
+    below = max((one for one in RETRY_DELAYS_MS if one <= wanted), default=RETRY_DELAYS_MS[0])
+    above = min((one for one in RETRY_DELAYS_MS if one >= wanted), default=RETRY_DELAYS_MS[-1])
+    assert delay_ms in (below, above)
 
 
-@given(st.floats(RUNGS_MS[0] / 1000, RUNGS_MS[-1] / 1000))
+@given(st.floats(RETRY_DELAYS_MS[0] / 1000, RETRY_DELAYS_MS[-1] / 1000))
 def test_mean_over_all_chances_is_the_wanted_delay(delay_seconds: float) -> None:
     draws = 1_000
 
-    mean = sum(rung_ms(delay_seconds, (draw + 0.5) / draws) for draw in range(draws)) / draws
+    mean = sum(retry_delay_ms(delay_seconds, (draw + 0.5) / draws) for draw in range(draws)) / draws
 
-    gap = max(upper - lower for lower, upper in pairwise(RUNGS_MS) if lower <= delay_seconds * 1000)
+    gap = max(upper - lower for lower, upper in pairwise(RETRY_DELAYS_MS) if lower <= delay_seconds * 1000)
     assert mean == pytest.approx(delay_seconds * 1000, abs=gap / draws)
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
-def test_delay_outside_the_ladder_takes_its_end(chance: float) -> None:
-    assert rung_ms(0, chance) == RUNGS_MS[0]
-    assert rung_ms(100_000, chance) == RUNGS_MS[-1]
+def test_delay_outside_the_retry_delays_takes_the_nearest(chance: float) -> None:
+    assert retry_delay_ms(0, chance) == RETRY_DELAYS_MS[0]
+    assert retry_delay_ms(100_000, chance) == RETRY_DELAYS_MS[-1]

@@ -17,7 +17,7 @@ from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InvalidTask
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.model.retry import RUNGS_MS
+from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from tests.unit.agent.scene import replies
@@ -132,7 +132,8 @@ def _judge(taken: list[Hostile], answers: list[Delivery], stage: Stage) -> None:
 
 def _queues() -> list[str]:
     tasks = [routing.task_queue(name, level) for name in ("strange.work", "ask.twice") for level in Priority]
-    return [*tasks, *(routing.retry_queue(delay) for delay in RUNGS_MS), routing.UNROUTED_NOTICES, routing.DEAD_NOTICES]
+    retries = [routing.retry_queue(delay) for delay in RETRY_DELAYS_MS]
+    return [*tasks, *retries, routing.UNROUTED_NOTICES, routing.DEAD_NOTICES]
 
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
