@@ -20,7 +20,7 @@ from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed
-from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneDesk, open_worker
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker, open_worker
 
 pytestmark = pytest.mark.servers
 
@@ -34,7 +34,7 @@ def scripts_run(client: Redis) -> int:
 
 
 @pytest.fixture
-async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneDesk]:
+async def lone(own_redis: PrivateRedis) -> AsyncIterator[LoneWorker]:
     async with (
         RedisTaskGraph(own_redis.url, worker="dispatcher-1", timeout_seconds=10) as graph,
         open_worker(graph) as opened,
@@ -56,7 +56,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_results_that_arrive_together_are_one_transaction_and_one_round_trip(
-    own_redis: PrivateRedis, lone: LoneDesk, batches: list[int]
+    own_redis: PrivateRedis, lone: LoneWorker, batches: list[int]
 ) -> None:
     flow = Workflow("fan")
     flow.task(CAPABILITY, after=[flow.task(CAPABILITY, name=f"n{at}") for at in range(RESULTS)], name="behind")

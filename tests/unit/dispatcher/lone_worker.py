@@ -82,7 +82,7 @@ def start_of(workflow: str, flow: Workflow | None = None) -> Asked:
 
 
 @dataclass
-class LoneDesk:
+class LoneWorker:
     """One shard's worker at work, and what stands around it."""
 
     worker: ShardWorker
@@ -119,17 +119,17 @@ class LoneDesk:
 
 
 @asynccontextmanager
-async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneDesk]:
+async def open_worker(graph: TaskGraph | None = None) -> AsyncIterator[LoneWorker]:
     """At work, with pauses that a test can wait for; tells the graph, if one is given."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(worker_module, "RETRY_SECONDS", 0.01)
         patched.setattr(worker_module, "IDLE_SECONDS", 0.01)
-        async with _new_desk(graph) as lone:
+        async with _new_worker(graph) as lone:
             yield lone
 
 
 @asynccontextmanager
-async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
+async def _new_worker(graph: TaskGraph | None) -> AsyncIterator[LoneWorker]:
     server, clock, window = MemoryServer(), SystemClock(), Capacity(lambda: 0.0)
     async with Doubtful() as database, Supervisor() as background, MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(base_topology() + capability_queues(CAPABILITY))
@@ -143,6 +143,6 @@ async def _new_desk(graph: TaskGraph | None) -> AsyncIterator[LoneDesk]:
             step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector, counters=counters
         )
         await worker.open()
-        yield LoneDesk(worker, ports, database, server, window, counters)
+        yield LoneWorker(worker, ports, database, server, window, counters)
         await worker.close()
         assert lost == []

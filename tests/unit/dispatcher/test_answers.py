@@ -83,7 +83,7 @@ async def test_answer_that_cannot_be_sent_now_is_asked_for_again() -> None:
     assert (await answered(Narrow(full=True), {"attempts": []})).settled == ["requeue"]
 
 
-class Desks:
+class Workers:
     """Takes every command of a fleet of one shard."""
 
     count = 1
@@ -103,7 +103,7 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
     "given", ["w", "zzz", ID.upper(), ID.replace("-", ""), f"{{{ID}}}", f"urn:uuid:{ID}", ID + "\n", "ü" * 300]
 )
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
-    broker, workers, messages = Narrow(), Desks(), []
+    broker, workers, messages = Narrow(), Workers(), []
     async with Supervisor() as background:
         control = RequestServer(
             cast("Broker", broker),

@@ -19,13 +19,13 @@ from dispatcher.shards import worker as worker_module
 from dispatcher.shards.results import ResultsConsumer
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
-from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneDesk, open_worker
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
 
 QUEUE = routing.results_queue(0)
 
 
 @pytest.fixture
-async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneDesk]:
+async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneWorker]:
     """Its one node is published, and that is not cleared from the outbox yet."""
     async with open_worker() as opened:
         monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)
@@ -34,7 +34,7 @@ async def lone(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LoneDesk]:
         yield opened
 
 
-async def starts(lone: LoneDesk, nodes: Sequence[str]) -> Delivery:
+async def starts(lone: LoneWorker, nodes: Sequence[str]) -> Delivery:
     """What an agent tells about the nodes that it began."""
     broker, number = lone.ports.broker, lone.flight.publication
     await broker.declare(shard_queues(0))
@@ -45,7 +45,7 @@ async def starts(lone: LoneDesk, nodes: Sequence[str]) -> Delivery:
     return delivery
 
 
-async def left(lone: LoneDesk) -> int:
+async def left(lone: LoneWorker) -> int:
     """How many messages nobody has settled for good."""
     await lone.ports.broker.release()
     queue = lone.server.find(QUEUE)
@@ -54,7 +54,7 @@ async def left(lone: LoneDesk) -> int:
 
 
 @pytest.mark.parametrize("nodes", [("only",), ("only", "unknown"), ()])
-async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Sequence[str]) -> None:
+async def test_starts_are_acked_when_they_are_recorded(lone: LoneWorker, nodes: Sequence[str]) -> None:
     delivery = await starts(lone, nodes)
 
     ResultsConsumer(lone.worker).take(delivery)
@@ -64,7 +64,7 @@ async def test_starts_are_acked_when_they_are_recorded(lone: LoneDesk, nodes: Se
 
 
 @pytest.mark.parametrize("closed", ["before", "after"])
-async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str) -> None:
+async def test_starts_that_are_not_recorded_go_back(lone: LoneWorker, closed: str) -> None:
     delivery = await starts(lone, ["only"])
     if closed == "before":
         await lone.worker.close()
@@ -75,7 +75,7 @@ async def test_starts_that_are_not_recorded_go_back(lone: LoneDesk, closed: str)
     assert await left(lone) == 1
 
 
-async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneDesk) -> None:
+async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: LoneWorker) -> None:
     before = await lone.rows()
     successor = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
     await successor.open()
@@ -84,7 +84,7 @@ async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: Lone
     assert await lone.rows() == before != []
 
 
-async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: LoneDesk) -> None:
+async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: LoneWorker) -> None:
     before, number = await lone.rows(), lone.flight.publication
     lone.worker._confirmed.clear()
 

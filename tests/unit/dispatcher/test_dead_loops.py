@@ -199,7 +199,7 @@ class Raising:
         raise RuntimeError("the fault that was asked for")
 
 
-async def test_desk_that_dies_with_a_command_in_hand_does_those_behind_it() -> None:
+async def test_worker_that_dies_with_a_command_in_hand_does_those_behind_it() -> None:
     async with open_worker() as lone:
         lone.worker.put(GoOn(), Raising())
         lone.worker.put(GoOn(), Raising())

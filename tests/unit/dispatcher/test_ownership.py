@@ -77,7 +77,7 @@ async def test_late_commit_is_refused_counted_and_said(
         assert stats.messages == 1, "the new owner gets the request"
 
 
-async def test_late_commit_of_a_desk_that_closes_is_refused_counted_and_said_with_the_epochs(
+async def test_late_commit_of_a_worker_that_closes_is_refused_counted_and_said_with_the_epochs(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_worker() as lone:
@@ -141,7 +141,7 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
         await eventually(lambda: 0 in ownership.workers)
 
 
-async def test_results_that_are_late_or_of_nobody_are_counted_over_all_desks() -> None:
+async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers() -> None:
     outcome = Outcome(Status.COMPLETED, b"1", None, None)
     async with open_worker() as lone:
         await lone.start()

@@ -21,14 +21,14 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.shards import batch
 from dispatcher.shards.results import ResultsConsumer
 from tests.support import eventually
-from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneDesk, open_worker
+from tests.unit.dispatcher.lone_worker import CAPABILITY, LoneWorker, open_worker
 
 QUEUE = routing.results_queue(0)
 Row = list[object]
 
 
 @pytest.fixture
-async def lone() -> AsyncIterator[LoneDesk]:
+async def lone() -> AsyncIterator[LoneWorker]:
     """Two nodes, n0 and n1, are published."""
     async with open_worker() as opened:
         flow = Workflow("two")
@@ -40,7 +40,7 @@ async def lone() -> AsyncIterator[LoneDesk]:
         yield opened
 
 
-def rows(lone: LoneDesk) -> list[Row]:
+def rows(lone: LoneWorker) -> list[Row]:
     """That both completed."""
     return [
         ["w", node_key.node, flight.fence, flight.publication, 1, node_key.task_id, 5, 6, CAPABILITY, False, 7]
@@ -48,7 +48,7 @@ def rows(lone: LoneDesk) -> list[Row]:
     ]
 
 
-async def brought(lone: LoneDesk, body: bytes) -> Delivery:
+async def brought(lone: LoneWorker, body: bytes) -> Delivery:
     broker = lone.ports.broker
     message = Message(body, type=RESULTS_TYPE, app_id="worker-1")
     await broker.publish(message, exchange=routing.RESULTS, routing_key="0")
@@ -57,7 +57,7 @@ async def brought(lone: LoneDesk, body: bytes) -> Delivery:
     return delivery
 
 
-async def left(lone: LoneDesk) -> tuple[int, int]:
+async def left(lone: LoneWorker) -> tuple[int, int]:
     """How many messages nobody has settled for good, and how many are dead letters."""
     await lone.ports.broker.release()
     found = [lone.server.find(name) for name in (QUEUE, routing.UNROUTED_QUEUE)]
@@ -65,14 +65,14 @@ async def left(lone: LoneDesk) -> tuple[int, int]:
     return results, dead
 
 
-async def states(lone: LoneDesk) -> list[TaskState]:
+async def states(lone: LoneWorker) -> list[TaskState]:
     found = await lone.database.read(
         lambda tr: [tr.get(STATUSES.pack(("w", name))) for name in ("n0", "n1")]
     )  # fmt: skip
     return [NodeRecord.unpack(row).state for row in found if row is not None]
 
 
-async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> None:
+async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneWorker) -> None:
     delivery = await brought(lone, dumps(rows(lone)))
 
     ResultsConsumer(lone.worker).take(delivery)
@@ -82,13 +82,13 @@ async def test_all_are_recorded_and_the_message_is_done_with(lone: LoneDesk) -> 
     assert await left(lone) == (0, 0)
 
 
-async def test_a_message_of_none_is_done_with(lone: LoneDesk) -> None:
+async def test_a_message_of_none_is_done_with(lone: LoneWorker) -> None:
     ResultsConsumer(lone.worker).take(await brought(lone, b"[]"))
 
     assert await left(lone) == (0, 0)
 
 
-async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDesk) -> None:
+async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneWorker) -> None:
     first, second = rows(lone)
     second[2] = int(str(second[2])) + 1
 
@@ -101,7 +101,7 @@ async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneDes
 
 
 @pytest.mark.parametrize("closed", ["before", "after"])
-async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> None:
+async def test_what_is_not_recorded_goes_back(lone: LoneWorker, closed: str) -> None:
     delivery = await brought(lone, dumps(rows(lone)))
     if closed == "before":
         await lone.worker.close()
@@ -113,7 +113,7 @@ async def test_what_is_not_recorded_goes_back(lone: LoneDesk, closed: str) -> No
 
 
 async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_letter(
-    lone: LoneDesk, monkeypatch: pytest.MonkeyPatch
+    lone: LoneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = batch.COMMANDS[Finished]
 
@@ -132,7 +132,7 @@ async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_
     assert await left(lone) == (0, 1)
 
 
-async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneDesk) -> None:
+async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneWorker) -> None:
     first, second = rows(lone)
     second[8] = None
 
@@ -143,7 +143,7 @@ async def test_attempts_of_a_message_that_cannot_be_read_have_failed(lone: LoneD
     assert await left(lone) == (0, 1)
 
 
-async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneDesk) -> None:
+async def test_what_does_not_say_whose_it_is_is_a_dead_letter(lone: LoneWorker) -> None:
     (first, _) = rows(lone)
     first[2] = 0  # of no attempt
     ResultsConsumer(lone.worker).take(await brought(lone, dumps([["w"], first[:-1]])))

@@ -213,7 +213,7 @@ async def test_ready_index_is_claimed_from_no_further_than_there_is_room(ledger:
     assert [one.node_key.node for one in ledger.published] == ["p1n0", "p1n1", "p1n2"]
 
 
-class Desks:
+class Workers:
     """The part of a tenure that the bridge's proposals touch."""
 
     def __init__(self, *, here: bool = True) -> None:
@@ -238,13 +238,13 @@ class OnlyWindow:
     window: Capacity
 
 
-def scheduler(workers: Desks, *, least: int = 2) -> tuple[Scheduler, Capacity]:
+def scheduler(workers: Workers, *, least: int = 2) -> tuple[Scheduler, Capacity]:
     room = Capacity(lambda: 0.0, least=least)
     return Scheduler(cast(Ports, OnlyWindow(room)), cast(ShardOwnership, workers), None), room
 
 
 async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
-    workers = Desks()
+    workers = Workers()
     made, room = scheduler(workers)
 
     await made.proposed([Proposal("w", node, "slow") for node in "abc"])
@@ -261,7 +261,7 @@ async def test_room_is_kept_for_what_rq_brought_until_it_is_settled() -> None:
 
 @pytest.mark.parametrize("how", ["undone", "refused"])
 async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) -> None:
-    workers = Desks()
+    workers = Workers()
     made, room = scheduler(workers)
 
     await made.proposed([Proposal("w", node, "slow") for node in "ab"])
@@ -272,7 +272,7 @@ async def test_room_is_free_again_when_what_rq_brought_is_not_claimed(how: str) 
 
 
 async def test_many_that_rq_brought_are_several_commands() -> None:
-    workers = Desks()
+    workers = Workers()
     made, _ = scheduler(workers, least=100)
 
     await made.proposed([Proposal("w", f"n{number}", "slow") for number in range(100)])
@@ -281,7 +281,7 @@ async def test_many_that_rq_brought_are_several_commands() -> None:
 
 
 async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
-    made, room = scheduler(Desks(here=False))
+    made, room = scheduler(Workers(here=False))
 
     await made.proposed([Proposal("w", "a", "slow")])
 
@@ -292,7 +292,7 @@ async def test_what_rq_brought_for_a_shard_that_is_gone_keeps_no_room() -> None:
     ("answer", "told"), [({"again": ["a"]}, True), (InputError("no"), True), (Retryable("not yet"), False)]
 )
 async def test_request_in_rq_stands_until_it_was_answered_for_good(answer: object, told: bool) -> None:
-    workers = Desks()
+    workers = Workers()
     made, _ = scheduler(workers)
 
     await made.requested([ToolRequest("w", "a", RequestKind.REQUEUE)])
@@ -316,7 +316,7 @@ class Silent(MemoryDatabase):
 
 
 async def test_shard_that_rq_lost_is_shown_when_the_store_answers_again() -> None:
-    graph, workers = MemoryTaskGraph(), Desks()
+    graph, workers = MemoryTaskGraph(), Workers()
     async with Silent() as database:
         ledger = await Ledger.open(database)
         await ledger.start(fan("work", 1, Priority.P1).definition())

@@ -17,17 +17,17 @@ from dispatcher.ledger.workflows.queries import rows_of
 from dispatcher.shards.in_flight import InFlight
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed, failed
-from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneDesk, open_worker
+from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
 
 
 @pytest.fixture
-async def lone() -> AsyncIterator[LoneDesk]:
+async def lone() -> AsyncIterator[LoneWorker]:
     async with open_worker() as opened:
         yield opened
 
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
-async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lone: LoneDesk, doubt: str) -> None:
+async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lone: LoneWorker, doubt: str) -> None:
     lone.database.doubt = doubt
 
     await lone.start()
@@ -44,7 +44,7 @@ async def test_what_an_unknown_commit_claimed_is_published_and_leaves_no_row(lon
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
 async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any_more(
-    lone: LoneDesk, doubt: str
+    lone: LoneWorker, doubt: str
 ) -> None:
     await lone.start()
     head, _ = await lone.database.read(lambda tr: rows_of(tr, "w"))
@@ -65,7 +65,7 @@ async def test_what_an_unknown_commit_ended_is_not_under_way_and_not_running_any
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
 @pytest.mark.parametrize("verb", [Verb.REDRIVE, Verb.RESUME, Verb.ANSWER, Verb.CANCEL])
 async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_done_once(
-    lone: LoneDesk, verb: Verb, doubt: str
+    lone: LoneWorker, verb: Verb, doubt: str
 ) -> None:
     await lone.start(gated=verb is Verb.ANSWER)
     body: dict[str, Any] = {"workflow": "w"}
@@ -86,7 +86,7 @@ async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_don
     await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
 
 
-async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneDesk) -> None:
+async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneWorker) -> None:
     await lone.start()
 
     lone.database.doubt = "repeated"
@@ -97,7 +97,7 @@ async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneDesk)
 
 
 @pytest.mark.parametrize("doubt", ["timed out", "repeated"])
-async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone: LoneDesk, doubt: str) -> None:
+async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone: LoneWorker, doubt: str) -> None:
     await lone.start()
     publication = lone.flight.publication
     lone.window.keep(CAPABILITY, 5)
@@ -123,7 +123,7 @@ async def test_batch_is_settled_once_when_the_ledger_does_not_tell_at_first(lone
     assert lone.window.room_for(CAPABILITY) == free + 1, "the room of the flight, and all that was kept meanwhile"
 
 
-async def test_desk_that_is_in_doubt_looks_without_being_asked(lone: LoneDesk) -> None:
+async def test_worker_that_is_in_doubt_looks_without_being_asked(lone: LoneWorker) -> None:
     await lone.start()
     lone.database.doubt, lone.database.silent = "repeated", 5
     await lone.say(GoOn())

@@ -234,7 +234,7 @@ async def test_lease_that_is_lost_between_single_batches_is_counted_once_and_the
     assert lost == [worker.shard], "one commit was refused"
 
 
-async def test_store_that_failed_for_good_closes_the_desk_and_what_is_on_it_goes_back(
+async def test_store_that_failed_for_good_closes_the_worker_and_what_it_holds_goes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settled, lost = Settled(), list[int]()

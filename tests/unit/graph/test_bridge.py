@@ -14,7 +14,7 @@ from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.support import eventually
 
 
-class RecordingDesks:
+class RecordingWorkers:
     """The shard workers of one shard; claims nothing."""
 
     def __init__(self, graph: MemoryTaskGraph, shard: int) -> None:
@@ -53,12 +53,12 @@ def scene(graph: MemoryTaskGraph) -> Scene:
 
 
 @pytest.fixture
-def workers(graph: MemoryTaskGraph, scene: Scene) -> RecordingDesks:
-    return RecordingDesks(graph, scene.shard)
+def workers(graph: MemoryTaskGraph, scene: Scene) -> RecordingWorkers:
+    return RecordingWorkers(graph, scene.shard)
 
 
 @asynccontextmanager
-async def running(graph: MemoryTaskGraph, workers: RecordingDesks) -> AsyncIterator[Bridge]:
+async def running(graph: MemoryTaskGraph, workers: RecordingWorkers) -> AsyncIterator[Bridge]:
     async with Supervisor() as background:
         bridge = Bridge(graph, workers, adopt_seconds=0.01, look_seconds=0.01)
         bridge.open(background)
@@ -66,7 +66,7 @@ async def running(graph: MemoryTaskGraph, workers: RecordingDesks) -> AsyncItera
 
 
 async def test_queued_jobs_are_proposed_while_there_is_room(
-    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers
 ) -> None:
     workers.free = 2
     await scene.create(*[scene.job(f"n{number}") for number in range(3)])
@@ -84,7 +84,7 @@ async def test_capability_that_was_not_found_is_not_looked_for_again_at_once_and
 ) -> None:
     rooms: list[Mapping[str, int]] = []
 
-    class TwoDesks(RecordingDesks):
+    class TwoWorkers(RecordingWorkers):
         def room(self) -> Mapping[str, int]:
             return {CAPABILITY: 1, "absent": 5}
 
@@ -95,14 +95,14 @@ async def test_capability_that_was_not_found_is_not_looked_for_again_at_once_and
 
     asked = AskedGraph()
     await asked.create([scene.job("a"), scene.job("b")])
-    bridge = Bridge(asked, TwoDesks(asked, scene.shard), again_seconds=3_600)
+    bridge = Bridge(asked, TwoWorkers(asked, scene.shard), again_seconds=3_600)
 
     assert [await bridge.adopt() for _ in range(4)] == [1, 1, 0, 0]
     assert rooms == [{CAPABILITY: 1, "absent": 5}, {CAPABILITY: 1}, {CAPABILITY: 1}, {}]
 
 
 async def test_stopped_bridge_proposes_nothing_and_a_new_one_goes_on(
-    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers
 ) -> None:
     async with running(graph, workers):
         await scene.create(scene.job("a"), scene.job("b", "a"))
@@ -115,7 +115,7 @@ async def test_stopped_bridge_proposes_nothing_and_a_new_one_goes_on(
 
 
 async def test_requests_come_until_the_job_is_told_its_state(
-    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers
 ) -> None:
     workers.free = 0
     await scene.create(scene.job("a"))
@@ -131,7 +131,7 @@ async def test_requests_come_until_the_job_is_told_its_state(
 
 
 async def test_lost_shard_is_reconciled_and_remembered(
-    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers
 ) -> None:
     async with running(graph, workers):
         await eventually(lambda: graph.known([scene.shard]))
@@ -142,14 +142,14 @@ async def test_lost_shard_is_reconciled_and_remembered(
 async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_shard_is_written_anew(
     graph: MemoryTaskGraph, scene: Scene
 ) -> None:
-    class AnewDesks(RecordingDesks):
+    class AnewWorkers(RecordingWorkers):
         async def forgotten(self, shards: Collection[int]) -> None:
             await scene.tell(JobState.FAILED, "a")
             await super().forgotten(shards)
 
     await scene.create(scene.job("a", state=JobState.FAILED))
     graph.requeue(scene.workflow, "a")
-    workers = AnewDesks(graph, scene.shard)
+    workers = AnewWorkers(graph, scene.shard)
 
     await Bridge(graph, workers).look()
 
@@ -158,7 +158,7 @@ async def test_what_people_asked_for_while_nobody_looked_is_heard_before_the_sha
 
 
 async def test_outage_is_said_once_and_survived(
-    graph: MemoryTaskGraph, scene: Scene, workers: RecordingDesks, caplog: pytest.LogCaptureFixture
+    graph: MemoryTaskGraph, scene: Scene, workers: RecordingWorkers, caplog: pytest.LogCaptureFixture
 ) -> None:
     await graph.remember(scene.shard)
     graph.failing = True
