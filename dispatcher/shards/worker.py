@@ -34,8 +34,7 @@ from dispatcher.shards.backoff import ContinuationBackoff
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
 from dispatcher.shards.evaluations import Evaluations
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.outgoing import tell
-from dispatcher.shards.publisher import ShardPublisher
+from dispatcher.shards.publisher import ShardPublisher, tell
 from dispatcher.shards.recover import RecoveredShard, learn
 from dispatcher.shards.refusals import QueuedCommand, Refusals
 from dispatcher.shards.status_cache import StatusCache
@@ -85,7 +84,7 @@ class ShardWorker:
         self._unsure = False
         """Whether a try may be committed whose effects memory does not have."""
         self._confirmed: list[int] = []
-        self._sendings = ShardPublisher(ports.broker, self._published)
+        self._publisher = ShardPublisher(ports.broker, self._published)
         self._unsent: deque[Effects] = deque()
         """The effects of committed transactions that are yet to be published."""
         self._flush: asyncio.TimerHandle | None = None
@@ -152,7 +151,7 @@ class ShardWorker:
     async def _clear_last(self) -> None:
         """Clear the confirmed publications, so that the next owner publishes none of them again."""
         if not self._lost:
-            await self._sendings.settled(CLOSE_SECONDS)
+            await self._publisher.settled(CLOSE_SECONDS)
         if self._confirmed and not self._lost:
             try:
                 await self._commit([])
@@ -183,7 +182,7 @@ class ShardWorker:
         last publication number before the rebuild. A second call for the same occasion does nothing.
         """
         if not kept:
-            self._sendings.hold(recall=marker != self.marker)
+            self._publisher.hold(recall=marker != self.marker)
         self.marker = marker
         again = partial(self.rebuild, marker, occasion, kept=kept)
         self.put(
@@ -191,7 +190,7 @@ class ShardWorker:
         )
 
     def _go_on(self, last: int) -> None:
-        self._confirmed.extend(self._sendings.go_on(last))
+        self._confirmed.extend(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
         """Add a command to the worker's queue."""
@@ -334,7 +333,7 @@ class ShardWorker:
         while self._unsent:
             effects = self._unsent.popleft()
             for publication in effects.publications:
-                self._sendings.send(publication)
+                self._publisher.send(publication)
             tell(self._ports, effects)
             if self.projector is not None:
                 self.projector.follow(effects)

@@ -41,13 +41,13 @@ class Scene:
     def __init__(self) -> None:
         self.broker = Slow()
         self.sent: list[int] = []
-        self.sendings = ShardPublisher(
+        self.publisher = ShardPublisher(
             cast(Broker, self.broker), lambda publication, _: self.sent.append(publication.number)
         )
 
     def send(self, *numbers: int) -> None:
         for number in numbers:
-            self.sendings.send(Publication(NodeKey("w", f"n{number}"), number, task(number)))
+            self.publisher.send(Publication(NodeKey("w", f"n{number}"), number, task(number)))
 
     async def begun(self, *numbers: int) -> None:
         await eventually(lambda: self.broker.begun == [str(number) for number in numbers])
@@ -59,14 +59,14 @@ def task(number: int) -> Task:
 
 async def test_same_occasion_again_drops_nothing_of_what_the_first_one_publishes() -> None:
     scene = Scene()
-    scene.sendings.hold(recall=False)
-    assert scene.sendings.go_on(10) == []
+    scene.publisher.hold(recall=False)
+    assert scene.publisher.go_on(10) == []
     scene.send(11, 12)
     await scene.begun(11, 12)
 
-    scene.sendings.hold(recall=False)
+    scene.publisher.hold(recall=False)
     scene.send(13)
-    assert scene.sendings.go_on(10) == []
+    assert scene.publisher.go_on(10) == []
 
     await scene.begun(11, 12, 13)
     scene.broker.confirm.set()
@@ -80,10 +80,10 @@ async def test_what_was_published_before_is_dropped_and_what_comes_after_is_sent
     scene.send(1, 2)
     await scene.begun(1, 2)
 
-    scene.sendings.hold(recall=recall)
+    scene.publisher.hold(recall=recall)
     scene.send(3, 4)
 
-    assert sorted(scene.sendings.go_on(3)) == [1, 2, 3]
+    assert sorted(scene.publisher.go_on(3)) == [1, 2, 3]
     await scene.begun(1, 2, 4)
     scene.broker.confirm.set()
     await eventually(lambda: scene.sent == [4])
@@ -95,22 +95,22 @@ async def test_nothing_goes_to_a_broker_for_which_it_was_not_meant() -> None:
     scene.send(1)
     await scene.begun(1)
 
-    scene.sendings.hold(recall=True)
+    scene.publisher.hold(recall=True)
 
     await eventually(lambda: scene.broker.recalled == ["1"])
-    await scene.sendings.settled(0.0)
+    await scene.publisher.settled(0.0)
     assert scene.sent == []
 
 
 async def test_older_occasion_told_late_changes_nothing() -> None:
     scene = Scene()
-    scene.sendings.hold(recall=False)
-    scene.sendings.go_on(10)
-    scene.sendings.go_on(5)
+    scene.publisher.hold(recall=False)
+    scene.publisher.go_on(10)
+    scene.publisher.go_on(5)
 
     scene.send(7)
 
-    await scene.sendings.settled(0.0)
+    await scene.publisher.settled(0.0)
     assert scene.broker.begun == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.shards import outgoing
+from dispatcher.shards import publisher
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
@@ -14,7 +14,7 @@ from tests.unit.dispatcher.lone_worker import open_worker
 async def test_publish_whose_confirm_is_unknown_is_repeated_under_another_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(outgoing, "PUBLISH_SECONDS", 0.05)
+    monkeypatch.setattr(publisher, "PUBLISH_SECONDS", 0.05)
     async with open_worker() as lone:
         lone.server.block()
         await lone.start()
