@@ -1,4 +1,4 @@
-"""The sweeper: it removes data that is not needed any more, in one dispatcher at a time, by a lease.
+"""Retention: the removal of data that is not needed any more, in one dispatcher at a time, by a lease.
 
 ==========================================  ==============================================================
 what                                        when
@@ -12,7 +12,7 @@ an idempotency key                          a week after its workflow was accept
 the answer to a request                     a day after it
 ==========================================  ==============================================================
 
-In a store that is older than the index of workflows by state the sweeper builds that first, a thousand workflows at a
+In a store that is older than the index of workflows by state the retention builds that first, a thousand workflows at a
 time.
 
 Everything is done in pages, each its own transaction, which commits only while the lease is held; between two pages

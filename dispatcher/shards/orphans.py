@@ -46,7 +46,7 @@ from dispatcher.shards.worker import ShardWorker
 
 log = logging.getLogger(__name__)
 
-PATROL_SECONDS = 5.0
+LOOK_SECONDS = 5.0
 PAUSE_SECONDS = 15.0
 """The distance of two looks beyond which this process counts as having stood still between them."""
 SILENT_SECONDS = 60.0
@@ -73,13 +73,14 @@ class OrphanDetector:
         """The state of `InFlight.started` over `SILENT_SECONDS` ago."""
 
     async def run(self) -> None:
-        """Look every `PATROL_SECONDS` until the worker is closed; errors of the broker are logged."""
+        """Look every `LOOK_SECONDS` until the worker is closed; errors of the broker are logged."""
         while not self._worker.closed:
-            await asyncio.sleep(PATROL_SECONDS)
+            await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self.look()
             except CoditectError as error:
-                log.info("A patrol could not look", extra={"shard": self._worker.shard, "reason": str(error)})
+                facts = {"shard": self._worker.shard, "reason": str(error)}
+                log.info("The orphan detector could not look", extra=facts)
 
     async def look(self) -> None:
         """Look at all flights once.

@@ -252,9 +252,9 @@ class ShardOwnership:
             self.workers[shard] = worker
             if returns != self._returns:
                 await self._check(worker)
-            patrol = OrphanDetector(worker, broker, self._ports.clock, self._pings)
-            name = f"{TASK_PREFIX}patrol {shard}"
-            self._ports.background.keep(patrol.run, name=name, critical=True, until=lambda: worker.closed)
+            detector = OrphanDetector(worker, broker, self._ports.clock, self._pings)
+            name = f"{TASK_PREFIX}orphan detector {shard}"
+            self._ports.background.keep(detector.run, name=name, critical=True, until=lambda: worker.closed)
             listened = await self._consume(shard, worker)
         except Exception:  # half open it would stay so, deaf or beside its successor: the next step opens another
             self.workers[shard] = worker

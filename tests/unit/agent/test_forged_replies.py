@@ -133,15 +133,15 @@ async def test_task_that_wants_its_result_elsewhere_is_refused_before_it_runs(re
 
 async def test_ping_is_answered_by_who_got_it_alone() -> None:
     shop = Shop()
-    async with TestFleet(agents=[shop.bank]) as fleet, MemoryBroker(fleet.server, name="patrol") as broker:
+    async with TestFleet(agents=[shop.bank]) as fleet, MemoryBroker(fleet.server, name="pings") as broker:
         fleet.pause("bank-1")
-        async with Pings(broker, name="patrol") as pings:
+        async with Pings(broker, name="pings") as pings:
             asked = asyncio.ensure_future(pings.ask(fleet.agents[0].id))
             await fleet.settled()
 
             for guess in [*map(str, range(50)), fleet.agents[0].id, TaskId("")]:
                 pong = Message(b"{}", correlation_id=guess, type="coditect.pong.v1")
-                await broker.publish(pong, exchange=routing.REPLIES, routing_key="reply.patrol")
+                await broker.publish(pong, exchange=routing.REPLIES, routing_key="reply.pings")
 
             assert await asked is PingAnswer.SILENCE
 

@@ -29,7 +29,7 @@ CRITICAL = (
     "shard worker 0",
     "presence of backlogs",
     "presence of broker and store, for the leases",
-    "presence of patrol 0",
+    "presence of orphan detector 0",
     "presence of the agents, watched",
     "presence of the leases",
     "timers of shard 0",
@@ -39,8 +39,8 @@ OPTIONAL = (
     "compare RQ with the ledger",
     "compare what ended with RQ",
     "presence of dropped copies",
+    "presence of retention",
     "presence of the clock",
-    "presence of the sweeper",
     "requests in RQ",
     "projector 0",
 )

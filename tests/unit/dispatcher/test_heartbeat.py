@@ -23,7 +23,7 @@ from dispatcher.ledger.commands import Began, Claimed, Command, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.liveness.ping import Pings
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, SILENT_SECONDS, OrphanDetector
+from dispatcher.shards.orphans import EARLY_ACK_MS, LOOK_SECONDS, SILENT_SECONDS, OrphanDetector
 from dispatcher.shards.recover import learn
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
@@ -36,7 +36,7 @@ HEARTBEAT_SECONDS = 45
 
 @dataclass
 class Walked:
-    """A shard worker as far as the patrol sees it, and its patrol."""
+    """A shard worker as far as its orphan detector sees it, and that detector."""
 
     broker: MemoryBroker
     clock: Ledger
@@ -47,8 +47,8 @@ class Walked:
     """How many of the ledger's effects are taken in."""
 
     def __post_init__(self) -> None:
-        self.patrol = OrphanDetector(
-            cast(ShardWorker, self), self.broker, cast(Clock, self), Pings(self.broker, name="patrol")
+        self.detector = OrphanDetector(
+            cast(ShardWorker, self), self.broker, cast(Clock, self), Pings(self.broker, name="pings")
         )
 
     def put(self, command: Command) -> None:
@@ -65,9 +65,9 @@ class Walked:
         self.followed = len(self.clock.seen)
 
     async def walk(self, seconds: float) -> None:
-        for _ in range(round(seconds / PATROL_SECONDS)):
-            await asyncio.sleep(PATROL_SECONDS)
-            await self.patrol.look()
+        for _ in range(round(seconds / LOOK_SECONDS)):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.detector.look()
 
 
 @asynccontextmanager
@@ -95,7 +95,7 @@ async def test_node_whose_agent_is_silent_for_longer_is_given_to_another(taken_o
         walked.in_flight.hear(PLACE, 1, asyncio.get_running_loop().time())
         await walked.walk(HEARTBEAT_SECONDS)
         heard = list(walked.lost)
-        await walked.walk(PATROL_SECONDS)
+        await walked.walk(LOOK_SECONDS)
         await ledger.batch(*walked.lost)
 
         assert (heard, walked.lost) == ([], [Lost(PLACE, 1, AGENT)])
@@ -108,7 +108,7 @@ async def test_one_lost_word_is_no_silence_by_the_shortest_heartbeat() -> None:
     async with working(heartbeat=f"{LEAST_HEARTBEAT_MS}ms") as (_, walked):
         await walked.walk(2 * BEAT_SECONDS)
         await asyncio.sleep(EVERY_SECONDS)
-        await walked.patrol.look()
+        await walked.detector.look()
 
         assert walked.lost == []
 

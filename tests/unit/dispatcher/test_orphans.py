@@ -1,4 +1,4 @@
-"""The patrol of a shard: what it takes for lost, and that time in which nobody could be heard is no silence."""
+"""The orphan detector: what it takes for lost, and that time in which nobody could be heard is no silence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.liveness.ping import Pings
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.orphans import EARLY_ACK_MS, PATROL_SECONDS, OrphanDetector
+from dispatcher.shards.orphans import EARLY_ACK_MS, LOOK_SECONDS, OrphanDetector
 from dispatcher.shards.recover import learn
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
@@ -67,7 +67,7 @@ class Mailbox:
 
 @dataclass
 class Walked:
-    """A shard worker, a clock that somebody sets, and a patrol that a test sends round."""
+    """A shard worker, a clock that somebody sets, and an orphan detector that a test has look."""
 
     server: MemoryServer
     broker: MemoryBroker
@@ -85,7 +85,7 @@ class Walked:
         return self.set_ms
 
     def open(self, pings: Pings) -> None:
-        self.patrol = OrphanDetector(cast(ShardWorker, self), self.broker, cast(Clock, self), pings)
+        self.detector = OrphanDetector(cast(ShardWorker, self), self.broker, cast(Clock, self), pings)
 
     async def answer(self, *, has_it: bool) -> Mailbox:
         """The agent reads its mailbox and says whether it has what it is asked for."""
@@ -99,9 +99,9 @@ class Walked:
         await self.broker.publish(Message(body=b"1"), exchange=routing.RESULTS, routing_key=str(self.shard))
 
     async def walk(self, seconds: float) -> None:
-        for _ in range(round(seconds / PATROL_SECONDS)):
-            await asyncio.sleep(PATROL_SECONDS)
-            await self.patrol.look()
+        for _ in range(round(seconds / LOOK_SECONDS)):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.detector.look()
 
     def move(
         self, number: int, state: TaskState = TaskState.PUBLISHED, *, level: str = "p1", age_ms: int = 0
@@ -125,7 +125,7 @@ async def opened() -> AsyncIterator[Walked]:
     async with MemoryBroker(server, name="dispatcher") as broker:
         await broker.declare(base_topology() + capability_queues(WORK) + shard_queues(0))
         walked = Walked(server, broker)
-        async with Pings(broker, name="patrol") as pings:
+        async with Pings(broker, name="pings") as pings:
             walked.open(pings)
             yield walked
 
@@ -142,7 +142,7 @@ async def test_publication_that_nobody_starts_is_lost_when_its_queue_has_nothing
 
         await walked.walk(60)
         early = list(walked.lost)
-        await walked.walk(PATROL_SECONDS)
+        await walked.walk(LOOK_SECONDS)
 
         assert early == []
         assert walked.lost == ([Lost(node_key, 7)] if lost else [])
@@ -190,7 +190,7 @@ async def test_silent_agent_is_gone_when_nothing_redelivers_what_it_had(age_ms: 
 
         await walked.walk(60)
         early = list(walked.lost)
-        await walked.walk(PATROL_SECONDS)
+        await walked.walk(LOOK_SECONDS)
 
         assert early == []
         assert walked.lost == ([Lost(node_key, 7, AGENT)] if lost else [])
@@ -234,7 +234,7 @@ async def test_what_was_begun_is_lost_when_neither_its_agent_nor_the_broker_has_
         await walked.walk(60)
         walked.move(8, TaskState.COMPLETED)  # which says nothing of what had begun: it is given to others first
         early = list(walked.lost)
-        await walked.walk(PATROL_SECONDS)
+        await walked.walk(LOOK_SECONDS)
         soon = list(walked.lost)
         await walked.walk(180)
 
@@ -250,7 +250,7 @@ async def test_what_is_heard_of_while_its_agent_is_asked_is_not_lost() -> None:
         node_key = walked.move(7, TaskState.WORKING)
         mailbox.meanwhile = lambda: walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
 
-        await walked.walk(60 + PATROL_SECONDS)
+        await walked.walk(60 + LOOK_SECONDS)
 
         assert (mailbox.asked, walked.lost) == (1, [])
 
@@ -261,11 +261,11 @@ async def test_who_says_that_it_has_what_was_begun_is_asked_again_when_it_was_si
         mailbox = await walked.answer(has_it=True)
         walked.move(7, TaskState.WORKING)
 
-        await walked.walk(60 + PATROL_SECONDS)
+        await walked.walk(60 + LOOK_SECONDS)
         asked = mailbox.asked
         await walked.walk(60)
         again = mailbox.asked
-        await walked.walk(PATROL_SECONDS)
+        await walked.walk(LOOK_SECONDS)
 
         assert (asked, again, mailbox.asked, walked.lost) == (1, 1, 2, [])
 
@@ -298,7 +298,7 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
                 walked.in_flight.hear(node_key, 1, asyncio.get_running_loop().time())
         await walked.walk(60)
         early = list(walked.lost)
-        await walked.walk(2 * PATROL_SECONDS)
+        await walked.walk(2 * LOOK_SECONDS)
 
         assert early == []
         assert [cast(Lost, one).node_key for one in walked.lost] == [node_key]

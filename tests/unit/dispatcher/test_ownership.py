@@ -58,7 +58,7 @@ async def test_late_commit_is_refused_counted_and_said(
         mine = await enter(MemoryBroker(server, name="client"))
         client = await enter(Client(mine, registry, clock=SystemClock(), name="client-test"))
         run = await client.start(flow)
-        await eventually(lambda: is_indexed(database))  # else the sweeper writes that beside us
+        await eventually(lambda: is_indexed(database))  # else the retention writes that beside us
         await database.run(lambda tr: take_over(tr, ownership.owner))
         before = await database.read(lambda tr: tr.get_range(b"", b"\xff"))
 

@@ -86,7 +86,7 @@ async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_don
     await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
 
 
-async def test_claim_of_an_unknown_commit_is_known_to_the_patrol(lone: LoneWorker) -> None:
+async def test_claim_of_an_unknown_commit_is_known_to_the_orphan_detector(lone: LoneWorker) -> None:
     await lone.start()
 
     lone.database.doubt = "repeated"

@@ -60,11 +60,11 @@ class Broom:
     ledger: Ledger
     graph: MemoryTaskGraph
     clock: At
-    sweeper: Retention
+    retention: Retention
 
     async def sweep(self, *, after_ms: int = 0) -> bool:
         self.clock.ms = self.ledger.now_ms + after_ms
-        return await self.sweeper.sweep()
+        return await self.retention.sweep()
 
     async def left(self) -> set[str]:
         """What there are keys of."""
@@ -106,7 +106,7 @@ async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_bef
 
     await broom.sweep(after_ms=7 * DAY_MS + 1)
 
-    assert broom.sweeper.swept == 1
+    assert broom.retention.swept == 1
     with pytest.raises(InputError):
         await broom.ledger.database.read(lambda tr: queries.get(tr, {"workflow": "w"}))
     assert (await broom.graph.counts([0])).of(JobState.FINISHED) == 0
@@ -192,7 +192,7 @@ async def test_answers_go_after_a_day_and_not_before(broom: Broom) -> None:
 
 async def test_another_dispatcher_sweeps_only_when_the_first_is_dead(broom: Broom) -> None:
     assert await broom.sweep()
-    other = Retention(broom.sweeper._ports, owner="other", graph=None, keep_days=7)
+    other = Retention(broom.retention._ports, owner="other", graph=None, keep_days=7)
 
     assert not await other.sweep()
     await broom.ledger.database.run(lambda tr: leases.renew(tr, "other", 1))
