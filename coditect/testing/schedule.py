@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from coditect.agent.heartbeat import TASK_PREFIX
-from coditect.agent.intake.intake import PATROL_SECONDS, Intake
+from coditect.agent.intake.intake import LOOK_SECONDS, Intake
 from coditect.testing.virtual_clock import VirtualClock
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
@@ -119,7 +119,7 @@ class Schedule:
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
-            return when - self._timeline.now < 2 * PATROL_SECONDS
+            return when - self._timeline.now < 2 * LOOK_SECONDS
         task = asyncio.current_task(self._loop)
         return task is not None and task.get_name().startswith(TASK_PREFIX)
 

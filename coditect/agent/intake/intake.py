@@ -25,7 +25,7 @@ from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
 
-PATROL_SECONDS = 0.01
+LOOK_SECONDS = 0.01
 FETCH_SECONDS = 0.025
 """The time in which a new consumer gets what its queue holds; a queue found empty is not asked again for so long."""
 MANY = 4
@@ -63,7 +63,7 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._consumers: dict[str, QueueConsumer] = {}
         self._lively: dict[QueueConsumer, None] = {}
-        """The queues that each look of the patrol visits; of `_others` it visits some, `_unvisited` before it rests."""
+        """The queues that each look visits; of `_others` a look visits some, `_unvisited` before the looks pause."""
         self._others: deque[QueueConsumer] = deque()
         self._unvisited = 0
         self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
@@ -71,7 +71,7 @@ class Intake:
         self._closed: dict[QueueConsumer, None] = {}
         self._suspended: Counter[int] = Counter()
         self._parked = 0
-        self._patrol: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._lag = 0.0
         self.waiting = 0
         """The number of deliveries in hand without a slot."""
@@ -303,16 +303,16 @@ class Intake:
         self._watch()
 
     def _watch(self) -> None:
-        """Start the patrol, which looks at the queues in a moment, and again as long as their credit may change."""
+        """Look at the queues in a moment, and again as long as their credit may change."""
         self._unvisited = len(self._others)
-        if self._patrol is None and not self.closed:
-            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
+        if self._next_look is None and not self.closed:
+            self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        patrol, self._patrol, now = self._patrol, None, self._loop.time()
-        if self.closed or patrol is None:
+        look, self._next_look, now = self._next_look, None, self._loop.time()
+        if self.closed or look is None:
             return
-        self._lag = lag = max(now - patrol.when(), 0.8 * self._lag)
+        self._lag = lag = max(now - look.when(), 0.8 * self._lag)
         some = min(MOST_AT_EACH_LOOK, len(self._others))
         self._unvisited -= some
         self._others.rotate(-some)
@@ -329,7 +329,7 @@ class Intake:
         if self.waiting or soon or changes or any(consumer.misfit_since for consumer in consumers):
             self._watch()
         elif self._unvisited > 0:
-            self._patrol = self._loop.call_later(PATROL_SECONDS, self._look)
+            self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
         """Return whether a queue's credit may stay as it is; else `consumer.missing` is the credit that it lacks.
@@ -393,8 +393,8 @@ class Intake:
     async def close(self) -> None:
         """Take nothing more, and return the deliveries that have not started."""
         self.closed = True
-        if self._patrol is not None:
-            self._patrol.cancel()
+        if self._next_look is not None:
+            self._next_look.cancel()
         for consumer in self._others:
             await consumer.close_consumers()
             await self._give_back_all(consumer, consumer.waiting)

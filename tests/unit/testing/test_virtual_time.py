@@ -101,7 +101,7 @@ async def test_months_pass_at_once_with_a_task_at_work_and_the_leases_kept(timer
 
         assert len(sleepers.left) == 3
         assert [one.agent_id for one in await fleet.registry.find(Search())] == [one.agent_id for one in before]
-        assert timers.count(True) < 3_000, "a quarter of a million heartbeats and patrols"
+        assert timers.count(True) < 3_000, "a quarter of a million heartbeats and looks"
 
 
 async def test_heartbeats_are_not_lost_by_a_leap(fleet: TestFleet) -> None:
