@@ -90,7 +90,7 @@ async def _of_task(opened: Connections, task_id: str, given: TaskQuestion | None
         question = _question_of(found.best, given)
         explanation = None if question is None else await _explained(broker, question, fleet)
     verdict = task_verdict(task_id, found, explanation, named=given is not None)
-    perhaps = () if found.locator else unseen(found, named=given is not None)
+    perhaps = () if found.sightings else unseen(found, named=given is not None)
     return _Answer(verdict, explanation, task_id, found, perhaps)
 
 
@@ -101,7 +101,7 @@ async def whereabouts(opened: Connections, task_id: str) -> Found:
     async with opened.broker() as broker:
         for pause in (LOOK_AGAIN_SECONDS, 0.0):
             found = await TaskLocator(broker).find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)
-            if found.locator:
+            if found.sightings:
                 break
             await asyncio.sleep(pause)  # on its way to a slot it is nowhere
     return found
@@ -140,7 +140,7 @@ def _tell(answer: _Answer) -> None:
     if answer.verdict.fix:
         typer.echo(f"Fix: {answer.verdict.fix}")
     if answer.found is not None:
-        for seen in answer.found.locator:
+        for seen in answer.found.sightings:
             typer.echo(f"Seen: {seen.place} {seen.queue or seen.agent_id}")
         say(f"{len(answer.found.looked)} queues were looked through, {answer.found.asked} agents answered.")
     for place in answer.unseen:
@@ -202,7 +202,7 @@ def _task_json(task_id: str, answer: _Answer) -> dict[str, object]:
                 "before": one.before,
                 "reason": one.reason or None,
             }
-            for one in (found.locator if found is not None else ())
+            for one in (found.sightings if found is not None else ())
         ],
         "looked": list(found.looked) if found is not None else [],
         "cut": list(found.cut) if found is not None else [],

@@ -44,7 +44,7 @@ class TaskLocator:
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
         """
-        locator, asked = await self._ask(task_id)
+        sightings, asked = await self._ask(task_id)
         looked, cut = [], []
         for queue in _queues(tuple(waiting), dead):
             stats = await self._broker.stats(queue)
@@ -52,10 +52,10 @@ class TaskLocator:
                 continue
             looked.append(queue)
             seen, whole = await self._look(queue, task_id, most)
-            locator += seen
+            sightings += seen
             if not (seen or whole):
                 cut.append(queue)
-        return Found(tuple(locator), tuple(looked), tuple(cut), asked)
+        return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
         """Return the sightings of the task in a queue, at most one, and whether the queue was searched to its end."""

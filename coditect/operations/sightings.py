@@ -47,7 +47,7 @@ class Sighting:
 class Found:
     """The result of a search for a task."""
 
-    locator: tuple[Sighting, ...]
+    sightings: tuple[Sighting, ...]
     """The places at which the task was seen."""
     looked: tuple[str, ...]
     """The queues that were searched."""
@@ -60,7 +60,7 @@ class Found:
     def best(self) -> Sighting | None:
         """The most telling sighting: a task can be at two places when an agent died, or after a redrive."""
         order = list(SightingPlace)
-        return min(self.locator, key=lambda one: order.index(one.place), default=None)
+        return min(self.sightings, key=lambda one: order.index(one.place), default=None)
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:

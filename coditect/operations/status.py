@@ -79,7 +79,7 @@ async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> Clust
         BrokerUnavailable: when the broker does not answer; retryable.
     """
     clock = clock or SystemClock()
-    async with asking(broker, clock, name=f"standing-{clock.new_id()}") as control:
+    async with asking(broker, clock, name=f"status-{clock.new_id()}") as control:
         status = await control.ask(Verb.STATUS, {})
         shards = tuple(_shard(row) for row in status["shards"])
         told = dict([_counted(status["answered_by"])])

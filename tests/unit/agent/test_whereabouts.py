@@ -43,7 +43,7 @@ async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find(handle.task_id, waiting=(), dead=(), most=10)
 
-    (seen,) = found.locator
+    (seen,) = found.sightings
     assert (seen.place, seen.agent_id, seen.capability) == (SightingPlace.WORKING, agent.agent_id, CAPABILITY)
     assert seen.priority is Priority.P0
 
@@ -54,7 +54,7 @@ async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.locator, found.asked) == ((), 3)
+    assert (found.sightings, found.asked) == ((), 3)
     assert "unrouted" in found.looked
 
 
@@ -63,7 +63,7 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert (found.locator, found.asked) == ((), 0)
+    assert (found.sightings, found.asked) == ((), 0)
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,4 +91,4 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert len(answers) == 1
-    assert all(seen.capability is None and seen.priority is None for seen in found.locator)
+    assert all(seen.capability is None and seen.priority is None for seen in found.sightings)

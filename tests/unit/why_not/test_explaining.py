@@ -145,8 +145,8 @@ def test_every_situation_has_an_answer_that_agrees_with_its_agents(
     assert explanation.verdict.takes or explanation.verdict.fix
 
 
-def found(*locator: Sighting, cut: tuple[str, ...] = ()) -> Found:
-    return Found(locator, ("tasks.code.review.p1",), cut, 1)
+def found(*sightings: Sighting, cut: tuple[str, ...] = ()) -> Found:
+    return Found(sightings, ("tasks.code.review.p1",), cut, 1)
 
 
 def seen(place: SightingPlace, **more: Any) -> Sighting:
