@@ -2,15 +2,17 @@
 
 `TestFleet` runs the real runtime, client and control plane over the in-memory twins of broker and registry.
 
-``fleet``          what a test holds: the fleet, its faults, and what a test can look at ``member``         one
-simulated process ``processes``      all simulated processes, and the actions on them: start, kill, pause, restart,
-drain ``schedule``       the order of the processes' callbacks; makes processes of the parts of one event loop
+``fleet``          what a test holds: the fleet, its faults, and what a test can look at
+``process``        one simulated process
+``processes``      all simulated processes, and the actions on them: start, kill, pause, restart, drain
+``schedule``       the order of the processes' callbacks; makes processes of the parts of one event loop
 ``virtual_clock``  the loop's virtual time: it stands still while there is work, and jumps while there is none
-``seeded``         time of day, ids and random numbers from a seed ``crashes``        the errors of background work
+``seeded``         time of day, ids and random numbers from a seed
+``crashes``        the errors of background work
 """
 
 from coditect.testing.errors import FleetCrashed, FleetStuck
 from coditect.testing.fleet import TestFleet
-from coditect.testing.member import State, VirtualProcess
+from coditect.testing.process import State, VirtualProcess
 
 __all__ = ["FleetCrashed", "FleetStuck", "State", "TestFleet", "VirtualProcess"]

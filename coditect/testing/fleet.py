@@ -34,7 +34,7 @@ from coditect.registry.port import Registry
 from coditect.settings.settings import Settings
 from coditect.testing.crashes import Crashes, warnings_muted
 from coditect.testing.errors import FleetCrashed, FleetStuck
-from coditect.testing.member import InProcess, State, VirtualProcess
+from coditect.testing.process import InProcess, State, VirtualProcess
 from coditect.testing.processes import VirtualProcesses
 from coditect.testing.schedule import Actor, Schedule
 from coditect.testing.seeded import SeededClock
@@ -99,7 +99,7 @@ class TestFleet:
         self._stuck_after_seconds = seconds(stuck_after)
         self._patience_seconds = seconds(patience)
         self._outside = (Actor("broker"), Actor("observer"))
-        self._crew: VirtualProcesses | None = None
+        self._started: VirtualProcesses | None = None
         self._events: list[Event] = []
         self._stack = AsyncExitStack()
         self._test: asyncio.Task[Any] | None = None
@@ -139,10 +139,10 @@ class TestFleet:
         """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
         self.registry = MemoryRegistry(now=asyncio.get_running_loop().time, wall_ms=self._clock("registry").now_ms)
         """The in-memory registry, with faults of its own: `failing`, `slow_seconds`."""
-        self._crew = VirtualProcesses(self.server, self._schedule)
+        self._started = VirtualProcesses(self.server, self._schedule)
         await asyncio.get_running_loop().create_task(self._observe(), context=observer.context())
         for name, running in planes.items():
-            await self._crew.start(name, partial(self._plane, running))
+            await self._started.start(name, partial(self._plane, running))
         for agent in self._declared:
             await self.add(agent, replicas=self._replicas_of(agent))
         self._broker = await self._stack.enter_async_context(MemoryBroker(self.server, name="test"))
@@ -174,9 +174,9 @@ class TestFleet:
         self._timeline.jobs = Jobs()  # no thread is waited for any more
         try:
             await self._stack.aclose()
-            if self._crew is not None:
+            if self._started is not None:
                 with warnings_muted():
-                    await self._crew.end()
+                    await self._started.end()
         finally:
             for actor in self._outside:
                 self._schedule.stop(actor)
@@ -185,19 +185,19 @@ class TestFleet:
 
     def _look_for_lost_errors(self) -> None:
         """Collect errors of tasks that no code awaited; asyncio itself reports these only at garbage collection."""
-        for member in self._members:
-            for task in member.actor.tasks:
+        for process in self.processes:
+            for task in process.actor.tasks:
                 if task.done() and not task.cancelled() and getattr(task, "_log_traceback", False):
                     error = task.exception()
                     if isinstance(error, Exception):
-                        self._crashes.add(error, f"{task.get_name()} of {member.id}")
+                        self._crashes.add(error, f"{task.get_name()} of {process.id}")
 
     def _waits_in_vain(self, why: str) -> None:
         stuck = FleetStuck(
             why,
             elapsed_seconds=round(self._timeline.now, 3),
-            paused=[one.id for one in self._members if one.state is State.PAUSED],
-            killed=[one.id for one in self._members if one.state is State.KILLED],
+            paused=[one.id for one in self.processes if one.state is State.PAUSED],
+            killed=[one.id for one in self.processes if one.state is State.KILLED],
             fix="await something that the fleet brings about, resume or restart what should do it, "
             "or give the await a timeout",
         )
@@ -208,7 +208,7 @@ class TestFleet:
             raise stuck
 
     def _leapt(self, span_seconds: float) -> None:
-        self.registry.extend([one.id for one in self._members if one.state is State.RUNNING], span_seconds)
+        self.registry.extend([one.id for one in self.processes if one.state is State.RUNNING], span_seconds)
 
     # -- what it is made of -----------------------------------------------------------------------------
 
@@ -227,28 +227,28 @@ class TestFleet:
     def _replicas_of(self, agent: Agent) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
 
-    def _registry_of(self, member: VirtualProcess) -> Registry:
+    def _registry_of(self, process: VirtualProcess) -> Registry:
         """Return the registry as the process reaches it."""
         return self.registry
 
-    def _agent(self, agent: Agent, member: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
+    def _agent(self, agent: Agent, process: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
         return running_agent(
             InProcess(agent),
-            broker=member.broker,
-            registry=self._registry_of(member),
+            broker=process.broker,
+            registry=self._registry_of(process),
             settings=self._settings,
-            clock=self._clock(member.id),
-            drain=member.drain,
-            agent_id=member.id,
-            host=Host(sample=lambda: Usage(0.0, 0), processes=False, health=member.health),
+            clock=self._clock(process.id),
+            drain=process.drain,
+            agent_id=process.id,
+            host=Host(sample=lambda: Usage(0.0, 0), processes=False, health=process.health),
         )
 
-    def _plane(self, running: Callable[..., Any], member: VirtualProcess) -> AbstractAsyncContextManager[Any]:
+    def _plane(self, running: Callable[..., Any], process: VirtualProcess) -> AbstractAsyncContextManager[Any]:
         plane: AbstractAsyncContextManager[Any] = running(
-            broker=member.broker,
-            registry=self._registry_of(member),
-            clock=self._clock(member.id),
-            owner=member.id,
+            broker=process.broker,
+            registry=self._registry_of(process),
+            clock=self._clock(process.id),
+            owner=process.id,
             evict=self.server,
         )
         return plane
@@ -264,14 +264,10 @@ class TestFleet:
         delivery.ack()
 
     @property
-    def _members(self) -> tuple[VirtualProcess, ...]:
-        return () if self._crew is None else self._crew.members
-
-    @property
     def _processes(self) -> VirtualProcesses:
-        if self._crew is None or self._ended:
+        if self._started is None or self._ended:
             raise SetupError("The fleet is not open", fix="async with TestFleet(...) as fleet:")
-        return self._crew
+        return self._started
 
     # -- time -------------------------------------------------------------------------------------------
 
@@ -348,8 +344,8 @@ class TestFleet:
 
     def drop_connections(self, target: str | None = None) -> None:
         """Cut the broker connections of a process or agent; without a target all of them, also the client's."""
-        for member in self._processes.living(target):
-            member.broker.drop()
+        for process in self._processes.living(target):
+            process.broker.drop()
         if target is None:
             self._broker.drop()
 
@@ -363,12 +359,12 @@ class TestFleet:
     def agents(self) -> tuple[VirtualProcess, ...]:
         """The living processes of agents, in order of their start."""
         names = {one.name for one in self._added}
-        return tuple(one for one in self._members if one.lives and one.name in names)
+        return tuple(one for one in self.processes if one.lives and one.name in names)
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
         """All processes that ever started, also those of the control plane and dead ones."""
-        return self._members
+        return () if self._started is None else self._started.processes
 
     @property
     def events(self) -> tuple[Event, ...]:

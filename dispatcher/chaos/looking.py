@@ -24,11 +24,11 @@ class RegistryLook:
 
 
 async def keep_looking(
-    registry: Registry, crew: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
+    registry: Registry, agents_now: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
 ) -> None:
     """Record one look after the other, until canceled; `name_of` returns the life of a record's agent."""
     while True:
-        now = crew()
+        now = agents_now()
         note(Type.INVOKE, "look", "registry", running=sorted(now.running), at_work=sorted(now.at_work))
         try:
             records = await registry.find(Search())

@@ -164,7 +164,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
         order.folder,
         history,
         environ=environ or os.environ,
-        crew={"dispatcher": order.dispatchers, "agent": order.agents},
+        processes={"dispatcher": order.dispatchers, "agent": order.agents},
         settings=settings,
         mutant=order.mutant,
     ) as stage:
@@ -185,7 +185,7 @@ async def _play(order: RunOrder, stage: ChaosTestbed, scribe: Scribe, say: Say) 
         pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
         load = ChaosLoad(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
-        looking = asyncio.create_task(keep_looking(registry, stage.crew, scribe.note, name_of=stage.life_of))
+        looking = asyncio.create_task(keep_looking(registry, stage.agents_now, scribe.note, name_of=stage.life_of))
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
         breaking = Nemesis(stage, scribe.note, strangers)

@@ -14,7 +14,7 @@ from coditect.aio.network import NetworkPath
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
-from coditect.testing.member import VirtualProcess
+from coditect.testing.process import VirtualProcess
 from coditect.wire import routing
 from dispatcher.chaos.faults import PART_SECONDS
 from dispatcher.chaos.network import MANNERS
@@ -102,13 +102,13 @@ class SimulatedNemesis:
 
     def revive(self) -> None:
         """Start dead processes again, which may die during the start, too."""
-        living = {member.name for member in self._fleet.processes if member.lives}
+        living = {process.name for process in self._fleet.processes if process.lives}
         for name in self._target.dispatchers:
             if name not in living:
                 self._restart(name, name)
         dead = [one for one in self._fleet.processes if one.name == AGENT and not one.lives and not one.replaced]
-        for member in dead:
-            self._restart(member.id, member.id)
+        for process in dead:
+            self._restart(process.id, process.id)
 
     def _restart(self, target: str, post: str) -> None:
         self._starting.append(asyncio.ensure_future(self._fleet.restart(target)))
@@ -117,19 +117,19 @@ class SimulatedNemesis:
     def kill(self, name: str, kind: str) -> None:
         """Kill a process, or every one of the name."""
         with suppress(NotFound):
-            for member in self._fleet.kill(name):
-                self._begin("kill", post_of_process(member), kind)
-                if member.name == name:
+            for process in self._fleet.kill(name):
+                self._begin("kill", post_of_process(process), kind)
+                if process.name == name:
                     self._target.lives[name] += 1
 
     async def _stop(self, target: str, kind: str) -> None:
         with suppress(NotFound):
-            for member in self._fleet.pause(target):
-                post = post_of_process(member)
+            for process in self._fleet.pause(target):
+                post = post_of_process(process)
                 self._begin("stop", post, kind)
                 await asyncio.sleep(self._chance.uniform(*STOP_SECONDS))
                 with suppress(NotFound):
-                    self._fleet.resume(member.id)
+                    self._fleet.resume(process.id)
                 self._note(Type.OK, "stop", post)
 
     async def _part(self, post: str) -> None:

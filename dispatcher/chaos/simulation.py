@@ -25,7 +25,7 @@ from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Registry
 from coditect.testing import TestFleet
-from coditect.testing.member import State, VirtualProcess
+from coditect.testing.process import State, VirtualProcess
 from coditect.wire import routing
 from dispatcher.chaos.check import CheckResult
 from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
@@ -184,9 +184,9 @@ class SimulatedFleet(TestFleet):
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
 
-    def _registry_of(self, member: VirtualProcess) -> Registry:
+    def _registry_of(self, process: VirtualProcess) -> Registry:
         path = NetworkPath()
-        self.paths[post_of_process(member)] = {"broker": member.broker.path, "redis": path}
+        self.paths[post_of_process(process)] = {"broker": process.broker.path, "redis": path}
         return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
 
     def _look_for_lost_errors(self) -> None:
@@ -269,7 +269,7 @@ class Scene:
         if self._plan.die_at is None and chance.random() < self._plan.die_at_a_call:
             self._breaking.kill(name, f"dispatcher.kill at {point}")
 
-    def _crew(self) -> RegistryLook:
+    def _agents_now(self) -> RegistryLook:
         running = {one.id: one.load.status for one in self.fleet.agents if one.state is not State.PAUSED}
         at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
         return RegistryLook(frozenset(running), frozenset(at_work))
@@ -280,7 +280,7 @@ class Scene:
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
         looking = asyncio.ensure_future(
-            keep_looking(self.fleet.registry, self._crew, note, name_of=lambda record: record.agent_id)
+            keep_looking(self.fleet.registry, self._agents_now, note, name_of=lambda record: record.agent_id)
         )
         self._calm = False
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:

@@ -120,7 +120,7 @@ class ChaosTestbed:
         """Return the posts of one role."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
-    def crew(self) -> RegistryLook:
+    def agents_now(self) -> RegistryLook:
         """Return the agents now."""
         posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
         self._lives |= {pid: post.life for pid, post in posts.items()}
@@ -128,7 +128,7 @@ class ChaosTestbed:
         return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
-        """Return the name of an agent's life, if a `crew` had it; else its process id."""
+        """Return the name of an agent's life, if `agents_now` had it; else its process id."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
 
@@ -182,13 +182,13 @@ async def private_stage(
     history: Path,
     *,
     environ: Mapping[str, str],
-    crew: Mapping[str, int],
+    processes: Mapping[str, int],
     settings: Mapping[str, str],
     mutant: str = "",
 ) -> AsyncIterator[ChaosTestbed]:
     """Run a testbed of its own, with all files below `folder`; its processes are gone after the block.
 
-    The `crew` is the number of processes by role of `PROGRAMS`; `settings` are environment variables of them all. Each
+    `processes` is the number of processes by role of `PROGRAMS`; `settings` are environment variables of them all. Each
     process reaches the broker and Redis by a proxy of its own. The broker has its management API, so that stopped
     processes are evicted. A `mutant` is in every process.
 
@@ -206,7 +206,8 @@ async def private_stage(
         }
         async with AsyncExitStack() as stack:
             posts = {}
-            for name, role in ((f"{role}-{number + 1}", role) for role, many in crew.items() for number in range(many)):
+            roles = [(f"{role}-{number + 1}", role) for role, many in processes.items() for number in range(many)]
+            for name, role in roles:
                 broker = await stack.enter_async_context(fault_proxy(servers.amqp_url))
                 redis = await stack.enter_async_context(fault_proxy(servers.redis_url))
                 own = shared | {"CODITECT_AMQP_URL": broker.url, "CODITECT_REDIS_URL": redis.url}

@@ -217,8 +217,8 @@ async def test_slots_are_busy_although_the_broker_is_far_away() -> None:
     """A thousand tasks of 100 ms that end by the hundred: a confirm, an acknowledgement and a delivery take 16 ms."""
     works = Works()
     async with TestFleet() as fleet:
-        [member] = await fleet.add(works.agent("far", ["far.work"], slots=100))
-        member.broker.path.slow(lambda: 0.004)
+        [process] = await fleet.add(works.agent("far", ["far.work"], slots=100))
+        process.broker.path.slow(lambda: 0.004)
         await asyncio.gather(*[await works.submit(fleet, "far.work", 0.1, Priority.P0) for _ in range(100)])
         since = fleet.elapsed_seconds
 

@@ -21,7 +21,7 @@ from coditect.model.registration import Load
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
-from coditect.testing.member import State, VirtualProcess
+from coditect.testing.process import State, VirtualProcess
 from tests.loops import loops, strike_for_ever, strike_once
 
 ENDED_SECONDS = 15.0
@@ -39,17 +39,17 @@ def worker(executed: Counter[str]) -> Agent:
     return agent
 
 
-def why_not(member: VirtualProcess) -> str:
-    return unready(member.broker, member.broker.health, member.health)
+def why_not(process: VirtualProcess) -> str:
+    return unready(process.broker, process.broker.health, process.health)
 
 
 async def test_every_loop_of_an_agent_is_critical_or_optional() -> None:
     async with TestFleet([worker(Counter())]) as fleet:
-        (member,) = fleet.agents
+        (process,) = fleet.agents
 
-        assert loops(member.health, critical=True) == {BEATS}
-        assert loops(member.health, critical=False) == {CLOCK}
-        assert why_not(member) == ""
+        assert loops(process.health, critical=True) == {BEATS}
+        assert loops(process.health, critical=False) == {CLOCK}
+        assert why_not(process) == ""
 
 
 @pytest.mark.parametrize("name", [BEATS, CLOCK])
@@ -58,19 +58,19 @@ async def test_loop_that_dies_is_healed_and_its_agent_never_taken_for_dead(
 ) -> None:
     executed: Counter[str] = Counter()
     async with TestFleet([worker(executed)]) as fleet:
-        (member,) = fleet.agents
+        (process,) = fleet.agents
         handles = [await fleet.submit("work") for _ in range(20)]
         await fleet.advance(1)
 
-        await strike_once(member.health, name)
+        await strike_once(process.health, name)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        down = why_not(member)
+        down = why_not(process)
         await fleet.advance(2)
 
         assert (repr(name) in down) is (name == BEATS)
-        assert why_not(member) == ""
-        assert member.health.deaths == {name: 1}
+        assert why_not(process) == ""
+        assert process.health.deaths == {name: 1}
         for handle in handles:
             await handle.result()
         assert Counter(executed.values()) == {1: 20}
@@ -83,17 +83,17 @@ async def test_loop_that_dies_is_healed_and_its_agent_never_taken_for_dead(
 async def test_heartbeat_that_dies_for_ever_ends_the_process_which_drains() -> None:
     executed: Counter[str] = Counter()
     async with TestFleet([worker(executed)]) as fleet:
-        (member,) = fleet.agents
-        assert member.work is not None
-        striking = asyncio.ensure_future(strike_for_ever(member.health, BEATS))
+        (process,) = fleet.agents
+        assert process.work is not None
+        striking = asyncio.ensure_future(strike_for_ever(process.health, BEATS))
 
-        await asyncio.wait({member.work}, timeout=ENDED_SECONDS)
+        await asyncio.wait({process.work}, timeout=ENDED_SECONDS)
         striking.cancel()
 
         with pytest.raises(LoopDied) as ended:
-            member.work.result()
+            process.work.result()
         assert ended.value.facts["loop"] == BEATS
-        assert member.state is State.ENDED
+        assert process.state is State.ENDED
         (other,) = await fleet.restart("worker")
         await (await fleet.submit("work")).result()
         assert other.state is State.RUNNING

@@ -104,9 +104,9 @@ class Works:
 
     async def add(self, fleet: TestFleet, agent: Agent) -> str:
         """Starts a process of it; its id."""
-        [member] = await fleet.add(agent)
-        self.staff[member.id] = Staff(frozenset(one.name for one in agent.capabilities), agent.slots)
-        return member.id
+        [process] = await fleet.add(agent)
+        self.staff[process.id] = Staff(frozenset(one.name for one in agent.capabilities), agent.slots)
+        return process.id
 
     def kill(self, fleet: TestFleet, agent_id: str) -> None:
         """Ends a process; what it ran has ended for it."""

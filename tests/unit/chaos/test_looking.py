@@ -26,7 +26,7 @@ def registered(pid: int) -> Registration:
     return Registration(AgentId(f"worker-{pid}"), "worker", "1.0.0", 1, (), pid=pid)
 
 
-def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still() -> None:
+def test_agents_now_are_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still() -> None:
     posts = {
         one.name: one
         for one in (
@@ -39,21 +39,21 @@ def test_crew_is_who_runs_and_who_is_ready_for_work_and_nobody_that_stands_still
     }
     stage = ChaosTestbed(Path(), cast(Any, None), posts)
 
-    crew = stage.crew()
+    agents = stage.agents_now()
 
-    assert crew == RegistryLook(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
+    assert agents == RegistryLook(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
     named = [stage.life_of(AgentRecord(registered(pid), Load(), 1_000)) for pid in (7, 8, 99)]
-    assert named == ["agent-1#7", "agent-2#8", "99"]  # who was never in the crew has no other name
+    assert named == ["agent-1#7", "agent-2#8", "99"]  # who was never there has no other name
 
 
 @pytest.mark.parametrize("failing", [False, True])
 async def test_look_says_who_was_there_and_who_was_listed_or_that_nobody_answered(failing: bool) -> None:
     notebook = Notebook(asyncio.get_running_loop().time)
-    crew = RegistryLook(frozenset({"worker-1", "worker-2"}), frozenset({"worker-1"}))
+    agents = RegistryLook(frozenset({"worker-1", "worker-2"}), frozenset({"worker-1"}))
     async with MemoryRegistry() as registry:
         await registry.register(registered(1), Load(), lease_seconds=3.0)
         registry.failing = failing
-        looking = keep_looking(registry, lambda: crew, notebook.of("chaos"), name_of=lambda record: record.agent_id)
+        looking = keep_looking(registry, lambda: agents, notebook.of("chaos"), name_of=lambda record: record.agent_id)
         with suppress(TimeoutError):
             await asyncio.wait_for(looking, 0.1)
 

@@ -253,11 +253,11 @@ async def test_control_plane_is_a_process_that_can_be_killed() -> None:
 
 async def test_state_and_load_of_a_process_can_be_looked_at() -> None:
     async with TestFleet(agents=[Sleepers().agent]) as fleet:
-        [member] = fleet.agents
-        assert (member.id, member.name, member.state) == ("sleeper-1", "sleeper", State.RUNNING)
+        [process] = fleet.agents
+        assert (process.id, process.name, process.state) == ("sleeper-1", "sleeper", State.RUNNING)
         await fleet.submit("sleep.well", 5)
         await fleet.settled()
 
-        assert (member.load.status, member.load.running) == (AgentStatus.BUSY, 1)
+        assert (process.load.status, process.load.running) == (AgentStatus.BUSY, 1)
         fleet.kill("sleeper")
-        assert repr(member) == "VirtualProcess('sleeper-1', killed)"
+        assert repr(process) == "VirtualProcess('sleeper-1', killed)"
