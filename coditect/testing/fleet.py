@@ -111,18 +111,18 @@ class TestFleet:
     async def __aenter__(self) -> Self:
         loop = virtual_loop()
         self._test = asyncio.current_task()
-        self._timeline = VirtualClock(
+        self._virtual_clock = VirtualClock(
             loop,
             beat_seconds=self._settings.beat_seconds,
             stuck_after_seconds=self._stuck_after_seconds,
             patience_seconds=self._patience_seconds,
-            leapt=self._leapt,
+            skipped=self._skipped,
             stuck=self._waits_in_vain,
         )
-        self._schedule = Schedule(loop, self._timeline, self._random("schedule"))
+        self._schedule = Schedule(loop, self._virtual_clock, self._random("schedule"))
         planes = tuple(entry_points(group=CONTROL_PLANES))
         self._crashes = Crashes(loop, ["coditect", *(one.value for one in planes)])
-        self._timeline.open()
+        self._virtual_clock.open()
         self._schedule.open()
         self._crashes.open()
         try:
@@ -171,7 +171,7 @@ class TestFleet:
     async def _end(self) -> None:
         self._ended = True
         self._crashes.close()
-        self._timeline.jobs = Jobs()  # no thread is waited for any more
+        self._virtual_clock.jobs = Jobs()  # no thread is waited for any more
         try:
             await self._stack.aclose()
             if self._started is not None:
@@ -181,7 +181,7 @@ class TestFleet:
             for actor in self._outside:
                 self._schedule.stop(actor)
             self._schedule.close()
-            self._timeline.close()
+            self._virtual_clock.close()
 
     def _look_for_lost_errors(self) -> None:
         """Collect errors of tasks that no code awaited; asyncio itself reports these only at garbage collection."""
@@ -195,7 +195,7 @@ class TestFleet:
     def _waits_in_vain(self, why: str) -> None:
         stuck = FleetStuck(
             why,
-            elapsed_seconds=round(self._timeline.now, 3),
+            elapsed_seconds=round(self._virtual_clock.now, 3),
             paused=[one.id for one in self.processes if one.state is State.PAUSED],
             killed=[one.id for one in self.processes if one.state is State.KILLED],
             fix="await something that the fleet brings about, resume or restart what should do it, "
@@ -207,7 +207,7 @@ class TestFleet:
         else:
             raise stuck
 
-    def _leapt(self, span_seconds: float) -> None:
+    def _skipped(self, span_seconds: float) -> None:
         self.registry.extend([one.id for one in self.processes if one.state is State.RUNNING], span_seconds)
 
     # -- what it is made of -----------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class TestFleet:
     def _clock(self, purpose: str) -> Clock:
         wrong = self._clocks_ahead_seconds
         ahead_ms = round(1000 * wrong.get(purpose, wrong.get(purpose.rpartition("-")[0], 0.0)))
-        return SeededClock(self._epoch_ms + ahead_ms, lambda: self._timeline.now, self._random(purpose))
+        return SeededClock(self._epoch_ms + ahead_ms, lambda: self._virtual_clock.now, self._random(purpose))
 
     def _replicas_of(self, agent: Agent) -> int:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
@@ -274,18 +274,18 @@ class TestFleet:
     @property
     def elapsed_seconds(self) -> float:
         """Virtual time since the fleet was entered."""
-        return self._timeline.now
+        return self._virtual_clock.now
 
     async def advance(self, span: Duration) -> None:
         """Let so much virtual time pass, with everything that happens in it, also at its very end."""
         await self.settled()
-        self._timeline.heard = self._timeline.now + seconds(span)
+        self._virtual_clock.heard = self._virtual_clock.now + seconds(span)
         await asyncio.sleep(seconds(span))
         await self.settled()
 
     async def settled(self) -> None:
         """Return when nothing is left to do before time goes on; no virtual time passes."""
-        await self._timeline.settled()
+        await self._virtual_clock.settled()
 
     # -- work -------------------------------------------------------------------------------------------
 

@@ -58,9 +58,9 @@ def _owner(context: Context | None) -> Actor | None:
 class Schedule:
     """The order of callbacks that replaces the loop's own between `open` and `close`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeline: VirtualClock, random: Random) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, virtual_clock: VirtualClock, random: Random) -> None:
         self._loop = loop
-        self._timeline = timeline
+        self._virtual_clock = virtual_clock
         self._random = random
         self._real_soon = loop.call_soon
         self._real_at = loop.call_at
@@ -96,7 +96,7 @@ class Schedule:
     def _soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
         actor = _owner(context)
         if actor is None:
-            self._timeline.heard = max(self._timeline.heard, self._timeline.now)
+            self._virtual_clock.heard = max(self._virtual_clock.heard, self._virtual_clock.now)
             return self._real_soon(callback, *args, context=context)
         handle = asyncio.Handle(callback, args, self._loop, context)
         self._enqueue(actor, handle, handle)
@@ -111,15 +111,15 @@ class Schedule:
         else:
             handle = asyncio.Handle(callback, args, self._loop, context)
             timer = self._real_at(when, lambda: self._enqueue(actor, handle, timer))
-        self._timeline.set(timer, quiet=self._is_quiet(actor, when, callback))
+        self._virtual_clock.set(timer, idle=self._is_idle(actor, when, callback))
         return timer
 
-    def _is_quiet(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
+    def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
         """Return whether a timer belongs to a heartbeat, or to the regular check of an intake."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
-            return when - self._timeline.now < 2 * LOOK_SECONDS
+            return when - self._virtual_clock.now < 2 * LOOK_SECONDS
         task = asyncio.current_task(self._loop)
         return task is not None and task.get_name().startswith(TASK_PREFIX)
 
@@ -133,7 +133,7 @@ class Schedule:
     def _execute(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         job = self._real_executor(executor, function, *args)
         actor = _owner(None)
-        self._timeline.jobs.add(job, lambda: actor is None or not actor.stopped)
+        self._virtual_clock.jobs.add(job, lambda: actor is None or not actor.stopped)
         return job
 
     # -- turns ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ time. Real events outside of the loop keep their place: while a plain handler ru
 a socket is open, time moves in small steps only.
 
 An idle fleet still sends heartbeats, and checks the tasks that run. When nothing else has happened for a while, nothing
-else will before the next timer that belongs to neither. Then the time *leaps* there, and the quiet timers, with the
+else will before the next timer that belongs to neither. Then the time *skips* there, and the idle timers, with the
 leases that they would have renewed, move along: two days cost as much as two seconds.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from coditect.errors import SetupError
 
 STEADY_BEATS = 2
-"""Number of heartbeats in which nothing else must have happened before time leaps."""
+"""Number of heartbeats in which nothing else must have happened before time skips ahead."""
 IO_SECONDS = 0.02
 """How long an open socket or pipe is waited for, in real time, before each step of virtual time."""
 LAST_CHANCE_SECONDS = 0.25
@@ -32,7 +32,7 @@ RESOLUTION_SECONDS = 1e-8
 """The amount that asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after
 three months: no timer would ever be due again.
 """
-_MOST_QUIET = 1_000
+_MOST_IDLE = 1_000
 
 
 class Jobs:
@@ -61,10 +61,10 @@ class VirtualClock:
         beat_seconds: float,
         stuck_after_seconds: float,
         patience_seconds: float,
-        leapt: Callable[[float], None],
+        skipped: Callable[[float], None],
         stuck: Callable[[str], None],
     ) -> None:
-        """Take the loop and the callbacks: `leapt` gets every leap in seconds, `stuck` the reason of a wait in vain."""
+        """Take the loop and the callbacks: `skipped` gets each skip in seconds, `stuck` the reason of a vain wait."""
         self.now = 0.0
         """Virtual seconds since the beginning."""
         self.heard = 0.0
@@ -74,11 +74,11 @@ class VirtualClock:
         self._beat_seconds = beat_seconds
         self._stuck_after_seconds = stuck_after_seconds
         self._patience_seconds = patience_seconds
-        self._leapt = leapt
+        self._skipped = skipped
         self._stuck = stuck
-        self._quiet: dict[int, asyncio.TimerHandle] = {}
+        self._idle: dict[int, asyncio.TimerHandle] = {}
         self._stirred = 0.0
-        self._idle: list[asyncio.Future[None]] = []
+        self._settling: list[asyncio.Future[None]] = []
         self._own = vars(loop)
         self._selector = self._own["_selector"]
         self._files = 0
@@ -107,29 +107,29 @@ class VirtualClock:
         timers: list[asyncio.TimerHandle] = self._own["_scheduled"]
         return timers
 
-    def _move_timers(self, seconds: float, *, quiet_only: bool = False) -> None:
+    def _move_timers(self, seconds: float, *, idle_only: bool = False) -> None:
         for timer in self._scheduled:
-            if not quiet_only or id(timer) in self._quiet:
+            if not idle_only or id(timer) in self._idle:
                 timer._when = timer.when() + seconds  # type: ignore[attr-defined]
         heapq.heapify(self._scheduled)
 
     # -- what others tell -------------------------------------------------------------------------------
 
-    def set(self, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
-        """Note a new timer; a quiet timer only checks whether anything happened."""
-        if not quiet:
+    def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
+        """Note a new timer; an idle timer only checks whether anything happened."""
+        if not idle:
             self._stirred = self.now
             return
-        if len(self._quiet) >= _MOST_QUIET:
+        if len(self._idle) >= _MOST_IDLE:
             waiting = {id(one) for one in self._scheduled}
-            self._quiet = {key: one for key, one in self._quiet.items() if key in waiting}
-        self._quiet[id(timer)] = timer
+            self._idle = {key: one for key, one in self._idle.items() if key in waiting}
+        self._idle[id(timer)] = timer
 
     async def settled(self) -> None:
         """Return when nothing is left to do before time goes on; no time passes meanwhile."""
-        idle: asyncio.Future[None] = self._loop.create_future()
-        self._idle.append(idle)
-        await idle
+        settled: asyncio.Future[None] = self._loop.create_future()
+        self._settling.append(settled)
+        await settled
 
     # -- the passing of time ----------------------------------------------------------------------------
 
@@ -141,9 +141,9 @@ class VirtualClock:
         events = self._outside()
         if events:
             return events
-        if self._idle:
-            idle, self._idle = self._idle, []
-            for one in idle:
+        if self._settling:
+            settling, self._settling = self._settling, []
+            for one in settling:
                 if not one.done():
                     one.set_result(None)
         elif timeout is None:
@@ -167,28 +167,28 @@ class VirtualClock:
         first = self._scheduled[0]
         if self.now - self.heard > self._patience_seconds:
             return self._in_vain("What the test waits for did not come within the patience of the fleet")
-        if id(first) not in self._quiet:
+        if id(first) not in self._idle:
             self._stirred = _snapped(first.when())
         elif self.now - self._stirred >= STEADY_BEATS * self._beat_seconds:
-            others = [one.when() for one in self._scheduled if not one.cancelled() and id(one) not in self._quiet]
+            others = [one.when() for one in self._scheduled if not one.cancelled() and id(one) not in self._idle]
             if not others:
                 return self._in_vain("Nothing runs, and only heartbeats wait for time")
-            if self._leap(min(others)):
+            if self._skip(min(others)):
                 return []
         self.now = _snapped(first.when()) if timeout < LONGEST_SELECT_SECONDS else self.now + timeout
         return []
 
-    def _leap(self, to: float) -> bool:
-        """Leap by whole heartbeats, so that everything is as it was before.
+    def _skip(self, to: float) -> bool:
+        """Skip whole heartbeats, so that everything is as it was before.
 
         Return False for less than one heartbeat.
         """
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False
-        self._move_timers(seconds, quiet_only=True)
+        self._move_timers(seconds, idle_only=True)
         self.now += seconds
-        self._leapt(seconds)
+        self._skipped(seconds)
         return True
 
     def _in_vain(self, why: str) -> list[Any]:

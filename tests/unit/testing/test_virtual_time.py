@@ -1,4 +1,4 @@
-"""The fleet's time: it stands still while there is work, jumps while there is none, and leaps over heartbeats."""
+"""The fleet's time: it stands still while there is work, jumps while there is none, and skips heartbeats."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_everybody_wakes_at_their_time_and_in_order(delays: list[float]) -> None
 
 @pytest.fixture
 def timers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Every timer that is set, whether it is a quiet one."""
+    """Every timer that is set, whether it is an idle one."""
     counted: list[bool] = []
     really_set = VirtualClock.set
 
-    def count(self: VirtualClock, timer: asyncio.TimerHandle, *, quiet: bool) -> None:
-        counted.append(quiet)
-        really_set(self, timer, quiet=quiet)
+    def count(self: VirtualClock, timer: asyncio.TimerHandle, *, idle: bool) -> None:
+        counted.append(idle)
+        really_set(self, timer, idle=idle)
 
     monkeypatch.setattr(VirtualClock, "set", count)
     return counted
@@ -104,7 +104,7 @@ async def test_months_pass_at_once_with_a_task_at_work_and_the_leases_kept(timer
         assert timers.count(True) < 3_000, "a quarter of a million heartbeats and looks"
 
 
-async def test_heartbeats_are_not_lost_by_a_leap(fleet: TestFleet) -> None:
+async def test_heartbeats_are_not_lost_by_a_skip(fleet: TestFleet) -> None:
     for _ in range(5):
         await fleet.advance("1h")
         [record] = await fleet.registry.find(Search())
@@ -112,7 +112,7 @@ async def test_heartbeats_are_not_lost_by_a_leap(fleet: TestFleet) -> None:
 
 
 @pytest.mark.slow
-async def test_timer_of_a_handler_is_never_leapt_over() -> None:
+async def test_timer_of_a_handler_is_never_skipped() -> None:
     ticks: list[float] = []
     clockwork = Agent("clockwork")
 
