@@ -134,7 +134,7 @@ class TestFleet:
 
     async def _open(self, planes: Mapping[str, Callable[..., Any]]) -> None:
         broker, observer = self._outside
-        make = partial(MemoryServer, clock=self._clock("broker"), chance=self._random("consumers"))
+        make = partial(MemoryServer, clock=self._clock("broker"), seeded=self._random("consumers"))
         self.server: MemoryServer = broker.context().run(make)
         """The in-memory broker, with faults of its own: `stop`, `start`, `block`, `lose_next_confirms`."""
         self.registry = MemoryRegistry(now=asyncio.get_running_loop().time, wall_ms=self._clock("registry").now_ms)

@@ -64,12 +64,12 @@ class Target:
 class SimulatedNemesis:
     """The faults of one seed, each beside the others."""
 
-    def __init__(self, target: Target, note: Note, chance_of: Callable[[str], Random], wiped: float) -> None:
+    def __init__(self, target: Target, note: Note, seeded_of: Callable[[str], Random], wiped: float) -> None:
         """Take as `wiped` the share of the broker's deaths after which its data is gone."""
         self._target = target
         self._fleet = target.fleet
         self._note = note
-        self._chance, self._network = chance_of("faults"), chance_of("network")
+        self._seeded, self._network = seeded_of("faults"), seeded_of("network")
         self._wiped = wiped
         self._starting: list[asyncio.Task[Any]] = []
         self._broker_away = False
@@ -83,15 +83,15 @@ class SimulatedNemesis:
         now = asyncio.get_running_loop().time
         end = now() + seconds
         async with asyncio.TaskGroup() as group:
-            while now() + (pause := self._chance.uniform(*between_seconds)) < end:
+            while now() + (pause := self._seeded.uniform(*between_seconds)) < end:
                 await asyncio.sleep(min(pause, BACK_SECONDS))
                 self.revive()
                 await asyncio.sleep(pause - min(pause, BACK_SECONDS))
-                for _ in range(self._chance.randrange(20)):
+                for _ in range(self._seeded.randrange(20)):
                     await asyncio.sleep(0)  # somewhere within the instant
                 self.revive()
                 if acts:
-                    group.create_task(self._chance.choice(acts)(self, strangers))
+                    group.create_task(self._seeded.choice(acts)(self, strangers))
 
     def end(self) -> None:
         """Stop the start of processes that were killed before they were ready."""
@@ -127,7 +127,7 @@ class SimulatedNemesis:
             for process in self._fleet.pause(target):
                 post = post_of_process(process)
                 self._begin("stop", post, kind)
-                await asyncio.sleep(self._chance.uniform(*STOP_SECONDS))
+                await asyncio.sleep(self._seeded.uniform(*STOP_SECONDS))
                 with suppress(NotFound):
                     self._fleet.resume(process.id)
                 self._note(Type.OK, "stop", post)
@@ -140,7 +140,7 @@ class SimulatedNemesis:
         server, manner = self._network.choice([*paths]), self._network.choice([*MANNERS])
         self._begin("part", post, f"{server}.part", manner=manner)
         MANNERS[manner](paths[server], self._network)
-        await asyncio.sleep(self._chance.uniform(*PART_SECONDS))
+        await asyncio.sleep(self._seeded.uniform(*PART_SECONDS))
         paths[server].heal()
         self._note(Type.OK, "part", post)
 
@@ -157,16 +157,16 @@ class SimulatedNemesis:
             await self._part(self._agent())
 
     def _agent(self) -> str:
-        return self._chance.choice(self._fleet.agents).id
+        return self._seeded.choice(self._fleet.agents).id
 
     async def _kill_dispatcher(self, _: Strangers) -> None:
-        self.kill(self._chance.choice(self._target.dispatchers), "dispatcher.kill")
+        self.kill(self._seeded.choice(self._target.dispatchers), "dispatcher.kill")
 
     async def _stop_dispatcher(self, _: Strangers) -> None:
-        await self._stop(self._chance.choice(self._target.dispatchers), "dispatcher.stop")
+        await self._stop(self._seeded.choice(self._target.dispatchers), "dispatcher.stop")
 
     async def _part_dispatcher(self, _: Strangers) -> None:
-        await self._part(self._chance.choice(self._target.dispatchers))
+        await self._part(self._seeded.choice(self._target.dispatchers))
 
     # -- servers ----------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class SimulatedNemesis:
     async def _redis_away(self, _: Strangers) -> None:
         self._begin("kill", "redis", "redis.kill")
         self._fleet.registry.failing = self._target.graph.failing = True
-        await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+        await asyncio.sleep(self._seeded.uniform(*AWAY_SECONDS))
         self._fleet.registry.failing = self._target.graph.failing = False
         self._note(Type.OK, "kill", "redis")
 
@@ -196,11 +196,11 @@ class SimulatedNemesis:
         if self._broker_away:
             return
         self._broker_away = True
-        wiped = self._chance.random() < self._wiped
+        wiped = self._seeded.random() < self._wiped
         act = "wipe" if wiped else "kill"
         self._begin(act, "broker", f"broker.{act}")
         self._fleet.server.stop()
-        await asyncio.sleep(self._chance.uniform(*AWAY_SECONDS))
+        await asyncio.sleep(self._seeded.uniform(*AWAY_SECONDS))
         self._fleet.server.start(lose_messages=wiped)
         self._broker_away = False
         self._note(Type.OK, act, "broker")
@@ -212,7 +212,7 @@ class SimulatedNemesis:
         self._broker_away = True
         self._begin("stop", "broker", "broker.stop")
         self._fleet.server.block()
-        await asyncio.sleep(self._chance.uniform(*STALL_SECONDS))
+        await asyncio.sleep(self._seeded.uniform(*STALL_SECONDS))
         self._fleet.server.unblock()
         self._broker_away = False
         self._note(Type.OK, "stop", "broker")
@@ -220,7 +220,7 @@ class SimulatedNemesis:
     async def _lose_confirms(self, _: Strangers) -> None:
         """Lose confirms: the broker takes messages, and the publishers get no notice."""
         self._begin("cut", "broker", "broker.mute")
-        for _lost in range(self._chance.randint(1, MOST_CONFIRMS)):
+        for _lost in range(self._seeded.randint(1, MOST_CONFIRMS)):
             self._fleet.server.lose_next_confirms(1)
             await asyncio.sleep(CONFIRM_SECONDS)
         self._note(Type.OK, "cut", "broker")
@@ -230,17 +230,17 @@ class SimulatedNemesis:
         names = [one for one in QUEUES if self._fleet.server.find(one) is not None]
         if not names or self._broker_away:
             return
-        queue = self._chance.choice(names)
+        queue = self._seeded.choice(names)
         self._begin("stop", queue, "queue.stop")
         self._fleet.server.silence(queue)
-        await asyncio.sleep(self._chance.uniform(*PART_SECONDS))
+        await asyncio.sleep(self._seeded.uniform(*PART_SECONDS))
         self._fleet.server.end_silence(queue)
         self._note(Type.OK, "stop", queue)
 
     async def _delete_an_exchange(self, _: Strangers) -> None:
         """Delete an exchange with all of its bindings, whose owners have to make them again."""
         self._begin("cut", "broker", "exchange.delete")
-        self._fleet.server.delete_exchange(self._chance.choice(EXCHANGES))
+        self._fleet.server.delete_exchange(self._seeded.choice(EXCHANGES))
         self._note(Type.OK, "cut", "broker")
 
     async def _strangers(self, strangers: Strangers) -> None:

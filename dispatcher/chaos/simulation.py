@@ -217,14 +217,14 @@ class Scene:
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
         self.fleet.paths = {}
         target = Target(self.fleet, self._graph, self._names, self._lives, self.fleet.paths)
-        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._chance_of, plan.wiped)
+        self._breaking = SimulatedNemesis(target, self.notebook.of("chaos"), self._seeded_of, plan.wiped)
 
     @property
     def faults(self) -> int:
         """The number of faults."""
         return self._breaking.faults
 
-    def _chance_of(self, part: str) -> Random:
+    def _seeded_of(self, part: str) -> Random:
         """Return the random numbers of one part: draws of another part do not change what a seed does here."""
         return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
@@ -237,13 +237,13 @@ class Scene:
     ) -> AsyncIterator[Any]:
         self._lives[name] += 1
         life = f"{name}#{self._lives[name]}"
-        note, chance = self.notebook.of(life), self._chance_of(life)
-        reached = partial(self._reached, name, self._lives[name], chance)
-        store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=chance.getrandbits(32))
+        note, seeded = self.notebook.of(life), self._seeded_of(life)
+        reached = partial(self._reached, name, self._lives[name], seeded)
+        store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=seeded.getrandbits(32))
         paths = self.fleet.paths[name]
         paths["store"] = store.path
         async with WitnessedDatabase(store, note, reached=reached) as database:
-            ways = ClaimPaths(on_record=chance.random() < self._plan.on_record)
+            ways = ClaimPaths(on_record=seeded.random() < self._plan.on_record)
             options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             remote: Any = RemotePort(self._graph, paths["redis"], TaskGraphUnavailable)
@@ -261,12 +261,12 @@ class Scene:
 
     # -- faults -----------------------------------------------------------------------------------------
 
-    def _reached(self, name: str, life: int, chance: Random, point: str) -> None:
+    def _reached(self, name: str, life: int, seeded: Random, point: str) -> None:
         if self._calm or life != self._lives[name]:
             return
         self._at_work = name
         self._failpoints.reached(point)
-        if self._plan.die_at is None and chance.random() < self._plan.die_at_a_call:
+        if self._plan.die_at is None and seeded.random() < self._plan.die_at_a_call:
             self._breaking.kill(name, f"dispatcher.kill at {point}")
 
     def _agents_now(self) -> RegistryLook:
@@ -276,7 +276,7 @@ class Scene:
 
     async def run(self) -> None:
         """Run the load and the faults; then end all faults, and wait for the end of begun work."""
-        load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._chance_of("load"), self._plan.pace)
+        load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._seeded_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
         looking = asyncio.ensure_future(
@@ -285,7 +285,7 @@ class Scene:
         self._calm = False
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:
             kinds = self._plan.kinds if self._plan.die_at is None else ()
-            strangers = Strangers(broker, note, self._chance_of("strangers"))
+            strangers = Strangers(broker, note, self._seeded_of("strangers"))
             await self._breaking.run(kinds, self._plan.seconds, self._plan.between_seconds, strangers)
         self._calm = True
         self._breaking.revive()

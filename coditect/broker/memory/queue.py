@@ -70,14 +70,14 @@ class MemoryQueue:
         *,
         give_up: GiveUp,
         expire: Callable[[str], None],
-        chance: random.Random | None = None,
+        seeded: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """Take the declaration and callbacks; `chance` selects consumers at random, `context` is that of the timers."""
+        """Take the declaration and callbacks; `seeded` selects consumers at random, `context` is that of the timers."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire
-        self._chance = chance
+        self._seeded = seeded
         self._context = context or copy_context()
         self._ready: list[Stored] = []
         self._in_hand: dict[int, Stored] = {}
@@ -238,8 +238,8 @@ class MemoryQueue:
         self._expire_heads()
 
     def _next_with_room(self) -> QueueSubscription | None:
-        if self._chance is not None and self._subscriptions:
-            self._subscriptions.rotate(self._chance.randrange(len(self._subscriptions)))
+        if self._seeded is not None and self._subscriptions:
+            self._subscriptions.rotate(self._seeded.randrange(len(self._subscriptions)))
         for _ in range(len(self._subscriptions)):
             subscription = self._subscriptions[0]
             self._subscriptions.rotate(-1)

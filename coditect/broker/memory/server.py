@@ -64,11 +64,11 @@ class Session:
 class MemoryServer:
     """RabbitMQ 3.10 in memory, for one event loop; all entities and messages survive `stop` and `start`."""
 
-    def __init__(self, *, clock: Clock | None = None, chance: random.Random | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, seeded: random.Random | None = None) -> None:
         """Take the clock, and a random source that selects the next consumer; without one, consumers take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
-        self._chance = chance
+        self._seeded = seeded
         self.context = copy_context()
         """In which the broker acts of its own accord."""
         self._exchanges = Exchanges()
@@ -241,7 +241,7 @@ class MemoryServer:
         known = self._queues.get(queue.name)
         if known is None:
             self._queues[queue.name] = MemoryQueue(
-                queue, give_up=self._give_up, expire=self.delete_queue, chance=self._chance, context=self.context
+                queue, give_up=self._give_up, expire=self.delete_queue, seeded=self._seeded, context=self.context
             )
         elif known.declared != queue:
             raise TopologyMismatch("The queue exists with other arguments", entity=queue.name)

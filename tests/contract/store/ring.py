@@ -44,8 +44,8 @@ class Ring:
             number = self._next(tr, number)
         return number == 0 and len(seen) == self._size == len(tr.get_range(*self._space.range()))
 
-    def any_node(self, chance: random.Random) -> int:
-        return chance.randrange(self._size)
+    def any_node(self, seeded: random.Random) -> int:
+        return seeded.randrange(self._size)
 
     def _next(self, tr: Reads, number: int) -> int:
         return read_counter(tr.get(self._space.pack((number,))))

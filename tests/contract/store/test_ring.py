@@ -23,10 +23,10 @@ async def turn(database: Database, ring: Ring, swap: Swap, *, seed: int, swaps: 
     """Swaps at many places at once; returns how many were acknowledged before the store went away."""
     acknowledged = 0
 
-    async def caller(chance: random.Random) -> None:
+    async def caller(seeded: random.Random) -> None:
         nonlocal acknowledged
         for _ in range(swaps):
-            first = ring.any_node(chance)
+            first = ring.any_node(seeded)
             try:
                 await database.run(lambda tr: swap(tr, first))  # noqa: B023  # awaited at once
             except (StoreUnavailable, TransactionTimedOut):
@@ -48,7 +48,7 @@ async def test_concurrent_swaps_keep_the_ring(database: Database, space: Space) 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_the_ring_survives_faults_and_crashes(space: Space, seed: int) -> None:
-    ring, disk, chance = Ring(space, 7), Disk(), random.Random(seed)
+    ring, disk, seeded = Ring(space, 7), Disk(), random.Random(seed)
     async with MemoryDatabase(disk) as database:
         await database.run(ring.lay)
     repeated = 0
@@ -56,7 +56,7 @@ async def test_the_ring_survives_faults_and_crashes(space: Space, seed: int) -> 
     for life in range(4):
         async with MemoryDatabase(disk, faults=FAULTS, seed=seed * 10 + life) as database:
             at_work = asyncio.create_task(turn(database, ring, ring.swap, seed=seed + life))
-            await asyncio.sleep(chance.random() * 0.03)
+            await asyncio.sleep(seeded.random() * 0.03)
             database.crash()
             await at_work
             repeated += database.repeated

@@ -61,9 +61,9 @@ SEEDS = range(1, 6)
 
 def drawn(seed: int) -> tuple[str, ...]:
     """The same orders in another sequence, each at another time."""
-    chance = Random(seed)
-    orders = [f"{point}:kill@{chance.randint(1, 2 * AT[point.partition('.')[0]])}" for point in POINTS]
-    return tuple(chance.sample(orders, len(orders)))
+    seeded = Random(seed)
+    orders = [f"{point}:kill@{seeded.randint(1, 2 * AT[point.partition('.')[0]])}" for point in POINTS]
+    return tuple(seeded.sample(orders, len(orders)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,22 +308,22 @@ async def test_parent_that_is_handed_on_by_a_drain_finds_its_child_running() -> 
         assert len(family.begun) == 1
 
 
-def draw_tree(chance: random.Random, depth: int = 0) -> list[object]:
+def draw_tree(seeded: random.Random, depth: int = 0) -> list[object]:
     return [
-        draw_tree(chance, depth + 1) if depth < 4 and chance.random() < 0.6 else round(chance.uniform(1, 60), 1)
-        for _ in range(chance.choice([1, 1, 2, 3]))
+        draw_tree(seeded, depth + 1) if depth < 4 and seeded.random() < 0.6 else round(seeded.uniform(1, 60), 1)
+        for _ in range(seeded.choice([1, 1, 2, 3]))
     ]
 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_whenever_a_family_is_canceled_nothing_of_it_runs_a_moment_later(seed: int) -> None:
-    family, chance = Family(), random.Random(seed)
-    async with TestFleet(agents=[family.agent(slots=chance.choice([1, 4, 50]))], replicas=3, seed=seed) as fleet:
+    family, seeded = Family(), random.Random(seed)
+    async with TestFleet(agents=[family.agent(slots=seeded.choice([1, 4, 50]))], replicas=3, seed=seed) as fleet:
         bystander = await fleet.submit("family.member", [[50.0], 50.0])
         await fleet.advance("1s")
         known = set(family.running)
-        handle = await fleet.submit("family.member", draw_tree(chance))
-        await fleet.advance(f"{round(chance.uniform(0, 20_000))}ms")
+        handle = await fleet.submit("family.member", draw_tree(seeded))
+        await fleet.advance(f"{round(seeded.uniform(0, 20_000))}ms")
 
         await handle.cancel()
         await handle.outcome(timeout="1m")

@@ -53,11 +53,11 @@ async def test_task_behind_a_long_one_is_not_worn_out_by_hand_backs(hand_backs: 
 
 
 async def test_two_minute_tasks_on_a_full_fleet_stay_where_they_are(hand_backs: Counter[str]) -> None:
-    works, chance = Works(), random.Random(1)
+    works, seeded = Works(), random.Random(1)
     async with TestFleet(seed=1) as fleet:
         for _ in range(10):
             await works.add(fleet, works.agent("ten", ["long.work"], slots=4))
-        results = [await works.submit(fleet, "long.work", chance.uniform(60, 180)) for _ in range(190)]
+        results = [await works.submit(fleet, "long.work", seeded.uniform(60, 180)) for _ in range(190)]
 
         await asyncio.gather(*results)
 
@@ -113,9 +113,9 @@ async def test_silent_queue_keeps_no_slot_from_another() -> None:
         await received
 
 
-def draw_seconds(chance: random.Random, *, most: float = MINUTES) -> float:
+def draw_seconds(seeded: random.Random, *, most: float = MINUTES) -> float:
     """From a millisecond up, each order of magnitude as often."""
-    return round(10 ** chance.uniform(-3, most), 3)
+    return round(10 ** seeded.uniform(-3, most), 3)
 
 
 def kept(seconds: float) -> dict[str, Any]:
@@ -130,27 +130,27 @@ async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_ou
     seed: int, hand_backs: Counter[str]
 ) -> None:
     """Every fourth seed has tasks of half an hour, which costs it several times the time."""
-    works, chance = Works(), random.Random(seed)
+    works, seeded = Works(), random.Random(seed)
     most, timeout = (HALF_AN_HOUR, "1h") if seed % 4 == 3 else (MINUTES, "10m")
-    names = [f"mixed.c{number}" for number in range(chance.choice([1, 1, 2, 5]))]
+    names = [f"mixed.c{number}" for number in range(seeded.choice([1, 1, 2, 5]))]
     async with TestFleet(agents=[works.keeper()], seed=seed) as fleet:
-        for _ in range(chance.choice([1, 2, 3, 5, 20])):
-            offered = names if chance.random() < 0.7 else [names[0]]
-            await works.add(fleet, works.agent("mixed", offered, slots=chance.choice([1, 2, 4, 8]), timeout=timeout))
-        last = await works.add(fleet, works.agent("mixed", names, slots=chance.choice([1, 2, 4]), timeout=timeout))
-        parents = chance.choice([0, 0.1, 0.5])
+        for _ in range(seeded.choice([1, 2, 3, 5, 20])):
+            offered = names if seeded.random() < 0.7 else [names[0]]
+            await works.add(fleet, works.agent("mixed", offered, slots=seeded.choice([1, 2, 4, 8]), timeout=timeout))
+        last = await works.add(fleet, works.agent("mixed", names, slots=seeded.choice([1, 2, 4]), timeout=timeout))
+        parents = seeded.choice([0, 0.1, 0.5])
         results = []
-        for _ in range(chance.choice([40, 120])):
-            level = chance.choice(list(Priority))
-            awaits = draw_seconds(chance) if chance.random() < parents else 0
-            seconds = draw_seconds(chance) / 10 if awaits else draw_seconds(chance, most=most)
-            name = chance.choice(names)
+        for _ in range(seeded.choice([40, 120])):
+            level = seeded.choice(list(Priority))
+            awaits = draw_seconds(seeded) if seeded.random() < parents else 0
+            seconds = draw_seconds(seeded) / 10 if awaits else draw_seconds(seeded, most=most)
+            name = seeded.choice(names)
             results.append(await works.submit(fleet, name, seconds, level, awaits=awaits, **kept(seconds)))
-            if chance.random() < 0.3:
-                await fleet.advance(chance.choice([0.001, 0.03, 0.3, 3, 30]))
+            if seeded.random() < 0.3:
+                await fleet.advance(seeded.choice([0.001, 0.03, 0.3, 3, 30]))
             alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]
-            if alive and chance.random() < 0.02:
-                works.kill(fleet, chance.choice(alive))
+            if alive and seeded.random() < 0.02:
+                works.kill(fleet, seeded.choice(alive))
 
         await asyncio.gather(*results)
         dead = [letter for name in names for letter in await fleet.dead_letters(name)]
@@ -197,15 +197,15 @@ async def test_what_is_asked_for_ahead_of_a_slot_waits_for_one_quick_run_at_most
     seed: int, shortest: float, longest: float, hand_backs: Counter[str]
 ) -> None:
     """Short tasks come in bursts, to agents that are full and to idle ones."""
-    works, chance = Works(), random.Random(seed)
+    works, seeded = Works(), random.Random(seed)
     async with TestFleet(seed=seed) as fleet:
         for _ in range(3):
             await works.add(fleet, works.agent("even", ["even.work"], slots=4))
         results = []
         for _ in range(40):
-            for _ in range(chance.choice([1, 4, 8, 13, 20, 40])):
-                results.append(await works.submit(fleet, "even.work", chance.uniform(shortest, longest), Priority.P0))
-            await fleet.advance(chance.uniform(0, 0.5))
+            for _ in range(seeded.choice([1, 4, 8, 13, 20, 40])):
+                results.append(await works.submit(fleet, "even.work", seeded.uniform(shortest, longest), Priority.P0))
+            await fleet.advance(seeded.uniform(0, 0.5))
 
         await asyncio.gather(*results)
 

@@ -119,19 +119,19 @@ async def test_p2_gets_its_share_under_a_flood_of_p0(scene: Scene) -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 async def test_everything_finishes_whatever_arrives(scene: Scene, seed: int) -> None:
-    chance = random.Random(seed)
-    slots = chance.choice([1, 2, 3, 8])
-    fleet = [Sleeper(slots=slots, capabilities=3) for _ in range(chance.choice([1, 2]))]
+    seeded = random.Random(seed)
+    slots = seeded.choice([1, 2, 3, 8])
+    fleet = [Sleeper(slots=slots, capabilities=3) for _ in range(seeded.choice([1, 2]))]
     for one in fleet:
         await scene.start(one.agent)
     client = await scene.client()
     handles = []
     for _ in range(250):
-        seconds = chance.choice([0.0, 0.001, 0.01, 0.07])
-        name = f"sleep.c{chance.randrange(3)}"
-        handles.append(await client.submit(name, seconds, priority=chance.choice(list(Priority))))
-        if chance.random() < 0.1:
-            await asyncio.sleep(chance.choice([0.0, 0.02, 0.06]))
+        seconds = seeded.choice([0.0, 0.001, 0.01, 0.07])
+        name = f"sleep.c{seeded.randrange(3)}"
+        handles.append(await client.submit(name, seconds, priority=seeded.choice(list(Priority))))
+        if seeded.random() < 0.1:
+            await asyncio.sleep(seeded.choice([0.0, 0.02, 0.06]))
 
     await done(handles, seconds=30)
 
