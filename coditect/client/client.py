@@ -109,14 +109,14 @@ class Client:
         self.name = name or f"client-{token_hex(6)}"
         self._stack = AsyncExitStack()
         self._background = Supervisor()
-        self._picker = Selector(registry, self._clock, self._background)
+        self._selector = Selector(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
         self._event_stream = EventStreams(broker, name=self.name)
         offers = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(
             broker,
             self._clock,
-            picker=self._picker,
+            selector=self._selector,
             offers=offers,
             requests=self._requests,
             event_stream=self._event_stream,

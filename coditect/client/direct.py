@@ -36,14 +36,14 @@ class DirectLane:
         broker: Broker,
         clock: Clock,
         *,
-        picker: Selector,
+        selector: Selector,
         offers: CapabilityCatalogue,
         requests: Requests,
         event_stream: EventStreams,
     ) -> None:
         self._broker = broker
         self._clock = clock
-        self._picker = picker
+        self._selector = selector
         self._offers = offers
         self._requests = requests
         self._event_stream = event_stream
@@ -51,7 +51,7 @@ class DirectLane:
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
         """Publish one task and return its handle; see `Client.submit`."""
         claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
-        pick = await self._picker.pick(capability, options.strategy, options.wanted, pin=options.pin)
+        pick = await self._selector.pick(capability, options.strategy, options.wanted, pin=options.pin)
         handle, sent = self._begin(capability, body, options, pick, claims)
         await self._taken(handle, sent)
         return handle
@@ -60,7 +60,7 @@ class DirectLane:
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
         """Publish a task for each value and yield the handles; see `Client.submit_many`."""
-        picks = self._picker.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
+        picks = self._selector.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         source = iter(values)
         under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
         try:

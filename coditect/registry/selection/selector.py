@@ -222,8 +222,8 @@ class Selector:
 class SelectionBatch:
     """The picks of agents for a sequence of tasks, in order."""
 
-    def __init__(self, picker: Selector, order: _Order, pinned: Pick | None) -> None:
-        self._picker = picker
+    def __init__(self, selector: Selector, order: _Order, pinned: Pick | None) -> None:
+        self._selector = selector
         self._order = order
         self._pinned = pinned
         self._known: Known | None = None
@@ -239,7 +239,7 @@ class SelectionBatch:
         return None if agent_id is None or self._known is None else self._known.give(agent_id)
 
     async def _refill(self) -> None:
-        assigned = await self._picker.assign(self._order)
+        assigned = await self._selector.assign(self._order)
         self._known, picks = assigned or (None, (None,) * GLANCE)
         self._picks = deque(picks)
 

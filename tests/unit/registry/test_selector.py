@@ -14,7 +14,7 @@ from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Search
-from coditect.registry.selection import selector
+from coditect.registry.selection import selector as selector_module
 from coditect.registry.selection.selector import GLANCE, Pick, Selector
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, REVIEW, make_registration
@@ -52,17 +52,17 @@ def registry() -> CountingRegistry:
 
 
 @pytest.fixture
-async def picker(registry: CountingRegistry) -> AsyncIterator[Selector]:
+async def selector(registry: CountingRegistry) -> AsyncIterator[Selector]:
     async with Supervisor() as background:
         yield Selector(registry, SystemClock(), background)
 
 
-async def picks(picker: Selector, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
-    return Counter([agent_of(await picker.pick(CAPABILITY, strategy, ANYTHING)) for _ in range(many)])
+async def picks(selector: Selector, many: int, strategy: Strategy | None) -> Counter[AgentId | None]:
+    return Counter([agent_of(await selector.pick(CAPABILITY, strategy, ANYTHING)) for _ in range(many)])
 
 
-async def batch(picker: Selector, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
-    sequence = picker.batch(CAPABILITY, strategy, ANYTHING, many=size)
+async def batch(selector: Selector, many: int, strategy: Strategy | None, *, size: int = 500) -> list[AgentId | None]:
+    sequence = selector.batch(CAPABILITY, strategy, ANYTHING, many=size)
     return [agent_of(await sequence.next()) for _ in range(many)]
 
 
@@ -70,40 +70,40 @@ def agent_of(pick: Pick | None) -> AgentId | None:
     return None if pick is None else pick.agent_id
 
 
-async def learnt(picker: Selector, registry: CountingRegistry) -> None:
-    assert picker.follow(CAPABILITY) is None
-    await eventually(lambda: picker._known.get(CAPABILITY) is not None)
+async def learnt(selector: Selector, registry: CountingRegistry) -> None:
+    assert selector.follow(CAPABILITY) is None
+    await eventually(lambda: selector._known.get(CAPABILITY) is not None)
 
 
 @pytest.mark.parametrize("strategy", Strategy)
 async def test_many_picks_are_one_read_of_the_registry(
-    picker: Selector, registry: CountingRegistry, strategy: Strategy
+    selector: Selector, registry: CountingRegistry, strategy: Strategy
 ) -> None:
     await registry.fleet(4, 4)
 
-    many = await asyncio.gather(*(picker.pick(CAPABILITY, strategy, ANYTHING) for _ in range(50)))
+    many = await asyncio.gather(*(selector.pick(CAPABILITY, strategy, ANYTHING) for _ in range(50)))
 
     assert {agent_of(pick) for pick in many} == {"a0", "a1"}
     assert registry.finds == {CAPABILITY: 1}
 
 
-async def test_picks_from_one_read_do_not_all_go_to_the_same(picker: Selector, registry: CountingRegistry) -> None:
+async def test_picks_from_one_read_do_not_all_go_to_the_same(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2, 4, 6)
 
-    assert await picks(picker, 60, Strategy.LEAST_BUSY) == {"a0": 10, "a1": 20, "a2": 30}
+    assert await picks(selector, 60, Strategy.LEAST_BUSY) == {"a0": 10, "a1": 20, "a2": 30}
 
 
 async def test_what_is_old_is_read_again(
-    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    selector: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selector, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(selector_module, "FRESH_SECONDS", 0.0)
     await registry.fleet(4)
-    await picks(picker, 3, Strategy.LEAST_BUSY)
+    await picks(selector, 3, Strategy.LEAST_BUSY)
 
     assert registry.finds[CAPABILITY] == 3
 
 
-async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Selector, registry: CountingRegistry) -> None:
+async def test_turns_are_the_fleet_s_own_for_single_picks(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4, 4)
     async with Supervisor() as background:
         other = Selector(registry, SystemClock(), background)
@@ -111,76 +111,76 @@ async def test_turns_are_the_fleet_s_own_for_single_picks(picker: Selector, regi
         turns = [
             agent_of(await one.pick(CAPABILITY, Strategy.ROUND_ROBIN, ANYTHING))
             for _ in range(6)
-            for one in (picker, other)
+            for one in (selector, other)
         ]
 
     assert all(len(set(turns[start : start + 3])) == 3 for start in range(0, 12, 3))
 
 
 async def test_batch_is_assigned_from_one_read_and_the_rest_is_the_broker_s(
-    picker: Selector, registry: CountingRegistry
+    selector: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(2, 4)
 
-    assigned = await batch(picker, 100, Strategy.LOAD_BALANCED)
+    assigned = await batch(selector, 100, Strategy.LOAD_BALANCED)
 
     assert Counter(assigned) == {"a0": 4, "a1": 8, None: 88}
     assert None not in assigned[:12]
     assert (registry.finds[CAPABILITY], registry.turns) == (1, 0)
 
 
-async def test_two_batches_share_the_room(picker: Selector, registry: CountingRegistry) -> None:
+async def test_two_batches_share_the_room(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2, 4)
 
-    both = [*await batch(picker, 7, Strategy.ROUND_ROBIN), *await batch(picker, 7, Strategy.ROUND_ROBIN)]
+    both = [*await batch(selector, 7, Strategy.ROUND_ROBIN), *await batch(selector, 7, Strategy.ROUND_ROBIN)]
 
     assert Counter(both) == {"a0": 4, "a1": 8, None: 2}
 
 
-async def test_what_a_batch_did_not_use_is_free_for_the_next(picker: Selector, registry: CountingRegistry) -> None:
+async def test_what_a_batch_did_not_use_is_free_for_the_next(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(2)
 
-    assert await batch(picker, 1, Strategy.LEAST_BUSY) == ["a0"]
-    assert await batch(picker, 4, Strategy.LEAST_BUSY) == ["a0", "a0", "a0", None]
+    assert await batch(selector, 1, Strategy.LEAST_BUSY) == ["a0"]
+    assert await batch(selector, 4, Strategy.LEAST_BUSY) == ["a0", "a0", "a0", None]
 
 
 async def test_batch_that_goes_on_looks_again(
-    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    selector: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await registry.fleet(2)
-    sequence = picker.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
+    sequence = selector.batch(CAPABILITY, Strategy.LEAST_BUSY, ANYTHING, many=100)
     first = [await sequence.next() for _ in range(5)]
-    monkeypatch.setattr(selector, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(selector_module, "FRESH_SECONDS", 0.0)
 
     assert first[-1] is None
     assert agent_of(await sequence.next()) == "a0"
 
 
 async def test_call_without_a_strategy_waits_for_nothing_and_learns_beside(
-    picker: Selector, registry: CountingRegistry
+    selector: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(4)
 
-    assert await picks(picker, 1_000, None) == {None: 1_000}
+    assert await picks(selector, 1_000, None) == {None: 1_000}
     assert registry.finds[CAPABILITY] == 0
     await eventually(lambda: registry.finds[CAPABILITY])
-    assert await picks(picker, 1_000, None) == {None: 1_000}
+    assert await picks(selector, 1_000, None) == {None: 1_000}
     assert registry.finds[CAPABILITY] == 1
 
 
-async def test_call_without_a_strategy_follows_its_capability(picker: Selector, registry: CountingRegistry) -> None:
+async def test_call_without_a_strategy_follows_its_capability(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4, asks=Strategy.ROUND_ROBIN)
-    await learnt(picker, registry)
+    await learnt(selector, registry)
 
-    assert await picks(picker, 100, None) == {"a0": 50, "a1": 50}
+    assert await picks(selector, 100, None) == {"a0": 50, "a1": 50}
     assert (registry.finds[CAPABILITY], registry.turns) == (1, 0)
 
 
 async def test_batch_without_a_strategy_follows_its_capability_once_that_is_known(
-    picker: Selector, registry: CountingRegistry
+    selector: Selector, registry: CountingRegistry
 ) -> None:
     await registry.fleet(2, 4, asks=Strategy.LEAST_BUSY)
-    sequence = picker.batch(CAPABILITY, None, ANYTHING, many=100)
+    sequence = selector.batch(CAPABILITY, None, ANYTHING, many=100)
     first = [await sequence.next() for _ in range(GLANCE)]
     await eventually(lambda: registry.finds[CAPABILITY])
 
@@ -188,70 +188,70 @@ async def test_batch_without_a_strategy_follows_its_capability_once_that_is_know
     assert Counter([agent_of(await sequence.next()) for _ in range(20)]) == {"a0": 4, "a1": 8, None: 8}
 
 
-async def test_call_s_own_strategy_comes_before_its_capability_s(picker: Selector, registry: CountingRegistry) -> None:
+async def test_strategy_of_a_call_comes_before_its_capability_s(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(1, 9, asks=Strategy.LEAST_BUSY)
-    await learnt(picker, registry)
+    await learnt(selector, registry)
 
-    assert await picks(picker, 10, Strategy.ROUND_ROBIN) == {"a0": 5, "a1": 5}
+    assert await picks(selector, 10, Strategy.ROUND_ROBIN) == {"a0": 5, "a1": 5}
 
 
-async def test_newest_version_says_what_its_capability_asks_for(picker: Selector, registry: CountingRegistry) -> None:
+async def test_newest_version_says_what_its_capability_asks_for(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4)
     newer = replace(
         make_registration("b0", offers=(replace(REVIEW, strategy=Strategy.LEAST_BUSY),)),
         started_at_ms=1_900_000_000_000,
     )
     await registry.register(newer, IDLE, lease_seconds=60)
-    await learnt(picker, registry)
+    await learnt(selector, registry)
 
-    assert await picks(picker, 8, None) == {"a0": 4, "b0": 4}
+    assert await picks(selector, 8, None) == {"a0": 4, "b0": 4}
 
 
-async def test_what_is_wanted_is_the_best_match(picker: Selector, registry: CountingRegistry) -> None:
+async def test_what_is_wanted_is_the_best_match(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(4, 4)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"})), IDLE, lease_seconds=60)
 
-    assert agent_of(await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))) == "b0"
+    assert agent_of(await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}))) == "b0"
 
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
 async def test_registry_that_fails_leaves_it_to_the_broker(
-    picker: Selector, registry: CountingRegistry, strategy: Strategy | None
+    selector: Selector, registry: CountingRegistry, strategy: Strategy | None
 ) -> None:
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
     registry.failing = True
 
-    assert await picks(picker, 5, strategy) == {None: 5}
-    assert await batch(picker, 40, strategy) == [None] * 40
+    assert await picks(selector, 5, strategy) == {None: 5}
+    assert await batch(selector, 40, strategy) == [None] * 40
     assert registry.finds[CAPABILITY] <= 1
 
 
 @pytest.mark.parametrize("strategy", [None, *Strategy])
 async def test_client_without_a_registry_leaves_it_to_the_broker(strategy: Strategy | None) -> None:
     async with Supervisor() as background:
-        picker = Selector(None, SystemClock(), background)
+        selector = Selector(None, SystemClock(), background)
 
-        assert await picks(picker, 5, strategy) == {None: 5}
-        assert await batch(picker, 40, strategy) == [None] * 40
+        assert await picks(selector, 5, strategy) == {None: 5}
+        assert await batch(selector, 40, strategy) == [None] * 40
         assert len(background) == 0
 
 
 async def test_what_was_learnt_too_long_ago_is_not_gone_by(
-    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    selector: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
-    await learnt(picker, registry)
-    monkeypatch.setattr(selector, "LEARN_SECONDS", 0.0)
+    await learnt(selector, registry)
+    monkeypatch.setattr(selector_module, "LEARN_SECONDS", 0.0)
 
-    assert picker.follow(CAPABILITY) is None
+    assert selector.follow(CAPABILITY) is None
 
 
-async def test_task_whose_end_is_known_does_not_count_any_more(picker: Selector, registry: CountingRegistry) -> None:
+async def test_task_whose_end_is_known_does_not_count_any_more(selector: Selector, registry: CountingRegistry) -> None:
     await registry.fleet(1)
     await registry.register(make_registration("b0", tags=frozenset({"gpu"}), slots=1), IDLE, lease_seconds=60)
 
     for _ in range(20):
-        pick = await picker.pick(CAPABILITY, None, Wanted(tags={"gpu"}))
+        pick = await selector.pick(CAPABILITY, None, Wanted(tags={"gpu"}))
         assert pick is not None
         assert pick.agent_id == "b0"
         pick.over(None)
@@ -259,16 +259,16 @@ async def test_task_whose_end_is_known_does_not_count_any_more(picker: Selector,
 
 
 async def test_capability_that_begins_to_ask_is_followed_in_time(
-    picker: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
+    selector: Selector, registry: CountingRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selector, "LEARN_SECONDS", 0.2)
+    monkeypatch.setattr(selector_module, "LEARN_SECONDS", 0.2)
     await registry.fleet(4)
-    await learnt(picker, registry)
-    assert await picks(picker, 5, None) == {None: 5}
+    await learnt(selector, registry)
+    assert await picks(selector, 5, None) == {None: 5}
 
     await registry.fleet(4, asks=Strategy.LEAST_BUSY)
 
     async def followed() -> bool:
-        return agent_of(await picker.pick(CAPABILITY, None, ANYTHING)) == "a0"
+        return agent_of(await selector.pick(CAPABILITY, None, ANYTHING)) == "a0"
 
     await eventually(followed)
