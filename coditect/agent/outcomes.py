@@ -239,27 +239,34 @@ class Outcomes:
             log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
             delivery.reject()
 
-    async def unsettled(self, execution: Execution, error: Exception | SentBack) -> bool:
-        """Settle an attempt on which the runtime itself failed, as a failed attempt, so that it counts; return True.
+    async def unsettled(self, execution: Execution, error: BaseException) -> None:
+        """Settle an attempt that ended with an error of the runtime; a cancel returns its deliveries and goes on."""
+        try:
+            await self._settle_failed(execution, error)
+        except BaseException:
+            execution.requeue()
+            raise
+
+    async def _settle_failed(self, execution: Execution, error: BaseException) -> None:
+        """Settle an attempt on which the runtime itself failed, as a failed attempt, so that it counts.
 
         Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
         """
+        delivery = execution.delivery
         if isinstance(error, SentBack):  # a workflow task, which waits for its owner's word
-            work = self.send_back(execution, within_seconds=OWNER_SECONDS)
-            await guarded(work, execution.delivery, execution)
-            return True
-        if isinstance(error, NoOwner):
-            await guarded(self._disown(execution, error), execution.delivery, execution)
-            return True
-        if isinstance(error, Retryable | SetupError | NotFound | Unroutable):
-            await not_settled(error, execution.delivery, execution)
-            return True
-        log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
-        failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
-        now = self._clock.now_ms()
-        ended = HandlerEnd(Status.FAILED, failure=failure, error=error)
-        await guarded(self.settle(execution, ended, now, now), execution.delivery, execution)
-        return True
+            await guarded(self.send_back(execution, within_seconds=OWNER_SECONDS), delivery, execution)
+        elif isinstance(error, NoOwner):
+            await guarded(self._disown(execution, error), delivery, execution)
+        elif isinstance(error, Retryable | SetupError | NotFound | Unroutable):
+            await not_settled(error, delivery, execution)
+        elif isinstance(error, Exception):
+            log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
+            failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
+            now = self._clock.now_ms()
+            ended = HandlerEnd(Status.FAILED, failure=failure, error=error)
+            await guarded(self.settle(execution, ended, now, now), delivery, execution)
+        else:
+            raise error
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""

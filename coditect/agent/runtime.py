@@ -281,7 +281,7 @@ class Runtime:
 
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
         """Run one execution: the boundary at which each delivery is settled or goes back, whatever happens."""
-        key, settled = execution.key, False
+        key = execution.key
         try:
             if not self._joined(received.task, key, received.delivery):
                 if key is not None:
@@ -293,14 +293,13 @@ class Runtime:
                 else:
                     async with self._isolation.around(received) as execution.suspicion:
                         await self._run(execution, received)
-            settled = True
-        except (Exception, SentBack) as error:  # noqa: BLE001 - told in full
-            settled = await self._outcomes.unsettled(execution, error)
+        except BaseException as error:  # noqa: BLE001 - told in full, or raised again
+            await self._outcomes.unsettled(execution, error)
         finally:
             if not execution.slot_passed_on:
                 self._intake.finished(received, None)
             if not execution.posted:
-                self._end(execution, settled=settled)
+                self._end(execution)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
         """Run one attempt and settle it; with `post` an answer is not awaited, and `_answered` continues."""
@@ -333,32 +332,28 @@ class Runtime:
         if failed is None:
             self._outcomes.posted(answer)
             if execution.attached is None:
-                self._end(execution, settled=True)
+                self._end(execution)
                 return
         execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
 
     async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
         """Continue an execution from its answer on: the publish failed, or attached deliveries want answers."""
-        settled = False
         try:
             if failed is not None:
                 await self._outcomes.answer(execution, outcome, failed)
             else:
                 await self._outcomes.answer_attached(execution, outcome)
-            settled = True
-        except Exception as error:  # noqa: BLE001 - told in full
-            settled = await self._outcomes.unsettled(execution, error)
+        except BaseException as error:  # noqa: BLE001 - told in full, or raised again
+            await self._outcomes.unsettled(execution, error)
         finally:
-            self._end(execution, settled=settled)
+            self._end(execution)
 
-    def _end(self, execution: Execution, *, settled: bool) -> None:
-        """Remove an execution from this process, and return its deliveries unless they are settled."""
+    def _end(self, execution: Execution) -> None:
+        """Remove an execution from this process."""
         self._executions.discard(execution)
         key = execution.key
         if key is not None and self._running.get(key) is execution:
             del self._running[key]
-        if not settled:
-            execution.requeue()
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
 
