@@ -15,8 +15,6 @@ class Counters:
     """The number of results that a fence refused."""
     unrecorded: int = 0
     """The number of results that the ledger could not take: their attempts have failed."""
-    newer: int = 0
-    """The number of nodes under way that a newer dispatcher wrote: they are left alone."""
     strange: int = 0
     """The number of results of unknown nodes."""
     dropped: int = 0

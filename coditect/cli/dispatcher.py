@@ -83,8 +83,8 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
     results that a fence refused; STRANGE results of nodes that nobody knows; DROPPED tasks without a queue that came
-    too fast to be answered; NEWER nodes that are left alone, since a newer dispatcher wrote them. A dispatcher that
-    does not answer, or has no shard, has none.
+    too fast to be answered. NEWER: the nodes of its shards that are left alone, since a newer dispatcher wrote
+    them. A dispatcher that does not answer, or has no shard, has none.
 
     \b
     Example: coditect dispatcher status

@@ -50,7 +50,7 @@ class RefusalCounts:
     restarts: int
     """Loops of the process that died and were started again."""
     newer: int
-    """Nodes under way that a newer dispatcher wrote, found when a shard was taken over."""
+    """Nodes under way of its shards that a newer dispatcher wrote."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,8 @@ class Verb(StrEnum):
     """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
     "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`: of the
     dispatcher that answers, since its start: how many commits a lease refused, how many results a fence refused, how
-    many results were of unknown nodes, how many could not be recorded, and how many nodes a newer dispatcher must
-    handle. With `shard`, the owner of that shard answers, with `answered_by` alone."""
+    many results were of unknown nodes, how many could not be recorded; and how many nodes of its shards a newer
+    dispatcher must handle. With `shard`, the owner of that shard answers, with `answered_by` alone."""
     REBUILD = "control.rebuild"
     """`shard`, `occasion` → what was restored, by kind: queues, published, working, workflows, jobs; and
     `compared`, whether all of RQ was compared to count the last two. A repeated occasion publishes nothing more.

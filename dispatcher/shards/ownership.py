@@ -343,7 +343,7 @@ class ShardOwnership:
             "late": self.counters.late,
             "unrecorded": self.counters.unrecorded,
             "strange": self.counters.strange,
-            "newer": self.counters.newer,
+            "newer": sum(worker.newer for worker in self.workers.values()),
             "dropped": self.counters.dropped,
             "restarts": self._ports.background.health.deaths.total(),
         }

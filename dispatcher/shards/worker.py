@@ -92,6 +92,8 @@ class ShardWorker:
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.in_flight = InFlight(ports.window)
+        self.newer = 0
+        """The number of nodes under way that a newer dispatcher wrote: they are left alone."""
         self.status_cache = StatusCache()
         self.backlog: dict[str, None] = {}
         """Capabilities that have ready nodes without a claim, as far as is known."""
@@ -107,7 +109,6 @@ class ShardWorker:
         """Read the shard's state, start the worker, and publish again what may not have been published."""
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         if found.newer:
-            self._counters.newer += len(found.newer)
             facts = {"shard": self.shard, "nodes": len(found.newer), "fix": FIX}
             log.warning("A newer dispatcher wrote nodes that are under way; they are left alone", extra=facts)
         self._take_up(found)
@@ -129,6 +130,7 @@ class ShardWorker:
                 self.put(Lost(NodeKey(unsent.workflow, unsent.node), unsent.publication))
             elif unsent.publication not in known:
                 self._confirmed.append(unsent.publication)
+        self.newer = len(found.newer)
         self.in_flight.agree(found.in_flight, asyncio.get_running_loop().time())
         self.in_flight.doubt(found.doubtful)
         self.backlog |= dict.fromkeys(found.backlog)

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from coditect import Workflow
+from coditect.aio.clock import SystemClock
+from coditect.broker.memory import MemoryBroker
+from coditect.registry.memory import MemoryRegistry
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import outbox, timers
+from dispatcher.ledger import outbox, shards, timers
 from dispatcher.ledger.commands import Command, Due, Fill, Finished, Proposed, Rebuild
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import STATUSES
@@ -19,6 +22,7 @@ from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.versions import STATUS
+from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import batch, refusals
 from dispatcher.shards import timers as timer_service
 from dispatcher.shards.completions import CommandAnswer
@@ -89,8 +93,30 @@ async def test_shard_with_one_under_way_is_opened_and_the_others_are_published(
 
         assert under_way == {"older"}
         assert [row.node for row in await lone.rows()] == ["newer"], "whoever can read it publishes it"
-    assert lone.counters.newer == 1
+    assert lone.worker.newer == 1
     assert [vars(one)["nodes"] for one in caplog.records if "left alone" in one.message] == [1]
+
+
+async def test_one_counts_once_however_often_its_shard_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+    async with open_worker() as lone, MemoryBroker(lone.server, name="successor") as broker:
+        await lone.start()
+        await eventually(lambda: lone.published() == 1)
+        await lone.worker.close()
+        await rewrite(lone.database, ONLY)
+        successor = running_dispatcher(
+            broker=broker,
+            registry=MemoryRegistry(),
+            clock=SystemClock(),
+            database=lone.database,
+            options=DispatcherOptions(shards=1, owner="me"),
+        )
+        async with successor as running:
+            await eventually(lambda: 0 in running.ownership.workers)
+            await running.ownership._close(0)
+            await eventually(lambda: 0 in running.ownership.workers)
+
+            assert running.ownership.figures()["newer"] == 1
 
 
 async def test_result_of_one_is_kept_until_the_row_can_be_read(
