@@ -97,7 +97,6 @@ class SyncContext(Blocking[C]):
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
-            RegistryUnavailable: when the registry does not answer; retryable.
             TopologyMismatch: when an exchange or queue exists with other arguments.
             SetupError: when the object was opened before.
         """
