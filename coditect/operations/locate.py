@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from secrets import token_hex
 
-from coditect.broker.port import Broker, Delivery
+from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import reply_queue
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model.capability import Priority
@@ -43,6 +43,8 @@ class TaskLocator:
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
+            Overloaded: when the broker takes no question to the agents; retryable. So is PublishUnconfirmed, without a
+                word from the broker whether it took the question.
         """
         sightings, asked = await self._ask(task_id)
         looked, cut = [], []
@@ -81,6 +83,9 @@ class TaskLocator:
         """Ask every agent whether it works on the task; return the sightings, and the number of answers.
 
         The wait ends with the first agent that has the task, or after ANSWER_SECONDS.
+
+        Raises:
+            Retryable: any error that `find` names.
         """
         name, token = f"reply.why-not-{token_hex(6)}", token_hex(16)
         answers: list[object] = []
@@ -94,16 +99,18 @@ class TaskLocator:
             if any(_has_it(answer) for answer in answers):
                 heard.set()
 
-        await self._broker.declare(reply_queue(name))
-        consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
+        consumer: Consumer | None = None
         try:
-            with suppress(Unroutable, TimeoutError):  # no agent is there, or none has it
+            with suppress(NotFound, Unroutable, TimeoutError):  # no agent is or ever was there, or none has it
+                await self._broker.declare(reply_queue(name))
+                consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
                 ping = control_messages.ping(task_id=task_id, reply_to=name, correlation_id=token)
                 await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await heard.wait()
         finally:
-            await consumer.cancel()
+            if consumer is not None:
+                await consumer.cancel()
             await self._broker.delete_queue(name)
         return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
 

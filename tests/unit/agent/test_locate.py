@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from coditect import Agent, Options, Priority
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, base_topology
 from coditect.model.ids import AgentId
@@ -46,6 +47,13 @@ async def test_agent_says_that_it_works_on_a_task(scene: Scene) -> None:
     (seen,) = found.sightings
     assert (seen.place, seen.agent_id, seen.capability) == (SightingPlace.WORKING, agent.agent_id, CAPABILITY)
     assert seen.priority is Priority.P0
+
+
+async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None:
+    async with MemoryBroker(MemoryServer(), name="person") as broker:
+        found = await TaskLocator(broker).find("nowhere", waiting=[CAPABILITY], dead=[CAPABILITY], most=10)
+
+    assert (found.locator, found.asked, found.looked) == ((), 0, ())
 
 
 async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
