@@ -1,22 +1,17 @@
 """A program that limits itself and then becomes the program that it was asked to run.
 
-``python limits.py --cpu-seconds 60 --memory-bytes 2147483648 --file-bytes 33554432 --parent 47 -- pytest``
+``python limits.py --cpu-seconds 60 --memory-bytes 2147483648 --file-bytes 33554432 -- pytest``
 
-It is a program and not a `preexec_fn`, because code between fork and exec of a process with threads may deadlock. On
-Linux the program also dies with its parent, so that an agent killed with -9 leaves nothing behind.
+It is a program and not a `preexec_fn`, because code between fork and exec of a process with threads may deadlock.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import resource
-import signal
 import sys
 from collections.abc import Sequence
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,14 +24,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cpu-seconds", type=int, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
     parser.add_argument("--file-bytes", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True, help="process id whose death ends the command")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args(arguments)
     _limit(resource.RLIMIT_CPU, options.cpu_seconds, options.cpu_seconds + 1)
     _limit(resource.RLIMIT_AS, options.memory_bytes, options.memory_bytes)
     _limit(resource.RLIMIT_FSIZE, options.file_bytes, options.file_bytes)
     _limit(resource.RLIMIT_CORE, 0, 0)
-    _die_with(options.parent)
     os.execvp(options.command[0], options.command)  # noqa: S606 - becoming the command is the purpose
 
 
@@ -49,14 +42,6 @@ def _limit(which: int, soft: int, hard: int) -> None:
     except (ValueError, OSError) as error:
         # macOS refuses RLIMIT_AS. The other limits still hold, so the command runs.
         print(f"limit {which} not set: {error}", file=sys.stderr)  # noqa: T201 - this program's log
-
-
-def _die_with(parent: int) -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
 
 
 if __name__ == "__main__":

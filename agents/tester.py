@@ -21,6 +21,7 @@ from agents.child import Exit, run_child
 from agents.confined import confined
 from agents.junit import Case, JUnitReport, read_junit
 from coditect import Agent, Context, Retry
+from coditect.aio import launch
 from coditect.errors import InputError, SetupError
 
 tester = Agent("tester", version="1.0.0", slots=16, tags=frozenset({"python", "tests"}))
@@ -136,11 +137,12 @@ def _check_paths(task: TestsRequest) -> Path:
 
 
 def _limits(task: TestsRequest) -> list[str]:
+    """Return the start of a command that runs within limits, and ends with the agent also when that is killed."""
     program = Path(__file__).with_name("limits.py")
     return [
+        sys.executable, "-I", "-S", launch.__file__, str(os.getpid()),
         sys.executable, "-I", str(program), "--cpu-seconds", str(task.cpu_seconds),
-        "--memory-bytes", str(task.memory_mib * 1_048_576), "--file-bytes", str(_FILE_BYTES),
-        "--parent", str(os.getpid()), "--",
+        "--memory-bytes", str(task.memory_mib * 1_048_576), "--file-bytes", str(_FILE_BYTES), "--",
     ]  # fmt: skip
 
 

@@ -23,10 +23,10 @@ from coditect.agent.limits import AgentLimits
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
 from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
-from coditect.agent.processes.parent import die_with
 from coditect.agent.quarantine import Quarantine
 from coditect.agent.runtime import Runtime
 from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.launch import die_with
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.loop_watchdog import watched_loop
 from coditect.aio.supervisor import Health, Supervisor, run_until

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coditect.agent.processes.process import ProcessId, identify
-from coditect.local import launch
+from coditect.aio import launch
 from coditect.local.watchdog import MARKER, kill_marked
 
 Probe = Callable[[], Awaitable[bool]]

@@ -5,7 +5,7 @@ A process that is alive and does nothing ends itself (`loop_watchdog`); the pare
 A process that was drained alone (`coditect agent drain`) ends with 0 and stays away. A process that dies is started
 again after a growing pause; a process that dies five times in a row (`POLICY`) ends the whole with its exit code, so
 that the supervisor of the parent sees the death. The processes end with the parent, also when the parent is killed
-(`parent.py`).
+(`aio/launch.py`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,9 +16,9 @@ from typing import Any, BinaryIO
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability
 from coditect.agent.loading import load_agents
-from coditect.agent.processes.parent import die_first, die_with
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import outcome_in
+from coditect.aio.launch import die_with
 from coditect.aio.loop import run_loop
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.capability import Priority
@@ -161,10 +162,16 @@ def _load(target: str, capability_name: str) -> Capability:
     raise SetupError("No agent there declares this capability", target=target, capability=capability_name)
 
 
+def _die_first() -> None:
+    """Ask the kernel to kill this process rather than others when memory runs out; Linux only."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main(target: str, capability_name: str, agent_pid: int) -> None:
     """Serve one capability of the agent in this file or module; end with the agent's process."""
     die_with(agent_pid)
-    die_first()
+    _die_first()
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     try:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from coditect.agent.processes.process import identify, is_running
-from coditect.local import launch
+from coditect.aio import launch
 from coditect.local.supervisor import guarded
 from coditect.local.watchdog import MARKER, kill_marked, marked
 

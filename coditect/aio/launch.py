@@ -12,14 +12,17 @@ import os
 import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when `parent` ends; end it now if that has happened already."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+def die_with(parent_pid: int) -> None:
+    """Ask the kernel to kill this process when its parent ends; exit at once when the parent has ended already.
+
+    The request works on Linux only; elsewhere something else must tell the process, such as its standard input's end.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
         sys.exit(1)
 
 
