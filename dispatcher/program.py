@@ -18,6 +18,7 @@ from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.loop_watchdog import watched_loop
+from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.broker.port import Broker
 from coditect.broker.rabbitmq import AmqpBroker
@@ -213,7 +214,7 @@ async def serve(settings: Settings) -> None:
         )
         readiness.check = lambda: unready(broker, running) or broker.health.why_not()
         collect_rarely()
-        _tell_ready()
+        tell_ready()
         log.info("The dispatcher is ready")
         await run_until(stop, database.failure(), broker.health.failure(), running.health.failure())
 
@@ -237,7 +238,7 @@ async def _owned_store(
     def stand_by() -> None:
         log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store})
         readiness.check = lambda: "the dispatcher stands by: another process owns the store"
-        _tell_ready()
+        tell_ready()
 
     opening = asyncio.ensure_future(stack.enter_async_context(open_store(settings, on_wait=stand_by)))
     stopping = asyncio.ensure_future(stop.wait())
@@ -286,13 +287,6 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
     if not broker.connected:
         return "the broker's connection or a consumer is missing"
     return dispatcher.health.why_not()
-
-
-def _tell_ready() -> None:
-    """Create the file that `CODITECT_READY_FILE` names, for the process that started this one."""
-    name = os.environ.get("CODITECT_READY_FILE")
-    if name:
-        Path(name).touch()
 
 
 def main(settings: Settings | None = None) -> int:

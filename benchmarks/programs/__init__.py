@@ -13,5 +13,4 @@
     aio_pika_agent   the other side: consumer and replier
     others           the settings of Celery, Taskiq and RQ
     *_side           each of them: worker and driver
-    ready            a program's sign that it takes work
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -20,9 +19,8 @@ import psutil
 from benchmarks.programs import tally
 from benchmarks.programs.driver import Driver, Load
 from benchmarks.programs.order import Mode, Order
-from benchmarks.programs.ready import tell_ready
 from coditect.aio.loop import run_loop
-from coditect.local.plan import READY_FILE
+from coditect.aio.ready import tell_ready
 
 CLIENT = "client"
 EXECUTED_SECONDS = 120.0
@@ -68,8 +66,7 @@ def _settle() -> None:
     """Exclude the garbage of start-up and warm-up from the measurement, and tell a watching process that it begins."""
     gc.collect()
     gc.freeze()
-    if READY_FILE in os.environ:
-        tell_ready()
+    tell_ready()
 
 
 async def burst(driver: Driver, order: Order) -> dict[str, object]:

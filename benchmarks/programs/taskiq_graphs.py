@@ -20,7 +20,7 @@ from taskiq_redis import RedisAsyncResultBackend
 from benchmarks.programs.driver import RESULT_SECONDS
 from benchmarks.programs.graphs import TEXT, Graph, check_sinks
 from benchmarks.programs.others import TASKIQ_PREFETCH
-from benchmarks.programs.ready import tell_ready
+from coditect.aio.ready import tell_ready
 
 LOOK_SECONDS = 0.001
 """The pause between looks for a result; a single graph is under way at a time."""

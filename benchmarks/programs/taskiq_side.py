@@ -14,7 +14,7 @@ from taskiq_redis import RedisAsyncResultBackend
 
 from benchmarks.programs.driver import RESULT_SECONDS, WINDOW, Load, check
 from benchmarks.programs.others import TASKIQ_PREFETCH, TASKIQ_READERS
-from benchmarks.programs.ready import tell_ready
+from coditect.aio.ready import tell_ready
 
 LOOK_SECONDS = 0.05
 

@@ -12,7 +12,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from secrets import token_hex
 
 from coditect.agent.declaration import Agent
@@ -29,6 +28,7 @@ from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.loop_watchdog import watched_loop
+from coditect.aio.ready import tell_ready
 from coditect.aio.supervisor import Health, Supervisor, run_until
 from coditect.blobs import open_blobs
 from coditect.broker.port import Broker
@@ -275,7 +275,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
             log.info("Health is served", extra={"host": settings.health_host, "port": port})
         _on_signal(stop.set)
         collect_rarely()
-        _tell_ready()
+        tell_ready(BEGAN)
         _log_ready(agent, runtime.agent_id, settings)
         await run_until(stop, broker.health.failure(), host.health.failure())
 
@@ -311,13 +311,6 @@ def unready(broker: Broker, *healths: Health) -> str:
     if not broker.connected:
         return "the broker's connection or a consumer is missing"
     return next(filter(None, (health.why_not() for health in healths)), "")
-
-
-def _tell_ready() -> None:
-    """Create the files that tell readiness: one that `CODITECT_READY_FILE` names, and one for a parent process."""
-    for name in (os.environ.get("CODITECT_READY_FILE"), os.environ.get(BEGAN)):
-        if name:
-            Path(name).touch()
 
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coditect.aio.ready import READY_FILE
 from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
 from coditect.local.child import Child, Probe
 from coditect.local.ports import Addresses, keep_addresses
@@ -13,7 +14,6 @@ from coditect.local.rabbitmq import has_management, rabbitmq_children
 from coditect.local.redis_server import redis_child
 from coditect.local.state import UpFolder
 
-READY_FILE = "CODITECT_READY_FILE"
 PROGRAM_STAGE = 10
 
 

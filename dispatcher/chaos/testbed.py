@@ -15,6 +15,7 @@ from types import MappingProxyType
 import psutil
 
 from coditect.aio.network import NetworkPath
+from coditect.aio.ready import READY_FILE
 from coditect.local import PrivateServers, private_servers
 from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
@@ -27,7 +28,6 @@ from dispatcher.chaos.mutants.mutated import command
 from dispatcher.chaos.proxy import fault_proxy
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
-READY_VARIABLE = "CODITECT_READY_FILE"
 START_SECONDS = 60.0
 SETTLED_SECONDS = 1.0
 OURS = "CODITECT_"
@@ -227,7 +227,7 @@ def _child(folder: Path, name: str, argv: Sequence[str], environ: Mapping[str, s
     return Child(
         name=name,
         argv=tuple(argv),
-        env={**environ, NAME_VARIABLE: name, READY_VARIABLE: str(ready)},
+        env={**environ, NAME_VARIABLE: name, READY_FILE: str(ready)},
         folder=folder,
         ready_file=ready,
     )

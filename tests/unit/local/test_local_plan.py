@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from coditect.aio.ready import READY_FILE
 from coditect.local.binaries import Binaries
 from coditect.local.errors import MissingServer
-from coditect.local.plan import READY_FILE, Program, UpPlan, process_plan, require_servers
+from coditect.local.plan import Program, UpPlan, process_plan, require_servers
 from coditect.local.ports import Addresses, ServerPorts
 from coditect.local.rabbitmq import rabbitmq_children
 from coditect.local.redis_server import redis_child

@@ -1,0 +1,16 @@
+"""The ready file, by which a program tells the process that started it that it takes work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+READY_FILE = "CODITECT_READY_FILE"
+"""The environment variable with the path of the file."""
+
+
+def tell_ready(*more: str) -> None:
+    """Create the ready file, and the files that `more` environment variables name; an unset variable names none."""
+    for variable in (READY_FILE, *more):
+        if path := os.environ.get(variable):
+            Path(path).touch()
