@@ -42,7 +42,7 @@ from coditect.agent.processes.pool import Workers
 from coditect.agent.quarantine import Quarantine, Suspicion
 from coditect.agent.services import Means, TaskServices
 from coditect.agent.settle import Settler
-from coditect.agent.workflow_tasks.acquire import AcquireRequests
+from coditect.agent.workflow_tasks.acquire import AcquireClient
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.agent.workflow_tasks.reports import Reports
@@ -98,12 +98,12 @@ class Runtime:
         )
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._quarantine = quarantine if limits.processes else None
-        claims = AcquireRequests(broker, requests, clock, agent_id=agent_id)
-        self._reports = Reports(broker, background, clock, heard=claims.heard)
+        grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
+        self._reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
         self._managed = ManagedTasks(
-            claims, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
+            grants, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
         settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(

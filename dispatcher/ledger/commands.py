@@ -114,8 +114,8 @@ class Fill:
 
 
 @dataclass(frozen=True, slots=True)
-class PublicationReturned:
-    """The notice that the broker returned a publication, because no queue takes tasks of the capability."""
+class NoQueue:
+    """The notice that the broker returned a publication: no queue takes tasks of the capability."""
 
     node_key: NodeKey
     publication: int
@@ -196,7 +196,7 @@ Command: TypeAlias = (
     | Due
     | Proposed
     | Fill
-    | PublicationReturned
+    | NoQueue
     | Lost
     | Show
     | Evaluated

@@ -23,8 +23,8 @@ from dispatcher.ledger.commands import (
     Heard,
     Look,
     Lost,
+    NoQueue,
     Proposed,
-    PublicationReturned,
     Rebuild,
     Show,
 )
@@ -150,7 +150,7 @@ def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
                 Heard(node_key=node_key)
                 | Claimed(node_key=node_key)
                 | Lost(node_key=node_key)
-                | PublicationReturned(node_key=node_key)
+                | NoQueue(node_key=node_key)
             ):
                 node_keys.append(node_key)
             case Proposed(node_keys=proposed) | Look(node_keys=proposed):
@@ -254,7 +254,7 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Claimed: finish.claimed,
         Lost: finish.lost,
         Due: timeouts.due,
-        PublicationReturned: timeouts.returned,
+        NoQueue: timeouts.no_queue,
         Proposed: propose,
         Fill: fill,
         Show: show,

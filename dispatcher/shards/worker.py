@@ -20,7 +20,7 @@ from coditect.errors import CoditectError, Retryable, Unroutable
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
 from dispatcher.counters import Counters
-from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, Proposed, PublicationReturned, Rebuild, Show
+from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
@@ -352,7 +352,7 @@ class ShardWorker:
                 self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
             self._ports.window.note_no_queue(publication.task.capability)
-            self.put(PublicationReturned(publication.node_key, publication.number))
+            self.put(NoQueue(publication.node_key, publication.number))
         else:
             log.warning("A publication is unknown; it is repeated", extra={"reason": str(error), "shard": self.shard})
             lost = Lost(publication.node_key, publication.number)

@@ -63,8 +63,8 @@ class AcquireRequest:
         return self.message.correlation_id or ""
 
 
-class AcquireRequests:
-    """The acquire requests of one agent process."""
+class AcquireClient:
+    """The sender of one agent process's acquire requests, which knows the shards that do not answer."""
 
     def __init__(self, broker: Broker, requests: Requests, clock: Clock, *, agent_id: AgentId) -> None:
         self._broker = broker

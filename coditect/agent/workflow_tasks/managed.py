@@ -30,7 +30,7 @@ from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.quarantine import Suspicion, killed_its_process
 from coditect.agent.settle import guarded, pause_seconds
-from coditect.agent.workflow_tasks.acquire import AcquireRequest, AcquireRequests, no_owner
+from coditect.agent.workflow_tasks.acquire import AcquireClient, AcquireRequest, no_owner
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.broker.port import Delivery
@@ -64,7 +64,7 @@ class ManagedTasks:
 
     def __init__(
         self,
-        claims: AcquireRequests,
+        grants: AcquireClient,
         heartbeats: TaskHeartbeats,
         reports: Reports,
         *,
@@ -73,7 +73,7 @@ class ManagedTasks:
         most_suspended: int,
     ) -> None:
         """Take the parts of the runtime; `isolation` runs suspects, and is None where no other processes may run."""
-        self._claims, self._heartbeats, self._reports = claims, heartbeats, reports
+        self._grants, self._heartbeats, self._reports = grants, heartbeats, reports
         self._intake = intake
         self._isolation = isolation
         self._most_suspended = most_suspended
@@ -94,7 +94,7 @@ class ManagedTasks:
         """Ask the owner for a grant if one is needed, and run the task; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
-        if self._claims.needed(task, owner, received.delivery):
+        if self._grants.needed(task, owner, received.delivery):
             claim = await self._decided(execution, received, owner)
             if claim is None:
                 return
@@ -154,7 +154,7 @@ class ManagedTasks:
         self._undecided.add(execution)
         try:
             async with self._question(execution.task) as question:
-                claim = None if self._claims.silent(owner.origin) else await self._claims.ask(question)
+                claim = None if self._grants.silent(owner.origin) else await self._grants.ask(question)
                 if claim is None or claim.verdict is Verdict.WAIT:
                     claim = await self._waited(execution, received, question, claim)
         finally:
@@ -184,7 +184,7 @@ class ManagedTasks:
         self._waiting_for[origin] += 1
         try:
             if claim is None:
-                claim = await self._claims.insist(question, received.delivery)
+                claim = await self._grants.insist(question, received.delivery)
             if claim is not None and claim.verdict is Verdict.WAIT:
                 await self._rest(pause_seconds(received.delivery))
                 claim = None
@@ -212,19 +212,19 @@ class ManagedTasks:
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[AcquireRequest]:
         """Hold an acquire request open inside the block; a drain soon cancels the block."""
-        question, asking = self._claims.question(task, owner_of(task), running=running), asyncio.current_task()
+        question, asking = self._grants.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
         self._asking.add(asking)
         try:
             yield question
         finally:
             self._asking.discard(asking)
-            self._claims.forget(question)
+            self._grants.forget(question)
 
     def hand_back(self) -> None:
         """Start a drain: tasks that pause or wait for room go back now, those that wait for answers a moment later."""
         self._leaving.set()
-        self._claims.closed = True
+        self._grants.closed = True
         for waiting in self._waiting:
             waiting.cancel()
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
@@ -251,7 +251,7 @@ class ManagedTasks:
     ) -> None:
         """Ask before joining: another agent may have had the task and died, which would make the result stale."""
         async with self._question(task, running=True) as question:
-            claim = await self._claims.insist(question, delivery)
+            claim = await self._grants.insist(question, delivery)
         if claim is None or claim.verdict is Verdict.WAIT:
             await self._rest(pause_seconds(delivery))
             delivery.requeue()
@@ -289,7 +289,7 @@ class ManagedTasks:
 
     def taken(self, owner: Owner) -> None:
         """Note that a posted result was confirmed."""
-        self._claims.heard(owner.origin)
+        self._grants.heard(owner.origin)
 
     async def report(
         self,
@@ -362,7 +362,7 @@ class ManagedTasks:
 
     def _nobody_there(self, execution: Execution, error: Unroutable) -> None:
         owner = owner_of(execution.task)
-        self._claims.missed(owner.origin, error)
+        self._grants.missed(owner.origin, error)
         log.warning(
             "A result has no owner: no dispatcher has declared the queue of its shard",
             extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},

@@ -10,7 +10,7 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Approval, OnTimeout
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Due, Finished, PublicationReturned
+from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
 from dispatcher.ledger.nodes import advance, approvals, claim, limits
@@ -96,7 +96,7 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
 """Every kind of timer of a node, and its handler."""
 
 
-def returned(unit: UnitOfWork, command: PublicationReturned) -> None:
+def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
     """Make a node whose publication no queue took ready again after `NO_QUEUE_MS`, and record the reason."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, AcquireRequest, AcquireRequests
+from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, AcquireClient, AcquireRequest
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
@@ -27,20 +27,20 @@ GRANT = Claim(Verdict.RUN, 2)
 class Asker:
     """An agent that has a delivery in hand and asks, and the owner of its shard, who is not there yet."""
 
-    def __init__(self, server: MemoryServer, claims: AcquireRequests, delivery: Delivery, owner: ScriptedOwner) -> None:
+    def __init__(self, server: MemoryServer, acquire: AcquireClient, delivery: Delivery, owner: ScriptedOwner) -> None:
         self._server = server
         self._delivery = delivery
-        self.claims = claims
+        self.acquire = acquire
         self.owner = owner
 
     @property
     def question(self) -> AcquireRequest:
         task = read_task(self._delivery.message, self._delivery.routing_key)
         assert task.owner is not None
-        return self.claims.question(task, task.owner)
+        return self.acquire.question(task, task.owner)
 
     def insist(self) -> asyncio.Task[Claim | None]:
-        return asyncio.create_task(self.claims.insist(self.question, self._delivery))
+        return asyncio.create_task(self.acquire.insist(self.question, self._delivery))
 
     def lying(self, queue: str) -> int:
         found = self._server.find(queue)
@@ -58,7 +58,7 @@ async def asker() -> AsyncIterator[Asker]:
         await owner.publish("work.do")
         delivery = await broker.get("tasks.work.do.p1")
         assert delivery is not None
-        yield Asker(server, AcquireRequests(broker, requests, SystemClock(), agent_id=AgentId("a-1")), delivery, owner)
+        yield Asker(server, AcquireClient(broker, requests, SystemClock(), agent_id=AgentId("a-1")), delivery, owner)
 
 
 @in_virtual_time
@@ -96,7 +96,7 @@ def test_agent_that_lives_always_has_one_asking_in_the_queue(seconds: float) -> 
 @in_virtual_time
 async def test_single_asking_is_gone_when_nobody_waits_for_its_answer() -> None:
     async with asker() as one:
-        assert await one.claims.ask(one.question) is None
+        assert await one.acquire.ask(one.question) is None
         await asyncio.sleep(0.1)
 
         assert one.lying("control.0") == 0

@@ -20,7 +20,7 @@ from coditect.workflow.join import beginning, consequences, workflow_end
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import outbox, timers
-from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, PublicationReturned
+from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, NoQueue
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
@@ -160,7 +160,7 @@ async def test_failed_attempt_is_retried_after_its_delay_then_the_node_fails(led
 async def test_publication_that_came_back_waits_and_is_published_again(ledger: Ledger) -> None:
     await ledger.start(one_node())
     (publication,) = ledger.published
-    await ledger.batch(PublicationReturned(publication.node_key, publication.number))
+    await ledger.batch(NoQueue(publication.node_key, publication.number))
     waiting = await ledger.node("one")
     rows = await ledger.database.read(lambda tr: outbox.waiting(tr, 0))
     await ledger.pass_time(2)

@@ -14,7 +14,7 @@ from coditect.wire.control import Claim, Started, Verb, Verdict
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers
-from dispatcher.ledger.commands import Began, Command, Due, Lost, PublicationReturned
+from dispatcher.ledger.commands import Began, Command, Due, Lost, NoQueue
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.keyspace import TIMERS
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
@@ -91,7 +91,7 @@ async def test_node_that_waits_for_room_ends_too(ledger: Ledger) -> None:
 async def test_node_without_a_queue_waits_no_longer_for_being_offered_again_and_again(ledger: Ledger) -> None:
     await start(ledger, start_within="3s")
     for _ in range(4):
-        await ledger.batch(PublicationReturned(PLACE, ledger.published[-1].number))
+        await ledger.batch(NoQueue(PLACE, ledger.published[-1].number))
         await ledger.pass_time(1)
 
     assert len({publication.task.limits.start_by_ms for publication in ledger.published}) == 1
