@@ -31,11 +31,6 @@ class Graph:
         """The names of the nodes without predecessors."""
         return tuple(name for name in self.order if not self.nodes[name].after)
 
-    @property
-    def lasts(self) -> tuple[str, ...]:
-        """The names of the nodes without dependents, which decide how the workflow ends."""
-        return tuple(name for name in self.order if not self.dependents[name])
-
     @cached_property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The node names grouped by the longest path from a root."""

@@ -16,7 +16,6 @@ from coditect.wire.control import Claim, Verb, Verdict
 from coditect.wire.json import loads
 from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
 from coditect.workflow.graph import graph_of
-from coditect.workflow.join import beginning, consequences, workflow_end
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import outbox, timers
@@ -25,6 +24,7 @@ from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.nodes.inputs import RESULT, value_of
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.workflow.model import follow, workflow_end
 
 
 def diamond() -> Definition:
@@ -96,11 +96,12 @@ async def test_any_graph_ends_as_the_model_says(seed: int) -> None:
         await ledger.play(act, pick=lambda waiting: random.randrange(len(waiting)))
         states, run = await ledger.states(), await ledger.run()
 
-    model = beginning(graph)
+    model = dict.fromkeys(graph.order, TaskState.BLOCKED)
+    follow(graph, model)
     for name in order:
         assert model[name] is TaskState.READY
         model[name] = ends[fate[name]]
-        model |= consequences(graph, model, [name])
+        follow(graph, model)
     assert all(state.terminal for state in model.values())
     assert all(state.terminal for state in states.values())
     assert max(runs.values()) == 1

@@ -62,10 +62,10 @@ def test_an_edge_back_is_refused_with_its_circle(definition: Definition, data: s
     assert first == last or all(name in behind for name in told[0].split("circle: ")[1].split(";")[0].split(" → "))
 
 
-def test_roots_and_lasts() -> None:
+def test_order_and_roots() -> None:
     graph = graph_of(flow(node("c", "a", "b"), node("a"), node("b"), node("d", "a")))
 
-    assert (graph.order, graph.roots, graph.lasts) == (("a", "b", "d", "c"), ("a", "b"), ("d", "c"))
+    assert (graph.order, graph.roots) == (("a", "b", "d", "c"), ("a", "b"))
 
 
 @pytest.mark.parametrize(

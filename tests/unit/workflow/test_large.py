@@ -7,8 +7,8 @@ import pytest
 from coditect.workflow.definition import MOST_NODES, After, Call, Definition, Node
 from coditect.workflow.document import from_document, to_document
 from coditect.workflow.graph import graph_of
-from coditect.workflow.join import Tally, consequences, workflow_end
-from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.join import Tally
+from coditect.workflow.states import TaskState
 
 pytestmark = pytest.mark.no_cover  # smaller graphs run the same lines
 
@@ -40,16 +40,4 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
         for dependent in graph.dependents[name]:
             tallies[dependent] = tallies[dependent].with_end(graph.nodes[dependent].after[0].on_failure, states[name])
 
-    assert workflow_end(graph, states) is WorkflowState.COMPLETED
     assert len(graph.layers) == MOST_NODES // 1_000
-
-
-@pytest.mark.slow
-def test_a_failure_at_the_root_travels_through_all_of_them() -> None:
-    graph = graph_of(layered(MOST_NODES, 3))
-    states = dict.fromkeys(graph.order, TaskState.BLOCKED) | dict.fromkeys(graph.roots, TaskState.FAILED)
-
-    changed = consequences(graph, states, graph.roots)
-
-    assert len(changed) == MOST_NODES - 3
-    assert set(changed.values()) == {TaskState.FAILED}
