@@ -63,8 +63,6 @@ class Retention:
         self._owner = owner
         self._graph = graph
         self._keep_ms = round(keep_days * DAY_MS)
-        self.swept = 0
-        """The number of uploads and workflows that this process removed."""
 
     async def run(self) -> None:
         """Sweep once a minute, unless another dispatcher does."""
@@ -149,7 +147,6 @@ class Retention:
             await self._run(lease, partial(remove.forget, workflow=workflow, nodes=nodes, before_ms=before_ms))
             if not nodes:
                 break
-        self.swept += 1
         log.debug("A workflow or an upload was taken away", extra={"workflow": workflow})
 
     async def _run(self, lease: Lease, body: Callable[[Transaction], Value]) -> Value:

@@ -67,11 +67,6 @@ class Outcomes:
         self.failed = 0
         """Number of failed attempts, and of tasks that ended without a value."""
 
-    @property
-    def unclaimed(self) -> int:
-        """Number of replies that had no receiver any more."""
-        return self._settler.unclaimed
-
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)

@@ -57,8 +57,6 @@ class Settler:
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
-        self.unclaimed = 0
-        """Number of replies that had no receiver any more."""
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
@@ -160,7 +158,6 @@ class Settler:
         return now - since < FULL_REPLIES_SECONDS
 
     def _unclaimed(self, task: Task, error: CoditectError) -> None:
-        self.unclaimed += 1
         self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
         log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 

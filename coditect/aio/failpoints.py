@@ -100,10 +100,6 @@ class Failpoints:
                 self._strike(order)
 
 
-OFF = Failpoints()
-"""No orders: every point is without effect."""
-
-
 def read_orders(text: str, known: Collection[str]) -> tuple[Failpoint, ...]:
     """Parse the text of the environment variable into failpoint orders; an empty text gives none.
 

@@ -17,7 +17,6 @@ from coditect.model.ids import TaskId
 from coditect.model.value import value
 
 ExecutionKey = tuple[str, int, int, int, str, int]
-DEFAULT_MAX_ATTEMPTS = 3
 MAX_DEPTH = 64
 """Deepest nesting of requests; a fleet that asks itself in a circle ends here."""
 

@@ -61,10 +61,6 @@ class Pipe:
         """Drop bytes from now on; both ways make a black hole."""
         self._swallowed.update(ways)
 
-    def let_through(self) -> None:
-        """End `swallow`; dropped bytes stay lost."""
-        self._swallowed.clear()
-
     def half_open(self) -> None:
         """Reset the server's end; the client gets no notice and no more bytes."""
         self.swallow(*BOTH)

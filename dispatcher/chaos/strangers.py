@@ -27,7 +27,6 @@ DEEP = 400
 LONG_BYTES = 30_000
 HANDS_FULL = 12
 """The number of messages of one sending."""
-Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,6 @@ class ShareStep:
 
     owned: tuple[Lease, ...]
     """This dispatcher's leases, by shard; the `previous` owner of a new lease may still hold work of the shard."""
-    given: tuple[int, ...]
-    """Shards that this step gave away, as far as this try knows: compare `owned` with the leases before."""
     to_give: tuple[int, ...]
     """Shards over the share that the dispatcher still works on: it closes them, and gives them with the next step."""
     beats: Mapping[str, int]
@@ -120,11 +118,11 @@ def step(
     owners = {shard: held[shard].owner if shard in held else "" for shard in range(count)}
     plan_now = plan(owners, beats.keys(), me)
     to_give = tuple(shard for shard in plan_now.give if shard in busy)
-    given = tuple(shard for shard in plan_now.give if shard not in busy and leases.release(tr, held[shard]))
+    given = {shard for shard in plan_now.give if shard not in busy and leases.release(tr, held[shard])}
     taken = [leases.acquire(tr, lease_name(shard), me) for shard in plan_now.take]
     kept = [held[shard] for shard, owner in owners.items() if owner == me and shard not in given]
     owned = sorted([*kept, *(lease for lease in taken if lease)], key=lambda lease: lease.name)
-    return ShareStep(tuple(owned), given, to_give, beats)
+    return ShareStep(tuple(owned), to_give, beats)
 
 
 def leave(tr: Transaction, me: str) -> None:

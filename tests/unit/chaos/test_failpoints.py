@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from coditect.aio.failpoints import OFF, Act, Failpoint, FailpointReached, Failpoints, read_orders
+from coditect.aio.failpoints import Act, Failpoint, FailpointReached, Failpoints, read_orders
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
 from dispatcher.taskgraph.memory import MemoryTaskGraph
@@ -86,10 +86,12 @@ def test_order_to_raise_raises() -> None:
 
 
 def test_without_orders_nothing_is_counted() -> None:
-    OFF.reached("a")
+    failpoints = Failpoints()
 
-    assert not OFF
-    assert OFF._counts == {}
+    failpoints.reached("a")
+
+    assert not failpoints
+    assert failpoints._counts == {}
 
 
 def test_killed_at_a_failpoint_is_gone_at_once() -> None:
