@@ -85,7 +85,7 @@ def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tup
     room = MAX_BODY_BYTES - len(dumps(head | {"chunk": MOST_NODES, "chunks": MOST_NODES, "nodes": {}}))
     cuts, used, edges = [0], input_bytes, 0
     for number, node in enumerate(definition.nodes):
-        size = _bytes(definition, node)
+        size = _bytes(node)
         if size > room:
             raise TooLarge("A node is over the inline limit", node=node.name, bytes=size, limit=room, fix=SMALLER)
         edges += len(node.after)
@@ -98,6 +98,6 @@ def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tup
     return (*cuts, len(definition.nodes))
 
 
-def _bytes(definition: Definition, node: Node) -> int:
+def _bytes(node: Node) -> int:
     """Return the size of the node in a chunk, with its comma."""
     return len(dumps({node.name: node_document(node)}))

@@ -156,7 +156,7 @@ class ManagedTasks:
             async with self._question(execution.task) as question:
                 claim = None if self._grants.silent(owner.origin) else await self._grants.ask(question)
                 if claim is None or claim.verdict is Verdict.WAIT:
-                    claim = await self._waited(execution, received, question, claim)
+                    claim = await self._waited(received, question, claim)
         finally:
             self._undecided.discard(execution)
         if claim is None:
@@ -169,9 +169,7 @@ class ManagedTasks:
             claim = None
         return claim
 
-    async def _waited(
-        self, execution: Execution, received: ReceivedTask, question: AcquireRequest, claim: Claim | None
-    ) -> Claim | None:
+    async def _waited(self, received: ReceivedTask, question: AcquireRequest, claim: Claim | None) -> Claim | None:
         """Wait without the slot for an answer; return None when the delivery is to go back.
 
         Tasks that wait for one shard take a share of the places, the others are sent back. A grant brings no slot yet.
