@@ -147,6 +147,7 @@ class Broker(Protocol):
 
         Raises:
             TopologyMismatch: when an entity exists with other arguments.
+            NotFound: when the exchange or queue of a binding is missing.
             BrokerUnavailable: when the broker does not answer; retryable.
         """
 
