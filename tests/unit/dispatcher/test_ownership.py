@@ -69,7 +69,7 @@ async def test_late_commit_is_refused_counted_and_said(
         )
         await eventually(lambda: ownership.figures()["refused"] == 1)
 
-        assert ownership.workers == {}
+        await eventually(lambda: not ownership.workers)
         assert await database.read(lambda tr: tr.get_range(b"", b"\xff")) == before
         assert "A shard is another's by now" in caplog.text
         stats = await mine.stats(routing.control_queue(0))
