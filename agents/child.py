@@ -19,7 +19,7 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of a child process."""
+    """The end of a child process: its exit code, whether it ran out of time, and its last output."""
 
     code: int
     """The exit code; negative is the signal that ended the process."""
@@ -39,7 +39,7 @@ async def run_child(
     timeout_seconds: float,
     environment: Mapping[str, str] | None = None,
 ) -> Exit:
-    """Run one program in a process group of its own; the whole group is dead when this returns.
+    """Run a program in a process group of its own; the whole group is dead when the function returns.
 
     A timeout kills the group and sets `Exit.timed_out`; a cancellation kills the group and goes on. A process that left
     the group (`setsid`) is out of reach.

@@ -1,4 +1,4 @@
-"""The demo: private servers, a fleet of six processes, and real work over this repository, all at once.
+"""The demo: private servers, a fleet of six processes, and real work over the project's own repository.
 
 ``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time, kills an
 agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the same
@@ -159,7 +159,7 @@ async def _stopped_by_signals(root: Path, console: Console) -> Totals:
 
 
 def main() -> int:
-    """Run the demo over this repository, and return the exit code: 0 when the demo reached all its numbers."""
+    """Run the demo over the repository, and return the exit code: 0 when the demo reached all its numbers."""
     console, code = Console(), 1
     try:
         with _told(console):
@@ -173,7 +173,7 @@ def main() -> int:
 
 @contextmanager
 def _told(console: Console) -> Iterator[None]:
-    """Print an error that a person can act upon as a sentence, in place of a traceback."""
+    """Print an error as a sentence with a fix, in place of a traceback, where a person can act upon the error."""
     try:
         yield
     except* CoditectError as errors:

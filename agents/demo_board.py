@@ -47,16 +47,16 @@ class Board:
     _agents: set[tuple[str, str]] = field(default_factory=set)
 
     def submitted(self, task_id: str, job: DemoTask) -> None:
-        """Note that the broker has the task."""
+        """Count a task as submitted, because the broker has it."""
         self._jobs[task_id] = job
 
     def heard(self, event: Event) -> None:
-        """Note an agent's event about a task."""
+        """Count a task as running, when an agent's event says that it started."""
         if event.type == "task.started":
             self._started.add(event.subject)
 
     def settled(self, task_id: str, one: Settled) -> None:
-        """Note that a task ended."""
+        """Count a task as done or failed, and keep its result if it is the latest."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self._agents.add((one.job.capability, one.agent_id))
@@ -78,12 +78,12 @@ class Board:
         return rows
 
     def done(self, capability: str) -> int:
-        """Return how many tasks of this capability ended with a value."""
+        """Return how many tasks of the capability ended with a value."""
         row = self.rows.get(capability)
         return row.done if row else 0
 
     def agents(self, capability: str) -> int:
-        """Return how many agents have answered tasks of this capability."""
+        """Return how many agents have answered tasks of the capability."""
         return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
 
     @property
@@ -98,7 +98,7 @@ class Board:
 
     @property
     def counts(self) -> str:
-        """All counts in one line, with the latest result."""
+        """The counts of all capabilities in one line, with the latest result."""
         rows = self.rows.values()
         done, failed = sum(row.done for row in rows), sum(row.failed for row in rows)
         submitted, running = sum(row.submitted for row in rows), sum(row.running for row in rows)

@@ -47,7 +47,7 @@ class RunningFleet:
     supervisor: ProcessSupervisor
 
     def process_of(self, name: str) -> ProcessId | None:
-        """Return the process that runs this agent now; None between a death and a restart."""
+        """Return the process that runs the agent now; None between a death and a restart."""
         return next((child.process for child in self.supervisor.children if child.name == name), None)
 
 

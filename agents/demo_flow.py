@@ -32,7 +32,7 @@ class Flow:
 
 
 def read_flow(root: Path) -> Definition:
-    """Read the workflow of this repository.
+    """Read the demo's workflow, `examples/repository.yaml`.
 
     Raises:
         InvalidWorkflow: the file is no valid workflow.

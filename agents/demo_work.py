@@ -1,4 +1,4 @@
-"""The demo's tasks: real work over this repository's own packages, pages and tests."""
+"""The demo's tasks: real work over the repository's own packages, pages and tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHORTEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """One task of the demo."""
+    """A task to submit in the demo: capability, subject for people, input, type of the output, and priority."""
 
     capability: str
     subject: str
@@ -41,7 +41,7 @@ class DemoTask:
 
 
 def plan_work(root: Path) -> list[DemoTask]:
-    """Return more than 100 tasks for a repository of this size, in the order of their submission.
+    """Return more than 100 tasks for a repository of the project's size, in the order of their submission.
 
     Tasks that a person waits for are urgent (P0): the tests and the reviews of the modules at a package's top. Other
     reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where the agents run.
@@ -63,7 +63,7 @@ def plan_work(root: Path) -> list[DemoTask]:
 
 
 def announce(jobs: Sequence[DemoTask]) -> str:
-    """Return how many tasks there are, and how urgent."""
+    """Return how many tasks the demo will submit, by priority, as text."""
     counts = Counter(job.priority for job in jobs)
     urgent, normal, bulk = (counts[priority] for priority in (Priority.P0, Priority.P1, Priority.P2))
     return f"{len(jobs)} tasks ({urgent} urgent, {normal} normal, {bulk} bulk)"
@@ -110,7 +110,7 @@ def _docstrings(root: Path, modules: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _parse(module: Path) -> ast.Module | None:
-    """Return the syntax tree; None for a file that does not parse, e.g. amid an edit: such a file is reviewed only."""
+    """Return the syntax tree; None for a file that does not parse, e.g. amid an edit, and is only reviewed."""
     try:
         return ast.parse(module.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):  # ValueError: null bytes, or no UTF-8

@@ -20,7 +20,7 @@ _MAX_LINE = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """The new side of one hunk."""
+    """The new side of a hunk of a diff: its lines, and which of them were added."""
 
     file: str
     start: int

@@ -21,7 +21,7 @@ _MAX_MARKDOWN_BYTES = 786_432  # a result is carried in one message
 
 
 class DocsRequest(BaseModel):
-    """The source to document, and how."""
+    """A request for an API reference: which source to document, and how."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,7 +31,7 @@ class DocsRequest(BaseModel):
 
 
 class Docs(BaseModel):
-    """The reference, as Markdown for a file."""
+    """An API reference as Markdown for a file, with counts of its objects."""
 
     title: str
     markdown: str

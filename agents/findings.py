@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
 
 class Finding(BaseModel):
-    """One remark about one line."""
+    """A remark of a review about one line of a file."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -12,7 +12,7 @@ _MAX_REPORT_BYTES = 16_777_216
 
 @dataclass(slots=True)
 class Case:
-    """One test and its outcome: passed, failed, errored or skipped."""
+    """A test and its outcome: passed, failed, errored or skipped."""
 
     nodeid: str
     outcome: str
@@ -21,13 +21,13 @@ class Case:
 
 @dataclass(slots=True)
 class JUnitReport:
-    """All cases of a run; `readable` is False when there is no report, or one that cannot be trusted."""
+    """The tests of a run; `readable` is False when there is no report, or one that cannot be trusted."""
 
     readable: bool
     cases: list[Case] = field(default_factory=list)
 
     def count(self, outcome: str) -> int:
-        """Return how many cases had this outcome."""
+        """Return how many tests had the given outcome."""
         return sum(case.outcome == outcome for case in self.cases)
 
 

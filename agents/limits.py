@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Apply the limits and replace this process by the command behind ``--``.
+    """Apply the limits to the process, and replace its program by the command behind ``--``.
 
     A limit above the hard limit that already holds is lowered to it. CPU time counts for each process of the command by
     itself; at the limit the process gets SIGXCPU, a second later SIGKILL.

@@ -18,7 +18,7 @@ load = Agent("load", version="1.0.0", slots=50, tags=frozenset({"test"}))
 
 
 class LoadWork(BaseModel):
-    """The time to work."""
+    """A task of a load test: how long to wait, in milliseconds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class LoadWork(BaseModel):
 
 
 class LoadDone(BaseModel):
-    """The execution that did the work."""
+    """The result of a load test's task: which execution, agent and process did the work."""
 
     task_id: str
     agent_id: str

@@ -26,7 +26,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class Page(BaseModel):
-    """One file of a release."""
+    """A page of a release: the file's name and text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +35,7 @@ class Page(BaseModel):
 
 
 class ReleaseRequest(BaseModel):
-    """The pages to publish, and the place."""
+    """A request to publish pages as a release in a folder."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class ReleaseRequest(BaseModel):
 
 
 class Release(BaseModel):
-    """The published release; the manifest holds the same."""
+    """A published release, equal to what its manifest holds."""
 
     task_id: str
     """The id of the task that published the release: the idempotency key."""
@@ -112,7 +112,7 @@ def _put(place: Path, task: ReleaseRequest, release: Release) -> None:
 
 
 def _made_by(task_id: str, place: Path) -> Release:
-    """Return the release that is there, if this task made it.
+    """Return the release in the folder, if the task itself made it in an earlier attempt.
 
     Raises:
         InputError: not retryable; another task made it.

@@ -24,7 +24,7 @@ reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python"
 
 
 class ReviewRequest(BaseModel):
-    """The code to review: exactly one of `path` and `diff`."""
+    """A request for a review of Python code, by exactly one of `path` and `diff`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -57,7 +57,7 @@ class Review(BaseModel):
 
 
 class PackagesRequest(BaseModel):
-    """The folders in which to look for packages."""
+    """A request for the packages in some folders."""
 
     model_config = ConfigDict(extra="forbid")
 

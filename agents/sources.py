@@ -15,7 +15,7 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One source file, or a fragment of one, to review or document."""
+    """A source file, or a fragment of one, to review or document."""
 
     name: str
     """The file's name in reports."""
@@ -56,7 +56,7 @@ def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
 
 
 def find_packages(roots: Sequence[str]) -> list[str]:
-    """Return the paths of the packages at and below these folders, sorted.
+    """Return the paths of the packages at and below the given folders, sorted.
 
     A package is a folder with an `__init__.py`; the same folders are skipped as in `find_sources`.
 

@@ -11,7 +11,7 @@ summarizer = Agent("summarizer", version="1.0.0", slots=16, tags=frozenset({"tex
 
 
 class SummaryRequest(BaseModel):
-    """The text to shorten, and how far."""
+    """A request for a summary: the text to shorten, and how far."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,7 +21,7 @@ class SummaryRequest(BaseModel):
 
 
 class Summary(BaseModel):
-    """Sentences of the text, word for word and in their order."""
+    """A summary: sentences of the text, word for word and in their order, and keywords."""
 
     summary: str
     sentences: list[str]

@@ -33,7 +33,7 @@ _USAGE_ERROR, _NO_TESTS = 4, 5
 
 
 class TestsRequest(BaseModel):
-    """The tests to run, and how much they may use."""
+    """A request to run tests: which ones, and how much time and memory they may use."""
 
     __test__ = False
     model_config = ConfigDict(extra="forbid")
@@ -47,7 +47,7 @@ class TestsRequest(BaseModel):
 
 
 class SuiteOutcome(StrEnum):
-    """The outcome of the run as a whole."""
+    """The outcome of a test run as a whole."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -61,7 +61,7 @@ class SuiteOutcome(StrEnum):
 
 
 class FailedTest(BaseModel):
-    """One test that failed, or that could not be run."""
+    """A test that failed, or that could not be run."""
 
     nodeid: str
     message: str
@@ -69,7 +69,7 @@ class FailedTest(BaseModel):
 
 
 class TestsReport(BaseModel):
-    """The counts of a run, and the first 50 failures."""
+    """The counts of a test run, and the first 50 failures."""
 
     __test__ = False
 

@@ -1,4 +1,4 @@
-"""The benchmarks of what Coditect costs: `python -m benchmarks`, or `make bench`.
+"""The benchmarks of what Coditect costs, run by `python -m benchmarks` or `make bench`.
 
 ::
 

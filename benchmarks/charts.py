@@ -10,7 +10,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target, drawn as a line at a value of the upright axis, or of the level axis."""
+    """A target in a chart, drawn as a line at a value of the upright axis, or of the level axis."""
 
     value: float
     label: str
@@ -52,5 +52,5 @@ Chart = Bars | Lines
 
 
 def times(ratio: float) -> str:
-    """Return a ratio as a text for a title, such as `1.25 x`."""
+    """Return a ratio as text for a title, e.g. `1.25 x`."""
     return f"{ratio:.2f} x" if ratio < 10 else f"{ratio:.0f} x"

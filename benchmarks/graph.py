@@ -74,7 +74,7 @@ GRAPHS: dict[str, Callable[[int], Edges]] = {"fan": fan, "layers": layers, "chai
 
 
 class OurGraph:
-    """A workflow of ours, in a shard of its own."""
+    """A workflow in the ledger and RQ as Coditect writes it, in a shard of its own."""
 
     def __init__(self, graph: TaskGraph) -> None:
         self.graph = graph

@@ -16,7 +16,7 @@ CPU_FACTS = Path("/proc/cpuinfo")
 
 
 async def describe(amqp_url: str, redis_url: str) -> dict[str, str]:
-    """Return processor, memory, system and every version that matters; no name or path of the machine."""
+    """Return processor, memory, system and every version that matters to the figures; no name or path."""
     packages = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
     return {
         "machine": f"{os.cpu_count()} x {_processor()}, {psutil.virtual_memory().total / 2**30:.0f} GiB",

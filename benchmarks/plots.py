@@ -37,7 +37,7 @@ STYLE = {
 
 
 def can_draw() -> bool:
-    """Return whether matplotlib is installed."""
+    """Return whether matplotlib is installed, without which no chart is drawn."""
     return matplotlib is not None
 
 

@@ -60,7 +60,7 @@ class NoProfile(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One call of a stack: a function of a file, Python or native."""
+    """A call in a sampled stack: a function of a file, Python or native."""
 
     name: str
     file: str
@@ -71,7 +71,7 @@ Stack = Sequence[Frame]
 
 
 def room(stack: Stack) -> str:
-    """Return the room to which a sample belongs."""
+    """Return the room (the package or library) to which a sample's time is counted."""
     if stack and stack[-1].name in SYSTEM_CALLS:
         return KERNEL
     for frame in reversed(stack):

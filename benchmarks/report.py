@@ -15,7 +15,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The report of one run: its time (UTC, `YYYYMMDDTHHMMSSZ`), its command, the machine, and the findings."""
+    """The report of a run: its time (UTC, `YYYYMMDDTHHMMSSZ`), its command, the machine, and the findings."""
 
     time: str
     command: str

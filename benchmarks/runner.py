@@ -83,7 +83,7 @@ async def found_by(name: str, stage: Stage, size: Size) -> Findings:
 
 
 async def run_profile(size: Size, files: Mapping[str, Path]) -> dict[str, dict[str, float]]:
-    """Profile one long burst of ours, and return the shares of time by process and room.
+    """Profile one long burst of Coditect's side, and return the shares of time by process and room.
 
     `files` names the files for the profiles of `client` and `agent`.
 

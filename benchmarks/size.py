@@ -1,4 +1,4 @@
-"""The size of a benchmark run."""
+"""The size of a benchmark run, full or quick, as values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The counts and times of every part."""
+    """The counts, times and repetitions of every part of a run."""
 
     rounds: int
     """Alternating rounds of each side."""

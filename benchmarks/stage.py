@@ -53,7 +53,7 @@ class Program:
 
 
 def python(name: str, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> Program:
-    """Return a module of ours as a program."""
+    """Return a module of the benchmarks as a program to run."""
     return Program(name, (PYTHON, "-m", module, *arguments), env or {})
 
 
@@ -74,7 +74,7 @@ class Stage:
 
     @property
     def settings(self) -> Settings:
-        """The settings of our client, for the servers of this stage."""
+        """The settings of Coditect's client for the servers of the stage."""
         return Settings(amqp_url=self._servers.amqp_url, redis_url=self._servers.redis_url)
 
     @property

@@ -1,4 +1,4 @@
-"""A target, and whether a measurement meets it."""
+"""A target of the project, and whether a measurement meets it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Bound(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target of the project with its measurement, both in `unit`."""
+    """A target of the project with its measurement, both in `unit`."""
 
     name: str
     measured: float
@@ -28,7 +28,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether the target is met."""
+        """Whether the measurement meets the target."""
         match self.bound:
             case Bound.AT_LEAST:
                 return self.measured >= self.target
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The findings of one part; `raw` holds every measurement, as values that JSON can express."""
+    """The findings of a part; `raw` holds every measurement, as values that JSON can express."""
 
     part: str
     verdicts: tuple[Verdict, ...]

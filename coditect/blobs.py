@@ -36,7 +36,7 @@ class Blobs(Protocol):
     """The port of the store for large values."""
 
     def check(self, size_bytes: int) -> None:
-        """Check that a value of this size may be held in memory.
+        """Check that a value of the given size may be held in memory.
 
         Raises:
             TooLarge: when the value is over the limit for large values.
@@ -65,7 +65,7 @@ class NoBlobs:
     """The absence of a store for large values: every value over the inline limit is refused."""
 
     def check(self, size_bytes: int) -> NoReturn:
-        """Refuse a large value.
+        """Refuse a large value, because no store is set up.
 
         Raises:
             TooLarge: always.

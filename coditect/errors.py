@@ -1,4 +1,4 @@
-"""All errors that Coditect raises, as a tree ordered by the caller's remedy: retry, fix the input, fix the set-up.
+"""The errors that Coditect raises, as a tree ordered by the caller's remedy: retry, fix the input, fix the set-up.
 
 ::
 
@@ -105,7 +105,7 @@ class ClaimBroken(InvalidTask):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One problem in a document: its place, a sentence, and how to correct it."""
+    """A problem in a document: its place, a sentence, and how to correct it."""
 
     path: tuple[str | int, ...]
     """The path from the document's root: `("nodes", "build", "after", 0)`."""

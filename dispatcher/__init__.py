@@ -1,4 +1,4 @@
-"""The control plane: a process beside the agents.
+"""The control plane: a process that keeps workflows and durable tasks until they end, and publishes their tasks.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: the command line uses
 its `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.

@@ -56,7 +56,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turn an OSError within the block into an error that names the file."""
+    """Turn an OSError within the block into a Coditect error that names the file."""
     try:
         yield
     except OSError as error:

@@ -22,14 +22,14 @@ MOST_PAUSE_SECONDS = 30.0
 
 @dataclass(slots=True)
 class _Pause:
-    """The pause before a capability without a queue is probed again."""
+    """The pause of a capability without a queue, until a publication probes for a queue again."""
 
     seconds: float
     until: float
 
 
 class Capacity:
-    """The count of publications under way; `now` is any clock in seconds that never goes back."""
+    """The count of one dispatcher's publications under way; `now` is any clock in seconds that never goes back."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
         self._now = now
@@ -56,11 +56,11 @@ class Capacity:
             recent.append(self._now())
 
     def keep(self, capability: str, number: int) -> None:
-        """Reserve room for `number` nodes that are about to be claimed, until it is freed."""
+        """Reserve room for `number` nodes that are about to be claimed, until `free` gives the room back."""
         self._kept[capability] += number
 
     def free(self, capability: str, number: int) -> None:
-        """Free reserved room, after the nodes were claimed and counted, or refused."""
+        """Give reserved room back, after the nodes were claimed and counted, or refused."""
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """The counters that all shard workers of a dispatcher share, and that outlive them."""
+    """The counters of refusals that all shard workers of a dispatcher share, and that outlive each worker."""
 
     refused: int = 0
     """The number of commits that were refused because the shard had another owner."""

@@ -14,7 +14,7 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """The paths by which nodes are claimed; one is switched off only to test the others."""
+    """The switches of the paths by which nodes are claimed; only tests switch a path off."""
 
     on_record: bool = True
     """Whether nodes are claimed in the transaction that records their predecessor's result."""

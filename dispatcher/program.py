@@ -1,4 +1,4 @@
-"""The composition of the control plane: the only module of this package that knows adapters."""
+"""The composition of the control plane: the only module of the package `dispatcher` that knows adapters."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ REQUESTS = 200
 
 @dataclass(frozen=True, slots=True)
 class DispatcherOptions:
-    """The options of one dispatcher."""
+    """The options of one dispatcher, such as the number of shards and how long ended workflows are kept."""
 
     shards: int = DEFAULT_SHARDS
     """The number of shards of a new store; an existing store keeps its own."""
@@ -82,7 +82,7 @@ class DispatcherOptions:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A running control plane."""
+    """A running dispatcher, with the parts that tests and other programs look at."""
 
     notices: Notices
     ownership: ShardOwnership

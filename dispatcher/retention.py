@@ -56,7 +56,7 @@ Value = TypeVar("Value")
 
 
 class Retention:
-    """One dispatcher's part in the sweep; `run` sweeps until it is canceled."""
+    """The retention in one dispatcher, which removes old data while it holds the lease; `run` ends when canceled."""
 
     def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
         self._ports = ports

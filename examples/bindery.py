@@ -1,4 +1,4 @@
-"""An agent whose capabilities are the steps of a workflow."""
+"""An agent that binds books: its two capabilities are the steps of a workflow."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Count:
 
 @bindery.capability("chapter.count", timeout="10s")
 async def count(chapter: Chapter) -> Count:
-    """Counts the words of a chapter."""
+    """Count the words of a chapter."""
     if not chapter.text:
         raise ValueError(f"{chapter.title} is empty")
     return Count(chapter.title, len(chapter.text.split()))
@@ -29,5 +29,5 @@ async def count(chapter: Chapter) -> Count:
 
 @bindery.capability("book.bind", timeout="10s")
 async def bind(chapters: list[Count]) -> str:
-    """Makes a table of contents."""
+    """Make a book's table of contents from the counts of its chapters."""
     return ", ".join(f"{chapter.title} ({chapter.words})" for chapter in chapters)

@@ -1,4 +1,4 @@
-"""A workflow: a task for every chapter, and what is made of the results."""
+"""A workflow: a task for every chapter of a book, and a table of contents from the results."""
 
 import asyncio
 

@@ -17,6 +17,6 @@ class Digest:
 
 @hashes.capability("text.hash", timeout="20s")
 def digest(text: str) -> Digest:
-    """The SHA-256 of a text, with some effort."""
+    """Return the hash of a text, by 40,000 rounds of SHA-256."""
     key = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 40_000)
     return Digest(key.hex(), os.getpid())

@@ -1,4 +1,4 @@
-"""An agent that asks another one: its slot is free while it waits."""
+"""An agent that asks another agent; the asking task holds no slot while it waits."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Order:
 
 @orders.capability("order.total", timeout="30s")
 async def total(order: Order, ctx: Context) -> Price:
-    """What an order costs."""
+    """Return the price of an order, by asking for the price of each item."""
     cents = 0
     for item in order.items:
         price = await ctx.request("price.quote", item, Price, timeout="10s")

@@ -1,4 +1,4 @@
-"""An agent that knows what things cost."""
+"""An agent that quotes prices."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Price:
 
 @prices.capability("price.quote", timeout="5s")
 async def quote(item: Item) -> Price:
-    """The price of some pieces of one thing."""
+    """Return the price of an item, for as many pieces as are wanted."""
     if item.name not in CENTS:
         raise InputError("Nobody sells this", name=item.name)
     return Price(CENTS[item.name] * item.count)

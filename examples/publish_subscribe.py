@@ -1,4 +1,4 @@
-"""Publish-subscribe: events for whoever listens, a broadcast for every agent but some."""
+"""Publish-subscribe: events for all listeners, and a broadcast to every agent but the excluded ones."""
 
 import asyncio
 

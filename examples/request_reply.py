@@ -1,4 +1,4 @@
-"""Request-reply: ask, and get the value or the reason why there is none."""
+"""Request-reply: submit a task, and get its value or the reason why there is none."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Routing: by capability, by a strategy that picks one agent, or pinned to the one that has what is needed."""
+"""Routing: by capability, by a strategy that picks an agent, or pinned to the agent that has what is needed."""
 
 import asyncio
 

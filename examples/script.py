@@ -1,4 +1,4 @@
-"""A script: no event loop, no `await`."""
+"""A script that submits tasks without an event loop and without `await`."""
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ class NobodyAtHome(Exception):
 
 @courier.capability("parcel.deliver", timeout="10m", retry=Retry(max_attempts=3, first="30m", cap="1h"))
 async def deliver(parcel: Parcel, ctx: Context) -> str:
-    """Brings a parcel to somebody's door."""
+    """Bring a parcel to a door; raise an error when the door stays closed."""
     await asyncio.sleep(5 * 60)  # the way there
     if ctx.attempt < parcel.somebody_opens_at:
         raise NobodyAtHome(parcel.street)

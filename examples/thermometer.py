@@ -1,4 +1,4 @@
-"""An agent that tells the fleet what it sees, and listens to what everybody is told."""
+"""An agent that emits an event about what it measures, and listens to broadcasts."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ limits = {"too_hot": 30.0}
 
 @thermometer.on_broadcast("limits.changed")
 def change_limits(new: Any) -> None:
-    """Told to every process of this agent."""
+    """Set new limits; a broadcast calls the function in every process of the agent."""
     limits.update(new)
 
 
 @thermometer.capability("temperature.check", timeout="5s")
 async def check(degrees: float, ctx: Context) -> str:
-    """Compares a temperature with the limit; says so to whoever listens when it is above."""
+    """Compare a temperature with the limit, and emit an event when it is above the limit."""
     if degrees <= limits["too_hot"]:
         return "fine"
     await ctx.emit("temperature.high", subject="greenhouse", degrees=degrees)

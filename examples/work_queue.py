@@ -1,4 +1,4 @@
-"""Work queue: many tasks, several processes, each task to whoever has a free slot."""
+"""Work queue: many tasks, several processes, and each task goes to a process with a free slot."""
 
 import asyncio
 

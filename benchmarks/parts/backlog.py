@@ -33,7 +33,7 @@ MOST_GROWTH_MB = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """The figures of one backlog; megabytes are resident memory, before the first task and after the last one."""
+    """The figures of one backlog; megabytes are resident memory, before the first task and after the last task."""
 
     queued: int
     submitted_per_second: float
@@ -154,6 +154,6 @@ def charts(found: Sequence[Depth]) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure growing backlogs, and judge the memory that is left after the deepest."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), [asdict(one) for one in found], charts(found))

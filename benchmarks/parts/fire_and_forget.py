@@ -1,4 +1,4 @@
-"""No-op tasks that want no result: from the first publish until the agent has executed the last one."""
+"""The speed of no-op tasks without results: from the first publish until the agent has executed the last task."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def verdict(found: Paces) -> tuple[Verdict, ...]:
 
 
 def charts(found: Paces) -> tuple[Chart, ...]:
-    """Return a chart of the speed."""
+    """Return a chart of the tasks per second of every side."""
     ahead = times(to_aio_pika(found, Side.DIRECT))
     title = f"Fire and forget, until executed: {ahead} the hand-written aio-pika program"
     return (speed_bars(found, name=NAME, title=title, targets=speed_targets(found, LEAST_RATIOS)),)
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure tasks without results on all sides, and judge the speed."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), raw(found), charts(found))

@@ -101,7 +101,7 @@ def verdict(found: Footprint) -> tuple[Verdict, ...]:
 
 
 def figures(found: Footprint) -> tuple[Figure, ...]:
-    """Return the worst of the repetitions."""
+    """Return the worst figures of the repetitions."""
     return (
         Figure("coditect --help, slowest", max(found.help_milliseconds), "ms"),
         Figure("agent start to first task, slowest", max(found.start_seconds), "s"),
@@ -109,6 +109,6 @@ def figures(found: Footprint) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure the idle agent and the start times, and judge them."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

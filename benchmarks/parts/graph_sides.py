@@ -31,7 +31,7 @@ GRAPH_OTHERS: dict[Side, Other] = {**OTHERS, Side.TASKIQ: TASKIQ}
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """A control plane that was started."""
+    """A running control plane of Coditect's side."""
 
     pid: int
     program: Program
@@ -45,7 +45,7 @@ def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
 
 
 def agents(target: str = ECHOER, *, slots: int = PREFETCH) -> list[Program]:
-    """Return our agent processes."""
+    """Return the two agent processes of Coditect's side as programs."""
     return [agent(target, slots=slots, env={}) for _ in range(WORKERS)]
 
 

@@ -1,4 +1,4 @@
-"""No-op tasks with a result each, beside the task queues that people use, each at its fastest safe settings."""
+"""The speed of no-op tasks beside the task queues that people use, each at its fastest safe settings."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def charts(found: Paces) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure without a verdict: there is no target beside others."""
+    """Measure all sides, without a verdict: there is no target beside others."""
     rounds, reasons = await measure(stage, size)
     found = paces(rounds)
     return Findings(NAME, (), figures(found), raw(found), charts(found), notes(reasons), complete=not reasons)

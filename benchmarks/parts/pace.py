@@ -93,7 +93,7 @@ def speed_bars(found: Paces, *, name: str, title: str, targets: tuple[Target, ..
 
 
 def speed_targets(found: Paces, targets: Mapping[Side, float]) -> tuple[Target, ...]:
-    """Return the targets as tasks per second of this run."""
+    """Return the targets in tasks per second: multiples of the aio-pika program's speed in the same run."""
     hand = speed(found, Side.AIO_PIKA)
     return tuple(
         Target(least * hand, f"target of the {WIRES[side]} path, {least:g} x aio-pika")

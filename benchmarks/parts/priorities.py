@@ -54,7 +54,7 @@ class Waits:
 
 
 async def arrive(client: Client, count: int, *, milliseconds: int) -> tuple[float, ...]:
-    """Submit P0 tasks one by one at fixed times, whatever became of earlier ones; return the waits in ms."""
+    """Submit P0 tasks one by one at fixed times, without waiting for earlier ones; return the waits in ms."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -171,7 +171,7 @@ def verdict(found: Waits) -> tuple[Verdict, ...]:
 
 
 def figures(found: Waits) -> tuple[Figure, ...]:
-    """Return the middle and the end of the waits, and the starts."""
+    """Return the middle and the slow end of the waits, and the starts of each level."""
     return (
         Figure("P0 wait, P2 queued, p50", percentile(found.loaded, 50), "ms"),
         Figure("P0 wait, P2 queued, longest", max(found.loaded), "ms"),
@@ -185,6 +185,6 @@ def figures(found: Waits) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure the waits of urgent and bulk work, and judge them."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

@@ -1,4 +1,4 @@
-"""The time of one task after the other, from submit to the result in hand."""
+"""The round trip of tasks one at a time, from submit to the result in hand."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def charts(found: RoundTrips) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure the round trips of all sides, and judge the middle and the slow end."""
     found = await measure(stage, size)
     raw = {side.value: values for side, values in found.items()}
     return Findings(NAME, verdict(found), figures(found), raw, charts(found))

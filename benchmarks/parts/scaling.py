@@ -24,7 +24,7 @@ MOST_BODY_BYTES = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The description of one part: the quantity that varies, its steps, and the measured sides."""
+    """A part about growth: the quantity that varies, its steps, and the measured sides."""
 
     name: str
     unit: str
@@ -44,7 +44,7 @@ Answer = Mapping[Side, Mapping[int, tuple[float, ...]]]
 
 
 def plain_burst(size: Size, _step: int) -> Order:
-    """Return the same order at every step."""
+    """Return an order of the same size at every step, where only the agents vary."""
     return Order(Mode.BURST, WARM_UP, size.scaling_tasks)
 
 
@@ -82,7 +82,7 @@ async def measure(stage: Stage, size: Size, question: Question) -> Answer:
 
 
 def figures(question: Question, found: Answer) -> tuple[Figure, ...]:
-    """Return the median of each step."""
+    """Return the median speed of each side at each step."""
     return tuple(
         Figure(f"{side.value}: {step:,} {question.unit}", median(rounds), "/s")
         for side, steps in found.items()
@@ -107,15 +107,15 @@ async def answer(stage: Stage, size: Size, question: Question) -> Findings:
 
 
 async def agents(stage: Stage, size: Size) -> Findings:
-    """Measure more and more agent processes."""
+    """Measure the speed with more and more agent processes."""
     return await answer(stage, size, BY_AGENTS)
 
 
 async def capabilities(stage: Stage, size: Size) -> Findings:
-    """Measure more and more capabilities."""
+    """Measure the speed with more and more capabilities."""
     return await answer(stage, size, BY_CAPABILITIES)
 
 
 async def bodies(stage: Stage, size: Size) -> Findings:
-    """Measure larger and larger bodies."""
+    """Measure the speed with larger and larger bodies."""
     return await answer(stage, size, BY_BODY)

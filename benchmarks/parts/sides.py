@@ -24,7 +24,7 @@ TALLIED = (Mode.FORGET, Mode.FILL)
 
 
 class Side(StrEnum):
-    """The system whose programs run."""
+    """A system to compare, whose client and agent programs are run."""
 
     DIRECT = "coditect"
     """Our client and agent, on direct frames."""
@@ -80,7 +80,7 @@ def client_of(side: Side, order: Order) -> Program:
 
 
 async def one_round(stage: Stage, side: Side, order: Order, *, agents: int = 1) -> dict[str, Any]:
-    """Run one measurement, and return the client's figures."""
+    """Run one measurement of a side, and return the client's figures."""
     order = with_tally(stage, order)
     async with AsyncExitStack() as running:
         pids = [await running.enter_async_context(stage.running(agent_of(side, order))) for _ in range(agents)]

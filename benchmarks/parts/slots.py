@@ -1,4 +1,4 @@
-"""Tasks that wait 100 ms on 100 slots: the share of the ideal speed that is left when only the slots limit it.
+"""The use of 100 slots by tasks that wait 100 ms: the share of the ideal speed when only the slots limit it.
 
 The tasks are P0, for which every slot is open. For P1 and P2 an agent keeps one slot free (99 of 100), which is shown
 beside it without a target.
@@ -26,7 +26,7 @@ LEAST_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """The seconds from the first submit to the last result, one value for each repetition."""
+    """The seconds from the first submit to the last result, a value for each repetition."""
 
     p0: tuple[float, ...]
     p1: tuple[float, ...]
@@ -52,7 +52,7 @@ async def measure(stage: Stage, size: Size) -> Walls:
 
 
 def verdict(found: Walls) -> tuple[Verdict, ...]:
-    """Judge the ideal time over the median."""
+    """Judge the ideal wall time over the median measured one."""
     share = 100 * IDEAL_SECONDS / median(found.p0)
     return (
         Verdict(f"{TASKS:,} tasks of 100 ms on 100 slots, of the ideal", share, Bound.AT_LEAST, 100 * LEAST_SHARE, "%"),
@@ -60,7 +60,7 @@ def verdict(found: Walls) -> tuple[Verdict, ...]:
 
 
 def figures(found: Walls) -> tuple[Figure, ...]:
-    """Return the wall times."""
+    """Return the median wall times of P0, on all 100 slots, and of P1, on 99."""
     return (
         Figure("wall, P0 (100 slots)", median(found.p0), "s"),
         Figure("wall, P1 (99 of 100 slots: 1.1 s are ideal)", median(found.p1), "s"),
@@ -68,6 +68,6 @@ def figures(found: Walls) -> tuple[Figure, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure tasks on 100 slots, and judge the time beside the ideal."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), asdict(found))

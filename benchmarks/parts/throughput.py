@@ -1,4 +1,4 @@
-"""No-op tasks with a result each, as fast as they go: one client process, one agent process, the broker."""
+"""The speed of no-op tasks with results: one client process, one agent process, the broker."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def charts(found: Paces) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure tasks with results on all sides, and judge speed and processor time."""
     found = await measure(stage, size)
     return Findings(NAME, verdict(found), figures(found), raw(found), charts(found))

@@ -30,7 +30,7 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """The figures of one measurement on one core; megabytes are the peak of the dispatcher's resident memory."""
+    """The figures of a measurement on one core; megabytes are the peak of the dispatcher's resident memory."""
 
     seconds: tuple[float, ...]
     """The seconds of each run."""

@@ -50,7 +50,7 @@ class TooFewCores(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One size to measure: a graph, and the number of workflows of that graph."""
+    """A size to measure: a graph, and the number of workflows of that graph."""
 
     name: str
     graph: Graph
@@ -69,7 +69,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """The figures of one trial, on one core; megabytes are the dispatcher's resident memory."""
+    """The figures of a trial on one core; megabytes are the dispatcher's resident memory."""
 
     name: str
     nodes: int
@@ -92,12 +92,12 @@ def longer(nodes: int, width: int) -> Trial:
 
 
 def more(workflows: int) -> Trial:
-    """Return a trial of many small workflows."""
+    """Return a trial of many workflows of ten nodes each."""
     return Trial(f"{workflows:,} workflows of {SMALL.nodes}", SMALL, workflows)
 
 
 def two_cores() -> tuple[int, int]:
-    """Return two cores that this process may use.
+    """Return the numbers of two cores that the calling process may use.
 
     Raises:
         TooFewCores: when there are fewer than two.
@@ -207,7 +207,7 @@ def charts(found: Mapping[str, Sequence[Grown]]) -> tuple[Chart, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure growing workflows, and judge the growth of time and memory."""
     found = await measure(stage, size)
     raw = {name: [asdict(one) for one in series] for name, series in found.items()}
     return Findings(NAME, verdicts(found), figures(found), raw, charts(found))

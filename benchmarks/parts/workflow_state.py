@@ -1,4 +1,4 @@
-"""A dispatcher's answers while it works, the time of its restart, and its cost when it is idle."""
+"""The answers of a busy dispatcher, the time of its restart, and its cost when it is idle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_CPU_PERCENT = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All figures of this part."""
+    """The figures of the queries, the restarts and the idle dispatcher."""
 
     query_milliseconds: tuple[float, ...]
     """The time of each state query while 1,000 nodes ran."""
@@ -139,7 +139,7 @@ async def measure(stage: Stage, size: Size) -> Found:
 
 
 def verdicts(found: Found, live_nodes: int) -> tuple[Verdict, ...]:
-    """Judge the targets."""
+    """Judge query time, restart time and the cost of an idle dispatcher by their targets."""
     return (
         Verdict("state query p99 while 1,000 nodes run", percentile(found.query_milliseconds, 99), Bound.BELOW,
                 MOST_QUERY_MS, "ms"),
@@ -166,6 +166,6 @@ def _p50(values: Sequence[float]) -> float:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure queries, restarts and the idle dispatcher, and judge them."""
     found = await measure(stage, size)
     return Findings(NAME, verdicts(found, size.live_nodes), figures(found), asdict(found))

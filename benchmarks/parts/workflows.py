@@ -29,7 +29,7 @@ Seconds = dict[str, dict[Side, list[float]]]
 
 
 def graphs(size: Size) -> tuple[Graph, ...]:
-    """Return the graphs to measure."""
+    """Return the graphs to measure: a fan, a chain, and layers, of the run's size."""
     return fan(size.graph_width), chain(size.graph_length), layered(size.graph_layers, size.graph_width // 10)
 
 
@@ -47,7 +47,7 @@ async def measure(stage: Stage, size: Size) -> tuple[Seconds, dict[Side, str]]:
 async def _rounds(
     stage: Stage, size: Size, graph: Graph, sides: Sequence[Side]
 ) -> tuple[dict[Side, list[float]], dict[Side, str]]:
-    """Measure alternating rounds of all sides; a side that fails takes no further part in this graph.
+    """Measure alternating rounds of all sides on a graph; a side that fails takes no further part in it.
 
     The sides' rounds are seconds apart, because a machine can be half as fast again within minutes.
     """
@@ -110,7 +110,7 @@ def _chain_verdict(graph: Graph, sides: Mapping[Side, Sequence[float]]) -> list[
 
 
 def figures(size: Size, found: Seconds) -> tuple[Figure, ...]:
-    """Return the medians of every graph and side."""
+    """Return nodes per second, and milliseconds per layer, of every graph and side, by the median round."""
     shown = []
     for graph in graphs(size):
         for side, seconds in found[graph.name].items():
@@ -155,7 +155,7 @@ def notes(reasons: Mapping[Side, str]) -> tuple[str, ...]:
 
 
 async def run(stage: Stage, size: Size) -> Findings:
-    """Measure and judge."""
+    """Measure graphs on all sides, and judge the speed of Coditect's side."""
     found, reasons = await measure(stage, size)
     raw = {graph: {side.value: seconds for side, seconds in sides.items()} for graph, sides in found.items()}
     return Findings(

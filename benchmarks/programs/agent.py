@@ -9,7 +9,7 @@ from coditect.settings.settings import read_settings
 
 
 def main(target: str) -> int:
-    """Run the agent until SIGTERM."""
+    """Run the agent that the target names until SIGTERM; return the exit code."""
     return run(target, read_settings())
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.programs.aio_pika_agent`: the other side's agent, consumer and replier in one process.
+"""`python -m benchmarks.programs.aio_pika_agent`: the hand-written side's agent, consumer and replier at once.
 
 Its task queue has the same arguments as ours. A delivery is acked after its reply was confirmed.
 """
@@ -54,7 +54,7 @@ class Replier:
 
 
 async def serve(url: str) -> None:
-    """Work until SIGTERM."""
+    """Consume and answer tasks at the broker's address until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with await connect_robust(url) as connection:

@@ -1,4 +1,4 @@
-"""The other side's client: aio-pika as its documentation teaches it, written to be fast.
+"""The hand-written side's client: aio-pika as its documentation teaches it, written to be fast.
 
 The client uses confirms, mandatory and persistent messages, and a durable classic reply queue, and acks each reply;
 publishes are pipelined behind a semaphore. One channel publishes, another consumes. JSON is the same library's as ours.
@@ -69,7 +69,7 @@ class AioPikaDriver:
             self._window.release()
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`."""
+        """Publish tasks in parallel, as `Driver.burst`, and check every reply."""
         async with asyncio.timeout(RESULT_SECONDS), asyncio.TaskGroup() as group:
             publishing = []
             for number in range(tasks):
@@ -80,12 +80,12 @@ class AioPikaDriver:
                 check(number, self._text, value)
 
     async def single(self, number: int) -> None:
-        """See `Driver.single`."""
+        """Submit a task and check its reply, as `Driver.single`."""
         async with asyncio.timeout(RESULT_SECONDS):
             check(number, self._text, await (await self._ask(number)))
 
     async def forget(self, tasks: int) -> None:
-        """See `Driver.forget`."""
+        """Publish tasks that want no reply, as `Driver.forget`."""
         async with asyncio.TaskGroup() as group:
             for number in range(tasks):
                 await self._window.acquire()

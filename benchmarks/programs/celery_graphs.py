@@ -21,7 +21,7 @@ class CeleryRunner:
     """The runner of graphs through Celery."""
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`. Celery blocks the event loop, on which nothing else runs."""
+        """Run a graph as `GraphRunner.run`; Celery blocks the event loop, on which nothing else runs."""
         steps: list[Any] = []
         wide = False
         for layer in graph.layers():

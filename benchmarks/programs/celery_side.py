@@ -21,7 +21,7 @@ app.conf.update(**CELERY_SETTINGS)
 
 @app.task(name="bench.echo")  # type: ignore[untyped-decorator]
 def echo(number: int, text: str) -> dict[str, object]:
-    """Give the input back."""
+    """Return the input unchanged: the no-op task of Celery's side."""
     return {"number": number, "text": text}
 
 
@@ -41,7 +41,7 @@ class CeleryDriver:
         return [echo.delay(number, self._text) for number in numbers]
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`. Nothing else runs on the event loop."""
+        """Publish tasks as `Driver.burst`; Celery blocks the event loop, on which nothing else runs."""
         share = -(-tasks // CELERY_THREADS)
         shares = [range(first, min(first + share, tasks)) for first in range(0, tasks, share)]
         for numbers, results in zip(shares, self._threads.map(self._submit, shares), strict=True):

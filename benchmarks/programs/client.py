@@ -35,7 +35,7 @@ def open_driver(order: Order) -> AbstractAsyncContextManager[Driver]:
 
 
 class CpuMeter:
-    """A meter of processor time, user and system, of this process and the watched ones since the meter was made.
+    """A meter of the client's and watched processes' processor time, user and system, since it was made.
 
     The children of a watched process count as part of it.
     """
@@ -122,13 +122,13 @@ MODES = {Mode.BURST: burst, Mode.SINGLE: single, Mode.FORGET: forget, Mode.FILL:
 
 
 async def measure(order: Order) -> dict[str, object]:
-    """Connect, measure, and disconnect."""
+    """Connect to the order's side, measure, disconnect, and return the figures."""
     async with open_driver(order) as driver:
         return await MODES[order.mode](driver, order)
 
 
 def main(order: str, answer: str) -> None:
-    """Run one measurement; the module's first lines describe the arguments."""
+    """Carry out an order, given as JSON, and write its figures to the file `answer`."""
     figures = run_loop(measure(Order.read(order)))
     Path(answer).write_text(json.dumps(figures))
 

@@ -1,4 +1,4 @@
-"""Our side: the public `Client`. The environment chooses the wire path."""
+"""The client of Coditect's side: the public `Client`. The environment chooses the wire path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coditect import Client
 
 
 class CoditectDriver:
-    """The driver of our client."""
+    """The driver of Coditect's public client."""
 
     def __init__(self, client: Client, load: Load) -> None:
         self._client = client
@@ -20,7 +20,7 @@ class CoditectDriver:
         self._capabilities = [echo_capability(number) for number in range(load.capabilities)]
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`."""
+        """Submit tasks, spread over the capabilities, as `Driver.burst`, and check every result."""
         if len(self._capabilities) == 1:
             await self._burst(self._capabilities[0], range(tasks), WINDOW)
             return
@@ -36,12 +36,12 @@ class CoditectDriver:
             check(number, self._text, await handle.result(timeout=RESULT_SECONDS))
 
     async def single(self, number: int) -> None:
-        """See `Driver.single`."""
+        """Submit a task and check its result, as `Driver.single`."""
         handle = await self._client.submit(self._capabilities[0], Echo(number, self._text))
         check(number, self._text, await handle.result(timeout=RESULT_SECONDS))
 
     async def forget(self, tasks: int) -> None:
-        """See `Driver.forget`."""
+        """Submit tasks that want no result, as `Driver.forget`."""
         values = (Echo(number, self._text) for number in range(tasks))
         async for _ in self._client.submit_many(COUNT, values, concurrency=WINDOW, results=False):
             pass

@@ -24,13 +24,13 @@ def definition_of(graph: Graph) -> Definition:
 
 
 class CoditectRunner:
-    """The runner of graphs through our control plane."""
+    """The runner of graphs through Coditect's control plane."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`."""
+        """Run a graph as a workflow, as `GraphRunner.run`."""
         run = await self._client.start(definition_of(graph))
         value = await run.result(timeout=LONGEST_SECONDS)
         check_sinks(graph, [value] if graph.widths[-1] == 1 else [value[name] for name in sorted(value)])

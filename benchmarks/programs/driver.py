@@ -24,12 +24,12 @@ class Load:
 
     @property
     def text(self) -> str:
-        """A text of `body_bytes` bytes."""
+        """The text of `body_bytes` bytes that each task carries."""
         return (SENTENCE * (self.body_bytes // len(SENTENCE) + 1))[: self.body_bytes]
 
 
 class Driver(Protocol):
-    """One side of the comparison, connected; each side's module has an `open_driver(load)` that yields one."""
+    """A connected side of the comparison; each side's module has an `open_driver(load)` that yields one."""
 
     async def burst(self, tasks: int) -> None:
         """Publish `tasks` tasks, pipelined, and wait until the result of each has come and is checked."""
@@ -42,7 +42,7 @@ class Driver(Protocol):
 
 
 def check(number: int, text: str, value: Any) -> None:
-    """Check that a result is the echo of its task.
+    """Raise an error unless a result is the echo of its task.
 
     Raises:
         ValueError: when the result is another task's.

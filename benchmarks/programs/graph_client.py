@@ -53,7 +53,7 @@ async def measure(order: GraphOrder) -> dict[str, object]:
 
 
 def main(order: str, answer: str) -> None:
-    """Run one measurement; the module's first lines describe the arguments."""
+    """Carry out an order, given as JSON, and write its figures to the file `answer`."""
     figures = run_loop(measure(GraphOrder.read(order)))
     Path(answer).write_text(json.dumps(figures))
 

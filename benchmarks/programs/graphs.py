@@ -31,7 +31,7 @@ class Graph:
 
     @property
     def nodes(self) -> int:
-        """The number of nodes."""
+        """The number of nodes of the graph."""
         return sum(self.widths)
 
     @property
@@ -40,7 +40,7 @@ class Graph:
         return range(self.nodes - self.widths[-1], self.nodes)
 
     def layers(self) -> Iterator[list[Node]]:
-        """Yield the layers, in order."""
+        """Yield the graph's layers of nodes, in order."""
         first, before = 0, range(0)
         for width in self.widths:
             numbers = range(first, first + width)
@@ -82,12 +82,12 @@ class GraphOrder:
     """The number of graphs in a run, `AT_ONCE` of them side by side."""
 
     def written(self) -> str:
-        """Return the order as JSON."""
+        """Return the order as JSON text, for a client's command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read an order from JSON."""
+        """Read an order from the JSON text of `written`."""
         fields = json.loads(text)
         graphs = {name: _graph(fields[name]) for name in ("warm_up", "graph")}
         return cls(**{**fields, **graphs})
@@ -100,14 +100,14 @@ def _graph(fields: dict[str, object]) -> Graph:
 
 
 class GraphRunner(Protocol):
-    """One side that runs graphs, connected."""
+    """A connected side that runs graphs."""
 
     async def run(self, graph: Graph) -> None:
         """Submit a graph, wait until all of it is done, and check the results of its last layer."""
 
 
 def check_sinks(graph: Graph, values: Sequence[object]) -> None:
-    """Check the results of the last layer, in order.
+    """Raise an error unless the results of the last layer are right and in order.
 
     Raises:
         ValueError: when a result differs from the node's input.

@@ -12,7 +12,7 @@ from benchmarks.programs.driver import BODY_BYTES
 
 
 class Mode(StrEnum):
-    """The kind of a measurement."""
+    """The kind of a measurement: a burst, single round trips, tasks without results, or a backlog."""
 
     BURST = "burst"
     """`count` tasks at once, each with its result."""
@@ -26,7 +26,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The instructions for one measurement."""
+    """The instructions to a client for one measurement: mode, number of tasks, bodies and capabilities."""
 
     mode: Mode
     warm_up: int
@@ -42,11 +42,11 @@ class Order:
     """The folder in which agents count the executed tasks."""
 
     def written(self) -> str:
-        """Return the order as JSON."""
+        """Return the order as JSON text, for a client's command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read an order from JSON."""
+        """Read an order from the JSON text of `written`."""
         fields = json.loads(text)
         return cls(**{**fields, "mode": Mode(fields["mode"])})

@@ -25,7 +25,7 @@ class RqRunner:
         self._queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`. RQ blocks the event loop, on which nothing else runs."""
+        """Run a graph as `GraphRunner.run`; RQ blocks the event loop, on which nothing else runs."""
         jobs: dict[int, Job] = {}
         for layer in graph.layers():
             for first in range(0, len(layer), RQ_BATCH):

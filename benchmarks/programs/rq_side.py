@@ -18,19 +18,19 @@ QUEUE = "bench"
 
 
 def echo(number: int, text: str) -> dict[str, object]:
-    """Give the input back."""
+    """Return the input unchanged: the no-op task of RQ's side."""
     return {"number": number, "text": text}
 
 
 class RqDriver:
-    """The driver of RQ."""
+    """The driver of RQ, whose jobs go through one queue."""
 
     def __init__(self, connection: Redis, load: Load) -> None:
         self._text = load.text
         self._queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`. RQ blocks the event loop, on which nothing else runs."""
+        """Enqueue tasks as `Driver.burst`; RQ blocks the event loop, on which nothing else runs."""
         jobs = []
         for first in range(0, tasks, RQ_BATCH):
             numbers = range(first, min(first + RQ_BATCH, tasks))
@@ -55,7 +55,7 @@ async def open_driver(load: Load) -> AsyncIterator[RqDriver]:
 
 
 def main() -> None:
-    """Work until SIGTERM."""
+    """Run RQ's worker until SIGTERM."""
     with Redis.from_url(os.environ["CODITECT_REDIS_URL"]) as connection:
         worker = SimpleWorker(
             [Queue(QUEUE, connection=connection, serializer=JSONSerializer)],

@@ -17,7 +17,7 @@ POLL_SECONDS = 0.002
 
 
 class Tally:
-    """The count of one process."""
+    """The count of the tasks that one agent process has executed, in a shared page of memory."""
 
     def __init__(self, file: Path) -> None:
         file.write_bytes(bytes(PAGE.size))
@@ -27,7 +27,7 @@ class Tally:
         self._first_ns = 0
 
     def add(self) -> None:
-        """Count one more executed task."""
+        """Count an executed task, with the time."""
         now_ns = time.monotonic_ns()
         self._count += 1
         self._first_ns = self._first_ns or now_ns
@@ -36,12 +36,12 @@ class Tally:
 
 @cache
 def own_tally() -> Tally:
-    """Return this process's count, in the folder that the environment names."""
+    """Return the calling process's count, in the folder that the environment names."""
     return Tally(Path(os.environ[FOLDER]) / str(os.getpid()))
 
 
 def total(folder: Path) -> int:
-    """Return the count of all processes so far."""
+    """Return the count of all agent processes so far."""
     return sum(count for count, _, _ in _pages(folder))
 
 

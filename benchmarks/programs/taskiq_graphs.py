@@ -38,7 +38,7 @@ async_shared_broker.default_broker(broker)
 
 @broker.task(task_name="bench.node")  # type: ignore[untyped-decorator]
 async def echo(number: int, text: str) -> dict[str, object]:
-    """Give the input back."""
+    """Return the input unchanged: the no-op node of Taskiq's side."""
     return {"number": number, "text": text}
 
 
@@ -50,7 +50,7 @@ async def spread(first: int, width: int, text: str) -> list[dict[str, object]]:
 
 @broker.task(task_name="bench.next")  # type: ignore[untyped-decorator]
 async def echo_next(before: dict[str, Any], step: int, text: str) -> dict[str, object]:
-    """Give the text back, like `echo`, with the number of the node before it increased by `step`."""
+    """Return the text with the number of the node before increased by `step`: the no-op node behind another."""
     return {"number": before["number"] + step, "text": text}
 
 
@@ -94,7 +94,7 @@ class TaskiqRunner:
     """The runner of graphs through Taskiq."""
 
     async def run(self, graph: Graph) -> None:
-        """See `GraphRunner.run`."""
+        """Run a graph as a pipeline, as `GraphRunner.run`."""
         pipeline, arguments = pipeline_of(graph)
         task = await pipeline.kiq(**arguments)
         result = await task.wait_result(check_interval=LOOK_SECONDS, timeout=RESULT_SECONDS)

@@ -24,7 +24,7 @@ broker = AioPikaBroker(os.environ["CODITECT_AMQP_URL"], qos=TASKIQ_PREFETCH).wit
 
 @broker.task(task_name="bench.echo")  # type: ignore[untyped-decorator]
 async def echo(number: int, text: str) -> dict[str, object]:
-    """Give the input back."""
+    """Return the input unchanged: the no-op task of Taskiq's side."""
     return {"number": number, "text": text}
 
 
@@ -34,7 +34,7 @@ async def _ready(_: TaskiqState) -> None:
 
 
 class TaskiqDriver:
-    """The driver of Taskiq."""
+    """The driver of Taskiq, with a bounded number of tasks under way."""
 
     def __init__(self, load: Load) -> None:
         self._text = load.text
@@ -53,7 +53,7 @@ class TaskiqDriver:
             check(number, self._text, result.return_value)
 
     async def burst(self, tasks: int) -> None:
-        """See `Driver.burst`."""
+        """Publish tasks as `Driver.burst`, and check every result."""
         under_way: asyncio.Queue[tuple[int, asyncio.Task[Any]] | None] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             for _ in range(TASKIQ_READERS):

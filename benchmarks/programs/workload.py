@@ -60,7 +60,7 @@ def echo_agent(capabilities: int) -> Agent:
 
 
 async def echo(task: Echo) -> Echo:
-    """Give the input back."""
+    """Return the input unchanged: the no-op task of Coditect's side."""
     return task
 
 
@@ -72,7 +72,7 @@ hauler = Agent("hauler", version="1.0.0")
 
 @counter.capability(COUNT)
 async def count(_task: Echo) -> None:
-    """Count a task, which wants no result."""
+    """Count a task that wants no result in the process's tally."""
     own_tally().add()
 
 
@@ -80,7 +80,7 @@ async def count(_task: Echo) -> None:
 @hauler.capability(WAIT)
 @waiter.capability(WAIT)
 async def wait(task: Wait) -> Waited:
-    """Wait, and tell when that began."""
+    """Wait for the input's duration, and return when the wait began."""
     started_ns = time.monotonic_ns()
     await asyncio.sleep(task.milliseconds / 1000)
     return Waited(started_ns)

@@ -41,7 +41,7 @@ class Services(Protocol):
 
 
 class Context:
-    """One execution of one task, as its handler sees it; only the handler may call the methods."""
+    """The execution of a task as its handler sees it; only the handler may call the methods."""
 
     def __init__(
         self, task: Task, task_id: TaskId, agent_id: AgentId, services: Services, *, folder: str | None = None
@@ -60,7 +60,7 @@ class Context:
 
     @property
     def attempt(self) -> int:
-        """The number of this attempt, from 1."""
+        """The number of the present attempt at the task, from 1."""
         return self._task.attempt
 
     @property
@@ -80,7 +80,7 @@ class Context:
 
     @property
     def priority(self) -> Priority:
-        """The priority of the task."""
+        """The priority at which the task was submitted."""
         return self._task.priority
 
     @property
@@ -90,7 +90,7 @@ class Context:
 
     @property
     def workspace(self) -> Path:
-        """A temporary folder of this execution alone; created on first use and deleted when the attempt ends."""
+        """A temporary folder for the execution alone; created on first use and deleted when the attempt ends."""
         if self._workspace is None:
             self._workspace = Path(tempfile.mkdtemp(prefix="coditect-", dir=self._folder))
         return self._workspace

@@ -34,7 +34,7 @@ class Where(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """One declared capability of an agent: the handler, its types and its limits."""
+    """A declared capability of an agent: the handler, its types and its limits."""
 
     spec: CapabilitySpec
     handler: Callable[..., Any]
@@ -44,12 +44,12 @@ class Capability:
 
     @property
     def name(self) -> str:
-        """The name of the capability."""
+        """The capability's name, such as `code.review`."""
         return self.spec.name
 
     @property
     def timeout_seconds(self) -> float:
-        """Longest run of one attempt."""
+        """The longest run of one attempt, in seconds."""
         return self.spec.timeout_seconds
 
     @property
@@ -59,7 +59,7 @@ class Capability:
 
 
 class Agent:
-    """A declared agent; `@agent.capability` adds handlers, which stay plain functions."""
+    """An agent as its author declares it; `@agent.capability` adds handlers, which stay plain functions."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Agent:
         tags: Iterable[str] | str = (),
         description: str = "",
     ) -> None:
-        """Declare an agent; `slots` is how many tasks one process runs at once.
+        """Declare an agent; each of its processes runs up to `slots` tasks at once.
 
         With two slots or more, `reserve` of them are kept for P0: `slots=8` runs seven tasks of P1 and P2. With
         `reserve=0` tasks of any level may take all slots, and P0 waits for the next free slot.
@@ -168,7 +168,7 @@ class Agent:
         return declare
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
-        """Declare a listener: called with the data of every broadcast of this topic, at most once for each broadcast.
+        """Declare a listener: called with the data of every broadcast of the topic, at most once for each broadcast.
 
         Raises:
             SetupError: when the topic is no text, or the listener cannot be called.
@@ -195,7 +195,7 @@ def _refusal(error: InputError) -> SetupError:
 
 
 def _written_at() -> str:
-    """Return file and line of the declaration that is being made: the nearest caller outside of this module."""
+    """Return file and line of the declaration in the user's code: the nearest caller outside of the module."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back

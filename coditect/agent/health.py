@@ -94,7 +94,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez or /readyz")
 
     async def _wrong(self, check: Check) -> str:
-        """Return what the check says on the program's loop, or that this loop does not turn."""
+        """Return what is wrong by the check on the program's loop, or that the loop does not turn."""
         told: Future[str] = Future()
 
         def tell() -> None:

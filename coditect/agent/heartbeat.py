@@ -35,7 +35,7 @@ TASK_PREFIX = "presence of "
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The CPU and memory use of this process."""
+    """The CPU and memory use of an agent process."""
 
     cpu_percent: float
     """Share of one core since the sample before, in percent; 0 for the first sample."""
@@ -43,7 +43,7 @@ class Usage:
 
 
 def load_sampler() -> Callable[[], Usage]:
-    """Return a function that samples this process (not its children) in well under a millisecond."""
+    """Return a function that samples the calling process (not its children) in well under a millisecond."""
     process = psutil.Process()
     process.cpu_percent()
 
@@ -95,7 +95,7 @@ class Heartbeat:
         return self._registered and not self._failing
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Publish this status from now on, at once, instead of the load's own; None returns to the load's own."""
+        """Publish the given status from now on, at once; None returns to the status in the load."""
         self._status = status
         self._hurry.set()
 

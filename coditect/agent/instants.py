@@ -1,4 +1,4 @@
-"""Correction of a task's instants when the clocks of its sender and of this machine differ.
+"""The correction of a task's instants when the clocks of the sender and of the agent's machine differ.
 
 A limit travels as an instant beside the instant of the publication, both by the sender's clock: their difference is the
 time that was left. Two signs show that the sender's clock and this machine's differ, however well each is kept. One is
@@ -17,7 +17,7 @@ from coditect.model.task import NO_LIMITS, Limits, Task
 
 
 def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
-    """Return the task with instants that this machine's clock can judge.
+    """Return the task with instants that the agent's own clock can judge.
 
     The same task comes back unless the two clocks seem to differ.
     """
@@ -37,6 +37,6 @@ def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
 
 
 def _refuted(limits: Limits, published_ms: int, expiration_ms: int | None, now_ms: int) -> bool:
-    """Return whether a limit is over by this machine's clock although the broker has not let the message expire."""
+    """Return whether a limit is over by the agent's clock although the broker has not let the message expire."""
     over = [one for one in (limits.deadline_ms, limits.start_by_ms) if one is not None and one <= now_ms]
     return expiration_ms is not None and any(expiration_ms <= one - published_ms for one in over)

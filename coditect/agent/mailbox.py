@@ -29,7 +29,7 @@ Listener = Callable[..., Any]
 
 
 class Mailbox:
-    """The consumer of one agent process's control messages; every message is acknowledged, whatever it says."""
+    """The consumer of an agent process's control messages; every message is acked, readable or not."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Mailbox:
         self._consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="mailbox")
 
     async def close(self) -> None:
-        """Stop consuming the mailbox."""
+        """Stop consuming the agent's mailbox queue."""
         if self._consumer is not None:
             await self._consumer.cancel()
 

@@ -1,7 +1,7 @@
 """The decision about what follows from the end of an attempt: another attempt, a dead letter, or an answer.
 
 A task without an owner is tried again while attempts are left, and becomes a dead letter when they are used up. A
-workflow task's owner is told of every end, and decides. The delivery is acknowledged last.
+workflow task's owner gets a report of every end, and decides. The delivery is acknowledged last.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ class Outcomes:
 
 
 def _for_another(outcome: Outcome, task: Task) -> Outcome:
-    """Return the same outcome for a repeated delivery, which may carry a correlation id of its own."""
+    """Return an outcome for a repeated delivery, which may carry a correlation id of its own."""
     return replace(outcome, correlation_id=task.correlation_id or task.id)
 
 

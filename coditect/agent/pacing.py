@@ -40,11 +40,11 @@ class Pacing:
         """The reason for which tasks fail here; empty while they do not."""
 
     def for_another(self, task: Task, delivery: Delivery) -> bool:
-        """Return whether a retry goes back for another agent: when this agent failed the task, and twice at most."""
+        """Return whether a retry goes to another agent: the process failed the task before; twice at most."""
         return task.attempt > 1 and task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return how long the slot of an attempt with this end is kept; `over` must follow when that is not 0."""
+        """Return for how long an attempt's slot stays closed after its end; `over` must follow unless 0."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:
@@ -65,7 +65,7 @@ class Pacing:
         return self._kept * min(LONGEST_PAUSE_SECONDS, longer)
 
     def over(self) -> None:
-        """Record that one slot, held back after a failure to slow the agent down, is free again."""
+        """Record that a slot is free again after the pause that slowed the agent down."""
         self._kept -= 1
 
 

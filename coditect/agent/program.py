@@ -1,4 +1,4 @@
-"""The program of an agent process; this module of the package alone chooses adapters for the ports."""
+"""The program of an agent process; the only module of its package that chooses adapters for the ports."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ EXIT_SECONDS = 2.0
 
 
 def new_agent_id(agent: Agent) -> AgentId:
-    """Return a fresh id for a process of this agent: the agent's name and eight random hex digits."""
+    """Return a fresh id for a process of an agent: the agent's name and eight random hex digits."""
     return AgentId(f"{agent.name}-{token_hex(4)}")
 
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
-    """Yield the broker topology of this process in steps.
+    """Yield, in steps, the exchanges and queues that an agent process declares.
 
     A declaration has a time limit, and many capabilities need more time than that.
     """
@@ -76,7 +76,7 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
 
 
 def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:
-    """Return the registration of this process for the registry."""
+    """Return the registry's description of an agent process."""
     return Registration(
         agent_id=agent_id,
         name=agent.name,
@@ -93,7 +93,7 @@ def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The process in which an agent lives."""
+    """The facts of the process in which an agent runs: source file, use of CPU and memory, health of its loops."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.

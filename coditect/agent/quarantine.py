@@ -96,7 +96,7 @@ def earlier_deliveries(delivery: Delivery) -> int:
 
 
 def mark_of(task: Task) -> str:
-    """Return the name of the start mark of exactly this execution.
+    """Return the name of the registry's start mark for one execution of a task.
 
     For a task without an id the name is made of what else tells the task from others.
     """
@@ -137,7 +137,7 @@ class Quarantine:
         self._unanswered_until = 0.0
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
-        """Return whether this start must be examined; first deliveries need no examination."""
+        """Return whether a start must be examined: redeliveries must, first deliveries need not."""
         return bool(task.errors) or earlier_deliveries(delivery) > 0
 
     @asynccontextmanager

@@ -191,7 +191,7 @@ class Runtime:
                 execution.cancel(cancel.reason)
 
     def task(self, task_id: str) -> Task | None:
-        """Return the task of this id if it runs here, else None."""
+        """Return the task with the id if the process runs it, else None."""
         return next((one.task for one in self._executions if one.task.id == task_id), None)
 
     # -- consume ----------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Runtime:
             self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Return whether this execution runs or ran here already, so that the delivery only wants its outcome."""
+        """Return whether the same execution runs or ran in the process, so that the delivery only wants its outcome."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -280,7 +280,7 @@ class Runtime:
         self._shifts.start(execution, received)
 
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
-        """Run one execution: the boundary at which each delivery is settled or goes back, whatever happens."""
+        """Run an execution to its end: the boundary at which each delivery is settled or returned, errors or not."""
         key = execution.key
         try:
             if not self._joined(received.task, key, received.delivery):

@@ -150,7 +150,7 @@ class TaskServices:
         )
 
     def progress(self, share: float, note: str) -> None:
-        """Publish an event about this task; of a workflow task tell the owner instead."""
+        """Publish an event about the task's progress; the owner of a workflow task gets a report instead."""
         owner = self.received.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)

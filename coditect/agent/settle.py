@@ -261,7 +261,7 @@ def _carried_bytes(name: str, value: object) -> int:
 
 
 class InHand(Protocol):
-    """One delivery, or all deliveries that want the outcome of one execution."""
+    """The deliveries that wait for the outcome of one execution, usually a single one."""
 
     def requeue(self) -> None:
         """Return the delivery to its queue, for any agent."""
@@ -316,7 +316,7 @@ def pause_seconds(delivery: Delivery) -> float:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Return whether the retry policy tries such a failure again; a worker process has applied the policy already."""
+    """Return whether the retry policy allows another attempt; a worker process has applied the policy already."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

@@ -54,7 +54,7 @@ class Failpoint:
 
 
 def strike(order: Failpoint) -> None:
-    """Carry out one failpoint order on this process: kill, stop or raise.
+    """Carry out a failpoint order on the calling process: kill, stop or raise.
 
     A warning is logged first, so that the cause of a dead or stopped process can be found.
 

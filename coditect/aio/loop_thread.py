@@ -148,7 +148,7 @@ class _Life:
 
     @property
     def ours(self) -> bool:
-        """Whether this process started the thread; false in a child that was forked later."""
+        """Whether the calling process started the thread; False in a child that was forked later."""
         return self.process == os.getpid()
 
     @property

@@ -83,7 +83,7 @@ class LoopWatchdog:
         self._thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
 
     def start(self) -> None:
-        """Start the watching thread."""
+        """Start the thread that watches the event loop."""
         self._turn()
         self._thread.start()
 

@@ -1,7 +1,7 @@
 """The network between a simulated process and a server: open, slow, or cut one way or both.
 
 The in-memory twins send over it. What is sent on a way that is cut arrives when that is healed, in order, as TCP would
-repeat it; whoever gave the connection up meanwhile drops it then.
+repeat it; an end that gave the connection up meanwhile drops it then.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST_SECONDS = 1e-6
 
 
 class Way(Enum):
-    """Where something is sent."""
+    """The direction of a message between a process and a server."""
 
     TO_SERVER = "to the server"
     TO_CLIENT = "to the client"
@@ -32,10 +32,10 @@ def _nothing() -> None:
 
 
 class NetworkPath:
-    """Between one process and one server; open until a fault is done to it."""
+    """The network between one process and one server; open until a fault cuts or slows it."""
 
     def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = _nothing) -> None:
-        """What is late arrives in `context`; `changed` is called when the path was cut or healed."""
+        """Make an open path; late messages arrive in `context`, `changed` is called after each cut or heal."""
         self._context = context
         self._changed = changed
         self._latency_seconds: Callable[[], float] | None = None
@@ -46,20 +46,20 @@ class NetworkPath:
 
     @property
     def is_open(self) -> bool:
-        """Whether all gets through at once."""
+        """Whether messages get through both ways without delay."""
         return not self.cut and self._latency_seconds is None
 
     def cut_off(self, *ways: Way) -> None:
-        """Let nothing through on these ways, or on both when none is named, until `heal`."""
+        """Hold back all messages on the given ways, or on both when none is given, until `heal`."""
         self.cut = frozenset(ways or BOTH)
         self._changed()
 
     def slow(self, latency_seconds: Callable[[], float]) -> None:
-        """Let each message take so long, each way, until `heal`."""
+        """Delay each message, each way, by the seconds that the function returns, until `heal`."""
         self._latency_seconds = latency_seconds
 
     def heal(self) -> None:
-        """End `cut_off` and `slow`: what was held arrives now."""
+        """End `cut_off` and `slow`: messages that were held back arrive now, in order."""
         self.cut, self._latency_seconds = frozenset(), None
         self._changed()
         for held in self._held.values():
@@ -67,7 +67,7 @@ class NetworkPath:
                 held.popleft()()
 
     def carry(self, way: Way, arrive: Callable[[], object]) -> None:
-        """Call back when what is sent now is there: at once on a way that is open."""
+        """Send a message: call `arrive` once it is there, at once on an open way."""
         if way in self.cut or self._held[way]:
             self._held[way].append(arrive)
             return
@@ -81,7 +81,7 @@ class NetworkPath:
             loop.call_at(at, arrive, context=self._context)
 
     async def travel(self, way: Way) -> None:
-        """Return when what is sent now is there."""
+        """Wait as long as a message needs on the way; without end while the way is cut."""
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.carry(way, lambda: _end(arrived))
         await arrived

@@ -24,7 +24,7 @@ class Delivery(Protocol):
 
     @property
     def queue(self) -> str:
-        """The queue that delivered it."""
+        """The name of the queue that delivered the message."""
 
     @property
     def exchange(self) -> str:
@@ -40,11 +40,11 @@ class Delivery(Protocol):
 
     @property
     def delivery_count(self) -> int:
-        """The number of returns to its quorum queue, hand-backs included; 0 when the broker does not say."""
+        """The number of times the message returned to its quorum queue; 0 when the broker does not report it."""
 
     @property
     def lost(self) -> bool:
-        """Whether the delivery's channel is gone, so that it can no longer be settled here."""
+        """Whether the delivery's channel is gone, so that the process can no longer settle it."""
 
     def ack(self) -> None:
         """Settle the message as done; may be sent together with other acks of the same turn of the event loop."""
@@ -63,10 +63,10 @@ class Promise(Protocol):
         """Return whether the outcome is set or not wanted any more."""
 
     def set_result(self, result: None) -> None:
-        """Set success."""
+        """Set the outcome to success; the broker has the message."""
 
     def set_exception(self, exception: BaseException) -> None:
-        """Set failure."""
+        """Set the outcome to the error of the failed publish."""
 
 
 OnDelivery = Callable[[Delivery], None]
@@ -78,11 +78,11 @@ class Consumer(Protocol):
 
     @property
     def queue(self) -> str:
-        """The queue that is consumed."""
+        """The name of the consumed queue."""
 
     @property
     def prefetch(self) -> int:
-        """The number of its deliveries that may be unsettled at once."""
+        """The number of the consumer's deliveries that may be unsettled at once."""
 
     @property
     def active(self) -> bool:
@@ -90,7 +90,7 @@ class Consumer(Protocol):
 
     @property
     def unsettled(self) -> int:
-        """The number of its unsettled deliveries."""
+        """The number of the consumer's deliveries that are not settled yet."""
 
     async def cancel(self) -> None:
         """End the subscription: no delivery after the return; earlier deliveries can still be settled. Idempotent."""
@@ -124,7 +124,7 @@ class Broker(Protocol):
 
     @property
     def server(self) -> ServerInfo:
-        """The broker that answered last."""
+        """The product and version of the broker that answered last."""
 
     @property
     def connected(self) -> bool:
@@ -132,11 +132,11 @@ class Broker(Protocol):
 
     @property
     def answering(self) -> bool:
-        """False while the consuming connection is open, and was silent for two seconds in spite of a question."""
+        """Whether the broker answers: False when an open consuming connection ignored a question for two seconds."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has told this process to stop publishing (an alarm)."""
+        """Whether the broker has an alarm and stops the process's publishes."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare the entities; idempotent.

@@ -71,7 +71,7 @@ class QueueType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A durable exchange."""
+    """A durable exchange, with its type and its alternate exchange."""
 
     name: str
     type: ExchangeType
@@ -79,13 +79,13 @@ class Exchange:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments of AMQP's declare."""
+        """The arguments of the exchange's declaration, such as its alternate exchange."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue."""
+    """A durable queue, with its type, limits and dead-letter exchange."""
 
     name: str
     type: QueueType = QueueType.QUORUM

@@ -40,7 +40,7 @@ class Probe:
 
     @classmethod
     def differs(cls, text: str) -> Probe:
-        """Return the probe of an entity whose arguments the broker refused with this text."""
+        """Return the probe of an entity whose arguments the broker refused with the given text."""
         return cls(ProbeVerdict.DIFFERS, text)
 
 
@@ -64,7 +64,7 @@ class PlannedBroker(Broker, TopologyProbe, Protocol):
 
 
 class DifferenceKind(StrEnum):
-    """The kind of an entity."""
+    """The kind of an entity that may differ: exchange or queue."""
 
     EXCHANGE = "exchange"
     QUEUE = "queue"
@@ -72,7 +72,7 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyDifference:
-    """One argument that differs; the broker names the first one only, and others may differ, too."""
+    """An argument that differs; the broker names only the first one, and others may differ, too."""
 
     argument: str
     """The argument's name, for example ``x-message-ttl``; empty when the broker's text could not be read."""
@@ -86,7 +86,7 @@ class TopologyDifference:
 
 @dataclass(frozen=True, slots=True)
 class TopologyStep:
-    """One entity of the plan."""
+    """An entity of the plan with its verdict, the difference, and how a person removes the difference."""
 
     kind: DifferenceKind
     name: str
@@ -107,7 +107,7 @@ class TopologyPlan:
     """The bindings that the broker lacks, also of living agents and clients; None when they cannot be listed."""
 
     def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
-        """Return the steps with this verdict."""
+        """Return the steps of the plan with the given verdict."""
         return tuple(step for step in self.steps if step.verdict is verdict)
 
     @property

@@ -18,7 +18,7 @@ FOLDER = Path(".coditect") / "chaos"
 
 
 class Report(Protocol):
-    """The result of one seed."""
+    """The result of the chaos run with one seed."""
 
     @property
     def passed(self) -> bool:

@@ -20,7 +20,7 @@ from coditect.settings.settings import Settings
 
 
 async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
-    """Sign in to the broker at this address, and leave.
+    """Connect to the broker at an address with its user and password, and close again.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
@@ -41,11 +41,11 @@ class RealConnections:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment of this process."""
+        """The environment variables of the process."""
         return os.environ
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """Return RabbitMQ, not opened yet; declaring is always allowed, since only a person runs this program."""
+        """Return RabbitMQ's adapter, not opened yet; it may declare, since only people run the command line."""
         self._say_guesses(AMQP)
         settings = self._settings
         return AmqpBroker(
@@ -77,7 +77,7 @@ class RealConnections:
         return self.fleet()
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return the public client, not opened yet."""
+        """Return the public client with all its methods, not opened yet."""
         self._say_guesses(AMQP, REDIS)
         return Client.from_env()
 

@@ -27,7 +27,7 @@ class TaskHandle(Protocol):
 
     @property
     def task_id(self) -> str:
-        """The id of the task."""
+        """The id of the submitted task."""
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
         """Wait for the end of the task and return its outcome.
@@ -68,7 +68,7 @@ class Connections(Protocol):
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """The environment of this process."""
+        """The environment variables that the command sees."""
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         """Return the broker, to be entered.
@@ -99,7 +99,7 @@ class Connections(Protocol):
 
 
 def connections(context: typer.Context) -> Connections:
-    """Return the connections of this run: a test's own, else the real ones of the settings."""
+    """Return the connections for the running command: a test's own, else the real ones of the settings."""
     if context.obj is None:
         from coditect.cli.compose import RealConnections
 

@@ -87,7 +87,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
 
 
 def read_effects(log: Path, counts: LoadCounts) -> dict[str, list[Effect]] | None:
-    """Return the effects of this run by task id; None when there is no log to read."""
+    """Return the effects of the run's tasks by task id; None when there is no log to read."""
     if not log.is_file():
         return None
     ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id is not None)

@@ -23,7 +23,7 @@ class LoadPlan:
     concurrency: int
     """Closed loop: number of tasks in flight; each end starts a new task."""
     per_second: float | None
-    """Open loop: submissions per second, whatever comes back; concurrency does not bound it. None for a closed loop."""
+    """Open loop: submissions per second, whatever the answers; concurrency does not bound it; None: closed loop."""
     min_ms: int
     max_ms: int
     capability: str

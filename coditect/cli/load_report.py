@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class LoadEnding(StrEnum):
-    """How one submission ended, as its client saw it."""
+    """The way in which a submission ended, as its client saw it."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -23,7 +23,7 @@ class LoadEnding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadAnswer:
-    """One submission and its end."""
+    """A submission of the load test and its end."""
 
     task_id: str | None
     """The task's id; None when the submission was refused."""
@@ -39,7 +39,7 @@ class LoadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One execution that left its line in the effect log."""
+    """An execution that left its line in the effect log."""
 
     agent_id: str
     pid: int
@@ -48,7 +48,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Latency of the completed tasks, in milliseconds."""
+    """The latency of completed tasks at several percentiles, in milliseconds."""
 
     p50: float
     p95: float
@@ -58,7 +58,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """The summary of one run."""
+    """The summary of a load test: counts, rates, latencies, losses and repetitions."""
 
     endings: Mapping[LoadEnding, int]
     elapsed_seconds: float
@@ -96,7 +96,7 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
 
 
 def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
-    """Return the report; without effects (no log to read) it says nothing about executions."""
+    """Return the report; without effects (no log to read) the report counts no executions."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
     completed = [answer for answer in answers if answer.ending is LoadEnding.COMPLETED]

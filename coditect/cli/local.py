@@ -1,4 +1,4 @@
-"""`coditect up`, `down` and `doctor`: private servers and a fleet on this machine."""
+"""`coditect up`, `down` and `doctor`: private servers and a fleet on the user's machine."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _named(url: str, default: str) -> str | None:
 
 
 def _up_folder(start: Path) -> Path:
-    """Return the nearest folder, here or above, in which `coditect up` ran; else the one below this folder."""
+    """Return the nearest folder, in `start` or above, in which `coditect up` ran; else the one below `start`."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 

@@ -54,7 +54,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
 
 
 class CommandTree(TyperGroup):
-    """The root command."""
+    """The root command, which imports a branch only when it is called."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
@@ -113,7 +113,7 @@ def _root(
 
 
 def build() -> typer.Typer:
-    """Return the whole command tree."""
+    """Return the root command with all branches."""
     app = typer.Typer(
         name="coditect",
         cls=CommandTree,
@@ -130,5 +130,5 @@ app = build()
 
 
 def main() -> None:
-    """Run the program `coditect`."""
+    """Run the program `coditect` with the arguments of the command line."""
     app()

@@ -122,7 +122,7 @@ class Moment(str):
 
     @property
     def short(self) -> str:
-        """The instant by this machine's clock: the time when it is today, else date and time."""
+        """The instant by the machine's clock: only the time when it is today, else date and time."""
         try:
             local = datetime.fromisoformat(self).astimezone()
         except OverflowError:  # of the last day of the year 9999
@@ -141,5 +141,5 @@ def instant(ms: int | None) -> str | None:
 
 
 def megabytes(size_bytes: int) -> str:
-    """Return a size in megabytes as text, such as `1.5 MB`."""
+    """Return a size in megabytes as text with one decimal, e.g. `1.5 MB`."""
     return f"{size_bytes / 1_000_000:.1f} MB"

@@ -93,7 +93,7 @@ def shown_events() -> Iterator[Callable[[Event], None]]:
 
 
 def told(event: Event) -> str:
-    """Return one event of a task as a line."""
+    """Return an event of a task as a line of text for a person."""
     if event.type == PROGRESS:
         return printable(f"  {_share(event):4.0%}  {event.data.get('note') or ''}".rstrip())
     facts = ", ".join(f"{name} {value}" for name, value in event.data.items() if value not in (None, ""))

@@ -50,7 +50,7 @@ def plan_topology(
 def apply_plan(
     context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Create what is missing and bind everything; what differs is left alone and told. Idempotent.
+    """Create what is missing and bind everything; what differs is left alone and listed. Idempotent.
 
     \b
     Example: coditect topology apply --capability code.review --capability tests.run

@@ -52,7 +52,7 @@ def why_not(
     """Say which agents exist and why each would or would not take a task now.
 
     Of a capability: what each agent would do with such a task. Of a task (an id, or anything with
-    --capability): where it is, as far as that can be known without a control plane. Exits 4 when nobody
+    --capability): where it is, as far as that can be known without a control plane. Exits 4 when no agent
     offers the capability and it has no queue, and when the task was not found.
 
     \b

@@ -48,7 +48,7 @@ class GraphFormat(StrEnum):
 
 
 class Steer(StrEnum):
-    """An action on a workflow."""
+    """An action on a workflow: cancel, pause or resume."""
 
     CANCEL = "cancel"
     PAUSE = "pause"

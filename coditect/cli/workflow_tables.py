@@ -32,7 +32,7 @@ def row_json(row: WorkflowRow | NodeRow | AttemptRow | ApprovalRow) -> dict[str,
 
 
 def write_workflow(row: WorkflowRow) -> None:
-    """Write the workflow's own fields."""
+    """Write a workflow's own fields, without its nodes."""
     write_fields(
         {
             "workflow": row.workflow,

@@ -30,7 +30,7 @@ IDLE_SECONDS = 5.0
 
 
 class Completions:
-    """The ends of workflows that one client hears of."""
+    """The notifications of workflows' ends to the waits of one client."""
 
     def __init__(self, event_stream: EventStreams, background: Supervisor) -> None:
         self._event_stream = event_stream

@@ -1,4 +1,4 @@
-"""Requests to the control plane: published to `coditect.control`, answered to this process's reply queue.
+"""Requests to the control plane: published to `coditect.control`, answered to the process's reply queue.
 
 Every request may be repeated: it carries an id, and the control plane does once what it asks for. So a request that was
 not answered, because the broker, a dispatcher or the way between them was gone, is sent again until the time is over.
@@ -135,7 +135,7 @@ class ControlPlane:
 
 @asynccontextmanager
 async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
-    """Yield the control plane for a few requests over this connection; use a name once, as its reply queue is removed.
+    """Yield the control plane for a few requests over the connection; use a name once, its reply queue is removed.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.

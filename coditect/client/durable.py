@@ -31,12 +31,12 @@ _STATUSES = {
 
 
 def durable_id(workflow: str) -> TaskId:
-    """Return the id of the task that is this workflow's only node: AMQP's `message_id`, the same over all attempts."""
+    """Return the task id of a workflow's only node: AMQP's `message_id`, the same over all attempts."""
     return TaskId(f"{workflow}:{NODE}")
 
 
 def workflow_of(task_id: str) -> str | None:
-    """Return the id of a durable task's workflow; None when the id is that of a direct task."""
+    """Return the id of a durable task's workflow; None for the id of a direct task."""
     workflow, colon, node = task_id.rpartition(":")
     return workflow if colon and node == NODE else None
 
@@ -73,7 +73,7 @@ class KeptOptions:
         self.run = run
         """The handle of the task's workflow."""
         self.known: Outcome | None = None
-        """The last outcome that the control plane told; None before the first."""
+        """The last outcome from the control plane; None before the first."""
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
         """Wait for the end of the task and return its outcome; see `Handle.outcome`."""

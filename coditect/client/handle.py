@@ -68,7 +68,7 @@ class Handle:
 
     @property
     def task_id(self) -> TaskId:
-        """The task's id: AMQP's `message_id`."""
+        """The id of the task, which is AMQP's `message_id`."""
         return self._task.id or TaskId("")
 
     @property
@@ -157,7 +157,7 @@ class Handle:
         return codec(model).decode(outcome.body)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield the events of this task from now on, to its end; an event may be missed.
+        """Yield the events of the task from now on, to its end; an event may be missed.
 
         For a durable task also the events of its node and its workflow; the last of these is never missed.
         """

@@ -1,4 +1,4 @@
-"""The options of a submit."""
+"""The options with which a task is submitted, and their checks."""
 
 from __future__ import annotations
 

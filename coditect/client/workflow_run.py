@@ -244,7 +244,7 @@ class Run:
         *,
         by_event: bool,
     ) -> R:
-        """Look until a look is enough; wait silence out once the control plane has answered this process.
+        """Repeat a look until it shows enough; wait out a silent control plane once it has answered the process.
 
         With `by_event` only the end of the workflow is enough, so that a look only makes up for a lost event.
         """
@@ -285,7 +285,7 @@ class Run:
             yield event
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
-        """Yield the events of these patterns about these subjects, to the workflow's end, which is never missed."""
+        """Yield the workflow's events of the given patterns and subjects, to the end, which is never missed."""
         async with self._event_stream.stream(*patterns, of=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())

@@ -1,4 +1,4 @@
-"""The search for the servers' programs on this machine.
+"""The search for the programs of RabbitMQ and Redis on the machine.
 
 Debian's ``/usr/sbin/rabbitmq-server`` changes user to ``rabbitmq`` and so cannot run a private broker; the scripts that
 it calls can, and are looked for first. ``CODITECT_RABBITMQ_SBIN`` names the folder of another RabbitMQ's scripts; no
@@ -75,7 +75,7 @@ def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
 
 
 def require_redis(found: Binaries) -> Path:
-    """Return the program of Redis.
+    """Return the path of Redis' server program, which must be installed.
 
     Raises:
         MissingServer: Redis is not installed.

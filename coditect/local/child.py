@@ -25,7 +25,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program, with the means to know that it works, and to stop it.
+    """A program to keep running, with the means to see that it works, and to stop it.
 
     `env` is the whole environment. Children of a lower `stage` are ready before the next stage starts, and are stopped
     after it. A `ready_file` of the process before is removed before each start. Without a probe the program counts as

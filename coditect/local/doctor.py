@@ -1,4 +1,4 @@
-"""The checks of `coditect doctor`: what is missing, unreachable or stale on this machine, and the way out of each."""
+"""The checks of `coditect doctor`: what is missing, unreachable or stale on the machine, and the remedy of each."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def doctor(
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """Check whether this Python is new enough."""
+    """Check whether the running Python is new enough."""
     fix = "" if version >= PYTHON_AT_LEAST else "Install Python 3.11 or newer and run `make setup`"
     return Check("python", not fix, ".".join(map(str, version)), fix)
 
@@ -113,7 +113,7 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
 async def check_server(
     name: str, url: str | None, version_of: VersionOf, at_least: tuple[int, ...], *, sign_in: SignIn | None = None
 ) -> Check:
-    """Check whether a supported server answers at this address, and accepts the sign-in."""
+    """Check whether a supported server answers at the given address, and accepts the sign-in."""
     if url is None:
         return Check(name, False, "no address", "Run `coditect up`, or set CODITECT_AMQP_URL and CODITECT_REDIS_URL")
     try:

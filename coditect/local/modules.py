@@ -24,7 +24,7 @@ _DEPENDENCIES = re.compile(r"\{\s*applications\s*,\s*\[([^\]]*)\]")
 
 
 def plugins_of(server: Path) -> Path:
-    """Return the folder of this RabbitMQ's parts, the optional plug-ins beside the core."""
+    """Return the folder of a RabbitMQ's parts, the optional plug-ins beside the core."""
     return server.resolve().parent.parent / "plugins"
 
 
@@ -48,7 +48,7 @@ def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Pat
 
 
 def _libraries(path: str) -> dict[str, Path]:
-    """Return the libraries of the Erlang on this PATH, on which a packaged broker runs; others may bring their own."""
+    """Return the libraries of the Erlang on PATH, on which a packaged broker runs; others may bring their own."""
     erl = shutil.which("erl", path=path)
     found = (_applications(parent / "lib") for parent in Path(erl).resolve().parents) if erl else iter(())
     return next((libraries for libraries in found if "kernel" in libraries), {})

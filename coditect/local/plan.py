@@ -19,7 +19,7 @@ PROGRAM_STAGE = 10
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program of the fleet, e.g. an agent.
+    """A program of the fleet to start, e.g. an agent.
 
     The program finds the servers in its environment. With `announces_ready` it counts as ready when it has created the
     file named by ``CODITECT_READY_FILE``; without, when it has run for one second.
@@ -95,7 +95,7 @@ def _has_management(binaries: Binaries) -> bool:
 
 
 def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
-    """Check that every server that this plan starts is installed.
+    """Check that every server that the plan starts is installed.
 
     Raises:
         MissingServer: a server is not installed; the error has the command that installs it.
@@ -109,7 +109,7 @@ def require_servers(plan: UpPlan, *, environ: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WantedServers:
-    """The private servers to start."""
+    """The choice of private servers to start, with their options."""
 
     rabbitmq: bool = True
     redis: bool = True

@@ -132,7 +132,7 @@ def redis_answers(url: str) -> Probe:
 
 
 def port_open(port: int) -> Probe:
-    """Return a probe of whether this port of the loopback interface accepts connections."""
+    """Return a probe of whether a port of the loopback interface accepts connections."""
 
     async def answers() -> bool:
         try:

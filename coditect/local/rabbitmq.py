@@ -45,7 +45,7 @@ queue.
 
 
 def has_management(server: Path) -> bool:
-    """Return whether this RabbitMQ has the plug-in of the management API, as all but hand-picked packages do."""
+    """Return whether a RabbitMQ has the plug-in of the management API, as all but hand-picked packages do."""
     return any(plugins_of(server).glob(f"{MANAGEMENT}-[0-9]*"))
 
 

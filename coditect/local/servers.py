@@ -40,17 +40,17 @@ class PrivateServers:
 
     @property
     def amqp_url(self) -> str:
-        """The broker's address, vhost ``/``."""
+        """The broker's address, with the virtual host ``/``."""
         return self._addresses.amqp_url
 
     @property
     def management_url(self) -> str:
-        """The broker's management API, if it was wanted; vhost ``/``."""
+        """The address of the broker's management API, if the API was wanted."""
         return self._addresses.management_url
 
     @property
     def redis_url(self) -> str:
-        """Redis' address, database 0."""
+        """The address of Redis' database 0."""
         return self._addresses.redis_url
 
     @property

@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """One child: its present process, the number of its restarts, and its last exit code."""
+    """The state of a child: its present process, the number of its restarts, and its last exit code."""
 
     name: str
     phase: Phase
@@ -68,7 +68,7 @@ class UpState:
 
     @property
     def running(self) -> bool:
-        """Whether the supervisor that wrote this state still lives."""
+        """Whether the supervisor that wrote the state still lives."""
         return is_running(self.supervisor)
 
 
@@ -105,7 +105,7 @@ class UpFolder:
 
     @property
     def run(self) -> Path:
-        """The folder of ready files."""
+        """The folder of the children's ready files."""
         return self.path / "run"
 
 
@@ -119,12 +119,12 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def write_state(folder: UpFolder, state: UpState) -> None:
-    """Record the state of this `up`, atomically."""
+    """Record the state of an `up` in its file, atomically."""
     write_atomically(folder.state, TypeAdapter(UpState).dump_json(state, indent=2).decode() + "\n")
 
 
 def read_state(folder: UpFolder) -> UpState | None:
-    """Return the state that this user's last `up` wrote, running or not; None when there is none, or none readable."""
+    """Return the state that the user's last `up` wrote, running or not; None when no readable one exists."""
     text = read_own(folder.state)
     try:
         return None if text is None else TypeAdapter(UpState).validate_json(text)
@@ -133,7 +133,7 @@ def read_state(folder: UpFolder) -> UpState | None:
 
 
 def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url: str | None = None) -> None:
-    """Write the addresses for later commands, readable by this user only, because they hold a password."""
+    """Write the addresses for later commands, readable by the user only, because they hold a password."""
     lines = [f"CODITECT_AMQP_URL={amqp_url}", f"CODITECT_REDIS_URL={redis_url}"]
     if management_url is not None:
         lines.append(f"CODITECT_MANAGEMENT_URL={management_url}")
@@ -149,7 +149,7 @@ def forget(folder: UpFolder) -> None:
 
 @contextmanager
 def hold(folder: UpFolder) -> Iterator[None]:
-    """Hold the folder for this process; the kernel lets go when the process ends, by whatever signal.
+    """Hold the folder for the calling process; the kernel frees it when the process ends, also by a kill.
 
     Raises:
         AlreadyUp: another process holds the folder.

@@ -194,7 +194,7 @@ class ProcessSupervisor:
 
 
 async def happened(event: asyncio.Event, within_seconds: float) -> bool:
-    """Wait for the event; return whether it was set within this time."""
+    """Wait for an event; return whether it was set within the given time."""
     try:
         await asyncio.wait_for(event.wait(), within_seconds)
     except TimeoutError:
@@ -204,7 +204,7 @@ async def happened(event: asyncio.Event, within_seconds: float) -> bool:
 
 @contextmanager
 def guarded(marker: str) -> Iterator[ProcessId]:
-    """Run a watchdog beside the block, which kills all processes with `marker` when the block or this process ends."""
+    """Run a watchdog beside the block, which kills all processes with `marker` when block or process ends."""
     popen = subprocess.Popen(
         [sys.executable, "-I", watchdog.__file__, marker, str(os.getpid())],
         stdin=subprocess.PIPE,

@@ -98,7 +98,7 @@ def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpStat
 
 
 def down(folder: Path, *, within_seconds: float = DOWN_WITHIN_SECONDS) -> StopReport:
-    """Stop what `up` started in this folder, and only that; agents finish their work first. Idempotent.
+    """Stop what `up` started in the folder, and only that; agents finish their work first. Idempotent.
 
     A supervisor that does not end in time is killed, and everything that it started with it.
     """

@@ -25,7 +25,7 @@ LOOK_AGAIN_SECONDS = 0.02
 
 
 def marked(prefix: str) -> list[psutil.Process]:
-    """Return the running processes of this user whose marker starts with `prefix`, except this process."""
+    """Return the user's running processes whose marker starts with `prefix`, except the calling process."""
     found = []
     for process in psutil.process_iter():
         try:

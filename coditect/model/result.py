@@ -42,7 +42,7 @@ class Failure:
     """Advice how to correct the cause, when an advice is known."""
 
     def __post_init__(self) -> None:
-        """Escape characters that UTF-8 cannot encode, because a failure must be sent whatever text an exception has."""
+        """Escape characters that UTF-8 cannot encode, so that a failure with any text can be sent."""
         for name in ("type", "message", "traceback", "fix"):
             text = getattr(self, name)
             if not text.isascii():

@@ -56,7 +56,7 @@ class Retry:
         return self.ceiling_seconds(attempt) * chance
 
     def allows(self, error: BaseException) -> bool:
-        """Return whether the policy tries again after an error of this type."""
+        """Return whether the policy allows another attempt after an error of the given type."""
         return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
 
 

@@ -51,7 +51,7 @@ class Owner:
 
 @value
 class Task:
-    """One task as an agent receives it; the body is the task's input and nothing else."""
+    """A task as an agent receives it; the body is the task's input and nothing else."""
 
     capability: str
     priority: Priority
@@ -78,7 +78,7 @@ class Task:
 
     @property
     def execution_key(self) -> ExecutionKey | None:
-        """The key that deliveries of one execution share, in this process only; a retry or redrive has another key.
+        """The key that deliveries of one execution share within a process; a retry or redrive has another key.
 
         An id that comes with another body is another task: two publishers may have chosen the same id. None without an
         id. The hash of the body is one that no other process can foresee.

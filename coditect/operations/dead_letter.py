@@ -1,4 +1,4 @@
-"""One dead letter as a value: read from a message in its queue, and turned into a fresh task again.
+"""A dead letter as a value: read from a message in its queue, and turned into a fresh task again.
 
 A dead letter lies in ``dead.<capability>`` (or ``unrouted``) as the message of the former task. The agent that gave the
 task up adds headers: ``x-coditect-reason``, ``-agent``, ``-attempt``, ``-error`` (JSON), ``-errors`` (JSON),

@@ -257,7 +257,7 @@ class DeadLetters:
 
 
 class _Redrive:
-    """One redrive, which publishes a window of letters at once and acks each letter when its publish is confirmed."""
+    """A redrive under way, which publishes a window of letters at once and acks each after its confirm."""
 
     def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker = broker
@@ -267,7 +267,7 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Return whether this run, or a concurrent one, has redriven the letter already, and it died again."""
+        """Return whether a redrive, the present or a concurrent one, has brought the letter back and it died again."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:

@@ -60,7 +60,7 @@ class TaskQuestion:
 
     @property
     def queue(self) -> str:
-        """The queue in which such a task waits."""
+        """The name of the queue in which the task waits."""
         return routing.task_queue(self.capability, self.priority)
 
 

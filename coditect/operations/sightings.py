@@ -30,7 +30,7 @@ class SightingPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One place at which the task was seen."""
+    """A place at which the task was seen."""
 
     place: SightingPlace
     capability: str | None

@@ -33,7 +33,7 @@ class ShardStatus:
 
 @dataclass(frozen=True, slots=True)
 class RefusalCounts:
-    """The counts of a dispatcher since its start; only `under_way` is a number of this moment."""
+    """The counts of a dispatcher since its start, except `under_way`, which is the present number."""
 
     under_way: int
     """Nodes of its shards that are published or run."""

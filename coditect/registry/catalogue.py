@@ -31,7 +31,7 @@ class CapabilityCatalogue:
         return frozenset()
 
     async def missing(self, capabilities: Iterable[str]) -> frozenset[str]:
-        """Return the capabilities without a queue, which no agent of this broker ever offered.
+        """Return the capabilities without a queue, which no agent at the broker ever offered.
 
         Raises:
             BrokerUnavailable: when the broker does not answer.

@@ -18,7 +18,7 @@ from coditect.wire import json
 
 
 def encode_registration(registration: Registration) -> bytes:
-    """Encode a registration as JSON.
+    """Encode a registration as the JSON document that the registry stores.
 
     Raises:
         InvalidTask: when JSON cannot express a schema or the metadata.
@@ -40,7 +40,7 @@ def encode_registration(registration: Registration) -> bytes:
 
 
 def decode_registration(text: bytes) -> Registration:
-    """Decode a registration from JSON.
+    """Decode a registration from the registry's JSON document.
 
     Raises:
         InvalidTask: when the JSON is no registration.

@@ -89,7 +89,7 @@ class MemoryRegistry:
         return entry is not None
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Remove an agent; idempotent."""
+        """Remove an agent with its registration and load; idempotent."""
         self._refuse_when_failing()
         self._entries.pop(agent_id, None)
         await self._answer()
@@ -109,7 +109,7 @@ class MemoryRegistry:
         return found
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of one living agent; None without a living agent of this id."""
+        """Return the entry of a living agent; None without a living agent of the id."""
         self._refuse_when_failing()
         entry = self._living().get(agent_id)
         record = None if entry is None else self._record(entry)

@@ -75,7 +75,7 @@ class Registry(Protocol):
         """Return the remaining lease of every living agent, in milliseconds; reads nothing else of the agents."""
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of one living agent; None without a living agent of this id."""
+        """Return the entry of a living agent; None without a living agent of the id."""
 
     async def capabilities(self) -> frozenset[str]:
         """Return the names of all capabilities that living agents offer."""

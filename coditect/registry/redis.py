@@ -102,7 +102,7 @@ class RedisRegistry:
         return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of one living agent; None without a living agent of this id."""
+        """Return the entry of a living agent; None without a living agent of the id."""
         return next(self._records(await self._run("get", self._get, agent_id)), None)
 
     async def capabilities(self) -> frozenset[str]:

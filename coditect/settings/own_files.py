@@ -13,7 +13,7 @@ _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file exists, belongs to this user, and is writable by this user alone; otherwise log a warning.
+    """Return whether a file exists, is the user's, and only the user can write it; otherwise log a warning.
 
     A missing file, and a path that is no regular file, give False without a warning.
     """

@@ -170,7 +170,7 @@ class SyncRun(Blocking[Run]):
 
     @property
     def new(self) -> bool:
-        """Whether the call that made this handle started the workflow; False when its idempotency key was known."""
+        """Whether the call that made the handle started the workflow; False when its idempotency key was known."""
         return self._inner.new
 
     state = waiting(Run.state)
@@ -211,7 +211,7 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def task_id(self) -> TaskId:
-        """The task's id: AMQP's `message_id`."""
+        """The id of the task, which is AMQP's `message_id`."""
         return self._inner.task_id
 
     @property
@@ -221,7 +221,7 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def done(self) -> bool:
-        """Whether the outcome has arrived."""
+        """Whether the outcome of the task has arrived."""
         return self._inner.done
 
     @property

@@ -29,7 +29,7 @@ class SyncClient(SyncContext[Client]):
 
     @property
     def name(self) -> str:
-        """The name by which the fleet knows this client."""
+        """The client's name, by which the fleet knows it."""
         return self._inner.name
 
     submit = making(Client.submit, SyncHandle)

@@ -1,1 +1,1 @@
-"""Telemetry of all programs: logs."""
+"""Telemetry of all programs, at present the formats of logs."""

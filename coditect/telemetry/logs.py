@@ -49,7 +49,7 @@ class PlainLines(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Set the logging of the process up; a program calls this once.
+    """Set the logging of the process up; called once by a program, at its start.
 
     The AMQP library's own reports of lost connections, with tracebacks, are silenced; Coditect logs each loss once.
     """

@@ -31,13 +31,13 @@ class Crashes(logging.Handler):
         self._next = loop.get_exception_handler()
 
     def open(self) -> None:
-        """Start collecting."""
+        """Start collecting errors that are logged or reach the event loop."""
         for logger in self._loggers:
             logger.addHandler(self)
         self._loop.set_exception_handler(self._reached)
 
     def close(self) -> None:
-        """Stop collecting."""
+        """Stop collecting errors, and give the loop its own error handler back."""
         for logger in self._loggers:
             logger.removeHandler(self)
         self._loop.set_exception_handler(self._next)

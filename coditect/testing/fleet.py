@@ -277,7 +277,7 @@ class TestFleet:
         return self._virtual_clock.now
 
     async def advance(self, span: Duration) -> None:
-        """Let so much virtual time pass, with everything that happens in it, also at its very end."""
+        """Let virtual time pass, with everything that happens in it, also at its very end."""
         await self.settled()
         self._virtual_clock.heard = self._virtual_clock.now + seconds(span)
         await asyncio.sleep(seconds(span))
@@ -290,7 +290,7 @@ class TestFleet:
     # -- work -------------------------------------------------------------------------------------------
 
     async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
-        """Submit a task; see `Client.submit`."""
+        """Submit a task by the fleet's own client, as `Client.submit`."""
         return await self.client.submit(capability, value, **how)
 
     async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
@@ -363,7 +363,7 @@ class TestFleet:
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
-        """All processes that ever started, also those of the control plane and dead ones."""
+        """The processes that ever started, also those of the control plane and dead ones."""
         return () if self._started is None else self._started.processes
 
     @property

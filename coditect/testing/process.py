@@ -1,4 +1,4 @@
-"""One simulated process of a fleet: an agent, or a control plane."""
+"""A simulated process of a fleet under test: an agent, or a control plane."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class State(StrEnum):
 
 
 class VirtualProcess:
-    """One simulated process as a test sees it."""
+    """A simulated process of a fleet, as a test sees it."""
 
     def __init__(self, id_: AgentId, name: str, broker: MemoryBroker, actor: Actor, program: Program) -> None:
         self.id = id_

@@ -1,4 +1,4 @@
-"""All simulated processes of a fleet, and the actions on them."""
+"""The simulated processes of a fleet under test, and the actions on them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class VirtualProcesses:
         return process
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Kill processes; see `TestFleet.kill`."""
+        """Kill processes without warning, as `TestFleet.kill`."""
         return tuple(self._kill(process) for process in self.living(target))
 
     def _kill(self, process: VirtualProcess) -> VirtualProcess:
@@ -53,7 +53,7 @@ class VirtualProcesses:
         return process
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Pause processes; see `TestFleet.pause`."""
+        """Pause processes until `resume`, as `TestFleet.pause`."""
         paused = tuple(one for one in self.living(target) if one.state is not State.PAUSED)
         for process in paused:
             self._schedule.stop(process.actor)
@@ -62,7 +62,7 @@ class VirtualProcesses:
         return paused
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Resume processes; see `TestFleet.resume`."""
+        """Let paused processes go on, as `TestFleet.resume`."""
         resumed = tuple(one for one in self.living(target) if one.state is State.PAUSED)
         for process in resumed:
             process.state = State.RUNNING
@@ -77,7 +77,7 @@ class VirtualProcesses:
             process.silence = None
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Start processes again; see `TestFleet.restart`."""
+        """Start processes again under fresh ids, as `TestFleet.restart`."""
         former = self._known(target)
         for process in former:
             if process.lives:
@@ -90,7 +90,7 @@ class VirtualProcesses:
         return tuple(started)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Drain processes; see `TestFleet.drain`."""
+        """End processes gently, and wait for their end, as `TestFleet.drain`."""
         draining = self.living(target)
         for process in draining:
             process.drain.set()
@@ -98,7 +98,7 @@ class VirtualProcesses:
         return draining
 
     def living(self, target: str | None = None) -> tuple[VirtualProcess, ...]:
-        """Return the living processes of this name or id; all living ones without a target.
+        """Return the living processes with the name or id; all living ones without a target.
 
         Raises:
             NotFound: when no process of that name or id lives.

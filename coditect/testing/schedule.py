@@ -22,7 +22,7 @@ _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=
 
 
 class Actor:
-    """One simulated process, as the scheduler sees it."""
+    """A simulated process, as the scheduler sees it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,7 +33,7 @@ class Actor:
         self._most_tasks = 64
 
     def context(self) -> Context:
-        """Return a fresh context; the code that runs in it, and all that this code starts, belongs to the process."""
+        """Return a fresh context; code that runs in it, and all that the code starts, belongs to the process."""
         context = copy_context()
         context.run(_OWNER.set, self)
         return context
@@ -70,7 +70,7 @@ class Schedule:
         self._turning = False
 
     def open(self) -> None:
-        """Route every callback of the loop through this schedule."""
+        """Route every callback of the loop through the schedule."""
         vars(self._loop).update(
             call_soon=self._soon, call_at=self._at, create_task=self._create, run_in_executor=self._execute
         )

@@ -28,7 +28,7 @@ class SeededClock:
         return self._random.random()
 
     def new_id(self) -> TaskId:
-        """Return a new task id: a UUIDv7, greater than every earlier one from this clock."""
+        """Return a new task id: a UUIDv7, greater than every earlier one from the same clock."""
         self._last = max(self._last + 1, self.now_ms() << 12)  # 48 bits of time, 12 that count
         moment, count = self._last >> 12, self._last & 0xFFF
         tail = (0b10 << 62) | self._random.getrandbits(62)

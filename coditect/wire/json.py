@@ -52,7 +52,7 @@ def _refuse(value: object) -> NoReturn:
 
 
 def loads(body: bytes) -> Any:
-    """Parse a JSON document.
+    """Parse a JSON document into plain Python values.
 
     Raises:
         InvalidTask: when the document is not JSON, not UTF-8, or nested beyond the parser's limit.

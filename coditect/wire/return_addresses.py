@@ -1,4 +1,4 @@
-"""The check of reply addresses: which queues this process may send answers to.
+"""The check of reply addresses: which queues the process may send answers to.
 
 The publisher of a task names the queue for the result, and the agent may write to more queues than the publisher may.
 So a name outside of Coditect's own reply queues is answered only if it fits a pattern of `CODITECT_ANSWER_QUEUES`.
@@ -24,7 +24,7 @@ REFUSED_SECONDS = 60.0
 
 
 class ReturnAddresses:
-    """The reply addresses that this process may answer to, and whether the broker's permissions allow the answers."""
+    """The reply addresses that the process may answer to, and whether the broker's permissions allow it."""
 
     def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
         """Take the permitted queue names as comma-separated patterns; `*` stands for any text."""

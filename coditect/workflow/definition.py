@@ -117,7 +117,7 @@ Work: TypeAlias = Call | Each | Approval
 
 @value
 class Node:
-    """One step of a workflow: its work, its predecessors, and the conditions to run."""
+    """A step of a workflow: its work, its predecessors, and the conditions to run."""
 
     name: str
     work: Work
@@ -139,7 +139,7 @@ class Node:
 
     @property
     def needed(self) -> int:
-        """How many of the node's edges must be met before the node runs."""
+        """The number of the node's edges that must be met before the node runs."""
         match self.join:
             case "all":
                 return len(self.after)

@@ -65,5 +65,5 @@ class WorkflowState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether the workflow has ended."""
+        """Whether the state is final: the workflow has ended."""
         return self not in (WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED)

@@ -33,7 +33,7 @@ def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 class _Effects:
-    """The effects in the run's folder, which is found when the first effect is made."""
+    """The effects as files in the run's folder, which is looked up at the first effect."""
 
     def make(self, key: str) -> str:
         return EffectFolder(_folder() / EFFECTS).make(key)

@@ -11,7 +11,7 @@ from dispatcher.chaos.history_index import HistoryIndex, Operation
 
 
 def keys_once(index: HistoryIndex) -> CheckResult:
-    """Check that one key means one workflow, however often it is sent, and whatever became of the answers."""
+    """Check that an idempotency key means one workflow, however often the request is sent or answered."""
     meant: dict[str, set[str]] = defaultdict(set)
     for one in index.of("submit"):
         meant[one.key]

@@ -1,4 +1,4 @@
-"""An audit of the ledger: whether its rows, counts and indexes agree, whatever led to them.
+"""The audit of the ledger: whether its rows, counts and indexes agree.
 
 The audit reads every row and trusts none: a row's statement about another row is looked up there.
 """
@@ -40,7 +40,7 @@ UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 @dataclass(slots=True)
 class Ledger:
-    """All rows of the ledger about workflows."""
+    """The rows of the ledger about workflows: keys, runs and nodes, by workflow."""
 
     keys: dict[str, str] = field(default_factory=dict)
     """The idempotency key of each workflow."""
@@ -65,7 +65,7 @@ def read_ledger(tr: Reads) -> Ledger:
 
 
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield the contradictions: a workflow or node, and the error there."""
+    """Yield the contradictions in the ledger: a workflow or node, and the error there."""
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
@@ -133,7 +133,7 @@ def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
 
 
 def _places(tr: Reads, space: Space, at: int) -> set[Name]:
-    """Return the nodes of an index, whose names stand at this place of its keys."""
+    """Return the nodes in an index, whose workflow and name are the elements `at` and `at` + 1 of its keys."""
     found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
     return {(str(key[at]), str(key[at + 1])) for key in found}
 

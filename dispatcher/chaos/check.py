@@ -15,7 +15,7 @@ _MOST_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """The result of checking one promise."""
+    """The result of checking one promise on a history: the number of cases, and the violations."""
 
     invariant: str
     sentence: str
@@ -37,7 +37,7 @@ class CheckResult:
 
     @property
     def line(self) -> str:
-        """One line for a person."""
+        """The result as one line of text for a person."""
         word = "pass" if self.passed else "FAIL"
         if self.bound is None:
             sure = f"{len(self.violations)} violations" if self.violations else "nothing to check"

@@ -15,7 +15,7 @@ FEWEST_PER_SECOND = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FaultCoverage:
-    """The coverage of one kind of fault."""
+    """The coverage of one kind of fault: how many faults there were, and how many met work in flight."""
 
     kind: str
     faults: int
@@ -34,7 +34,7 @@ class Toll:
 
     @property
     def faults(self) -> int:
-        """The number of faults."""
+        """The number of faults of all kinds in the run."""
         return sum(one.faults for one in self.kinds)
 
     @property
@@ -71,7 +71,7 @@ class Spans:
 
 
 def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
-    """Return the coverage of these kinds of faults during a run of so many seconds."""
+    """Return the coverage of the given kinds of faults during a run, whose length is in seconds."""
     runs = executed_spans(index)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}

@@ -88,7 +88,7 @@ BACK_SECONDS = (0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One planned fault."""
+    """A planned fault: its time, kind, victim by a draw, and length."""
 
     at_seconds: float
     """The time since the start of the run."""
@@ -113,7 +113,7 @@ class Fault:
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
-    """Return the faults of a run of this length, in order of time; the same seed gives the same faults."""
+    """Return the faults of a run of the given length, in order of time; the same seed gives the same faults."""
     random = Random(f"{seed}/faults")  # noqa: S311 - it is to be foreseen
     quick = [kind for kind in WEIGHTS if kind in kinds]
     slow = [kind for kind in (BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP) if kind in kinds]
@@ -123,7 +123,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
 
 
 def lone(seed: int, kinds: Sequence[str]) -> list[Fault]:
-    """Return one fault to come by itself, after all others, so that the length of its effect can be measured."""
+    """Return a fault that comes by itself, after all others, so that the length of its effect can be measured."""
     random = Random(f"{seed}/lone")  # noqa: S311 - it is to be foreseen
     if not kinds:
         return []

@@ -91,12 +91,12 @@ class Pace:
 
 
 def is_limited(definition: Definition) -> bool:
-    """Return whether faults may break a limit of time of one of its nodes."""
+    """Return whether faults may make a workflow's node pass one of its time limits."""
     return any(node.call is not None and node.call.deadline_ms is not None for node in definition.nodes)
 
 
 class Generators:
-    """The generator of work."""
+    """The generator of random workflows and tasks for a run."""
 
     def __init__(self, random: Random, pace: Pace) -> None:
         self._random = random
@@ -104,7 +104,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """Return a workflow; each shape comes before any comes again."""
+        """Return a random workflow; each shape comes before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -120,16 +120,16 @@ class Generators:
         return self._bag.pop()()
 
     def priority(self) -> Priority:
-        """Return a priority."""
+        """Return a random priority, by the shares in `PRIORITIES`."""
         return self._random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
 
     def work(self) -> dict[str, Any]:
-        """Return the input of a task."""
+        """Return the random input of a workflow's task."""
         flaky = self._random.random() < self._pace.flaky
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
 
     def direct_work(self) -> dict[str, Any]:
-        """Return the input of a direct task."""
+        """Return the random input of a direct task."""
         work = self.work()
         if self._pace.long and self._random.random() < self._pace.long:
             return {"milliseconds": self._random.randint(self._pace.milliseconds[1], LONGEST_MILLISECONDS), "fails": 0}
@@ -243,7 +243,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """Return an acceptance's facts about the nodes, each by the name under which it is executed."""
+        """Return the facts about a workflow's nodes for the history, by the names under which nodes are executed."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}

@@ -33,16 +33,16 @@ class Operation:
 
     @property
     def happened(self) -> bool:
-        """Whether the operation certainly happened."""
+        """Whether the operation certainly took place."""
         return self.outcome is Type.OK
 
     @property
     def possible(self) -> bool:
-        """Whether the operation may have happened."""
+        """Whether the operation may have taken place."""
         return self.outcome is not Type.FAIL
 
     def open_at(self, instant: float) -> bool:
-        """Return whether it had begun and not ended at the instant."""
+        """Return whether the operation had begun and not ended at the instant."""
         return self.begun <= instant < self.ended
 
 
@@ -84,15 +84,15 @@ class HistoryIndex:
                 self._redrives[_work_of(one.key)].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
-        """Return all operations of one name."""
+        """Return all operations with the given name."""
         return self._by_f.get(f, ())
 
     def about(self, f: str, key: str) -> Sequence[Operation]:
-        """Return all operations of one name and key."""
+        """Return all operations with the given name and key."""
         return self._by_key[f].get(key, ()) if f in self._by_f else ()
 
     def by_key(self, f: str) -> Iterator[tuple[str, Sequence[Operation]]]:
-        """Yield the operations of one name, key by key."""
+        """Yield the operations with the given name, key by key."""
         yield from self._by_key[f].items() if f in self._by_f else ()
 
     @property
@@ -134,7 +134,7 @@ class HistoryIndex:
 
     @property
     def faults(self) -> list[Operation]:
-        """All faults of processes and servers, in order of time."""
+        """The faults of processes and servers, in order of time."""
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
 
     def versioned(self, f: str, key: str) -> list[Operation]:

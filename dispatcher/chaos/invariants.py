@@ -26,7 +26,7 @@ ANSWERED_SECONDS = 5.0
 
 
 def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
-    """Check every promise on one history."""
+    """Check every promise on a history, and return the results."""
     index = HistoryIndex(entries)
     return [check(index) for check in CHECKS]
 
@@ -44,7 +44,7 @@ def nothing_lost(index: HistoryIndex) -> CheckResult:
 
 
 def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
-    """Return whether the task, or its answer, may have been with the broker when that lost everything.
+    """Return whether the broker may have had the task or its answer when it lost everything.
 
     The task was published before the broker was back, it was not executed to its end in calm times long before, and no
     agent got it afterwards.
@@ -208,7 +208,7 @@ def recorded_before_acked(index: HistoryIndex) -> CheckResult:
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
-    """Return whether this transaction may have made the result needless, and can have been committed before the ack.
+    """Return whether a transaction may have made a result needless, and can have been committed before the ack.
 
     Another process may have been stopped between its commit and the record of it; the acknowledging process has read it
     in the store.

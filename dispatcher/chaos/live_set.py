@@ -42,7 +42,7 @@ def live_set(index: HistoryIndex) -> CheckResult:
 
 
 def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
-    """Return the looks that cover the promised time up to this one; none when one of them was late."""
+    """Return the looks that cover the promised time up to the look at `place`; none when one of them was late."""
     since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
     first = place
     while first and looks[first].begun > since:

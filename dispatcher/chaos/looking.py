@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RegistryLook:
-    """The agents now, each by the name of its life; a stopped agent is in neither set."""
+    """The running agents and those at work, at one instant, by the names of their processes."""
 
     running: frozenset[str]
     """The agents at work or on the way there."""
@@ -26,7 +26,7 @@ class RegistryLook:
 async def keep_looking(
     registry: Registry, agents_now: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
 ) -> None:
-    """Record one look after the other, until canceled; `name_of` returns the life of a record's agent."""
+    """Record looks at registry and agents until canceled; `name_of` names the process of a registry's record."""
     while True:
         now = agents_now()
         note(Type.INVOKE, "look", "registry", running=sorted(now.running), at_work=sorted(now.at_work))

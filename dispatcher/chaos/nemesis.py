@@ -42,7 +42,7 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 
 
 class Nemesis:
-    """The faults of one run, each beside the others; a victim has only one fault at a time."""
+    """The faults of one run on real processes, side by side; a victim has only one fault at a time."""
 
     def __init__(self, stage: ChaosTestbed, note: Note, strangers: Strangers) -> None:
         self._stage = stage

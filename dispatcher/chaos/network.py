@@ -23,7 +23,7 @@ class RemotePort:
     """A port to Redis whose calls and answers travel by a path."""
 
     def __init__(self, port: object, path: NetworkPath, unavailable: Callable[..., CoditectError]) -> None:
-        """Make with `unavailable` the error of a call without an answer in time; the call may have been carried out."""
+        """Route a port's calls by a path; `unavailable` makes the error of a call without an answer in time."""
         self._port = port
         self._path = path
         self._unavailable = unavailable

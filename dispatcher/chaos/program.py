@@ -24,7 +24,7 @@ FEWEST_SIDE_BY_SIDE = 8
 
 @dataclass(frozen=True, slots=True)
 class Hunted:
-    """One simulated seed with a mutant."""
+    """The outcome of a simulated seed with a mutant in the product."""
 
     mutant: Mutant
     seed: int
@@ -34,7 +34,7 @@ class Hunted:
 
     @property
     def caught(self) -> bool:
-        """Whether a checker that looks for the mutant has found it."""
+        """Whether a checker that looks for the mutant has found the mutant."""
         return bool(self.mutant.invariants & self.broken.keys())
 
     def lines(self) -> list[str]:
@@ -43,7 +43,7 @@ class Hunted:
         return told + [f"        {invariant}: {violations[0]}" for invariant, violations in self.broken.items()]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the outcome for programs."""
+        """Return the outcome as JSON values, for programs."""
         return {"seed": self.seed, "mutant": self.mutant.name, "caught": self.caught, "broken": self.broken}
 
 

@@ -25,7 +25,7 @@ NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Pipe:
-    """One connection through the proxy."""
+    """A connection through the proxy, with the faults on each of its ways."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = {Way.TO_SERVER: server, Way.TO_CLIENT: client}
@@ -35,7 +35,7 @@ class Pipe:
         self._handshake = b""
 
     def is_for(self, word: bytes) -> bool:
-        """Return whether the client's first bytes hold this word, for example its connection name."""
+        """Return whether the client's first bytes hold the word, for example its connection name."""
         return word in self._handshake
 
     @property
@@ -72,11 +72,11 @@ class Pipe:
             _reset(writer)
 
     def cut_after(self, way: Way, count: int) -> None:
-        """Let this many more bytes through, then reset both ends: in the middle of a frame, most likely."""
+        """Let `count` more bytes through, then reset both ends: in the middle of a frame, most likely."""
         self._left[way] = count
 
     def finish_with_next(self, way: Way) -> None:
-        """Let only the next bytes of this way through, with the end (FIN) directly behind them."""
+        """Let only the next bytes of the given way through, with the end (FIN) directly behind them."""
         self._last.add(way)
 
     async def forward(self, way: Way, chunk: bytes) -> None:
@@ -105,7 +105,7 @@ class Pipe:
             writer.close()
 
     def silent(self, way: Way) -> bool:
-        """Return whether nothing gets through on this way."""
+        """Return whether bytes of the given way are dropped."""
         return way in self._swallowed
 
 
@@ -127,7 +127,7 @@ class FaultProxy:
         return str(self._target.with_host("127.0.0.1").with_port(self.port))
 
     def pipes(self, word: bytes = b"") -> list[Pipe]:
-        """Return the open connections, or those whose handshake holds the word."""
+        """Return the open connections, or those whose client sent the word in its first bytes."""
         return [pipe for pipe in self._pipes if pipe.is_for(word)]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,7 +160,7 @@ class FaultProxy:
         pipe.finish(way)
 
     async def close(self) -> None:
-        """Cut all open connections."""
+        """Cut all open connections through the proxy, and wait for their ends."""
         pumping = [*self._pipes.values()]
         for pipe, both in self._pipes.items():
             pipe.cut()

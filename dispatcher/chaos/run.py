@@ -1,4 +1,4 @@
-"""One run of `coditect chaos`: private servers, real processes, a load, faults by the seed, and the verdict."""
+"""A run of `coditect chaos`: private servers, real processes, a load, faults by the seed, and the verdict."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunOrder:
-    """The orders for a run."""
+    """The parameters of a run: seed, length, folder, processes, kinds of faults, and the mutant."""
 
     seed: int
     seconds: float
@@ -74,7 +74,7 @@ class RunOrder:
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """The result of a run."""
+    """The result of a run: the checks of the promises, the coverage of faults, and the amount of work."""
 
     order: RunOrder
     checks: tuple[CheckResult, ...]
@@ -86,7 +86,7 @@ class RunVerdict:
 
     @property
     def kept(self) -> bool:
-        """Whether no promise was broken."""
+        """Whether no promise was broken in the run."""
         return all(one.passed for one in self.checks)
 
     @property
@@ -119,7 +119,7 @@ class RunVerdict:
         return told
 
     def as_json(self) -> dict[str, object]:
-        """Return the result for programs."""
+        """Return the result as JSON values, for programs."""
         return {
             "seed": self.order.seed,
             "passed": self.passed,
@@ -148,7 +148,7 @@ class RunVerdict:
 
 
 async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> RunVerdict:
-    """Run and judge; everything lies below the order's folder, which is emptied first, and no process outlives the run.
+    """Run and judge; all files lie below the order's folder, which is emptied first, and no process outlives the run.
 
     Raises:
         MissingServer, StartFailed, AlreadyUp: when the servers or processes cannot start.

@@ -65,7 +65,7 @@ class SimulatedNemesis:
     """The faults of one seed, each beside the others."""
 
     def __init__(self, target: Target, note: Note, seeded_of: Callable[[str], Random], wiped: float) -> None:
-        """Take as `wiped` the share of the broker's deaths after which its data is gone."""
+        """Prepare the faults; `wiped` is the share of the broker's deaths after which its data is gone."""
         self._target = target
         self._fleet = target.fleet
         self._note = note
@@ -115,7 +115,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "kill", post)
 
     def kill(self, name: str, kind: str) -> None:
-        """Kill a process, or every one of the name."""
+        """Kill a process, or every process of an agent or dispatcher by its name."""
         with suppress(NotFound):
             for process in self._fleet.kill(name):
                 self._begin("kill", post_of_process(process), kind)

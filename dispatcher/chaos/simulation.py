@@ -101,7 +101,7 @@ MUTATED = SimulationPlan(settle_seconds=400.0)
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The result of one seed."""
+    """The result of playing one seed: the checks, the history, and the number of faults."""
 
     seed: int
     checks: tuple[CheckResult, ...]
@@ -112,7 +112,7 @@ class Played:
 
     @property
     def kept(self) -> bool:
-        """Whether no promise was broken."""
+        """Whether no promise was broken, and no background work crashed."""
         return not self.violations
 
     passed = kept
@@ -134,7 +134,7 @@ class Played:
         return [told, *crashed, *broke]
 
     def as_json(self) -> dict[str, object]:
-        """Return the result for programs."""
+        """Return the result as JSON values, for programs."""
         return {
             "seed": self.seed,
             "passed": self.kept,
@@ -144,7 +144,7 @@ class Played:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """All violations and crashes."""
+        """The violations of promises and the crashes, as text."""
         broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
@@ -194,7 +194,7 @@ class SimulatedFleet(TestFleet):
 
 
 class Scene:
-    """One seed's fleet, with its faults."""
+    """The simulated fleet of one seed, with its load and its faults."""
 
     def __init__(self, seed: int, plan: SimulationPlan) -> None:
         self._plan = plan
@@ -221,7 +221,7 @@ class Scene:
 
     @property
     def faults(self) -> int:
-        """The number of faults."""
+        """The number of faults so far."""
         return self._breaking.faults
 
     def _seeded_of(self, part: str) -> Random:

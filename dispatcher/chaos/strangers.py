@@ -31,7 +31,7 @@ HANDS_FULL = 12
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One message of a stranger."""
+    """A message of another program: body, headers, reply address and capability."""
 
     body: bytes = b'{"milliseconds": 1}'
     headers: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
 
 
 class Strangers:
-    """The sender of such messages, over a connection of its own."""
+    """The sender of other programs' messages, over a connection of its own."""
 
     def __init__(self, broker: Broker, note: Note, random: Random) -> None:
         self._broker = broker

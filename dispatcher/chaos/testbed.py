@@ -38,7 +38,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 class Post:
-    """A place for one process after the other, under the same name."""
+    """A named place for processes, one after the other, such as `agent-1`."""
 
     def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
         self.paths = paths
@@ -54,12 +54,12 @@ class Post:
 
     @property
     def name(self) -> str:
-        """The name: agent-1, dispatcher-2."""
+        """The name of the place: agent-1, dispatcher-2."""
         return self._child.name
 
     @property
     def alive(self) -> bool:
-        """Whether a process runs here."""
+        """Whether a process runs at the place."""
         return self._running is not None and self._running.exit_code is None
 
     @property
@@ -79,7 +79,7 @@ class Post:
 
     @property
     def settled(self) -> bool:
-        """Whether it has been ready for a moment: long enough to have work in hand."""
+        """Whether the process has been ready for a moment: long enough to have work in hand."""
         file = self._child.ready_file
         return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
@@ -97,18 +97,18 @@ class Post:
                 self.stopped = number is signal.SIGSTOP
 
     async def end(self) -> None:
-        """Kill the process and everything that it started, and wait until all of that is gone."""
+        """Kill the process and everything that it started, and wait until all of them are gone."""
         if self._running is not None:
             await asyncio.to_thread(self._running.kill)
 
     @property
     def log(self) -> str:
-        """The end of the process's log."""
+        """The end of the process's log, as text."""
         return "" if self._running is None else last_lines(self._running.log)
 
 
 class ChaosTestbed:
-    """The servers and posts of one run."""
+    """The private servers of one run, and the posts of its processes."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
         self.folder = folder
@@ -117,7 +117,7 @@ class ChaosTestbed:
         self._lives: dict[int, str] = {}
 
     def of(self, role: str) -> list[Post]:
-        """Return the posts of one role."""
+        """Return the posts of a role: dispatcher or agent."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
     def agents_now(self) -> RegistryLook:

@@ -23,7 +23,7 @@ SLOTS = 4
 
 
 class Work(BaseModel):
-    """The input of a task."""
+    """The input of a run's task: how long to work, how to fail, and the predecessors' tokens."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,7 +37,7 @@ class Work(BaseModel):
 
 
 class WorkDone(BaseModel):
-    """The result of a task."""
+    """The result of a run's task: fence, agent and the token of its effect."""
 
     fence: int
     """The fence of the execution that returned this, from its beginning."""
@@ -58,7 +58,7 @@ class Broken(Exception):
 
 
 class WorkEffects(Protocol):
-    """Effects on the world, one for each key."""
+    """The port of the effects of tasks on the world, one for each key."""
 
     def make(self, key: str) -> str:
         """Make the effect if it does not exist, and return its token, the same every time."""
@@ -85,23 +85,23 @@ class EffectFolder:
         return file.read_text()
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """See `WorkEffects`."""
+        """Yield the key and token of every effect, from the files."""
         for file in sorted(self._folder.glob("[!.]*")):
             yield unquote(file.name), file.read_text()
 
 
 class EffectTable:
-    """Effects in memory."""
+    """The effects of simulated tasks, in memory."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, str] = {}
 
     def make(self, key: str) -> str:
-        """See `WorkEffects`."""
+        """Make the effect if it does not exist, and return its token, the same every time."""
         return self._tokens.setdefault(key, f"token {len(self._tokens)}")
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """See `WorkEffects`."""
+        """Yield the key and token of every effect, in the order of their making."""
         yield from self._tokens.items()
 
 
@@ -112,7 +112,7 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
 
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")
     async def work(task: Work, ctx: Context) -> WorkDone:
-        """Wait, then make the effect of this task's id."""
+        """Wait as long as the task says, then make the effect of the task's id."""
         said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
         said |= {"priority": ctx.priority.value, "after": task.after}
         note(Type.INVOKE, "execute", ctx.task_id, **said)

@@ -1,4 +1,4 @@
-"""The load of a run: workflows of several shapes and tasks of both lanes, begun again and again until it is closed."""
+"""The load of a run: workflows of several shapes and tasks of both lanes, begun until the load is closed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ChaosLoad:
         self.begun += 1
 
     def _over(self, key: str, state: str | None) -> None:
-        """Record the end that the client got; None for no end."""
+        """Record a work's end as the client got it; None for no end."""
         if state is None:
             self._note(Type.INFO, "end", key)
             return
@@ -158,7 +158,7 @@ class ChaosLoad:
         await asyncio.sleep(self._random.randint(*self._pace.soon_milliseconds) / 1000)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """Ask until there is an answer; return None when the load is closed and no answer is possible."""
+        """Repeat a request until there is an answer; None when the load is closed and no answer is possible."""
         while True:
             try:
                 return await ask()
@@ -168,7 +168,7 @@ class ChaosLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """Ask under a recorded key until there is an answer, and sometimes again: the key must mean the same work."""
+        """Repeat a request under a recorded key until there is an answer, and sometimes after: same key, same work."""
         self._note(Type.INVOKE, "submit", key)
         found = await self._insist(ask)
         if found is None:
@@ -182,7 +182,7 @@ class ChaosLoad:
         return found
 
     async def _noted(self, f: str, key: str, ask: Callable[[], Awaitable[object]]) -> None:
-        """Ask once, and record the outcome: without an answer it is unknown."""
+        """Send a request once, and record the outcome; without an answer the outcome is unknown."""
         self._note(Type.INVOKE, f, key)
         try:
             await ask()
@@ -209,7 +209,7 @@ class ChaosLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """Return the final state, after as many redrives as that takes; None when there is none in time."""
+        """Return the workflow's final state, after as many redrives as needed; None when none comes in time."""
         for _ in range(MOST_REDRIVES if redriven else 1):
             try:
                 state = await run.wait(timeout=self._pace.wait_seconds)

@@ -58,7 +58,7 @@ class Began:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An agent's report of a running attempt that the dispatcher's memory does not know."""
+    """An agent's report of a running attempt that the dispatcher does not count as under way."""
 
     node_key: NodeKey
     fence: int
@@ -75,7 +75,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client's request about a workflow of this shard; the answer is an object."""
+    """A client's request about a workflow of the command's shard; the answer is a JSON object."""
 
     verb: Verb
     body: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The notice that a timer is due."""
+    """The notice that a timer's instant has come."""
 
     timer: Timer
 
@@ -136,7 +136,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The order to show nodes as they are, because the copy of the workflow's graph is missing or wrong.
+    """The order to send nodes to RQ as the ledger has them, because RQ's copy of the workflow is missing or wrong.
 
     The answer names the nodes that are left for another `Show`.
     """
@@ -148,7 +148,7 @@ class Show:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The request for the current snapshots of some nodes, for a comparison; changes nothing.
+    """The request for the current snapshots of some nodes, to compare RQ's copy with; changes nothing.
 
     The answer is a list of `NodeSnapshot` in the same order. The nodes behind the last of the list may be left for
     another `Look`; an empty list says that none of the nodes exists.
@@ -168,7 +168,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """The order to go on with work that earlier transactions left over.
+    """The order to continue work that earlier transactions left over.
 
     The answer is False when the batch was full before any of that work was done.
     """
@@ -176,7 +176,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """The order to publish again what may no longer be with the broker; counts once per marker and occasion.
+    """The order to publish again what the broker may have lost; counts once per marker and occasion.
 
     The answer is the last publication number before the rebuild.
     """

@@ -41,7 +41,7 @@ class Publication:
 
 @value
 class Transition:
-    """A change of a node's state."""
+    """A change of a node's state, with the node's row after it."""
 
     node_key: NodeKey
     state: TaskState
@@ -54,7 +54,7 @@ class Transition:
 
 @value
 class NodeSnapshot:
-    """A node as it is after the transaction, for copies of the graph."""
+    """The state of a node after a transaction, with all that RQ's copy of the node shows."""
 
     node_key: NodeKey
     state: TaskState
@@ -67,7 +67,7 @@ class NodeSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An event to publish to listeners."""
+    """An event about a workflow, to publish to listeners."""
 
     type: str
     workflow: str
@@ -76,7 +76,7 @@ class Notice:
 
 @dataclass(slots=True)
 class Effects:
-    """All effects of a transaction, in order; filled within one try of the transaction."""
+    """The effects of one try of a transaction, each kind in the order in which the try caused them."""
 
     publications: list[Publication] = field(default_factory=list)
     moved: list[Transition] = field(default_factory=list)
@@ -112,5 +112,5 @@ class Effects:
     """Whether a timer was set, which may be due before the timer that the timer service waits for."""
 
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
-        """Add an event."""
+        """Add an event about a workflow, to be published after the commit."""
         self.notices.append(Notice(type_, workflow, facts))

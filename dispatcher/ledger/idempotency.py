@@ -13,7 +13,7 @@ LONGEST_KEY_BYTES = 1_000
 
 
 def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS) -> str:
-    """Return the workflow that has the key: this one if the key was free or expired, else the earlier one.
+    """Return the workflow that has the key: the given one if the key was free or expired, else an earlier one.
 
     The caller accepts its workflow in the same transaction, and only when the answer is the workflow's own id.
 

@@ -24,7 +24,7 @@ HOURS_FROM_MS = 1_767_225_600_000
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """One life of a store's data."""
+    """An incarnation of a store's data, under a number that grows with each start and each restore."""
 
     store: str
     """The store's identity, the same in every copy."""
@@ -34,7 +34,7 @@ class Incarnation:
 
     @property
     def floor(self) -> int:
-        """The number below every fence and publication number of this incarnation."""
+        """The number below every fence and every publication number that the incarnation gives."""
         return self.number * NUMBERS
 
 

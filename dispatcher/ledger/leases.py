@@ -47,7 +47,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """One observer's view of one owner's beat."""
+    """The beat of a lease's owner as one observer last saw it, and how long the beat has not moved."""
 
     owner: str
     beat: int
@@ -57,7 +57,7 @@ class Pulse:
     """The time of the last look, on the observer's own clock."""
 
     def has_lapsed(self, ttl_ms: int = TTL_MS) -> bool:
-        """Return whether the owner may be taken for dead."""
+        """Return whether the owner's beat has not moved for `ttl_ms`, so that the owner counts as dead."""
         return self.still_ms >= ttl_ms
 
 
@@ -113,7 +113,7 @@ def expire_others(tr: Transaction, owner: str) -> None:
 
 
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
-    """Return the lease if this owner has it, it is free, or its owner is dead; else None.
+    """Return the lease if the owner has it already, the lease is free, or its holder is dead; else None.
 
     Raises:
         LostLease: when this owner itself is taken for dead: it must `renew` first.
@@ -131,7 +131,7 @@ def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
 
 
 def release(tr: Transaction, lease: Lease) -> bool:
-    """Frees the lease if it is still this one. Its epoch stays, so the next is higher. False when it was lost.
+    """Free the lease; return False when it was lost before. The epoch stays, so that the next owner's is higher.
 
     Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
     """
@@ -142,7 +142,7 @@ def release(tr: Transaction, lease: Lease) -> bool:
 
 
 def check(tr: Transaction, lease: Lease) -> None:
-    """Make sure that the transaction commits only while the owner holds the lease with this epoch.
+    """Make sure that the transaction commits only while the owner holds the lease with the same epoch.
 
     The call reads the lease's key, so a take-over that commits first is a conflict, and the repetition ends here.
 

@@ -21,7 +21,7 @@ from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 @value
 class Row:
-    """A node on its way to the broker."""
+    """The row of the outbox for a node on its way to the broker."""
 
     publication: int
     workflow: str

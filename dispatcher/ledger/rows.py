@@ -50,7 +50,7 @@ class WorkflowRecord:
 
 @dataclass(slots=True)
 class RunRecord:
-    """The progress of a workflow."""
+    """The state of a workflow's run: the counts of its nodes by state, and whether it is canceled or finished."""
 
     state: WorkflowState = WorkflowState.ACCEPTED
     counts: dict[str, int] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One attempt that another one followed; the last attempt of a node is in the node's own row."""
+    """The record of an attempt that another attempt followed; a node's last attempt is in the node's own row."""
 
     attempt: int
     fence: int

@@ -31,7 +31,7 @@ KIND = "shard"
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
-    """The changes that one dispatcher makes to reach its share."""
+    """The shards that a dispatcher takes and gives to reach its fair share."""
 
     take: tuple[int, ...]
     give: tuple[int, ...]
@@ -39,7 +39,7 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class ShareStep:
-    """The result of a step."""
+    """The shards that a dispatcher owns, gave and is to give after one step of `step`."""
 
     owned: tuple[Lease, ...]
     """This dispatcher's leases, by shard; the `previous` owner of a new lease may still hold work of the shard."""
@@ -76,7 +76,7 @@ def lease_name(shard: int) -> leases.Name:
 
 
 def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
-    """Return the shards that `me`, one of the living, takes and gives.
+    """Return the shards that the dispatcher `me` must take and give for a fair share among the living.
 
     `owners` has every shard; "" or a dead owner means free. The owner with the most shards keeps the larger share, so
     as few shards as possible move.
@@ -104,7 +104,7 @@ def step(
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
 ) -> ShareStep:
-    """Renew, expire the owners whose pulses have lapsed, give and take; all in one transaction.
+    """Renew the dispatcher's beat, expire dead owners, give and take shards; all in one transaction.
 
     `busy` are the shards that the owner works on: none of them is given before it is closed. Idempotent by `beat`.
     Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.

@@ -17,7 +17,7 @@ from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """One instant at which something is to be done."""
+    """An instant at which a node or a workflow needs work, such as a timeout or the end of a retry delay."""
 
     workflow: str
     node: str
@@ -30,7 +30,7 @@ class Timer:
 
 
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
-    """Set the timer of a place, instead of an earlier one; `shard` is the shard of the workflow."""
+    """Set the timer of a kind for a node or workflow, in place of an earlier one; `shard` is the workflow's."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
     row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
@@ -43,7 +43,7 @@ def put(tr: Transaction, shard: int, timer: Timer) -> None:
 
 
 def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
-    """Remove the timer of a place; return False when there is none."""
+    """Remove the timer of a kind of a node or workflow; return False when there is none."""
     key = TIMERS.pack((workflow, node, kind))
     row = tr.get(key)
     if row is None:
@@ -67,14 +67,14 @@ def cancel_all(tr: Transaction, workflow: str, *, limit: int = 1_000) -> int:
 
 
 def finish(tr: Transaction, timer: Timer) -> bool:
-    """Remove exactly this timer; return False when it was finished, cancelled or replaced, and do nothing then."""
+    """Remove a timer that is still stored exactly as given; return False, and change nothing, when it is not."""
     if read(tr, timer.workflow, timer.node, timer.kind) != timer:
         return False
     return cancel(tr, timer.workflow, timer.node, timer.kind)
 
 
 def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
-    """Return the timer of a place; None when there is none."""
+    """Return the timer of a kind of a node or workflow; None when there is none."""
     row = tr.get(TIMERS.pack((workflow, node, kind)))
     if row is None:
         return None

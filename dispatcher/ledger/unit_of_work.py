@@ -1,4 +1,4 @@
-"""One transaction's view of one shard: every row is read once, changed in place, and written once at the end."""
+"""A transaction's view of one shard: every row is read once, changed in place, and written once at the end."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class UnitOfWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the remaining work is for a later transaction."""
+        """Whether the transaction is so large, long or old that the remaining work is for a later one."""
         return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class UnitOfWork:
         return known[1]
 
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
-        """Return the progress of a node whose row a walk in this transaction has just found."""
+        """Return the progress of a node, decoded from the row `stored` unless the transaction has the node already."""
         if node_key not in self._nodes:
             self._nodes[node_key] = (stored, NodeRecord.unpack(stored))
         return self._nodes[node_key][1]
@@ -237,7 +237,7 @@ class UnitOfWork:
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
-        """Return the first left-over pieces of earlier transactions, without those that are set aside."""
+        """Return the first pieces of work that earlier transactions left, without those that are set aside."""
         aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
@@ -256,7 +256,7 @@ class UnitOfWork:
         self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
 
     def show(self, node_key: NodeKey) -> None:
-        """Show the node at the end of the transaction; its definition is read now, because reading counts as steps."""
+        """Send the node's state to RQ after the commit; the definition is read now, because reading counts as steps."""
         self.definition(node_key)
         self._to_show.append(node_key)
 
@@ -270,7 +270,7 @@ class UnitOfWork:
         self._rows[node_key] = definition
 
     def show_new(self, node_key: NodeKey, node: Node) -> None:
-        """Show a new node at the end of the transaction, by its definition as given."""
+        """Send the state of a new node to RQ after the commit, with the definition as given."""
         self._definitions[node_key] = node
         self._to_show.append(node_key)
 
@@ -320,7 +320,7 @@ class UnitOfWork:
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
-        """Return the noted agent for the capability, once; empty when there is none."""
+        """Return the agent that `note_free` noted for the capability, and forget it; empty when there is none."""
         if self._free is None or self._free[1] != capability:
             return ""
         (agent, _), self._free = self._free, None
@@ -365,7 +365,7 @@ class UnitOfWork:
         self.effects.publications = valid
 
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
-        """Return a node's current snapshot, for a copy of the graph."""
+        """Return a node's current snapshot, for RQ's copy of the workflow."""
         row, node = self.node(node_key), self.definition(node_key)
         call = node.call
         assert row is not None

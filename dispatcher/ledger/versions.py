@@ -33,7 +33,7 @@ _TUPLE = Space()
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """The way in which the rows of one kind are written and read."""
+    """The format of one kind of row: how its fields are written, and how rows of each version are read."""
 
     kind: str
     """The name of the rows' key, as drawn in `keyspace.py`."""
@@ -46,7 +46,7 @@ class RowFormat:
 
     @property
     def version(self) -> int:
-        """The highest version that this build knows."""
+        """The highest version of the row that the running dispatcher can read."""
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
@@ -54,7 +54,7 @@ class RowFormat:
         return b"%d%b" % (version, self.pack(fields))
 
     def unpack(self, row: bytes) -> Any:
-        """Return the fields of a row of any version, in the form of the newest version that this build knows.
+        """Return the fields of a row of any known version, converted to the newest version.
 
         Raises:
             NewerVersion: when a newer dispatcher wrote the row; retryable.

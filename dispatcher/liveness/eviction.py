@@ -59,7 +59,7 @@ class ManagementEvictor:
         self._failing = False
 
     async def evict(self, process: str) -> int:
-        """Close the connections of a process, see `Evictor`.
+        """Close the connections of a process by the management API, as `Evictor.evict`.
 
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.

@@ -20,7 +20,7 @@ WHOLE_SECONDS = 30.0
 
 
 class Fleet:
-    """The registry as of the last look; a look reads the leases, and new or late agents.
+    """The registry's agents as of the last look; a look reads all leases, and the records of new or late agents.
 
     `on_look` is called with the living agents after every look.
     """

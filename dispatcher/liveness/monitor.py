@@ -60,7 +60,7 @@ TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True, slots=True)
 class AgentGone:
-    """An agent that is gone."""
+    """The monitor's report that an agent has died, hangs, or is cut off from its servers."""
 
     agent: AgentId
     released: bool
@@ -68,7 +68,7 @@ class AgentGone:
 
 
 class Monitor:
-    """One dispatcher's watch over the agents, begun by `async with`; it never fails, whatever its servers do.
+    """The watch of one dispatcher over all agents, begun by `async with`; errors of its servers never end it.
 
     `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
     watches. Without `evict` frozen agents keep their connections.
@@ -106,7 +106,7 @@ class Monitor:
 
     @property
     def leads(self) -> bool:
-        """Whether this monitor acts on the broker, as far as it knows."""
+        """Whether the monitor acts on the broker for the whole fleet, because it holds the lease for that."""
         return self._lease is not None
 
     async def __aenter__(self) -> Self:

@@ -23,7 +23,7 @@ PREFETCH = 1_000
 
 
 class PingAnswer(Enum):
-    """The result of a ping."""
+    """The meaning of an agent's answer to a ping, or of a missing answer."""
 
     PONG = auto()
     WITHOUT = auto()

@@ -1,6 +1,6 @@
 """The known agents, each with the instant until which it surely counts as living; no I/O, no clock.
 
-An agent lives at least as long as the lease that was last seen of it, whatever happens to the registry meanwhile: a
+An agent lives at least as long as the lease that was last seen of it, even if the registry changes meanwhile: a
 wiped registry lists no agent, and all are back with the next heartbeat, long before a lease ends. Time in which the
 observer did not look does not count: a first look, or one after a pause, grants every agent a full lease.
 """
@@ -24,7 +24,7 @@ MOST_GONE = 10_000
 
 @dataclass(slots=True)
 class RosterEntry:
-    """The known facts about one agent."""
+    """The known facts about one agent, such as the instants of its lease."""
 
     agent: AgentId
     lapses_at: float
@@ -39,7 +39,7 @@ class RosterEntry:
 
     @property
     def overdue_at(self) -> float:
-        """The instant by which it should have renewed its lease."""
+        """The instant by which the agent should have renewed its lease."""
         return self.lapses_at - min(EARLY_SECONDS, self.lease_seconds / 2)
 
     def grant(self, now: float) -> None:
@@ -48,7 +48,7 @@ class RosterEntry:
 
 
 class Roster:
-    """One observer's knowledge of the fleet; instants are seconds on any clock that never goes back."""
+    """The agents that an observer knows; instants are seconds on any clock that never goes back."""
 
     def __init__(self) -> None:
         self._entries: dict[AgentId, RosterEntry] = {}

@@ -58,7 +58,7 @@ def dispatch_again(worker: ShardWorker, gone: AgentGone, now_ms: int) -> None:
 
 
 class Predecessors:
-    """The evictions of shards' former owners, beside the take-over: one for all shards of the same owner."""
+    """The evictions of shards' former owners at the broker, one for each owner, beside the take-over."""
 
     def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict
@@ -67,7 +67,7 @@ class Predecessors:
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
-        """Begin to close the connections of this owner at the broker, without waiting for it."""
+        """Begin to close the connections of a former owner at the broker, without waiting for the end."""
         if previous not in self._closing:
             self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")

@@ -21,7 +21,7 @@ AGAIN_SECONDS = 5.0
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin the incarnation in which this dispatcher works; Redis is read once, and written in the background.
+    """Begin a dispatcher's incarnation of the store; Redis is read once, and written in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

@@ -71,7 +71,7 @@ async def rebuild_shard(
     *,
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
-    """Rebuild one of these shards; return None when this dispatcher does not work for it."""
+    """Rebuild one of the workers' shards; return None when the dispatcher does not work for the shard."""
     worker = workers.get(shard)
     return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 

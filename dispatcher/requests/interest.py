@@ -1,4 +1,4 @@
-"""The listener for announcements of event listeners, after which muted events are published again."""
+"""The consumer of event listeners' announcements, after which events that had no listener are published again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume broadcasts until the block ends; all except the announcement of a listener are for agents."""
+    """Consume broadcasts until the block ends, and unmute the events that an announced listener follows."""
     queue = f"events.{owner}"
 
     def arrived(delivery: Delivery) -> None:

@@ -46,20 +46,20 @@ AGAIN_SECONDS = 0.2
 
 
 class Shards(Protocol):
-    """The receiver of commands to shards."""
+    """The receiver of commands to shards, as the request server sees the dispatcher's shards."""
 
     @property
     def count(self) -> int:
-        """The number of shards."""
+        """The number of shards of the store."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Give a command to the shard's worker; return False when this dispatcher does not work for the shard."""
+        """Give a command to the shard's worker; return False when the dispatcher does not own the shard."""
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the cached states of the workflow's shard; None when this dispatcher does not work for the shard."""
+        """Return the cached states of the workflow's shard; None when the dispatcher does not own the shard."""
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of this dispatcher: its work, and what it refused."""
+        """Return the dispatcher's figures as JSON values: its work, and what it refused."""
 
 
 Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
@@ -67,7 +67,7 @@ Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
 
 
 class RequestServer:
-    """The server of requests, at least once.
+    """The server of clients' and agents' requests; each request is handled at least once.
 
     A request is acked when it is answered or forwarded, and may come again.
     """
@@ -147,7 +147,7 @@ class RequestServer:
         return shard
 
     def _figures(self, delivery: Delivery, shard: int) -> None:
-        """Answer with this dispatcher's figures if it owns the shard; else forward to the owner."""
+        """Answer with the dispatcher's figures if it owns the shard; else forward the request to the owner."""
         figures = self._workers.figures()
         if shard in figures["shards"]:
             self.answer(delivery, {"answered_by": figures})
@@ -272,9 +272,9 @@ class _Answering:
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Answer the sender."""
+        """Answer the sender with the result of the committed request."""
         self.control.answer(self.delivery, answer)
 
     def undone(self) -> None:
-        """Return the request, for another dispatcher."""
+        """Return the request to its queue, for another dispatcher."""
         self.delivery.requeue()

@@ -1,10 +1,10 @@
 """The reconciler: it compares RQ's copy of the graph with the ledger, steadily and slowly, and corrects differences.
 
-RQ is told each change after its commit, so it lags by a moment, and people change it with its own tools. Only a
+RQ gets each change after its commit, so it lags by a moment, and people change it with its own tools. Only a
 difference that stands in two looks is drift: a call that was lost, a key that a person deleted. It is corrected in the
 order of the shard's commits, like every change.
 
-Ended workflows are not compared again and again. Of a workflow that ended while RQ could not be told, because the
+Ended workflows are not compared again and again. Of a workflow that ended while RQ could not be reached, because the
 dispatcher died or Redis lost the last of its log, RQ has jobs that have not ended: by those it is found, however late.
 """
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
-"""The number of nodes that one command claims."""
+"""The number of nodes that a command claims."""
 CLAIM_BYTES = 4_000
 """The approximate size that the claim of one node adds to a batch: as many share a batch as with a command for each."""
 
@@ -73,7 +73,7 @@ class Scheduler:
     # -- for the bridge ---------------------------------------------------------------------------------
 
     def shards(self) -> Collection[int]:
-        """Return the shards that this dispatcher works for."""
+        """Return the shards that the dispatcher works for."""
         return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
@@ -83,7 +83,7 @@ class Scheduler:
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Claim the proposed nodes, if the ledger permits it; RQ gets back those without room."""
+        """Claim the nodes that RQ proposes, if the ledger permits it; RQ gets back those without room."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
@@ -111,7 +111,7 @@ class Scheduler:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, node_key: NodeKey) -> None:
-        """Send the node's state to RQ, or claim the node."""
+        """Have the ledger claim the node if there is room, or else send its state to RQ."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
@@ -172,7 +172,7 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The completion that frees the room reserved for nodes that RQ brought."""
+    """The completion of a proposal, which frees the room that was reserved for its nodes."""
 
     scheduler: Scheduler
     capability: str
@@ -190,7 +190,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The completion of a request, after which RQ gets the job's state, so that a refused one does not stay."""
+    """The completion of a person's request in RQ, after which RQ gets the job's state from the ledger."""
 
     scheduler: Scheduler
     node_key: NodeKey

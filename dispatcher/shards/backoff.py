@@ -22,18 +22,18 @@ MOST_SECONDS = 3_600.0
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """A wait that is over, or will be; both fields in seconds, `until` on the loop's clock."""
+    """The wait before the last retry of a piece of work; in seconds, `until` on the loop's clock."""
 
     seconds: float
     until: float
 
     def counts(self, now: float) -> bool:
-        """Return whether a wait that begins now continues the series."""
+        """Return whether a wait that begins at `now` continues the series, and so is a longer one."""
         return now <= self.until + MOST_SECONDS
 
 
 class ContinuationBackoff:
-    """The pieces of one shard's left-over work that are set aside: for ever, or until `go_on` is called for a retry."""
+    """The left-over pieces of one shard's work that are set aside, for ever or until a retry."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()
@@ -64,7 +64,7 @@ class ContinuationBackoff:
         self._go_on()
 
     def close(self) -> None:
-        """Cancel all retries."""
+        """Cancel the retries of all pieces that are set aside."""
         for handle in self._waiting.values():
             handle.cancel()
         self._waiting.clear()

@@ -51,7 +51,7 @@ _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOu
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The commands of one transaction, and its instant."""
+    """The commands to a shard that a transaction applies, with the transaction's instant."""
 
     lease: Lease
     terms: Policy
@@ -70,7 +70,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The result of a batch."""
+    """The effects of a committed batch, and the answers to its commands."""
 
     effects: Effects
     answers: tuple[Any, ...]
@@ -195,7 +195,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
 
 
 def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
-    """Return the snapshots of those nodes that exist, as far as this transaction has room."""
+    """Return the snapshots of the existing ones of the given nodes, as far as the transaction has room."""
     found: list[NodeSnapshot] = []
     for node_key in command.node_keys:
         if found and unit.is_full:

@@ -27,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """The markers at the broker, as one dispatcher sees them."""
+    """The marker queues at the broker, as one dispatcher sees them."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class BrokerEpoch:
             return await self._new(known)
 
     async def is_there(self, marker: str) -> bool:
-        """Return whether the broker has this marker; False for an empty one.
+        """Return whether the broker has the marker queue; False for an empty name.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

@@ -17,7 +17,7 @@ AGAIN_SECONDS = 0.2
 
 
 class Settle(Protocol):
-    """The completion of a command."""
+    """The completion of a command to a shard worker: exactly one of its two methods is called, once."""
 
     def done(self, answer: Any) -> None:
         """Complete a command that is committed; the answer may be a CoditectError that refused it."""
@@ -27,7 +27,7 @@ class Settle(Protocol):
 
 
 class Nothing:
-    """The completion of the shard worker's own commands, which does nothing."""
+    """The completion that does nothing, for the shard worker's own commands."""
 
     def done(self, answer: Any) -> None:
         """Ignore the answer: no caller waits for it."""
@@ -47,7 +47,7 @@ class CommandAnswer(Generic[Value]):
         self.future: asyncio.Future[Value] = asyncio.get_running_loop().create_future()
 
     def done(self, answer: Any) -> None:
-        """Pass on the answer."""
+        """Set the waiting caller's future to the answer, or to the error that refused the command."""
         if self.future.done():
             return
         if isinstance(answer, CoditectError):

@@ -58,7 +58,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate the node's expressions, unless this evaluation is under way."""
+        """Begin to evaluate the node's expressions, unless the evaluation with the same token is under way."""
         key = evaluation_key(self._shard, node_key)
         if self._tokens.get(key) == token:
             return
@@ -91,7 +91,7 @@ class Evaluations:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The completion of an evaluation."""
+    """The completion of an evaluation's command, which ends the evaluation."""
 
     evaluations: Evaluations
     key: bytes

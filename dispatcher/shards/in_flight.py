@@ -12,7 +12,7 @@ from dispatcher.ledger.effects import NodeKey, Transition
 
 @dataclass(slots=True)
 class Flight:
-    """One publication under way."""
+    """A publication of a node that has not ended, and the last report about it."""
 
     capability: str
     level: str
@@ -73,7 +73,7 @@ class InFlight:
             self._window.end(flight.capability, completed=completed)
 
     def set_apart(self, node_key: NodeKey) -> None:
-        """Note that a node's task goes to an agent's own queue, not to the capability's."""
+        """Note that a node's task went to an agent's own queue, not to the capability's."""
         if (flight := self._flights.get(node_key)) is not None:
             flight.apart = True
 
@@ -85,7 +85,7 @@ class InFlight:
             self.started[queue] = flight.publication
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Replace all flights by those that the ledger has."""
+        """Replace all flights by the publications that the ledger counts as under way."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -113,7 +113,7 @@ class InFlight:
             flight.heard = now
 
     def doubt(self, last: int) -> None:
-        """Note that the broker may not have the publications up to this number."""
+        """Note that the broker may not have the publications with numbers up to `last`."""
         self._doubtful = max(self._doubtful, last)
 
     def doubts(self, flight: Flight) -> bool:

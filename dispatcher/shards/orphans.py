@@ -52,7 +52,7 @@ PAUSE_SECONDS = 15.0
 SILENT_SECONDS = 60.0
 """The silence after which the detector looks for a publication."""
 MOST_ASKED = 200
-"""The number of silent agents that one look asks, at the same time."""
+"""The number of silent agents that a look asks, at the same time."""
 EARLY_ACK_MS = 600_000
 """The time from which an agent has acked its delivery and reports every 20 s."""
 
@@ -83,7 +83,7 @@ class OrphanDetector:
                 log.info("The orphan detector could not look", extra=facts)
 
     async def look(self) -> None:
-        """Look at all flights once.
+        """Examine all flights once, and publish again what neither the broker nor an agent has.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -141,7 +141,7 @@ class OrphanDetector:
                 self._lose(node_key, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
-        """Return whether no unread message to this shard waits."""
+        """Return whether no message waits unread in the shard's results queue."""
         stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 

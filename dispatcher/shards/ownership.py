@@ -1,4 +1,4 @@
-"""The shards that this dispatcher owns, by their leases, with a shard worker for each.
+"""The shards that a dispatcher owns, by their leases, with a shard worker for each.
 
 Every step renews, takes and gives shards (`ledger/shards.py`). A new shard gets its queues and its worker; a lost one
 is closed. Leaving gives all shards away at once, when the batches under way are finished.
@@ -132,7 +132,7 @@ class ShardOwnership:
             log.warning("The shards were not handed over; their leases will lapse", extra={"reason": repr(unsaid)})
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
-        """Give a command to the shard's worker; return False when this dispatcher does not work for the shard."""
+        """Give a command to the shard's worker; return False when the dispatcher does not own the shard."""
         worker = self.workers.get(shard)
         if worker is None or worker.closed:
             return False
@@ -189,7 +189,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Fix the number of shards, and expire all other owners in a store that only this process can open."""
+        """Fix the number of shards, and expire all other owners in a store that no other process can open."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)
@@ -223,7 +223,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Open a shard; after an error of this shard the next step tries again, and the other shards are opened."""
+        """Open a shard; an error is logged, and the next step tries again, so that other shards are opened."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:
@@ -329,7 +329,7 @@ class ShardOwnership:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the cached states of the workflow's shard; None when this dispatcher does not work for the shard."""
+        """Return the cached states of the workflow's shard; None when the dispatcher does not own the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
         return None if worker is None or worker.closed else worker.status_cache
 

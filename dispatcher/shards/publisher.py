@@ -101,7 +101,7 @@ class ShardPublisher:
 
 
 def _for_anybody(publication: Publication) -> Publication:
-    """Return a publication for any agent after an agent's own queue refused it.
+    """Return a publication for any agent of the capability, after an agent's own queue refused it.
 
     Agents must ask for a claim before they run it, since an earlier try may have reached the agent all the same.
     """

@@ -17,7 +17,7 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """The state of a shard that a worker reads when it opens."""
+    """The publications and the work of a shard that a worker reads from the ledger when it opens."""
 
     rows: Sequence[outbox.Row]
     in_flight: Sequence[Transition]

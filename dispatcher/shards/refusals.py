@@ -31,7 +31,7 @@ class QueuedCommand:
 
 
 class Refusals:
-    """The refusals of one shard: a command is refused, or `put` again after a pause."""
+    """The handling of one shard's failed commands: each is refused, or `put` again after a pause."""
 
     def __init__(self, shard: int, counters: Counters, put: Callable[..., None], *, pause_seconds: float) -> None:
         self._shard = shard
@@ -41,7 +41,7 @@ class Refusals:
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
-        """Refuse a command; a result that can never be recorded becomes a failed attempt, and is then given up."""
+        """Refuse a command that failed even alone; a result is tried again, then recorded as a failed attempt."""
         if isinstance(error, NewerVersion):
             self._leave_alone(entry, error)
             return

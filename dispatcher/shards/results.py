@@ -103,7 +103,7 @@ def finished(told: OwnedResult) -> Finished:
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
-    """Return the command that fails the attempt of an unreadable result."""
+    """Return the command that fails the attempt whose result cannot be read."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)

@@ -36,7 +36,7 @@ class StatusCache:
         self._heads[workflow] = head
 
     def note(self, runs: Iterable[tuple[str, RunRecord]]) -> None:
-        """Note rows that were committed."""
+        """Store the committed rows of followed workflows, and drop the ended workflows."""
         for workflow, run in runs:
             if run.state.terminal:
                 self._heads.pop(workflow, None)

@@ -62,7 +62,7 @@ class TimerService:
         self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
 
     async def _run(self) -> None:
-        """Handle one wake-up after the other."""
+        """Wait for each wake-up, and look for the next timer or hand over the due ones."""
         while not self._closed:
             await self._wake.wait()
             self._wake.clear()
@@ -74,7 +74,7 @@ class TimerService:
                 raise
 
     def set(self, due_ms: int | None) -> None:
-        """Fire at this instant instead of an earlier set one; never, without an instant."""
+        """Fire at `due_ms` instead of at an earlier set instant; never, for None."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -112,13 +112,13 @@ class TimerService:
         self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
 
     def close(self) -> None:
-        """Stop for good."""
+        """Stop the timer service for good, without handing over any more timers."""
         self._closed = True
         self.set(None)
         self._wake.set()
 
     def _holds(self) -> bool:
-        """Return whether a time limit may only seem to be over."""
+        """Return whether a time limit may only seem to have passed, because reports could not arrive."""
         if self._ports.broker.blocked or not self._hears():
             self.hold()
         return _now() < self._held_until

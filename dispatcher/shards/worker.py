@@ -291,7 +291,7 @@ class ShardWorker:
             self._after(done.effects)
 
     def _doubt(self) -> None:
-        """Note that an unknown try may be committed.
+        """Clear the caches, because a try whose outcome is unknown may be committed.
 
         Until memory knows its effects the ledger answers state queries.
         """

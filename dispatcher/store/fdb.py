@@ -185,7 +185,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """A `Backing` of one transaction on the binding's transaction."""
+    """The adapter (a `Backing`) from one transaction of FoundationDB's binding."""
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction

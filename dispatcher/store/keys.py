@@ -15,7 +15,7 @@ Element = Any
 """None, bytes, str, int, float, bool, UUID, Versionstamp, or a tuple of these."""
 
 MOST_CHILDREN = 4096
-"""The subspaces that one space caches."""
+"""The subspaces that a space caches."""
 _SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
 """From this number on, integers are written with their length; the last number of 8 bytes, too."""
@@ -46,7 +46,7 @@ class Space:
         return child
 
     def pack(self, elements: tuple[Element, ...] = ()) -> bytes:
-        """Pack a tuple into a key of this space.
+        """Pack a tuple into a key that begins with the space's prefix.
 
         Raises:
             ValueError: when an element has a type that a key cannot hold.
@@ -91,7 +91,7 @@ class Space:
         return before + _packed_stamp(elements[places[0]]) + behind + _OFFSET.pack(len(before) + 1)
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
-        """Unpack a key of this space into its tuple.
+        """Unpack a key into the tuple behind the space's prefix.
 
         Raises:
             ValueError: for a key of another space.
@@ -109,7 +109,7 @@ class Space:
         return packed + b"\0", packed + b"\xff"
 
     def contains(self, key: bytes) -> bool:
-        """Return whether a key belongs to this space."""
+        """Return whether a key begins with the space's prefix."""
         return key.startswith(self.prefix)
 
 

@@ -40,7 +40,7 @@ class Database(Protocol):
     """
 
     async def __aenter__(self) -> Self:
-        """Open the store.
+        """Open the store, whose file or cluster must be one for this program.
 
         Raises:
             StoreMisconfigured: when the file or cluster is none for this program.

@@ -19,14 +19,14 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 @dataclass(slots=True)
 class EarlierTries:
-    """The number of finished tries of one `Database.run` call, counted by the store."""
+    """The number of finished tries of a `Database.run` call, counted by the store."""
 
     count: int = 0
     slow: int = 0
     """How many tries took so long that their commit may have been too late."""
 
     def note(self, *, slow: bool) -> None:
-        """Count one more try."""
+        """Count a finished try; `slow` says that it took too long."""
         self.count += 1
         self.slow += slow
 

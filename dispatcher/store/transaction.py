@@ -58,10 +58,10 @@ class Backing(Protocol):
         """Return the pairs of several ranges as `get_range` does, forwards, read at once."""
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write one pair."""
+        """Write a pair of key and value."""
 
     def clear(self, key: bytes) -> None:
-        """Remove one key."""
+        """Remove a key and its value."""
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
         """Remove the keys of [begin, end)."""
@@ -236,7 +236,7 @@ class Transaction:
 
     @property
     def is_aging(self) -> bool:
-        """Whether half of the transaction's permitted time is over, so that further work is for another transaction."""
+        """Whether half of the transaction's permitted time is over: leave further work to another transaction."""
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:

@@ -27,7 +27,7 @@ LOOK_SECONDS = 1.0
 
 
 class ShardCommands(Protocol):
-    """The dispatcher's shards, as the bridge uses them."""
+    """The interface of the dispatcher's shards that the bridge uses."""
 
     def shards(self) -> Collection[int]:
         """Return the shards that the dispatcher owns and that RQ was reconciled with."""
@@ -46,7 +46,7 @@ class ShardCommands(Protocol):
 
 
 class Bridge:
-    """The bridge's two loops over the task graph; nothing is lost when they are canceled or killed."""
+    """The bridge's two loops over the task graph; nothing is lost when a loop is canceled or killed."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Bridge:
         supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
     async def adopt(self) -> int:
-        """Look at the queues once, and return how many jobs were proposed.
+        """Take jobs from RQ's queues once, propose them to the ledger, and return how many.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.
@@ -95,7 +95,7 @@ class Bridge:
         return len(proposals)
 
     async def look(self) -> None:
-        """Look once for requests and for lost shards.
+        """Look once for people's requests in RQ, and for shards whose jobs RQ has lost.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

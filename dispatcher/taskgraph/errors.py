@@ -1,4 +1,4 @@
-"""The errors of RQ.
+"""The errors of the task graph in RQ, ordered by what the caller can do.
 
 ::
 

@@ -16,7 +16,7 @@ FUNCTION = "dispatcher.taskgraph.function.publish"
 
 
 def publish(workflow: str, node: str) -> NoReturn:
-    """Refuse to run.
+    """Refuse to run: only a dispatcher publishes nodes, and a stock RQ worker took the job by mistake.
 
     Raises:
         RunByTheDispatcher: always.

@@ -41,7 +41,7 @@ class _Entry:
 
 
 class MemoryTaskGraph:
-    """The jobs in memory, as RQ would have them.
+    """The jobs in memory, with the states that RQ would give them.
 
     For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job; `cancel`,
     `requeue` and `stray` do what stock RQ's tools and workers do.
@@ -153,7 +153,7 @@ class MemoryTaskGraph:
         return fits
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove jobs."""
+        """Remove a workflow's jobs with everything about them."""
         self._check("remove")
         for node in nodes:
             key = Key(workflow, node)
@@ -172,7 +172,7 @@ class MemoryTaskGraph:
         return JobCounts(counts)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return people's requests."""
+        """Return the requests that people made about jobs of the shards, at most `BATCH`."""
         self._check("requests")
         found = [
             ToolRequest(*key, kind)
@@ -182,7 +182,7 @@ class MemoryTaskGraph:
         return found[:BATCH]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the jobs with those that exist."""
+        """Return the expected jobs that are missing, and the changes for those that differ."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
         return GraphDifference(
@@ -191,19 +191,19 @@ class MemoryTaskGraph:
         )
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return what has not ended, without requested jobs."""
+        """Return the shard's workflows with unended jobs and its queued jobs, without jobs that people changed."""
         self._check("unfinished")
         entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
         queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
         return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
-        """Note the shard."""
+        """Note the shard as reconciled, until the next wipe."""
         self._check("remember")
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Keep the highest incarnation until the next wipe."""
+        """Keep the store's highest incarnation until the next wipe, and return the one before."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)
@@ -237,15 +237,15 @@ class MemoryTaskGraph:
         self._unqueue(key, self._jobs.pop(key))
 
     def cancel(self, workflow: str, node: str) -> None:
-        """Act as RQ's `Job.cancel`."""
+        """Cancel a job as a person does with RQ's `Job.cancel`."""
         self._by_hand(Key(workflow, node), JobState.CANCELED)
 
     def requeue(self, workflow: str, node: str) -> None:
-        """Act as `rq requeue` of a failed job."""
+        """Queue a failed job again, as a person does with `rq requeue`."""
         self._by_hand(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
-        """Act as a stock worker that takes a queued job, which fails."""
+        """Fail a queued job, as a stock worker does that takes one."""
         self._by_hand(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:

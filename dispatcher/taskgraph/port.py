@@ -14,18 +14,18 @@ from coditect.model.capability import Priority
 from coditect.model.value import value
 
 BATCH = 500
-"""The most jobs that one round trip creates, changes or adopts: a script blocks Redis while it runs."""
+"""The most jobs that a round trip creates, changes or adopts: a script blocks Redis while it runs."""
 
 MOST_RESULT_BYTES = 1_024
 """The largest result that is shown; the ledger has larger ones."""
 
 
 PIECE = 64
-"""The number of jobs further behind in a queue that one look passes."""
+"""The number of jobs further behind in a queue that a look passes."""
 
 
 def looks(room: int) -> int:
-    """Return how many jobs of one level a round trip with this room examines: it costs as much as it may bring."""
+    """Return how many jobs of one level a round trip examines: more when there is `room` for more."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
@@ -45,7 +45,7 @@ class JobState(StrEnum):
 
 @value
 class Job:
-    """A node as RQ is to have it."""
+    """A node of a workflow in the form of RQ's job, as RQ is to have it."""
 
     workflow: str
     """A UUID, or another text of letters, digits and hyphens."""
@@ -132,7 +132,7 @@ class JobCounts:
     by_queue: Mapping[str, Mapping[JobState, int]]
 
     def of(self, state: JobState) -> int:
-        """Return the number of jobs in this state, in all queues."""
+        """Return the number of jobs in the given state, in all queues."""
         return sum(states[state] for states in self.by_queue.values())
 
 
@@ -149,7 +149,7 @@ class GraphDifference:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The jobs that have not ended, as RQ has them."""
+    """The workflows with unended jobs, and the queued jobs, of one shard in RQ."""
 
     workflows: Collection[str]
     """The workflows with such jobs, without jobs among the `requests`."""
@@ -189,7 +189,7 @@ class TaskGraph(Protocol):
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove jobs with everything about them."""
+        """Remove a workflow's jobs with everything that RQ keeps about them."""
 
     async def counts(self, shards: Collection[int]) -> JobCounts:
         """Return the numbers that stock tools count, at one instant."""
@@ -208,7 +208,7 @@ class TaskGraph(Protocol):
         """Return what has not ended in RQ, by one pass over the shard's queues and registries, in small steps."""
 
     async def remember(self, shard: int) -> None:
-        """Note in Redis, after a reconciliation, that it has this dispatcher's state of the shard."""
+        """Note in Redis, after a reconciliation, that RQ has the dispatcher's state of the shard."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
         """Raise the store's incarnation in Redis to `begun`, and return the one before, 0 for none.
@@ -217,7 +217,7 @@ class TaskGraph(Protocol):
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards whose note still exists.
+        """Return those of the shards that `remember` noted and Redis has not lost since.
 
         For the others Redis was wiped, or another dispatcher had the shard.
         """

@@ -34,7 +34,7 @@ Entry = Job | Change
 
 
 class Projection:
-    """The entries of one shard that are not in RQ yet, written by `run`; for one event loop."""
+    """The changes of one shard that are not in RQ yet, written by `run`; for one event loop."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class Projector:
     """The projector of one shard, in the order of its commits; `run` writes to RQ until canceled."""
 
     def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
-        """Call `moved` when RQ may have queued a job."""
+        """Prepare a queue of changes; `moved` is called when RQ may have queued a job."""
         self._shard = shard
         self._projection = Projection(graph, shard, moved=moved)
         self._number = 0
@@ -53,26 +53,26 @@ class Projector:
 
     @property
     def overflowed(self) -> bool:
-        """Whether too many entries made the queue overflow: show everything, then call `reconciled`."""
+        """Whether changes were dropped because too many waited: show all nodes, then call `reconciled`."""
         return self._projection.overflowed
 
     def reconciled(self) -> None:
-        """Note that everything is about to be shown."""
+        """Note that all nodes are about to be shown, so that the queue takes changes again."""
         self._projection.reconciled()
 
     async def told(self) -> None:
-        """Wait until all present entries are in RQ, or thrown away."""
+        """Wait until all present changes are in RQ, or thrown away."""
         await self._projection.drained()
 
     async def tell_last(self, seconds: float) -> None:
-        """Wait at most so long for the entries to be written, and not for an absent Redis: the next owner compares."""
+        """Wait at most `seconds` for the present changes to be written; not at all while Redis is absent."""
         if self._projection.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.told()
 
     def close(self) -> None:
-        """Stop writing, because this dispatcher no longer works for the shard."""
+        """Stop writing, because the dispatcher no longer works for the shard."""
         self._projection.close()
 
     async def run(self) -> None:

@@ -49,7 +49,7 @@ def template() -> tuple[str, ...]:
 
 
 def job_row(job: Job) -> list[Any]:
-    """Return `id, queue, state, data, description, timeout in seconds, dependencies` of a creation."""
+    """Return a job as a row for the script: id, queue, state, data, description, timeout in seconds, dependencies."""
     after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
     return [
         job_id(job.workflow, job.node),
@@ -63,7 +63,7 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """Return `id, queue, state, stream entry, result, error, score when scheduled, anew` of a change."""
+    """Return a change as the script's row: id, queue, state, stream entry, result, error, due score, fresh start."""
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),
@@ -87,7 +87,7 @@ def change_to(job: Job) -> Change:
 
 
 def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
-    """Return `RQ's time text, seconds since the epoch, whole seconds, worker, first part of new execution ids`."""
+    """Return RQ's present time as text and as seconds, whole too, the worker, and the start of execution ids."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
 

@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.9
 LOOKED_AT = 200
-"""The jobs of each queue and registry that one round trip of a pass examines: a millisecond or two of Redis."""
+"""The jobs of each queue and registry that a round trip of a pass examines: a millisecond or two of Redis."""
 MOST_DEPENDENTS = 1_000
-"""The dependents that one round trip examines; those of a job with more are released in several."""
+"""The dependents that a round trip examines; those of a job with more are released in several."""
 COUNTED = (
     JobState.STARTED,
     JobState.DEFERRED,
@@ -66,7 +66,7 @@ Item = TypeVar("Item")
 
 
 class RedisTaskGraph:
-    """RQ's jobs in one Redis database; safe for concurrent calls on one event loop.
+    """RQ's jobs in a Redis database; safe for concurrent calls on one event loop.
 
     `worker` names this life of this dispatcher: stock tools show it as the worker of the jobs that it started.
     """
@@ -199,7 +199,7 @@ class RedisTaskGraph:
         return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
-        """Write this dispatcher's name as the shard's epoch."""
+        """Write the dispatcher's name as the epoch of the shard."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
@@ -211,7 +211,7 @@ class RedisTaskGraph:
         return int(before or 0)
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards whose epoch is this dispatcher's name."""
+        """Return the shards whose epoch is the dispatcher's own name."""
         if not shards:
             return ()
         found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))

@@ -22,5 +22,5 @@ _PLACES = {
 
 
 def job_state(state: TaskState) -> JobState:
-    """Return the state of the job of a node in this state."""
+    """Return the state of RQ's job for a node in the given state."""
     return _PLACES[state]

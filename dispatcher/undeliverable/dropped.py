@@ -1,4 +1,4 @@
-"""The count of copies of unrouted tasks that a flood dropped before an answer: the broker counts none of them.
+"""The count of unrouted tasks whose copies a flood dropped before an answer: the broker counts none of them.
 
 ``unrouted`` has every such task once. So the tasks that came to it, less the copies handed out of ``unrouted.notices``
 and those waiting in it, were dropped. That holds while one dispatcher reads the copies, and no originals are removed:
@@ -22,7 +22,7 @@ LOOK_SECONDS = 15.0
 
 
 class Dropped:
-    """The count for one dispatcher, made whenever the copies have come to rest."""
+    """The count of unanswered copies for one dispatcher, made whenever no copy is in motion."""
 
     def __init__(self, broker: Broker, counters: Counters) -> None:
         self._broker = broker
@@ -34,7 +34,7 @@ class Dropped:
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Look every few seconds, until canceled."""
+        """Count the dropped copies every few seconds, until canceled."""
         while True:
             try:
                 await self._look()

@@ -44,7 +44,7 @@ MOST_REMEMBERED = 10_000
 
 
 class Notices:
-    """One dispatcher's share of the notices; `async with` declares the queues and consumes.
+    """The answers of one dispatcher to tasks that no agent ran; `async with` declares the queues and consumes.
 
     At least once: an answer is confirmed before its copy is acked. A copy that comes again because the connection broke
     in between is recognised and not answered twice by the same process.

@@ -31,7 +31,7 @@ _MOST_ATTEMPTS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The end of a task that no agent ran."""
+    """The failure that ends a task which no agent ran."""
 
     capability: str
     """The capability in the routing key; may be no capability at all."""

@@ -79,13 +79,13 @@ class Type(StrEnum):
 
 
 def post_of(proc: str) -> str:
-    """Return the post of a process, which all of its lives share."""
+    """Return the name of a process without the number of its restart, which all of its restarts share."""
     return proc.partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One line of a history."""
+    """A line of a history: the begin or the end of an operation in one process."""
 
     t: float
     """The time in seconds; comparable within one machine's boot."""
@@ -112,7 +112,7 @@ class Scribe:
         os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the history's file; later notes fail."""
         os.close(self._descriptor)
 
 
@@ -137,11 +137,11 @@ Note = Callable[..., None]
 
 
 def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
-    """Record nothing."""
+    """Record nothing, where no history is wanted."""
 
 
 def read_histories(folder: Path) -> list[HistoryEntry]:
-    """Return the entries of all processes in this folder, in order of time; a line that was cut short is left out."""
+    """Return the entries of all processes in a folder, in order of time; a truncated line is left out."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     return merged(entry for file in files for entry in _entries(file))
 

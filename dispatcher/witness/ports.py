@@ -54,7 +54,7 @@ RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Do nothing."""
+    """Do nothing at a failpoint, where no fault is wanted."""
 
 
 class Rows:
@@ -67,7 +67,7 @@ class Rows:
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Note a pair that was set."""
+        """Note a written pair, if it belongs to a node's row, a flight, the outbox or a shard's lease."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -86,7 +86,7 @@ class Rows:
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
 
     def told(self, version: int) -> list[Row]:
-        """Return the rows; `version` is that of the state which the transaction read."""
+        """Return the rows; `version` is the version of the state that the transaction read."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
@@ -102,7 +102,7 @@ class Rows:
 
 
 class WitnessedDatabase:
-    """A `Database` whose commits are recorded."""
+    """A wrapper of a `Database`, whose commits are recorded."""
 
     def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
         self._database = database
@@ -120,7 +120,7 @@ class WitnessedDatabase:
         await self._database.__aexit__(kind, error, trace)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """See `Database.run`."""
+        """Run a function in a transaction as `Database.run` does, and record the commit."""
         tries: list[str] = []
         wrote = False
 
@@ -148,20 +148,20 @@ class WitnessedDatabase:
                 self._note(Type.INFO, COMMIT, unknown)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.read`."""
+        """Run a read-only function, as `Database.read`."""
         return await self._database.read(body)
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """See `Database.ask`."""
+        """Run a read-only function for a user's question, as `Database.ask`."""
         return await self._database.ask(body)
 
     async def failure(self) -> StoreFailed:
-        """See `Database.failure`."""
+        """Wait until the store has stopped for good, as `Database.failure`."""
         return await self._database.failure()
 
     @property
     def exclusive(self) -> bool:
-        """See `Database.exclusive`."""
+        """Whether no other process can have the store open, as `Database.exclusive`."""
         return self._database.exclusive
 
     def __getattr__(self, name: str) -> Any:
@@ -177,7 +177,7 @@ class WitnessedBroker:
         self._reached = reached
 
     def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> Awaitable[None]:
-        """See `Broker.publish`."""
+        """Publish as `Broker.publish` does, and record a workflow task."""
         if exchange == routing.REPLIES:
             return self._answered(message, exchange, routing_key, how)
         if exchange != routing.SUBMIT or tasks.WORKFLOW not in message.headers:
@@ -205,7 +205,7 @@ class WitnessedBroker:
         self._note(Type.OK, "publish", key)
 
     async def consume(self, queue: str, on_delivery: OnDelivery, **how: Any) -> Consumer:
-        """See `Broker.consume`."""
+        """Consume as `Broker.consume` does, and record the acks of results."""
         if queue.startswith(RESULTS):
             given = on_delivery
 
@@ -226,14 +226,14 @@ class WitnessedGraph:
         self._reached = reached
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """See `TaskGraph.create`."""
+        """Create jobs as `TaskGraph.create` does, between two points of failure."""
         self._reached("tell.before")
         there = await self._graph.create(jobs)
         self._reached("tell.after")
         return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
-        """See `TaskGraph.tell`."""
+        """Set jobs' states as `TaskGraph.tell` does, between two points of failure."""
         self._reached("tell.before")
         gone = await self._graph.tell(changes)
         self._reached("tell.after")
@@ -254,7 +254,7 @@ class WitnessedGraph:
 
 
 class _Witnessed:
-    """A delivery of a result whose ack is recorded."""
+    """The delivery of a result, whose ack is recorded."""
 
     __slots__ = ("_delivery", "_note", "_reached")
 
@@ -264,7 +264,7 @@ class _Witnessed:
         self._reached = reached
 
     def ack(self) -> None:
-        """See `Delivery.ack`."""
+        """Ack the delivery as `Delivery.ack` does, and record the ack."""
         told = list(_results(self._delivery))
         if not told:
             self._delivery.ack()

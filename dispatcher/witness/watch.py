@@ -1,4 +1,4 @@
-"""The recordings and faults that the environment demands of this dispatcher: nothing by default.
+"""The recordings and faults that the environment demands of a dispatcher: nothing by default.
 
 =====================  ==========================================================================
 variable               meaning

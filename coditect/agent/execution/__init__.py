@@ -1,1 +1,1 @@
-"""How one task runs: its handler on the loop, in a thread or in a process, within its limits."""
+"""The execution of a task: its handler on the event loop, in a thread or in a process, within its limits."""

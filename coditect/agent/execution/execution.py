@@ -23,7 +23,7 @@ MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
 @dataclass(eq=False, slots=True)
 class Execution:
-    """One task that runs in this process; attached redeliveries of the task share the outcome of the execution."""
+    """A task that an agent process runs, with the redeliveries of the task that share the outcome."""
 
     task: Task
     delivery: Delivery
@@ -81,14 +81,14 @@ class Execution:
         return self.overdue or self.canceled is not None
 
     def attach(self, task: Task, delivery: Delivery) -> None:
-        """Add a redelivery, which gets the outcome of this execution."""
+        """Add a redelivery of the task, which gets the execution's outcome."""
         if self.attached is None:
             self.attached = []
         self.attached.append((task, delivery))
 
     @property
     def lost(self) -> bool:
-        """Whether this process can settle none of the deliveries any more."""
+        """Whether every delivery is lost to the agent process, so that none can be settled here."""
         return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
 
     def ack(self) -> None:
@@ -121,7 +121,7 @@ class RememberedAnswer:
     over: bool = False
 
     def done(self) -> bool:
-        """Return whether the publish was confirmed or has failed (see `Promise`)."""
+        """Return whether the reply's publish was confirmed or has failed (see `Promise`)."""
         return self.over
 
     def set_result(self, _: None) -> None:

@@ -1,4 +1,4 @@
-"""Run one handler within its limits: on the loop, in a thread, or in a process that a timeout kills."""
+"""The run of a handler within its limits: on the loop, in a thread, or in a process that a timeout kills."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def run_handler(
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
-    """Return how long this attempt may run: the least of the capability's and the task's limits, never below 0."""
+    """Return how long an attempt may run: the least of the capability's and the task's limits, never below 0."""
     seconds, limits = capability.timeout_seconds, task.limits
     if limits is NO_LIMITS:
         return seconds
@@ -163,14 +163,14 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
 
 
 def _go_on() -> None:
-    """Take the handler's cancellation off the current asyncio task, so that the rest of this task goes on."""
+    """Take back the cancellation that ended the handler, so that the asyncio task itself can go on."""
     current = asyncio.current_task()
     if current is not None and current.cancelling():
         current.uncancel()
 
 
 class _BadInput(Exception):
-    """The error of an input that does not fit; kept apart from an InvalidTask that the handler itself raises."""
+    """The error of an input that does not fit; not the same as an InvalidTask that the handler itself raises."""
 
     def __init__(self, cause: InvalidTask) -> None:
         super().__init__(str(cause))
@@ -233,7 +233,7 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
 
 
 def said(error: BaseException) -> str:
-    """Return the message of an exception, cut to a bound, or a sentence instead of a message that cannot be printed."""
+    """Return the message of an exception, cut to a bound, or a substitute for a message that cannot be printed."""
     try:
         return str(error)[:_LONGEST_MESSAGE]
     except Exception:  # noqa: BLE001 - a handler's own class may do anything
@@ -241,7 +241,7 @@ def said(error: BaseException) -> str:
 
 
 def _shown(error: BaseException) -> str:
-    """Return the traceback from the handler on, without the frames of this module."""
+    """Return the traceback from the handler on, without the frames of the runtime above the handler."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

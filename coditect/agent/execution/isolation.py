@@ -56,7 +56,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
-        """Hold a place for a suspect inside the block, whatever made it a suspect; waits hold no slot."""
+        """Hold a place for a suspect inside the block; the wait for the place holds no slot."""
         async with AsyncExitStack() as stack:
             await self._take_place(received, stack)
             facts = {
@@ -72,7 +72,7 @@ class Isolation:
                 raise
 
     async def _take_place(self, received: ReceivedTask, stack: AsyncExitStack) -> None:
-        """Take a place for a suspect.
+        """Take one of the places for suspects; wait without the slot while all are taken.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.

@@ -24,7 +24,7 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
 
 
 async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
-    """Store a large value.
+    """Store a handler's large value, and return the end with a blob reference in the value's place.
 
     Return the end with the blob reference as its body, or with the failure to store the value.
     """

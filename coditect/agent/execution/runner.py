@@ -47,7 +47,7 @@ class TaskRunner:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
-        """Run one shift.
+        """Run the executions that are ready at the start, one after the other, in a single asyncio task.
 
         Executions that become ready meanwhile are for the next shift, so that the event loop has its turn.
         """

@@ -53,7 +53,7 @@ class Intake:
         start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
-        """`screen` reads a delivery, None when it needs no slot; `unsettled` holds what was started and not settled.
+        """Prepare an intake; `screen` reads a delivery (None: no slot), `unsettled` holds started tasks to settle.
 
         `returns` is awaited with the tasks that go back unstarted, before they go back.
         """

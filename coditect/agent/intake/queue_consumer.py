@@ -57,7 +57,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """`own`: no other agent consumes the queue; `passes_on`: a task given back is dead-lettered to others."""
+        """Prepare a queue's consumers; `own`: consumed by one agent; `passes_on`: dead-letters to other queues."""
         self.queue = queue
         self.level = level
         self.group = group

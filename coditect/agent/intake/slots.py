@@ -54,7 +54,7 @@ class Slots:
 
     @property
     def in_use(self) -> int:
-        """The number of taken slots."""
+        """The number of slots that hold a task."""
         return self._in_use
 
     def startable(self, level: Priority) -> int:

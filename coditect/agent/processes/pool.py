@@ -52,7 +52,7 @@ class RemoteError(Exception):
 
 
 class Worker:
-    """One process with one handler, which runs one task at a time."""
+    """A worker process for one handler, which runs one task at a time."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -63,7 +63,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the worker process has not ended."""
         return self._process.returncode is None
 
     async def loaded(self) -> None:
@@ -197,7 +197,7 @@ class Workers:
         return worker
 
     async def end(self, worker: Worker) -> None:
-        """Kill one process."""
+        """Kill a worker process, and take it off the list."""
         await worker.kill()
         self._busy.discard(worker)
 
@@ -213,7 +213,7 @@ class Workers:
         self._idle.setdefault(capability.name, []).append(worker)
 
     async def close(self) -> None:
-        """Kill every process."""
+        """Kill every worker process of the agent."""
         workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
         self._idle.clear()
         for worker in workers:

@@ -21,14 +21,14 @@ LOOKS = 10
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """One process of this boot of the machine; no other process has an equal id."""
+    """The identity of a process until the machine's next boot: pid and start time, unique in that time."""
 
     pid: int
     started: str
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Return the id of the process that has this pid now; None when there is no such process, or only its zombie."""
+    """Return the identity of the process that has the pid now; None for none, or only its zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -39,7 +39,7 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def is_running(process: ProcessId) -> bool:
-    """Return whether exactly this process still runs; a zombie does not run."""
+    """Return whether exactly the identified process still runs; a zombie does not run."""
     return identify(process.pid) == process
 
 

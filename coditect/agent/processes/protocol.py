@@ -44,7 +44,7 @@ class FrameKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame: a kind, a head of JSON values, and a body of bytes."""
+    """A message between agent and worker process: a kind, a head of JSON values, and a body of bytes."""
 
     kind: FrameKind
     head: Any = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """How soon a child process that died is started again, and when its first start has failed.
+    """The rule for how soon a dead child process is started again, and when its first start has failed.
 
     The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; after
     `healthy_seconds` of work the delay of a child starts from 0 again. A child that dies `start_attempts` times in a
@@ -26,7 +26,7 @@ class RestartPolicy:
     stopped_seconds: float = 10.0
 
     def deaths_in_a_row(self, before: int, *, worked_seconds: float) -> int:
-        """Return the number of deaths in a row with this one; only work makes a life healthy, a slow start does not."""
+        """Return the new number of deaths in a row; only time at work makes a life healthy, not a slow start."""
         return 1 if worked_seconds >= self.healthy_seconds else before + 1
 
     def delay(self, deaths_in_a_row: int) -> float:

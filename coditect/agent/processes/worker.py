@@ -132,7 +132,7 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes
 
 
 def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
-    """Run one task, and return the frame that tells how the task ended."""
+    """Run one task, and return the frame with its value or failure."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:
@@ -169,7 +169,7 @@ def _die_first() -> None:
 
 
 def main(target: str, capability_name: str, agent_pid: int) -> None:
-    """Serve one capability of the agent in this file or module; end with the agent's process."""
+    """Serve one capability of the agent in a file or module; end with the agent's process."""
     die_with(agent_pid)
     _die_first()
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))

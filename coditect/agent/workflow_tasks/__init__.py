@@ -1,1 +1,1 @@
-"""Workflow tasks on the agent's side: asking their shard for a grant, reporting that they run, and how they end."""
+"""Workflow tasks on the agent's side: the request for a grant, reports while they run, and their results."""

@@ -51,7 +51,7 @@ def no_owner(sentence: str, **named: str) -> NoOwner:
 
 @dataclass(eq=False, slots=True)
 class AcquireRequest:
-    """One acquire request, from its first publish to its answer."""
+    """A question to the control plane whether a task may run, from its first publish to its answer."""
 
     message: Message
     origin: str

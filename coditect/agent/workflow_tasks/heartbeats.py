@@ -1,10 +1,10 @@
 """Heartbeats of workflow tasks: reports to their owners that they have started, and that they still run.
 
-An owner is told of a start only after 100 ms, since most tasks have ended by then, and every 20 s that the task still
-runs. An owner that granted an acquire request is told from the grant on, though the task may still wait for a slot; of
-the start itself only if the owner counts how long the task runs. A task that has run for ten minutes is reported again,
-and after the confirm its delivery is acknowledged: the broker would take the delivery back after thirty minutes. From
-then on only these heartbeats show that the task lives.
+An owner learns of a start only after 100 ms, since most tasks have ended by then, and every 20 s that the task still
+runs. An owner that granted an acquire request gets reports from the grant on, though the task may still wait for a
+slot; of the start itself only if the owner counts how long the task runs. A task that has run for ten minutes is
+reported again, and after the confirm its delivery is acknowledged: the broker would take the delivery back after thirty
+minutes. From then on only these heartbeats show that the task lives.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class TaskHeartbeats:
         self._beat_at: asyncio.TimerHandle | None = None
 
     def granted(self, execution: Execution) -> None:
-        """Note that the owner granted the task to this agent; `began` may follow much later."""
+        """Note that the owner granted the task to the agent; `began` may follow much later."""
         self._waiting.add(execution)
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:
         """Note that the task runs from now on.
 
-        An owner that granted the task is not told, unless it counts the task's run time.
+        An owner that granted the task gets no report, unless it counts the task's run time.
         """
         self._waiting.discard(execution)
         if execution in self._told and execution.task.limits.timeout_ms is None:
@@ -65,7 +65,7 @@ class TaskHeartbeats:
             self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
 
     def granted_anew(self, execution: Execution) -> None:
-        """Note that the owner lets a running task go on under another fence, by a grant that came while it ran."""
+        """Note that the owner lets a running task go on under another fence, by a grant during the run."""
         if self._runs(execution):
             self.began(execution)
 

@@ -367,7 +367,7 @@ class ManagedTasks:
         )
 
     async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
-        """Have the owner start the task again, then ack the deliveries: a redelivery would count as another attempt."""
+        """Have the owner start the task again, then ack: a redelivery would count as another attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(

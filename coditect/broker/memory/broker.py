@@ -107,7 +107,7 @@ class MemoryBroker:
 
     @property
     def blocked(self) -> bool:
-        """Whether an alarm of the broker stops this process's publishes."""
+        """Whether an alarm of the broker stops the process's publishes."""
         return self._link.up and not self._link.session.open.is_set()
 
     @property

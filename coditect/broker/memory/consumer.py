@@ -49,12 +49,12 @@ class MemoryConsumer:
 
     @property
     def queue(self) -> str:
-        """Name of the consumed queue."""
+        """The name of the consumed queue."""
         return self._queue
 
     @property
     def prefetch(self) -> int:
-        """How many of the consumer's deliveries may be unsettled at once."""
+        """The number of the consumer's deliveries that may be unsettled at once."""
         return self._prefetch
 
     @property
@@ -64,7 +64,7 @@ class MemoryConsumer:
 
     @property
     def unsettled(self) -> int:
-        """How many of the consumer's deliveries are not settled yet."""
+        """The number of the consumer's deliveries that are not settled yet."""
         return self._hand.size
 
     @property

@@ -1,4 +1,4 @@
-"""In-memory deliveries: messages that one process holds until they are settled."""
+"""In-memory deliveries: messages that a process holds until it settles them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hand:
 
     @property
     def size(self) -> int:
-        """Number of unsettled deliveries."""
+        """The number of the consumer's unsettled deliveries."""
         return len(self._held)
 
     @property
@@ -90,12 +90,12 @@ class MemoryDelivery:
 
     @property
     def redelivered(self) -> bool:
-        """Whether the message was delivered before."""
+        """Whether the broker delivered the message before."""
         return self._returns > 0
 
     @property
     def delivery_count(self) -> int:
-        """How many times the message came back to its quorum queue; 0 for a classic queue, which does not count."""
+        """The number of returns to its quorum queue; 0 for a classic queue, which does not count."""
         return self._returns if self._queue.declared.type is QueueType.QUORUM else 0
 
     def ack(self) -> None:

@@ -1,4 +1,4 @@
-"""One process's connection to the in-memory broker, which reconnects after every loss."""
+"""The connection of a process to the in-memory broker, which reconnects after every loss."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class MemoryConnection:
         self._open_later()
 
     def close(self) -> None:
-        """Close the connection for good."""
+        """Close the connection for good: it does not reconnect."""
         self._closed = True
         self._up.clear()
         self.server.disconnect(self.session)

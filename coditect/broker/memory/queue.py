@@ -1,4 +1,4 @@
-"""One in-memory queue: its ready messages, its consumers, and its dead letters."""
+"""An in-memory queue: its ready messages, its consumers, and its dead letters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Stored:
 
 @dataclass(slots=True, eq=False)
 class QueueSubscription:
-    """One consumer from the view of the queue: its callbacks, its prefetch and its unsettled count."""
+    """A consumer as its queue sees it: its callbacks, its prefetch and its unsettled count."""
 
     deliver: Callable[[Stored], None]
     canceled: Callable[[], None]
@@ -202,7 +202,7 @@ class MemoryQueue:
         heapq.heappush(self._ready, stored)
 
     def reject(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Dead-letter an unsettled message."""
+        """Send an unsettled message to the queue's dead-letter exchange."""
         if self._let_go(stored, subscription):
             self._dead_letter(stored, Reason.REJECTED)
             self._turn()

@@ -46,7 +46,7 @@ class RoutedMessage:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One process's connection from the view of the broker."""
+    """A process's connection as the broker sees it."""
 
     closed: Callable[[], None]
     """Called when the broker goes down, or closes the connection."""
@@ -191,7 +191,7 @@ class MemoryServer:
         self._held = [one for one in self._held if one[0] is not session]
 
     async def evict(self, process: str) -> int:
-        """Close the connections of the process with this name, as the management API would, and return their number."""
+        """Close the connections of the process with the given name, as the management API would; return how many."""
         found = [one for one in self._sessions if one.process == process]
         for session in found:
             self.disconnect(session)
@@ -253,11 +253,11 @@ class MemoryServer:
         self._exchanges.bind(binding)
 
     def find(self, name: str) -> MemoryQueue | None:
-        """Return the queue of this name; None when it does not exist."""
+        """Return the queue with the given name; None when it does not exist."""
         return self._queues.get(name)
 
     def queue(self, name: str) -> MemoryQueue:
-        """Return the queue of this name.
+        """Return the queue with the given name, which must exist.
 
         Raises:
             NotFound: when it does not exist.

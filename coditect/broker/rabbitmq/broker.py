@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class AmqpBroker:
-    """The adapter for RabbitMQ 3.10 or newer; see `Broker` of the port.
+    """The adapter of the port `Broker` for RabbitMQ 3.10 or newer.
 
     `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, by
     which it is evicted: an agent's id, a dispatcher's owner name.
@@ -109,7 +109,7 @@ class AmqpBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """The broker that answered last."""
+        """The product and version of the broker that answered last."""
         return self._incoming.server
 
     @property
@@ -120,7 +120,7 @@ class AmqpBroker:
 
     @property
     def answering(self) -> bool:
-        """See `Broker.answering`."""
+        """Whether the broker answers on the consuming connection, as `Broker.answering`."""
         return self._incoming.answering
 
     @property
@@ -140,15 +140,15 @@ class AmqpBroker:
             await group.restore(connection)
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """See `Broker.declare`."""
+        """Declare exchanges, queues and bindings on a channel of their own, as `Broker.declare`."""
         await self._rarely(lambda link: self._entities.declare(link, topology, lazily=lazily))
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """See `Broker.on_return`."""
+        """Set the check that runs after each reconnect, as `Broker.on_return`."""
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """See `Routes` of the publisher."""
+        """Declare again what the process owns of a missing route, and return whether a publish is worth another try."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -167,7 +167,7 @@ class AmqpBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> Awaitable[None]:
-        """See `Broker.publish`."""
+        """Publish a message and return an awaitable of the confirm, as `Broker.publish`."""
         return self._publisher.publish(
             message,
             exchange=exchange,
@@ -186,7 +186,7 @@ class AmqpBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """See `Broker.post`."""
+        """Publish a message and give the outcome to a promise, as `Broker.post`."""
         self._publisher.post(
             message,
             promise,
@@ -206,7 +206,7 @@ class AmqpBroker:
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """See `Broker.consume`."""
+        """Consume a queue on the channel of a group, as `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
             shared = self._groups[group] = Group(
@@ -223,15 +223,15 @@ class AmqpBroker:
         return subscription
 
     async def get(self, queue: str) -> Delivery | None:
-        """See `Broker.get`."""
+        """Fetch one message to look at, as `Broker.get`; None when the queue is empty."""
         return await self._rarely(lambda link: self._browsing.get(link, queue))
 
     async def release(self) -> None:
-        """See `Broker.release`."""
+        """Return all unsettled messages of `get` to their queues."""
         await self._browsing.release()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """See `Broker.stats`."""
+        """Return the figures of a queue, as `Broker.stats`; None when the queue does not exist."""
         return await self._rarely(lambda link: rare.stats(link, queue))
 
     async def _look_at(self, queue: str) -> QueueStats | None:
@@ -247,7 +247,7 @@ class AmqpBroker:
         return await self._rarely(lambda link: rare.probe(link, entity))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """See `Broker.delete_queue`."""
+        """Delete a queue, and do not declare it again, as `Broker.delete_queue`."""
         await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
             self._entities.forget_queue(queue)

@@ -94,13 +94,13 @@ class Browsing:
 
 
 async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
-    """Drop what was fetched when the channel is lost."""
+    """Drop the fetched messages of a channel when the channel is lost."""
     await asyncio.wait({consumer_channel.channel.closing})
     consumer_channel.lose()
 
 
 class _Browsed:
-    """The source of a fetched message."""
+    """The queue of a fetched message, in the form that a delivery needs."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

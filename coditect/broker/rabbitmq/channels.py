@@ -20,7 +20,7 @@ HOT_FRAMES = 4096
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool = False, frames: int = RARE_FRAMES) -> Channel:
-    """Open a new channel.
+    """Open a channel, with publisher confirms if asked for, within a time limit.
 
     Raises:
         Exception: any of `errors.LOST`, when the connection is lost.
@@ -52,7 +52,7 @@ async def give_up(channel: Channel) -> None:
 
 
 def is_blocked(connection: AbstractConnection) -> bool:
-    """Return whether the broker has told this process to stop publishing.
+    """Return whether the broker has an alarm and stops publishes on the connection.
 
     Taking the first step of a wait answers that without a timer.
     """

@@ -34,7 +34,7 @@ class ConfirmWindow:
             raise
 
     def leave(self) -> None:
-        """Free a place."""
+        """Free a place of the window, which the caller that waits longest gets."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

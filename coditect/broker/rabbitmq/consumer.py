@@ -33,7 +33,7 @@ DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
 
 
 class Subscription:
-    """A consumer of the port, restored after reconnects until it is canceled."""
+    """The implementation of the port's `Consumer`, restored after reconnects until it is canceled."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class Subscription:
 
     @property
     def queue(self) -> str:
-        """The queue that is consumed."""
+        """The name of the consumed queue."""
         return self._queue
 
     @property
     def prefetch(self) -> int:
-        """The number of its deliveries that may be unsettled at once."""
+        """The number of the consumer's deliveries that may be unsettled at once."""
         return self._prefetch
 
     @property
@@ -72,12 +72,12 @@ class Subscription:
         return self.tag is not None
 
     async def cancel(self) -> None:
-        """See `Consumer.cancel`."""
+        """End the subscription, as `Consumer.cancel`; earlier deliveries can still be settled."""
         self.canceled = True
         await self._group.unsubscribe(self)
 
     async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
-        """Subscribe on this channel."""
+        """Subscribe on the given channel, under the given consumer tag."""
         await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
 
@@ -104,7 +104,7 @@ class Subscription:
 
 
 class Group:
-    """One channel with its subscriptions, opened again when the channel or the connection is lost."""
+    """A channel with its subscriptions, opened again when the channel or the connection is lost."""
 
     def __init__(self, name: str, background: Supervisor, *, path: WirePath, declare_again: DeclareAgain) -> None:
         self._name = name
@@ -138,7 +138,7 @@ class Group:
             await self._reopen()
 
     async def subscribe(self, subscription: Subscription) -> None:
-        """Add a consumer.
+        """Start a consumer on the group's channel, and restore it from then on.
 
         Raises:
             CoditectError: when the broker refuses the consumer.
@@ -222,7 +222,7 @@ class Group:
         connection = self._connection
 
         def is_over() -> bool:
-            """Return whether another channel has replaced this one, or none is to be opened on this connection."""
+            """Return whether another channel has replaced the lost one, or the connection is to get none."""
             replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
@@ -274,7 +274,7 @@ class Group:
         channel = self._channel
 
         def is_over() -> bool:
-            """Return whether it consumes, is canceled, or has another channel, opened with all its subscriptions."""
+            """Return whether the consumer is active or canceled, or a new channel has its subscriptions."""
             return subscription.canceled or subscription.tag is not None or channel is not self._channel
 
         if channel is not None:

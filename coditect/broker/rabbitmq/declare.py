@@ -108,7 +108,7 @@ async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
 
 
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
-    """Return why the broker closed the channel: a frame without an answer is refused by the channel's end."""
+    """Return the broker's reason for closing the channel on which a declaration was sent."""
     error = _ended_by(channel, error)
     named = _NAMED.search(str(error))
     entity = named[1] if named else ""

@@ -11,18 +11,18 @@ from coditect.model.message import Message
 
 
 class Source(Protocol):
-    """The source of a delivery, which counts its unsettled deliveries."""
+    """The subscription or fetch that a delivery came from, which counts its unsettled deliveries."""
 
     unsettled: int
 
     @property
     def queue(self) -> str:
-        """The queue's name."""
+        """The name of the queue that delivers."""
 
 
 @dataclass(slots=True, eq=False)
 class AmqpDelivery:
-    """A delivery of AMQP; see `Delivery` of the port."""
+    """The implementation of the port's `Delivery` for a delivery of AMQP."""
 
     tag: int
     redelivered: bool
@@ -47,12 +47,12 @@ class AmqpDelivery:
 
     @property
     def queue(self) -> str:
-        """The queue that delivered it."""
+        """The name of the queue that delivered the message."""
         return self.source.queue
 
     @property
     def delivery_count(self) -> int:
-        """The number of returns to its quorum queue."""
+        """The number of times the message returned to its quorum queue."""
         if not self.redelivered:
             return 0  # RabbitMQ 4 passes on what the publisher wrote there, until it has a count of its own
         count = self.message.headers.get("x-delivery-count")
@@ -64,11 +64,11 @@ class AmqpDelivery:
         return self.settlements.lost
 
     def ack(self) -> None:
-        """Settle the message as done."""
+        """Settle the message as done; the frame may carry other acks, too."""
         self._settle(Settlement.ACK)
 
     def requeue(self) -> None:
-        """Return the message unstarted."""
+        """Return the message unstarted to its queue."""
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:

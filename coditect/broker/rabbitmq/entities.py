@@ -35,7 +35,7 @@ class Entities:
     """The topology of one process, at one broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """Declare nothing but the process's own queues with `only_check`."""
+        """Note no entities yet; with `only_check` only the process's own queues will be declared."""
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
@@ -49,7 +49,7 @@ class Entities:
         return self._common + self._own
 
     async def declare(self, connection: AbstractConnection, topology: Topology, *, lazily: bool) -> None:
-        """See `Broker.declare`."""
+        """Declare exchanges, queues and bindings, and remember them, as `Broker.declare`."""
         if lazily:
             self._common += topology
             return
@@ -67,7 +67,7 @@ class Entities:
             await self._make(connection, self._own)
 
     async def restore_queue(self, connection: AbstractConnection, queue: str) -> None:
-        """Declare one queue and its bindings again, if this process declared it."""
+        """Declare a queue and its bindings again, if the process declared it before."""
         lost = self._own.only_queue(queue)
         if lost.queues:
             await self._make(connection, lost)
@@ -83,11 +83,11 @@ class Entities:
     # -- for publishes that came back -----------------------------------------------------------------------
 
     def has_exchange(self, exchange: str) -> bool:
-        """Return whether this process declared the exchange."""
+        """Return whether the process has declared the exchange."""
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:
-        """Return whether this process has a binding of the exchange for the key."""
+        """Return whether the process has declared a binding of the exchange for the key."""
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:

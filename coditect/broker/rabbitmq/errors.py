@@ -40,7 +40,7 @@ def shown(url: str) -> str:
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Return the error for a missing connection to this address, with the fix."""
+    """Return the error for a missing connection to the given address, with the fix."""
     address = shown(url)
     if isinstance(error, SetupError):
         return error
@@ -70,7 +70,7 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
 
 
 def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
-    """Return the error for a channel that the broker closed because of this entity; None for another cause."""
+    """Return the error for a channel that the broker closed because of the entity; None for another cause."""
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None
@@ -89,7 +89,7 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
 
 
 def oversize(error: BaseException, *, size: int) -> TooLarge | None:
-    """Return the error for a channel that the broker closed because of a body of this size.
+    """Return the error for a channel that the broker closed because of a body of the given size.
 
     None when another body was the cause: publishes share a channel, and those beside the culprit are worth another try.
     """

@@ -37,7 +37,7 @@ Key = tuple[str, str]
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One channel, opened when it is needed, and its window of publishes under way."""
+    """A channel for publishes, opened when it is needed, and its window of unconfirmed publishes."""
 
     window: ConfirmWindow
     publisher_channel: PublisherChannel | None = None
@@ -73,7 +73,7 @@ def _kind(exchange: str) -> str:
 
 
 class Lanes:
-    """The lanes of one connection."""
+    """The publishing channels of a connection: one for each kind of exchange, and one for each stuck key."""
 
     def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int) -> None:
         self._link = link

@@ -29,7 +29,7 @@ class Undecodable(str):
 
 
 def read_leniently() -> None:
-    """Replace entries in pamqp's table of decoders by those of this module; idempotent.
+    """Replace pamqp's decoders of texts, tables and times by lenient ones, for the whole process; idempotent.
 
     The table belongs to the process, so other users of pamqp in it read leniently, too.
     """

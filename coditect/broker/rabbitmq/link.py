@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ that is opened again after every loss.
+"""A connection to RabbitMQ that is opened again after every loss.
 
 aiormq is used without aio-pika's robust layer: only the consumer knows what has to be restored (topology,
 subscriptions, credit), so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
@@ -63,7 +63,7 @@ class _Connection(aiormq.Connection):
 
 
 class RabbitConnection:
-    """One connection, kept open; `restore` runs on every new one before any other use.
+    """A connection that is kept open; `restore` runs on every new one before any other use.
 
     Of several hosts the first that answers is taken, and another after a loss.
     """
@@ -115,12 +115,12 @@ class RabbitConnection:
 
     @property
     def answering(self) -> bool:
-        """False while the connection is open and nothing comes back on it."""
+        """Whether the connection answers: False while it is open and nothing comes back on it."""
         return not self._heard_nothing
 
     @property
     def server(self) -> ServerInfo:
-        """The broker that answered last."""
+        """The product and version of the broker that answered last."""
         properties = getattr(self._connection, "server_properties", None) or {}
         return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
 
@@ -139,7 +139,7 @@ class RabbitConnection:
             await asyncio.sleep(0)
 
     async def first(self, seconds: float) -> None:
-        """Wait for the first connection.
+        """Wait until the first connection is open, at most the given number of seconds.
 
         Raises:
             BrokerUnavailable: when there is none in time, with the reason; retryable.
@@ -220,7 +220,7 @@ class RabbitConnection:
         return any(await asyncio.gather(*greetings))
 
     async def answers(self) -> bool:
-        """Return whether the broker answers on this connection within a second."""
+        """Return whether the broker answers on the given connection within a second."""
         connection = self._connection
         if connection is None or connection.is_closed:
             return False

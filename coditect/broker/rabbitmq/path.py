@@ -34,7 +34,7 @@ Feed = Callable[[bytes], bytes]
 
 
 class Publish(Protocol):
-    """One publish on its way, as a publisher channel sees it."""
+    """A publish on its way, as a publisher channel sees it."""
 
     message: Message
     exchange: str
@@ -46,18 +46,18 @@ class Publish(Protocol):
 
     @property
     def promise(self) -> Promise:
-        """The receiver of the outcome."""
+        """The receiver of the publish's outcome."""
 
     def taken(self) -> None:
-        """Set the outcome that the broker has the message."""
+        """Set the outcome: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Set PublishRefused, PublishReturned, Late, or the loss of the channel; another call may follow `Late`."""
+        """Set the outcome to PublishRefused, PublishReturned, Late or a lost channel; another may follow `Late`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """A publish that is under way."""
+    """A publish that waits for its confirm: its number and its key."""
 
     number: int
     """The number within its channel: from 1, in order."""
@@ -70,11 +70,11 @@ class PublisherChannel(Protocol):
 
     @property
     def connection(self) -> AbstractConnection:
-        """The connection of the channel."""
+        """The connection on which the channel is open."""
 
     @property
     def closed(self) -> bool:
-        """Whether the channel is of no more use."""
+        """Whether the channel can take no more publishes."""
 
     @property
     def ready(self) -> bool:
@@ -89,10 +89,10 @@ class PublisherChannel(Protocol):
         """The publish that waits longest for its confirm."""
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail the publishes under way as if the channel were lost; if possible, without those of this key."""
+        """Fail the publishes under way as if the channel were lost; if possible, not those of the given key."""
 
     async def close(self) -> None:
-        """Close the channel; never fails."""
+        """Close the channel, without raising any error."""
 
     async def gate(self) -> bool:
         """Wait while the broker says `connection.blocked`; return False after a while, for another look."""
@@ -122,14 +122,14 @@ class Receiver(Protocol):
 
     @property
     def queue(self) -> str:
-        """The queue that is consumed."""
+        """The name of the consumed queue."""
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Take a delivery."""
+        """Take a delivery, in the call that reads it from the connection."""
 
 
 class ConsumerChannel(Protocol):
-    """A channel that consumes."""
+    """A channel that consumes queues and settles their deliveries."""
 
     @property
     def channel(self) -> Channel:

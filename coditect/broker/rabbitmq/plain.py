@@ -24,7 +24,7 @@ GATE_SECONDS = 0.5
 
 
 class PlainPath:
-    """See `WirePath`."""
+    """The `WirePath` whose channels use aiormq's own methods."""
 
     def tap(self, writer: asyncio.StreamWriter) -> None:
         """Do nothing: aiormq sees all bytes."""
@@ -39,7 +39,7 @@ class PlainPath:
 
 
 class PlainPublisherChannel:
-    """See `PublisherChannel`."""
+    """A `PublisherChannel` that publishes by aiormq's `basic_publish`."""
 
     ready = False
 
@@ -51,27 +51,27 @@ class PlainPublisherChannel:
 
     @property
     def held_up(self) -> bool:
-        """See `PublisherChannel.held_up`."""
+        """Whether the broker has an alarm and stops publishes."""
         return is_blocked(self.connection)
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """See `PublisherChannel.oldest`."""
+        """The publish that waits longest for its confirm; None when none waits."""
         for number, goes_to in self._pending.items():
             return Unconfirmed(number, *goes_to)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all publishes under way, also those of this key, by closing the channel."""
+        """Fail all publishes under way, those of the given key too, by closing the channel."""
         await self.close()
 
     async def close(self) -> None:
-        """See `PublisherChannel.close`."""
+        """Close the channel, without raising any error."""
         await give_up(self._channel)
 
     @property
     def closed(self) -> bool:
-        """Whether the channel is of no more use."""
+        """Whether the channel can take no more publishes."""
         return self._channel.is_closed
 
     async def gate(self) -> bool:
@@ -86,7 +86,7 @@ class PlainPublisherChannel:
         return True
 
     async def send(self, message: Message, *, exchange: str, routing_key: str) -> None:
-        """See `PublisherChannel.send`."""
+        """Publish a message, and return when the broker has confirmed it."""
         number = next(self._numbers)
         self._pending[number] = (exchange, routing_key)
         try:
@@ -113,7 +113,7 @@ class PlainPublisherChannel:
 
 
 class PlainConsumerChannel:
-    """See `ConsumerChannel`."""
+    """A `ConsumerChannel` that consumes by aiormq's `basic_consume`."""
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -125,7 +125,7 @@ class PlainConsumerChannel:
         background.keep(self._settle, name="settle", critical=True, until=lambda: self.settlements.lost)
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """See `ConsumerChannel.consume`."""
+        """Subscribe a receiver, whose deliveries aiormq decodes."""
 
         def deliver(delivered: DeliveredMessage) -> None:
             if self.settlements.lost:
@@ -143,14 +143,14 @@ class PlainConsumerChannel:
         )
 
     async def cancel(self, tag: str) -> None:
-        """See `ConsumerChannel.cancel`."""
+        """End a consumer at the broker; deliveries on their way still arrive."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
 
     def forget(self, tag: str) -> None:
         """Do nothing: aiormq has dropped the consumer."""
 
     def lose(self) -> None:
-        """Note that the channel is gone."""
+        """Note that the channel is gone: its deliveries can no longer be settled."""
         self.settlements.lose()
 
     async def _settle(self) -> None:

@@ -36,7 +36,7 @@ ASTRAY_PAUSE_SECONDS = 0.25
 
 
 class Routes(Protocol):
-    """The routes at the broker that this process knows."""
+    """The exchanges and bindings that the process owns, for publishes that find no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
         """Return whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
@@ -50,7 +50,7 @@ class Routes(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """The state of one publish under way; see `Publish` of the wire path."""
+    """The state of a publish under way, from its first try to its outcome."""
 
     publisher: Publisher
     message: Message
@@ -73,17 +73,17 @@ class _Attempt:
     astray_until: float = math.inf
 
     def taken(self) -> None:
-        """Set the outcome that the broker has the message."""
+        """Set the outcome: the broker has the message."""
         self.leave()
         if not self.promise.done():
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """Handle the failure of the first try."""
+        """Set the outcome, or begin a repetition, after the failure of the first try."""
         self.publisher.rescue(self, error)
 
     def leave(self) -> None:
-        """Free its place in the window; idempotent."""
+        """Free the publish's place in the window of unconfirmed ones; idempotent."""
         if self.placed is not None:
             window, self.placed = self.placed, None
             window.leave()
@@ -123,7 +123,7 @@ class Publisher:
         self._closed = False
 
     def open(self) -> None:
-        """Start; call it on the event loop that publishes, before any publish."""
+        """Start the publisher; called on its event loop, before any publish."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._link.on_silence = self._lanes.accuse
@@ -146,7 +146,7 @@ class Publisher:
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
     ) -> Awaitable[None]:
-        """See `Broker.publish`."""
+        """Publish a message and return an awaitable of its confirm, as `Broker.publish`."""
         future = self._loop.create_future()
         attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future)
         return future if self._begun(attempt) else self._repeat(attempt, pause_first=False)
@@ -161,7 +161,7 @@ class Publisher:
         timeout_seconds: float,
         wait_when_full: bool,
     ) -> None:
-        """See `Broker.post`."""
+        """Publish a message and give the outcome to a promise, as `Broker.post`."""
         attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
         if not self._begun(attempt):
             self._go_on(attempt, self._repeat(attempt, pause_first=False))

@@ -33,7 +33,7 @@ class Settlements:
     """The outstanding deliveries of one channel, in order, with the decided settlements."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Call `wake` for new or urgent settlements, after which the caller calls `decided` and `written`."""
+        """Prepare the settlements; `wake` is called for new or urgent ones, to be fetched by `decided`."""
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []
@@ -49,7 +49,7 @@ class Settlements:
         return len(self._outstanding)
 
     def took(self, tag: int) -> None:
-        """Note a delivery that arrived."""
+        """Note a delivery that arrived, to be settled in the order of arrival."""
         self._outstanding[tag] = None
 
     def settle(self, tag: int, verdict: Settlement) -> None:
@@ -79,7 +79,7 @@ class Settlements:
         await self._idle.wait()
 
     def decided(self) -> list[SettledRange]:
-        """Return the settlements to write now, in this order, and remove them here."""
+        """Return the decided settlements in the order in which to write them, and forget them here."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
         settled = [SettledRange(head, Settlement.ACK, multiple=True)] if head else []

@@ -54,11 +54,11 @@ class Transport(TransportFactory):
 
     @property
     def silent_seconds(self) -> float:
-        """The time since the last byte from the broker."""
+        """The seconds since the last byte from the broker."""
         return time.monotonic() - self._heard_at
 
     async def is_greeted_anew(self, url: URL) -> bool:
-        """Return whether a broker at this address answers the first bytes of a new connection."""
+        """Return whether a broker at the address answers the first bytes of a new connection."""
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 reader, writer = await self._factory(url).create(url, **self._options)

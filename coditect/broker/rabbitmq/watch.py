@@ -50,7 +50,7 @@ async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: 
 
 
 def due(consumers: Sequence[T], number: int) -> Sequence[T]:
-    """Return the consumers to look at in this round: all of a few, of many a third in turn.
+    """Return the consumers to look at in the present round: all of a few, a third in turn of many.
 
     To look at all 40 queues of an idle dispatcher in every round would be a quarter of what it does.
     """

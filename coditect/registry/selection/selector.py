@@ -37,7 +37,7 @@ GLANCE = 16
 
 @dataclass(slots=True)
 class Known:
-    """The cached registry entries of one capability, with the tasks that this client has assigned since."""
+    """The cached registry entries of one capability, with the tasks that the client has assigned since."""
 
     records: dict[AgentId, AgentRecord] = field(default_factory=dict)
     read_at: float = 0.0
@@ -58,7 +58,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The agent that one task should prefer."""
+    """The agent that a task should prefer, counted as busier until the task ends."""
 
     agent_id: AgentId
     known: Known | None = None
@@ -200,7 +200,7 @@ class Selector:
         return known
 
     async def _turn(self, capability: str) -> int:
-        """Return the round-robin turn that all clients share; this client's own turn without an answer."""
+        """Return the round-robin turn that all clients share; the client's own turn without an answer."""
         try:
             if self._registry is not None:
                 return await self._registry.next_turn(capability)
@@ -209,7 +209,7 @@ class Selector:
         return self._next_turn(capability)
 
     def _next_turn(self, capability: str, many: int = 1) -> int:
-        """Return this client's own turn, which starts at random so that clients do not start with one agent."""
+        """Return the client's own turn, which starts at random so that clients do not start with one agent."""
         turn = self._turns.get(capability)
         if turn is None:
             turn = int(self._clock.chance() * 1_000_000)

@@ -31,7 +31,7 @@ def fingerprint(root: Path) -> str:
 
 
 class HuntProgress:
-    """The record of mutants that were caught in this very code.
+    """The record of mutants that were caught in the present code.
 
     The file has the code's fingerprint, and then a line for each mutant.
     """
@@ -45,14 +45,14 @@ class HuntProgress:
             file.write_text(f"{code}\n")
 
     def add(self, name: str) -> None:
-        """Record a caught mutant."""
+        """Record a caught mutant in the file."""
         self.caught.add(name)
         with self._file.open("a") as file:
             file.write(f"{name}\n")
 
 
 async def hunt_all(mutants: Sequence[Mutant], progress: HuntProgress) -> list[Catch]:
-    """Hunt all mutants, and print the outcome of each."""
+    """Hunt the given mutants side by side, and print the outcome of each."""
     places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
     async def one(mutant: Mutant) -> Catch:
@@ -74,7 +74,7 @@ def _say(line: str) -> None:
 
 
 def main(names: Iterable[str]) -> int:
-    """Hunt, and return the exit code.
+    """Hunt the named mutants, or all that were not caught before, and return the exit code.
 
     Raises:
         SetupError: when there is no such mutant.

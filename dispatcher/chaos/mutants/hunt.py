@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """The outcome of one hunt."""
+    """The outcome of hunting one mutant: what caught it and where, if anything."""
 
     mutant: Mutant
     by: str
@@ -35,7 +35,7 @@ class Catch:
 
     @property
     def line(self) -> str:
-        """One line for a person."""
+        """The outcome as one line of text for a person."""
         word = "caught  " if self.by else "SURVIVED"
         return f"{word}  {self.mutant.name:<28} {self.by or '-'} ({self.where})"
 
@@ -43,7 +43,7 @@ class Catch:
 async def play_seeds(
     mutant: str, first: int, last: int, invariants: Sequence[str]
 ) -> AsyncGenerator[dict[str, object], None]:
-    """Yield the violations of each seed with the mutant; end with the first that breaks one of these invariants."""
+    """Yield the violations of each seed with the mutant; end with the first that breaks one of the invariants."""
     arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()

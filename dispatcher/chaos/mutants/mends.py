@@ -11,7 +11,7 @@ found.epoch + 1, found.owner)
 
 
 def release(tr: Transaction, lease: Lease) -> bool:
-    \"\"\"Frees the lease if it is still this one. Its epoch stays, so the next is higher. False when it was lost.
+    \"\"\"Free the lease; return False when it was lost before. The epoch stays, so that the next owner's is higher.
 
     Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
     \"\"\"

@@ -17,7 +17,7 @@ PACKAGES = frozenset({"coditect", "dispatcher", "agents", "tests"})
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One mistake, as a replacement of words in a module's source."""
+    """A mistake for the tests to find, as a replacement of words in a module's source."""
 
     name: str
     module: str
@@ -47,7 +47,7 @@ class Mutant:
 
     @property
     def told(self) -> str:
-        """The catching checks and the seed, for a person."""
+        """The catching checks or tests, and the seed, as text for a person."""
         return "; ".join(self.caught_by) + (f", seed {self.seed}" if self.invariants else "")
 
     def applied(self, source: str) -> str:
@@ -75,7 +75,7 @@ class _Loader(SourceFileLoader):
         self._mutant = mutant
 
     def get_code(self, fullname: str) -> CodeType:
-        """See `SourceFileLoader`."""
+        """Return the compiled source of the module with the mistake in it."""
         source = self._mutant.applied(self.get_data(self.path).decode())
         return compile(source, self.path, "exec", dont_inherit=True)
 
@@ -91,7 +91,7 @@ class Hook(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `MetaPathFinder`."""
+        """Return the spec of the mutant's module with a loader that puts the mistake in; None for other modules."""
         if fullname != self._mutant.module:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

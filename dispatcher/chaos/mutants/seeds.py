@@ -16,7 +16,7 @@ MODULE = "dispatcher.chaos.mutants.seeds"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Play the seeds from FIRST to LAST."""
+    """Play the seeds from FIRST to LAST, and print each outcome."""
     first, last, *invariants = arguments
     for seed in range(int(first), int(last) + 1):
         played = play(seed, MUTATED)

@@ -1,4 +1,4 @@
-"""All mutants, by name."""
+"""The table of all mutants, by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType(
 
 
 def read_mutant(name: str) -> Mutant:
-    """Return the mutant of this name.
+    """Return the mutant with the given name.
 
     Raises:
         SetupError: when there is none.

@@ -44,7 +44,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
-"""The number of dependents that one transaction looks at."""
+"""The number of dependents that a transaction looks at."""
 MOST_STEPS_HERE = 50_000
 """The steps of one node's expressions within a transaction, about 50 ms; longer ones are evaluated outside."""
 MOST_SHOWN = 500
@@ -106,7 +106,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Leave the rest of a piece of work to later transactions."""
+    """Record where a piece of work stopped (`cursor`), so that later transactions do the rest."""
     run = unit.run(node_key.workflow)
     assert run is not None
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
@@ -130,7 +130,7 @@ def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
 
 
 def begin(unit: UnitOfWork, workflow: str) -> None:
-    """Release the roots of an accepted workflow."""
+    """Begin the nodes without predecessors of a workflow that has just been accepted."""
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
@@ -160,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Return whether ends are held back, because a redrive takes other ends back (`again.py`)."""
+    """Return whether the workflow's dependents wait for a redrive that still takes earlier ends back (`again.py`)."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False

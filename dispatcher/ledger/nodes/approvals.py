@@ -15,7 +15,7 @@ TIMER = "approval"
 
 
 def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> None:
-    """Ask a person, until the approval's timeout."""
+    """Put an approval's question to people, until the approval's timeout."""
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
     unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), approval.question.encode())
@@ -26,6 +26,6 @@ def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval
 
 
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw the question."""
+    """Withdraw an approval's question from the list of open ones, and cancel its timeout."""
     unit.tr.clear(APPROVALS.pack((row.ready_ms or 0, node_key.workflow, node_key.node)))
     timers.cancel(unit.tr, node_key.workflow, node_key.node, TIMER)

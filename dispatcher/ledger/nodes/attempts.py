@@ -1,4 +1,4 @@
-"""The history of a node's ended attempts."""
+"""The history of a node's ended attempts, and the fresh start of an ended node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data whi
 
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
-    """Write an attempt that another one follows to the history."""
+    """Write an ended attempt to the node's history, because another attempt follows."""
     attempt = AttemptRecord(
         row.attempt,
         row.fence,
@@ -40,7 +40,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin a new life of an ended node: move its last attempt to the history, and count attempts from 1 again."""
+    """Start an ended node from attempt 1 again, after moving its last attempt to the history."""
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason != BY_OTHERS:
@@ -51,7 +51,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
-    """Remove the node's failure and result, which would appear in its next life, and return the failure."""
+    """Remove the node's failure and result, which a redrive must not show again, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))

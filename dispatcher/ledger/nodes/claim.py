@@ -86,7 +86,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Return whether this build can read the node's row, because no newer dispatcher wrote it."""
+    """Return whether the node's row is readable; False when a newer version of the dispatcher wrote the row."""
     try:
         unit.node(node_key)
     except NewerVersion:

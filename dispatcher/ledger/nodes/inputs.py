@@ -32,7 +32,7 @@ INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
 MOST_SEEN_BYTES = 8 * 1024 * 1024
-"""The size of all values that one node's expressions can see: they are in memory while the node is released."""
+"""The size of all values that a node's expressions can see: they are in memory while the node is released."""
 _MESSAGE_CHARACTERS = 2_000
 
 
@@ -103,7 +103,7 @@ def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord
 
 
 def failure_of(error: CoditectError) -> Failure:
-    """Return the failure of a node that may run and cannot."""
+    """Return the failure that ends a node whose expressions or recorded values raised an error."""
     reason = "expression"
     if isinstance(error, DamagedValue):
         reason = "damaged_value"

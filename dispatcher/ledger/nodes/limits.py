@@ -46,7 +46,7 @@ _BY_TIME = ("expired", "timeout")
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
-    """Set the deadline and the start limit of an attempt that waits from now on, unless they are set."""
+    """Set the timers of the node's deadline and of its latest start, unless they are set."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
@@ -87,7 +87,7 @@ def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Cancel the timeout of an attempt that is about to leave its agent, so that it does not hit the next attempt."""
+    """Cancel the timeout of an attempt that leaves its agent, so that the timeout cannot end the next attempt."""
     if row.state is TaskState.WORKING and row.publication:
         call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
@@ -121,12 +121,12 @@ def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
 
 
 def _as_told(limit: Failure, failure: Failure) -> Failure:
-    """Return the limit in the words of the agent or the broker that noticed it, by its own clock."""
+    """Return the limit's failure with the message of the agent or broker that noticed the limit first."""
     return replace(limit, message=f"{limit.message}: {failure.message}")
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """Return the outcome of an attempt without a result, with the node's limit as reason if the agent reports one."""
+    """Return an attempt's outcome, with the node's limit as the reason when the agent reports a passed limit."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"

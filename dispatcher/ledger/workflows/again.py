@@ -38,7 +38,7 @@ _PAGE = 100
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Run an ended node again, if its predecessors permit it, and take back the ends that it caused."""
+    """Run an ended node again, if its predecessors permit it, and reset the nodes that ended only because of it."""
     _hold(unit, node_key.workflow)
     _take_back(unit, node_key, row, first=True)
     unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
@@ -47,7 +47,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
-    """Run every node of the ended workflow again that ended without a result by itself."""
+    """Run every node of an ended workflow again that ended without a result, and not because of another node."""
     _hold(unit, workflow)
     find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
@@ -64,7 +64,7 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Take back the ends of nodes behind `after` that ended by themselves, and return how many nodes were looked at."""
+    """Reset the nodes behind `after` that ended without a result by themselves; return how many were looked at."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
@@ -85,7 +85,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Take back the next ends, then count edges, and return how many edges were looked at."""
+    """Reset the next dependents, then count edges of waiting nodes; return how many edges were looked at."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     advance.follow(unit)  # what has ended in this transaction is left over, too
@@ -108,7 +108,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return the next rows: those of dependents first, those of edges to be counted when none of the others is left."""
+    """Return the next rows of the redrive: the dependents to inform, or else the nodes whose edges are counted."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Inform dependents behind `after` that the node has not ended, and return how many, at least 1."""
+    """Reset or recount the dependents behind `after`, because the node runs again; return how many, at least 1."""
     start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
         start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
@@ -186,7 +186,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """Return the count of the node's edges, by those ends that the node was informed of."""
+    """Return the counts of a node's edges, by the ends of predecessors of which the node was informed."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
@@ -197,7 +197,7 @@ def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
 
 
 def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> list[bool]:
-    """Return, for each of these ended predecessors, whether the node was informed of its end."""
+    """Return, for each of the ended predecessors, whether the node was informed of the end."""
     run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
@@ -207,7 +207,7 @@ def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> lis
 
 
 def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node) -> None:
-    """Run a node that ended by itself: its predecessors permitted it before, and have not changed."""
+    """Run a node that ended by itself, from its recorded input if there is one, without asking its predecessors."""
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))

@@ -40,7 +40,7 @@ class SetAside(Retryable):
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
-    """Do some of the left-over work; return False when there is some and the transaction was full already.
+    """Do some of the work that earlier transactions left over; return False when no room was left for any.
 
     Raises:
         SetAside: when a piece of work cannot be done.

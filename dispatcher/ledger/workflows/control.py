@@ -22,7 +22,7 @@ MOST_COMMENT = 2_000
 
 
 def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
-    """Return the workflow's run.
+    """Return the run of a workflow that a request names, or refuse the request.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -34,7 +34,7 @@ def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
 
 
 def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
-    """Return the node's row.
+    """Return the row of a node that a request names, or refuse the request.
 
     Raises:
         NotFound: when the workflow has no such node.

@@ -49,13 +49,13 @@ Body = Mapping[str, Any]
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the progress of a workflow."""
+    """Return a workflow's state, the counts of its nodes, and the instants of its begin and end."""
     workflow = text(body, "workflow")
     return overview(workflow, *rows_of(tr, workflow))
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
-    """Return the workflow's rows.
+    """Return the rows of a workflow that a query names: its fixed part and its progress.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -67,7 +67,7 @@ def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
 
 
 def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, Any]:
-    """Return the answer to `get`."""
+    """Return a workflow's name, state, counts and instants as JSON values, as the query `get` answers them."""
     return {
         "workflow": workflow,
         "name": head.name,
@@ -309,7 +309,7 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
 
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the open questions to people, the oldest first."""
+    """Return the approvals that wait for a person's answer, the oldest first."""
     limit = _limit(body)
     after = body.get("after")
     begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]

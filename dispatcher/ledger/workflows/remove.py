@@ -34,11 +34,11 @@ from dispatcher.store.transaction import Reads, Transaction
 
 _FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
 MOST_ROWS = 1_000
-"""The number of rows that one transaction removes."""
+"""The number of rows that a transaction removes."""
 MOST_NODES = 500
-"""The number of node names that one read returns."""
+"""The number of node names that a read returns."""
 MOST_VALUES = 40
-"""The number of rows that one transaction removes where a row may be large."""
+"""The number of rows that a transaction removes where a row may be large."""
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
@@ -57,7 +57,7 @@ def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """A page of ended workflows, for RQ's copy of them."""
+    """A page of ended workflows whose jobs RQ is to forget."""
 
     workflows: tuple[str, ...]
     """The workflows that RQ is to forget."""
@@ -66,7 +66,7 @@ class EndedPage:
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """Return the shard's next workflows that ended before the instant: the failed ones, or all others."""
+    """Return the shard's next workflows that ended before the instant and may still have jobs in RQ."""
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
@@ -110,7 +110,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
-    """Build the next page of the index by state, for a store older than the index; return whether there is more."""
+    """Write the next page of the index by state in a store older than the index; return whether there is more."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
         return False
@@ -159,7 +159,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Remove the names of nodes of an upload; without any, remove the upload itself."""
+    """Remove the names of an abandoned upload's nodes; without names, remove the upload itself."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:

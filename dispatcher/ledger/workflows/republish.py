@@ -28,7 +28,7 @@ from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MOST_NODES = 200
-"""The number of nodes that one transaction publishes again."""
+"""The number of nodes that a transaction publishes again."""
 UNTOLD_MS = 3_000
 """The time after its publication for which a node may run without a report: unasked for 1 s, reported 100 ms later.
 
@@ -38,7 +38,7 @@ The rest is for the way: a report that was lost, or lies in a queue for longer, 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The last rebuild of a shard."""
+    """The last rebuild of a shard: its marker, its occasion, and how many nodes were published again."""
 
     marker: str = ""
     """The name of the broker's marker queue; empty when the shard was never built."""
@@ -89,7 +89,7 @@ def _leave(unit: UnitOfWork, last: int, kept: bool, workflow: str, node: str) ->
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publish the next page again, and return how many nodes were looked at."""
+    """Publish the next page of nodes of a rebuild again, and return how many nodes were looked at."""
     last, kept, workflow, node = loads(cursor)
     begin_key, end_key = FLIGHTS.range((unit.shard,))
     if workflow:
@@ -117,7 +117,7 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
 
 
 def _add(unit: UnitOfWork, published: int, working: int) -> None:
-    """Add to the numbers of nodes that were published again since the walk began."""
+    """Add to the counts of nodes that the rebuild under way has published again."""
     so_far = built(unit.tr, unit.shard)
     counts = so_far.published + published, so_far.working + working
     row = versions.MARKER.pack((so_far.marker, so_far.occasion, so_far.last, *counts))

@@ -70,7 +70,7 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
-    """Return a field of a request that is text.
+    """Return a required text field of a request.
 
     Raises:
         InvalidTask: when the field is missing, empty or no text.
@@ -95,7 +95,7 @@ def identity(body: Mapping[str, Any]) -> str:
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
-    """Return a field of a request that is a number from 1.
+    """Return a whole number from 1 in a field of a request, or the default when the field is missing.
 
     Raises:
         InvalidTask: when the field is no such number.

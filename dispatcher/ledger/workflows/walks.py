@@ -10,17 +10,17 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def begin_cancel(unit: UnitOfWork, workflow: str) -> None:
-    """Cancel every node that has not ended."""
+    """Begin to cancel every node that has not ended; later transactions do what one cannot."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
 
 
 def begin_resume(unit: UnitOfWork, workflow: str) -> None:
-    """Offer every ready node for a claim again."""
+    """Begin to offer every ready node for a claim again; later transactions do what one cannot."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
 
 
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
-    """Show every node as it is, for a copy of the graph that lost them."""
+    """Begin to send every node's state to RQ, which lost the workflow; later transactions do what one cannot."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
 
 

@@ -47,7 +47,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make a connection durable, and its file a store of this version; the calling process owns the file.
+    """Make commits durable, and create the store's schema in a new file; the calling process owns the file.
 
     Raises:
         StoreMisconfigured: for a foreign file, a newer schema, or a file system without shared memory.
@@ -100,7 +100,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is no store of this version.
+    """Raise an error for a file that is not a store, or a store of a newer version.
 
     Raises:
         StoreMisconfigured: for a file that is no store, or a store of a newer version.

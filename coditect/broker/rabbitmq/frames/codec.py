@@ -107,7 +107,7 @@ class FramingError(Exception):
 
 
 class Taken(Protocol):
-    """A receiver of frames of one channel."""
+    """The receiver of one channel's frames, to which the parser offers each frame."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Take a frame; return False to pass it on. Raises one of `_MALFORMED` for a frame that cannot be read."""
@@ -201,7 +201,7 @@ def _where_from(names: bytes) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ReturnFrame:
-    """The arguments of `basic.return`."""
+    """The arguments of AMQP's `basic.return`: why and from where a message came back."""
 
     code: int
     reason: str
@@ -230,7 +230,7 @@ class ContentAssembler:
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        """Call `confirmed` with the tag, whether it covers all tags before it, and whether the broker has the message.
+        """Prepare the assembler; `confirmed` gets the tag, whether earlier tags are meant, too, and ack or nack.
 
         `closing` is called when the channel's end is read, before the library sees it: a frame that is written on this
         channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
@@ -246,7 +246,7 @@ class ContentAssembler:
         self._missing = 0
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """See `Taken`."""
+        """Take a frame of a message or a confirm, as `Taken.take`; return False to pass it on."""
         if kind == METHOD:
             return self._take_method(payload)
         if self._handler is None:
@@ -268,7 +268,7 @@ class ContentAssembler:
         return True
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """See `Taken`."""
+        """Take a delivery of three frames at once, as `Taken.take_message`; 0 when it is not taken."""
         handler = self._wanted.get(_DELIVER)
         if handler is None or len(data) < header_at + _HEADER_HEAD.size:
             return 0

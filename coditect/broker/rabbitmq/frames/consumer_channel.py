@@ -31,7 +31,7 @@ SPARE_SHARE = 4
 
 
 class DirectConsumerChannel:
-    """See `ConsumerChannel`."""
+    """A `ConsumerChannel` that reads deliveries and writes settlements as frames of its own."""
 
     def __init__(self, channel: Channel, stream: Stream) -> None:
         self.channel = channel
@@ -49,7 +49,7 @@ class DirectConsumerChannel:
         """Do nothing: settlements are written by the event loop."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """See `ConsumerChannel.consume`; the first delivery may come before the broker's answer is seen here."""
+        """Subscribe a receiver; the first delivery may come before the broker's answer is seen here."""
         self._receivers[tag.encode()] = receiver
         self._credit(prefetch)
         await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
@@ -62,16 +62,16 @@ class DirectConsumerChannel:
         self._spare = spare if self._spare is None else min(self._spare, spare)
 
     async def cancel(self, tag: str) -> None:
-        """See `ConsumerChannel.cancel`."""
+        """End a consumer at the broker, and drop its receiver."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
         self.forget(tag)
 
     def forget(self, tag: str) -> None:
-        """See `ConsumerChannel.forget`."""
+        """Drop the receiver of a consumer that the broker has ended."""
         self._receivers.pop(tag.encode(), None)
 
     def lose(self) -> None:
-        """Note that the channel is gone."""
+        """Note that the channel is gone: its deliveries can no longer be settled."""
         self._stream.detach(self.channel.number, self._contents)
         self.settlements.lose()
         self._linger_no_longer()
@@ -120,4 +120,4 @@ class DirectConsumerChannel:
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:
-    """Do nothing: aiormq sees no delivery of this channel."""
+    """Do nothing: the channel's deliveries are taken out before aiormq could see them."""

@@ -50,7 +50,7 @@ _BEGINS_A_TASK = b"".join(
 
 
 class _Unusual(ValueError):
-    """The error of a part that is not for the fast pass."""
+    """The error of a header or property that the fast pass cannot decode."""
 
 
 _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
@@ -226,7 +226,7 @@ def _is_only_correlated(message: Message) -> bool:
 
 
 def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
-    """Return the properties of such a message, say a result, whose shared part is encoded once."""
+    """Return a message's properties from an encoded template of their shared part, as results have it."""
     before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
     own = _items(headers.own)
     size = _LENGTH.pack(len(shared) + len(own))

@@ -21,7 +21,7 @@ TESTED = frozenset({"7.2.4"})
 
 
 def is_tested() -> bool:
-    """Return whether the installed version of aiormq is among them; log a warning if not."""
+    """Return whether direct frames were tested with the installed aiormq; log a warning if not."""
     found = version("aiormq")
     if found not in TESTED:
         log.warning(
@@ -32,7 +32,7 @@ def is_tested() -> bool:
 
 
 class DirectPath:
-    """See `WirePath`."""
+    """The `WirePath` whose channels write and read the hot frames themselves."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None

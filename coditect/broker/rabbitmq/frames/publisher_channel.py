@@ -39,18 +39,18 @@ class Once:
     returned: bool = False
 
     def taken(self) -> None:
-        """See `Publish`."""
+        """Set the outcome: the broker has the message."""
         if not self.promise.done():
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """See `Publish`."""
+        """Set the outcome: the publish failed with the given error."""
         if not self.promise.done():
             self.promise.set_exception(error)
 
 
 class DirectPublisherChannel:
-    """See `PublisherChannel`."""
+    """A `PublisherChannel` that writes publishes as frames and matches the confirms itself."""
 
     def __init__(self, channel: Channel, stream: Stream, *, frame_max: int, sequence: int = 0) -> None:
         self._channel = channel
@@ -70,28 +70,28 @@ class DirectPublisherChannel:
 
     @property
     def closed(self) -> bool:
-        """Whether the channel is of no more use."""
+        """Whether the channel can take no more publishes."""
         return self._going or self._closing.done() or self._channel.is_closed
 
     @property
     def ready(self) -> bool:
-        """Whether nothing holds a publish up."""
+        """Whether a publish can be written now, without waiting for an alarm or for bytes to leave."""
         return self._stream.open and not self._going
 
     @property
     def held_up(self) -> bool:
-        """See `PublisherChannel.held_up`."""
+        """Whether the broker has stopped publishing, or takes the bytes more slowly than they come."""
         return self._stream.blocked or self._stream.congested
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """See `PublisherChannel.oldest`."""
+        """The publish that waits longest for its confirm; None when none waits."""
         for number, one in self._pending.items():
             return Unconfirmed(number, one.exchange, one.routing_key)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """See `PublisherChannel.give_back`: publishes of this key stay under way, and may still be confirmed."""
+        """Fail the publishes under way except those of the given key, which may still be confirmed."""
         error = ChannelInvalidStateError("The channel waits for a queue")
         for number, one in tuple(self._pending.items()):
             if (one.exchange, one.routing_key) != (exchange, routing_key):
@@ -99,7 +99,7 @@ class DirectPublisherChannel:
                 one.failed(error)
 
     async def close(self) -> None:
-        """See `PublisherChannel.close`."""
+        """Close the channel; publishes under way fail; never raises."""
         self._go()
         await give_up(self._channel)
 
@@ -115,7 +115,7 @@ class DirectPublisherChannel:
         return True
 
     def send(self, message: Message, *, exchange: str, routing_key: str) -> asyncio.Future[None]:
-        """See `PublisherChannel.send`."""
+        """Publish a message, and return the future of its confirm or error."""
         if self.closed:
             raise ChannelInvalidStateError("The channel is closed")
         publish = Once(message, exchange, routing_key, self._loop.create_future())
@@ -123,7 +123,7 @@ class DirectPublisherChannel:
         return publish.promise
 
     def begin(self, publish: Publish) -> None:
-        """See `PublisherChannel.begin`."""
+        """Write the frames of a publish, whose outcome is set when the confirm arrives."""
         message = publish.message
         try:
             frames = publish_frames(

@@ -1,4 +1,4 @@
-"""One connection's bytes: frames of Coditect's channels are taken out, everything else goes on to aiormq.
+"""The bytes of a connection: frames of Coditect's channels are taken out, everything else goes on to aiormq.
 
 Written frames are gathered and leave in one piece per turn of the event loop.
 """
@@ -24,14 +24,14 @@ _BLOCKED, _UNBLOCKED = struct.pack(">HH", _CONNECTION, 60), struct.pack(">HH", _
 
 
 class Streams(Protocol):
-    """The library's stream writer, as far as it is used."""
+    """The part of aiormq's stream writer that is used."""
 
     @property
     def transport(self) -> asyncio.WriteTransport:
-        """The transport of the writer."""
+        """The asyncio transport below the writer."""
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport."""
+        """Hand bytes to the transport without waiting."""
 
     async def drain(self) -> None:
         """Wait while the transport's buffer is full."""
@@ -57,7 +57,7 @@ class Stream:
     # -- from the broker --------------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the part of arrived bytes that is aiormq's.
+        """Return those of the arrived bytes that are for aiormq.
 
         aiormq takes a connection for dead on which it sees nothing, so while all arriving frames are Coditect's own it
         is given a heartbeat once a second.
@@ -79,7 +79,7 @@ class Stream:
         return passed
 
     def attach(self, number: int, channel: Taken) -> None:
-        """Offer this channel's frames to it from now on."""
+        """Offer the frames with a channel number to the given channel from now on."""
         self._channels[number] = channel
 
     def detach(self, number: int, channel: Taken) -> None:
@@ -105,16 +105,16 @@ class Stream:
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has told this process to stop publishing."""
+        """Whether the broker has an alarm and stops publishes."""
         return not self._unblocked.is_set()
 
     @property
     def congested(self) -> bool:
-        """Whether more is written than the broker takes for now."""
+        """Whether more bytes are written than the broker takes for now."""
         return self._gathered + self._writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def unblocked(self) -> None:
-        """Wait for the alarm's end."""
+        """Wait until the broker's alarm has ended."""
         await self._unblocked.wait()
 
     async def drained(self) -> None:
@@ -128,7 +128,7 @@ class Stream:
         self.open = not (self.blocked or self.congested)
 
     def write(self, pieces: Iterable[bytes], *, size: int = 0) -> None:
-        """Write whole frames of about this size, together with all others of this turn of the event loop."""
+        """Write whole frames, with bodies of `size` bytes, together with others of the same turn of the event loop."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces += pieces
