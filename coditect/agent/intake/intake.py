@@ -319,7 +319,7 @@ class Intake:
         consumers = dict.fromkeys([*filter(QueueConsumer.is_lively, self._lively), *islice(self._others, some)])
         self._lively = consumers
         soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
-        rivals = sum(consumer.hungry or bool(consumer.lanes and not consumer.unused) for consumer in consumers) > 1
+        rivals = sum(consumer.hungry or bool(consumer.consumers and not consumer.unused) for consumer in consumers) > 1
         changes = False
         for consumer in [one for one in consumers if not one.changing]:
             returns = not soon and bool(consumer.returnable(now - 2 * lag))

@@ -53,7 +53,7 @@ async def test_broker_that_no_agent_ever_used_is_searched_all_the_same() -> None
     async with MemoryBroker(MemoryServer(), name="person") as broker:
         found = await TaskLocator(broker).find("nowhere", waiting=[CAPABILITY], dead=[CAPABILITY], most=10)
 
-    assert (found.locator, found.asked, found.looked) == ((), 0, ())
+    assert (found.sightings, found.asked, found.looked) == ((), 0, ())
 
 
 async def test_every_agent_is_asked_and_none_has_it(scene: Scene) -> None:
