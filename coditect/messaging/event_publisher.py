@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from coditect.aio.clock import Clock
@@ -37,7 +38,8 @@ class Events:
         self._background = background
         self._clock = clock
         self._source = source
-        self._muted: set[str] = set()
+        self._muted: dict[str, float] = {}
+        """The event loop's time until which no event of a type is sent; then one is sent, to find out."""
         self._followed: OrderedDict[str, None] = OrderedDict()
         """Subjects that listeners announced to follow, until the last event, or an event without a listener."""
         self._under_way = 0
@@ -45,7 +47,8 @@ class Events:
 
     def heard(self, type_: str, subject: str = "") -> bool:
         """Return whether an event may have a listener; asked before the facts of a frequent event are gathered."""
-        return type_ not in self._muted or subject in self._followed
+        until = self._muted.get(type_)
+        return until is None or self._now() >= until or subject in self._followed
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event in the background; drop the event without listeners, or with too many under way."""
@@ -55,6 +58,8 @@ class Events:
             self.dropped += 1
             return
         self._under_way += 1
+        if self._now() >= self._muted.get(type_, inf):
+            self._mute(type_)
         event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
         self._background.start(self._publish(event), name=f"event {type_}")
 
@@ -77,13 +82,21 @@ class Events:
             )
         except Unroutable:
             self._followed.pop(event.subject, None)
-            self._muted.add(event.type)
-            asyncio.get_running_loop().call_later(MUTE_SECONDS, self._muted.discard, event.type)
+            self._mute(event.type)
         except CoditectError as error:
             self.dropped += 1
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
         else:
+            if event.subject not in self._followed:
+                self._muted.pop(event.type, None)
             if event.type in ENDINGS:
                 self._followed.pop(event.subject, None)
         finally:
             self._under_way -= 1
+
+    def _mute(self, type_: str) -> None:
+        self._muted[type_] = self._now() + MUTE_SECONDS
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

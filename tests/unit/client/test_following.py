@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from coditect.errors import Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.model.event import Event
+from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message, read_event
@@ -81,6 +83,39 @@ async def test_a_follower_hears_from_an_agent_that_has_muted_what_nobody_hears()
         await eventually(lambda: len(background) == 0)
         assert {event.subject for event in heard} == {"mine"}
         assert not events.heard("task.progress", "mine")  # its story is over
+
+
+class Counting(MemoryBroker):
+    """Counts what is published."""
+
+    published = 0
+
+    async def publish(self, message: Message, **options: Any) -> None:
+        self.published += 1
+        await super().publish(message, **options)
+
+
+async def test_type_without_a_listener_costs_one_event_every_few_seconds_until_there_is_one() -> None:
+    async with TestFleet() as clock, Counting(MemoryServer()) as broker, Supervisor() as background:
+        await broker.declare(base_topology())
+        events = Events(broker, background, SystemClock(), source="/agents/a")
+        events.emit("task.progress")
+        await clock.advance("1s")
+        for _ in range(200):
+            for _ in range(10):
+                events.emit("task.progress")
+            await clock.advance("100ms")
+
+        assert 4 <= broker.published <= 6
+
+        async with EventStreams(broker, name="client").stream("task.*") as stream:
+            await clock.advance("5s")
+            events.emit("task.progress", subject="heard")
+            await clock.advance("1s")
+            events.emit("task.progress", subject="the next one")
+            heard = [await asyncio.wait_for(anext(stream), 60) for _ in range(2)]
+
+    assert [event.subject for event in heard] == ["heard", "the next one"]
 
 
 async def test_who_went_without_a_word_is_not_told_for_ever() -> None:
