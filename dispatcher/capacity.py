@@ -18,6 +18,8 @@ RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 30.0
+PROBE_SECONDS = 2.0
+"""The longest pause of a capability that living agents offer."""
 
 
 @dataclass(slots=True)
@@ -72,11 +74,14 @@ class Capacity:
         return self._pauses.pop(capability, None) is not None
 
     def set_slots(self, slots: Mapping[str, int]) -> None:
-        """Set the fleet's slots by capability; a paused capability with slots is probed now."""
-        self._slots = dict(slots)
+        """Set the fleet's slots by capability.
+
+        A paused capability is probed now when it gets its first slots, and every `PROBE_SECONDS` while it has any.
+        """
+        before, self._slots = self._slots, dict(slots)
         for capability, pause in self._pauses.items():
             if slots.get(capability):
-                pause.until = self._now()
+                pause.until = min(pause.until, self._now() + PROBE_SECONDS * bool(before.get(capability)))
 
     def under_way(self, capability: str) -> int:
         """Return the number of publications under way."""

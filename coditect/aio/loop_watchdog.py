@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -23,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class LoopWatchdog:
         self._watched = threading.get_ident()
         self._stopped = threading.Event()
         self._warned_at = -BETWEEN_WARNINGS_SECONDS
+        self._armed_at = -math.inf
         self._thread = threading.Thread(target=self._watch, name="loop watchdog", daemon=True)
 
     def start(self) -> None:
@@ -105,11 +106,8 @@ class LoopWatchdog:
         """
         seen, looks = 0, 0
         try:
-            for number in count():
-                if number % LOOKS == 0:
-                    self._arm_last_resort()  # rarely: each time starts a thread
-                if self._stopped.wait(self._pause_seconds):
-                    return
+            while not self._stopped.wait(self._pause_seconds):
+                self._arm_last_resort()
                 looks = 0 if self._turns != seen else looks + 1
                 seen = self._turns
                 if looks == LOOKS_TO_WARNING:
@@ -122,7 +120,10 @@ class LoopWatchdog:
                 faulthandler.cancel_dump_traceback_later()
 
     def _arm_last_resort(self) -> None:
-        if self._last_resort and sys.__stderr__ is not None:
+        """Put the last resort off, once in a bound's time: each time starts a thread."""
+        now = time.monotonic()
+        if self._last_resort and sys.__stderr__ is not None and now - self._armed_at >= self._bound_seconds:
+            self._armed_at = now
             faulthandler.dump_traceback_later(4 * self._bound_seconds, exit=True, file=sys.__stderr__)
 
     def _warn(self) -> None:

@@ -58,7 +58,7 @@ class Events:
             self.dropped += 1
             return
         self._under_way += 1
-        if self._now() >= self._muted.get(type_, inf):
+        if subject not in self._followed and self._now() >= self._muted.get(type_, inf):
             self._mute(type_)
         event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
         self._background.start(self._publish(event), name=f"event {type_}")

@@ -65,12 +65,11 @@ class Intake:
         self._lively: dict[QueueConsumer, None] = {}
         """The queues that each look visits; of `_others` a look visits some, `_unvisited` before the looks pause."""
         self._others: deque[QueueConsumer] = deque()
-        self._unvisited = 0
+        self._unvisited = self._parked = 0
         self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
         self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
         self._closed: dict[QueueConsumer, None] = {}
         self._suspended: Counter[int] = Counter()
-        self._parked = 0
         self._next_look: asyncio.TimerHandle | None = None
         self._lag = 0.0
         self.waiting = 0
@@ -88,6 +87,7 @@ class Intake:
         self._others.append(consumer)
         await self._widen(consumer, max(1, self._slots.startable(consumer.level)))
         consumer.changing = False
+        self._watch()
 
     def is_free(self, queue: str) -> bool:
         """Return whether another task of a queue would start here at once as a P1, with no delivery before it."""

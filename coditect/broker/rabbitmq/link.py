@@ -79,7 +79,8 @@ class RabbitConnection:
         self._up = asyncio.Event()
         self._connection: AbstractConnection | None = None
         self._transport = Transport(tap=path.tap)
-        self._asking: asyncio.Task[bool] | None = None
+        self._asking: asyncio.Future[bool] | None = None
+        self._question: Callable[[], asyncio.Future[bool]] | None = None
         self.on_silence: Callable[[], None] | None = None
         """The function that is called before a connection without answers is given up."""
         self._probe: Channel | None = None
@@ -198,7 +199,8 @@ class RabbitConnection:
         """
         closing = connection.closing
         while not closing.done() and not canceled_by_us():
-            await asyncio.wait({closing}, timeout=max(LOOK_SECONDS, QUIET_SECONDS - self._transport.silent_seconds))
+            quiet_in = 0.0 if self._heard_nothing else QUIET_SECONDS - self._transport.silent_seconds
+            await asyncio.wait({closing}, timeout=max(LOOK_SECONDS, quiet_in))
             if not self._is_silent or is_blocked(connection) or closing.done() or await self.answers():
                 self._heard_nothing = False
                 continue
@@ -220,21 +222,26 @@ class RabbitConnection:
         return any(await asyncio.gather(*greetings))
 
     async def answers(self) -> bool:
-        """Return whether the broker answers on the given connection within a second."""
+        """Return whether the broker answers on the present connection within a second."""
         connection = self._connection
         if connection is None or connection.is_closed:
             return False
         asking = self._asking
         if asking is None or asking.done():  # else the earlier question is still open
-            asking = self._asking = asyncio.get_running_loop().create_task(self._ask(connection), name="ask the broker")
+            asking = self._asking = self._begin_to_ask(connection)
         await asyncio.wait({asking}, timeout=ANSWER_SECONDS)
         return asking.done() and not asking.cancelled() and asking.result()
+
+    def _begin_to_ask(self, connection: AbstractConnection) -> asyncio.Future[bool]:
+        if self._question is not None and self._probe is not None and not self._probe.is_closed:
+            return self._question()
+        return asyncio.get_running_loop().create_task(self._ask(connection), name="ask the broker")
 
     async def _ask(self, connection: AbstractConnection) -> bool:
         """Make a call without effect on a channel of its own, and return whether the broker answered it."""
         try:
             if self._probe is None or self._probe.is_closed:
-                self._probe = await open_channel(connection)
+                self._probe, self._question = await open_channel(connection), None
             await self._probe.flow(True, timeout=CLOSE_SECONDS * 2)
         except asyncio.CancelledError:
             if canceled_by_us():
@@ -260,6 +267,9 @@ class RabbitConnection:
             self._connection = connection
             self._check_version()
             self._probe = await open_channel(connection)  # now: on a dead path it would leave a reader behind
+            self._question = self.path.question(self._probe)
+            if self._asking is not None:
+                self._asking.cancel()  # a lost connection's question
             async with asyncio.timeout(RESTORE_SECONDS):
                 await self._restore(connection)
         except asyncio.CancelledError:

@@ -166,3 +166,9 @@ class WirePath(Protocol):
 
     async def consumer_channel(self, connection: AbstractConnection) -> ConsumerChannel:
         """Open a channel to consume on."""
+
+    def question(self, channel: Channel) -> Callable[[], asyncio.Future[bool]] | None:
+        """Return a function that asks the broker something over a channel of its own; None without a cheap one.
+
+        Its future is done when the broker has answered, and canceled when the channel is lost.
+        """

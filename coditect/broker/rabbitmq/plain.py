@@ -37,6 +37,9 @@ class PlainPath:
         """Open a channel to consume on."""
         return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
 
+    def question(self, channel: Channel) -> None:
+        """Return None: the library's own call asks."""
+
 
 class PlainPublisherChannel:
     """A `PublisherChannel` that publishes by aiormq's `basic_publish`."""

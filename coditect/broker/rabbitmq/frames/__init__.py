@@ -7,6 +7,7 @@
     stream             one connection's bytes: own frames are taken, the rest goes on to aiormq
     publisher_channel  a channel that publishes: sequence numbers, confirms, returns
     consumer_channel   a channel that consumes: deliveries, settlements
+    question           a question without effect, by which a silent connection is tried
     path               the factory of these channels
 
 Connection, handshake, topology and everything else that is rare stay with aiormq

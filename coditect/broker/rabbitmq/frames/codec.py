@@ -41,6 +41,7 @@ _BASIC = 60
 _DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
 _CONFIRMS = (_ACK, _NACK)
+_FLOW, FLOW_OK = struct.pack(">HHB", 20, 20, 1), struct.pack(">HH", 20, 21)
 _CLOSING = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
 """The methods `channel.close` and `channel.close-ok`."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
@@ -87,6 +88,11 @@ def _name(name: str) -> bytes:
     if len(raw) > _LONGEST:
         raise ValueError("An exchange's name or a routing key holds at most 255 bytes")
     return bytes((len(raw),)) + raw
+
+
+def flow_frame(channel: int) -> bytes:
+    """Return the frame of `channel.flow` that lets the flow go on: the broker answers, and nothing changes."""
+    return _HEAD.pack(METHOD, channel, len(_FLOW)) + _FLOW + _END
 
 
 def settle_frame(channel: int, settled: SettledRange) -> bytes:

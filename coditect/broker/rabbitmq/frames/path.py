@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from importlib.metadata import version
 
 from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
 
 from coditect.broker.rabbitmq.channels import open_channel
 from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
+from coditect.broker.rabbitmq.frames.question import Question
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Feed
 
@@ -52,6 +55,10 @@ class DirectPath:
         """Open a channel to consume on."""
         stream = self._of_this_connection()
         return DirectConsumerChannel(await open_channel(connection), stream)
+
+    def question(self, channel: Channel) -> Callable[[], asyncio.Future[bool]]:
+        """Return a function that asks the broker something over a channel that is used for nothing else."""
+        return Question(channel, self._of_this_connection()).ask
 
     def _of_this_connection(self) -> Stream:
         if self._stream is None:
