@@ -10,6 +10,8 @@ from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.client.client import Client
 from coditect.client.handle import Handle
 from coditect.errors import TaskCanceled, TaskFailed
+from coditect.settings.settings import Settings
+from coditect.testing import TestFleet
 from tests.support import eventually
 from tests.unit.agent.scene import Running, Scene
 
@@ -53,6 +55,16 @@ async def results(handles: list[Handle]) -> list[int]:
     return list(await asyncio.gather(*(handle.result(int, timeout="55s") for handle in handles)))
 
 
+def many_parents(*agents: Agent) -> TestFleet:
+    """In virtual time, since thousands of tasks take a busy machine a while."""
+    return TestFleet(agents=agents, settings=Settings(max_suspended=50))
+
+
+async def loads_are_even(fleet: TestFleet) -> None:
+    """As `accounts_are_even`."""
+    await eventually(lambda: all((one.load.running, one.load.suspended) == (0, 0) for one in fleet.agents))
+
+
 async def accounts_are_even(*agents: Running) -> None:
     """No slot and no place among the suspended is left behind."""
     await eventually(lambda: all(one.runtime.load().running == 0 for one in agents))
@@ -81,39 +93,30 @@ async def test_fleet_with_one_slot_each_calls_itself_three_deep(scene: Scene) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 8])
-async def test_thousand_parents_before_children_of_the_same_agent_complete(scene: Scene, slots: int) -> None:
-    await scene.client()
-    agent = with_child(parent_of("child.run", slots=slots))
-    running = await scene.start(agent, max_suspended=50)
-    client = await scene.client()
+async def test_thousand_parents_before_children_of_the_same_agent_complete(slots: int) -> None:
+    async with many_parents(with_child(parent_of("child.run", slots=slots))) as fleet:
+        handles = await submit_all(fleet.client, "parent.run", list(range(1_000)))
 
-    handles = await submit_all(client, "parent.run", list(range(1_000)))
-
-    assert await results(handles) == [2 * number for number in range(1_000)]
-    await accounts_are_even(running)
+        assert await results(handles) == [2 * number for number in range(1_000)]
+        await loads_are_even(fleet)
 
 
-async def test_thousand_parents_before_children_of_another_agent_complete(scene: Scene) -> None:
-    parents = await scene.start(parent_of("child.run"), max_suspended=50)
-    children = await scene.start(with_child(Agent("child", slots=4)))
-    client = await scene.client()
+async def test_thousand_parents_before_children_of_another_agent_complete() -> None:
+    async with many_parents(parent_of("child.run"), with_child(Agent("child", slots=4))) as fleet:
+        handles = await submit_all(fleet.client, "parent.run", list(range(1_000)))
 
-    handles = await submit_all(client, "parent.run", list(range(1_000)))
-
-    assert await results(handles) == [2 * number for number in range(1_000)]
-    await accounts_are_even(parents, children)
+        assert await results(handles) == [2 * number for number in range(1_000)]
+        await loads_are_even(fleet)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "many"), [(1, 1_000), (3, 300)])
-async def test_many_parents_of_the_same_capability_complete(scene: Scene, depth: int, many: int) -> None:
-    running = await scene.start(recursive(slots=8), max_suspended=50)
-    client = await scene.client()
+async def test_many_parents_of_the_same_capability_complete(depth: int, many: int) -> None:
+    async with many_parents(recursive(slots=8)) as fleet:
+        handles = await submit_all(fleet.client, "call.self", [depth] * many)
 
-    handles = await submit_all(client, "call.self", [depth] * many)
-
-    assert await results(handles) == [depth + 1] * many
-    await accounts_are_even(running)
+        assert await results(handles) == [depth + 1] * many
+        await loads_are_even(fleet)
 
 
 @pytest.mark.slow
