@@ -89,10 +89,14 @@ async def test_tasks_that_await_others_use_up_no_credit() -> None:
         await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
         awaiting = [await works.submit(fleet, "mixed.work", 0, awaits=GATE) for _ in range(200)]
 
+        before = fleet.elapsed_seconds
         await asyncio.gather(*[await works.submit(fleet, "mixed.work", 0.001) for _ in range(100)])
+        took = fleet.elapsed_seconds - before
 
         works.gate.set()
         await asyncio.gather(*awaiting)
+    assert took < 1
+    assert works.idle_beside_work() == []
 
 
 async def test_silent_queue_keeps_no_slot_from_another() -> None:
