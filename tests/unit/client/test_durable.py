@@ -8,6 +8,7 @@ from coditect import Options, Priority, TaskFailed
 from coditect.client import control_plane
 from coditect.client.client import Client
 from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
+from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.states import TaskState
 from tests.support import eventually
@@ -123,6 +124,9 @@ async def test_a_registry_that_hangs_holds_up_no_submit(scene: Scene) -> None:
     async with asyncio.timeout(20):
         for number in range(20):
             await scene.client.submit(CAPABILITY, number)
+
+    queue = scene.server.find(routing.task_queue(CAPABILITY, Priority.P1))
+    assert queue is not None and queue.stats.messages == 20
 
 
 async def test_a_direct_task_of_more_than_25_minutes_is_refused_with_the_way_out(scene: Scene) -> None:
