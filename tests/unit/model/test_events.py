@@ -53,12 +53,18 @@ def test_message_without_an_attribute_is_no_event(missing: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["0001-01-01T00:00:00", "9999-12-31T23:59:59", "2026-01-01", "0001-01-01T00:00:00+14:00"]
+    ("time", "time_ms"),
+    [
+        ("0001-01-01T00:00:00", -62_135_596_800_000),
+        ("9999-12-31T23:59:59", 253_402_300_799_000),
+        ("2026-01-01", 1_767_225_600_000),
+        ("0001-01-01T00:00:00+14:00", -62_135_647_200_000),
+    ],
 )
-def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str) -> None:
+def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str, time_ms: int) -> None:
     event = read_event(Message(b"{}", CLOUD_EVENT | {"ce-time": time}))
 
-    assert isinstance(event.time_ms, int)
+    assert event.time_ms == time_ms
 
 
 @given(
@@ -67,6 +73,9 @@ def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str) -> None:
 )
 def test_hostile_event_raises_nothing_but_invalid_task(headers: dict[str, Any], body: bytes) -> None:
     try:
-        read_event(Message(body, CLOUD_EVENT | headers))
+        event = read_event(Message(body, CLOUD_EVENT | headers))
     except InvalidTask:
         return
+
+    assert all(isinstance(one, str) for one in (event.type, event.source, event.id, event.subject))
+    assert isinstance(event.data, dict)
