@@ -83,8 +83,9 @@ async def test_a_check_that_takes_long_does_not_hold_up_the_end(
         pass
     left = _opened_and_never_closed(path)
     async with SqliteDatabase(path) as database:
-        await asyncio.to_thread(begun.wait, 20)
+        assert await asyncio.to_thread(begun.wait, 20)
         await database.run(lambda tr: tr.set(b"a", b"b"))
+        assert await database.read(lambda tr: tr.get(b"a")) == b"b"
     left.close()
 
 
