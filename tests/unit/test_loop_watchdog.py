@@ -110,7 +110,7 @@ async def test_process_that_was_stopped_goes_on() -> None:
     await asyncio.to_thread(process.stdout.readline)
 
     process.send_signal(signal.SIGSTOP)
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5)  # the fault itself: it stands still for longer than the bound
     process.send_signal(signal.SIGCONT)
     told, errors = await asyncio.to_thread(process.communicate, timeout=20)
 

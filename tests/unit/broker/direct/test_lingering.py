@@ -30,7 +30,7 @@ def consuming(wire: Wire, *, prefetch: int) -> tuple[DirectConsumerChannel, Held
 
 
 async def lingered() -> None:
-    await asyncio.sleep(2 * direct.LINGER_SECONDS)
+    await asyncio.sleep(2 * direct.LINGER_SECONDS)  # nothing is to be written meanwhile
 
 
 async def test_acks_with_credit_to_spare_leave_together(wire: Wire) -> None:
