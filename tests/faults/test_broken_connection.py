@@ -87,7 +87,7 @@ async def test_publish_that_never_reached_the_broker_is_sent_again(
     await publish(broker, queue, "first")
     pipe.swallow(Way.TO_SERVER)
     publishing = publish(broker, queue, "lost")
-    await asyncio.wait({publishing}, timeout=0.2)
+    await eventually(lambda: pipe.is_for(b"lost"))
 
     pipe.cut()
     await publishing
