@@ -50,7 +50,8 @@ async def test_publishes_wait_for_a_link_that_is_started_again(scene: Scene, bro
         asyncio.ensure_future(broker.publish(Message(b"", message_id=str(number)), exchange="", routing_key=queue))
         for number in range(20)
     ]
-    await asyncio.sleep(0.1)
+    deaths = broker.health.deaths[name]
+    await eventually(lambda: broker.health.deaths[name] > deaths)
     striking.cancel()
 
     await asyncio.gather(*publishes)
