@@ -9,11 +9,13 @@ from typing import Any
 
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.header import ProtocolHeader
+from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
 from coditect.broker.rabbitmq.errors import LOST
 
 GREETING_SECONDS = 1.0
+HEARTBEAT = Heartbeat().marshal()
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
@@ -44,7 +46,8 @@ class Transport(TransportFactory):
         feed, taken_by = reader.feed_data, self._tap(writer)
 
         def hear(chunk: bytes) -> None:
-            self._heard_at = time.monotonic()
+            if chunk != HEARTBEAT:  # RabbitMQ sends them also on a connection from which it reads nothing any more
+                self._heard_at = time.monotonic()
             passed = chunk if taken_by is None else taken_by(chunk)
             if passed:
                 feed(passed)
@@ -54,7 +57,7 @@ class Transport(TransportFactory):
 
     @property
     def silent_seconds(self) -> float:
-        """The seconds since the last byte from the broker."""
+        """The seconds since the broker sent anything but heartbeats."""
         return time.monotonic() - self._heard_at
 
     async def is_greeted_anew(self, url: URL) -> bool:
