@@ -8,10 +8,10 @@ from pathlib import Path
 import griffe
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.confined import confined
-from agents.markdown import public_objects, render_module
-from agents.sources import SourceFile, find_sources, read_source
 from agents.summarizer import Summary, SummaryRequest
+from agents.tools.confined import confined
+from agents.tools.markdown import public_objects, render_module
+from agents.tools.sources import SourceFile, find_sources, read_source
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agents.confined import confined
+from agents.tools.confined import confined
 from coditect import Agent, Context, Retry
 from coditect.errors import InputError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.textrank import split_sentences, top_sentences, top_words
+from agents.tools.textrank import split_sentences, top_sentences, top_words
 from coditect import Agent, Context, Retry
 
 summarizer = Agent("summarizer", version="1.0.0", slots=16, tags=frozenset({"text"}))

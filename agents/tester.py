@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from agents.child import Exit, run_child
-from agents.confined import confined
-from agents.junit import Case, JUnitReport, read_junit
+from agents.tools.child import Exit, run_child
+from agents.tools.confined import confined
+from agents.tools.junit import Case, JUnitReport, read_junit
 from coditect import Agent, Context, Retry
 from coditect.aio import launch
 from coditect.errors import InputError, SetupError
@@ -138,7 +138,7 @@ def _check_paths(task: TestsRequest) -> Path:
 
 def _limits(task: TestsRequest) -> list[str]:
     """Return the start of a command that runs within limits, and ends with the agent also when that is killed."""
-    program = Path(__file__).with_name("limits.py")
+    program = Path(__file__).with_name("tools") / "limits.py"
     return [
         sys.executable, "-I", "-S", launch.__file__, str(os.getpid()),
         sys.executable, "-I", str(program), "--cpu-seconds", str(task.cpu_seconds),

@@ -31,17 +31,17 @@ from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
 from coditect.agent.execution.runner import TaskRunner
 from coditect.agent.execution.time_limits import TimeLimits
-from coditect.agent.instants import by_our_clock
+from coditect.agent.intake.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots
 from coditect.agent.limits import AgentLimits
-from coditect.agent.outcomes import Outcomes
-from coditect.agent.pacing import Pacing
 from coditect.agent.processes.pool import Workers
 from coditect.agent.quarantine import Quarantine, Suspicion
 from coditect.agent.services import Means, TaskServices
-from coditect.agent.settle import Settler
+from coditect.agent.settlement.outcomes import Outcomes
+from coditect.agent.settlement.pacing import Pacing
+from coditect.agent.settlement.settle import Settler
 from coditect.agent.workflow_tasks.acquire import AcquireClient
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.managed import ManagedTasks

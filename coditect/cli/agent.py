@@ -11,8 +11,8 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.capability import spec_json
 from coditect.cli.connections import Connections, connections
-from coditect.cli.failure import AMQP, REDIS, say_guesses
-from coditect.cli.output import (
+from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
+from coditect.cli.terminal.output import (
     Output,
     OutputOption,
     instant,

@@ -9,8 +9,8 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, instant, say, write_json, write_table
-from coditect.cli.workflow_tables import row_json
+from coditect.cli.terminal.output import Output, OutputOption, instant, say, write_json, write_table
+from coditect.cli.workflow.tables import row_json
 from coditect.workflow.rows import ApprovalRow
 
 app = typer.Typer(no_args_is_help=True)

@@ -12,7 +12,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import NotFound, RegistryUnavailable
 from coditect.model.capability import CapabilitySpec, check_capability_name, nearest_names
 from coditect.model.example import Example

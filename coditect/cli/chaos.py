@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from coditect.cli.dispatcher import INSTALL
-from coditect.cli.output import Output, OutputOption, say, write_json
+from coditect.cli.terminal.output import Output, OutputOption, say, write_json
 from coditect.errors import ControlPlaneRequired
 
 GROUP = "coditect.chaos"

@@ -12,7 +12,7 @@ from coditect.broker.management import Management
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
-from coditect.cli.failure import AMQP, REDIS, say_guesses
+from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.client.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry

@@ -10,8 +10,8 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
-from coditect.cli.failure import AMQP, REDIS, say_guesses
-from coditect.cli.output import Output, OutputOption, write_json, write_table
+from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
+from coditect.cli.terminal.output import Output, OutputOption, write_json, write_table
 from coditect.errors import ControlPlaneRequired
 from coditect.settings.settings import Settings, read_settings
 

@@ -9,7 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, instant, printable, readable, write_json_line
+from coditect.cli.terminal.output import Output, OutputOption, instant, printable, readable, write_json_line
 from coditect.model.event import Event
 
 app = typer.Typer(no_args_is_help=True)

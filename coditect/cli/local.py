@@ -14,7 +14,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
 from coditect.errors import InputError
 from coditect.settings.addresses import without_passwords
 from coditect.settings.own_files import is_own

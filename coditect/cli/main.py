@@ -20,7 +20,7 @@ from typer.main import get_group_from_info
 from typer.models import TyperInfo
 
 from coditect import __version__
-from coditect.cli.failure import describe
+from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError
 
 
@@ -37,16 +37,16 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "up": Branch("local", "Start a private RabbitMQ and Redis and a fleet of agents."),
         "down": Branch("local", "Stop exactly what `coditect up` started here."),
         "doctor": Branch("local", "Look for what is missing, unreachable or stale, and say how to mend it."),
-        "load": Branch("load", "Put the fleet under load and report what it did."),
+        "load": Branch("load.commands", "Put the fleet under load and report what it did."),
         "chaos": Branch("chaos", "Break a private fleet by a seed, and see that nothing is lost."),
         "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
         "store": Branch("store", "Back the control plane's ledger up, and restore it."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
         "capability": Branch("capability", "See what the fleet offers, and how to ask for it."),
-        "task": Branch("task", "Submit a task, wait for it or ask for it later, cancel it, ask why nobody takes it."),
-        "workflow": Branch("workflow", "Check, draw, run, look at and steer workflows."),
+        "task": Branch("task.commands", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
+        "workflow": Branch("workflow.commands", "Check, draw, run, look at and steer workflows."),
         "approval": Branch("approval", "Answer the questions that workflows wait for."),
-        "dead": Branch("dead", "Look at, bring back or throw away tasks that were given up."),
+        "dead": Branch("dead.commands", "Look at, bring back or throw away tasks that were given up."),
         "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
         "events": Branch("events", "See what happens in the fleet."),
     }

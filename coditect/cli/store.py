@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from coditect.cli.dispatcher import installed
-from coditect.cli.output import say
+from coditect.cli.terminal.output import say
 from coditect.settings.settings import Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True)

@@ -19,7 +19,7 @@ from coditect.broker.topology_diff import (
 )
 from coditect.cli.capability import known_capabilities
 from coditect.cli.connections import Connections, connections
-from coditect.cli.output import Output, OutputOption, say, write_json, write_table
+from coditect.cli.terminal.output import Output, OutputOption, say, write_json, write_table
 from coditect.errors import TopologyMismatch
 from coditect.model.capability import check_capability_name
 

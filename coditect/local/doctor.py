@@ -14,9 +14,9 @@ from coditect.aio import loop
 from coditect.aio.loop import run_loop
 from coditect.broker.management import Management
 from coditect.errors import CoditectError
-from coditect.local.binaries import RABBITMQ_SBIN, Binaries, find_binaries
 from coditect.local.errors import INSTALL_SERVERS, ServerUnreachable
-from coditect.local.probe import broker_version, redis_version
+from coditect.local.servers.binaries import RABBITMQ_SBIN, Binaries, find_binaries
+from coditect.local.servers.probe import broker_version, redis_version
 from coditect.local.state import Phase, UpFolder, UpState, read_state
 from coditect.wire import json
 

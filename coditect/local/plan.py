@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coditect.aio.ready import READY_FILE
-from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
 from coditect.local.child import Child, Probe
-from coditect.local.ports import Addresses, keep_addresses
-from coditect.local.rabbitmq import has_management, rabbitmq_children
-from coditect.local.redis_server import redis_child
+from coditect.local.servers.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
+from coditect.local.servers.ports import Addresses, keep_addresses
+from coditect.local.servers.rabbitmq import has_management, rabbitmq_children
+from coditect.local.servers.redis_server import redis_child
 from coditect.local.state import UpFolder
 
 PROGRAM_STAGE = 10

@@ -12,13 +12,13 @@ from random import Random
 from types import MappingProxyType
 
 from coditect.local.errors import LocalError
-from coditect.local.servers import BROKER as BROKER_PROCESS
-from coditect.local.servers import REDIS as REDIS_PROCESS
+from coditect.local.private import BROKER as BROKER_PROCESS
+from coditect.local.private import REDIS as REDIS_PROCESS
 from coditect.model.capability import Priority
 from coditect.wire import routing
-from dispatcher.chaos.faults import Fault
-from dispatcher.chaos.network import MANNERS
-from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.faults.network import MANNERS
+from dispatcher.chaos.faults.schedule import Fault
+from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.testbed import ChaosTestbed, Post
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type

@@ -12,7 +12,7 @@ from typing import Any
 
 from coditect.aio.loop import run_loop
 from coditect.errors import InputError
-from dispatcher.chaos.faults import KINDS
+from dispatcher.chaos.faults.schedule import KINDS
 from dispatcher.chaos.mutants.hunt import play_seeds
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import read_mutant

@@ -17,19 +17,19 @@ from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
 from coditect.wire import routing
-from dispatcher.chaos import faults
 from dispatcher.chaos.agent import EFFECTS
-from dispatcher.chaos.check import CheckResult, lines
-from dispatcher.chaos.coverage import Toll, toll
+from dispatcher.chaos.checks.check import CheckResult, lines
+from dispatcher.chaos.checks.coverage import Toll, toll
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.checks.invariants import judge
+from dispatcher.chaos.checks.recovery import APART_SECONDS
+from dispatcher.chaos.faults import schedule as faults
+from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.generators import Pace
-from dispatcher.chaos.history_index import HistoryIndex
-from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.recovery import APART_SECONDS
-from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.testbed import ChaosTestbed, private_stage
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.workload import ChaosLoad

@@ -16,9 +16,9 @@ from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 from coditect.testing.process import VirtualProcess
 from coditect.wire import routing
-from dispatcher.chaos.faults import PART_SECONDS
-from dispatcher.chaos.network import MANNERS
-from dispatcher.chaos.strangers import Strangers
+from dispatcher.chaos.faults.network import MANNERS
+from dispatcher.chaos.faults.schedule import PART_SECONDS
+from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.witness.history import Note, Type

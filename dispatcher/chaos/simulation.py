@@ -27,14 +27,14 @@ from coditect.registry.port import Registry
 from coditect.testing import TestFleet
 from coditect.testing.process import State, VirtualProcess
 from coditect.wire import routing
-from dispatcher.chaos.check import CheckResult
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.invariants import judge
+from dispatcher.chaos.faults.network import RemotePort
+from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
-from dispatcher.chaos.invariants import judge
 from dispatcher.chaos.looking import RegistryLook, keep_looking
-from dispatcher.chaos.network import RemotePort
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
-from dispatcher.chaos.strangers import Strangers
 from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
 from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.ports import ClaimPaths

@@ -17,15 +17,15 @@ import psutil
 from coditect.aio.network import NetworkPath
 from coditect.aio.ready import READY_FILE
 from coditect.local import PrivateServers, private_servers
-from coditect.local.binaries import find_binaries
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import LocalError, StartFailed
-from coditect.local.servers import BROKER
+from coditect.local.private import BROKER
+from coditect.local.servers.binaries import find_binaries
 from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
+from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.chaos.looking import RegistryLook
 from dispatcher.chaos.mutants.mutated import command
-from dispatcher.chaos.proxy import fault_proxy
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 START_SECONDS = 60.0

@@ -14,8 +14,8 @@ from random import Random
 
 from agents.load import load as load_agent
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.cli.load_drive import LoadCounts, LoadPlan, drive
-from coditect.cli.load_report import LoadAnswer, LoadReport, parse_effects, summarize
+from coditect.cli.load.drive import LoadCounts, LoadPlan, drive
+from coditect.cli.load.report import LoadAnswer, LoadReport, parse_effects, summarize
 from coditect.client.client import Client
 from coditect.local import ChildState, Phase, UpFolder, read_state
 from coditect.model.capability import Priority

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.demo_summary import NEXT
+from agents.demo.summary import NEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "DEMO_UNDER_TEST"

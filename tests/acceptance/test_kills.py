@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.load_report import Effect, LoadAnswer, LoadEnding, summarize
+from coditect.cli.load.report import Effect, LoadAnswer, LoadEnding, summarize
 from tests.acceptance.kills import (
     AGENTS,
     BROKER,

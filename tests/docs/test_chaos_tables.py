@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dispatcher.chaos.faults import KINDS
-from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.checks.invariants import judge
+from dispatcher.chaos.faults.schedule import KINDS
 from dispatcher.chaos.mutants.table import MUTANTS
 from dispatcher.witness.ports import POINTS
 from tests.docs.pages import section, table_rows

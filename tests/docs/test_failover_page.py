@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from coditect.agent import heartbeat
-from coditect.broker.rabbitmq import link
+from coditect.broker.rabbitmq.connection import recovery as link
 from coditect.registry import port
 from dispatcher.liveness import eviction, monitor, ping, roster
 from tests.docs.pages import section, table_rows

@@ -8,7 +8,7 @@ import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Queue, QueueType, Topology
-from dispatcher.chaos.proxy import FaultProxy, fault_proxy
+from dispatcher.chaos.faults.proxy import FaultProxy, fault_proxy
 from tests.faults.node import Node, private_node
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from coditect.local import PrivateServers
-from coditect.local.binaries import find_binaries
+from coditect.local.servers.binaries import find_binaries
 from tests.servers import private_servers_of_run
 from tests.support import eventually
 

@@ -14,7 +14,7 @@ from coditect.aio.network import BOTH, Way
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.model.message import Message
-from dispatcher.chaos.proxy import FaultProxy, Pipe
+from dispatcher.chaos.faults.proxy import FaultProxy, Pipe
 from tests.faults.load import Load
 from tests.support import eventually, patient
 

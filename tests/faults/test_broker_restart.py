@@ -11,7 +11,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import QueueType
 from coditect.errors import BrokerUnavailable, PublishUnconfirmed
-from coditect.local.probe import port_open
+from coditect.local.servers.probe import port_open
 from coditect.model.message import Message
 from tests.faults.conftest import declared
 from tests.faults.load import Load

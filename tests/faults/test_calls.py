@@ -7,7 +7,7 @@ import pytest
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology
 from coditect.client.client import Client
-from dispatcher.chaos.proxy import FaultProxy
+from dispatcher.chaos.faults.proxy import FaultProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers

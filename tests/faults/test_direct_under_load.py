@@ -14,7 +14,7 @@ from coditect.aio.network import Way
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import NotFound
 from coditect.model.message import Message
-from dispatcher.chaos.proxy import FaultProxy
+from dispatcher.chaos.faults.proxy import FaultProxy
 from tests.faults.load import Load
 from tests.faults.node import Node
 from tests.support import eventually

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coditect.client.client import Client
-from dispatcher.chaos.proxy import FaultProxy
+from dispatcher.chaos.faults.proxy import FaultProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers

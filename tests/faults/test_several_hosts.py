@@ -9,10 +9,10 @@ import pytest
 from yarl import URL
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.cli.failure import describe
+from coditect.cli.terminal.failure import describe
 from coditect.errors import BrokerUnavailable
 from coditect.model.message import Message
-from dispatcher.chaos.proxy import FaultProxy, fault_proxy
+from dispatcher.chaos.faults.proxy import FaultProxy, fault_proxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers

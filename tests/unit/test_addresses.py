@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli.failure import describe
+from coditect.cli.terminal.failure import describe
 from coditect.errors import BrokerUnavailable
 from coditect.settings.addresses import without_passwords
 from coditect.telemetry.logs import JsonLines, PlainLines

@@ -29,7 +29,7 @@ from coditect.agent.execution.isolation import Isolation
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.quarantine import Suspicion, killed_its_process
-from coditect.agent.settle import guarded, pause_seconds
+from coditect.agent.requeue import guarded, pause_seconds
 from coditect.agent.workflow_tasks.acquire import AcquireClient, AcquireRequest, no_owner
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.reports import Reports

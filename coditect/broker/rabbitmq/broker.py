@@ -27,14 +27,14 @@ from coditect.broker.port import (
 )
 from coditect.broker.rabbitmq import declare as rare
 from coditect.broker.rabbitmq.browsing import CALL_SECONDS, Browsing
-from coditect.broker.rabbitmq.consumer import Group, Subscription
+from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
+from coditect.broker.rabbitmq.consuming.consumer import Group, Subscription
+from coditect.broker.rabbitmq.consuming.watch import watch_consumers
 from coditect.broker.rabbitmq.entities import Entities
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, unreachable
 from coditect.broker.rabbitmq.frames.path import DirectPath, is_tested
-from coditect.broker.rabbitmq.link import RabbitConnection
 from coditect.broker.rabbitmq.plain import PlainPath
-from coditect.broker.rabbitmq.publisher import Publisher
-from coditect.broker.rabbitmq.watch import watch_consumers
+from coditect.broker.rabbitmq.publishing.publisher import Publisher
 from coditect.broker.topology import Exchange, Queue, Topology
 from coditect.broker.topology_diff import Probe
 from coditect.model.message import Message

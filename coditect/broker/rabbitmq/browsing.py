@@ -11,7 +11,7 @@ from pamqp.commands import Basic
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Delivery
-from coditect.broker.rabbitmq.channels import close_quietly, open_channel
+from coditect.broker.rabbitmq.connection.channels import close_quietly, open_channel
 from coditect.broker.rabbitmq.errors import LOST
 from coditect.broker.rabbitmq.plain import PlainConsumerChannel, plain_delivery
 from coditect.errors import NotFound

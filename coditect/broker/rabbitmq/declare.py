@@ -16,7 +16,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from coditect.broker.port import QueueStats
-from coditect.broker.rabbitmq.channels import CALL_SECONDS, close_quietly, open_channel
+from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, close_quietly, open_channel
 from coditect.broker.rabbitmq.errors import LOST, refusal
 from coditect.broker.topology import Binding, Exchange, Queue, Topology
 from coditect.broker.topology_diff import MISSING, SAME, Probe

@@ -11,7 +11,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import DeliveryError, PublishError
 
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.rabbitmq.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
+from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
 from coditect.broker.rabbitmq.path import Publish, PublishRefused, PublishReturned, Receiver, Unconfirmed

@@ -9,7 +9,7 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from coditect.broker.rabbitmq.lenient import Undecodable, marked
+from coditect.broker.rabbitmq.connection.lenient import Undecodable, marked
 from coditect.model.message import NO_HEADERS, Message
 
 PERSISTENT = 2

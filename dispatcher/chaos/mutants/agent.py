@@ -51,7 +51,7 @@ MUTANTS = (
     ),
     Mutant(
         "ack_before_reply",
-        "coditect.agent.outcomes",
+        "coditect.agent.settlement.outcomes",
         "        await self._settler.reply(execution.task, outcome, failed)\n        execution.delivery.ack()\n",
         "        execution.delivery.ack()\n        await self._settler.reply(execution.task, outcome, failed)\n",
         "a direct task is acknowledged before its answer is confirmed",
@@ -59,7 +59,7 @@ MUTANTS = (
     ),
     Mutant(
         "acked_unconfirmed",
-        "coditect.agent.outcomes",
+        "coditect.agent.settlement.outcomes",
         "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
         "            answer.execution.delivery.ack()\n"
         "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
@@ -68,7 +68,7 @@ MUTANTS = (
     ),
     Mutant(
         "direct_attempt_too_many",
-        "coditect.agent.outcomes",
+        "coditect.agent.settlement.outcomes",
         "            or task.attempt >= attempts\n",
         "            or task.attempt > attempts\n",
         "a direct task is tried once more than it may be",
@@ -76,7 +76,7 @@ MUTANTS = (
     ),
     Mutant(
         "direct_retry_uncounted",
-        "coditect.agent.settle",
+        "coditect.agent.settlement.settle",
         "replace(task, attempt=task.attempt + 1, errors",
         "replace(task, attempt=task.attempt, errors",
         "a retry of a direct task is not counted as an attempt",

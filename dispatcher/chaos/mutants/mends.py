@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "unsettled_for_ever",
-        "coditect.agent.settle",
+        "coditect.agent.settlement.settle",
         "    elif returns >= MOST_RETURNS:\n",
         "    elif returns < 0:\n",
         "what can never be settled goes back again and again",
@@ -58,7 +58,7 @@ MUTANTS = (
     ),
     Mutant(
         "silence_waited_for",
-        "coditect.broker.rabbitmq.lanes",
+        "coditect.broker.rabbitmq.publishing.lanes",
         "if now - lane.since >= STUCK_SECONDS else None",
         "if now < lane.since else None",
         "a queue that is silent stops every publish of its kind",

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect.broker.rabbitmq.publisher import ASTRAY_SECONDS
+from coditect.broker.rabbitmq.publishing.publisher import ASTRAY_SECONDS
 from coditect.broker.topology import Binding, Topology, base_topology, reply_queue
 from coditect.errors import NotFound, Unroutable
 from coditect.model.message import Message

@@ -9,11 +9,12 @@ import pika
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.broker.rabbitmq import AmqpBroker, link
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.connection import recovery as link
 from coditect.broker.rabbitmq.frames import path as direct_path
 from coditect.broker.rabbitmq.frames.path import TESTED, DirectPath
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
-from coditect.broker.rabbitmq.lanes import Lane
+from coditect.broker.rabbitmq.publishing.lanes import Lane
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene

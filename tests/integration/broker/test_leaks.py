@@ -10,7 +10,7 @@ import pytest
 
 from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.channels import CALL_SECONDS
+from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS
 from coditect.broker.rabbitmq.declare import Looks
 from coditect.errors import NotFound
 from coditect.model.message import Message

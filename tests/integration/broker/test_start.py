@@ -18,7 +18,7 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.compose import sign_in
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.local.doctor import check_server
-from coditect.local.probe import broker_version
+from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node, private_node
 from tests.integration.broker.conftest import Scene
@@ -104,7 +104,7 @@ UNLOGGED = """
 import asyncio, sys
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
-from dispatcher.chaos.proxy import fault_proxy
+from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.support import eventually
 
 async def main():

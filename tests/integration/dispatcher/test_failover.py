@@ -19,7 +19,7 @@ from coditect.local import PrivateServers
 from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
-from dispatcher.chaos.proxy import fault_proxy
+from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.ledger import leases
 from dispatcher.liveness.eviction import evictor
 from dispatcher.liveness.fleet import Fleet as LivingAgents

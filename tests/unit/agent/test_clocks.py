@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from coditect import Agent
-from coditect.agent.instants import by_our_clock
+from coditect.agent.intake.instants import by_our_clock
 from coditect.broker.memory import MemoryBroker
 from coditect.client.options import Options
 from coditect.errors import TaskError

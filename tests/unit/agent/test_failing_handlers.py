@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Retry, TaskFailed
-from coditect.cli.failure import raised_at
+from coditect.cli.terminal.failure import raised_at
 from coditect.telemetry.logs import JsonLines, PlainLines
 from coditect.testing import TestFleet
 
@@ -37,13 +37,13 @@ def failing(where: str) -> Agent:
 async def test_each_attempt_is_a_line_and_the_traceback_is_there(
     where: str, durable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "coditect.agent.outcomes")
+    caplog.set_level(logging.WARNING, "coditect.agent.settlement.outcomes")
     async with TestFleet(agents=[failing(where)]) as fleet:
         handle = await fleet.client.submit("fail.now", 1, durable=durable)
         with pytest.raises(TaskFailed) as raised:
             await handle.result(timeout="1h")
 
-    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.outcomes"]
+    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.settlement.outcomes"]
     again, last = "An attempt failed; the task is tried again", "A task failed"
     assert [(one.getMessage(), one.attempt) for one in lines] == [(again, 1), (again, 2), (last, 3)]
     assert {(one.error, one.task_id, one.capability) for one in lines} == {
@@ -57,13 +57,13 @@ async def test_each_attempt_is_a_line_and_the_traceback_is_there(
 
 
 async def test_a_flood_of_failures_does_not_fill_the_log_with_tracebacks(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "coditect.agent.outcomes")
+    caplog.set_level(logging.WARNING, "coditect.agent.settlement.outcomes")
     async with TestFleet(agents=[failing("loop")]) as fleet:
         handles = [await fleet.client.submit("fail.now", number, max_attempts=1) for number in range(50)]
         for handle in handles:
             await handle.outcome()
 
-    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.outcomes"]
+    lines: list[Any] = [one for one in caplog.records if one.name == "coditect.agent.settlement.outcomes"]
     assert len(lines) == 50
     assert sum(hasattr(one, "traceback") for one in lines) < 10
 

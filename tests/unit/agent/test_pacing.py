@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from coditect import Agent, Context, Retry, Workflow
-from coditect.agent.pacing import LONGEST_PAUSE_SECONDS, own_reason
+from coditect.agent.settlement.pacing import LONGEST_PAUSE_SECONDS, own_reason
 from coditect.errors import TaskFailed
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from coditect import Agent, Context, Retry
-from coditect.agent import settle
+from coditect.agent.settlement import settle
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import BrokerUnavailable, TaskFailed

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Retry
-from coditect.agent import settle
+from coditect.agent import requeue
+from coditect.agent.settlement.settle import Settler
 from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import InputError, NotFound, SetupError, TaskFailed
@@ -144,7 +145,7 @@ async def test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_l
         returned.append(asyncio.get_running_loop().time())
         raise kind("There is no such exchange")
 
-    monkeypatch.setattr(settle.Settler, "_round", refused)
+    monkeypatch.setattr(Settler, "_round", refused)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, stranger):
             answers = await replies(stranger, ANSWERS)
@@ -154,9 +155,9 @@ async def test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_l
 
             pauses = [later - earlier for earlier, later in pairwise(returned)]
             (letter,) = await fleet.dead_letters("try.it")
-            assert len(tries.attempts) == settle.MOST_RETURNS + 1
+            assert len(tries.attempts) == requeue.MOST_RETURNS + 1
             assert pauses == sorted(pauses)
-            assert pauses[-1] >= settle.LONGEST_RETURN_SECONDS > 10 * pauses[0]
+            assert pauses[-1] >= requeue.LONGEST_RETURN_SECONDS > 10 * pauses[0]
             assert letter.reason == "rejected"
             assert len(answers) == 1
 
@@ -167,7 +168,7 @@ async def test_message_that_cannot_even_be_buried_is_rejected_at_once(monkeypatc
     async def unspeakable(*_: object, **__: object) -> None:
         raise InputError("AMQP cannot carry a property or header")
 
-    monkeypatch.setattr(settle.Settler, "bury", unspeakable)
+    monkeypatch.setattr(Settler, "bury", unspeakable)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, stranger):
             answers = await replies(stranger, ANSWERS)

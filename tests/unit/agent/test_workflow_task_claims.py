@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coditect.agent import settle
+from coditect.agent import requeue
 from coditect.agent.workflow_tasks import acquire
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
@@ -107,7 +107,7 @@ async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> 
 async def test_delivery_that_must_wait_goes_back_and_asks_again(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.01)
+    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 0.01)
     works = Works(slots=1)
     answers = [Claim(Verdict.WAIT), Claim(Verdict.WAIT), Claim(Verdict.RUN, 4, 2)]
     owner.decide = lambda _: answers.pop(0)
@@ -183,7 +183,7 @@ async def gone_owner(scene: Scene, works: Works) -> ScriptedOwner:
 async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 0.05)
+    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 0.05)
     monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
@@ -347,7 +347,7 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
 async def test_many_results_without_an_owner_leave_room_for_others(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "FIRST_RETURN_SECONDS", 30.0)
+    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 30.0)
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)

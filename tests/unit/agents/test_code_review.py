@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agents.findings import Severity
+from agents.review.findings import Severity
 from agents.reviewer import Review, ReviewRequest, review
 from coditect import Context
 from coditect.errors import InputError

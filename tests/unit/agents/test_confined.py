@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.confined import confined
 from agents.documenter import DocsRequest, generate
 from agents.publisher import ReleaseRequest, publish
 from agents.reviewer import PackagesRequest, ReviewRequest, packages, review
 from agents.tester import TestsRequest, run_tests, tester
+from agents.tools.confined import confined
 from coditect import Context
 from coditect.errors import InputError
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agents.demo import submit_all, write_docs
-from agents.demo_board import Board, BoardRow, show
-from agents.demo_fleet import demo_folder
-from agents.demo_summary import NEXT, Settled, describe, peak, total
-from agents.demo_work import DemoTask, announce, plan_work
+from agents.demo.__main__ import submit_all, write_docs
+from agents.demo.board import Board, BoardRow, show
+from agents.demo.fleet import demo_folder
+from agents.demo.summary import NEXT, Settled, describe, peak, total
+from agents.demo.work import DemoTask, announce, plan_work
 from agents.documenter import Docs
-from agents.findings import Finding, Severity
+from agents.review.findings import Finding, Severity
 from agents.reviewer import Review
 from agents.summarizer import Summary, SummaryRequest, summarize
 from agents.tester import FailedTest, SuiteOutcome, TestsReport

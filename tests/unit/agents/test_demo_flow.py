@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.demo_flow import Flow, describe_flow, read_flow, run_flow
+from agents.demo.flow import Flow, describe_flow, read_flow, run_flow
 from agents.publisher import publisher
 from coditect import Agent
 from coditect.testing import TestFleet

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.smells import find_smells
-from agents.sources import SourceFile
+from agents.review.smells import find_smells
+from agents.tools.sources import SourceFile
 
 
 def smells(folder: Path, text: str, name: str = "module.py") -> set[tuple[int, str]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agents.junit import read_junit
 from agents.tester import SuiteOutcome, TestsRequest, run_tests
+from agents.tools.junit import read_junit
 from coditect import Context
 from coditect.errors import InputError
 

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.summarizer import SummaryRequest, summarize
-from agents.textrank import MAX_SENTENCES, split_sentences
+from agents.tools.textrank import MAX_SENTENCES, split_sentences
 from coditect import Context
 
 TEXT = """

@@ -11,7 +11,7 @@ from benchmarks.profiling import ELSEWHERE, KERNEL, Frame, read_shares, room, sh
 
 RUN = Frame("run", "/lib/python3.11/asyncio/runners.py")
 OURS = Frame("_start", "/src/coditect/coditect/agent/runtime.py")
-PUBLISH = Frame("publish", "/src/coditect/broker/rabbitmq/publisher.py")
+PUBLISH = Frame("publish", "/src/coditect/broker/rabbitmq/publishing/publisher.py")
 STANDARD = Frame("dumps", "/lib/python3.11/json/__init__.py")
 SEND = Frame("__libc_send", "libc.so.6")
 UNKNOWN = Frame("main", "python3.11")
@@ -20,7 +20,7 @@ UNKNOWN = Frame("main", "python3.11")
 @pytest.mark.parametrize(
     ("stack", "name"),
     [
-        ([RUN, OURS, PUBLISH], "coditect.broker.rabbitmq.publisher"),
+        ([RUN, OURS, PUBLISH], "coditect.broker.rabbitmq.publishing.publisher"),
         ([RUN, OURS, STANDARD], "coditect.agent.runtime"),
         ([RUN, OURS, SEND], KERNEL),
         ([UNKNOWN, RUN], "asyncio"),
@@ -56,7 +56,7 @@ def test_speedscope_file_is_read_with_every_thread(tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     file.write_text(json.dumps(document))
 
-    assert read_shares(file) == pytest.approx({"coditect.broker.rabbitmq.publisher": 90.0, "asyncio": 10.0})
+    assert read_shares(file) == pytest.approx({"coditect.broker.rabbitmq.publishing.publisher": 90.0, "asyncio": 10.0})
 
 
 def test_table_has_a_row_for_every_room_of_any_process() -> None:

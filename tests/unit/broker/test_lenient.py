@@ -12,7 +12,7 @@ from pamqp import frame
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, read_leniently
+from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, read_leniently
 from coditect.broker.rabbitmq.properties import from_properties
 from coditect.errors import InvalidTask
 from coditect.model.message import Message

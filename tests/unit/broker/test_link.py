@@ -8,7 +8,12 @@ from itertools import pairwise
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.link import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, RabbitConnection, hosts_of
+from coditect.broker.rabbitmq.connection.recovery import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    RabbitConnection,
+    hosts_of,
+)
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
 

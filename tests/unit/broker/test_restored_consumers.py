@@ -15,9 +15,9 @@ from pamqp.commands import Basic
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import QueueStats
-from coditect.broker.rabbitmq import consumer as consumer_module
 from coditect.broker.rabbitmq import declare
-from coditect.broker.rabbitmq.consumer import Group, Subscription
+from coditect.broker.rabbitmq.consuming import consumer as consumer_module
+from coditect.broker.rabbitmq.consuming.consumer import Group, Subscription
 from coditect.broker.rabbitmq.path import Receiver, WirePath
 from coditect.broker.rabbitmq.settlements import Settlements
 from tests.support import eventually

@@ -8,7 +8,7 @@ import time
 import pytest
 from yarl import URL
 
-from coditect.broker.rabbitmq.transport import Transport
+from coditect.broker.rabbitmq.connection.transport import Transport
 
 HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 FLOW_OK = b"\x01\x00\x01\x00\x00\x00\x05\x00\x14\x00\x15\x01\xce"

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from coditect.broker.rabbitmq.watch import FEW, TURNS, due
+from coditect.broker.rabbitmq.consuming.watch import FEW, TURNS, due
 
 
 @pytest.mark.parametrize("many", [0, 1, FEW])

@@ -5,8 +5,9 @@ from statistics import quantiles
 import pytest
 
 from coditect.registry.port import LEASE_SECONDS
-from dispatcher.chaos.coverage import FEWEST_PER_SECOND, toll
-from dispatcher.chaos.faults import (
+from dispatcher.chaos.checks.coverage import FEWEST_PER_SECOND, toll
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.faults.schedule import (
     AGENT_STOP,
     BROKER_KILL,
     BROKER_STOP,
@@ -18,7 +19,6 @@ from dispatcher.chaos.faults import (
     lone,
     schedule,
 )
-from dispatcher.chaos.history_index import HistoryIndex
 from dispatcher.ledger.leases import TTL_MS
 from dispatcher.witness.history import HistoryEntry, Type
 

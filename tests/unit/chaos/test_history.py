@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dispatcher.chaos.history_index import HistoryIndex, operations
+from dispatcher.chaos.checks.history_index import HistoryIndex, operations
 from dispatcher.witness.history import SUFFIX, UNENDED, HistoryEntry, Notebook, Scribe, Type, merged, read_histories
 
 CHILD = """

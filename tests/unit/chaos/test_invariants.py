@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.chaos.check import CheckResult, lines
-from dispatcher.chaos.invariants import CHECKS, judge
+from dispatcher.chaos.checks.check import CheckResult, lines
+from dispatcher.chaos.checks.invariants import CHECKS, judge
 from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import clean_history, look
 from tests.unit.chaos.lies import LIES, a_completed_node

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dispatcher.chaos.check import CheckResult
-from dispatcher.chaos.history_index import HistoryIndex
-from dispatcher.chaos.live_set import live_set
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.checks.live_set import live_set
 from dispatcher.witness.history import HistoryEntry, Type
 from tests.unit.chaos.histories import look
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coditect.errors import SetupError
-from dispatcher.chaos.invariants import judge
+from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.mutants.__main__ import HuntProgress, fingerprint
 from dispatcher.chaos.mutants.hunt import ROOT, hunt
 from dispatcher.chaos.mutants.mutant import Mutant

@@ -13,9 +13,9 @@ import pytest
 from coditect.aio.network import BOTH, NetworkPath, Way
 from coditect.errors import RegistryUnavailable
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.chaos.faults import BOTH_WAYS, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
+from dispatcher.chaos.faults.network import MANNERS, RemotePort
+from dispatcher.chaos.faults.schedule import BOTH_WAYS, BROKER_PART, DEAF, MUTE, REDIS_PART, SLOW, Fault
 from dispatcher.chaos.nemesis import Nemesis
-from dispatcher.chaos.network import MANNERS, RemotePort
 from dispatcher.witness.history import Type
 from tests.unit.broker.virtual_time import in_virtual_time
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coditect.aio.failpoints import Act, Failpoint
-from dispatcher.chaos.network import MANNERS
+from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.simulation import PACE, Played, SimulationPlan, play
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.witness.history import Type

@@ -10,7 +10,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.model.capability import Priority
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from dispatcher.chaos.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
+from dispatcher.chaos.faults.strangers import DRAWN, HANDS_FULL, PREFIX, Strangers
 from dispatcher.chaos.work import CAPABILITY, MOST_ATTEMPTS, EffectTable, working_agent
 from dispatcher.witness.history import Notebook, Type
 
@@ -21,7 +21,7 @@ MOST_SECONDS = "2m"
 async def test_what_a_stranger_sends_ends_after_few_attempts_and_leaves_the_others_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.chaos.strangers.DRAWN", {kind: DRAWN[kind]})
+    monkeypatch.setattr("dispatcher.chaos.faults.strangers.DRAWN", {kind: DRAWN[kind]})
     notebook = Notebook(lambda: 0.0)
 
     def note(type_: Type, f: str, key: str = "", **val: object) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.chaos.check import CheckResult
-from dispatcher.chaos.coverage import FaultCoverage, Toll
-from dispatcher.chaos.faults import AGENT_KILL, KINDS
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.coverage import FaultCoverage, Toll
+from dispatcher.chaos.faults.schedule import AGENT_KILL, KINDS
 from dispatcher.chaos.run import PROVING_SECONDS, RunOrder, RunVerdict
 
 IDLE = CheckResult("DAG order", "a node runs after its predecessors", 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.history_index import HistoryIndex
-from dispatcher.chaos.waiting import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.checks.waits import CALM_SECONDS, MOST_BEFORE_P0, MOST_BEFORE_P2, p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry, Type
 
 READY_AT = 100.0

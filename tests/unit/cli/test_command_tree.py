@@ -10,7 +10,7 @@ import pytest
 from coditect import errors
 from coditect.cli import local
 from coditect.cli.compose import RealConnections
-from coditect.cli.failure import describe
+from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError, InputError
 from coditect.settings.settings import read_settings
 from tests.unit.cli.scene import Terminal

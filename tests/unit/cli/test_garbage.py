@@ -13,7 +13,7 @@ from hypothesis import strategies as some
 from typer.main import get_command
 
 from coditect.cli import main
-from coditect.cli.body import read_body
+from coditect.cli.terminal.body import read_body
 from coditect.errors import InputError
 from coditect.operations import locate
 from tests.unit.cli.scene import Terminal

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli import load, waiting
-from coditect.cli.load_drive import LoadPlan
-from coditect.cli.load_report import (
+from coditect.cli.load import commands as load
+from coditect.cli.load.drive import LoadPlan
+from coditect.cli.load.report import (
     Effect,
     LoadAnswer,
     LoadEnding,
@@ -18,6 +18,7 @@ from coditect.cli.load_report import (
     report_json,
     summarize,
 )
+from coditect.cli.terminal import waiting
 from coditect.errors import Overloaded
 from coditect.model.capability import Priority
 from coditect.model.result import Failure, Outcome, Status

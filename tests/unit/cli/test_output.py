@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli.output import Moment, instant, write_fields, write_json, write_table
+from coditect.cli.terminal.output import Moment, instant, write_fields, write_json, write_table
 from tests.unit.cli.scene import Terminal
 
 NOON = int(datetime(2030, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli.progress import shown_events, told
+from coditect.cli.terminal.progress import shown_events, told
 from tests.unit.cli.scene import happening
 
 

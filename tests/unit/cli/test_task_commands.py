@@ -7,7 +7,7 @@ import pytest
 
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
-from coditect.cli import waiting
+from coditect.cli.terminal import waiting
 from coditect.client.handle import Handle
 from coditect.errors import UnknownCapability
 from coditect.model.ids import AgentId

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from coditect.cli.progress import Lines, _picture, counted
+from coditect.cli.terminal.progress import Lines, _picture, counted
 from coditect.wire.control import Verb
 from coditect.workflow.rows import WorkflowRow
 from tests.control_plane import ScriptedPlane
@@ -31,7 +31,7 @@ def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
 def test_run_shows_the_beginning_of_a_long_value_and_says_so(
     terminal: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.cli.workflow_run.MOST_SHOWN", 5)
+    monkeypatch.setattr("coditect.cli.workflow.run.MOST_SHOWN", 5)
 
     ran = terminal.run("workflow", "run", str(file))
 
@@ -51,7 +51,7 @@ def test_run_names_each_question_that_waits_once_and_the_command_that_answers(
         else:
             plane.only.nodes["gate"]["state"] = state
 
-    monkeypatch.setattr("coditect.cli.progress.Lines.show", look)
+    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", look)
 
     ran = terminal.run("workflow", "run", str(file))
 
@@ -122,7 +122,9 @@ def test_run_that_does_not_complete_exits_1_and_names_the_nodes_and_the_way_on(
     terminal: Terminal, file: Path, plane: ScriptedPlane, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane.at_once = False
-    monkeypatch.setattr("coditect.cli.progress.Lines.show", lambda lines, row: plane.only.end(end, a="completed"))
+    monkeypatch.setattr(
+        "coditect.cli.terminal.progress.Lines.show", lambda lines, row: plane.only.end(end, a="completed")
+    )
 
     told = terminal.run("workflow", "run", str(file))
 
@@ -143,7 +145,7 @@ def test_run_that_failed_names_the_first_cause_first(
         kept.nodes["gate"] |= {"reason": "predecessor", "fence": 0}
         kept.nodes["b"] |= {"reason": "predecessor", "fence": 0, "message": "", "finished_at": 1}
 
-    monkeypatch.setattr("coditect.cli.progress.Lines.show", fail)
+    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
 
     told = terminal.run("workflow", "run", str(file)).err
 
@@ -163,7 +165,7 @@ def test_run_whose_map_failed_names_the_element_that_failed_first(
         kept.nodes["b"] |= {"reason": "element", "message": "an element failed", "finished_at": 1}
         kept.nodes |= elements
 
-    monkeypatch.setattr("coditect.cli.progress.Lines.show", fail)
+    monkeypatch.setattr("coditect.cli.terminal.progress.Lines.show", fail)
 
     told = terminal.run("workflow", "run", str(file)).err
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from coditect.local.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
 from coditect.local.errors import MissingServer
+from coditect.local.servers.binaries import Binaries, find_binaries, require_rabbitmq, require_redis
 
 
 def a_program(path: Path) -> Path:

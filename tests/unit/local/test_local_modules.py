@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.local.modules import link_modules
+from coditect.local.servers.modules import link_modules
 
 PLUGIN = "rabbitmq_management"
 

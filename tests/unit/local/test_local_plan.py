@@ -5,12 +5,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from coditect.aio.ready import READY_FILE
-from coditect.local.binaries import Binaries
 from coditect.local.errors import MissingServer
 from coditect.local.plan import Program, UpPlan, process_plan, require_servers
-from coditect.local.ports import Addresses, ServerPorts
-from coditect.local.rabbitmq import rabbitmq_children
-from coditect.local.redis_server import redis_child
+from coditect.local.servers.binaries import Binaries
+from coditect.local.servers.ports import Addresses, ServerPorts
+from coditect.local.servers.rabbitmq import rabbitmq_children
+from coditect.local.servers.redis_server import redis_child
 
 ADDRESSES = Addresses(ServerPorts(amqp=20001, distribution=20002, epmd=20003, redis=20004), "secret", "COOKIE")
 BINARIES = Binaries(rabbitmq=Path("/r/rabbitmq-server"), epmd=Path("/r/epmd"), redis=Path("/r/redis-server"))

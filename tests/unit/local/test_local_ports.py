@@ -3,8 +3,8 @@ import socket
 from dataclasses import astuple
 from pathlib import Path
 
-from coditect.local import ports
-from coditect.local.ports import keep_addresses
+from coditect.local.servers import ports
+from coditect.local.servers.ports import keep_addresses
 
 
 def test_addresses_are_kept(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from coditect.local.errors import ServerUnreachable
-from coditect.local.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
+from coditect.local.servers.probe import broker_answers, broker_version, port_open, redis_answers, redis_version
 
 START = b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x20\x07versionS\x00\x00\x00\x063.10.8\x00\x00\x00\x05PLAIN"
 INFO = b"# Server\r\nredis_version:7.0.15\r\n"

@@ -11,7 +11,7 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 
 from coditect.aio.supervisor import Supervisor
-from coditect.broker.rabbitmq.channels import CALL_SECONDS
+from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS
 from coditect.broker.rabbitmq.delivery import AmqpDelivery
 from coditect.broker.rabbitmq.frames.codec import ContentAssembler, read_deliver, settle_frame
 from coditect.broker.rabbitmq.frames.fields import read_message

@@ -13,7 +13,7 @@ from typing import Any
 from pamqp import decode, encode
 from pamqp.header import ContentHeader
 
-from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked
+from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, marked
 from coditect.broker.rabbitmq.properties import PERSISTENT, from_properties, sendable
 from coditect.model.message import JSON, NO_HEADERS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.wire.tasks import PUBLISHED_AT

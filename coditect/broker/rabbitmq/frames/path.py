@@ -10,7 +10,7 @@ from importlib.metadata import version
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
-from coditect.broker.rabbitmq.channels import open_channel
+from coditect.broker.rabbitmq.connection.channels import open_channel
 from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
 from coditect.broker.rabbitmq.frames.question import Question

@@ -13,7 +13,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
 
-from coditect.broker.rabbitmq.channels import give_up
+from coditect.broker.rabbitmq.connection.channels import give_up
 from coditect.broker.rabbitmq.frames.codec import ContentAssembler, publish_frames, read_return
 from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.stream import Stream

@@ -14,9 +14,9 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, marked, read_leniently
 from coditect.broker.rabbitmq.frames.codec import publish_frames, settle_frame
 from coditect.broker.rabbitmq.frames.fields import read_message, write_properties
-from coditect.broker.rabbitmq.lenient import MAX_TABLE_BYTES, marked, read_leniently
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.rabbitmq.settlements import SettledRange, Settlement
 from coditect.model.message import Message, SharedHeaders, TemplateHeaders

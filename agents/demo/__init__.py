@@ -1,0 +1,1 @@
+"""The demo: a private fleet does real work over this repository while an agent and RabbitMQ are killed."""

@@ -1,0 +1,193 @@
+"""The demo: private servers, a fleet of six processes, and real work over the project's own repository.
+
+``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time, kills an
+agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the same
+fleet, kills RabbitMQ amid it, and stops what it started. The exit code is 0 only when nothing was lost, the fleet
+really worked at once, and the workflow completed (`demo_summary.Totals.shortfalls`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agents.demo.board import Board, show
+from agents.demo.fleet import FLEET, demo_folder, running_fleet
+from agents.demo.flow import describe_flow, read_flow, run_flow
+from agents.demo.kills import kill_agent, kill_broker
+from agents.demo.summary import NEXT, Settled, Totals, describe, total
+from agents.demo.work import DemoTask, announce, plan_work
+from agents.documenter import Docs
+from coditect import Client
+from coditect.aio.loop import run_loop
+from coditect.errors import CoditectError, ResultTimeout, Retryable
+from coditect.messaging.event_stream import EventStream
+from coditect.telemetry.logs import JsonLines
+
+_RESULT_WITHIN = "2m"
+_STOPPED = 130
+
+
+async def run_demo(root: Path, console: Console) -> Totals:
+    """Start the fleet, run all work, show it, and stop the fleet; a cancellation stops everything, too.
+
+    Raises:
+        CoditectError: a server or an agent could not be started.
+    """
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    began = time.monotonic()
+    with demo_folder(root) as folder:
+        _log_to(folder / "log" / "demo.log")
+        async with asyncio.TaskGroup() as group:
+            planning = group.create_task(asyncio.to_thread(plan_work, root))
+            async with running_fleet(root, folder, say=say) as fleet, Client.from_env(fleet.environ) as client:
+                jobs = await planning
+                say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
+                settled, wall_seconds = await _work(client, jobs, console, kill=partial(kill_agent, fleet, say=say))
+                releases = (folder / "releases").relative_to(root)
+                flow = await run_flow(
+                    client,
+                    read_flow(root),
+                    {"folder": str(releases)},
+                    say=say,
+                    meanwhile=partial(kill_broker, fleet, say=say),
+                )
+        await asyncio.to_thread(write_docs, settled, folder / "docs")
+        totals = total(settled, wall_seconds, workflow=flow.state)
+        say(describe_flow(flow))
+        say(describe(settled, totals))
+        say(f"Everything is stopped again, {time.monotonic() - began:.1f} s after the start.")
+        say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}, releases in {releases}")
+        say(NEXT)
+    return totals
+
+
+def _log_to(file: Path) -> None:
+    """Write the logs of the demo's parts to a file, beside the logs of servers and agents; the screen is the demo's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+async def _work(
+    client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
+) -> tuple[list[Settled], float]:
+    """Submit all jobs, show them with a kill on the way, and return every job's end and the seconds that all took."""
+    board = Board()
+    async with client.events("task.*") as events, asyncio.TaskGroup() as group:
+        listener = group.create_task(_listen(events, board))
+        killer = group.create_task(kill(board))
+        async with show(board, console):
+            settled = await submit_all(client, jobs, board)
+        listener.cancel()
+        killer.cancel()
+    return settled, time.monotonic() - board.began
+
+
+async def _listen(events: EventStream, board: Board) -> None:
+    async for event in events:
+        board.heard(event)
+
+
+async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
+    """Submit every job at the same time and wait for every answer; the order is that of the jobs."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_do(client, job, board)) for job in jobs]
+    return [task.result() for task in tasks]
+
+
+async def _do(client: Client, job: DemoTask, board: Board) -> Settled:
+    settled, task_id = Settled(job), job.subject
+    try:
+        handle = await client.submit(job.capability, job.input, priority=job.priority)
+        task_id = handle.task_id
+        board.submitted(task_id, job)
+        outcome = await handle.outcome(timeout=_RESULT_WITHIN)
+        settled = replace(
+            settled,
+            agent_id=str(outcome.agent_id or ""),
+            started_ms=outcome.started_at_ms or 0,
+            finished_ms=outcome.finished_at_ms or 0,
+        )
+        settled = replace(settled, value=await handle.result(job.output))
+    except (ResultTimeout, Retryable) as error:  # no answer: nobody can say what became of it
+        settled = replace(settled, error=str(error), lost=True)
+    except CoditectError as error:
+        settled = replace(settled, error=str(error))
+    board.settled(task_id, settled)
+    return settled
+
+
+def write_docs(settled: Sequence[Settled], folder: Path) -> None:
+    """Write each page that the documenter made; pages of an earlier run are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in settled:
+        if isinstance(one.value, Docs):
+            (folder / f"{one.value.title}.md").write_text(one.value.markdown, encoding="utf-8")
+
+
+async def _stopped_by_signals(root: Path, console: Console) -> Totals:
+    """Run the demo, and cancel it on SIGINT, SIGTERM and SIGHUP, so that it stops what it started.
+
+    A second signal cancels the stopping as well.
+    """
+    me = asyncio.current_task()
+    assert me is not None
+
+    def stop() -> None:
+        console.print("Stopping")
+        me.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await run_demo(root, console)
+
+
+def main() -> int:
+    """Run the demo over the repository, and return the exit code: 0 when the demo reached all its numbers."""
+    console, code = Console(), 1
+    try:
+        with _told(console):
+            totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[2], console))
+            code = 1 if totals.shortfalls else 0
+    except asyncio.CancelledError:
+        console.print("Stopped, with everything that was started.")
+        code = _STOPPED
+    return code
+
+
+@contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """Print an error as a sentence with a fix, in place of a traceback, where a person can act upon the error."""
+    try:
+        yield
+    except* CoditectError as errors:
+        for error in _leaves(errors):
+            console.print(f"The demo could not run: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _leaves(group: BaseExceptionGroup[CoditectError]) -> Iterator[CoditectError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

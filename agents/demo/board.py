@@ -1,0 +1,166 @@
+"""The display of the running demo: a live table on a terminal, a line now and then anywhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from agents.demo.summary import Settled, latest
+from agents.demo.work import DemoTask
+from coditect import Event
+
+_FRAME_EVERY_SECONDS = 0.125
+_LINE_EVERY_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class BoardRow:
+    """The counts of one capability; a submitted task that is in none of the last three still waits."""
+
+    submitted: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Board:
+    """The state of every task: the demo notes submits and ends, the agents' events tell the starts.
+
+    An event may come before its task's submit has returned, and a missed one only makes "running" too low. Only one
+    event loop uses the board.
+    """
+
+    latest: str = ""
+    began: float = field(default_factory=time.monotonic)
+    _jobs: dict[str, DemoTask] = field(default_factory=dict)
+    _started: set[str] = field(default_factory=set)
+    _settled: dict[str, bool] = field(default_factory=dict)
+    _agents: set[tuple[str, str]] = field(default_factory=set)
+
+    def submitted(self, task_id: str, job: DemoTask) -> None:
+        """Count a task as submitted, because the broker has it."""
+        self._jobs[task_id] = job
+
+    def heard(self, event: Event) -> None:
+        """Count a task as running, when an agent's event says that it started."""
+        if event.type == "task.started":
+            self._started.add(event.subject)
+
+    def settled(self, task_id: str, one: Settled) -> None:
+        """Count a task as done or failed, and keep its result if it is the latest."""
+        self._jobs.setdefault(task_id, one.job)
+        self._settled[task_id] = one.value is not None
+        self._agents.add((one.job.capability, one.agent_id))
+        self.latest = latest(one.value) or self.latest
+
+    @property
+    def rows(self) -> dict[str, BoardRow]:
+        """The counts by capability, in alphabetical order."""
+        rows = {capability: BoardRow() for capability in sorted({job.capability for job in self._jobs.values()})}
+        for task_id, job in self._jobs.items():
+            row = rows[job.capability]
+            row.submitted += 1
+            if task_id not in self._settled:
+                row.running += task_id in self._started
+            elif self._settled[task_id]:
+                row.done += 1
+            else:
+                row.failed += 1
+        return rows
+
+    def done(self, capability: str) -> int:
+        """Return how many tasks of the capability ended with a value."""
+        row = self.rows.get(capability)
+        return row.done if row else 0
+
+    def agents(self, capability: str) -> int:
+        """Return how many agents have answered tasks of the capability."""
+        return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
+
+    @property
+    def open(self) -> int:
+        """Number of tasks that were submitted and have not ended."""
+        return len(self._jobs) - len(self._settled)
+
+    @property
+    def asked(self) -> int:
+        """Number of started tasks that agents submitted to each other."""
+        return len(self._started - self._jobs.keys())
+
+    @property
+    def counts(self) -> str:
+        """The counts of all capabilities in one line, with the latest result."""
+        rows = self.rows.values()
+        done, failed = sum(row.done for row in rows), sum(row.failed for row in rows)
+        submitted, running = sum(row.submitted for row in rows), sum(row.running for row in rows)
+        return f"submitted {submitted}  running {running}  done {done}  failed {failed}  {self.latest}".rstrip()
+
+    def table(self) -> Group:
+        """Return the counts as a table, with the latest result below it."""
+        table = Table("capability", "submitted", "running", "done", "failed", title="The fleet at work")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for capability, row in self.rows.items():
+            table.add_row(capability, *(str(count) for count in (row.submitted, row.running, row.done, row.failed)))
+        seconds = time.monotonic() - self.began
+        table.caption = f"{seconds:.1f} s, {self.asked} requests between agents"
+        return Group(table, Text(self.latest, overflow="ellipsis", no_wrap=True))
+
+
+@asynccontextmanager
+async def show(board: Board, console: Console) -> AsyncIterator[None]:
+    """Show the board while the block runs, and once more at its end."""
+    if not console.is_terminal:
+        lines = _Lines(board, console)
+        async with _repeated(lines.print, _LINE_EVERY_SECONDS):
+            yield
+        return
+    with Live(board.table(), console=console, auto_refresh=False) as live:
+        async with _repeated(lambda: live.update(board.table(), refresh=True), _FRAME_EVERY_SECONDS):
+            yield
+
+
+@dataclass(slots=True)
+class _Lines:
+    board: Board
+    console: Console
+    said: str = ""
+
+    def print(self) -> None:
+        """Print one line, if the counts have changed since the last."""
+        counts = self.board.counts
+        if counts != self.said:
+            self.said = counts
+            seconds = time.monotonic() - self.board.began
+            self.console.print(f"{seconds:5.1f} s  {counts}", markup=False, highlight=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def _repeated(draw: Callable[[], None], every_seconds: float) -> AsyncIterator[None]:
+    over = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_repeat(draw, every_seconds, over))
+        try:
+            yield
+        finally:
+            over.set()
+
+
+async def _repeat(draw: Callable[[], None], every_seconds: float, over: asyncio.Event) -> None:
+    while not over.is_set():
+        draw()
+        try:
+            async with asyncio.timeout(every_seconds):
+                await over.wait()
+        except TimeoutError:
+            continue
+    draw()

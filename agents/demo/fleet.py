@@ -1,0 +1,152 @@
+"""The demo's fleet: a folder of its own, private servers, a dispatcher, and six agent processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.agent.processes.process import ProcessId
+from coditect.local.errors import AlreadyUp
+from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, process_plan
+from coditect.local.private import PrivateServers, private_servers
+from coditect.local.servers.ports import keep_addresses
+from coditect.local.state import UpFolder, hold
+from coditect.local.supervisor import ProcessSupervisor, Say, guarded
+
+FLEET = {
+    "reviewer-1": "reviewer.py",
+    "reviewer-2": "reviewer.py",
+    "tester-1": "tester.py",
+    "documenter-1": "documenter.py",
+    "summarizer-1": "summarizer.py",
+    "publisher-1": "publisher.py",
+}
+_URLS = ("CODITECT_AMQP_URL", "CODITECT_REDIS_URL")
+_MOST_AT_ONCE = 20
+_DRAIN_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunningFleet:
+    """The demo's servers and agents while they run."""
+
+    environ: dict[str, str]
+    """The environment for a client of this fleet."""
+
+    servers: PrivateServers | None
+    """The servers that the demo started; None when RabbitMQ is the user's."""
+
+    supervisor: ProcessSupervisor
+
+    def process_of(self, name: str) -> ProcessId | None:
+        """Return the process that runs the agent now; None between a death and a restart."""
+        return next((child.process for child in self.supervisor.children if child.name == name), None)
+
+
+@contextmanager
+def demo_folder(root: Path) -> Iterator[Path]:
+    """Hold ``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run, inside the block.
+
+    Remains of an earlier demo (it may have been killed) on its broker and in its ledger are removed.
+
+    Raises:
+        AlreadyUp: 20 demos run already.
+    """
+    with ExitStack() as stack:
+        folder = _hold_first(root / ".coditect", stack)
+        for server in ("rabbitmq", "redis"):
+            shutil.rmtree(folder / server / "data", ignore_errors=True)
+        for file in folder.glob(f"{LEDGER}*"):
+            file.unlink()
+        yield folder
+
+
+def _hold_first(below: Path, stack: ExitStack) -> Path:
+    for number in range(1, _MOST_AT_ONCE):
+        folder = below / ("demo" if number == 1 else f"demo-{number}")
+        try:
+            stack.enter_context(hold(UpFolder(folder)))
+        except AlreadyUp:
+            continue
+        return folder
+    folder = below / f"demo-{_MOST_AT_ONCE}"
+    stack.enter_context(hold(UpFolder(folder)))
+    return folder
+
+
+@asynccontextmanager
+async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[RunningFleet]:
+    """Start servers and agents, which are ready inside the block and end after it.
+
+    Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The agents
+    start beside them: most of that is loading code, and then they wait for the broker.
+
+    Raises:
+        MissingServer: a server is not installed.
+        StartFailed: a server or an agent could not be started; nothing is left running.
+    """
+    # Settings that are meant for other programs (a port, a number of slots) must not reach all agents at once.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
+    given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
+    addresses = keep_addresses(UpFolder(folder).servers)
+    urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
+    parts = _plan(root, folder, urls, environ)
+    marker, ready = uuid.uuid4().hex, asyncio.Event()
+    supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
+    async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
+        servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
+        await ready.wait()
+        yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, supervisor)
+
+
+@asynccontextmanager
+async def _servers(
+    folder: Path, environ: Mapping[str, str], given: Mapping[str, str], *, say: Say
+) -> AsyncIterator[PrivateServers]:
+    missing = [server for server, url in zip(("RabbitMQ", "Redis"), _URLS, strict=True) if url not in given]
+    began = time.monotonic()
+    if missing:
+        say(f"Starting {' and '.join(missing)} in .coditect/{folder.name}")
+    wanted = {"rabbitmq": "RabbitMQ" in missing, "redis": "Redis" in missing}
+    async with private_servers(folder, environ=environ, **wanted) as servers:
+        if missing:
+            say(f"{' and '.join(missing)} ready after {time.monotonic() - began:.1f} s")
+        yield servers
+
+
+def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
+    agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
+    programs = tuple(
+        Program(
+            name,
+            (sys.executable, *arguments),
+            env={"CODITECT_DRAIN_SECONDS": str(_DRAIN_SECONDS)},
+            announces_ready=True,
+            ready_within_seconds=120.0,
+            stop_within_seconds=_DRAIN_SECONDS + 2,
+        )
+        for name, arguments in {"dispatcher-1": ("-m", "dispatcher"), **agents}.items()
+    )
+    plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
+    return process_plan(plan, environ=environ)
+
+
+@asynccontextmanager
+async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
+    """Run the agents inside the block; `ready` is set once they are ready, and after the block they drain and end."""
+    stop = asyncio.Event()
+    with guarded(marker):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(supervisor.run(stop=stop, ready=ready.set))
+            try:
+                yield
+            finally:
+                stop.set()

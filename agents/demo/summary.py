@@ -1,0 +1,198 @@
+"""The summary of the demo for a person, and the judgement whether the demo did enough."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from agents.demo.work import DemoTask
+from agents.documenter import Docs, DocsRequest
+from agents.review.findings import Severity
+from agents.reviewer import Review
+from agents.summarizer import Summary
+from agents.tester import TestsReport
+from coditect.workflow.states import WorkflowState
+
+MIN_COMPLETED, MIN_PROCESSES, MIN_AT_ONCE = 101, 5, 100
+_SHOWN = 5
+_EXAMPLE = "README.md"
+_EXAMPLE_WIDTH = 100
+NEXT = """
+Next:
+  source .venv/bin/activate
+  coditect up --detach                              a fleet of your own, which stays; `coditect down` stops it
+  coditect agent list                               who is there, and what each of them can do
+  coditect task submit text.summarize '{"text": "One sentence. And another one, which is longer."}'
+  README.md, "The first agent": an agent of your own in ten lines"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A task of the demo and its end: a value, or an error, or (lost) no answer at all."""
+
+    job: DemoTask
+    value: BaseModel | None = None
+    error: str = ""
+    lost: bool = False
+    agent_id: str = ""
+    started_ms: int = 0
+    """The start by the agent's clock, in milliseconds since the epoch; 0 when the task never began."""
+
+    finished_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The numbers by which the demo judges itself."""
+
+    completed: int
+    failed: int
+    lost: int
+    processes: int
+    at_once: int
+    wall_seconds: float
+    workflow: WorkflowState
+    """The final state of the workflow."""
+
+    @property
+    def shortfalls(self) -> list[str]:
+        """The numbers that were not reached, as sentences; empty is success."""
+        checks = {
+            f"{self.lost} tasks were lost": self.lost == 0,
+            f"{self.failed} tasks failed": self.failed == 0,
+            f"only {self.completed} tasks completed, not {MIN_COMPLETED}": self.completed >= MIN_COMPLETED,
+            f"only {self.processes} agent processes worked, not {MIN_PROCESSES}": self.processes >= MIN_PROCESSES,
+            f"only {self.at_once} handlers ran at once, not {MIN_AT_ONCE}": self.at_once >= MIN_AT_ONCE,
+            f"the workflow ended as {self.workflow.value}": self.workflow is WorkflowState.COMPLETED,
+        }
+        return [said for said, reached in checks.items() if not reached]
+
+
+def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: WorkflowState) -> Totals:
+    """Return the totals of what the agents reported about themselves."""
+    completed = sum(one.value is not None for one in settled)
+    lost = sum(one.lost for one in settled)
+    return Totals(
+        completed=completed,
+        failed=len(settled) - completed - lost,
+        lost=lost,
+        processes=len({one.agent_id for one in settled if one.agent_id}),
+        at_once=peak([(one.started_ms, one.finished_ms) for one in settled if one.started_ms]),
+        wall_seconds=wall_seconds,
+        workflow=workflow,
+    )
+
+
+def peak(spans: Sequence[tuple[int, int]]) -> int:
+    """Return the most spans that overlap at one instant; a span that ends when another begins does not overlap it."""
+    edges = sorted([(start, 1) for start, _ in spans] + [(max(end, start + 1), -1) for start, end in spans])
+    highest = running = 0
+    for _, step in edges:
+        running += step
+        highest = max(highest, running)
+    return highest
+
+
+def describe(settled: Sequence[Settled], totals: Totals) -> str:
+    """Return the summary as plain text."""
+    lines = [
+        "",
+        f"{totals.completed} tasks completed by {totals.processes} agent processes in {totals.wall_seconds:.1f} s",
+        f"{totals.at_once} handlers at work at one instant, {totals.failed} tasks failed, {totals.lost} lost",
+        *_about_agents(settled),
+        "",
+        *_example(settled),
+        *_about_reviews([one.value for one in settled if isinstance(one.value, Review)]),
+        *_about_tests([one.value for one in settled if isinstance(one.value, TestsReport)]),
+        *_about_texts(settled),
+        *_about_errors(settled),
+    ]
+    return "\n".join([*lines, *(f"NOT REACHED: {said}" for said in totals.shortfalls)])
+
+
+def latest(value: BaseModel | None) -> str:
+    """Return one line about a result, for a person who watches."""
+    match value:
+        case Review():
+            return f"reviewed {value.files} files, {sum(value.counts.values())} remarks"
+        case TestsReport():
+            return f"{value.passed} tests passed, {value.failed + value.errors} failed"
+        case Docs():
+            return f"{value.title}: {value.documented} of {value.objects} public names documented"
+        case Summary(keywords=[_, *_]):
+            return f"keywords: {', '.join(value.keywords[:5])}"
+        case _:
+            return ""
+
+
+def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
+    counts = Counter(one.agent_id for one in settled if one.agent_id)
+    if counts:
+        yield ", ".join(f"{agent_id} did {counts[agent_id]}" for agent_id in sorted(counts))
+
+
+def _example(settled: Sequence[Settled]) -> Iterator[str]:
+    """Yield one task as it went over the broker: its input, and its output."""
+    for one in settled:
+        if one.job.subject == _EXAMPLE and one.value is not None:
+            yield f"One of them, {one.job.capability} of {one.job.subject}:"
+            yield f"  input   {_shortened(one.job.input)}"
+            yield f"  output  {_shortened(one.value)}"
+            yield ""
+
+
+def _shortened(value: BaseModel) -> str:
+    """Return the value as JSON, its long texts cut."""
+    fields = value.model_dump(mode="json", exclude_unset=True)
+    return json.dumps({name: _cut(field) for name, field in fields.items()}, ensure_ascii=False)
+
+
+def _cut(field: object) -> object:
+    if isinstance(field, list):
+        return [_cut(element) for element in field]
+    if not isinstance(field, str) or len(field) <= _EXAMPLE_WIDTH:
+        return field
+    return f"{field[:_EXAMPLE_WIDTH]}... ({len(field)} characters)"
+
+
+def _about_reviews(reviews: Sequence[Review]) -> Iterator[str]:
+    counts: Counter[Severity] = Counter()
+    for review in reviews:
+        counts.update(review.counts)
+    said = ", ".join(f"{counts[severity]} {severity.value}" for severity in Severity)
+    yield f"Review: {sum(review.files for review in reviews)} files, {said}"
+
+
+def _about_tests(reports: Sequence[TestsReport]) -> Iterator[str]:
+    passed = sum(report.passed for report in reports)
+    failures = [failure for report in reports for failure in report.failures]
+    skipped = sum(report.skipped for report in reports)
+    yield f"Tests: {passed} passed, {len(failures)} failed, {skipped} skipped, in {len(reports)} runs"
+    yield from (f"  {failure.nodeid}: {_first(failure.message)}" for failure in failures[:_SHOWN])
+
+
+def _about_texts(settled: Sequence[Settled]) -> Iterator[str]:
+    docs = [one.value for one in settled if isinstance(one.value, Docs)]
+    summaries = [one.value for one in settled if isinstance(one.value, Summary)]
+    names, documented = sum(page.objects for page in docs), sum(page.documented for page in docs)
+    yield f"Docs: {len(docs)} pages written, {documented} of {names} public names documented"
+    overviews = sum(one.value is not None and _asks(one.job) for one in settled)
+    yield f"  {overviews} overviews on top of them were asked of the summarizer by the documenter"
+    yield f"Summaries: {len(summaries)} texts, {sum(one.sentences_read for one in summaries)} sentences read"
+
+
+def _asks(job: DemoTask) -> bool:
+    return isinstance(job.input, DocsRequest) and job.input.summary
+
+
+def _about_errors(settled: Sequence[Settled]) -> Iterator[str]:
+    errors = [one for one in settled if one.error]
+    yield from (f"  {one.job.capability} {one.job.subject}: {_first(one.error)}" for one in errors[:_SHOWN])
+
+
+def _first(text: str) -> str:
+    return text.strip().partition("\n")[0][:120]

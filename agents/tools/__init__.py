@@ -1,0 +1,1 @@
+"""What several agents share: confined paths, limited child processes, and readers and writers of their formats."""

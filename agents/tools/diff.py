@@ -1,0 +1,138 @@
+"""Unified diffs: the parts of files that a change added, as fragments that tools can read.
+
+Each hunk becomes a file of its own below the workspace, with its lines at their real numbers (blank lines before them).
+A hunk that starts inside a block gets openers (``if 1:``) in those blank lines, so that most fragments parse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from agents.tools.sources import MAX_FILES, SourceFile
+from coditect.errors import InputError
+
+_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_MAX_LINE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """The new side of a hunk of a diff: its lines, and which of them were added."""
+
+    file: str
+    start: int
+    lines: tuple[str, ...]
+    added: frozenset[int]
+    """The numbers of the added lines in the new file, from 1."""
+
+    whole: bool = False
+    """Whether the hunk is the whole file, because the file is new."""
+
+
+def parse_diff(text: str) -> list[Hunk]:
+    """Return the hunks of a unified diff (git's or plain), in order; deletions of whole files are left out.
+
+    Raises:
+        InputError: not retryable; the text is no unified diff, or it is cut off.
+    """
+    hunks: list[Hunk] = []
+    lines = text.split("\n")  # not splitlines: a form feed ends no line of a diff
+    file, new, at = "", False, 0
+    while at < len(lines):
+        line = lines[at]
+        at += 1
+        if line.startswith("--- "):
+            new = line[4:].startswith("/dev/null")
+        elif line.startswith("+++ "):
+            file = _file_name(line[4:])
+        elif header := _HUNK.match(line):
+            hunk, at = _read_hunk(lines, at, header=header, file=file)
+            hunks.append(replace(hunk, whole=new and hunk.start == 1))
+    if not hunks:
+        raise InputError("this is no unified diff; give the output of `git diff` or `diff -u`")
+    return [hunk for hunk in hunks if hunk.file and hunk.lines]
+
+
+def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
+    """Write each Python hunk below the workspace and return them as sources that count only added lines.
+
+    Raises:
+        InputError: not retryable; there are too many hunks.
+    """
+    sources = []
+    for number, hunk in enumerate(hunks):
+        if not hunk.file.endswith((".py", ".pyi")) or not hunk.added:
+            continue
+        path = workspace / "hunks" / f"{number:05}" / hunk.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*_padding(hunk), *hunk.lines, ""]), encoding="utf-8")
+        sources.append(SourceFile(hunk.file, path, hunk.added, hunk.whole))
+    if len(sources) > MAX_FILES:
+        raise InputError("too many hunks for one task; split the diff", limit=MAX_FILES)
+    return sources
+
+
+def _file_name(field: str) -> str:
+    name = field.partition("\t")[0].strip().strip('"')
+    if name == "/dev/null":
+        return ""
+    name = name.removeprefix("b/")
+    if name.startswith("/") or ".." in PurePosixPath(name).parts or "\x00" in name:
+        raise InputError("a file name in the diff leaves the repository; give names relative to its root", file=name)
+    return name
+
+
+def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -> tuple[Hunk, int]:
+    """Return the hunk whose lines begin at index `at`, and the index behind it.
+
+    Raises:
+        InputError: not retryable; the hunk is cut off or damaged.
+    """
+    start, old, new = int(header[3]), int(header[2] or 1), int(header[4] or 1)
+    if start + new > _MAX_LINE:
+        raise InputError("a line number in the diff is too large", line=start, limit=_MAX_LINE)
+    kept: list[str] = []
+    added: set[int] = set()
+    while old > 0 or new > 0:
+        if at >= len(lines):
+            raise InputError("the diff ends inside a hunk; give all of it", line=at)
+        mark, rest = lines[at][:1], lines[at][1:]
+        at += 1
+        if mark == "\\":
+            continue
+        if mark not in {"+", "-", " ", ""}:
+            raise InputError("a line of the diff has no mark; give it unchanged", line=at)
+        if mark == "+":
+            added.add(start + len(kept))
+        if mark != "-":
+            kept.append(rest)
+        old -= mark != "+"
+        new -= mark != "-"
+    return Hunk(file, start, tuple(kept), frozenset(added)), at
+
+
+def _padding(hunk: Hunk) -> list[str]:
+    openers = list(_openers(hunk.lines))
+    blank = max(0, hunk.start - 1 - len(openers))
+    return ["" for _ in range(blank)] + openers[: max(0, hunk.start - 1)]
+
+
+def _openers(lines: tuple[str, ...]) -> Iterator[str]:
+    """Yield one opener for every indentation that the fragment returns to and never opened, outermost first."""
+    shallowest: dict[int, str] = {}
+    least: int | None = None
+    for line in lines:
+        text = line.lstrip(" ")
+        indent = len(line) - len(text)
+        if not text or text.startswith("#") or (least is not None and indent >= least):
+            continue
+        shallowest[indent] = text
+        least = indent
+    if not shallowest or max(shallowest) == 0:
+        return
+    for indent in sorted({0, *shallowest} - {max(shallowest)}):
+        ends_try = shallowest.get(indent, "").startswith(("except", "finally"))
+        yield " " * indent + ("try:" if ends_try else "if 1:")

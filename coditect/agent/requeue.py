@@ -1,0 +1,74 @@
+"""The return of deliveries that could not be settled: after a pause that doubles, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from coditect.broker.port import Delivery
+from coditect.errors import InputError, NotFound, Retryable, Unroutable
+
+log = logging.getLogger(__name__)
+
+FIRST_RETURN_SECONDS = 1.0
+LONGEST_RETURN_SECONDS = 60.0
+"""Longest pause before a delivery that could not be settled goes back; the pause doubles each time."""
+MOST_RETURNS = 8
+"""Number of returns after which a delivery that still cannot be settled becomes a dead letter."""
+
+
+class InHand(Protocol):
+    """The deliveries that wait for the outcome of one execution, usually a single one."""
+
+    def requeue(self) -> None:
+        """Return the delivery to its queue, for any agent."""
+
+    def reject(self) -> None:
+        """Reject the delivery, so that the broker makes a dead letter of it."""
+
+
+async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:
+    """Await work that settles a delivery; if the work fails, settle the delivery by `not_settled`."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - told in full
+        await not_settled(error, delivery, in_hand)
+    except BaseException:
+        (in_hand or delivery).requeue()
+        raise
+
+
+async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | None = None) -> None:
+    """Settle a delivery after an error: return it after a pause that doubles, or make a dead letter of it at last.
+
+    Trouble of the broker as a whole makes no dead letters; an error of the message itself makes one at once.
+    """
+    in_hand, returns = in_hand or delivery, delivery.delivery_count
+    facts = {"task_id": delivery.message.message_id, "reason": str(error), "returns": returns}
+    wrong_itself = isinstance(error, InputError) and not isinstance(error, NotFound | Unroutable)
+    if isinstance(error, Retryable):
+        log.warning("A task could not be settled; it is returned", extra=facts)
+    elif wrong_itself:
+        log.warning("A task cannot be settled; it becomes a dead letter", extra=facts)
+        in_hand.reject()
+        return
+    elif returns >= MOST_RETURNS:
+        log.error("A task cannot be settled; it becomes a dead letter", exc_info=error, extra=facts)
+        in_hand.reject()
+        return
+    else:
+        log.error("The runtime failed on a delivery; it is returned", exc_info=error, extra=facts)
+    try:
+        if returns or not isinstance(error, Retryable):
+            await asyncio.sleep(pause_seconds(delivery))
+    finally:
+        in_hand.requeue()
+
+
+def pause_seconds(delivery: Delivery) -> float:
+    """Return the pause before a delivery goes back: doubled each time, up to a minute; 0 s if the delivery is lost."""
+    if delivery.lost:
+        return 0.0
+    return float(min(FIRST_RETURN_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_RETURN_SECONDS))

@@ -1,0 +1,350 @@
+"""The decision about what follows from the end of an attempt: another attempt, a dead letter, or an answer.
+
+A task without an owner is tried again while attempts are left, and becomes a dead letter when they are used up. A
+workflow task's owner gets a report of every end, and decides. The delivery is acknowledged last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from coditect.agent.declaration import Capability
+from coditect.agent.execution.execution import Execution, Remembered, RememberedAnswer
+from coditect.agent.execution.handler import HandlerEnd, SentBack, said
+from coditect.agent.requeue import guarded, not_settled
+from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
+from coditect.agent.workflow_tasks.acquire import NoOwner
+from coditect.agent.workflow_tasks.managed import ManagedTasks
+from coditect.aio.clock import Clock
+from coditect.broker.port import Delivery
+from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
+from coditect.messaging.event_publisher import Events
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.result import ENDED_AS, Failure, Outcome, Status
+from coditect.model.task import Task
+from coditect.wire import routing, tasks
+from coditect.wire.json import dumps
+
+log = logging.getLogger(__name__)
+
+OWNER_SECONDS = 10.0
+"""The average delay of a workflow task that is sent back because too many tasks wait for the same owner."""
+TRACEBACK_SECONDS = 1.0
+MOST_SHOWN = 500
+"""Number of characters of an exception's message in a log line."""
+
+
+class Outcomes:
+    """The outcomes of one agent process: ends executions, answers for them, and remembers the answers."""
+
+    def __init__(
+        self,
+        settler: Settler,
+        events: Events,
+        clock: Clock,
+        *,
+        agent_id: AgentId,
+        capabilities: Mapping[str, Capability],
+        managed: ManagedTasks,
+    ) -> None:
+        self.tracebacks = True
+        """Whether results carry tracebacks."""
+        self._managed = managed
+        self._events = events
+        self._clock = clock
+        self._agent_id = agent_id
+        self._capabilities = capabilities
+        self._settler = settler
+        self._remembered = Remembered()
+        self._next_traceback: dict[str, float] = {}
+        """The instant from which the next traceback may be logged, by capability."""
+        self.known = self._remembered.get
+        """The outcome of an execution key, if the execution completed here in the last ten minutes; else None."""
+        self.completed = 0
+        self.failed = 0
+        """Number of failed attempts, and of tasks that ended without a value."""
+
+    async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
+        """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
+        await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
+        execution.ack()
+
+    def complete(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
+        """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""
+        task = execution.task
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.completed += 1
+        if execution.key is not None:
+            self._remembered.put(execution.key, outcome)
+        if task.owner is None:  # a workflow task's events are its owner's
+            self._tell(task, Status.COMPLETED)
+        return outcome
+
+    def post(self, answer: RememberedAnswer) -> None:
+        """Start to send the reply; the answer learns the result, and `answer` must follow if anything went wrong."""
+        if answer.execution.task.owner is not None:
+            self._managed.post(answer)
+        else:
+            self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+
+    def posted(self, answer: RememberedAnswer) -> None:
+        """Note that a posted reply was confirmed, and acknowledge its delivery."""
+        task = answer.execution.task
+        if task.owner is None:
+            self._settler.taken(task)
+        else:
+            self._managed.taken(task.owner)
+        answer.execution.delivery.ack()
+
+    async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
+        """Reply, and acknowledge the deliveries; `failed` is the error of a first try, if there was one.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
+        """
+        if execution.task.owner is not None:
+            await self._managed.report(execution, outcome, failed=failed)
+            return
+        await self._settler.reply(execution.task, outcome, failed)
+        execution.delivery.ack()
+        await self.answer_attached(execution, outcome)
+
+    async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
+        """Answer each attached delivery by itself and acknowledge it; a workflow task's owner gets a single answer.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries that were not answered are not settled then.
+        """
+        if execution.task.owner is not None:
+            execution.ack()
+            return
+        answered = 0
+        while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
+            wanting, delivery = execution.attached[answered]
+            await self._settler.reply(wanting, _for_another(outcome, wanting))
+            delivery.ack()
+            answered += 1
+
+    async def settle(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
+        """Publish what follows from the end of an attempt, and acknowledge the deliveries.
+
+        Raises:
+            CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
+        """
+        task = execution.task
+        if task.owner is not None:
+            await self._report(execution, ended, started_ms, finished_ms)
+            return
+        if ended.status is Status.COMPLETED:
+            await self.answer(execution, self.complete(execution, ended, started_ms, finished_ms))
+            return
+        if await self._retried(execution, ended):
+            return
+        self._log_failure(task, ended)
+        outcome = self._outcome(task, ended, started_ms, finished_ms)
+        self.failed += 1
+        if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
+            await self._bury(execution, ended.failure)
+        self._tell(task, ended.status)
+        await self.answer(execution, outcome)
+
+    def _outcome(self, task: Task, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
+        failure = ended.failure
+        if failure is not None and not self.tracebacks:
+            failure = replace(failure, traceback="")  # its log and its dead letter have it
+        return Outcome(
+            ended.status,
+            ended.body if failure is None else _body(failure),
+            task.id,
+            task.correlation_id or task.id,
+            self._agent_id,
+            task.attempt,
+            task.owner.fence if task.owner is not None else None,
+            started_ms,
+            finished_ms,
+            failure,
+            ended.claims,
+        )
+
+    def _tell(self, task: Task, status: Status) -> None:
+        ending = ENDED_AS[status]
+        if self._events.heard(ending, task.id or ""):
+            self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
+
+    async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
+        """Report the end of a workflow task to its owner, with what the retry policy says of the end."""
+        task, failure, retry_ms = execution.task, ended.failure, None
+        if ended.status is Status.FAILED and failure is not None:
+            policy = self._capabilities[task.capability].retry
+            failure = replace(failure, retryable=worth_another(ended.error, policy))
+            if failure.retryable and task.attempt < policy.max_attempts:
+                retry_ms = round(1000 * policy.delay_seconds(task.attempt, self._clock.chance()))
+        if failure is None:
+            outcome = self.complete(execution, ended, started_ms, finished_ms)
+        else:
+            self.failed += 1
+            self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
+            outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
+        await self._managed.report(execution, outcome, retry_ms=retry_ms)
+
+    async def _retried(self, execution: Execution, ended: HandlerEnd) -> bool:
+        task = execution.task
+        policy = self._capabilities[task.capability].retry
+        attempts = min(task.limits.max_attempts or policy.max_attempts, policy.max_attempts)
+        if (
+            ended.status is not Status.FAILED
+            or ended.failure is None
+            or task.attempt >= attempts
+            or not worth_another(ended.error, policy)
+            or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
+        ):
+            return False
+        self.failed += 1
+        delay_ms = await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
+        execution.ack()
+        return True
+
+    def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
+        """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
+        failure = ended.failure
+        if failure is None or ended.error is None or ended.status is not Status.FAILED:
+            return
+        error = f"{failure.type}: {failure.message[:MOST_SHOWN]}"
+        facts = {"task_id": task.id, "capability": task.capability, "attempt": task.attempt, **retry, "error": error}
+        if (now := asyncio.get_running_loop().time()) >= self._next_traceback.get(task.capability, 0.0):
+            self._next_traceback[task.capability] = now + TRACEBACK_SECONDS
+            facts["traceback"] = failure.traceback
+        if retry:
+            log.warning("An attempt failed; the task is tried again", extra=facts)
+        else:
+            log.error("A task failed", extra=facts)
+
+    async def _bury(self, execution: Execution, failure: Failure) -> None:
+        task, delivery = execution.task, execution.delivery
+        errors = (*task.errors, self._settler.history(task, failure))
+        try:
+            await self._settler.bury(
+                delivery.message, routing.key_of(task), failure, attempt=task.attempt, errors=errors
+            )
+        except Unroutable as error:
+            log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
+            delivery.reject()
+
+    async def unsettled(self, execution: Execution, error: BaseException) -> None:
+        """Settle an attempt that ended with an error of the runtime; a cancel returns its deliveries and goes on."""
+        try:
+            await self._settle_failed(execution, error)
+        except BaseException:
+            execution.requeue()
+            raise
+
+    async def _settle_failed(self, execution: Execution, error: BaseException) -> None:
+        """Settle an attempt on which the runtime itself failed, as a failed attempt, so that it counts.
+
+        Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
+        """
+        delivery = execution.delivery
+        if isinstance(error, SentBack):  # a workflow task, which waits for its owner's word
+            await guarded(self.send_back(execution, within_seconds=OWNER_SECONDS), delivery, execution)
+        elif isinstance(error, NoOwner):
+            await guarded(self._disown(execution, error), delivery, execution)
+        elif isinstance(error, Retryable | SetupError | NotFound | Unroutable):
+            await not_settled(error, delivery, execution)
+        elif isinstance(error, Exception):
+            log.error("The runtime failed on a task", exc_info=error, extra={"task_id": execution.task.id})
+            failure = Failure("not_settled", type(error).__name__, said(error), retryable=True)
+            now = self._clock.now_ms()
+            ended = HandlerEnd(Status.FAILED, failure=failure, error=error)
+            await guarded(self.settle(execution, ended, now, now), delivery, execution)
+        else:
+            raise error
+
+    async def _disown(self, execution: Execution, error: NoOwner) -> None:
+        """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
+        self.failed += 1
+        log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
+        failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
+        await self._bury(execution, failure)
+        execution.ack()
+
+    async def settle_unstarted(self, task: Task, delivery: Delivery, ended: HandlerEnd) -> None:
+        """Settle a task that never started here, as `settle` does; an error settles the delivery by `not_settled`."""
+        now = self._clock.now_ms()
+        execution = Execution(task, delivery, task.execution_key)
+        await guarded(self.settle(execution, ended, now, now), delivery)
+
+    async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
+        """Answer a repeated delivery with the outcome that is known, and acknowledge it."""
+
+        async def tell() -> None:
+            await self._settler.reply(task, _for_another(outcome, task))
+            delivery.ack()
+
+        await guarded(tell(), delivery)
+
+    async def refuse(self, delivery: Delivery, error: InputError) -> None:
+        """Refuse a message that is no task: a dead letter with the reason, an answer if possible, and an ack."""
+        reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
+        failure = Failure(
+            reason,
+            type(error).__name__,
+            str(error),
+            fix=str(error.facts.get("fix", "see docs/wire.md for what a task may carry")),
+        )
+        await guarded(self._bury_and_answer(delivery, failure), delivery)
+
+    async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
+        message = delivery.message
+        key = routing.queue_key(delivery.queue)
+        if key is None:
+            delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
+            return
+        capability, priority = routing.parse_task_key(key)
+        owned = tasks.owner_of(message)
+        if owned is not None:
+            task_id = TaskId(message.message_id or "")
+            task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])
+            now = self._clock.now_ms()
+            with suppress(NoOwner):  # then it is a dead letter as anybody's
+                await self.settle(
+                    Execution(task, delivery, None), HandlerEnd(Status.REJECTED, failure=failure), now, now
+                )
+                return
+        try:
+            await self._settler.bury(message, key, failure, attempt=1, errors=())
+        except Unroutable:
+            delivery.reject()
+            return
+        anonymous = Task(
+            capability,
+            priority,
+            b"",
+            id=TaskId(message.message_id) if message.message_id else None,
+            correlation_id=message.correlation_id,
+            reply_to=message.reply_to,
+        )
+        outcome = Outcome(
+            Status.REJECTED,
+            _body(failure),
+            message.message_id,
+            message.correlation_id or message.message_id,
+            self._agent_id,
+            failure=failure,
+        )
+        await self._settler.reply(anonymous, outcome)
+        delivery.ack()
+
+
+def _for_another(outcome: Outcome, task: Task) -> Outcome:
+    """Return an outcome for a repeated delivery, which may carry a correlation id of its own."""
+    return replace(outcome, correlation_id=task.correlation_id or task.id)
+
+
+def _body(failure: Failure) -> bytes:
+    """Return the body of a result without a value."""
+    return dumps(failure.as_json())

@@ -1,0 +1,262 @@
+"""Settlement of deliveries: publish what follows from the end of an attempt, then acknowledge the delivery.
+
+The owner of a workflow task decides about its failure. A task without an owner is tried again through the retry-delay
+queues while attempts are left, and then becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coditect.agent.processes.pool import RemoteError
+from coditect.aio.clock import Clock
+from coditect.broker.port import Broker, Promise
+from coditect.errors import CoditectError, NotFound, Overloaded, Retryable, SetupError
+from coditect.messaging.event_publisher import Events
+from coditect.model.ids import AgentId
+from coditect.model.message import Message
+from coditect.model.result import Failure, Outcome
+from coditect.model.retry import Retry, retry_delay_ms
+from coditect.model.task import Task
+from coditect.wire import routing, tasks
+from coditect.wire.history import history_header
+from coditect.wire.json import dumps
+from coditect.wire.return_addresses import ReturnAddresses
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 60.0
+SENT_BACK_SECONDS = 1.0
+FULL_REPLIES_SECONDS = 2.0
+FULL_PAUSE_SECONDS = 0.1
+MOST_FULL = 1_000
+_MAX_HEADER_TEXT = 4_096
+_MAX_CARRIED_BYTES = 16 * 1024
+_MAX_ERROR_BYTES = 16 * 1024
+_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+
+
+class Settler:
+    """The publisher of replies, retries and dead letters of one agent process."""
+
+    def __init__(
+        self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId, addresses: ReturnAddresses
+    ) -> None:
+        self._broker = broker
+        self._addresses = addresses
+        self._events = events
+        self._clock = clock
+        self._agent_id = agent_id
+        self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
+
+    def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
+        """Post a reply to the task's return address, if it has one, and resolve the promise.
+
+        `reply` must handle its errors.
+        """
+        address = self._address(task)
+        if address is None:
+            promise.set_result(None)
+            return
+        self._broker.post(
+            tasks.result_message(outcome, capability=task.capability),
+            promise,
+            exchange=address.exchange,
+            routing_key=address.routing_key,
+            timeout_seconds=PUBLISH_SECONDS,
+            wait_when_full=False,
+        )
+
+    def taken(self, task: Task) -> None:
+        """Note that a posted reply was confirmed: the queue of its receiver has room again."""
+        if self._full_since and (address := self._addresses.find(task.reply_to)) is not None:
+            self._full_since.pop(address, None)
+
+    async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
+        """Reply to the task's return address, if it has one, and await the confirm.
+
+        The outcome must carry the task's own correlation id. A reply that no queue takes, or that the broker's
+        permissions forbid, has no receiver: it is counted, published as an event, and dropped. A reply whose exchange
+        is missing waits until the exchange exists again. `failed` is the error of the first try, if there was one.
+
+        Raises:
+            Retryable: when the broker as a whole cannot take the reply.
+            SetupError: when the broker refuses the publish for another reason than the address.
+            Exception: any error of the publish that is not a CoditectError.
+        """
+        address = self._address(task)
+        if address is None:
+            return
+        message = tasks.result_message(outcome, capability=task.capability)
+        while True:
+            try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
+                await self._broker.publish(
+                    message,
+                    exchange=address.exchange,
+                    routing_key=address.routing_key,
+                    timeout_seconds=PUBLISH_SECONDS,
+                    wait_when_full=False,
+                )
+            except CoditectError as error:
+                if self._may_try_again(task, address, error):
+                    await asyncio.sleep(FULL_PAUSE_SECONDS)
+                    continue
+            else:
+                self._full_since.pop(address, None)
+            return
+
+    def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
+        """Return whether a reply is worth another try; drop the reply if it is not.
+
+        Raises:
+            CoditectError: the given error, when the trouble is the broker's and not the receiver's.
+        """
+        match error:
+            case Overloaded() if not self._broker.blocked:  # an alarm of the broker says nothing about the receiver
+                if self._may_wait(address):
+                    return True
+            case NotFound() if address.exchange:
+                log.error("An answer waits for the exchange of the replies", extra={"reason": str(error)})
+                return True  # `publish` has waited already; it is there again when somebody makes it
+            case SetupError() if self._addresses.refused(address, error):
+                log.warning("Only what `coditect.replies` takes is answered", extra={"reason": str(error)})
+            case Retryable() | SetupError():
+                raise error
+        self._unclaimed(task, error)
+        return False
+
+    def _address(self, task: Task) -> routing.Address | None:
+        """Return the return address of a task; None when it has none, or the address may not be answered."""
+        address = self._addresses.find(task.reply_to)
+        if address is None or self._addresses.reachable(address):
+            return address
+        self._unclaimed(task, SetupError("The broker's permissions do not allow it", entity=address.routing_key))
+        return None
+
+    def _may_wait(self, address: routing.Address) -> bool:
+        """Return whether a full reply queue is waited for: only for a moment, which all replies to it share.
+
+        The deliveries that wait for the queue take places that all tasks need.
+        """
+        now = asyncio.get_running_loop().time()
+        since = self._full_since.setdefault(address, now)
+        if len(self._full_since) > MOST_FULL:
+            self._full_since.popitem(last=False)
+        return now - since < FULL_REPLIES_SECONDS
+
+    def _unclaimed(self, task: Task, error: CoditectError) -> None:
+        self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
+        log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
+
+    async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> int:
+        """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds."""
+        delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
+        errors = (*task.errors, self.history(task, failure))
+        await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
+        self._events.emit(
+            "task.retrying", subject=task.id or "", attempt=task.attempt, delay_ms=delay_ms, error=failure.message
+        )
+        return delay_ms
+
+    async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
+        """Send a task that could not be suspended through a retry-delay queue, unchanged.
+
+        `within_seconds` is the mean delay.
+        """
+        delay_seconds = 2 * within_seconds * self._clock.chance()
+        await self._round(task, headers, retry_delay_ms(delay_seconds, self._clock.chance()))
+
+    async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
+        message = tasks.task_message(task)
+        await self._broker.publish(
+            replace(message, headers={**foreign_headers(headers), **message.headers}),
+            exchange=routing.retry_exchange(delay_ms),
+            routing_key=routing.key_of(task),
+            timeout_seconds=PUBLISH_SECONDS,
+        )
+
+    async def bury(self, message: Message, routing_key: str, failure: Failure, *, attempt: int, errors: Any) -> None:
+        """Make a dead letter of the message: unchanged, with the reason in its headers.
+
+        Raises:
+            Unroutable: when the capability has no dead-letter queue.
+            CoditectError: any other error of `Broker.publish`.
+        """
+        headers = foreign_headers(message.headers, keep_ours=True)
+        headers |= {
+            tasks.REASON: failure.reason,
+            tasks.AGENT: self._agent_id,
+            tasks.ATTEMPT: attempt,
+            tasks.ERROR: _error_header(failure),
+            tasks.DEAD_AT: self._clock.now_ms(),
+        }
+        if errors:
+            headers[tasks.ERRORS] = history_header(tuple(errors))
+        await self._broker.publish(
+            replace(message, headers=headers, expiration_ms=None),
+            exchange=routing.DEAD,
+            routing_key=routing_key,
+            timeout_seconds=PUBLISH_SECONDS,
+        )
+        self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
+
+    def history(self, task: Task, failure: Failure) -> dict[str, Any]:
+        """Return the record of one failed attempt that travels with the task."""
+        return {
+            "agent": self._agent_id,
+            "attempt": task.attempt,
+            "type": failure.type,
+            "message": failure.message[:500],
+            "reason": failure.reason,
+            "at_ms": self._clock.now_ms(),
+        }
+
+
+def _error_header(failure: Failure) -> str:
+    text = dumps(failure.as_json())
+    if len(text) > _MAX_ERROR_BYTES:
+        short = {name: value[-500:] if isinstance(value, str) else value for name, value in failure.as_json().items()}
+        text = dumps(short)
+    return text.decode()
+
+
+def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
+    """Return the headers worth carrying on: plain values not of the broker's own, 16 KiB of them, Coditect's first.
+
+    All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
+    `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
+    """
+    kept: dict[str, Any] = {}
+    left = _MAX_CARRIED_BYTES
+    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(tasks.PREFIX)):
+        if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
+            continue
+        if name.startswith(tasks.PREFIX) and not keep_ours:
+            continue
+        size = _carried_bytes(name, value)
+        if 0 < size <= left:
+            kept[name] = value
+            left -= size
+    return kept
+
+
+def _carried_bytes(name: str, value: object) -> int:
+    """Return the size of a header on the wire; 0 for a header that is not carried on."""
+    if isinstance(value, str):
+        return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
+    return len(name) + 10 if isinstance(value, bool | int | float) else 0
+
+
+def worth_another(error: BaseException | None, policy: Retry) -> bool:
+    """Return whether the retry policy allows another attempt; a worker process has applied the policy already."""
+    if isinstance(error, RemoteError):
+        return error.retryable
+    return policy.allows(error or Exception())

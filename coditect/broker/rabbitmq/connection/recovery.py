@@ -1,0 +1,346 @@
+"""A connection to RabbitMQ that is opened again after every loss.
+
+aiormq is used without aio-pika's robust layer: only the consumer knows what has to be restored (topology,
+subscriptions, credit), so restoring lives in one place (docs/adr/0002-aiormq-without-the-robust-layer.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import aiormq
+from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
+from aiormq.channel import Channel
+from aiormq.exceptions import ConnectionClosed
+from yarl import URL
+
+from coditect.broker.port import ServerInfo
+from coditect.broker.rabbitmq.connection.channels import is_blocked, open_channel
+from coditect.broker.rabbitmq.connection.lenient import read_leniently
+from coditect.broker.rabbitmq.connection.transport import Transport
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, shown, unreachable
+from coditect.broker.rabbitmq.path import WirePath
+from coditect.errors import CoditectError, SetupError, UnsupportedBroker
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5
+LOOK_SECONDS = 0.25
+QUIET_SECONDS = 0.8
+"""The silence after which a connection is asked for an answer."""
+LOST_SECONDS = 2.0
+"""The silence after which a connection with an open question may be replaced."""
+ANSWER_SECONDS = 1.0
+CONNECT_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+RESTORE_SECONDS = 30.0
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 1.0
+"""The longest pause between attempts while the port is closed, so that work goes on within a second after it opens."""
+LONGEST_REFUSED_SECONDS = 5.0
+"""The longest pause between attempts while a broker refuses the connection."""
+OLDEST = (3, 10)
+
+_NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+_NOT_CLOSED: tuple[type[BaseException], ...] = (*LOST, AttributeError)
+
+Restore = Callable[[AbstractConnection], Awaitable[None]]
+
+
+class _Connection(aiormq.Connection):
+    """aiormq's connection with a write queue that holds a confirm window's frames."""
+
+    FRAME_BUFFER_SIZE = 2048
+
+    async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
+        """Close, and end pending calls with a typed error instead of the bare `Exception` of aiormq."""
+        await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
+
+
+class RabbitConnection:
+    """A connection that is kept open; `restore` runs on every new one before any other use.
+
+    Of several hosts the first that answers is taken, and another after a loss.
+    """
+
+    def __init__(
+        self, url: str, *, name: str, path: WirePath, restore: Restore, heartbeat_seconds: int | None = None
+    ) -> None:
+        self.name = name
+        beat = str(heartbeat_seconds or HEARTBEAT_SECONDS)
+        self._hosts = deque(one.update_query(heartbeat=beat, name=name) for one in hosts_of(url))
+        self._restore = restore
+        self.path = path
+        self._up = asyncio.Event()
+        self._connection: AbstractConnection | None = None
+        self._transport = Transport(tap=path.tap)
+        self._asking: asyncio.Future[bool] | None = None
+        self._question: Callable[[], asyncio.Future[bool]] | None = None
+        self.on_silence: Callable[[], None] | None = None
+        """The function that is called before a connection without answers is given up."""
+        self._probe: Channel | None = None
+        self._heard_nothing = False
+        self._random = random.Random()  # noqa: S311 - jitter, not a secret
+        self._hopeless = asyncio.Event()
+        self._over = False
+        self.last_error: BaseException | None = None
+        self._away = False
+        """Whether there was a failure or a loss since the last connection."""
+        self._noted: set[tuple[str, type[BaseException]]] = set()
+        """The hosts and errors that were logged since the last connection."""
+
+    @property
+    def _url(self) -> URL:
+        """The address of the current host, or of the host that was tried last."""
+        return self._hosts[0]
+
+    @property
+    def address(self) -> str:
+        """The address of the current or last host, without secrets."""
+        return shown(str(self._url))
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        """The facts of each log line about the connection."""
+        return {"link": self.name, "url": self.address}
+
+    @property
+    def up(self) -> bool:
+        """Whether the connection is open, restored and answered."""
+        return self._up.is_set() and not self._over and not self._heard_nothing
+
+    @property
+    def answering(self) -> bool:
+        """Whether the connection answers: False while it is open and nothing comes back on it."""
+        return not self._heard_nothing
+
+    @property
+    def server(self) -> ServerInfo:
+        """The product and version of the broker that answered last."""
+        properties = getattr(self._connection, "server_properties", None) or {}
+        return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
+
+    async def connection(self) -> AbstractConnection:
+        """Return the open connection; waits for it without limit.
+
+        Raises:
+            ConnectionError: when there will be no more connection.
+        """
+        while True:
+            await self._up.wait()
+            if self._over:
+                raise ConnectionError("The link is closed")
+            if self._connection is not None and not self._connection.is_closed:
+                return self._connection
+            await asyncio.sleep(0)
+
+    async def first(self, seconds: float) -> None:
+        """Wait until the first connection is open, at most the given number of seconds.
+
+        Raises:
+            BrokerUnavailable: when there is none in time, with the reason; retryable.
+            SetupError: when the set-up is wrong, with the reason.
+        """
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._up, self._hopeless)]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self.up:
+            raise unreachable(self.address, self.last_error) from self.last_error
+
+    async def run(self) -> None:
+        """Open and restore the connection, wait for its loss, and repeat with growing pauses, until canceled."""
+        read_leniently()
+        self._up.clear()  # set by a run before this one that died, to say that there is no connection
+        self._over = False
+        failures = 0
+        try:
+            while not canceled_by_us():
+                connection = await self._open()
+                if connection is None:
+                    await asyncio.sleep(self._pause_seconds(failures))
+                    failures += 1
+                else:
+                    failures = 0
+                    await self._until_lost(connection)
+                    self._up.clear()
+                    self._away = True
+                    log.warning("The broker's connection was lost", extra=self._facts)
+                self._hosts.rotate(-1)
+        finally:
+            self._up.clear()
+            await self._close()
+            await self._stop_asking()
+            self._over = True
+            self._up.set()
+
+    def _pause_seconds(self, failures: int) -> float:
+        """Return the next pause, which doubles with every failure in a row.
+
+        Half of it is random, so that clients return apart.
+        """
+        away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
+        longest = LONGEST_PAUSE_SECONDS if away else LONGEST_REFUSED_SECONDS
+        return min(longest, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 20)) * self._random.uniform(0.5, 1.0)
+
+    async def _until_lost(self, connection: AbstractConnection) -> None:
+        """Wait for the loss; abort a connection that answers nothing while the broker greets a new one.
+
+        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its connections end
+        by aiormq's own limit of three heartbeats alone. The question is this program's own, not AMQP's heartbeat: an
+        event loop that was busy for seconds has its answer as soon as it reads again.
+        """
+        closing = connection.closing
+        while not closing.done() and not canceled_by_us():
+            quiet_in = 0.0 if self._heard_nothing else QUIET_SECONDS - self._transport.silent_seconds
+            await asyncio.wait({closing}, timeout=max(LOOK_SECONDS, quiet_in))
+            if not self._is_silent or is_blocked(connection) or closing.done() or await self.answers():
+                self._heard_nothing = False
+                continue
+            self._heard_nothing = True
+            if self._transport.silent_seconds > LOST_SECONDS and await self._is_greeted_anew() and self._is_silent:
+                log.warning("A silent connection is replaced", extra=self._facts)
+                if self.on_silence is not None:
+                    self.on_silence()
+                self.abort()
+        self._heard_nothing = False
+
+    @property
+    def _is_silent(self) -> bool:
+        return self._transport.silent_seconds > QUIET_SECONDS
+
+    async def _is_greeted_anew(self) -> bool:
+        """Return whether any of the hosts answers the first bytes of a new connection."""
+        greetings = [self._transport.is_greeted_anew(host) for host in self._hosts]
+        return any(await asyncio.gather(*greetings))
+
+    async def answers(self) -> bool:
+        """Return whether the broker answers on the present connection within a second."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            return False
+        asking = self._asking
+        if asking is None or asking.done():  # else the earlier question is still open
+            asking = self._asking = self._begin_to_ask(connection)
+        await asyncio.wait({asking}, timeout=ANSWER_SECONDS)
+        return asking.done() and not asking.cancelled() and asking.result()
+
+    def _begin_to_ask(self, connection: AbstractConnection) -> asyncio.Future[bool]:
+        if self._question is not None and self._probe is not None and not self._probe.is_closed:
+            return self._question()
+        return asyncio.get_running_loop().create_task(self._ask(connection), name="ask the broker")
+
+    async def _ask(self, connection: AbstractConnection) -> bool:
+        """Make a call without effect on a channel of its own, and return whether the broker answered it."""
+        try:
+            if self._probe is None or self._probe.is_closed:
+                self._probe, self._question = await open_channel(connection), None
+            await self._probe.flow(True, timeout=CLOSE_SECONDS * 2)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return False
+        except LOST as error:
+            log.debug("A silent connection does not answer", extra={"reason": repr(error)})
+            return False
+        return True
+
+    async def _stop_asking(self) -> None:
+        """End an open question together with its connection."""
+        asking, self._asking = self._asking, None
+        if asking is not None:
+            await asyncio.wait({asking}, timeout=CLOSE_SECONDS)
+            asking.cancel()
+
+    async def _open(self) -> AbstractConnection | None:
+        connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connection.connect()
+            self._connection = connection
+            self._check_version()
+            self._probe = await open_channel(connection)  # now: on a dead path it would leave a reader behind
+            self._question = self.path.question(self._probe)
+            if self._asking is not None:
+                self._asking.cancel()  # a lost connection's question
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await self._restore(connection)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            return None
+        except _NOT_OPENED as error:
+            self._note(error)
+            await _quietly_close(connection)
+            return None
+        if self._away:
+            log.info("The broker's connection stands again", extra=self._facts)
+        self._away, self.last_error = False, None
+        self._noted.clear()
+        self._up.set()
+        return connection
+
+    def _note(self, error: BaseException) -> None:
+        if (noted := (self.address, type(error))) not in self._noted:
+            log.warning("The broker cannot be reached, trying on", extra={**self._facts, "reason": repr(error)})
+            self._noted.add(noted)
+        self._away, self.last_error = True, error
+        if isinstance(unreachable(self.address, error), SetupError):
+            self._hopeless.set()
+
+    def _check_version(self) -> None:
+        if self.server.product == "RabbitMQ" and self.server.version < OLDEST:
+            version = ".".join(map(str, self.server.version))
+            raise UnsupportedBroker("RabbitMQ 3.10 or newer is needed", version=version, url=self.address)
+
+    async def _close(self) -> None:
+        if self._connection is not None:
+            await _quietly_close(self._connection)
+        self.abort()
+
+    def abort(self) -> None:
+        """Cut the transport, as a fault would."""
+        self._transport.abort()
+
+
+def hosts_of(url: str) -> tuple[URL, ...]:
+    """Return the addresses of a setting that may name several, separated by commas.
+
+    Scheme, user, virtual host and query default to those of the first address.
+    """
+    texts = [text for part in url.split(",") if (text := part.strip())] or [""]
+    first = URL(texts[0])
+    whole = [URL(text) if "://" in text else _like(first, URL(f"//{text}")) for text in texts[1:]]
+    return (first, *whole)
+
+
+def _like(first: URL, other: URL) -> URL:
+    return first.with_host(other.host or "localhost").with_port(other.explicit_port)
+
+
+async def _quietly_close(connection: AbstractConnection) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
+    except asyncio.CancelledError:
+        if canceled_by_us():
+            raise
+    except _NOT_CLOSED as error:
+        # aiormq has no reader or writer task yet when the handshake failed (AttributeError)
+        log.debug("Closing a broken connection failed", extra={"reason": repr(error)})
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    numbers = re.split(r"[+-]", text, maxsplit=1)[0].split(".")
+    return tuple(int(number) for number in numbers if number.isdigit())

@@ -1,0 +1,1 @@
+"""Consuming: subscriptions that survive a loss of the connection, and the watch for deaf consumers."""

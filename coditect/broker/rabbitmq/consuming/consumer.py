@@ -1,0 +1,300 @@
+"""Subscriptions that are restored after every loss, on one channel per group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from itertools import count
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+from pamqp.commands import Basic
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import OnDelivery
+from coditect.broker.rabbitmq import declare as rare
+from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, give_up
+from coditect.broker.rabbitmq.delivery import AmqpDelivery
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, refusal
+from coditect.broker.rabbitmq.path import ConsumerChannel, WirePath
+from coditect.errors import CoditectError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.3
+
+
+_NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
+
+DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
+"""A function that declares a lost queue again, if this process declared it."""
+
+
+class Subscription:
+    """The implementation of the port's `Consumer`, restored after reconnects until it is canceled."""
+
+    def __init__(
+        self,
+        group: Group,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        prefetch: int,
+        on_lost: Callable[[], None] | None,
+        exclusive: bool,
+    ) -> None:
+        self._group = group
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
+        self._queue = queue
+        self._prefetch = prefetch
+        self._exclusive = exclusive
+        self.tag: str | None = None
+        self.unsettled = 0
+        self.delivered = 0
+        self.canceled = False
+
+    @property
+    def queue(self) -> str:
+        """The name of the consumed queue."""
+        return self._queue
+
+    @property
+    def prefetch(self) -> int:
+        """The number of the consumer's deliveries that may be unsettled at once."""
+        return self._prefetch
+
+    @property
+    def active(self) -> bool:
+        """Whether the broker has the consumer right now."""
+        return self.tag is not None
+
+    async def cancel(self) -> None:
+        """End the subscription, as `Consumer.cancel`; earlier deliveries can still be settled."""
+        self.canceled = True
+        await self._group.unsubscribe(self)
+
+    async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
+        """Subscribe on the given channel, under the given consumer tag."""
+        await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
+        self.tag = tag
+
+    def deliver(self, delivery: AmqpDelivery) -> None:
+        """Pass a delivery to the callback, and reject it after an exception: the caller is the transport itself."""
+        self.unsettled += 1
+        self.delivered += 1
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            log.exception("A delivery could not be taken; the broker keeps it as a dead letter")
+            delivery.reject()
+
+    def lose(self) -> None:
+        """Note that the deliveries are lost with the channel."""
+        self.unsettled = 0
+        self.deafen()
+
+    def deafen(self) -> None:
+        """Note that the broker has lost the consumer; its deliveries can still be settled."""
+        self.tag = None
+        if self._on_lost is not None and not self.canceled:
+            self._on_lost()
+
+
+class Group:
+    """A channel with its subscriptions, opened again when the channel or the connection is lost."""
+
+    def __init__(self, name: str, background: Supervisor, *, path: WirePath, declare_again: DeclareAgain) -> None:
+        self._name = name
+        self._path = path
+        self._declare_again = declare_again
+        self._background = background
+        self._connection: AbstractConnection | None = None
+        self._consumer_channel: ConsumerChannel | None = None
+        self._lock = asyncio.Lock()
+        self._tags = count(1)
+        self.subscriptions: set[Subscription] = set()
+
+    @property
+    def opened(self) -> bool:
+        """Whether the group has its channel."""
+        return self._channel is not None
+
+    @property
+    def _channel(self) -> Channel | None:
+        """The channel, while it is open."""
+        return (
+            None
+            if self._consumer_channel is None or self._consumer_channel.channel.is_closed
+            else self._consumer_channel.channel
+        )
+
+    async def restore(self, connection: AbstractConnection) -> None:
+        """Open the channel and all subscriptions on a new connection."""
+        self._connection = connection
+        async with self._lock:
+            await self._reopen()
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Start a consumer on the group's channel, and restore it from then on.
+
+        Raises:
+            CoditectError: when the broker refuses the consumer.
+            Exception: any of `errors.LOST`, when the connection is lost.
+        """
+        async with self._lock:
+            if self._channel is None:
+                await self._reopen()
+            self.subscriptions.add(subscription)
+            try:
+                await self._start(subscription)
+            except BaseException as error:
+                self.subscriptions.discard(subscription)
+                refused = refusal(error, entity=subscription.queue)
+                if refused is None:
+                    raise
+                raise refused from error
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """End a consumer; a lost channel has ended it already."""
+        async with self._lock:
+            self.subscriptions.discard(subscription)
+            tag, subscription.tag = subscription.tag, None
+            if tag is None or self._consumer_channel is None or not self.opened:
+                return
+            try:
+                await self._consumer_channel.cancel(tag)
+            except LOST as error:
+                log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
+
+    async def renew(self, subscription: Subscription) -> None:
+        """Subscribe again on the same channel, for a consumer that receives nothing."""
+        async with self._lock:
+            if subscription.canceled or self._consumer_channel is None or not self.opened:
+                return
+            if subscription.tag is not None:
+                await self._consumer_channel.cancel(subscription.tag)
+                subscription.deafen()
+            await self._start(subscription)
+
+    async def close(self) -> None:
+        """Write the decided settlements and close the channel; other deliveries go back to the queues."""
+        self._connection = None
+        consumer_channel = self._consumer_channel
+        if consumer_channel is None or not self.opened:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await consumer_channel.settlements.flushed()
+                consumer_channel.lose()  # a settlement behind `channel.close` would end the whole connection
+                await consumer_channel.channel.close()
+        except LOST as error:
+            log.debug("Closing a lost channel failed", extra={"reason": repr(error)})
+
+    async def _start(self, subscription: Subscription) -> None:
+        if self._consumer_channel is not None:
+            await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
+
+    async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
+        """Subscribe if the queue exists, since consuming a missing one would close the channel for all."""
+        if await rare.stats(connection, subscription.queue) is not None:
+            await self._start(subscription)
+        else:
+            self._keep_resubscribing(subscription)
+
+    async def _reopen(self) -> None:
+        self._lose()
+        if self._connection is None or self._connection.is_closed:
+            return
+        self._consumer_channel = consumer_channel = await self._path.consumer_channel(self._connection)
+        consumer_channel.channel.on_consumer_cancel_callbacks.add(self._canceled_by_broker)
+        try:
+            for subscription in tuple(self.subscriptions):
+                if not subscription.canceled:
+                    await self._start_when_there(subscription, self._connection)
+        except BaseException:  # nobody would watch a channel that has but some of its subscriptions
+            self._lose()
+            self._background.start(give_up(consumer_channel.channel), name=f"give up {self._name}")
+            raise
+        consumer_channel.start(self._background)
+        connection = self._connection
+
+        def is_over() -> bool:
+            """Return whether another channel has replaced the lost one, or the connection is to get none."""
+            replaced = self._consumer_channel is not consumer_channel and self.opened
+            return replaced or self._connection is not connection or not connection.is_opened
+
+        self._background.keep(
+            partial(self._watch, consumer_channel), name=f"watch {self._name}", critical=True, until=is_over
+        )
+
+    def _lose(self) -> None:
+        """Drop the channel and all of its deliveries, once per channel."""
+        if self._consumer_channel is None:
+            return
+        self._consumer_channel.lose()
+        self._consumer_channel = None
+        for subscription in tuple(self.subscriptions):
+            subscription.lose()
+
+    async def _watch(self, consumer_channel: ConsumerChannel) -> None:
+        """Open the channel again when only the channel was closed (consumer timeout, a refused call)."""
+        await asyncio.wait({consumer_channel.channel.closing})
+        connection = self._connection
+        if connection is None:
+            return
+        if self._consumer_channel is consumer_channel:
+            self._lose()
+        while connection.is_opened and not canceled_by_us():
+            try:
+                async with self._lock:  # without it, the channel may be one that somebody opens and gives up again
+                    if self.opened or self._connection is not connection:
+                        return
+                    log.warning("A channel was closed; opening it again", extra={"group": self._name})
+                    await self._reopen()
+                    return
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+            except LOST as error:
+                log.warning("A channel cannot be opened yet", extra={"reason": repr(error)})
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _canceled_by_broker(self, frame: Basic.Cancel | Basic.CancelOk) -> None:
+        if self._consumer_channel is not None and frame.consumer_tag is not None:
+            self._consumer_channel.forget(frame.consumer_tag)
+        for subscription in tuple(self.subscriptions):
+            if subscription.tag == frame.consumer_tag:
+                subscription.deafen()
+                self._keep_resubscribing(subscription)
+
+    def _keep_resubscribing(self, subscription: Subscription) -> None:
+        channel = self._channel
+
+        def is_over() -> bool:
+            """Return whether the consumer is active or canceled, or a new channel has its subscriptions."""
+            return subscription.canceled or subscription.tag is not None or channel is not self._channel
+
+        if channel is not None:
+            work = partial(self._resubscribe, subscription, channel)
+            self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
+
+    async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
+        """Subscribe once the queue exists again; the broker cancels a consumer whose queue it deletes."""
+        while not subscription.canceled and subscription.tag is None and not canceled_by_us():
+            await asyncio.sleep(RETRY_SECONDS)
+            if channel is not self._channel:
+                return
+            try:
+                await self._declare_again(channel.connection, subscription.queue)
+                if await rare.stats(channel.connection, subscription.queue) is not None:
+                    await self.renew(subscription)
+            except asyncio.CancelledError:
+                if canceled_by_us():
+                    raise
+            except _NOT_YET as error:
+                log.warning(
+                    "A queue cannot be consumed yet", extra={"queue": subscription.queue, "reason": repr(error)}
+                )

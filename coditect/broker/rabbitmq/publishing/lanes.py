@@ -1,0 +1,179 @@
+"""The channels of publishes, so that a publish without a confirm holds up only publishes of its own key.
+
+A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
+for it: half a minute for the first message, and for good when some hundreds lie before it; then the connection waits,
+too. So tasks, answers, retries and everything else have a channel each. Where the oldest publish of a channel stays
+unconfirmed for some seconds, its key keeps that channel, and the others go on over a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
+from coditect.broker.rabbitmq.path import PublisherChannel
+from coditect.broker.rabbitmq.publishing.confirm_window import ConfirmWindow
+from coditect.wire import routing
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+STUCK_SECONDS = 3.0
+"""The time for which the oldest publish of a channel may be unconfirmed while the connection answers."""
+GRACE_SECONDS = 1.0
+"""The time for the confirms of later publishes on that channel, before they are sent again and may be repeated."""
+APART_SECONDS = 5.0
+"""The time for which a key keeps a channel of its own when no publish is under way any more."""
+MOST_APART = 16
+APART_WINDOW = 100
+
+Key = tuple[str, str]
+"""Exchange and routing key."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """A channel for publishes, opened when it is needed, and its window of unconfirmed publishes."""
+
+    window: ConfirmWindow
+    publisher_channel: PublisherChannel | None = None
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    oldest: int = 0
+    """The number of the oldest unconfirmed publish at the last look."""
+    since: float = 0.0
+    """The time since when that publish is the oldest, on the event loop's clock."""
+
+    async def opened(self, link: RabbitConnection) -> PublisherChannel:
+        """Return the lane's open channel; waits for a connection.
+
+        Raises:
+            Exception: any of `errors.LOST`, when the connection is lost.
+        """
+        async with self.opening:
+            connection = await link.connection()
+            if (
+                self.publisher_channel is None
+                or self.publisher_channel.closed
+                or self.publisher_channel.connection is not connection
+            ):
+                self.publisher_channel = await link.path.publisher_channel(connection)
+            return self.publisher_channel
+
+
+def _kind(exchange: str) -> str:
+    if exchange in (routing.SUBMIT, routing.TASKS, routing.AGENTS):
+        return "tasks"
+    if exchange in (routing.REPLIES, routing.RESULTS, ""):
+        return "answers"
+    return "retries" if exchange == routing.DEAD or exchange.startswith("coditect.retry.") else "rest"
+
+
+class Lanes:
+    """The publishing channels of a connection: one for each kind of exchange, and one for each stuck key."""
+
+    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int) -> None:
+        self._link = link
+        self._background = background
+        self._size = window
+        self._kinds: dict[str, Lane] = {}
+        self._of_exchange: dict[str, Lane] = {}
+        self._apart: dict[Key, Lane] = {}
+
+    def of(self, exchange: str, routing_key: str) -> Lane:
+        """Return the lane for an exchange and a routing key."""
+        if self._apart and (apart := self._apart.get((exchange, routing_key))) is not None:
+            return apart
+        lane = self._of_exchange.get(exchange)
+        return self._new_exchange(exchange) if lane is None else lane
+
+    def _new_exchange(self, exchange: str) -> Lane:
+        kind = _kind(exchange)
+        lane = self._kinds.get(kind)
+        if lane is None:
+            lane = self._kinds[kind] = Lane(ConfirmWindow(self._size))
+        self._of_exchange[exchange] = lane
+        return lane
+
+    # -- looking after them ---------------------------------------------------------------------------------
+
+    async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
+        """Give stuck keys a lane of their own, until canceled; `answers` returns whether the connection answers."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for lane in tuple(self._kinds.values()):
+                key = self._stuck(lane)
+                if key is not None:
+                    await self._set_apart(lane, key, answers)
+            self._join()
+
+    def _stuck(self, lane: Lane) -> Key | None:
+        """Return the key of the lane's oldest publish, if that is unconfirmed for too long."""
+        first = (
+            lane.publisher_channel.oldest
+            if lane.publisher_channel is not None and not lane.publisher_channel.closed
+            else None
+        )
+        now = asyncio.get_running_loop().time()
+        if (
+            first is None
+            or first.number != lane.oldest
+            or lane.publisher_channel is None
+            or lane.publisher_channel.held_up
+        ):
+            lane.oldest, lane.since = (0 if first is None else first.number), now
+            return None
+        return (first.exchange, first.routing_key) if now - lane.since >= STUCK_SECONDS else None
+
+    async def _set_apart(self, lane: Lane, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
+        publisher_channel = lane.publisher_channel
+        if len(self._apart) >= MOST_APART or publisher_channel is None:
+            return
+        answered = await answers()
+        if self._stuck(lane) != key or lane.publisher_channel is not publisher_channel:
+            return  # we had not read the confirm yet
+        log.warning(
+            "A publish is not confirmed; its like go over a channel of their own",
+            extra={"exchange": key[0], "routing_key": key[1]},
+        )
+        apart = self._apart[key] = Lane(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
+        if answered:  # else the connection goes, with everything on it
+            apart.publisher_channel, lane.publisher_channel = publisher_channel, None
+            self._background.start(_give_back(publisher_channel, key), name="give back")
+
+    def accuse(self) -> None:
+        """Give the key of each lane's oldest publish a lane of its own on the next connection.
+
+        The current connection answers nothing, and these publishes may be the cause.
+        """
+        now = asyncio.get_running_loop().time()
+        for lane in self._kinds.values():
+            first = (
+                lane.publisher_channel.oldest
+                if lane.publisher_channel is not None and not lane.publisher_channel.closed
+                else None
+            )
+            if first is not None and len(self._apart) < MOST_APART:
+                self._apart.setdefault(
+                    (first.exchange, first.routing_key), Lane(ConfirmWindow(APART_WINDOW), since=now)
+                )
+
+    def _join(self) -> None:
+        """Drop separate lanes on which no publish is under way any more."""
+        now = asyncio.get_running_loop().time()
+        for key, lane in tuple(self._apart.items()):
+            publisher_channel = lane.publisher_channel
+            if publisher_channel is not None and not publisher_channel.closed and publisher_channel.oldest is not None:
+                lane.since = now
+            elif now - lane.since > APART_SECONDS:
+                del self._apart[key]
+                if publisher_channel is not None:
+                    self._background.start(publisher_channel.close(), name="close a lane")
+
+
+async def _give_back(publisher_channel: PublisherChannel, key: Key) -> None:
+    await asyncio.sleep(GRACE_SECONDS)
+    await publisher_channel.give_back(*key)

@@ -1,0 +1,320 @@
+"""Publishing with confirms, `mandatory`, a window, and retries within a time limit.
+
+A publish is sent at once where nothing holds it up (`PublisherChannel.begin`). A publish that is held up, or fails at
+first, is repeated by a coroutine until its outcome is known or its time is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Promise
+from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
+from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, oversize, refusal
+from coditect.broker.rabbitmq.path import Late, PublisherChannel, PublishRefused, PublishReturned
+from coditect.broker.rabbitmq.publishing.confirm_window import ConfirmWindow
+from coditect.broker.rabbitmq.publishing.lanes import Lane, Lanes
+from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
+from coditect.model.message import Message
+from coditect.wire.tasks import sent_again
+
+log = logging.getLogger(__name__)
+
+_FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
+FIRST_PAUSE_SECONDS = 0.01
+LONGEST_PAUSE_SECONDS = 0.5
+ASTRAY_SECONDS = 15.0
+"""The time that a publish waits for the owner of a missing binding: each owner binds again every few seconds."""
+ASTRAY_PAUSE_SECONDS = 0.25
+
+
+class Routes(Protocol):
+    """The exchanges and bindings that the process owns, for publishes that find no queue."""
+
+    async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
+        """Return whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
+
+        Declares again what this process owns of the route.
+
+        Raises:
+            CoditectError: when that cannot be done now.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """The state of a publish under way, from its first try to its outcome."""
+
+    publisher: Publisher
+    message: Message
+    exchange: str
+    routing_key: str
+    wait_when_full: bool
+    until: float
+    """The end of its time, as loop time."""
+    promise: Promise
+    """The receiver of the outcome."""
+    returned: bool = False
+    placed: ConfirmWindow | None = None
+    """The window in which it has a place."""
+    in_flight: bool = False
+    unknown: bool = False
+    refusals: int = 0
+    blocked: bool = False
+    astray: CoditectError | None = None
+    """The error of a missing route: the message came back, or there is no exchange."""
+    astray_until: float = math.inf
+
+    def taken(self) -> None:
+        """Set the outcome: the broker has the message."""
+        self.leave()
+        if not self.promise.done():
+            self.promise.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """Set the outcome, or begin a repetition, after the failure of the first try."""
+        self.publisher.rescue(self, error)
+
+    def leave(self) -> None:
+        """Free the publish's place in the window of unconfirmed ones; idempotent."""
+        if self.placed is not None:
+            window, self.placed = self.placed, None
+            window.leave()
+
+    def lose(self) -> None:
+        """Note the loss of the connection: the outcome of a sent message is unknown."""
+        self.unknown = self.unknown or self.in_flight
+        self.in_flight = False
+
+    def verdict(self) -> CoditectError:
+        """Return the error for a publish whose time is over."""
+        facts = {"exchange": self.exchange, "routing_key": self.routing_key}
+        if self.in_flight or self.unknown:
+            return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
+        if self.astray is not None:
+            return self.astray
+        if self.refusals or self.blocked:
+            return Overloaded("The broker takes no more messages for now", **facts)
+        return BrokerUnavailable("The broker could not be reached in time", url=self.publisher.address, **facts)
+
+    def unroutable(self) -> Unroutable:
+        """Return the error for a message that came back."""
+        return Unroutable(
+            "No queue is bound to this key; nothing was taken", exchange=self.exchange, routing_key=self.routing_key
+        )
+
+
+class Publisher:
+    """A publisher over one connection: at most `window` unconfirmed at once, repeated until known or too late."""
+
+    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
+        self._ways = ways
+        self._link = link
+        self._background = background
+        self._lanes = Lanes(link, background, window=window)
+        self._gated = 0
+        self._closed = False
+
+    def open(self) -> None:
+        """Start the publisher; called on its event loop, before any publish."""
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._link.on_silence = self._lanes.accuse
+        self._background.keep(partial(self._lanes.watch, self._link.answers), name="watch publishes", critical=True)
+
+    def close(self) -> None:
+        """Stop repeating failed publishes, so that no caller is left waiting."""
+        self._closed = True
+
+    @property
+    def address(self) -> str:
+        """The address of the broker, without secrets."""
+        return self._link.address
+
+    @property
+    def blocked(self) -> bool:
+        """Whether publishes wait for the broker's alarm to end."""
+        return self._gated > 0 and self._link.up
+
+    def publish(
+        self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
+    ) -> Awaitable[None]:
+        """Publish a message and return an awaitable of its confirm, as `Broker.publish`."""
+        future = self._loop.create_future()
+        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, future)
+        return future if self._begun(attempt) else self._repeat(attempt, pause_first=False)
+
+    def post(
+        self,
+        message: Message,
+        promise: Promise,
+        *,
+        exchange: str,
+        routing_key: str,
+        timeout_seconds: float,
+        wait_when_full: bool,
+    ) -> None:
+        """Publish a message and give the outcome to a promise, as `Broker.post`."""
+        attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
+        if not self._begun(attempt):
+            self._go_on(attempt, self._repeat(attempt, pause_first=False))
+
+    # -- at once ----------------------------------------------------------------------------------------
+
+    def _begun(self, attempt: _Attempt) -> bool:
+        """Send a publish if nothing holds it up, and return whether it was sent."""
+        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
+        publisher_channel = lane.publisher_channel
+        if publisher_channel is None or not publisher_channel.ready or not lane.window.enter_at_once():
+            return False
+        attempt.placed, attempt.in_flight = lane.window, True
+        try:
+            publisher_channel.begin(attempt)
+        except CoditectError as error:
+            attempt.leave()
+            attempt.promise.set_exception(error)
+        except BaseException:
+            attempt.leave()
+            raise
+        return True
+
+    def rescue(self, attempt: _Attempt, error: BaseException) -> None:
+        """Set the outcome after a failed first try, or repeat it while the outcome is wanted."""
+        attempt.leave()
+        if attempt.promise.done():
+            return
+        try:
+            self._judge(attempt, error)
+            if self._closed:
+                raise attempt.verdict()
+        except CoditectError as verdict:
+            attempt.promise.set_exception(verdict)
+        else:
+            self._go_on(attempt, self._repeat(attempt))
+
+    def _go_on(self, attempt: _Attempt, work: Coroutine[Any, Any, None]) -> None:
+        going_on = self._background.start(work, name="publish", awaited=True)
+        going_on.add_done_callback(lambda _: _pass_on(going_on, attempt))
+        if isinstance(attempt.promise, asyncio.Future):  # whoever waits for it may be canceled
+            attempt.promise.add_done_callback(lambda _: going_on.cancel())
+
+    def _judge(self, attempt: _Attempt, error: BaseException) -> None:
+        """Return when the publish is worth another try; else raise its final error."""
+        if isinstance(error, Late):
+            raise attempt.verdict() from error
+        attempt.astray = None
+        if isinstance(error, PublishReturned):
+            attempt.in_flight = False
+            self._go_astray(attempt, attempt.unroutable())
+            return
+        if isinstance(error, PublishRefused):
+            attempt.in_flight = False
+            attempt.refusals += 1
+            if not attempt.wait_when_full:
+                raise attempt.verdict() from error
+            return
+        about_us = refusal(error, entity=attempt.exchange or "amq.default") or oversize(
+            error, size=len(attempt.message.body)
+        )
+        if isinstance(about_us, NotFound):
+            attempt.in_flight = False
+            self._go_astray(attempt, about_us)
+            return
+        if about_us is not None:
+            raise about_us from error
+        attempt.lose()
+
+    def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
+        """Note that the route is missing; `_find_way` finds out whether there should be one."""
+        attempt.astray = why
+        attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
+
+    async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
+        """Return when there should be a route by now, or soon; else raise why there is none."""
+        exists = not isinstance(why, NotFound)
+        try:
+            worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)
+        except CoditectError as error:
+            log.info("A missing exchange or binding cannot be made yet", extra={"reason": str(error)})
+            worth = True
+        if not worth or self._now() > attempt.astray_until:
+            raise why
+        await asyncio.sleep(ASTRAY_PAUSE_SECONDS)
+
+    # -- with patience ----------------------------------------------------------------------------------
+
+    async def _repeat(self, attempt: _Attempt, *, pause_first: bool = True) -> None:
+        try:
+            async with asyncio.timeout_at(attempt.until):
+                if pause_first:
+                    await self._pause(attempt)
+                while not self._closed:
+                    if await self._taken(attempt):
+                        return
+                    await self._pause(attempt)
+        except TimeoutError as error:
+            raise attempt.verdict() from error
+        raise attempt.verdict()
+
+    async def _taken(self, attempt: _Attempt) -> bool:
+        """Make one try, with a place in its lane's window; return False when another one is worth it."""
+        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
+        await lane.window.enter()
+        attempt.placed = lane.window
+        try:
+            return await self._tried(attempt, lane)
+        except asyncio.CancelledError:
+            if canceled_by_us():
+                raise
+            attempt.lose()
+        except _FAILED as error:
+            self._judge(attempt, error)
+        finally:
+            attempt.leave()
+        return False
+
+    async def _tried(self, attempt: _Attempt, lane: Lane) -> bool:
+        publisher_channel = lane.publisher_channel
+        if publisher_channel is None or publisher_channel.closed or not self._link.up:
+            publisher_channel = await lane.opened(self._link)
+        if not await self._open_gate(publisher_channel):
+            attempt.blocked = True
+            return False
+        attempt.in_flight = True
+        message = sent_again(attempt.message) if attempt.unknown else attempt.message
+        await publisher_channel.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
+        return True
+
+    async def _open_gate(self, publisher_channel: PublisherChannel) -> bool:
+        """Wait for the gate; return False after a while: a connection that dies while it is blocked never opens."""
+        self._gated += 1
+        try:
+            return await publisher_channel.gate()
+        finally:
+            self._gated -= 1
+
+    async def _pause(self, attempt: _Attempt) -> None:
+        if attempt.astray is not None:
+            await self._find_way(attempt, attempt.astray)
+            return
+        pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
+        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+
+
+def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
+    """Set the outcome of the repetition, even when it never began."""
+    attempt.leave()
+    error = attempt.verdict() if again.cancelled() else again.exception()
+    if attempt.promise.done():
+        return
+    if error is None:
+        attempt.promise.set_result(None)
+    else:
+        attempt.promise.set_exception(error)

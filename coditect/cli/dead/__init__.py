@@ -1,0 +1,1 @@
+"""`coditect dead`: list, show, redrive and discard dead letters and the nodes that were given up."""

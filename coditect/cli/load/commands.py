@@ -1,0 +1,168 @@
+"""`coditect load`: a load test that compares the submitted tasks with their answers and their effects."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coditect.aio.loop import run_loop
+from coditect.cli.connections import Connections, connections
+from coditect.cli.load.drive import LoadCounts, LoadPlan, drive
+from coditect.cli.load.report import Effect, LoadEnding, LoadReport, parse_effects, report_json, summarize
+from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.terminal.waiting import checked, going_on
+from coditect.errors import InputError
+from coditect.model.capability import Priority
+from coditect.model.duration import seconds
+from coditect.settings.settings import find_env_file
+
+LOG_VARIABLE = "CODITECT_LOAD_LOG"
+LOG_FILE = Path("load") / "effects.log"
+TICK_SECONDS = 0.25
+LINE_SECONDS = 2.0
+
+
+app = typer.Typer()
+
+
+@app.command("load")
+def run_load(
+    context: typer.Context,
+    tasks: Annotated[int, typer.Option("--tasks", "-n", min=1, help="How many tasks.")] = 2000,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, help="Tasks in flight (closed loop).")] = 100,
+    min_ms: Annotated[int, typer.Option("--min-ms", min=0, help="Shortest task.")] = 50,
+    max_ms: Annotated[int, typer.Option("--max-ms", min=0, help="Longest task.")] = 200,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=0.01, help="Open loop: submit so many per second instead.")
+    ] = None,
+    capability: Annotated[str, typer.Option("--capability", "-c", help='Takes {"milliseconds": n}.')] = "load.work",
+    priority: Annotated[Priority, typer.Option("--priority", "-p", help="Of every task.")] = Priority.P1,
+    wait: Annotated[
+        str, typer.Option("--wait", callback=checked, help="No answer after so long: the task hangs.")
+    ] = "5m",
+    effect_log: Annotated[
+        Path | None, typer.Option("--effect-log", help=f"Default: {LOG_VARIABLE}, or beside what `up` wrote.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Put the fleet under load; report throughput, latency, failures, losses and repeated executions.
+
+    Exits 1 when a task was refused, failed, hung or lost. A repeated execution is no failure: it is listed.
+
+    \b
+    Example: coditect load --tasks 2000 --concurrency 100 --min-ms 50 --max-ms 200
+    """
+    if min_ms > max_ms:
+        raise InputError("--min-ms is above --max-ms", min_ms=min_ms, max_ms=max_ms)
+    load = LoadPlan(tasks, concurrency, rate, min_ms, max_ms, capability, priority, seconds(wait))
+    opened = connections(context)
+    counts = LoadCounts()
+    run_loop(_run(opened, load, counts))
+    log = effect_log or default_log(opened.environ, Path.cwd())
+    effects = read_effects(log, counts)
+    if effects is None and effect_log is not None:
+        raise InputError("There is no such effect log", path=log)
+    report = summarize(counts.answers, effects)
+    if output is Output.JSON:
+        write_json(report_json(report))
+    else:
+        _write(report, log)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def default_log(environ: Mapping[str, str], folder: Path) -> Path:
+    """Return the path of the load agents' log: from the environment, else beside the env file of `coditect up`."""
+    named = environ.get(LOG_VARIABLE)
+    if named:
+        return Path(named)
+    env_file = find_env_file(folder)
+    return (env_file.parent if env_file else folder / ".coditect") / LOG_FILE
+
+
+def read_effects(log: Path, counts: LoadCounts) -> dict[str, list[Effect]] | None:
+    """Return the effects of the run's tasks by task id; None when there is no log to read."""
+    if not log.is_file():
+        return None
+    ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id is not None)
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        return parse_effects(lines, ids)
+
+
+async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
+    see = f"coditect task why-not {load.capability}; coditect agent list"
+    async with opened.client() as client, _progress(load, counts):
+        with going_on(f"What was submitted goes on; nobody waits for the results any more. To see it: {see}"):
+            await drive(client, load, counts)
+
+
+@asynccontextmanager
+async def _progress(load: LoadPlan, counts: LoadCounts) -> AsyncIterator[None]:
+    """Show the progress inside the block: a bar on a terminal, else a line every `LINE_SECONDS`."""
+    showing = asyncio.create_task(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts))
+    try:
+        yield
+    finally:
+        showing.cancel()
+        await asyncio.wait([showing])
+
+
+async def _lines(load: LoadPlan, counts: LoadCounts) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while True:
+        await asyncio.sleep(LINE_SECONDS)
+        say(f"{loop.time() - started:6.1f} s  {_state(load, counts)}")
+
+
+async def _bar(load: LoadPlan, counts: LoadCounts) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+        bar = progress.add_task(_state(load, counts), total=load.tasks)
+        try:
+            while True:
+                await asyncio.sleep(TICK_SECONDS)
+                progress.update(bar, completed=len(counts.answers), description=_state(load, counts), refresh=True)
+        finally:
+            progress.update(bar, completed=len(counts.answers), description=_state(load, counts), refresh=True)
+
+
+def _state(load: LoadPlan, counts: LoadCounts) -> str:
+    answered = len(counts.answers)
+    return f"{answered}/{load.tasks} ended, {counts.in_flight} in flight, {counts.failed} without a value"
+
+
+def _write(report: LoadReport, log: Path) -> None:
+    latency = report.latency_ms
+    write_fields(
+        {
+            "submitted": sum(report.endings.values()),
+            **{ending.value: count for ending, count in report.endings.items()},
+            "lost": len(report.lost) if report.effects_compared else f"not known: there is no effect log {log}",
+            "duplicates": sum(len(lines) - 1 for lines in report.repeated.values()),
+            "elapsed": f"{report.elapsed_seconds:.1f} s",
+            "throughput": f"{report.throughput_per_second:.1f} tasks/s",
+            "latency": f"p50 {latency.p50:.0f} ms, p95 {latency.p95:.0f} ms, p99 {latency.p99:.0f} ms, "
+            f"max {latency.highest:.0f} ms",
+        }
+    )
+    write_table(("agent", "answers"), list(report.agents.items()))
+    write_table(("problem", "tasks"), list(report.problems.items()))
+    for ending, ids in ((LoadEnding.HUNG.value, report.hung), ("lost", report.lost)):
+        write_table((ending,), [(task_id,) for task_id in ids])
+    write_table(
+        ("repeated", "executions"),
+        [
+            (task_id, [f"{one.agent_id} (pid {one.pid}, attempt {one.attempt})" for one in lines])
+            for task_id, lines in report.repeated.items()
+        ],
+    )

@@ -1,0 +1,129 @@
+"""The load generator: submits tasks through the public client, in a closed or an open loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from coditect.cli.connections import TaskClient
+from coditect.cli.load.report import LoadAnswer, LoadEnding
+from coditect.errors import CoditectError, ResultTimeout
+from coditect.model.capability import Priority
+from coditect.model.result import Outcome, Status
+
+_GOLDEN = 0.618033988749895
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """The tasks of a load test, and the rate of their submission."""
+
+    tasks: int
+    concurrency: int
+    """Closed loop: number of tasks in flight; each end starts a new task."""
+    per_second: float | None
+    """Open loop: submissions per second, whatever the answers; concurrency does not bound it; None: closed loop."""
+    min_ms: int
+    max_ms: int
+    capability: str
+    priority: Priority
+    wait_seconds: float
+    """How long an answer may take before the task counts as hung."""
+
+    def milliseconds(self, number: int) -> int:
+        """Return the length of one task: spread evenly over the range, the same in every run."""
+        return self.min_ms + int((number * _GOLDEN) % 1.0 * (self.max_ms - self.min_ms + 1))
+
+
+@dataclass(slots=True)
+class LoadCounts:
+    """The counts of a run so far, from which the progress is shown."""
+
+    submitted: int = 0
+    answers: list[LoadAnswer] = field(default_factory=list)
+    failed: int = 0
+    in_flight: int = 0
+
+    def add(self, answer: LoadAnswer) -> None:
+        """Add the answer to one more submission."""
+        self.answers.append(answer)
+        self.failed += answer.ending is not LoadEnding.COMPLETED
+
+
+async def drive(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
+    """Submit every task, wait for every answer, and fill `counts`."""
+    if load.per_second is None:
+        await _closed_loop(client, load, counts)
+    else:
+        await _open_loop(client, load, counts, load.per_second)
+
+
+async def _closed_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
+    started = asyncio.get_running_loop().time()
+    numbers = iter(range(load.tasks))
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(load.concurrency, load.tasks)):
+            group.create_task(_work_through(client, load, counts, numbers, started=started))
+
+
+async def _work_through(
+    client: TaskClient, load: LoadPlan, counts: LoadCounts, numbers: Iterator[int], *, started: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        await _one(client, load, counts, number, started=started, due=loop.time())
+
+
+async def _open_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts, per_second: float) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    async with asyncio.TaskGroup() as group:
+        for number in range(load.tasks):
+            # Latency counts from when it was due: a generator that falls behind must not hide a queue
+            # (coordinated omission).
+            due = started + number / per_second
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            group.create_task(_one(client, load, counts, number, started=started, due=due))
+
+
+async def _one(
+    client: TaskClient, load: LoadPlan, counts: LoadCounts, number: int, *, started: float, due: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    task_id: str | None = None
+    outcome: Outcome | CoditectError
+    counts.in_flight += 1
+    try:
+        handle = await client.submit(
+            load.capability,
+            {"milliseconds": load.milliseconds(number)},
+            priority=load.priority,
+            timeout=None,
+            deadline=None,
+            pin=None,
+        )
+        task_id = handle.task_id
+        counts.submitted += 1
+        outcome = await handle.outcome(timeout=load.wait_seconds)
+    except CoditectError as error:
+        outcome = error
+    finally:
+        counts.in_flight -= 1
+    now = loop.time()
+    ending, problem = _ending(task_id, outcome)
+    agent = outcome.agent_id if isinstance(outcome, Outcome) else None
+    counts.add(LoadAnswer(task_id, ending, now - started, now - due, agent, problem))
+
+
+def _ending(task_id: str | None, outcome: Outcome | CoditectError) -> tuple[LoadEnding, str]:
+    if isinstance(outcome, Outcome):
+        if outcome.status is Status.COMPLETED:
+            return LoadEnding.COMPLETED, ""
+        reason = outcome.failure.reason if outcome.failure else outcome.status.value
+        return LoadEnding.FAILED, reason
+    if task_id is None:
+        return LoadEnding.REFUSED, f"{type(outcome).__name__}: {outcome.sentence}"
+    if isinstance(outcome, ResultTimeout):
+        return LoadEnding.HUNG, "no answer in time"
+    return LoadEnding.FAILED, f"{type(outcome).__name__}: {outcome.sentence}"

@@ -1,0 +1,1 @@
+"""`coditect task`: submit a task, ask for it later, and find out why no agent takes it."""

@@ -1,0 +1,1 @@
+"""What the commands share at a terminal: JSON arguments in, tables and JSON out, progress, errors and the wait."""

@@ -1,0 +1,105 @@
+"""The text of an error for a person: its sentence, its facts, and the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from coditect.cli.terminal.output import say
+from coditect.errors import (
+    BrokerUnavailable,
+    CoditectError,
+    ControlPlaneRequired,
+    Overloaded,
+    PublishUnconfirmed,
+    RegistryUnavailable,
+    ResultTimeout,
+    SetupError,
+    TopologyMismatch,
+    UnknownCapability,
+    Unroutable,
+)
+from coditect.settings.addresses import without_passwords
+
+AMQP, REDIS = "CODITECT_AMQP_URL", "CODITECT_REDIS_URL"
+_PLACE = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
+_WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
+    (BrokerUnavailable, "`coditect doctor` says what is unreachable; `coditect up` starts a private broker."),
+    (
+        RegistryUnavailable,
+        "`coditect doctor` says what is unreachable; running agents come back by themselves.",
+    ),
+    (PublishUnconfirmed, "The task may have been taken. Run it again only when doing it twice does no harm."),
+    (Overloaded, "The broker takes nothing more at the moment; nothing was sent. Try again later."),
+    (UnknownCapability, "`coditect capability list` shows what is offered."),
+    (Unroutable, "`coditect capability list` shows what is offered; start an agent that has the capability."),
+    (TopologyMismatch, "`coditect topology plan` shows the difference and what to do."),
+    (ControlPlaneRequired, "Start a dispatcher, or leave out the option that needs one."),
+    (ResultTimeout, "The task goes on; `coditect task cancel <id>` ends it."),
+)
+
+
+def describe(error: CoditectError) -> str:
+    """Return an error as lines of text, without passwords."""
+    facts = {name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())}
+    lines = [f"Error: {error.sentence}."]
+    lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
+    if isinstance(error, BrokerUnavailable | RegistryUnavailable | SetupError) and "url" in facts:
+        variable = REDIS if isinstance(error, RegistryUnavailable) else AMQP
+        lines.append(f"  address from: {_source(variable) or f'nowhere: {_unset(variable)}, so localhost was tried'}")
+    log = getattr(error, "log", "")
+    if log:
+        lines.append(str(log))
+    way_out = _way_out(error)
+    if way_out:
+        lines.append(f"Fix: {way_out}")
+    return without_passwords("\n".join(lines))
+
+
+def say_guesses(*variables: str) -> None:
+    """Say for each variable without a value that localhost is tried, and what to do."""
+    from coditect.settings.settings import DEFAULTS
+
+    guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
+    for variable in variables:
+        if _source(variable) is None:
+            say(f"{_unset(variable)}: {guesses[variable]} is tried. Set it, or let `coditect up` start servers.")
+
+
+def _source(variable: str) -> str | None:
+    """Return where the address of a server comes from; None when no variable names it."""
+    from coditect.settings.settings import find_env_file
+
+    if os.environ.get(variable):
+        return f"{variable} in the environment"
+    file = find_env_file(Path.cwd())
+    if file is not None and variable in file.read_text():
+        return f"{variable} in {file}"
+    return None
+
+
+def _unset(variable: str) -> str:
+    from coditect.settings.settings import ENV_FILE
+
+    return f"{variable} is not set, and no {ENV_FILE} here or above names it"
+
+
+def raised_at(traceback: str) -> str:
+    """Return file, line and function where a handler raised: the last frame of the traceback outside of libraries."""
+    places = _PLACE.findall(traceback)
+    own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
+    return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")
+
+
+def _way_out(error: CoditectError) -> str:
+    own = error.facts.get("fix") or getattr(error, "fix", "")
+    if own:
+        return str(own)
+    return next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, tuple | list | set | frozenset):
+        return ", ".join(str(one) for one in value)
+    return str(value)

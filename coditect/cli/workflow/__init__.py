@@ -1,0 +1,1 @@
+"""`coditect workflow`: check, draw, run, show and control workflows."""

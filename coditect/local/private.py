@@ -1,0 +1,170 @@
+"""Private servers for as long as a block lasts: for the demo, the tests and the benchmarks.
+
+No supervisor: what dies stays dead until it is started again, which is what a fault test wants. The servers
+end with the block, with the thread that started them, and with the process, also when that is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from coditect.agent.processes.process import ProcessId
+from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
+from coditect.local.errors import StartFailed
+from coditect.local.plan import WantedServers, server_children
+from coditect.local.servers.binaries import find_binaries
+from coditect.local.servers.ports import Addresses, keep_addresses
+from coditect.local.servers.probe import flush_redis
+from coditect.local.state import hold_data
+from coditect.local.supervisor import guarded
+
+BROKER = "rabbitmq"
+REDIS = "redis"
+
+
+class PrivateServers:
+    """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
+
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
+        self._children = {child.name: child for child in children}
+        self._running: dict[str, RunningChild] = {}
+        self._addresses = addresses
+        self._marker = marker
+        self._folder = folder
+
+    @property
+    def amqp_url(self) -> str:
+        """The broker's address, with the virtual host ``/``."""
+        return self._addresses.amqp_url
+
+    @property
+    def management_url(self) -> str:
+        """The address of the broker's management API, if the API was wanted."""
+        return self._addresses.management_url
+
+    @property
+    def redis_url(self) -> str:
+        """The address of Redis' database 0."""
+        return self._addresses.redis_url
+
+    @property
+    def processes(self) -> dict[str, ProcessId]:
+        """The processes that run now, by name: ``epmd``, ``rabbitmq``, ``redis``."""
+        return {name: running.process for name, running in self._running.items() if running.exit_code is None}
+
+    async def kill_broker(self) -> None:
+        """Kill the broker with SIGKILL; returns when it is gone."""
+        await self._kill(BROKER)
+
+    async def start_broker(self) -> None:
+        """Start the broker again on the same data and port; returns when it opens a handshake.
+
+        Raises:
+            StartFailed: it died or was not ready in time.
+        """
+        await self._start(BROKER)
+
+    async def kill_redis(self) -> None:
+        """Kill Redis with SIGKILL; returns when it is gone."""
+        await self._kill(REDIS)
+
+    async def start_redis(self) -> None:
+        """Start Redis again on the same data and port; returns when it answers.
+
+        Raises:
+            StartFailed: it died or was not ready in time.
+        """
+        await self._start(REDIS)
+
+    async def wipe_broker(self) -> None:
+        """Kill the broker with SIGKILL and remove its data: queues, messages, users; it starts again empty."""
+        await self._kill(BROKER)
+        await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
+
+    async def wipe_redis(self) -> None:
+        """Remove everything from the running Redis.
+
+        Raises:
+            ServerUnreachable: it does not answer.
+        """
+        await flush_redis(self.redis_url)
+
+    async def start(self) -> None:
+        """Start every server; returns when all are ready.
+
+        Raises:
+            StartFailed: one of them died or was not ready in time.
+        """
+        by_stage = sorted(self._children.values(), key=lambda child: child.stage)
+        for child in by_stage:
+            await self._start(child.name)
+
+    async def stop(self, *, gently: bool = False) -> None:
+        """Stop every server: at once, or `gently`, giving each the time to close its files."""
+        for name, running in reversed(self._running.items()):
+            if gently:
+                await running.stop()
+            else:
+                await self._kill(name)
+
+    async def _kill(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is not None:
+            await asyncio.to_thread(running.kill)
+
+    async def _start(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is not None and running.exit_code is None:
+            return
+        child = self._children[name]
+        running = spawn(child, marker=self._marker, log_folder=self._folder / "log")
+        self._running[name] = running
+        deadline = time.monotonic() + child.ready_within_seconds
+        while child.ready is None or not await child.ready():
+            if running.exit_code is not None or time.monotonic() > deadline:
+                await self._kill(name)
+                raise StartFailed(
+                    "A server could not be started",
+                    program=name,
+                    exit_code=running.exit_code,
+                    log=last_lines(running.log),
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+
+@asynccontextmanager
+async def private_servers(
+    folder: Path,
+    *,
+    environ: Mapping[str, str],
+    rabbitmq: bool = True,
+    redis: bool = True,
+    management: bool = False,
+) -> AsyncIterator[PrivateServers]:
+    """Private servers with all their files below `folder`, ready inside the block and gone after it.
+
+    The data stays in the folder; the same folder again gives the same ports, queues and keys. With `management` the
+    broker serves its management API.
+
+    Raises:
+        MissingServer: one that is wanted is not installed.
+        StartFailed: one died or was not ready in time; nothing is left running.
+        AlreadyUp: other servers run on this folder; two brokers on one folder destroy each other's files.
+    """
+    marker = uuid.uuid4().hex
+    addresses = keep_addresses(folder / "servers.json")
+    wanted = WantedServers(rabbitmq, redis, management)
+    children = server_children(find_binaries(environ), addresses, wanted, folder=folder, environ=environ)
+    servers = PrivateServers(children, addresses=addresses, marker=marker, folder=folder)
+    with hold_data(folder), guarded(marker):
+        try:
+            await servers.start()
+            yield servers
+        finally:
+            await servers.stop()

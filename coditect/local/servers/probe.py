@@ -1,0 +1,200 @@
+"""Probes that tell whether a broker or a Redis really answers at an address, by the first words of its protocol.
+
+A port that accepts a connection proves little: a broker that is still recovering its queues may do that. So the probe
+speaks the first words of each protocol (AMQP 0-9-1 section 4.2.2, Redis' inline commands) over plain asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from coditect.broker.rabbitmq.connection.recovery import hosts_of
+from coditect.errors import RegistryUnavailable
+from coditect.local.child import Probe
+from coditect.local.errors import ServerUnreachable
+from coditect.registry.connection import SENTINELS, RedisConnection
+
+_CONNECTION_START = b"\x00\x0a\x00\x0a"
+_VERSION = re.compile(rb"\x07versionS(.{4})", re.DOTALL)
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def broker_version(url: str, *, within_seconds: float = 2.0) -> str:
+    """Return the version of the broker at `url`, or at the first of its hosts that opens an AMQP 0-9-1 handshake.
+
+    The probe does not sign in. `within_seconds` bounds each host.
+
+    Raises:
+        ServerUnreachable: nothing answers in time, or something that is no AMQP 0-9-1 broker; retryable.
+    """
+    *others, last = (str(host) for host in hosts_of(url))
+    for host in others:
+        with suppress(ServerUnreachable):
+            return await _broker_version(host, within_seconds)
+    return await _broker_version(last, within_seconds)
+
+
+async def _broker_version(url: str, within_seconds: float) -> str:
+    async with _reach(url, default_port=5672, tls_scheme="amqps", within_seconds=within_seconds) as (
+        reader,
+        writer,
+    ):
+        writer.write(b"AMQP\x00\x00\x09\x01")
+        header = await reader.readexactly(7)
+        start = await reader.readexactly(min(int.from_bytes(header[3:7]), 131_072))
+        if header[:1] != b"\x01" or start[:4] != _CONNECTION_START:
+            raise ServerUnreachable("This is no AMQP 0-9-1 broker", address=_address(url))
+        found = _VERSION.search(start)
+        if found is None:
+            return "unknown"
+        return start[found.end() : found.end() + int.from_bytes(found[1])].decode(errors="replace")
+
+
+async def redis_version(url: str, *, within_seconds: float = 2.0) -> str:
+    """Return the version of the Redis that answers PING at `url`, signed in with the password in the address.
+
+    With sentinels it is the version of the master that they name.
+
+    Raises:
+        ServerUnreachable: nothing answers in time, the server still loads its data, or refuses the password; retryable.
+    """
+    if url.startswith(SENTINELS):
+        return await _version_under_sentinels(url, within_seconds)
+    async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
+        reader,
+        writer,
+    ):
+        await _sign_in(url, reader, writer)
+        await _redis_command(reader, writer, "PING")
+        size = (await _redis_command(reader, writer, "INFO", "server"))[1:]
+        text = (await reader.readexactly(int(size))).decode(errors="replace")
+        found = re.search(r"redis_version:(\S+)", text)
+        return found[1] if found else "unknown"
+
+
+async def _version_under_sentinels(url: str, within_seconds: float) -> str:
+    def unavailable(_: str, reason: str) -> RegistryUnavailable:
+        return RegistryUnavailable("No master answers that the sentinels name", reason=reason)
+
+    connection = RedisConnection(url, timeout_seconds=within_seconds, unavailable=unavailable)
+    try:
+        return await connection.version()
+    except RegistryUnavailable as error:
+        raise ServerUnreachable(error.sentence, reason=error.facts["reason"]) from error
+    finally:
+        await connection.close()
+
+
+async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
+    """Remove everything from every database of the Redis at `url`.
+
+    Raises:
+        ServerUnreachable: nothing answers in time; retryable, and the data may have been removed or not.
+    """
+    async with _reach(url, default_port=6379, tls_scheme="rediss", within_seconds=within_seconds) as (
+        reader,
+        writer,
+    ):
+        await _sign_in(url, reader, writer)
+        await _redis_command(reader, writer, "FLUSHALL")
+
+
+def broker_answers(url: str) -> Probe:
+    """Return a probe of whether the broker at `url` opens the handshake."""
+
+    async def answers() -> bool:
+        try:
+            await broker_version(url)
+        except ServerUnreachable:
+            return False
+        return True
+
+    return answers
+
+
+def redis_answers(url: str) -> Probe:
+    """Return a probe of whether the Redis at `url` answers PING and has loaded its data."""
+
+    async def answers() -> bool:
+        try:
+            await redis_version(url)
+        except ServerUnreachable:
+            return False
+        return True
+
+    return answers
+
+
+def port_open(port: int) -> Probe:
+    """Return a probe of whether a port of the loopback interface accepts connections."""
+
+    async def answers() -> bool:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), 2.0)
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return True
+
+    return answers
+
+
+@asynccontextmanager
+async def _reach(url: str, *, default_port: int, tls_scheme: str, within_seconds: float) -> AsyncIterator[Streams]:
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(within_seconds):
+            reader, writer = await asyncio.open_connection(
+                parts.hostname or "127.0.0.1",
+                parts.port or _default_port(parts, default_port, tls_scheme),
+                ssl=ssl.create_default_context() if parts.scheme == tls_scheme else None,
+            )
+            try:
+                yield reader, writer
+            finally:
+                writer.transport.abort()
+                with suppress(OSError):
+                    await writer.wait_closed()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+        raise ServerUnreachable(
+            "Nothing answers at this address",
+            address=_address(url),
+            reason=str(error) or type(error).__name__,
+        ) from error
+
+
+def _default_port(parts: SplitResult, plain: int, tls_scheme: str) -> int:
+    return 5671 if parts.scheme == tls_scheme == "amqps" else plain
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port}" if parts.port else f"{parts.scheme}://{parts.hostname}"
+
+
+async def _sign_in(url: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    parts = urlsplit(url)
+    if parts.password:
+        await _redis_command(reader, writer, "AUTH", unquote(parts.username or "default"), unquote(parts.password))
+
+
+async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
+    """Send one command in RESP, and return the first line of the answer.
+
+    Raises:
+        ServerUnreachable: the answer is an error, which begins with `-`.
+    """
+    encoded = [word.encode() for word in words]
+    writer.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
+    line = (await reader.readuntil(b"\r\n")).decode(errors="replace").strip()
+    if line.startswith("-"):
+        raise ServerUnreachable("Redis refuses the connection", reason=line[1:])
+    return line

@@ -1,0 +1,1 @@
+"""The promises, as pure functions of a recorded history."""

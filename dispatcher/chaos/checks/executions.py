@@ -1,0 +1,155 @@
+"""The promises about executions: they follow their predecessors, and are repeated only as often as faults excuse."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
+from dispatcher.chaos.faults.strangers import PREFIX
+from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
+from dispatcher.witness.history import UNENDED, post_of
+
+SUSPECT_ATTEMPTS = 2
+"""The attempts that a task which may have killed its agent gets beyond its own."""
+MOMENT_SECONDS = 1.0
+"""The time for which a fault's victim may not know of it: a continued agent, a connection that is gone."""
+ENDED = frozenset({"ok", "fail"})
+GIVEN_UP = frozenset({"failed", "dead"})
+WITHOUT_A_VALUE = TERMINAL - {"completed"}
+
+
+def dag_order(index: HistoryIndex) -> CheckResult:
+    """I3: check that a node runs only after its predecessors ran to their ends, were granted, or have no value.
+
+    The existence of a value is read from its agent's records: the dispatcher is not trusted there.
+    """
+    checked, violations, needed = 0, [], index.needed
+    for key, after in index.nodes.items():
+        runs = index.about("execute", key)
+        if not runs or not after:
+            continue
+        checked += len(after)
+        early = [before for before in after if not _over(index, before, runs[0].first)]
+        if len(after) - len(early) < needed.get(key, len(after)):
+            violations.append(f"{key} ran at {runs[0].begun:.3f}, before {', '.join(early)} was over")
+    return CheckResult("DAG order", "a node runs after its predecessors", checked, tuple(violations))
+
+
+def _over(index: HistoryIndex, node: str, place: int) -> bool:
+    executed = (one for one in index.about("execute", node) if one.outcome in ENDED)
+    granted = (one for one in index.about("grant", node) if one.possible)
+    given_up = (one for one in index.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
+    began = (*granted, *given_up)
+    return any(one.last < place for one in executed) or any(one.first < place for one in began)
+
+
+def executions(index: HistoryIndex) -> CheckResult:
+    """I6: check that executions are at most one, plus one for each failed one, plus one for each fault that touched it.
+
+    A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
+    and the last execution; the fault of an agent only if the task ever ran there. A hand-over of its shard counts as a
+    fault. Attempts never exceed those that the work permits. A stranger's message is executed a few times at most.
+    """
+    most, nodes = _most_attempts(index), index.nodes
+    checked, violations = 0, []
+    for key, runs in index.by_key("execute"):
+        checked += 1
+        failed = sum(one.outcome == "fail" for one in runs)
+        touched = _touches(index, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
+        if key.startswith(PREFIX):  # nobody promised a stranger anything, but that it costs others little
+            touched = _touches(index, key, runs, until=runs[-1].begun)
+            if len(runs) > TASK_ATTEMPTS * (1 + touched):
+                violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
+            continue
+        if len(runs) > 1 + failed + touched:
+            told = f"{key} ran {len(runs)} times, {failed} of them failed, {touched} faults touched it"
+            when = (f"by {one.proc} from {one.begun:.3f} to {one.ended:.3f}" for one in runs)
+            violations.append(f"{told}: {'; '.join(when)}")
+        attempts = max(int(one.val.get("attempt", 1)) for one in runs)
+        spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(index, runs) else 0
+        if attempts > most.get(key, attempts) + spared:
+            violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
+    return CheckResult("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
+    """Return whether an agent that ran the task was killed: a direct task is given more attempts then."""
+    posts = {post_of(one.proc) for one in runs}
+    return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
+
+
+def _most_attempts(index: HistoryIndex) -> dict[str, int]:
+    """Return the permitted attempts of each task, direct tasks and nodes."""
+    most: dict[str, int] = {}
+    for work in index.of("accept"):
+        allowed, few = work.val.get("most"), work.val.get("few") or {}
+        if allowed is not None:
+            most[work.key] = int(allowed)
+            most |= {f"{work.key}:{name}": int(few.get(name, allowed)) for name in work.val.get("nodes") or ()}
+    return most
+
+
+def as_meant(index: HistoryIndex) -> CheckResult:
+    """I1: check that work ends in a state that it was meant to end in; only used-up attempts excuse another one."""
+    checked, violations = 0, []
+    for work in index.accepted:
+        end = next((one for one in index.about("end", work.key) if one.happened), None)
+        if end is None or "ends" not in work.val:
+            continue
+        checked += 1
+        excused = any(used_up(index, work, key, until=end.ended) for key in _given_up(index, work))
+        if end.val["state"] not in work.val["ends"] and not excused:
+            violations.append(f"{work.key} ended {end.val['state']}, and no faults explain that")
+    return CheckResult("ends as meant", "what is not meant to fail completes", checked, tuple(violations))
+
+
+def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
+    """Yield the tasks because of which the work failed; a direct task is its own."""
+    nodes = work.val.get("nodes")
+    if not nodes:
+        yield work.key
+    for key in (f"{work.key}:{name}" for name in nodes or {}):
+        states = index.versioned("state", key)
+        if states and states[-1].val["state"] in GIVEN_UP:
+            yield key
+
+
+def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
+    """Return whether each of its attempts has an execution that failed on purpose, or a fault that touched it.
+
+    An attempt begins with the grant of its start: the agent that got the grant may die before it executes anything.
+    """
+    states = index.versioned("state", key)
+    until = states[-1].begun if states else until
+    tries = _tries(index, key)
+    failed = sum(one.outcome == "fail" for one in tries)
+    most = (work.val.get("few") or {}).get(key.rpartition(":")[2], work.val.get("most"))
+    return bool(tries) and most is not None and failed + _touches(index, key, tries, until=until) >= int(most)
+
+
+def _tries(index: HistoryIndex, key: str) -> list[Operation]:
+    """Return a task's executions and the ledger's grants of it; a grant names the agent in place of the process."""
+    granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
+    begun = (replace(one, proc=one.val["agent"]) for one in granted)
+    return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
+
+
+def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
+    """Return how many faults, and changes of its shard's owner, touched a task between its first start and `until`."""
+    posts = {post_of(one.proc) for one in runs}
+    faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
+    shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
+    moves = [one for shard in shards for one in index.about("lease", shard) if one.possible]
+    return sum(_met(one, runs[0].begun, until) for one in (*faults, *moves))
+
+
+def _holds(posts: Collection[str], post: str) -> bool:
+    """Return whether an agent's post is among the given agents: an agent's id is its post and a random suffix."""
+    return post in posts or any(one.startswith(f"{post}-") for one in posts)
+
+
+def _met(event: Operation, since: float, until: float) -> bool:
+    ended = event.begun if event.f == "lease" else event.ended
+    return event.begun <= until and ended + MOMENT_SECONDS >= since

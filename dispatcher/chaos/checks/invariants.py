@@ -1,0 +1,298 @@
+"""The promises, each a pure function of a history's index, without knowledge of the mutant or of the planned faults.
+
+An operation with an unknown outcome may have happened at any time after it began: it excuses, and it never accuses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
+from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
+from dispatcher.chaos.checks.live_set import live_set
+from dispatcher.chaos.checks.recovery import recovered
+from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
+from dispatcher.chaos.checks.waits import p0_soon, p2_progress
+from dispatcher.witness.history import HistoryEntry
+
+GONE_WITH_THE_BROKER = ("broker.wipe",)
+"""The kinds of faults that may lose a direct task in flight, which lives in the broker alone."""
+ANSWERED_SECONDS = 5.0
+"""The time by which an ended task is answered, with a wide margin, in calm times."""
+
+
+def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
+    """Check every promise on a history, and return the results."""
+    index = HistoryIndex(entries)
+    return [check(index) for check in CHECKS]
+
+
+def nothing_lost(index: HistoryIndex) -> CheckResult:
+    """I1: check that accepted work ends; a wipe of the broker's disk excuses a direct task that was in flight."""
+    ended = {one.key for one in index.of("end") if one.happened}
+    wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
+    violations = [
+        f"{work.key} was accepted by {work.proc} and never ended"
+        for work in index.accepted
+        if work.key not in ended and not (_is_direct(work) and any(_was_there(index, work, one) for one in wiped))
+    ]
+    return CheckResult("nothing lost", "accepted work ends", len(index.accepted), tuple(violations))
+
+
+def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
+    """Return whether the broker may have had the task or its answer when it lost everything.
+
+    The task was published before the broker was back, it was not executed to its end in calm times long before, and no
+    agent got it afterwards.
+    """
+    runs = index.about("execute", work.key)
+    done = (one.ended for one in runs if one.happened and one.ended < wipe.begun - ANSWERED_SECONDS)
+    answered = any(_is_calm(index, instant, instant + ANSWERED_SECONDS) for instant in done)
+    survived = any(one.happened and one.begun > wipe.ended for one in runs)
+    return work.begun <= wipe.ended and not answered and not survived
+
+
+def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
+    return not any(one.begun <= until and one.ended >= since - ANSWERED_SECONDS for one in index.faults)
+
+
+def one_end_each(index: HistoryIndex) -> CheckResult:
+    """I2: check that a node has at most one terminal transition, without those after a requested redrive."""
+    nodes = dict(index.by_key("state"))
+    violations = [told for key in nodes for told in _second_ends(index, key)]
+    return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
+
+
+def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
+    asked = index.redrives(key)
+    end: Operation | None = None
+    for one in index.versioned("state", key):
+        if not one.happened:
+            continue
+        again = end is not None and any(place <= one.last for place in asked)
+        same = end is not None and all(one.val[name] == end.val[name] for name in ("state", "fence", "attempt"))
+        if end is not None and not again and not same:
+            yield f"{key} was {end.val['state']} (fence {end.val['fence']}), then {one.val['state']}"
+        if one.val["state"] in TERMINAL:
+            end = one
+
+
+def effects_once(index: HistoryIndex) -> CheckResult:
+    """I2: check that the effect of a task, keyed by its id, exists once, and that the recorded result names it."""
+    effects = {key: list(found) for key, found in index.by_key("effect")}
+    results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
+    violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
+    for key, result in results.items():
+        token = result.val.get("token")
+        if token is not None and not any(one.val["token"] == token for one in effects.get(key, ())):
+            violations.append(f"{key} completed, and the effect that its result tells of is not there")
+    return CheckResult(
+        "effects exactly once", "a keyed effect is made once", len(effects.keys() | results.keys()), tuple(violations)
+    )
+
+
+def one_completion(index: HistoryIndex) -> CheckResult:
+    """I2: check that the ledger has exactly one completed attempt for a completed node."""
+    done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
+    violations = [
+        f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
+    ]
+    return CheckResult("one completion", "a node has one completed attempt", len(done), tuple(violations))
+
+
+def fences(index: HistoryIndex) -> CheckResult:
+    """I4: check that each publication of a node has a higher fence and number, in the order of the store's versions.
+
+    No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
+    """
+    checked, violations = _epochs(index)
+    for key, _ in index.by_key("claim"):
+        known = [one for one in index.versioned("claim", key) if one.happened]
+        checked += len(known)
+        for before, after in pairwise(known):
+            same_shard = before.val["shard"] == after.val["shard"]
+            if after.val["fence"] <= before.val["fence"]:
+                violations.append(f"the fence of {key} went from {before.val['fence']} to {after.val['fence']}")
+            elif same_shard and after.val["publication"] <= before.val["publication"]:
+                violations.append(f"{key} was published as {after.val['publication']} after a higher number")
+    nodes = index.nodes
+    for key, runs in index.by_key("execute"):
+        fences = Counter(one.val.get("fence") for one in runs) if key in nodes else Counter[Any]()
+        repeated = [(fence, many) for fence, many in fences.items() if many > 1]
+        violations += [f"{key} was executed {many} times under fence {fence}" for fence, many in repeated]
+    return CheckResult("fences grow", "each publication and execution has its own", checked, tuple(violations))
+
+
+def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
+    checked, violations = 0, []
+    for shard, _ in index.by_key("lease"):
+        known = [one for one in index.versioned("lease", shard) if one.happened]
+        checked += len(known)
+        for before, after in pairwise(known):
+            (owner, epoch), (next_owner, next_epoch) = ((one.val["owner"], one.val["epoch"]) for one in (before, after))
+            if next_epoch < epoch or (next_epoch == epoch and next_owner not in ("", owner)):
+                violations.append(f"{shard} went from {owner} ({epoch}) to {next_owner} ({next_epoch})")
+    return checked, violations
+
+
+def stale_writes(index: HistoryIndex) -> CheckResult:
+    """I4: check that the recorded value is that of the node's newest fence.
+
+    A value of an older fence is permitted from the very agent to which the newest was granted: it had the task already,
+    and went on.
+    """
+    told = [one for one in index.of("result") if one.val.get("by") is not None]
+    violations = [
+        f"{one.key} has the value of fence {one.val['by']} by {one.val['maker']}, its fence was {one.val['fence']}"
+        for one in told
+        if one.val["by"] != one.val["fence"] and not _went_on(index, one)
+    ]
+    return CheckResult("no stale write", "a late result is refused", len(told), tuple(violations))
+
+
+def _went_on(index: HistoryIndex, result: Operation) -> bool:
+    newest, maker = result.val["fence"], result.val["maker"]
+    granted = (one for one in index.about("state", result.key) if one.possible and one.val["state"] == "working")
+    return any(one.val["fence"] == newest and one.val.get("agent") == maker for one in granted)
+
+
+def publications(index: HistoryIndex) -> CheckResult:
+    """Check that a shard's publication number stands for one node and fence, and is claimed before it is published."""
+    owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
+    violations = []
+    for one in (*index.of("claim"), *index.of("publish")):
+        if one.happened or one.f == "publish":
+            owners[_number(one)].add((one.key, one.val["fence"]))
+    possible = {_number(one): one.first for one in reversed(index.of("claim")) if one.possible}
+    for number, owner in owners.items():
+        if len(owner) > 1:
+            violations.append(f"publication {number[1]} of shard {number[0]} was given to {sorted(owner)}")
+    for one in index.of("publish"):
+        if _number(one) not in possible or one.first < possible[_number(one)]:
+            violations.append(f"{one.key} was published as {one.val['publication']} without a claim")
+    return CheckResult(
+        "publications unique", "a number is given once, and claimed first", len(owners), tuple(violations)
+    )
+
+
+def _number(one: Operation) -> tuple[int, int]:
+    return one.val["shard"], one.val["publication"]
+
+
+def outbox_kept(index: HistoryIndex) -> CheckResult:
+    """Check that a claimed publication has a row in the outbox, so that a crash cannot prevent its publish."""
+    claims = [one for one in index.of("claim") if one.happened and "row" in one.val]
+    violations = [
+        f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
+        for one in claims
+        if not one.val["row"]
+    ]
+    return CheckResult("outbox kept", "what is claimed is in the outbox", len(claims), tuple(violations))
+
+
+def recorded_before_acked(index: HistoryIndex) -> CheckResult:
+    """Check that a result is acknowledged only when the ledger has moved on from its attempt."""
+    acks = index.of("ack")
+    violations = [
+        f"{ack.key}'s result (fence {ack.val['fence']}) was acknowledged before it was recorded"
+        for ack in acks
+        if not any(_moved_on(one, ack) for one in index.about("state", ack.key))
+    ]
+    return CheckResult(
+        "recorded, then acked", "results are acknowledged after the commit", len(acks), tuple(violations)
+    )
+
+
+def _moved_on(state: Operation, ack: Operation) -> bool:
+    """Return whether a transaction may have made a result needless, and can have been committed before the ack.
+
+    Another process may have been stopped between its commit and the record of it; the acknowledging process has read it
+    in the store.
+    """
+    if not state.possible or state.first > ack.first:
+        return False
+    if state.proc == ack.proc and state.last > ack.first:
+        return False  # who acks has heard of its own commit
+    fence = state.val["fence"]
+    waiting = state.val["state"] in ("blocked", "ready", "published", "working")
+    return bool(
+        fence > ack.val["fence"] or (fence == ack.val["fence"] and not waiting) or state.val["state"] in TERMINAL
+    )
+
+
+def conservation(index: HistoryIndex) -> CheckResult:
+    """I8: check by the ledger's census that submitted work is terminal, live or dead, and no other exists."""
+    census = {one.key: one.val.get("state") for one in index.of("census")}
+    sure = {one.key for one in index.accepted}
+    maybe = {one.key for one in index.of("accept") if one.possible}
+    there = {key for key, state in census.items() if state is not None}
+    keys = {one.key for one in index.of("submit") if one.possible}
+    keyed = {one.key for one in index.of("census") if one.val.get("submitted") in keys}
+    violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe - keyed)]
+    missing = sorted((sure & census.keys()) - there)
+    violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
+    return CheckResult("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))
+
+
+def balance(index: HistoryIndex) -> CheckResult:
+    """Check that the ledger's rows, counts and indexes agree at the end."""
+    audits = index.of("audit")
+    violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
+    return CheckResult(
+        "ledger balances", "rows, counts and indexes agree", sum(one.val["rows"] for one in audits), violations
+    )
+
+
+def nothing_left(index: HistoryIndex) -> CheckResult:
+    """Check that at the end the tasks' queues are empty, and no message is in hand, strangers' included."""
+    looks = index.of("left")
+    violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
+    return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)
+
+
+def durable_acceptance(index: HistoryIndex) -> CheckResult:
+    """I9: check that an acknowledged acceptance of a workflow stays known."""
+    accepted = [work for work in index.accepted if not _is_direct(work)]
+    census = {one.key: one.val.get("state") for one in index.of("census")}
+    violations = [
+        f"{work.key} was accepted, and the ledger does not know it"
+        for work in accepted
+        if census and census.get(work.key) is None
+    ]
+    return CheckResult("acceptance durable", "an accepted workflow stays known", len(accepted), tuple(violations))
+
+
+def _is_direct(work: Operation) -> bool:
+    return not work.val.get("nodes")
+
+
+CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
+    nothing_lost,
+    as_meant,
+    one_end_each,
+    one_completion,
+    effects_once,
+    dag_order,
+    fences,
+    stale_writes,
+    p0_soon,
+    p2_progress,
+    executions,
+    nodes_as_meant,
+    given_as_asked,
+    held,
+    keys_once,
+    live_set,
+    recovered,
+    conservation,
+    balance,
+    nothing_left,
+    durable_acceptance,
+    publications,
+    outbox_kept,
+    recorded_before_acked,
+)

@@ -1,0 +1,70 @@
+"""The promise about the registry, judged by looks at it: the running agents, those at work, and those listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
+from dispatcher.chaos.faults.schedule import BROKER_STOP
+from dispatcher.witness.history import post_of
+
+PROMISED_SECONDS = 3.0
+ALLOWED_SECONDS = 1.0
+"""The tolerance of a look: a change came at any time since the look before."""
+GAP_SECONDS = 2.0
+"""The distance of two looks from which the time between them is unknown."""
+
+
+def live_set(index: HistoryIndex) -> CheckResult:
+    """I7: check that 3 s after any change the registry lists exactly the living agents, if it was available.
+
+    Times in which the broker was silent are not judged: an agent that gets no answer lets its lease lapse.
+
+    An agent must be listed if it was at work in all looks of that time, and was neither stopped between them nor parted
+    from a server. An agent must not be listed if it ran in none of them, and was not continued between them: it was
+    killed, or is stopped for longer than its lease.
+    """
+    looks = [one for one in index.of("look") if one.outcome != "info"]
+    away = [one for one in index.faults if one.key == "redis" or one.val.get("kind") == BROKER_STOP]
+    stops, parts = index.of("stop"), index.of("part")
+    checked, violations = 0, []
+    for place, look in enumerate(looks):
+        window = _window(looks, place)
+        if not look.happened or not window or any(_touches(window, one) for one in away):
+            continue
+        checked += 1
+        stirred = {one.key for one in stops if _changes(window, one)}
+        stirred |= {one.key for one in parts if _touches(window, one)}
+        told = ((name, what) for name, what in _differences(window, looks[:place]) if post_of(name) not in stirred)
+        violations += [f"{name} {what} at {look.begun:.1f}" for name, what in told]
+    return CheckResult("registry true", "it lists who lives, 3 s later", checked, tuple(violations))
+
+
+def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
+    """Return the looks that cover the promised time up to the look at `place`; none when one of them was late."""
+    since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
+    first = place
+    while first and looks[first].begun > since:
+        if looks[first].begun - looks[first - 1].begun > GAP_SECONDS:
+            return ()
+        first -= 1
+    return looks[first : place + 1] if looks[first].begun <= since else ()
+
+
+def _touches(window: Sequence[Operation], fault: Operation) -> bool:
+    return fault.begun <= window[-1].ended and fault.ended >= window[0].begun
+
+
+def _changes(window: Sequence[Operation], stop: Operation) -> bool:
+    """Return whether the agent was stopped or continued within the looks; one that stays stopped changes nothing."""
+    return any(window[0].begun <= instant <= window[-1].ended for instant in (stop.begun, stop.ended))
+
+
+def _differences(window: Sequence[Operation], before: Sequence[Operation]) -> Iterator[tuple[str, str]]:
+    listed = set(window[-1].val["listed"])
+    at_work = set.intersection(*(set(one.val["at_work"]) for one in window))
+    ran = {name for one in window for name in one.val["running"]}
+    known = {name for one in before for name in one.val["running"]}.union(window[0].val.get("listed", ()))
+    yield from ((name, "lives and is not listed") for name in sorted(at_work - listed))
+    yield from ((name, "is listed and does not live") for name in sorted((listed & known) - ran))

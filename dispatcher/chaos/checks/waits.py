@@ -1,0 +1,89 @@
+"""The promises about priorities, judged by waits in calm times: no priority shortens a wait that a fault causes.
+
+The length of a wait is counted in the starts of other tasks, which a slow machine does not change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
+
+CALM_SECONDS = 5.0
+"""The time after a fault until all is as before: leases have lapsed, shards have moved, all processes are back."""
+MOST_BEFORE_P0 = 26
+"""Two rounds of an agent's slots, 8:4:1: the most that a level may save or owe."""
+MOST_BEFORE_P2 = 104
+"""Two rounds of each of four agents: a thirteenth of every agent's starts is for P2."""
+CAN_BE_EXECUTED = frozenset({"ready", "published"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A task's wait from when it could be executed until its first start; places are those in the history."""
+
+    key: str
+    priority: str
+    ready_at: float
+    ready: int
+    start_at: float
+    start: int
+
+
+def p0_soon(index: HistoryIndex) -> CheckResult:
+    """I5: check that no P0 waits through many starts of P1 and P2."""
+    waits = _waits(index)
+    lower = [one.start for one in waits if one.priority != "p0"]
+    judged = [one for one in waits if one.priority == "p0" and _is_calm(index, one)]
+    passing = {one: bisect_left(lower, one.start) - bisect_right(lower, one.ready) for one in judged}
+    violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P0)
+    return CheckResult("P0 soon", "a P0 does not wait for a backlog", len(judged), tuple(violations))
+
+
+def p2_progress(index: HistoryIndex) -> CheckResult:
+    """I5: check that no P2 waits through many starts of tasks that became ready after it."""
+    waits = _waits(index)
+    starts = [one.start for one in waits]
+    judged = [one for one in waits if one.priority == "p2" and _is_calm(index, one)]
+    passing = {one: _overtaking(waits, starts, one) for one in judged}
+    violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P2)
+    return CheckResult("P2 progress", "a P2 is not overtaken for ever", len(judged), tuple(violations))
+
+
+def _told(one: Wait, many: int) -> str:
+    return f"{one.key} ({one.priority}) waited {one.start_at - one.ready_at:.1f} s, through {many} starts of others"
+
+
+def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
+    between = waits[bisect_right(starts, one.ready) : bisect_left(starts, one.start)]
+    return sum(other.ready > one.ready for other in between)
+
+
+def _waits(index: HistoryIndex) -> list[Wait]:
+    """Return the waits of all executed tasks, in the order of their first starts."""
+    return sorted(_found(index), key=lambda one: one.start)
+
+
+def _found(index: HistoryIndex) -> Iterator[Wait]:
+    """Yield the waits: a node is ready when the ledger says so, a direct task when it was accepted."""
+    direct = {work.key: work for work in index.accepted}
+    for key, priority in index.priorities.items():
+        ready = direct.get(key) or _ready(index, key)
+        runs = index.about("execute", key)
+        if ready is not None and runs:
+            start_at, start = max((ready.ended, int(ready.last)), (runs[0].begun, runs[0].first))
+            yield Wait(key, priority, ready.ended, int(ready.last), start_at, start)
+
+
+def _ready(index: HistoryIndex, node: str) -> Operation | None:
+    states = index.about("state", node)
+    return next((one for one in states if one.happened and one.val["state"] in CAN_BE_EXECUTED), None)
+
+
+def _is_calm(index: HistoryIndex, wait: Wait) -> bool:
+    """Return whether there was no fault during the wait, nor for a while before."""
+    since = wait.ready_at - CALM_SECONDS
+    return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in index.faults)
