@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
-from math import inf
 from typing import Any
 
 from coditect.aio.clock import Clock
@@ -38,8 +37,10 @@ class Events:
         self._background = background
         self._clock = clock
         self._source = source
-        self._muted: dict[str, float] = {}
-        """The event loop's time until which no event of a type is sent; then one is sent, to find out."""
+        self._muted: dict[str, asyncio.TimerHandle] = {}
+        """The types of which no event is sent, each with the timer that ends it."""
+        self._untried: set[str] = set()
+        """The types that were muted until now: one event is sent, to find out whether it has a listener."""
         self._followed: OrderedDict[str, None] = OrderedDict()
         """Subjects that listeners announced to follow, until the last event, or an event without a listener."""
         self._under_way = 0
@@ -47,8 +48,7 @@ class Events:
 
     def heard(self, type_: str, subject: str = "") -> bool:
         """Return whether an event may have a listener; asked before the facts of a frequent event are gathered."""
-        until = self._muted.get(type_)
-        return until is None or self._now() >= until or subject in self._followed
+        return type_ not in self._muted or subject in self._followed
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event in the background; drop the event without listeners, or with too many under way."""
@@ -58,7 +58,7 @@ class Events:
             self.dropped += 1
             return
         self._under_way += 1
-        if subject not in self._followed and self._now() >= self._muted.get(type_, inf):
+        if type_ in self._untried and subject not in self._followed:
             self._mute(type_)
         event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
         self._background.start(self._publish(event), name=f"event {type_}")
@@ -66,7 +66,9 @@ class Events:
     def unmute(self, subjects: Iterable[str] = ()) -> None:
         """Send events again after a listener's announcement: all events, or the events about the given subjects."""
         if not subjects:
-            self._muted.clear()
+            for type_ in tuple(self._muted):
+                self._end_mute(type_)
+            self._untried.clear()
         for subject in subjects:
             self._followed[subject] = None
             if len(self._followed) > MOST_FOLLOWED:
@@ -88,15 +90,23 @@ class Events:
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
         else:
             if event.subject not in self._followed:
-                self._muted.pop(event.type, None)
+                self._end_mute(event.type)
+                self._untried.discard(event.type)
             if event.type in ENDINGS:
                 self._followed.pop(event.subject, None)
         finally:
             self._under_way -= 1
 
     def _mute(self, type_: str) -> None:
-        self._muted[type_] = self._now() + MUTE_SECONDS
+        self._untried.discard(type_)
+        self._end_mute(type_)
+        self._muted[type_] = asyncio.get_running_loop().call_later(MUTE_SECONDS, self._try_again, type_)
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    def _try_again(self, type_: str) -> None:
+        del self._muted[type_]
+        self._untried.add(type_)
+
+    def _end_mute(self, type_: str) -> None:
+        timer = self._muted.pop(type_, None)
+        if timer is not None:
+            timer.cancel()
