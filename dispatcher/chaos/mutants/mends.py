@@ -39,7 +39,7 @@ MUTANTS = (
     ),
     Mutant(
         "unsettled_for_ever",
-        "coditect.agent.settlement.settle",
+        "coditect.agent.requeue",
         "    elif returns >= MOST_RETURNS:\n",
         "    elif returns < 0:\n",
         "what can never be settled goes back again and again",
