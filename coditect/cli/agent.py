@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Annotated
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.capability import spec_json
-from coditect.cli.connections import Connections, connections
+from coditect.cli.capability import SPEC_COLUMNS, spec_cells, spec_json
+from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import (
-    Output,
-    OutputOption,
-    instant,
-    megabytes,
-    say,
-    write_fields,
-    write_json,
-    write_table,
-)
-from coditect.errors import NotFound, ResultTimeout, Unroutable
-from coditect.model.capability import nearest_names
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.registry.port import Registry, Search
+from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.operations import fleet
+from coditect.registry.port import Search
 from coditect.settings.settings import read_settings
-from coditect.wire import control_messages, routing
 
 app = typer.Typer(no_args_is_help=True)
-
-POLL_SECONDS = 0.2
 
 AgentArgument = Annotated[str, typer.Argument(metavar="AGENT_ID", help="As `coditect agent list` shows it.")]
 
@@ -84,22 +70,10 @@ def list_agents(
     Example: coditect agent list --capability code.review
     """
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
-    records = run_loop(_find(connections(context), search))
-    if output is Output.JSON:
-        write_json([agent_json(record) for record in records])
-        return
-    columns = (
-        "agent",
-        "status",
-        "running",
-        "slots",
-        "capabilities",
-        "completed",
-        "failed",
-        "cpu %",
-        "memory",
-    )
-    write_table(columns, [_row(record) for record in records], empty="No agent is registered.")
+    records = run_loop(fleet.find_agents(connections(context), search))
+    columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
+    table = TableView(columns, [_row(record) for record in records], "No agent is registered.")
+    render(output, [agent_json(record) for record in records], table)
 
 
 @app.command("show")
@@ -109,21 +83,12 @@ def show_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOp
     \b
     Example: coditect agent show reviewer-1f2e3d4c
     """
-    record = run_loop(_get(connections(context), AgentId(agent_id)))
-    if output is Output.JSON:
-        write_json(agent_json(record))
-        return
-    shown = agent_json(record)
-    del shown["capabilities"]
-    load = shown.pop("load")
-    write_fields(shown)
-    if isinstance(load, dict):
-        write_fields(load)
-    rows = [
-        (spec.name, spec.timeout_seconds, spec.cost, spec.tags, spec.description)
-        for spec in record.registration.capabilities
-    ]
-    write_table(("capability", "timeout s", "cost", "tags", "description"), rows)
+    record = run_loop(fleet.get_agent(connections(context), AgentId(agent_id)))
+    document = agent_json(record)
+    fields = {name: value for name, value in document.items() if name not in {"capabilities", "load"}}
+    rows = [(spec.name, *spec_cells(spec)) for spec in record.registration.capabilities]
+    load = FieldsView(_load_json(record.load))
+    render(output, document, FieldsView(fields), load, TableView(("capability", *SPEC_COLUMNS), rows))
 
 
 @app.command("drain")
@@ -139,55 +104,9 @@ def drain_agent(
     \b
     Example: coditect agent drain reviewer-1f2e3d4c --wait 60s
     """
-    run_loop(_drain(connections(context), AgentId(agent_id), seconds(wait) if wait else None))
+    wait_seconds = seconds(wait) if wait else None
+    run_loop(fleet.drain_agent(connections(context), AgentId(agent_id), wait_seconds=wait_seconds))
     say(f"{agent_id} {'is gone' if wait else 'was asked to drain'}.")
-
-
-async def _find(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
-    async with opened.registry() as registry:
-        return await registry.find(search)
-
-
-async def _get(opened: Connections, agent_id: AgentId) -> AgentRecord:
-    async with opened.registry() as registry:
-        record = await registry.get(agent_id)
-        if record is not None:
-            return record
-        others = await registry.find(Search())
-    raise NotFound("No agent has this id", id=agent_id, nearest=_nearest(agent_id, others))
-
-
-def _nearest(agent_id: AgentId, records: tuple[AgentRecord, ...]) -> tuple[str, ...]:
-    return nearest_names(agent_id, [record.agent_id for record in records])
-
-
-async def _drain(opened: Connections, agent_id: AgentId, wait_seconds: float | None) -> None:
-    async with opened.broker() as broker:
-        try:
-            await broker.publish(
-                control_messages.message(control_messages.DRAIN),
-                exchange=routing.AGENTS,
-                routing_key=routing.mailbox_key(agent_id),
-                timeout_seconds=10.0,
-            )
-        except Unroutable as error:
-            raise NotFound("No agent has this id", id=agent_id) from error
-    if wait_seconds is not None:
-        async with opened.registry() as registry:
-            await _until_gone(registry, agent_id, wait_seconds)
-
-
-async def _until_gone(registry: Registry, agent_id: AgentId, wait_seconds: float) -> None:
-    try:
-        async with asyncio.timeout(wait_seconds):
-            while True:
-                if await registry.get(agent_id) is None:
-                    return
-                await asyncio.sleep(POLL_SECONDS)
-    except TimeoutError as error:
-        raise ResultTimeout(
-            "The agent is still draining", id=agent_id, fix="It goes on by itself; look again later."
-        ) from error
 
 
 def _row(record: AgentRecord) -> tuple[object, ...]:
@@ -221,16 +140,20 @@ def agent_json(record: AgentRecord) -> dict[str, object]:
         "started_at": instant(registration.started_at_ms),
         "lease_ms": record.lease_ms,
         "metadata": dict(registration.metadata),
-        "load": {
-            "running": load.running,
-            "suspended": load.suspended,
-            "awaiting_owner": load.awaiting_owner,
-            "cpu_percent": load.cpu_percent,
-            "resident_bytes": load.resident_bytes,
-            "latency_ms": load.latency_ms,
-            "completed": load.completed,
-            "failed": load.failed,
-            "trouble": load.trouble,
-        },
+        "load": _load_json(load),
         "capabilities": [spec_json(spec) for spec in registration.capabilities],
+    }
+
+
+def _load_json(load: Load) -> dict[str, object]:
+    return {
+        "running": load.running,
+        "suspended": load.suspended,
+        "awaiting_owner": load.awaiting_owner,
+        "cpu_percent": load.cpu_percent,
+        "resident_bytes": load.resident_bytes,
+        "latency_ms": load.latency_ms,
+        "completed": load.completed,
+        "failed": load.failed,
+        "trouble": load.trouble,
     }

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
-from coditect.cli.terminal.output import Output, OutputOption, instant, say, write_json, write_table
-from coditect.cli.workflow.tables import row_json
-from coditect.workflow.rows import ApprovalRow
+from coditect.cli.connections import connections
+from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
+from coditect.operations import workflows
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -32,13 +31,10 @@ def list_approvals(
     \b
     Example: coditect approval list
     """
-    rows = run_loop(_list(connections(context), most))
-    if output is Output.JSON:
-        write_json([row_json(row) for row in rows])
-        return
+    rows = run_loop(workflows.list_approvals(connections(context), most=most))
     columns = ("workflow", "node", "name", "question", "since")
     cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
-    write_table(columns, cells, empty="Nobody is asked.")
+    render(output, rows, TableView(columns, cells, "Nobody is asked."))
 
 
 @app.command("grant")
@@ -67,7 +63,7 @@ def deny_approval(
 
 def _answer(context: typer.Context, run: str, node: str, *, granted: bool, by: str | None, comment: str) -> None:
     who = by or _user()
-    run_loop(_answered(connections(context), run, node, granted=granted, by=who, comment=comment))
+    run_loop(workflows.answer_approval(connections(context), run, node, granted=granted, by=who, comment=comment))
     say(f"{node} of {run} was {'granted' if granted else 'denied'} by {who}.")
 
 
@@ -76,13 +72,3 @@ def _user() -> str:
         return getuser()
     except (OSError, KeyError):  # a container's user may have no name
         return "unknown"
-
-
-async def _list(opened: Connections, most: int) -> list[ApprovalRow]:
-    async with opened.fleet() as client:
-        return [row async for row in client.approvals(most=most)]
-
-
-async def _answered(opened: Connections, run: str, node: str, *, granted: bool, by: str, comment: str) -> None:
-    async with opened.fleet() as client:
-        await client.run(run).answer(node, granted=granted, by=by, comment=comment)

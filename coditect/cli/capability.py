@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
-from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
-from coditect.errors import NotFound, RegistryUnavailable
-from coditect.model.capability import CapabilitySpec, check_capability_name, nearest_names
+from coditect.cli.connections import connections
+from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
+from coditect.model.capability import CapabilitySpec
 from coditect.model.example import Example
+from coditect.operations import fleet
+from coditect.operations.fleet import CapabilityOffer
 from coditect.registry.port import Search
 
 app = typer.Typer(no_args_is_help=True)
 
-
-@dataclass(frozen=True, slots=True)
-class _Offer:
-    """A capability, as the agent that started last declares it."""
-
-    spec: CapabilitySpec
-    agents: tuple[str, ...]
-    versions: tuple[str, ...]
+SPEC_COLUMNS = ("timeout s", "cost", "tags", "description")
 
 
 @app.command("list")
@@ -44,13 +36,10 @@ def list_capabilities(
     \b
     Example: coditect capability list
     """
-    offers = run_loop(_offers(connections(context), Search(tag=tag, keyword=keyword)))
-    if output is Output.JSON:
-        write_json([_json(offer) for offer in offers])
-        return
-    columns = ("capability", "agents", "timeout s", "cost", "tags", "description")
-    rows = [(one.spec.name, len(one.agents), *_limits(one.spec), one.spec.description) for one in offers]
-    write_table(columns, rows, empty="No agent is registered.")
+    offers = run_loop(fleet.find_offers(connections(context), Search(tag=tag, keyword=keyword)))
+    columns = ("capability", "agents", *SPEC_COLUMNS)
+    rows = [(one.spec.name, len(one.agents), *spec_cells(one.spec)) for one in offers]
+    render(output, [_json(offer) for offer in offers], TableView(columns, rows, "No agent is registered."))
 
 
 @app.command("show")
@@ -64,61 +53,26 @@ def show_capability(
     \b
     Example: coditect capability show code.review
     """
-    found = run_loop(_offers(connections(context), Search()))
-    offer = next((one for one in found if one.spec.name == name), None)
-    if offer is None:
-        nearest = nearest_names(name, [one.spec.name for one in found])
-        raise NotFound("No living agent offers this capability", capability=name, nearest=nearest)
-    if output is Output.JSON:
-        write_json(_json(offer))
-        return
+    offer = run_loop(fleet.get_offer(connections(context), name))
     spec, example = offer.spec, Example(offer.spec.input_schema)
-    fields = {"tags": spec.tags, "cost": spec.cost, "timeout s": spec.timeout_seconds, "strategy": spec.strategy}
-    write_fields(
-        {"capability": spec.name, "description": spec.description, "agents": offer.agents, "versions": offer.versions}
-        | fields
-        | {"input": _pretty(spec.input_schema), "value": _pretty(spec.output_schema), "try": _try(spec, example)}
-    )
-    for place in example.unsure:
-        say(f"The example has to be filled in at {place}")
+    shown = {
+        "capability": spec.name,
+        "description": spec.description,
+        "agents": offer.agents,
+        "versions": offer.versions,
+        "tags": spec.tags,
+        "cost": spec.cost,
+        "timeout s": spec.timeout_seconds,
+        "strategy": spec.strategy,
+        "input": _pretty(spec.input_schema),
+        "value": _pretty(spec.output_schema),
+        "try": _try(spec, example),
+    }
+    asides = [Aside(f"The example has to be filled in at {place}") for place in example.unsure]
+    render(output, _json(offer), FieldsView(shown), *asides)
 
 
-async def known_capabilities(opened: Connections, named: Iterable[str]) -> tuple[str, ...]:
-    """Return the named capabilities; when none is named, all that living agents offer.
-
-    Without a registry the result is empty; a line on stderr says so, and the command goes on with less.
-    """
-    given = tuple(dict.fromkeys(check_capability_name(name) for name in named))
-    if given:
-        return given
-    try:
-        async with opened.registry() as registry:
-            return tuple(sorted(await registry.capabilities()))
-    except RegistryUnavailable:
-        say("The registry does not answer: only capabilities named with --capability are looked at.")
-        return ()
-
-
-async def _offers(opened: Connections, search: Search) -> list[_Offer]:
-    async with opened.registry() as registry:
-        records = await registry.find(search)
-    specs: dict[str, CapabilitySpec] = {}
-    agents: dict[str, dict[str, str]] = {}
-    for record in sorted(records, key=lambda one: one.registration.started_at_ms):
-        for spec in record.registration.capabilities:
-            specs[spec.name] = spec
-            agents.setdefault(spec.name, {})[record.agent_id] = record.registration.version
-    return [
-        _Offer(specs[name], tuple(sorted(agents[name])), tuple(sorted(set(agents[name].values()))))
-        for name in sorted(specs)
-    ]
-
-
-def _limits(spec: CapabilitySpec) -> tuple[object, ...]:
-    return spec.timeout_seconds, spec.cost, spec.tags
-
-
-def _json(offer: _Offer) -> dict[str, object]:
+def _json(offer: CapabilityOffer) -> dict[str, object]:
     spec = offer.spec
     example = Example(spec.input_schema)
     return {
@@ -128,6 +82,11 @@ def _json(offer: _Offer) -> dict[str, object]:
         "example": example.body,
         "example_unsure": example.unsure,
     }
+
+
+def spec_cells(spec: CapabilitySpec) -> tuple[object, ...]:
+    """Return the cells of a capability under SPEC_COLUMNS."""
+    return spec.timeout_seconds, spec.cost, spec.tags, spec.description
 
 
 def spec_json(spec: CapabilitySpec) -> dict[str, object]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 import typer
 
-from coditect.cli.dispatcher import INSTALL
+from coditect.cli.dispatcher import entry_point
 from coditect.cli.terminal.output import Output, OutputOption, say, write_json
-from coditect.errors import ControlPlaneRequired
 
 GROUP = "coditect.chaos"
 """The group of entry points under which a control plane offers its chaos program."""
@@ -64,7 +63,8 @@ def run_chaos(
     \b
     Example: coditect chaos --seed 7 --minutes 5
     """
-    rehearse = _rehearsal()
+    found = entry_point(GROUP, "No control plane is installed that could be broken")
+    rehearse = cast(Callable[..., Iterable[Report]], found)
     reports: list[Report] = []
     for report in rehearse(
         seeds=range(seed, seed + seeds),
@@ -87,17 +87,3 @@ def run_chaos(
         say("the mutant was caught" if caught else "the mutant was not caught")
     if not (caught if mutant else all(report.passed for report in reports)):
         raise typer.Exit(1)
-
-
-def _rehearsal() -> Callable[..., Iterable[Report]]:
-    """Return the chaos program of the installed control plane.
-
-    Raises:
-        ControlPlaneRequired: when no control plane is installed.
-    """
-    from importlib.metadata import entry_points
-
-    for one in entry_points(group=GROUP):
-        found: Callable[..., Iterable[Report]] = one.load()
-        return found
-    raise ControlPlaneRequired("No control plane is installed that could be broken", fix=INSTALL)

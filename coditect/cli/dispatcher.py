@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
+from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import Output, OutputOption, write_json, write_table
+from coditect.cli.terminal.output import Output, OutputOption, TableView, render
 from coditect.errors import ControlPlaneRequired
+from coditect.operations.connections import Connections
+from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, cluster_status
 from coditect.settings.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from coditect.operations.status import ClusterStatus, DispatcherStatus
 
 GROUP = "coditect.control_plane"
 """The group of entry points under which a control plane offers its program."""
 INSTALL = "pip install 'coditect[dispatcher]'"
-
-COUNTS = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts", "newer")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -90,20 +87,15 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     Example: coditect dispatcher status
     """
     stands = run_loop(_cluster_status(connections(context)))
-    if output is Output.JSON:
-        dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
-        write_json({"dispatchers": dispatchers, "shards": [asdict(one) for one in stands.shards]})
-        return
+    dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
     columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
-    write_table(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
-    typer.echo()
+    owners = TableView(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
     rows = [(one.shard, one.owner, one.epoch, one.workflows, one.under_way) for one in stands.shards]
-    write_table(("shard", "owner", "epoch", "workflows", "under way"), rows)
+    shards = TableView(("shard", "owner", "epoch", "workflows", "under way"), rows)
+    render(output, {"dispatchers": dispatchers, "shards": stands.shards}, owners, "", shards)
 
 
 async def _cluster_status(opened: Connections) -> ClusterStatus:
-    from coditect.operations.status import cluster_status
-
     async with opened.broker() as broker:
         return await cluster_status(broker)
 
@@ -118,15 +110,22 @@ def installed() -> ControlPlaneProgram:
     Raises:
         ControlPlaneRequired: when no control plane is installed, or it cannot be loaded.
     """
+    return cast(ControlPlaneProgram, entry_point(GROUP, "No control plane is installed that could be run"))
+
+
+def entry_point(group: str, missing: str) -> object:
+    """Return what an installed control plane offers in a group of entry points.
+
+    Raises:
+        ControlPlaneRequired: with the sentence `missing` when nothing is offered; also when it cannot be loaded.
+    """
     from importlib.metadata import entry_points
 
-    for one in entry_points(group=GROUP):
+    for one in entry_points(group=group):
         try:
-            return cast(ControlPlaneProgram, one.load())
+            return cast(object, one.load())
         except ImportError as error:
             raise ControlPlaneRequired(
-                "The installed control plane cannot be loaded",
-                reason=str(error),
-                fix=INSTALL,
+                "The installed control plane cannot be loaded", reason=str(error), fix=INSTALL
             ) from error
-    raise ControlPlaneRequired("No control plane is installed that could be run", fix=INSTALL)
+    raise ControlPlaneRequired(missing, fix=INSTALL)

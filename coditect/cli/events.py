@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
+from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, instant, printable, readable, write_json_line
 from coditect.model.event import Event
+from coditect.operations.connections import Connections
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -14,7 +14,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render, say
 from coditect.errors import InputError
 from coditect.settings.addresses import without_passwords
 from coditect.settings.own_files import is_own
@@ -89,12 +89,9 @@ def down_command(output: OutputOption = Output.TABLE) -> None:
     from coditect import local
 
     downed = local.down(_up_folder(Path.cwd()))
-    if output is Output.JSON:
-        write_json({"was_up": downed.was_up, "stopped": downed.stopped})
-    elif downed.was_up:
-        say(f"Stopped: {', '.join(downed.stopped) or 'remains of a killed up'}.")
-    else:
-        say("Nothing was up.")
+    stopped = f"Stopped: {', '.join(downed.stopped) or 'remains of a killed up'}."
+    document = {"was_up": downed.was_up, "stopped": downed.stopped}
+    render(output, document, Aside(stopped if downed.was_up else "Nothing was up."))
 
 
 @app.command("doctor")
@@ -127,13 +124,9 @@ def doctor_command(
         management_url=settings.management_url,
         sign_in=partial(sign_in, heartbeat_seconds=settings.heartbeat_seconds),
     )
-    if output is Output.JSON:
-        write_json([{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks])
-    else:
-        write_table(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
-        for one in checks:
-            if one.fix:
-                say(f"{one.name}: {one.fix}")
+    document = [{"name": one.name, "ok": one.ok, "detail": one.detail, "fix": one.fix} for one in checks]
+    table = TableView(("check", "ok", "found"), [(one.name, one.ok, one.detail) for one in checks])
+    render(output, document, table, *(Aside(f"{one.name}: {one.fix}") for one in checks if one.fix))
     if not all(one.ok for one in checks):
         raise typer.Exit(1)
 
@@ -146,13 +139,12 @@ def _rebuild(context: typer.Context, output: Output) -> None:
             return await rebuild(broker)
 
     rebuilt = run_loop(run())
-    if output is Output.JSON:
-        write_json({"shards": rebuilt.shards, **rebuilt.counts, "compared": rebuilt.compared})
-        return
-    write_table(("kind", "made again", "what"), [(kind, rebuilt.counts[kind], what) for kind, what in KINDS.items()])
-    say(f"{rebuilt.shards} shards were gone over.")
+    table = TableView(("kind", "made again", "what"), [(kind, rebuilt.counts[kind], KINDS[kind]) for kind in KINDS])
+    asides = [Aside(f"{rebuilt.shards} shards were gone over.")]
     if not rebuilt.compared:
-        say("RQ could not be compared to the end: more of its jobs may have been made than are counted.")
+        less = "RQ could not be compared to the end: more of its jobs may have been made than are counted."
+        asides.append(Aside(less))
+    render(output, {"shards": rebuilt.shards, **rebuilt.counts, "compared": rebuilt.compared}, table, *asides)
 
 
 def _named(url: str, default: str) -> str | None:
@@ -236,30 +228,26 @@ def _programs(target: str, processes: int) -> list[Program]:
 
 
 def _show(state: UpState, output: Output) -> None:
-    if output is Output.JSON:
-        write_json(
+    amqp_url, redis_url = without_passwords(state.amqp_url), without_passwords(state.redis_url)
+    document = {
+        "phase": state.phase.value,
+        "pid": state.supervisor.pid,
+        "amqp_url": amqp_url,
+        "redis_url": redis_url,
+        "programs": [
             {
-                "phase": state.phase.value,
-                "pid": state.supervisor.pid,
-                "amqp_url": without_passwords(state.amqp_url),
-                "redis_url": without_passwords(state.redis_url),
-                "programs": [
-                    {
-                        "name": child.name,
-                        "phase": child.phase.value,
-                        "pid": child.process.pid if child.process else None,
-                        "restarts": child.restarts,
-                        "log": child.log,
-                    }
-                    for child in state.children
-                ],
+                "name": child.name,
+                "phase": child.phase.value,
+                "pid": child.process.pid if child.process else None,
+                "restarts": child.restarts,
+                "log": child.log,
             }
-        )
-        return
-    addresses = {"broker": state.amqp_url, "registry": state.redis_url}
-    write_fields({name: without_passwords(url) for name, url in addresses.items()})
+            for child in state.children
+        ],
+    }
     rows = [
         (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
         for child in state.children
     ]
-    write_table(("program", "state", "pid", "log"), rows)
+    fields = FieldsView({"broker": amqp_url, "registry": redis_url})
+    render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))

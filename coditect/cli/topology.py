@@ -7,21 +7,12 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.broker.topology import Binding, Topology, base_topology, capability_queues
-from coditect.broker.topology_diff import (
-    BINDINGS_NOTE,
-    ProbeVerdict,
-    TopologyPlan,
-    TopologyStep,
-    apply_topology,
-    export_definitions,
-    make_plan,
-)
-from coditect.cli.capability import known_capabilities
-from coditect.cli.connections import Connections, connections
-from coditect.cli.terminal.output import Output, OutputOption, say, write_json, write_table
+from coditect.broker.topology import Binding
+from coditect.broker.topology_diff import BINDINGS_NOTE, ProbeVerdict, TopologyPlan, TopologyStep
+from coditect.cli.connections import connections
+from coditect.cli.terminal.output import Aside, Output, OutputOption, TableView, render, say, write_json
 from coditect.errors import TopologyMismatch
-from coditect.model.capability import check_capability_name
+from coditect.operations import topology
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,7 +31,7 @@ def plan_topology(
     \b
     Example: coditect topology plan --capability code.review
     """
-    plan = run_loop(_plan(connections(context), capability or []))
+    plan = run_loop(topology.plan_topology(connections(context), capability or (), note=say))
     _write(plan, output, missing="missing: apply creates it", applied=False)
     if not plan.clean:
         raise typer.Exit(1)
@@ -55,7 +46,7 @@ def apply_plan(
     \b
     Example: coditect topology apply --capability code.review --capability tests.run
     """
-    plan = run_loop(_apply(connections(context), capability or []))
+    plan = run_loop(topology.create_topology(connections(context), capability or (), note=say))
     _write(plan, output, missing="created", applied=True)
     differing = plan.of(ProbeVerdict.DIFFERS)
     if differing:
@@ -76,51 +67,26 @@ def export_topology(
     Example: coditect topology export -c code.review > topology.json
              rabbitmqctl import_definitions topology.json
     """
-    named = tuple(check_capability_name(name) for name in capability or [])
-    known = named or run_loop(known_capabilities(connections(context), ()))
-    write_json(export_definitions(_topology(known), vhost=vhost))
-
-
-async def _plan(opened: Connections, named: list[str]) -> TopologyPlan:
-    topology = _topology(await known_capabilities(opened, named))
-    async with opened.broker() as broker:
-        return await make_plan(broker, topology, bound=await opened.bindings())
-
-
-async def _apply(opened: Connections, named: list[str]) -> TopologyPlan:
-    topology = _topology(await known_capabilities(opened, named))
-    async with opened.broker() as broker:
-        return await apply_topology(broker, topology)
-
-
-def _topology(capabilities: tuple[str, ...]) -> Topology:
-    whole = base_topology()
-    for name in capabilities:
-        whole += capability_queues(name)
-    return whole
+    write_json(run_loop(topology.export_topology(connections(context), capability or (), vhost=vhost, note=say)))
 
 
 def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -> None:
-    if output is Output.JSON:
-        write_json(
-            {
-                "clean": plan.clean,
-                "steps": [_step_json(step) for step in plan.steps],
-                "bindings": _bindings_json(plan),
-            }
-        )
-        return
+    document = {
+        "clean": plan.clean,
+        "steps": [_step_json(step) for step in plan.steps],
+        "bindings": _bindings_json(plan),
+    }
     changes = [step for step in plan.steps if step.verdict is not ProbeVerdict.SAME]
+    differing = plan.of(ProbeVerdict.DIFFERS)
     rows = [(str(step.kind), step.name, _state(step, missing)) for step in changes]
     rows += [("binding", _way(one), missing) for one in plan.unbound or ()]
-    write_table(("kind", "name", "state"), rows)
-    for step in plan.of(ProbeVerdict.DIFFERS):
-        typer.echo(f"\n{step.kind} {step.name}: {step.fix}")
-    same = len(plan.steps) - len(plan.of(ProbeVerdict.DIFFERS) if applied else changes)
+    fixes = [f"\n{step.kind} {step.name}: {step.fix}" for step in differing]
+    same = len(plan.steps) - len(differing if applied else changes)
     note = (
         f"{BINDINGS_NOTE} ({plan.bindings})" if plan.unbound is None else f"{len(plan.unbound)} bindings are missing."
     )
-    say(f"{same} of {len(plan.steps)} are as the code wants them. {note}")
+    aside = Aside(f"{same} of {len(plan.steps)} are as the code wants them. {note}")
+    render(output, document, TableView(("kind", "name", "state"), rows), *fixes, aside)
 
 
 def _way(binding: Binding) -> str:

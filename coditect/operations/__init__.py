@@ -1,5 +1,6 @@
-"""An operator's use cases: dead letters, the location of a task, the reason of its wait, rebuild, and status.
+"""An operator's use cases: the fleet, tasks, workflows, dead letters, the topology, a load test, rebuild and status.
 
-The use cases print nothing: the command line calls them, and an HTTP API can. The package imports the client and the
-layers below the client.
+The use cases print nothing: the command line calls them, and an HTTP API can. A use case takes the ports that it asks,
+or, where it opens one only when it needs it, the program's `Connections`. The package imports the client and the layers
+below the client.
 """

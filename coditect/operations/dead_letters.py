@@ -76,6 +76,18 @@ class SettledLetter:
     """The error that ended the run early; the remaining letters stay, and the run can be repeated."""
     dry_run: bool = False
 
+    def shortfall(self, selection: Selection) -> CoditectError | None:
+        """Return the error that tells that not all was done: stopped early, an id that no letter has, or kept letters.
+
+        None when every letter that the selection names is settled.
+        """
+        missing = selection.ids - set(self.ids) - {kept.id for kept in self.kept if kept.id}
+        if self.stopped is not None:
+            return self.stopped
+        if missing:
+            return NotFound("No dead letter has this id", ids=tuple(sorted(missing)))
+        return CoditectError("Not every letter could be settled", kept=len(self.kept)) if self.kept else None
+
 
 @dataclass(frozen=True, slots=True)
 class _Held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from coditect.aio.clock import Clock, SystemClock
@@ -51,6 +51,9 @@ class RefusalCounts:
     """Loops of the process that died and were started again."""
     newer: int
     """Nodes under way of its shards that a newer dispatcher wrote."""
+
+
+COUNTS = tuple(field.name for field in fields(RefusalCounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +108,4 @@ def _shard(row: Mapping[str, Any]) -> ShardStatus:
 
 
 def _counted(figures: Mapping[str, Any]) -> tuple[str, RefusalCounts]:
-    names = ("under_way", "refused", "late", "strange", "unrecorded", "dropped", "restarts", "newer")
-    return figures["owner"], RefusalCounts(*(int(figures.get(name, 0)) for name in names))
+    return figures["owner"], RefusalCounts(*(int(figures.get(name, 0)) for name in COUNTS))

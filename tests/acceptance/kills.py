@@ -14,11 +14,11 @@ from random import Random
 
 from agents.load import load as load_agent
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.cli.load.drive import LoadCounts, LoadPlan, drive
-from coditect.cli.load.report import LoadAnswer, LoadReport, parse_effects, summarize
 from coditect.client.client import Client
 from coditect.local import ChildState, Phase, UpFolder, read_state
 from coditect.model.capability import Priority
+from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
+from coditect.operations.load.report import LoadAnswer, LoadReport, parse_effects, summarize
 from coditect.settings.settings import Settings
 from coditect.wire import routing
 from tests.support import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.load.report import Effect, LoadAnswer, LoadEnding, summarize
+from coditect.operations.load.report import Effect, LoadAnswer, LoadEnding, summarize
 from tests.acceptance.kills import (
     AGENTS,
     BROKER,

@@ -16,7 +16,7 @@ from coditect import errors
 from coditect.cli.main import app
 from coditect.errors import CoditectError, SetupError
 from coditect.model.strategy import Strategy
-from coditect.operations.diagnose import Obstacle
+from coditect.operations.diagnosis.explain import Obstacle
 from coditect.registry.selection.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
 from coditect.settings import settings
 from coditect.settings.settings import DEFAULTS, Settings, read_settings

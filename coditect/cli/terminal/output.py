@@ -1,10 +1,14 @@
-"""The output of commands: the answer on stdout, everything else on stderr."""
+"""The output of commands: the answer on stdout, everything else on stderr.
+
+`render` writes an answer: a JSON document for a program, or tables and fields, one below the other, for a person.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
@@ -20,6 +24,79 @@ class Output(StrEnum):
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A table of an answer: drawn on a terminal, aligned plain text without colour in a pipe."""
+
+    columns: Sequence[str]
+    rows: Iterable[Sequence[object]]
+    empty: str = ""
+    """What is said on stderr instead of a table without rows."""
+
+    def write(self) -> None:
+        """Write the table to stdout."""
+        columns, cells = self.columns, [[readable(value) for value in row] for row in self.rows]
+        if not cells:
+            if self.empty:
+                say(self.empty)
+            return
+        if sys.stdout.isatty():
+            _draw(columns, cells)
+            return
+        widths = [max(len(row[column]) for row in [list(columns), *cells]) for column in range(len(columns))]
+        for row in [[name.upper() for name in columns], *cells]:
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@dataclass(frozen=True, slots=True)
+class FieldsView:
+    """One object of an answer, a line for each field; empty fields are left out."""
+
+    fields: Mapping[str, object]
+
+    def write(self) -> None:
+        """Write the fields to stdout."""
+        shown = {name: readable(value) for name, value in self.fields.items() if value not in (None, "", (), [], {})}
+        width = max((len(name) for name in shown), default=0)
+        for name, text in shown.items():
+            first, *more = text.splitlines() or [""]
+            typer.echo(f"{name.ljust(width)}  {first}")
+            for line in more:
+                typer.echo(" " * (width + 2) + line)
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A line about an answer, which is no part of it."""
+
+    text: str
+
+    def write(self) -> None:
+        """Write the line to stderr."""
+        say(self.text)
+
+
+View = TableView | FieldsView | Aside | str
+"""A part of an answer for a person; a text is a line of its own."""
+
+
+def render(output: Output, document: object, *views: View) -> None:
+    """Write the answer: the document for a program, the views for a person."""
+    if output is Output.JSON:
+        write_json(document)
+    else:
+        show(*views)
+
+
+def show(*views: View) -> None:
+    """Write views, one below the other."""
+    for view in views:
+        if isinstance(view, str):
+            typer.echo(view)
+        else:
+            view.write()
 
 
 def say(text: str) -> None:
@@ -50,23 +127,12 @@ def write_json_line(value: object) -> None:
 
 def _document(value: object, indent: int | None = None) -> str:
     """Return the value as JSON in UTF-8; text that is no valid UTF-8 is escaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, default=str)
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     return text.encode(errors="backslashreplace").decode()
 
 
-def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str = "") -> None:
-    """Write the answer as a table: drawn on a terminal, aligned plain text without colour in a pipe."""
-    cells = [[readable(value) for value in row] for row in rows]
-    if not cells:
-        if empty:
-            say(empty)
-        return
-    if sys.stdout.isatty():
-        _draw(columns, cells)
-        return
-    widths = [max(len(row[column]) for row in [list(columns), *cells]) for column in range(len(columns))]
-    for row in [[name.upper() for name in columns], *cells]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -80,17 +146,6 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-def write_fields(fields: Mapping[str, object]) -> None:
-    """Write the answer as one object with its fields; empty fields are left out."""
-    shown = {name: readable(value) for name, value in fields.items() if value not in (None, "", (), [], {})}
-    width = max((len(name) for name in shown), default=0)
-    for name, text in shown.items():
-        first, *more = text.splitlines() or [""]
-        typer.echo(f"{name.ljust(width)}  {first}")
-        for line in more:
-            typer.echo(" " * (width + 2) + line)
 
 
 def readable(value: object) -> str:

@@ -10,8 +10,8 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, base_topology
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.operations.locate import TaskLocator
-from coditect.operations.sightings import SightingPlace
+from coditect.operations.diagnosis.locate import TaskLocator
+from coditect.operations.diagnosis.sightings import SightingPlace
 from coditect.wire import routing
 from tests.unit.agent.scene import Scene
 
@@ -20,7 +20,7 @@ CAPABILITY = "slow.work"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.locate.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("coditect.operations.diagnosis.locate.ANSWER_SECONDS", 0.2)
 
 
 def slow(started: asyncio.Event, *, slots: int = 1) -> Agent:
@@ -75,7 +75,7 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.locate.token_hex", lambda length: "known")
+    monkeypatch.setattr("coditect.operations.diagnosis.locate.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Binding, Exchange, Queue
 from coditect.broker.topology_diff import MISSING, SAME, PlannedBroker, Probe
-from coditect.cli.connections import TaskClient
 from coditect.cli.main import app
 from coditect.client.client import Client
 from coditect.errors import CoditectError, ResultTimeout
@@ -153,7 +152,7 @@ class MemoryConnections:
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         return self.directory
 
-    def client(self) -> AbstractAsyncContextManager[TaskClient]:
+    def client(self) -> ScriptedClient:
         return self.scripted
 
     @asynccontextmanager

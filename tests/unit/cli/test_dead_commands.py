@@ -8,7 +8,7 @@ from coditect.broker.topology import Binding, base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.wire import routing
 from tests.unit.cli.scene import AGENT, Terminal
-from tests.unit.dead_letters.scene import DEAD, TASKS, letter
+from tests.unit.operations.scene import DEAD, TASKS, letter
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typer.main import get_command
 from coditect.cli import main
 from coditect.cli.terminal.body import read_body
 from coditect.errors import InputError
-from coditect.operations import locate
+from coditect.operations.diagnosis import locate
 from tests.unit.cli.scene import Terminal
 
 STARTS_PROGRAMS = {("up",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coditect.cli.terminal.output import Moment, instant, write_fields, write_json, write_table
+from coditect.cli.terminal.output import FieldsView, Moment, TableView, instant, show, write_json
 from tests.unit.cli.scene import Terminal
 
 NOON = int(datetime(2030, 6, 1, 12, tzinfo=UTC).timestamp() * 1000)
@@ -32,7 +32,7 @@ def _in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_pipe_gets_whole_instants(capsys: pytest.CaptureFixture[str]) -> None:
-    write_fields({"at": instant(NOON)})
+    show(FieldsView({"at": instant(NOON)}))
     write_json({"at": instant(NOON)})
 
     assert (
@@ -44,8 +44,8 @@ def test_a_pipe_gets_whole_instants(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_terminal_gets_local_short_ones_and_json_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr("sys.stdout", screen)
-    write_fields({"at": instant(NOON)})
-    write_table(("at", "now"), [(instant(NOON), instant(round(time.time() * 1000)))])
+    show(FieldsView({"at": instant(NOON)}))
+    show(TableView(("at", "now"), [(instant(NOON), instant(round(time.time() * 1000)))]))
     write_json(instant(NOON))
 
     fields, _, table, document = screen.getvalue().splitlines()

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import json
+import shlex
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
-from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
-from coditect.cli.workflow.run import run_workflow
-from coditect.cli.workflow.tables import (
-    row_json,
-    say_notes,
-    write_attempts,
-    write_nodes,
-    write_workflow,
-    write_workflows,
+from coditect.cli.connections import connections
+from coditect.cli.terminal.body import read_body
+from coditect.cli.terminal.output import (
+    Aside,
+    FieldsView,
+    Output,
+    OutputOption,
+    TableView,
+    View,
+    printable,
+    render,
+    say,
+    show,
 )
+from coditect.cli.terminal.progress import LINE_SECONDS, Show, shown_progress
+from coditect.cli.terminal.waiting import checked, going_on
+from coditect.cli.terminal.workflow_tables import attempts_table, nodes_table, workflow_fields, workflows_table
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.model.ids import is_uuid
+from coditect.operations import workflows
+from coditect.operations.connections import Connections
+from coditect.operations.workflows import AcceptedWorkflow, EndedWorkflow, Steer, WorkflowOrder, likely_mistakes
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
 from coditect.workflow.render import draw_mermaid, draw_text
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow, definition_of
+from coditect.workflow.rows import ApprovalRow, definition_of
 from coditect.workflow.states import TaskState, WorkflowState
 
-if TYPE_CHECKING:
-    from coditect.client.workflow_run import Ending
+MOST_SHOWN = 10_000
+"""Number of characters of a value that the text output shows; JSON has all of it."""
 
 app = typer.Typer(no_args_is_help=True)
-app.command("run")(run_workflow)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow in YAML, or in JSON by its name.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `workflow list` shows it.")]
@@ -47,12 +59,46 @@ class GraphFormat(StrEnum):
     MERMAID = "mermaid"
 
 
-class Steer(StrEnum):
-    """An action on a workflow: cancel, pause or resume."""
+@app.command("run")
+def run_workflow(
+    context: typer.Context,
+    file: FileArgument,
+    body: Annotated[
+        str, typer.Option("--input", "-i", help="The workflow's input: JSON, or @file, or - for stdin.")
+    ] = "{}",
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", help="Starts it once: with the same key, the workflow that has it.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print its id and return when it is accepted.")
+    ] = False,
+    wait: Annotated[
+        str, typer.Option("--wait", callback=checked, help="Follow it at most so long; it goes on by itself.")
+    ] = "1h",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a workflow, show how far it is and whom it waits for, and list its nodes and its value when it has ended.
 
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    RESUME = "resume"
+    Exits 0 when it completed, 1 when it did not, 2 when the file is no workflow, 3 when it did not end in time.
+
+    \b
+    Example: coditect workflow run examples/layered.yaml
+    """
+    order = WorkflowOrder(_load(file, None), read_body(body), key, None if detach else wait)
+    _say_mistakes(order.definition)
+    ran = run_loop(_run(connections(context), order))
+    if isinstance(ran, AcceptedWorkflow):
+        render(output, {"workflow": ran.id, "state": ran.state, "new": ran.new}, ran.id)
+        return
+    document = {**asdict(ran.row), "value": ran.value, "nodes": ran.nodes}
+    render(output, document, *nodes_table(ran.nodes), "", workflow_fields(ran.row))
+    if ran.error is not None:
+        raise typer.Exit(ran.error.exit_code) if output is Output.JSON else ran.error
+    if output is Output.TABLE:
+        value = _json(ran.value)
+        show("", FieldsView({"value": value[:MOST_SHOWN]}))
+        if len(value) > MOST_SHOWN:
+            say(f"{MOST_SHOWN} characters shown of {len(value)}; --output json has them all.")
 
 
 @app.command("check")
@@ -83,11 +129,8 @@ def check_workflow(
         "layers": len(graph.layers),
         "edges": sum(len(node.after) for node in definition.nodes),
     }
-    if output is Output.JSON:
-        write_json({"valid": True, **counts, "problems": []})
-    else:
-        write_fields(counts)
-        say_notes(definition)
+    asides = [Aside(sentence) for sentence in likely_mistakes(definition)]
+    render(output, {"valid": True, **counts, "problems": []}, FieldsView(counts), *asides)
 
 
 @app.command("graph")
@@ -111,7 +154,7 @@ def draw_workflow(
     """
     draw = draw_text if form is GraphFormat.TEXT else draw_mermaid
     run = target if is_uuid(target) else live
-    name, rows = ("", []) if run is None else run_loop(_nodes(connections(context), run))
+    name, rows = ("", []) if run is None else run_loop(workflows.show_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
     definition = definition_of(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)
@@ -129,11 +172,8 @@ def list_workflows(
     \b
     Example: coditect workflow list --state running
     """
-    rows = run_loop(_workflows(connections(context), state, most))
-    if output is Output.JSON:
-        write_json([row_json(row) for row in rows])
-    else:
-        write_workflows(rows)
+    rows = run_loop(workflows.list_workflows(connections(context), state=state, most=most))
+    render(output, rows, workflows_table(rows))
 
 
 @app.command("show")
@@ -148,20 +188,16 @@ def show_workflow(
     \b
     Example: coditect workflow show 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    row, nodes, attempts, ending = run_loop(_whole(connections(context), run, node))
-    if output is Output.JSON:
-        told = {} if ending is None else {"value": ending.value, "failure": ending.failure}
-        rows = {"nodes": [row_json(one) for one in nodes], "attempts": [row_json(one) for one in attempts]}
-        write_json(row_json(row) | rows | told)
-        return
-    write_workflow(row)
-    typer.echo()
-    write_nodes(nodes)
-    typer.echo()
-    write_attempts(attempts)
+    found = run_loop(workflows.show_workflow(connections(context), run, node))
+    ending = found.ending
+    told: dict[str, object] = {}
+    views: list[View] = []
     if ending is not None:
-        typer.echo()
-        write_fields({"value": _json(ending.value)} if ending.failure is None else dict(ending.failure))
+        told = {"value": ending.value, "failure": ending.failure}
+        views = ["", FieldsView({"value": _json(ending.value)} if ending.failure is None else ending.failure)]
+    document = {**asdict(found.row), "nodes": found.nodes, "attempts": found.attempts, **told}
+    tables = (*nodes_table(found.nodes), "", *attempts_table(found.attempts), *views)
+    render(output, document, workflow_fields(found.row), "", *tables)
 
 
 @app.command("cancel")
@@ -199,46 +235,52 @@ def resume_workflow(context: typer.Context, run: RunArgument) -> None:
 
 
 def _steer(context: typer.Context, run: str, what: Steer, reason: str = "") -> None:
-    state = run_loop(_steered(connections(context), run, what, reason))
+    state = run_loop(workflows.steer_workflow(connections(context), run, what, reason=reason))
     say(f"{run}: {what.value} was accepted, it is {state.value}.")
 
 
-async def _steered(opened: Connections, workflow: str, what: Steer, reason: str) -> WorkflowState:
-    async with opened.fleet() as client:
-        run = client.run(workflow)
-        match what:
-            case Steer.CANCEL:
-                await run.cancel(reason=reason)
-            case Steer.PAUSE:
-                await run.pause()
-            case Steer.RESUME:
-                await run.resume()
-        return await run.state()
+async def _run(opened: Connections, order: WorkflowOrder) -> AcceptedWorkflow | EndedWorkflow:
+    with ExitStack() as stack:
+        return await workflows.run_workflow(opened, order, _Watcher(order, stack))
 
 
-async def _workflows(opened: Connections, state: WorkflowState | None, most: int) -> list[WorkflowRow]:
-    async with opened.fleet() as client:
-        return [row async for row in client.runs(state=state, most=most)]
+class _Watcher:
+    """Shows a person how far a workflow is, and the questions that it waits for."""
+
+    def __init__(self, order: WorkflowOrder, stack: ExitStack) -> None:
+        self._order = order
+        self._stack = stack
+        self._said_at = time.monotonic()
+        self.seen: Show = lambda _: None
+
+    def uploaded(self, nodes: int, of: int) -> None:
+        """Say how much of a large workflow was sent, at most a line in a second."""
+        if nodes < of and time.monotonic() - self._said_at >= LINE_SECONDS:
+            self._said_at = time.monotonic()
+            say(f"{nodes} of {of} nodes sent")
+
+    def accepted(self, accepted: AcceptedWorkflow) -> None:
+        """Say which workflow it is, and show its progress from then on if it is followed."""
+        run, followed, definition = accepted.id, self._order.wait is not None, self._order.definition
+        if not accepted.new:
+            where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
+            say(f"already accepted as {run}, {where}")
+        elif followed:
+            say(f"{run} accepted: {definition.name}, {len(definition.nodes)} nodes")
+        if followed:
+            see = f"It goes on. See it: coditect workflow show {run}; end it: coditect workflow cancel {run}"
+            self._stack.enter_context(going_on(see))
+            self.seen = self._stack.enter_context(shown_progress())
+
+    def asked(self, approval: ApprovalRow) -> None:
+        """Say a question, with the command that answers it."""
+        answer = f"coditect approval grant {approval.workflow} {shlex.quote(approval.node)}"
+        say(printable(f"{approval.node} waits for an answer: {approval.question}\n  {answer}   (or: deny)"))
 
 
-async def _nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
-    """Return the workflow's name, and its nodes."""
-    async with opened.fleet() as client:
-        run = client.run(workflow)
-        return (await run.overview()).name, [row async for row in run.nodes()]
-
-
-async def _whole(
-    opened: Connections, workflow: str, node: str | None
-) -> tuple[WorkflowRow, list[NodeRow], list[AttemptRow], Ending | None]:
-    """Return the workflow, its nodes or the named one, their attempts, and the named node's end if it has ended."""
-    async with opened.fleet() as client:
-        run = client.run(workflow)
-        overview = await run.overview()
-        ending = None if node is None else await run.look(node)
-        nodes = [row async for row in run.nodes() if node in (None, row.name)]
-        attempts = [row async for row in run.attempts(node)]
-        return overview, nodes, attempts, ending if ending is not None and ending.state.terminal else None
+def _say_mistakes(definition: Definition) -> None:
+    for sentence in likely_mistakes(definition):
+        say(sentence)
 
 
 def _load(file: Path, capabilities: list[str] | None) -> Definition:
@@ -263,12 +305,7 @@ def _json(value: Any) -> str:
 
 
 def _write_problems(error: InvalidWorkflow, output: Output) -> None:
-    if output is Output.JSON:
-        problems = [
-            {"line": one.line, "at": one.place, "problem": one.sentence, "fix": one.fix} for one in error.problems
-        ]
-        write_json({"valid": False, "problems": problems})
-        return
+    problems = [{"line": one.line, "at": one.place, "problem": one.sentence, "fix": one.fix} for one in error.problems]
     rows = [(one.line, one.place or None, one.sentence, one.fix) for one in error.problems]
-    write_table(("line", "at", "problem", "fix"), rows)
-    say(f"{len(rows)} problems.")
+    table = TableView(("line", "at", "problem", "fix"), rows)
+    render(output, {"valid": False, "problems": problems}, table, Aside(f"{len(rows)} problems."))

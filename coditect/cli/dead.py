@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
-from coditect.aio.clock import SystemClock
 from coditect.aio.loop import run_loop
-from coditect.broker.management import ManagementUnavailable
-from coditect.cli.capability import known_capabilities
-from coditect.cli.connections import Connections, connections
-from coditect.cli.dead.node import dead_nodes, dead_row, redrive_node
+from coditect.cli.connections import connections
+from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import (
+    Aside,
+    FieldsView,
     Output,
     OutputOption,
+    TableView,
+    View,
     agree,
     instant,
+    render,
     say,
-    write_fields,
-    write_json,
-    write_table,
 )
-from coditect.errors import CoditectError, NotFound
+from coditect.operations import dead
+from coditect.operations.connections import Connections
 from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, SettledLetter
-from coditect.wire import routing
+from coditect.operations.dead_letters import Selection, SettledLetter
+from coditect.workflow.rows import DeadRow
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -71,28 +69,17 @@ def list_letters(
     Example: coditect dead list --capability code.review --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
-    queues, rows, nodes = run_loop(_list(connections(context), selection, most))
-    total = sum(queue.messages for queue in queues)
-    if output is Output.JSON:
-        write_json({"letters": rows, "nodes": nodes, "queues": {queue.name: queue.messages for queue in queues}})
-        return
+    rows: list[dict[str, object]] = []
+    opened = connections(context)
+    work = dead.list_dead(opened, selection, most=most, each=lambda letter: rows.append(_row(letter)), note=say)
+    found = run_loop(work)
+    nodes = [_node_row(node) for node in found.nodes]
+    total = sum(queue.messages for queue in found.queues)
+    document = {"letters": rows, "nodes": nodes, "queues": {queue.name: queue.messages for queue in found.queues}}
     columns = ("id", "capability", "priority", "reason", "agent", "attempts", "dead_at", "error")
-    write_table(columns, [[_short(row[name]) for name in columns] for row in rows + nodes], empty="No dead letters.")
-    if len(rows) < total:
-        say(f"{len(rows)} shown of {total} in {len(queues)} queues.")
-
-
-async def _list(
-    opened: Connections, selection: Selection, most: int
-) -> tuple[tuple[DeadQueue, ...], list[dict[str, object]], list[dict[str, object]]]:
-    async with opened.broker() as broker:
-        letters = DeadLetters(broker, SystemClock())
-        queues = await _queues(opened, letters, selection.capability)
-        names = [queue.name for queue in queues]
-        async with aclosing(letters.browse(names, selection, most=most)) as browsed:
-            rows = [_row(letter) async for letter in browsed]
-        nodes = await dead_nodes(opened, broker, selection, most - len(rows))
-        return queues, rows, [dead_row(node) for node in nodes]
+    table = TableView(columns, [[_short(row[name]) for name in columns] for row in rows + nodes], "No dead letters.")
+    cut = [Aside(f"{len(rows)} shown of {total} in {len(found.queues)} queues.")] if len(rows) < total else []
+    render(output, document, table, *cut)
 
 
 @app.command("show")
@@ -107,25 +94,16 @@ def show_letter(
     \b
     Example: coditect dead show 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    letter = run_loop(_show(connections(context), letter_id, capability))
-    if output is Output.JSON:
-        write_json(_whole(letter))
-        return
-    row = _row(letter)
-    del row["error"]
-    write_fields(row)
-    if letter.error is not None:
-        write_fields({"error": f"{letter.error.type}: {letter.error.message}", "traceback": letter.error.traceback})
+    letter = run_loop(dead.show_letter(connections(context), letter_id, capability=capability, note=say))
+    row, error = _row(letter), letter.error
+    views: list[View] = [FieldsView(row | {"error": None})]
+    if error is not None:
+        views.append(FieldsView({"error": f"{error.type}: {error.message}", "traceback": error.traceback}))
     for entry in letter.errors:
-        write_fields({"earlier": ", ".join(f"{name}={value}" for name, value in entry.items())})
-    write_fields({"body": letter.body[:10_000].decode(errors="replace")})
-
-
-async def _show(opened: Connections, letter_id: str, capability: str | None) -> DeadLetter:
-    async with opened.broker() as broker:
-        letters = DeadLetters(broker, SystemClock())
-        queues = await _queues(opened, letters, capability)
-        return await letters.show([queue.name for queue in queues], letter_id)
+        views.append(FieldsView({"earlier": ", ".join(f"{name}={value}" for name, value in entry.items())}))
+    views.append(FieldsView({"body": letter.body[:10_000].decode(errors="replace")}))
+    whole = {"error": error.as_json() if error else None, "errors": letter.errors}
+    render(output, row | whole | {"body": letter.body.decode(errors="replace")}, *views)
 
 
 @app.command("redrive")
@@ -156,18 +134,14 @@ def redrive_letters(
     if node is not None:
         if ids or capability or reason or agent or everything:
             raise typer.BadParameter("--node excludes --id, --capability, --reason, --agent and --all")
-        redrive_node(connections(context), node, body, dry_run=dry_run, yes=yes, output=output)
+        _redrive_node(connections(context), node, body, dry_run=dry_run, yes=yes, output=output)
         return
     if body is not None:
         raise typer.BadParameter("--input is for --node")
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Bring the matching dead letters back?", yes=yes or dry_run)
-
-    async def act(letters: DeadLetters, queues: list[str]) -> SettledLetter:
-        return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
-
-    settled = run_loop(_settle(connections(context), selection, act))
-    _report("redriven", settled, selection, output)
+    work = dead.redrive_letters(connections(context), selection, dry_run=dry_run, keep_limits=keep_limits, note=say)
+    _report("redriven", run_loop(work), selection, output)
 
 
 @app.command("discard")
@@ -189,42 +163,23 @@ def discard_letters(
     """
     selection = _selection(ids, capability, reason, agent, everything=everything)
     agree("Throw the matching dead letters away for good?", yes=yes or dry_run)
-
-    async def act(letters: DeadLetters, queues: list[str]) -> SettledLetter:
-        return await letters.discard(queues, selection, dry_run=dry_run)
-
-    settled = run_loop(_settle(connections(context), selection, act))
+    settled = run_loop(dead.discard_letters(connections(context), selection, dry_run=dry_run, note=say))
     _report("discarded", settled, selection, output)
 
 
-async def _settle(
-    opened: Connections,
-    selection: Selection,
-    act: Callable[[DeadLetters, list[str]], Awaitable[SettledLetter]],
-) -> SettledLetter:
-    async with opened.broker() as broker:
-        letters = DeadLetters(broker, SystemClock())
-        queues = await _queues(opened, letters, selection.capability)
-        return await act(letters, [queue.name for queue in queues])
-
-
-async def _queues(opened: Connections, letters: DeadLetters, capability: str | None) -> tuple[DeadQueue, ...]:
-    names = await known_capabilities(opened, [capability] if capability else [])
-    return await letters.queues(names if capability else {*names, *await _had_letters(opened)})
-
-
-async def _had_letters(opened: Connections) -> list[str]:
-    """Return the capabilities with a queue of dead letters, also those that no agent offers now."""
-    try:
-        bindings = await opened.bindings()
-    except ManagementUnavailable as error:
-        say(f"Queues of capabilities that no agent offers now are unknown: {error}")
-        return []
-    if bindings is None:
-        say("Without CODITECT_MANAGEMENT_URL only --capability finds letters of what no agent offers now.")
-    prefix = routing.dead_queue("")
-    queues = {binding.queue for binding in bindings or () if binding.queue.startswith(prefix)}
-    return [queue.removeprefix(prefix) for queue in queues - {routing.DEAD_NOTICES}]
+def _redrive_node(
+    opened: Connections, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
+) -> None:
+    workflow, _, named = target.partition(":")
+    node, _, _ = named.partition("[")  # an element of a map runs with its map
+    if not workflow or not node:
+        raise typer.BadParameter("--node is WORKFLOW:NODE, as `coditect workflow show` has them")
+    value = None if body is None else read_body(body)
+    agree(f"Run {node} and what comes after it again?", yes=yes or dry_run)
+    told = run_loop(dead.redrive_node(opened, workflow, node, value, dry_run=dry_run))
+    again = [str(name) for name in told.get("again") or [node]]
+    some, rest = (f"{len(again)} and more", ", ...") if told.get("more") else (str(len(again)), "")
+    render(output, told, f"{some} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}{rest}")
 
 
 def _selection(
@@ -239,31 +194,15 @@ def _selection(
 
 
 def _report(verb: str, settled: SettledLetter, selection: Selection, output: Output) -> None:
-    if output is Output.JSON:
-        write_json(
-            {
-                "dry_run": settled.dry_run,
-                verb: settled.count,
-                "ids": settled.ids,
-                "kept": [
-                    {"id": kept.id, "queue": kept.queue, "why": kept.error.sentence, **kept.error.facts}
-                    for kept in settled.kept
-                ],
-                "stopped": str(settled.stopped) if settled.stopped else None,
-            }
-        )
-    else:
-        would = "would be " if settled.dry_run else ""
-        typer.echo(f"{settled.count} {would}{verb}, {len(settled.kept)} kept.")
-        rows = [(kept.id, kept.queue, str(kept.error)) for kept in settled.kept]
-        write_table(("id", "queue", "kept because"), rows)
-    if settled.stopped is not None:
-        raise settled.stopped
-    missing = selection.ids - set(settled.ids) - {kept.id for kept in settled.kept if kept.id}
-    if missing:
-        raise NotFound("No dead letter has this id", ids=tuple(sorted(missing)))
-    if settled.kept:
-        raise CoditectError("Not every letter could be settled", kept=len(settled.kept))
+    kept = [{"id": one.id, "queue": one.queue, "why": one.error.sentence, **one.error.facts} for one in settled.kept]
+    stopped = str(settled.stopped) if settled.stopped else None
+    document = {"dry_run": settled.dry_run, verb: settled.count, "ids": settled.ids, "kept": kept, "stopped": stopped}
+    would = "would be " if settled.dry_run else ""
+    rows = [(one.id, one.queue, str(one.error)) for one in settled.kept]
+    table = TableView(("id", "queue", "kept because"), rows)
+    render(output, document, f"{settled.count} {would}{verb}, {len(settled.kept)} kept.", table)
+    if (shortfall := settled.shortfall(selection)) is not None:
+        raise shortfall
 
 
 def _row(letter: DeadLetter) -> dict[str, object]:
@@ -289,10 +228,16 @@ def _short(value: object) -> object:
     return value
 
 
-def _whole(letter: DeadLetter) -> dict[str, object]:
+def _node_row(row: DeadRow) -> dict[str, object]:
+    """Return a node in the form of a dead letter; its id is what `dead redrive --node` takes."""
+    node = row.node
     return {
-        **_row(letter),
-        "error": letter.error.as_json() if letter.error else None,
-        "errors": letter.errors,
-        "body": letter.body.decode(errors="replace"),
+        "id": f"{row.workflow}:{node.name}",
+        "capability": node.capability,
+        "priority": node.priority,
+        "reason": node.reason,
+        "agent": node.agent,
+        "attempts": node.attempt,
+        "dead_at": instant(node.finished_at_ms),
+        "error": node.message[:200] or None,
     }

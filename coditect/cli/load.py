@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +12,15 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.connections import Connections, connections
-from coditect.cli.load.drive import LoadCounts, LoadPlan, drive
-from coditect.cli.load.report import Effect, LoadEnding, LoadReport, parse_effects, report_json, summarize
-from coditect.cli.terminal.output import Output, OutputOption, say, write_fields, write_json, write_table
+from coditect.cli.connections import connections
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, View, render, say
 from coditect.cli.terminal.waiting import checked, going_on
 from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.duration import seconds
+from coditect.operations.connections import Connections
+from coditect.operations.load.drive import LoadCounts, LoadPlan, drive
+from coditect.operations.load.report import LoadEnding, LoadReport, read_effects, report_json, summarize
 from coditect.settings.settings import find_env_file
 
 LOG_VARIABLE = "CODITECT_LOAD_LOG"
@@ -65,14 +66,11 @@ def run_load(
     counts = LoadCounts()
     run_loop(_run(opened, load, counts))
     log = effect_log or default_log(opened.environ, Path.cwd())
-    effects = read_effects(log, counts)
+    effects = read_effects(log, counts.answers)
     if effects is None and effect_log is not None:
         raise InputError("There is no such effect log", path=log)
     report = summarize(counts.answers, effects)
-    if output is Output.JSON:
-        write_json(report_json(report))
-    else:
-        _write(report, log)
+    render(output, report_json(report), *_views(report, log))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -84,15 +82,6 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
         return Path(named)
     env_file = find_env_file(folder)
     return (env_file.parent if env_file else folder / ".coditect") / LOG_FILE
-
-
-def read_effects(log: Path, counts: LoadCounts) -> dict[str, list[Effect]] | None:
-    """Return the effects of the run's tasks by task id; None when there is no log to read."""
-    if not log.is_file():
-        return None
-    ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id is not None)
-    with log.open(encoding="utf-8", errors="replace") as lines:
-        return parse_effects(lines, ids)
 
 
 async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
@@ -141,9 +130,9 @@ def _state(load: LoadPlan, counts: LoadCounts) -> str:
     return f"{answered}/{load.tasks} ended, {counts.in_flight} in flight, {counts.failed} without a value"
 
 
-def _write(report: LoadReport, log: Path) -> None:
+def _views(report: LoadReport, log: Path) -> Iterator[View]:
     latency = report.latency_ms
-    write_fields(
+    yield FieldsView(
         {
             "submitted": sum(report.endings.values()),
             **{ending.value: count for ending, count in report.endings.items()},
@@ -155,14 +144,12 @@ def _write(report: LoadReport, log: Path) -> None:
             f"max {latency.highest:.0f} ms",
         }
     )
-    write_table(("agent", "answers"), list(report.agents.items()))
-    write_table(("problem", "tasks"), list(report.problems.items()))
+    yield TableView(("agent", "answers"), list(report.agents.items()))
+    yield TableView(("problem", "tasks"), list(report.problems.items()))
     for ending, ids in ((LoadEnding.HUNG.value, report.hung), ("lost", report.lost)):
-        write_table((ending,), [(task_id,) for task_id in ids])
-    write_table(
-        ("repeated", "executions"),
-        [
-            (task_id, [f"{one.agent_id} (pid {one.pid}, attempt {one.attempt})" for one in lines])
-            for task_id, lines in report.repeated.items()
-        ],
-    )
+        yield TableView((ending,), [(task_id,) for task_id in ids])
+    rows = [
+        (task_id, [f"{one.agent_id} (pid {one.pid}, attempt {one.attempt})" for one in lines])
+        for task_id, lines in report.repeated.items()
+    ]
+    yield TableView(("repeated", "executions"), rows)

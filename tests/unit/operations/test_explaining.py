@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
-from coditect.operations.diagnose import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
-from coditect.operations.sightings import Found, Sighting, SightingPlace, task_verdict, unseen
+from coditect.operations.diagnosis.explain import Explanation, Obstacle, QueueSeen, TaskQuestion, explain, judge
+from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, task_verdict, unseen
 from tests.unit.registry.fleets import records_of_any_kind
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_record, make_registration
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from coditect.cli.connections import TaskClient
-from coditect.cli.load.report import LoadAnswer, LoadEnding
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Outcome, Status
+from coditect.operations.load.report import LoadAnswer, LoadEnding
+
+if TYPE_CHECKING:  # it is heavy, and a report does without
+    from coditect.client.client import Client
 
 _GOLDEN = 0.618033988749895
 
@@ -51,15 +54,18 @@ class LoadCounts:
         self.failed += answer.ending is not LoadEnding.COMPLETED
 
 
-async def drive(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
-    """Submit every task, wait for every answer, and fill `counts`."""
+async def drive(client: Client, load: LoadPlan, counts: LoadCounts) -> None:
+    """Submit every task, wait for every answer, and fill `counts`; a task that fails or is refused raises nothing.
+
+    The counts may be read while the call runs. What was submitted goes on when the caller is canceled.
+    """
     if load.per_second is None:
         await _closed_loop(client, load, counts)
     else:
         await _open_loop(client, load, counts, load.per_second)
 
 
-async def _closed_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts) -> None:
+async def _closed_loop(client: Client, load: LoadPlan, counts: LoadCounts) -> None:
     started = asyncio.get_running_loop().time()
     numbers = iter(range(load.tasks))
     async with asyncio.TaskGroup() as group:
@@ -68,14 +74,14 @@ async def _closed_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts) -
 
 
 async def _work_through(
-    client: TaskClient, load: LoadPlan, counts: LoadCounts, numbers: Iterator[int], *, started: float
+    client: Client, load: LoadPlan, counts: LoadCounts, numbers: Iterator[int], *, started: float
 ) -> None:
     loop = asyncio.get_running_loop()
     for number in numbers:
         await _one(client, load, counts, number, started=started, due=loop.time())
 
 
-async def _open_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts, per_second: float) -> None:
+async def _open_loop(client: Client, load: LoadPlan, counts: LoadCounts, per_second: float) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     async with asyncio.TaskGroup() as group:
@@ -87,9 +93,7 @@ async def _open_loop(client: TaskClient, load: LoadPlan, counts: LoadCounts, per
             group.create_task(_one(client, load, counts, number, started=started, due=due))
 
 
-async def _one(
-    client: TaskClient, load: LoadPlan, counts: LoadCounts, number: int, *, started: float, due: float
-) -> None:
+async def _one(client: Client, load: LoadPlan, counts: LoadCounts, number: int, *, started: float, due: float) -> None:
     loop = asyncio.get_running_loop()
     task_id: str | None = None
     outcome: Outcome | CoditectError

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.unit.dead_letters.scene import Scene
+from tests.unit.operations.scene import Scene
 
 
 @pytest.fixture

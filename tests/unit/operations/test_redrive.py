@@ -12,7 +12,7 @@ from coditect.operations.dead_letters import WINDOW, Selection
 from coditect.wire import routing, tasks
 from coditect.wire.target import CAPABILITY
 from tests.support import eventually
-from tests.unit.dead_letters.scene import DEAD, NOW_MS, TASKS, Scene, letter
+from tests.unit.operations.scene import DEAD, NOW_MS, TASKS, Scene, letter
 
 ALL = Selection()
 

@@ -13,7 +13,7 @@ from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import DeadQueue, Selection
 from coditect.wire import routing, tasks
 from coditect.wire.target import CAPABILITY
-from tests.unit.dead_letters.scene import DEAD, NOW_MS, Scene, letter
+from tests.unit.operations.scene import DEAD, NOW_MS, Scene, letter
 
 ALL = Selection()
 

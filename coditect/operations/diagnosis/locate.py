@@ -17,7 +17,7 @@ from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.dead_letter import read_dead_letter
-from coditect.operations.sightings import Found, Sighting, SightingPlace
+from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace
 from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 from coditect.wire.target import task_target

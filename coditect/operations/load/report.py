@@ -1,4 +1,4 @@
-"""The report of a load test, which compares answers with submissions and real effects; pure functions."""
+"""The report of a load test, which compares answers with submissions and real effects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class LoadEnding(StrEnum):
@@ -93,6 +94,15 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
         if len(words) == 4 and words[0] in task_ids and words[2].isdecimal() and words[3].isdecimal():
             effects.setdefault(words[0], []).append(Effect(words[1], int(words[2]), int(words[3])))
     return effects
+
+
+def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Effect]] | None:
+    """Return the effects of the answered tasks from the effect log of the load agents; None when there is no log."""
+    if not log.is_file():
+        return None
+    ids = frozenset(answer.task_id for answer in answers if answer.task_id is not None)
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        return parse_effects(lines, ids)
 
 
 def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
-from coditect.operations.diagnose import Explanation, TakeVerdict
+from coditect.operations.diagnosis.explain import Explanation, TakeVerdict
 
 UNSEEN = (
     "it ended: only who submitted it learns how, and a task that completed leaves nothing behind",

@@ -1,1 +1,0 @@
-"""`coditect dead`: list, show, redrive and discard dead letters and the nodes that were given up."""

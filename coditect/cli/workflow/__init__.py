@@ -1,1 +1,0 @@
-"""`coditect workflow`: check, draw, run, show and control workflows."""

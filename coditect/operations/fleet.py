@@ -1,0 +1,139 @@
+"""The living agents and what they offer, as the registry has them; and the drain of an agent.
+
+What asks the registry raises RegistryUnavailable, which is retryable, when the registry does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from coditect.errors import NotFound, RegistryUnavailable, ResultTimeout, Unroutable
+from coditect.model.capability import CapabilitySpec, check_capability_name, nearest_names
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord
+from coditect.operations.connections import Connections
+from coditect.registry.port import Search
+from coditect.wire import control_messages, routing
+
+POLL_SECONDS = 0.2
+DRAIN_SECONDS = 10.0
+"""The time in which the broker has to confirm the request to drain."""
+
+Note = Callable[[str], None]
+"""A callback for a sentence about what a use case could not see and so leaves out of its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityOffer:
+    """A capability, as the agent that started last declares it."""
+
+    spec: CapabilitySpec
+    agents: tuple[str, ...]
+    """The ids of the agents that offer it, sorted."""
+    versions: tuple[str, ...]
+    """The versions of these agents, sorted, each once."""
+
+
+async def find_agents(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
+    """Return the living agents that match the search."""
+    async with opened.registry() as registry:
+        return await registry.find(search)
+
+
+async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
+    """Return a living agent.
+
+    Raises:
+        NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
+    """
+    async with opened.registry() as registry:
+        record = await registry.get(agent_id)
+        if record is not None:
+            return record
+        others = await registry.find(Search())
+    nearest = nearest_names(agent_id, [one.agent_id for one in others])
+    raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
+
+
+async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: float | None = None) -> None:
+    """Ask an agent to take nothing new, finish what it runs, and end; wait until it left the registry.
+
+    Idempotent. With `wait_seconds=None` the call returns once the broker has the request.
+
+    Raises:
+        NotFound: when no agent has the id.
+        ResultTimeout: when the agent is still there after the wait; it goes on draining.
+        BrokerUnavailable: when the broker does not answer; retryable.
+    """
+    async with opened.broker() as broker:
+        try:
+            await broker.publish(
+                control_messages.message(control_messages.DRAIN),
+                exchange=routing.AGENTS,
+                routing_key=routing.mailbox_key(agent_id),
+                timeout_seconds=DRAIN_SECONDS,
+            )
+        except Unroutable as error:
+            raise NotFound("No agent has this id", id=agent_id) from error
+    if wait_seconds is None:
+        return
+    async with opened.registry() as registry:
+        try:
+            async with asyncio.timeout(wait_seconds):
+                while True:
+                    if await registry.get(agent_id) is None:
+                        return
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError as error:
+            raise ResultTimeout(
+                "The agent is still draining", id=agent_id, fix="It goes on by itself; look again later."
+            ) from error
+
+
+async def find_offers(opened: Connections, search: Search) -> list[CapabilityOffer]:
+    """Return the capabilities of the living agents that match the search, by name."""
+    specs: dict[str, CapabilitySpec] = {}
+    agents: dict[str, dict[str, str]] = {}
+    for record in sorted(await find_agents(opened, search), key=lambda one: one.registration.started_at_ms):
+        for spec in record.registration.capabilities:
+            specs[spec.name] = spec
+            agents.setdefault(spec.name, {})[record.agent_id] = record.registration.version
+    return [
+        CapabilityOffer(specs[name], tuple(sorted(agents[name])), tuple(sorted(set(agents[name].values()))))
+        for name in sorted(specs)
+    ]
+
+
+async def get_offer(opened: Connections, name: str) -> CapabilityOffer:
+    """Return a capability that a living agent offers.
+
+    Raises:
+        NotFound: when no living agent offers it; its fact `nearest` holds similar names.
+    """
+    found = await find_offers(opened, Search())
+    offer = next((one for one in found if one.spec.name == name), None)
+    if offer is None:
+        nearest = nearest_names(name, [one.spec.name for one in found])
+        raise NotFound("No living agent offers this capability", capability=name, nearest=nearest)
+    return offer
+
+
+async def known_capabilities(opened: Connections, named: Iterable[str], *, note: Note) -> tuple[str, ...]:
+    """Return the named capabilities, each once; when none is named, all that living agents offer.
+
+    Without a registry the result is empty, and `note` is called: a use case goes on with less.
+
+    Raises:
+        InputError: when a name is none of a capability.
+    """
+    given = tuple(dict.fromkeys(check_capability_name(name) for name in named))
+    if given:
+        return given
+    try:
+        async with opened.registry() as registry:
+            return tuple(sorted(await registry.capabilities()))
+    except RegistryUnavailable:
+        note("The registry does not answer: only capabilities named with --capability are looked at.")
+        return ()

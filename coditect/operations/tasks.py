@@ -1,0 +1,184 @@
+"""Tasks: submit and follow one, look at a durable task, wait for it, cancel any.
+
+What asks the control plane raises ControlPlaneRequired when no dispatcher answers, and everything BrokerUnavailable,
+which is retryable, when the broker does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack
+from dataclasses import dataclass
+
+from coditect.aio.clock import SystemClock
+from coditect.client.durable import workflow_of
+from coditect.client.options import Options
+from coditect.errors import NotFound
+from coditect.model.capability import Priority
+from coditect.model.event import Event
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.result import ENDINGS, Outcome
+from coditect.operations.connections import Connections
+from coditect.operations.diagnosis.sightings import SightingPlace, task_verdict
+from coditect.operations.diagnosis.why_not import find_task
+from coditect.workflow.rows import AttemptRow, NodeRow
+
+LAST_EVENTS_SECONDS = 0.5
+"""How long the events of an end may come after the result."""
+
+_CANCELABLE = (SightingPlace.WORKING, SightingPlace.WAITING, SightingPlace.RETRYING)
+
+ShownEvents = Callable[[], AbstractContextManager[Callable[[Event], None]]]
+"""A context manager whose function is called with each event of the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOrder:
+    """A task to submit: its capability, its JSON body and its options."""
+
+    capability: str
+    body: bytes
+    priority: Priority = Priority.P1
+    timeout: str | None = None
+    """The longest run of one attempt, as a duration such as `5m`; None: the capability's."""
+    deadline: str | None = None
+    """The end of the interest in the task, as a duration from now; None: no end."""
+    pin: AgentId | None = None
+    """The preferred agent; a durable task has none."""
+    key: str | None = None
+    """The idempotency key of a durable task."""
+
+
+@dataclass(frozen=True, slots=True)
+class DurableTask:
+    """A durable task, as the control plane has it."""
+
+    row: NodeRow
+    attempts: list[AttemptRow]
+    outcome: Outcome | None
+    """The outcome; None as long as the task has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReport:
+    """The result of a request to cancel a task."""
+
+    durable: bool
+    """Whether the control plane took the request; else it was sent to every agent."""
+    error: NotFound | None
+    """The error that tells that no such direct task waits or runs, as far as agents and queues tell."""
+
+
+async def submit_task(
+    opened: Connections, order: TaskOrder, wait: str | None, *, submitted: Callable[[str], None], shown: ShownEvents
+) -> tuple[str, Outcome | None]:
+    """Publish a direct task; return its id, and its outcome unless `wait` is None.
+
+    With a wait, `submitted` is called with the id, and then the events of the task are shown, from the first one on. A
+    task goes on when the caller is canceled.
+
+    Raises:
+        UnknownCapability: when no agent offers the capability and it has no queue.
+        ResultTimeout: when no result came within the duration `wait`.
+        CoditectError: the others of `Client.submit`.
+    """
+    async with opened.client() as client, AsyncExitStack() as stack:
+        task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
+        events = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
+        handle = await client.submit(
+            order.capability,
+            order.body,
+            priority=order.priority,
+            timeout=order.timeout,
+            deadline=order.deadline,
+            pin=order.pin,
+            task_id=task_id,
+        )
+        if wait is None or events is None:
+            return handle.task_id, None
+        submitted(handle.task_id)
+        watching = asyncio.create_task(_show(events, handle.task_id, shown))
+        try:
+            return handle.task_id, await handle.outcome(timeout=wait)
+        finally:
+            await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
+            watching.cancel()
+            await asyncio.wait([watching])
+
+
+async def submit_durable(
+    opened: Connections, order: TaskOrder, wait: str | None, *, accepted: Callable[[str, bool], None]
+) -> tuple[str, Outcome | None]:
+    """Submit a task that the control plane keeps; return its id, and its outcome unless `wait` is None.
+
+    `accepted` is called with the id, and whether the task is new: the same key gives the same task. The order's
+    preferred agent is left out. A task goes on when the caller is canceled.
+
+    Raises:
+        ResultTimeout: when the task did not end within the duration `wait`.
+    """
+    options = Options(
+        priority=order.priority, timeout=order.timeout, deadline=order.deadline, idempotency_key=order.key
+    )
+    async with opened.fleet() as client:
+        handle = await client.submit_durable(order.capability, order.body, options=options)
+        accepted(handle.task_id, handle.run.new)
+        return handle.task_id, None if wait is None else await handle.outcome(timeout=wait)
+
+
+async def get_task(opened: Connections, task_id: str) -> DurableTask:
+    """Return a durable task with all its attempts.
+
+    Raises:
+        InputError: when the id is not that of a durable task.
+        NotFound: when the control plane has no such task.
+    """
+    async with opened.fleet() as client:
+        handle = client.task(task_id)
+        row = await handle.row()
+        attempts = [one async for one in handle.run.attempts()]
+        return DurableTask(row, attempts, await handle.outcome() if row.state.terminal else None)
+
+
+async def wait_for_task(opened: Connections, task_id: str, wait: str) -> Outcome:
+    """Wait for a durable task and return its outcome.
+
+    Raises:
+        InputError: when the id is not that of a durable task.
+        ResultTimeout: when the task did not end within the duration `wait`; it goes on.
+        NotFound: when the control plane has no such task.
+    """
+    async with opened.fleet() as client:
+        return await client.task(task_id).outcome(timeout=wait)
+
+
+async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
+    """Ask for the end of a task: of a durable one the control plane, of a direct one every agent, at best effort.
+
+    Whether a direct task waits or runs is looked up before, by `find_task`; the request is sent in either case.
+    """
+    durable = is_durable(task_id)
+    seen = None if durable else await find_task(opened, task_id)
+    async with opened.client() as client:
+        await client.cancel(task_id)
+    if seen is None or (seen.best is not None and seen.best.place in _CANCELABLE):
+        return CancelReport(durable, None)
+    told = task_verdict(task_id, seen, None, named=True)
+    error = NotFound("No such task waits or runs", task_id=task_id, seen=told.sentence, fix=told.fix)
+    return CancelReport(durable, error)
+
+
+def is_durable(task_id: str) -> bool:
+    """Return whether an id is that of a durable task."""
+    return workflow_of(task_id) is not None
+
+
+async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
+    """Show the events of a task, to its end; the stream was opened before the task was submitted."""
+    with shown() as show:
+        async for event in events:
+            if event.subject == task_id:
+                show(event)
+                if event.type in ENDINGS:
+                    return
