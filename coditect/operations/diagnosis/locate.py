@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from secrets import token_hex
 
-from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import reply_queue
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
 from coditect.model.capability import Priority
@@ -99,19 +99,19 @@ class TaskLocator:
             if any(_has_it(answer) for answer in answers):
                 heard.set()
 
-        consumer: Consumer | None = None
-        try:
-            with suppress(NotFound, Unroutable, TimeoutError):  # no agent is or ever was there, or none has it
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._broker.delete_queue, name)
+            try:
                 await self._broker.declare(reply_queue(name))
-                consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
-                ping = control_messages.ping(task_id=task_id, reply_to=name, correlation_id=token)
+            except NotFound:  # no agent and no client ever was at this broker
+                return [], 0
+            consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
+            stack.push_async_callback(consumer.cancel)
+            ping = control_messages.ping(task_id=task_id, reply_to=name, correlation_id=token)
+            with suppress(NotFound, Unroutable, TimeoutError):  # no agent is there, or none has it
                 await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
                 async with asyncio.timeout(ANSWER_SECONDS):
                     await heard.wait()
-        finally:
-            if consumer is not None:
-                await consumer.cancel()
-            await self._broker.delete_queue(name)
         return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
 
 

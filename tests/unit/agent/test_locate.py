@@ -8,6 +8,7 @@ from coditect import Agent, Options, Priority
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import agent_queues, base_topology
+from coditect.errors import CoditectError, NotFound, Overloaded
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.operations.diagnosis.locate import TaskLocator
@@ -100,3 +101,24 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 
     assert len(answers) == 1
     assert all(seen.capability is None and seen.priority is None for seen in found.sightings)
+
+
+@pytest.mark.parametrize(
+    ("step", "error"), [("publish", Overloaded("The broker refuses more")), ("consume", NotFound("It is gone"))]
+)
+async def test_question_that_cannot_be_put_is_told_and_leaves_no_queue_behind(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str, error: CoditectError
+) -> None:
+    monkeypatch.setattr("coditect.operations.diagnosis.locate.token_hex", lambda length: "known")
+    await scene.start(Agent("other"))
+    broker = await scene.broker()
+
+    async def refuse(*_: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(broker, step, refuse)
+
+    with pytest.raises(type(error)):
+        await TaskLocator(broker).find("nowhere", waiting=(), dead=(), most=10)
+
+    assert scene.server.find("reply.why-not-known") is None
