@@ -17,6 +17,7 @@ from coditect.cli.terminal.output import Aside, Output, OutputOption, TableView,
 from coditect.cli.terminal.progress import shown_events
 from coditect.cli.terminal.waiting import checked, going_on
 from coditect.cli.terminal.workflow_tables import attempts_table, nodes_table
+from coditect.client.options import Options
 from coditect.errors import CoditectError, NotFound
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId, is_uuid
@@ -102,7 +103,9 @@ def submit_task(
     \b
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
-    order = TaskOrder(capability, read_body(body), priority, timeout, deadline, AgentId(agent) if agent else None, key)
+    pin = AgentId(agent) if agent else None
+    options = Options(priority=priority, timeout=timeout, deadline=deadline, pin=pin, idempotency_key=key)
+    order = TaskOrder(capability, read_body(body), options)
     until = None if no_wait or detach else wait
     work = _submit_durable if detach or key is not None else _submit
     task_id, outcome = run_loop(work(connections(context), order, until))
@@ -188,7 +191,7 @@ async def _submit(opened: Connections, order: TaskOrder, wait: str | None) -> tu
 
 
 async def _submit_durable(opened: Connections, order: TaskOrder, wait: str | None) -> tuple[str, Outcome | None]:
-    if order.pin is not None:
+    if order.options.pin is not None:
         say("A durable task prefers no agent; --agent is left out.")
     with ExitStack() as stack:
 

@@ -15,9 +15,8 @@ from coditect.aio.clock import SystemClock
 from coditect.client.durable import workflow_of
 from coditect.client.options import Options
 from coditect.errors import NotFound
-from coditect.model.capability import Priority
 from coditect.model.event import Event
-from coditect.model.ids import AgentId, TaskId
+from coditect.model.ids import TaskId
 from coditect.model.result import ENDINGS, Outcome
 from coditect.operations.connections import Connections
 from coditect.operations.diagnosis.sightings import SightingPlace, task_verdict
@@ -39,15 +38,7 @@ class TaskOrder:
 
     capability: str
     body: bytes
-    priority: Priority = Priority.P1
-    timeout: str | None = None
-    """The longest run of one attempt, as a duration such as `5m`; None: the capability's."""
-    deadline: str | None = None
-    """The end of the interest in the task, as a duration from now; None: no end."""
-    pin: AgentId | None = None
-    """The preferred agent; a durable task has none."""
-    key: str | None = None
-    """The idempotency key of a durable task."""
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +77,7 @@ async def submit_task(
     async with opened.client() as client, AsyncExitStack() as stack:
         task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
         events = None if wait is None else await stack.enter_async_context(client.events("task.*", of=task_id))
-        handle = await client.submit(
-            order.capability,
-            order.body,
-            priority=order.priority,
-            timeout=order.timeout,
-            deadline=order.deadline,
-            pin=order.pin,
-            task_id=task_id,
-        )
+        handle = await client.submit(order.capability, order.body, options=order.options, task_id=task_id)
         if wait is None or events is None:
             return handle.task_id, None
         submitted(handle.task_id)
@@ -112,17 +95,14 @@ async def submit_durable(
 ) -> tuple[str, Outcome | None]:
     """Submit a task that the control plane keeps; return its id, and its outcome unless `wait` is None.
 
-    `accepted` is called with the id, and whether the task is new: the same key gives the same task. The order's
-    preferred agent is left out. A task goes on when the caller is canceled.
+    `accepted` is called with the id, and whether the task is new: the same key gives the same task. The
+    preferred agent has no effect. A task goes on when the caller is canceled.
 
     Raises:
         ResultTimeout: when the task did not end within the duration `wait`.
     """
-    options = Options(
-        priority=order.priority, timeout=order.timeout, deadline=order.deadline, idempotency_key=order.key
-    )
     async with opened.fleet() as client:
-        handle = await client.submit_durable(order.capability, order.body, options=options)
+        handle = await client.submit_durable(order.capability, order.body, options=order.options)
         accepted(handle.task_id, handle.run.new)
         return handle.task_id, None if wait is None else await handle.outcome(timeout=wait)
 

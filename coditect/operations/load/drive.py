@@ -99,14 +99,8 @@ async def _one(client: Client, load: LoadPlan, counts: LoadCounts, number: int, 
     outcome: Outcome | CoditectError
     counts.in_flight += 1
     try:
-        handle = await client.submit(
-            load.capability,
-            {"milliseconds": load.milliseconds(number)},
-            priority=load.priority,
-            timeout=None,
-            deadline=None,
-            pin=None,
-        )
+        value = {"milliseconds": load.milliseconds(number)}
+        handle = await client.submit(load.capability, value, priority=load.priority)
         task_id = handle.task_id
         counts.submitted += 1
         outcome = await handle.outcome(timeout=load.wait_seconds)

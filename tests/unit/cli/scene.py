@@ -16,6 +16,7 @@ from coditect.broker.topology import Binding, Exchange, Queue
 from coditect.broker.topology_diff import MISSING, SAME, PlannedBroker, Probe
 from coditect.cli.main import app
 from coditect.client.client import Client
+from coditect.client.options import Options
 from coditect.errors import CoditectError, ResultTimeout
 from coditect.model.capability import CapabilitySpec, Priority
 from coditect.model.duration import Duration
@@ -56,7 +57,7 @@ class Ordered:
 
     capability: str
     value: Any
-    options: dict[str, object]
+    options: Options
 
 
 class ScriptedHandle:
@@ -101,21 +102,13 @@ class ScriptedClient:
         capability: str,
         value: object,
         *,
-        priority: Priority,
-        timeout: Duration | None,
-        deadline: Duration | None,
-        pin: AgentId | None,
+        options: Options | None = None,
+        priority: Priority = Priority.P1,
         task_id: TaskId | None = None,
     ) -> ScriptedHandle:
         if self.refusal is not None:
             raise self.refusal
-        options: dict[str, object] = {
-            "priority": priority,
-            "timeout": timeout,
-            "deadline": deadline,
-            "pin": pin,
-        }
-        self.orders.append(Ordered(capability, value, options))
+        self.orders.append(Ordered(capability, value, options or Options(priority=priority)))
         own_id = f"task-{len(self.orders)}"
         return ScriptedHandle(own_id, self.end(own_id), self.happenings)
 

@@ -34,7 +34,7 @@ def test_submit_prints_the_value_on_stdout_and_progress_on_stderr(terminal: Term
     assert (ran.code, ran.json) == (0, {"ok": True})
     assert "   50%  half\n" in ran.err
     assert order.value == b'{"path": "src"}'
-    assert (order.options["priority"], order.options["pin"]) == ("p0", "me")
+    assert (order.options.priority, order.options.pin) == ("p0", "me")
 
 
 @pytest.mark.parametrize(
