@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -74,6 +75,16 @@ class RedisConnection:
         for one in (self.redis, *sentinels):
             with contextlib.suppress(Retryable):
                 await self.bounded("close", one.aclose())
+
+
+def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
+    """Return the package's Lua scripts `lua/<name>.lua` by name, with the shared file's text before each."""
+
+    def read(name: str) -> str:
+        return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+    before = read(shared) + "\n" if shared else ""
+    return {name: before + read(name) for name in names}
 
 
 def _client(url: str, timeout_seconds: float) -> Redis:

@@ -1,4 +1,4 @@
-"""The registry in Redis 7: atomic Lua scripts over a handful of keys (drawn in `scripts`).
+"""The registry in Redis 7: atomic Lua scripts (`lua/`) over a handful of keys (drawn in `keys`).
 
 Redis may be killed, wiped, slow or full at any time: a call then raises RegistryUnavailable within its limit, and the
 next call connects again. Redis Cluster needs the keys in one slot: a prefix with a hash tag, such as ``{coditect}:``.
@@ -12,18 +12,24 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
-from redis.commands.core import AsyncScript
-
 from coditect.errors import InvalidTask, RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, Load, Registration
-from coditect.registry import scripts
-from coditect.registry.connection import RedisConnection
+from coditect.registry.connection import RedisConnection, read_scripts
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
+from coditect.registry.keys import ANY_AGENT, KEYS, RETURNS_PREFIX, START_PREFIX, TURNS_KEY, capability_term, tag_term
 from coditect.registry.port import Search
 from coditect.wire import json
 
 log = logging.getLogger(__name__)
+
+_PACKAGE = "coditect.registry"
+_SCRIPTS = {
+    **read_scripts(
+        _PACKAGE, "register", "renew", "deregister", "find", "get", "leases", "capabilities", shared="shared"
+    ),
+    **read_scripts(_PACKAGE, "mark_start", "clear_start", "hand_back"),
+}
 
 
 class RedisRegistry:
@@ -41,19 +47,10 @@ class RedisRegistry:
         self._connection = RedisConnection(url, timeout_seconds=timeout_seconds, unavailable=_unavailable)
         self._redis = self._connection.redis
         self._bounded = self._connection.bounded
-        self._keys = [prefix + key for key in scripts.KEYS]
-        self._turns_key = prefix + scripts.TURNS_KEY
-        self._start_prefixes = (prefix + scripts.START_PREFIX, prefix + scripts.RETURNS_PREFIX)
-        self._register = self._redis.register_script(scripts.REGISTER)
-        self._renew = self._redis.register_script(scripts.RENEW)
-        self._deregister = self._redis.register_script(scripts.DEREGISTER)
-        self._find = self._redis.register_script(scripts.FIND)
-        self._get = self._redis.register_script(scripts.GET)
-        self._leases = self._redis.register_script(scripts.LEASES)
-        self._capabilities = self._redis.register_script(scripts.CAPABILITIES)
-        self._mark_start = self._redis.register_script(scripts.MARK_START)
-        self._clear_start = self._redis.register_script(scripts.CLEAR_START)
-        self._hand_back = self._redis.register_script(scripts.HAND_BACK)
+        self._keys = [prefix + key for key in KEYS]
+        self._turns_key = prefix + TURNS_KEY
+        self._start_prefixes = (prefix + START_PREFIX, prefix + RETURNS_PREFIX)
+        self._scripts = {step: self._redis.register_script(text) for step, text in _SCRIPTS.items()}
         self._decode = lru_cache(maxsize=1024)(decode_registration)
 
     async def __aenter__(self) -> Self:
@@ -68,7 +65,6 @@ class RedisRegistry:
         """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
         await self._run(
             "register",
-            self._register,
             registration.agent_id,
             encode_registration(registration),
             encode_load(load),
@@ -79,35 +75,35 @@ class RedisRegistry:
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
         """Extend an agent's lease and write its load; return False when any part of the agent's entry is missing."""
         written = encode_load(load)
-        return bool(await self._run("renew", self._renew, agent_id, written, _milliseconds(lease_seconds)))
+        return bool(await self._run("renew", agent_id, written, _milliseconds(lease_seconds)))
 
     async def deregister(self, agent_id: AgentId) -> None:
         """Remove an agent and its index entries; idempotent."""
-        await self._run("deregister", self._deregister, agent_id)
+        await self._run("deregister", agent_id)
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """Return the living agents that match a search, sorted by agent id, in one round trip."""
-        term = scripts.ANY_AGENT
+        term = ANY_AGENT
         if search.capability is not None:
-            term = scripts.capability_term(search.capability)
+            term = capability_term(search.capability)
         elif search.tag is not None:
-            term = scripts.tag_term(search.tag)
-        records = self._records(await self._run("find", self._find, term))
+            term = tag_term(search.tag)
+        records = self._records(await self._run("find", term))
         return tuple(sorted(filter(search.matches, records), key=lambda record: record.agent_id))
 
     async def leases(self) -> Mapping[AgentId, int]:
         """Return the remaining lease of every living agent, in milliseconds, in one round trip."""
-        now, found = await self._run("leases", self._leases)
+        now, found = await self._run("leases")
         pairs = zip(found[::2], found[1::2], strict=True)
         return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
         """Return the entry of a living agent; None without a living agent of the id."""
-        return next(self._records(await self._run("get", self._get, agent_id)), None)
+        return next(self._records(await self._run("get", agent_id)), None)
 
     async def capabilities(self) -> frozenset[str]:
         """Return the names of all capabilities that living agents offer."""
-        names = await self._run("capabilities", self._capabilities)
+        names = await self._run("capabilities")
         return frozenset(name.decode() for name in names)
 
     async def now_ms(self) -> int:
@@ -130,27 +126,24 @@ class RedisRegistry:
     ) -> AgentId | None:
         """Mark a task as started by an agent; return the agent whose earlier mark stays, or None."""
         delivered = "" if deliveries is None else deliveries
-        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)]
-        call = self._mark_start(keys=self._start_keys([task]), args=arguments)
-        holder = await self._bounded("mark_start", call)
+        arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
+        holder = await self._run_on_marks("mark_start", [task], *arguments)
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
         """Remove an agent's start mark of a task; idempotent."""
-        call = self._clear_start(keys=self._start_keys([task]), args=[_encode(agent_id)])
-        await self._bounded("clear_start", call)
+        await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
         """Count that an agent hands tasks back unstarted, and remove the agent's start marks of these tasks."""
-        arguments = [_encode(one) for one in (agent_id, _milliseconds(keep_seconds))]
-        await self._bounded("hand_back", self._hand_back(keys=self._start_keys(tasks), args=arguments))
+        await self._run_on_marks("hand_back", tasks, agent_id, _milliseconds(keep_seconds))
 
-    def _start_keys(self, tasks: Iterable[str]) -> list[bytes]:
-        return [_encode(prefix + task) for task in tasks for prefix in self._start_prefixes]
+    async def _run(self, step: str, *arguments: str | bytes | int) -> Any:
+        return await self._bounded(step, self._scripts[step](keys=self._keys, args=[*map(_encode, arguments)]))
 
-    async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
-        encoded = [_encode(argument) for argument in arguments]
-        return await self._bounded(step, script(keys=self._keys, args=encoded))
+    async def _run_on_marks(self, step: str, tasks: Iterable[str], *arguments: str | int) -> Any:
+        keys = [_encode(prefix + task) for task in tasks for prefix in self._start_prefixes]
+        return await self._bounded(step, self._scripts[step](keys=keys, args=[*map(_encode, arguments)]))
 
     def _records(self, rows: Iterable[tuple[bytes, bytes, int]]) -> Iterator[AgentRecord]:
         for registration, load, lease_ms in rows:
@@ -165,8 +158,8 @@ def _unavailable(step: str, reason: str) -> RegistryUnavailable:
 
 
 def _terms(registration: Registration) -> list[str]:
-    offers = [scripts.capability_term(offer.name) for offer in registration.capabilities]
-    return [scripts.ANY_AGENT, *offers, *map(scripts.tag_term, sorted(registration.all_tags))]
+    offers = [capability_term(offer.name) for offer in registration.capabilities]
+    return [ANY_AGENT, *offers, *map(tag_term, sorted(registration.all_tags))]
 
 
 def _encode(argument: str | bytes | int) -> bytes:

@@ -7,7 +7,7 @@
     rq:job:<id>                        hash     the job; `coditect_state` is the last state that the dispatcher set
     rq:job::<id>:dependencies          set      ids it waits for (two colons); kept whole
     rq:job:<id>:dependents             set      ids that wait for it; a queued one is taken out
-    rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, the scores are in `moves`
+    rq:deferred|scheduled|finished|failed|canceled:<queue>   sorted set  ids, scores: `lua/moves.lua`
     rq:wip:<queue>                     sorted set  <id>:<execution> of started jobs, score +inf
     rq:executions:<id>                 sorted set  execution ids, score +inf
     rq:execution:<id>:<execution>      hash     its start and its worker

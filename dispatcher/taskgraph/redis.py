@@ -1,4 +1,8 @@
-"""The task graph in the Redis that stock RQ reads: Lua scripts (`scripts`, `queries`) over RQ's own keys."""
+"""The task graph in the Redis that stock RQ reads: Lua scripts (`lua/`) over RQ's own keys.
+
+Each script is one atomic step and one round trip over at most `port.BATCH` jobs. RQ's keys have no hash tags, so RQ and
+these scripts need a Redis that is no cluster.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from redis.commands.core import AsyncScript
-
 from coditect.aio.clock import Clock, SystemClock
 from coditect.model.capability import Priority
-from coditect.registry.connection import RedisConnection
+from coditect.registry.connection import RedisConnection, read_scripts
 from coditect.wire import json
-from dispatcher.taskgraph import queries, scripts
 from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.function import FUNCTION
 from dispatcher.taskgraph.keys import identity, job_id, queue_name
@@ -59,6 +60,11 @@ COUNTED = (
     JobState.CANCELED,
 )
 
+_PACKAGE = "dispatcher.taskgraph"
+_SCRIPTS = {
+    **read_scripts(_PACKAGE, "create", "tell", "release", "adopt", "remove", shared="moves"),
+    **read_scripts(_PACKAGE, "counts", "requests", "difference", "unfinished"),
+}
 _REGISTRIES = {state: "wip" if state is JobState.STARTED else state.value for state in COUNTED}
 _FOREIGN = f"Only jobs of the function {FUNCTION} are taken from this queue; enqueue others elsewhere"
 
@@ -85,16 +91,7 @@ class RedisTaskGraph:
         self._redis = self._connection.redis
         self._template = json.dumps(template())
         self._turn = 0
-        script = self._redis.register_script
-        self._create = script(scripts.CREATE)
-        self._tell = script(scripts.TELL)
-        self._release = script(scripts.RELEASE)
-        self._adopt = script(scripts.ADOPT)
-        self._remove = script(scripts.REMOVE)
-        self._counts = script(queries.COUNTS)
-        self._requests = script(queries.REQUESTS)
-        self._difference = script(queries.DIFFERENCE)
-        self._unfinished = script(queries.UNFINISHED)
+        self._scripts = {step: self._redis.register_script(text) for step, text in _SCRIPTS.items()}
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,9 +106,7 @@ class RedisTaskGraph:
         there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
-            there += [
-                batch[number] for number in await self._run("create", self._create, self._stamp(), self._template, rows)
-            ]
+            there += [batch[number] for number in await self._run("create", self._stamp(), self._template, rows)]
         return there
 
     async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
@@ -131,7 +126,7 @@ class RedisTaskGraph:
         piece = self._turn // len(shards)
         self._turn += 1
         given = (json.dumps(levels), json.dumps(room), most, looks(most), piece, PIECE)
-        ours, others = await self._run("adopt", self._adopt, self._stamp(), *given)
+        ours, others = await self._run("adopt", self._stamp(), *given)
         taken = [(job, queue, text.decode(errors="replace"), True) for job, queue, text in _triples(ours)]
         taken += [(job, queue, "", names_our_function(data)) for job, queue, data in _triples(others)]
         proposals: list[Proposal] = []
@@ -149,19 +144,19 @@ class RedisTaskGraph:
         """Remove jobs with everything about them, in batches."""
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
-            await self._run("remove", self._remove, self._stamp(), ids)
+            await self._run("remove", self._stamp(), ids)
 
     async def counts(self, shards: Collection[int]) -> JobCounts:
         """Return the numbers that stock tools count, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         registries = json.dumps([_REGISTRIES[state] for state in COUNTED])
-        numbers = iter(await self._run("counts", self._counts, json.dumps(queues), registries))
+        numbers = iter(await self._run("counts", json.dumps(queues), registries))
         return JobCounts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """Return people's requests, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
-        found = await self._run("requests", self._requests, json.dumps(queues), BATCH)
+        found = await self._run("requests", json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
         asked = [(RequestKind(kind.decode()), identity(job.decode(errors="replace"))) for kind, job in kinds]
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
@@ -180,7 +175,7 @@ class RedisTaskGraph:
                 ]
                 for job in page
             ]
-            absent, differing = await self._run("difference", self._difference, json.dumps(rows))
+            absent, differing = await self._run("difference", json.dumps(rows))
             missing += [page[number] for number in absent]
             changes += [change_to(page[number]) for number in differing]
         return GraphDifference(tuple(missing), tuple(changes))
@@ -192,7 +187,7 @@ class RedisTaskGraph:
         queued: set[Key] = set()
         while queues:
             given = (json.dumps(queues), first, LOOKED_AT)
-            full, found, waiting = await self._run("unfinished", self._unfinished, *given)
+            full, found, waiting = await self._run("unfinished", *given)
             workflows |= {workflow.decode(errors="replace") for workflow in found}
             queued |= {key for job in waiting if (key := identity(job.decode(errors="replace"))) is not None}
             queues, first = [queues[number] for number in full], first + LOOKED_AT
@@ -225,13 +220,13 @@ class RedisTaskGraph:
 
     async def _tell_rows(self, rows: list[list[Any]]) -> list[int]:
         """Apply the rows, and return the numbers of those without a job."""
-        lost, refused, left = await self._run("tell", self._tell, self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
+        lost, refused, left = await self._run("tell", self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
         for job in refused:
             log.error("A key of RQ's job is not what RQ writes; the job keeps its state", extra={"job": job.decode()})
         for job in left:
             cursor = b"0"
             while True:
-                cursor = await self._run("release", self._release, self._stamp(), job, cursor, BATCH)
+                cursor = await self._run("release", self._stamp(), job, cursor, BATCH)
                 if cursor == b"0":
                     break
         return [int(number) for number in lost]
@@ -244,8 +239,8 @@ class RedisTaskGraph:
         log.warning("A queue of ours had jobs of others; they were failed", extra={"jobs": [job for job, _ in names]})
         await self._tell_rows([refusal_row(job, queue, _FOREIGN) for job, queue in names])
 
-    async def _run(self, step: str, script: AsyncScript, *arguments: str | bytes | int) -> Any:
-        return await self._connection.bounded(step, script(args=arguments))
+    async def _run(self, step: str, *arguments: str | bytes | int) -> Any:
+        return await self._connection.bounded(step, self._scripts[step](args=arguments))
 
     def _stamp(self) -> bytes:
         nonce = self._clock.new_id().replace("-", "")[:24]

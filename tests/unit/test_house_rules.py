@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROOMS = ("coditect", "dispatcher", "agents", "benchmarks", "examples", "tests")
+PACKAGES = ("coditect", "dispatcher")
+ROOMS = (*PACKAGES, "agents", "benchmarks", "examples", "tests")
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 50
 
@@ -50,3 +52,11 @@ def test_no_two_classes_of_the_product_share_a_name() -> None:
 
     assert len(names) > 500
     assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_wheel_has_every_lua_script() -> None:
+    packed = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    scripts = {str(path.relative_to(ROOT)) for room in PACKAGES for path in (ROOT / room).rglob("*.lua")}
+
+    assert scripts, "no script was found"
+    assert scripts <= packed

@@ -20,12 +20,13 @@ from dispatcher.chaos.mutants.table import MUTANTS, read_mutant
 
 CAUGHT = ROOT / ".coditect" / "mutants"
 CODE = ("coditect", "dispatcher", "tests")
+SUFFIXES = (".lua", ".py")
 
 
 def fingerprint(root: Path) -> str:
     """Return a hash of all code that decides what catches a mutant."""
     digest = sha256()
-    for file in sorted(one for folder in CODE for one in (root / folder).rglob("*.py")):
+    for file in sorted(one for folder in CODE for one in (root / folder).rglob("*") if one.suffix in SUFFIXES):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 

@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 
 from coditect.errors import RegistryUnavailable, SetupError
 from coditect.model.ids import AgentId
+from coditect.registry.keys import KEYS
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
-from coditect.registry.scripts import KEYS
 from tests.integration.registry.private_redis import PrivateRedis
 from tests.support import eventually
 from tests.unit.registry.samples import IDLE, make_registration

@@ -70,8 +70,9 @@ def test_what_was_caught_is_not_hunted_again_until_the_code_changes(tmp_path: Pa
     assert HuntProgress(file, "code").caught == set()
 
 
-def test_code_is_told_from_another_by_each_of_its_bytes(tmp_path: Path) -> None:
-    code = tmp_path / "coditect" / "module.py"
+@pytest.mark.parametrize("name", ["module.py", "script.lua"])
+def test_code_is_told_from_another_by_each_of_its_bytes(tmp_path: Path, name: str) -> None:
+    code = tmp_path / "coditect" / name
     code.parent.mkdir()
     code.write_text("one = 1\n")
     before = fingerprint(tmp_path)

@@ -1,25 +1,17 @@
-"""The moves of a job between RQ's queues and registries, as Lua that the scripts share.
-
-=========  ==========================================================================================
-PLACES     score in the job's registry, as stock 2.12 writes it
-=========  ==========================================================================================
-queued     no registry: `rq:queue:<queue>`
-started    ``+inf`` in `rq:wip:<queue>`. Stock writes the end of a heartbeat there, and every tool that counts
-           fails what is past it; ``+inf`` is never past
-deferred   the moment it was deferred
-scheduled  the due time, ``+inf`` when it is unknown
-finished   ``+inf``: kept until it is removed, as with stock's `result_ttl=-1`
-failed     -1, as with stock's `failure_ttl=-1`
-canceled   the moment it was canceled
-=========  ==========================================================================================
-
-A job whose `status` differs from the last one written by the dispatcher (`coditect_state`) was changed by a stock tool:
-it is then taken out of every place, else only out of the one that its status names.
-"""
-
-from __future__ import annotations
-
-MOVES = r"""
+-- The moves of a job between RQ's queues and registries: the text before each script that writes.
+--
+-- PLACES     score in the job's registry, as stock 2.12 writes it
+-- queued     no registry: `rq:queue:<queue>`
+-- started    +inf in `rq:wip:<queue>`. Stock writes the end of a heartbeat there, and every tool that counts
+--            fails what is past it; +inf is never past
+-- deferred   the moment it was deferred
+-- scheduled  the due time, +inf when it is unknown
+-- finished   +inf: kept until it is removed, as with stock's `result_ttl=-1`
+-- failed     -1, as with stock's `failure_ttl=-1`
+-- canceled   the moment it was canceled
+--
+-- A job whose `status` differs from the last one written by the dispatcher (`coditect_state`) was changed by a stock
+-- tool: it is then taken out of every place, else only out of the one that its status names.
 local JOB, QUEUE, WIP = 'rq:job:', 'rq:queue:', 'rq:wip:'
 local TOLD = 'coditect:told:'
 local REGISTRIES = {'deferred', 'scheduled', 'finished', 'failed', 'canceled'}
@@ -168,4 +160,3 @@ local function release_some(parent, children)
     end
   end
 end
-"""
