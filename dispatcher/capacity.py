@@ -13,11 +13,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from coditect.aio.backoff import Backoff
+
 LEAST = 64
 RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
-FIRST_PAUSE_SECONDS = 1.0
-MOST_PAUSE_SECONDS = 30.0
+PAUSES = Backoff(1.0, 30.0)
 PROBE_SECONDS = 2.0
 """The longest pause of a capability that living agents offer."""
 
@@ -26,7 +27,7 @@ PROBE_SECONDS = 2.0
 class _Pause:
     """The pause of a capability without a queue, until a publication probes for a queue again."""
 
-    seconds: float
+    misses: int
     until: float
 
 
@@ -47,8 +48,8 @@ class Capacity:
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
-            pause.seconds = min(2 * pause.seconds, MOST_PAUSE_SECONDS)
-            pause.until = self._now() + pause.seconds
+            pause.misses += 1
+            pause.until = self._now() + PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
         """Count one less publication under way."""
@@ -67,7 +68,7 @@ class Capacity:
 
     def note_no_queue(self, capability: str) -> None:
         """Pause the capability, unless it is paused, because no queue took one of its publications."""
-        self._pauses.setdefault(capability, _Pause(FIRST_PAUSE_SECONDS, self._now() + FIRST_PAUSE_SECONDS))
+        self._pauses.setdefault(capability, _Pause(1, self._now() + PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:
         """End the capability's pause, because a queue took a publication; return whether it was paused."""

@@ -7,14 +7,14 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from coditect.aio.backoff import Backoff
 from coditect.broker.port import Delivery
 from coditect.errors import InputError, NotFound, Retryable, Unroutable
 
 log = logging.getLogger(__name__)
 
-FIRST_RETURN_SECONDS = 1.0
-LONGEST_RETURN_SECONDS = 60.0
-"""Longest pause before a delivery that could not be settled goes back; the pause doubles each time."""
+RETURNS = Backoff(1.0, 60.0)
+"""The pauses before a delivery that could not be settled goes back."""
 MOST_RETURNS = 8
 """Number of returns after which a delivery that still cannot be settled becomes a dead letter."""
 
@@ -69,6 +69,4 @@ async def not_settled(error: Exception, delivery: Delivery, in_hand: InHand | No
 
 def pause_seconds(delivery: Delivery) -> float:
     """Return the pause before a delivery goes back: doubled each time, up to a minute; 0 s if the delivery is lost."""
-    if delivery.lost:
-        return 0.0
-    return float(min(FIRST_RETURN_SECONDS * 2 ** min(delivery.delivery_count, 10), LONGEST_RETURN_SECONDS))
+    return 0.0 if delivery.lost else RETURNS.pause(delivery.delivery_count + 1)

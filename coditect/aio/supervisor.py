@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.aio.backoff import Backoff
 from coditect.aio.cancellation import cancellations
 from coditect.errors import CoditectError
 
@@ -48,7 +49,7 @@ class RestartLimits:
 
     def pause_seconds(self, deaths_in_a_row: int) -> float:
         """Return how many seconds to wait before the restart that follows the given number of deaths in a row."""
-        return min(self.longest_pause_seconds, self.first_pause_seconds * 2.0 ** min(deaths_in_a_row - 1, 16))
+        return Backoff(self.first_pause_seconds, self.longest_pause_seconds).pause(deaths_in_a_row)
 
 
 @dataclass(slots=True, eq=False)

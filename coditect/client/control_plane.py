@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from coditect import errors
+from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
@@ -26,12 +27,10 @@ from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 ASK_SECONDS = 30.0
-FIRST_WAIT_SECONDS = 2.0
-LONGEST_WAIT_SECONDS = 8.0
-"""How long an answer is awaited, at most, before the same request is sent again."""
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
-"""Longest pause after a refusal that is retryable."""
+WAITS = Backoff(2.0, 8.0)
+"""How long an answer is awaited before the same request is sent again."""
+PAUSES = Backoff(0.1, 2.0)
+"""The pauses after refusals that are retryable."""
 GRACE_SECONDS = 2.0
 """How long a control plane may take to appear: one that is just starting has no queue yet."""
 START_ONE = "start one: `coditect dispatcher run`, or `coditect up` for everything"
@@ -77,7 +76,8 @@ class ControlPlane:
     async def _answer(self, message: Message, verb: Verb, end: float) -> dict[str, Any]:
         now = asyncio.get_running_loop().time
         begin = now()
-        wait, pause = FIRST_WAIT_SECONDS, FIRST_PAUSE_SECONDS
+        waits, pauses = WAITS.pauses(), PAUSES.pauses()
+        wait = next(waits)
         missed: CoditectError = _required("The control plane does not answer", verb)
         while (left := end - now()) > 0:
             try:
@@ -91,7 +91,7 @@ class ControlPlane:
             else:
                 if outcome is None:
                     missed = await self._silence(verb)
-                    wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+                    wait = next(waits)
                     continue
                 self.answered = True
                 if outcome.failure is None:
@@ -99,8 +99,7 @@ class ControlPlane:
                 missed = refusal(outcome)
                 if not missed.retryable:
                     raise missed
-            await asyncio.sleep(max(0.0, min(pause, end - now())))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(max(0.0, min(next(pauses), end - now())))
         raise missed
 
     async def _asked_once(self, message: Message, *, wait: float, left: float) -> Outcome | None:

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from coditect.aio.backoff import Backoff
 from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
 
 Result = TypeVar("Result")
 
-FIRST_PAUSE_SECONDS = 0.01
-LONGEST_PAUSE_SECONDS = 1.0
-"""FoundationDB's pauses: twice as long each time, with full jitter."""
+BACKOFF = Backoff(0.01, 1.0)
+"""FoundationDB's pauses, with full jitter."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ async def repeated(
     """
     reason: Exception | None = None
     earlier = EarlierTries()
-    pause = FIRST_PAUSE_SECONDS
+    pauses = BACKOFF.pauses()
     try:
         async with asyncio.timeout(seconds) as limit:
             while True:
@@ -52,8 +52,7 @@ async def repeated(
                     return await attempt(earlier)
                 except RetriedByRun as error:
                     reason = error
-                await asyncio.sleep(chance.random() * pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(chance.random() * next(pauses))
     except TimeoutError as error:
         if not limit.expired():
             raise

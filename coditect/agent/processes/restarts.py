@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coditect.aio.backoff import Backoff
+
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
@@ -31,6 +33,4 @@ class RestartPolicy:
 
     def delay(self, deaths_in_a_row: int) -> float:
         """Return the seconds to wait after so many deaths without a healthy life between them."""
-        if deaths_in_a_row <= 1:
-            return 0.0
-        return float(min(self.cap_seconds, self.first_seconds * 2 ** min(deaths_in_a_row - 2, 16)))
+        return 0.0 if deaths_in_a_row <= 1 else Backoff(self.first_seconds, self.cap_seconds).pause(deaths_in_a_row - 1)

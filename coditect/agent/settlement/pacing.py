@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 
 from coditect.agent.execution.handler import HandlerEnd
+from coditect.aio.backoff import Backoff
 from coditect.broker.port import Delivery
 from coditect.model.ids import TaskId
 from coditect.model.result import Status
@@ -20,8 +21,7 @@ from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
+PAUSES = Backoff(0.2, 5.0)
 MOST_CAUSES = 10
 MOST_RETURNS = 2
 MOST_FAILED = 10_000
@@ -61,8 +61,7 @@ class Pacing:
         self.trouble = reason
         self._failures += 1
         self._kept += 1
-        longer = FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10)
-        return self._kept * min(LONGEST_PAUSE_SECONDS, longer)
+        return self._kept * PAUSES.pause(self._failures)
 
     def over(self) -> None:
         """Record that a slot is free again after the pause that slowed the agent down."""

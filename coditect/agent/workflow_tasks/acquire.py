@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from coditect.agent.quarantine import earlier_deliveries
+from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError, InvalidTask, Unroutable
@@ -33,8 +34,7 @@ MOST_AHEAD_MS = 500
 """How far before its publication a delivery may arrive; after an earlier arrival its age counts as unknown."""
 ANSWER_SECONDS = 5.0
 """How long an answer is awaited before the request is sent again, and how long with the slot in hand."""
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 60.0
+BACKOFF = Backoff(0.5, 60.0)
 GIVE_UP_SECONDS = 600.0
 """The time after which the delivery goes back: after 30 minutes the broker would take all deliveries of its channel."""
 
@@ -156,15 +156,16 @@ class AcquireClient:
             NoOwner: when the shard never had a queue, as far as this process knows.
         """
         loop = asyncio.get_running_loop()
-        give_up, pause = loop.time() + GIVE_UP_SECONDS, FIRST_PAUSE_SECONDS
-        while loop.time() < give_up and not delivery.lost:
+        give_up = loop.time() + GIVE_UP_SECONDS
+        for pause in BACKOFF.pauses():
+            if loop.time() >= give_up or delivery.lost:
+                break
             claim = await self.ask(question, pause_seconds=pause)
             if claim is not None:
                 return claim
             await asyncio.wait([question.reply], timeout=pause)
             if question.reply.done() and (claim := self._answered(question)) is not None:
                 return claim
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         return None
 
     def _answered(self, question: AcquireRequest) -> Claim | None:

@@ -14,6 +14,7 @@ import logging
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.workflow_tasks.reports import Reports
+from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
@@ -27,8 +28,7 @@ TELL_SECONDS = 0.1
 LONG_SECONDS = 600.0
 """The run time after which a delivery is acknowledged before its task has ended."""
 BEAT_SECONDS = 20.0
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+BACKOFF = Backoff(1.0, 60.0)
 
 
 class TaskHeartbeats:
@@ -100,7 +100,7 @@ class TaskHeartbeats:
 
     async def _tell(self, heartbeats: dict[Execution, int], origin: str) -> None:
         """Report starts, with their instants, until the broker confirms or none of the tasks runs any more."""
-        pause = FIRST_PAUSE_SECONDS
+        pauses = BACKOFF.pauses()
         while running := [self._started(one, at_ms) for one, at_ms in heartbeats.items() if self._runs(one)]:
             try:
                 await self._reports.tell(started_message(running), origin)
@@ -108,8 +108,7 @@ class TaskHeartbeats:
                 log.info("Starts were not told", extra={"shard": origin, "reason": str(error)})
             else:
                 return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            await asyncio.sleep(next(pauses))
 
     def _runs(self, execution: Execution) -> bool:
         return execution in self._told and execution not in self._waiting

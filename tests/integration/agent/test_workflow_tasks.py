@@ -13,6 +13,7 @@ import pytest
 
 from coditect import Agent, Context
 from coditect.agent.workflow_tasks import acquire
+from coditect.aio.backoff import Backoff
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import capability_queues
 from coditect.model.capability import Priority
@@ -147,7 +148,7 @@ async def test_stale_delivery_is_dropped(servers: Servers, settings: Settings, c
 async def test_result_of_a_shard_that_nobody_has_any_more_is_not_lost(
     servers: Servers, settings: Settings, capability: str, shard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.1, 60.0))
     gated = Gated(capability)
     gated.gate.set()
     async with (

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, FIRST_PAUSE_SECONDS, AcquireClient, AcquireRequest
+from coditect.agent.workflow_tasks.acquire import ANSWER_SECONDS, BACKOFF, AcquireClient, AcquireRequest
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
@@ -69,7 +69,7 @@ async def test_what_an_agent_asked_that_died_is_gone_when_somebody_comes() -> No
         assert one.lying("control.0") == 1
         insisting.cancel()
 
-        await asyncio.sleep(ANSWER_SECONDS + FIRST_PAUSE_SECONDS)
+        await asyncio.sleep(ANSWER_SECONDS + BACKOFF.first)
         await one.owner.open()
         await asyncio.sleep(1.0)
 

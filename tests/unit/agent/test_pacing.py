@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from coditect import Agent, Context, Retry, Workflow
-from coditect.agent.settlement.pacing import LONGEST_PAUSE_SECONDS, own_reason
+from coditect.agent.settlement.pacing import PAUSES, own_reason
 from coditect.errors import TaskFailed
 from coditect.model.registration import AgentStatus
 from coditect.registry.port import Search
@@ -83,7 +83,7 @@ async def test_sick_agent_alone_takes_no_more_than_a_task_in_a_while() -> None:
         before = len(sick.runs)
         await fleet.advance("60s")
 
-        assert len(sick.runs) - before <= 2 + 60 / LONGEST_PAUSE_SECONDS
+        assert len(sick.runs) - before <= 2 + 60 / PAUSES.longest
 
 
 async def test_mistakes_of_tasks_slow_nobody() -> None:

@@ -157,7 +157,7 @@ async def test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_l
             (letter,) = await fleet.dead_letters("try.it")
             assert len(tries.attempts) == requeue.MOST_RETURNS + 1
             assert pauses == sorted(pauses)
-            assert pauses[-1] >= requeue.LONGEST_RETURN_SECONDS > 10 * pauses[0]
+            assert pauses[-1] >= requeue.RETURNS.longest > 10 * pauses[0]
             assert letter.reason == "rejected"
             assert len(answers) == 1
 

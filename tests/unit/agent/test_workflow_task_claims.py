@@ -8,6 +8,7 @@ import pytest
 
 from coditect.agent import requeue
 from coditect.agent.workflow_tasks import acquire
+from coditect.aio.backoff import Backoff
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable
 from coditect.model.capability import Priority
@@ -107,7 +108,7 @@ async def test_stale_delivery_is_dropped(scene: Scene, owner: ScriptedOwner) -> 
 async def test_delivery_that_must_wait_goes_back_and_asks_again(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 0.01)
+    monkeypatch.setattr(requeue, "RETURNS", Backoff(0.01, 60.0))
     works = Works(slots=1)
     answers = [Claim(Verdict.WAIT), Claim(Verdict.WAIT), Claim(Verdict.RUN, 4, 2)]
     owner.decide = lambda _: answers.pop(0)
@@ -124,7 +125,7 @@ async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acquire, "ANSWER_SECONDS", 0.1)
-    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
     works = Works(slots=1)
     await returned(scene, works, owner, value="late")
     agent = await scene.start(works.agent)
@@ -144,7 +145,7 @@ async def test_claim_without_an_answer_frees_its_slot_and_is_asked_again_as_the_
 async def test_refused_claim_is_asked_again(
     scene: Scene, owner: ScriptedOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
     works = Works()
     answers: list[Claim | Failure] = [Failure("not_owner", "NotOwner", "moved"), Claim(Verdict.RUN, 2, 1)]
     owner.decide = lambda _: answers.pop(0)
@@ -183,8 +184,8 @@ async def gone_owner(scene: Scene, works: Works) -> ScriptedOwner:
 async def test_shard_that_lost_its_queues_blocks_nobody_and_loses_nothing(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 0.05)
-    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(requeue, "RETURNS", Backoff(0.05, 60.0))
+    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)
@@ -240,7 +241,7 @@ async def test_what_is_granted_when_its_delivery_is_with_another_is_given_back(
     works = Works(slots=1)
     await returned(scene, works, owner, value=1)
     monkeypatch.setattr(acquire, "ANSWER_SECONDS", 5.0 if has_slot else 0.1)
-    monkeypatch.setattr(acquire, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(acquire, "BACKOFF", Backoff(0.05, 60.0))
     agent = await scene.start(works.agent)
     await eventually(lambda: owner.claims)
     if not has_slot:
@@ -347,7 +348,7 @@ async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene:
 async def test_many_results_without_an_owner_leave_room_for_others(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requeue, "FIRST_RETURN_SECONDS", 30.0)
+    monkeypatch.setattr(requeue, "RETURNS", Backoff(30.0, 60.0))
     works = Works(slots=1)
     agent = await scene.start(works.agent)
     nobody = await gone_owner(scene, works)

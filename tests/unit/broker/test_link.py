@@ -8,12 +8,7 @@ from itertools import pairwise
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.connection.recovery import (
-    FIRST_PAUSE_SECONDS,
-    LONGEST_PAUSE_SECONDS,
-    RabbitConnection,
-    hosts_of,
-)
+from coditect.broker.rabbitmq.connection.recovery import CLOSED, RabbitConnection, hosts_of
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
 
@@ -42,8 +37,8 @@ async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
 
     assert len({round(row[0], 6) for row in pauses}) > 1
     for row in pauses:
-        assert row[0] <= FIRST_PAUSE_SECONDS
-        assert all(LONGEST_PAUSE_SECONDS / 2 <= pause <= LONGEST_PAUSE_SECONDS for pause in row[4:])
+        assert row[0] <= CLOSED.first
+        assert all(CLOSED.longest / 2 <= pause <= CLOSED.longest for pause in row[4:])
         assert all(later >= earlier / 2 for earlier, later in pairwise(row))
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from coditect import errors
+from coditect.aio.backoff import Backoff
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.broker.topology import control_plane as control_queue
@@ -22,8 +23,9 @@ from tests.unit.client.scene import CAPABILITY, Scene, chain
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FIRST_WAIT_SECONDS", "FIRST_PAUSE_SECONDS", "GRACE_SECONDS"):
-        monkeypatch.setattr(control_plane, name, 0.01)
+    monkeypatch.setattr(control_plane, "WAITS", Backoff(0.01, 8.0))
+    monkeypatch.setattr(control_plane, "PAUSES", Backoff(0.01, 2.0))
+    monkeypatch.setattr(control_plane, "GRACE_SECONDS", 0.01)
 
 
 async def test_without_a_control_plane_the_way_to_one_is_named() -> None:

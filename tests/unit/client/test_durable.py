@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from coditect import Options, Priority, TaskFailed
+from coditect.aio.backoff import Backoff
 from coditect.client import control_plane
 from coditect.client.client import Client
 from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
@@ -200,7 +201,7 @@ def test_the_id_of_a_direct_task_cannot_be_asked_for(scene: Scene) -> None:
 
 
 async def test_a_durable_task_without_a_control_plane_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(control_plane, "WAITS", Backoff(0.01, 8.0))
     monkeypatch.setattr(control_plane, "GRACE_SECONDS", 0.01)
     await scene.broker.delete_queue("control")
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from coditect import TaskCanceled, TaskFailed
+from coditect.aio.backoff import Backoff
 from coditect.broker.topology import control_plane as control_queue
 from coditect.client import control_plane, workflow_run
 from coditect.errors import InputError, ResultTimeout, TaskExpired
@@ -21,7 +22,7 @@ SECONDS = 60.0
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow_run, "LAST_EVENT_SECONDS", 0.01)
-    monkeypatch.setattr(control_plane, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(control_plane, "WAITS", Backoff(0.05, 8.0))
 
 
 class Named(BaseModel):

@@ -15,7 +15,7 @@ from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
-from dispatcher.capacity import LEAST, MOST_PAUSE_SECONDS, Capacity
+from dispatcher.capacity import LEAST, PAUSES, Capacity
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
@@ -112,7 +112,7 @@ def test_probes_of_a_paused_capability_are_ever_further_apart(steps: list[float]
             window.note_no_queue("work")
 
     pauses = [after - before for before, after in pairwise(probes)]
-    least = [min(2.0 ** (number + 1), MOST_PAUSE_SECONDS) - ROUNDING for number in range(len(pauses))]
+    least = [PAUSES.pause(number + 2) - ROUNDING for number in range(len(pauses))]
     assert all(pause >= shortest for pause, shortest in zip(pauses, least, strict=True))
 
 

@@ -19,6 +19,7 @@ from aiormq.channel import Channel
 from aiormq.exceptions import ConnectionClosed
 from yarl import URL
 
+from coditect.aio.backoff import Backoff
 from coditect.broker.port import ServerInfo
 from coditect.broker.rabbitmq.connection.channels import is_blocked, open_channel
 from coditect.broker.rabbitmq.connection.lenient import read_leniently
@@ -39,11 +40,10 @@ ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 1.0
-"""The longest pause between attempts while the port is closed, so that work goes on within a second after it opens."""
-LONGEST_REFUSED_SECONDS = 5.0
-"""The longest pause between attempts while a broker refuses the connection."""
+CLOSED = Backoff(0.1, 1.0)
+"""The pauses between attempts while the port is closed, so that work goes on within a second after it opens."""
+REFUSED = Backoff(0.1, 5.0)
+"""The pauses between attempts while a broker refuses the connection."""
 OLDEST = (3, 10)
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
@@ -187,8 +187,7 @@ class RabbitConnection:
         Half of it is random, so that clients return apart.
         """
         away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
-        longest = LONGEST_PAUSE_SECONDS if away else LONGEST_REFUSED_SECONDS
-        return min(longest, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 20)) * self._random.uniform(0.5, 1.0)
+        return (CLOSED if away else REFUSED).pause(failures + 1) * self._random.uniform(0.5, 1.0)
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
         """Wait for the loss; abort a connection that answers nothing while the broker greets a new one.

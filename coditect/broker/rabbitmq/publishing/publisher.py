@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from coditect.aio.backoff import Backoff
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Promise
 from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
@@ -28,8 +29,7 @@ from coditect.wire.tasks import sent_again
 log = logging.getLogger(__name__)
 
 _FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
-FIRST_PAUSE_SECONDS = 0.01
-LONGEST_PAUSE_SECONDS = 0.5
+BACKOFF = Backoff(0.01, 0.5)
 ASTRAY_SECONDS = 15.0
 """The time that a publish waits for the owner of a missing binding: each owner binds again every few seconds."""
 ASTRAY_PAUSE_SECONDS = 0.25
@@ -303,9 +303,8 @@ class Publisher:
     async def _pause(self, attempt: _Attempt) -> None:
         if attempt.astray is not None:
             await self._find_way(attempt, attempt.astray)
-            return
-        pause = FIRST_PAUSE_SECONDS * 2 ** min(attempt.refusals, 8)
-        await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+        else:
+            await asyncio.sleep(BACKOFF.pause(attempt.refusals + 1))
 
 
 def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
