@@ -111,9 +111,6 @@ class Transaction(_TransactionRead):
     def add(self, key: bytes, param: bytes) -> None:
         self.view().add(key, param)
 
-    def set_versionstamped_key(self, key: bytes, param: bytes) -> None:
-        self.view().set_versionstamped_key(key, param)
-
     def commit(self) -> Future:
         return Future(self._commit)
 

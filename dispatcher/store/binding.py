@@ -13,8 +13,7 @@ import sys
 import fdb
 import fdb.tuple
 from fdb.subspace_impl import Subspace
-from fdb.tuple import Versionstamp
 
-__all__ = ["Subspace", "Versionstamp", "fdb"]
+__all__ = ["Subspace", "fdb"]
 
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "fdb.six"]

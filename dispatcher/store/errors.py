@@ -17,8 +17,7 @@ r"""The errors of the store, ordered by what the caller can do; numbers are Foun
     │       ├── KeyTooLarge           2102  over 10 kB
     │       ├── ValueTooLarge         2103  over 100 kB
     │       ├── KeyOutsideRange       2004  a key from ``\xff`` on
-    │       ├── InvertedRange         2005  the begin is behind the end
-    │       └── Unreadable            1036  reads what gets its key only by the commit
+    │       └── InvertedRange         2005  the begin is behind the end
     ├── SetupError
     │   └── StoreMisconfigured        no library, no cluster file, not a store, a newer schema
     └── StoreFailed                   disk full, I/O error, damaged file: end the process
@@ -83,15 +82,11 @@ class ValueTooLarge(BeyondLimit):
 
 
 class KeyOutsideRange(BeyondLimit):
-    r"""The error of a key that is not below ``\xff``, or of a versionstamped key without room for the stamp."""
+    r"""The error of a key that is not below ``\xff``."""
 
 
 class InvertedRange(BeyondLimit):
     """The error of a range that begins behind its end."""
-
-
-class Unreadable(BeyondLimit):
-    """The error of reading keys among which the transaction put a versionstamped key, known only after the commit."""
 
 
 class StoreMisconfigured(SetupError):

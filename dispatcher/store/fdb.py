@@ -43,7 +43,6 @@ _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
     (frozenset({2103}), errors.ValueTooLarge, "The value is too large"),
     (frozenset({2004}), errors.KeyOutsideRange, "The key is outside of the legal range"),
     (frozenset({2005}), errors.InvertedRange, "The range begins behind its end"),
-    (frozenset({1036}), errors.Unreadable, "A versionstamped key is known only after the commit"),
     (
         frozenset(_SET_UP),
         errors.StoreMisconfigured,
@@ -194,7 +193,6 @@ class _Bound:
         self.clear = transaction.clear
         self.clear_range = transaction.clear_range
         self.add = transaction.add
-        self.set_versionstamped_key = transaction.set_versionstamped_key
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         value: bytes | None = self._reads(snapshot).get(key).value

@@ -5,21 +5,18 @@ Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any
 
 from __future__ import annotations
 
-import struct
 from typing import Any, TypeGuard
 
-from dispatcher.store.binding import Subspace, Versionstamp, fdb
-from dispatcher.store.transaction import STAMP_BYTES
+from dispatcher.store.binding import Subspace, fdb
 
 Element = Any
-"""None, bytes, str, int, float, bool, UUID, Versionstamp, or a tuple of these."""
+"""None, bytes, str, int, float, bool, UUID, or a tuple of these."""
 
 MOST_CHILDREN = 4096
 """The subspaces that a space caches."""
 _SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
 """From this number on, integers are written with their length; the last number of 8 bytes, too."""
-_OFFSET = struct.Struct("<L")
 
 
 class Space:
@@ -65,30 +62,9 @@ class Space:
                 key += _SMALL[element] if element < 256 else _packed_int(element)
             elif kind is bytes:
                 key += b"\x01" + element.replace(b"\0", b"\0\xff") + b"\0"
-            elif kind is Versionstamp and element.is_complete():
-                key += _packed_stamp(element)
             else:
                 key += fdb.tuple.pack((element,))
         return key
-
-    def pack_with_versionstamp(self, elements: tuple[Element, ...]) -> bytes:
-        """Pack a tuple with one `stamp_here()` into a key for `Transaction.set_versionstamped_key`.
-
-        The stamp's place is an element of the tuple itself, not inside another element.
-
-        Raises:
-            ValueError: when the tuple has no stamp's place, or several.
-        """
-        places = [
-            index
-            for index, element in enumerate(elements)
-            if type(element) is Versionstamp and not element.is_complete()
-        ]
-        if len(places) != 1:
-            raise ValueError("Exactly one element of the key is the place of the versionstamp")
-        before = self.pack(elements[: places[0]])
-        behind = Space().pack(elements[places[0] + 1 :])
-        return before + _packed_stamp(elements[places[0]]) + behind + _OFFSET.pack(len(before) + 1)
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
         """Unpack a key into the tuple behind the space's prefix.
@@ -118,18 +94,6 @@ def _are_texts(elements: tuple[Element, ...]) -> TypeGuard[tuple[str, ...]]:
         if type(element) is not str:
             return False
     return bool(elements)
-
-
-def stamp_here(order: int = 0) -> Element:
-    """Return a placeholder for the versionstamp in a tuple; `order` (0 to 65,535) sorts a transaction's stamps."""
-    return Versionstamp.incomplete(order)
-
-
-def _packed_stamp(stamp: Any) -> bytes:
-    """Pack a versionstamp by hand, since `Versionstamp.to_bytes` needs the native library."""
-    version: bytes = stamp.tr_version if stamp.is_complete() else b"\xff" * STAMP_BYTES
-    order: int = stamp.user_version
-    return b"\x33" + version + order.to_bytes(2, "big")
 
 
 def _packed_int(number: int) -> bytes:

@@ -27,15 +27,7 @@ from dispatcher.store.errors import (
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.retry import EarlierTries, repeated
-from dispatcher.store.transaction import (
-    KeyRange,
-    KeyValue,
-    Reads,
-    Transaction,
-    added,
-    call,
-    stamped,
-)
+from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, added, call
 
 Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
@@ -96,13 +88,11 @@ class Disk:
     def apply(self, mutations: list[Mutation]) -> None:
         """Commit a list of mutations as one new version."""
         self.version += 1
-        stamp = self.version.to_bytes(8, "big") + b"\0\0"
         writes: list[KeyRange] = []
-        for kind, first, second in mutations:
-            key = stamped(first, stamp) if kind == "stamp" else first
+        for kind, key, second in mutations:
             writes.append((key, second if kind == "clear_range" else key + b"\0"))
             match kind:
-                case "set" | "stamp":
+                case "set":
                     self._set(key, second)
                 case "add":
                     self._set(key, added(self.values.get(key), second))
@@ -208,10 +198,6 @@ class View:
         """Buffer an addition to a little-endian integer, without a read that can conflict."""
         self.mutations.append(("add", key, amount))
         self._own.put(key, added(self._visible(key), amount))
-
-    def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Buffer the write of a pair whose key gets the commit's version."""
-        self.mutations.append(("stamp", key, value))
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""

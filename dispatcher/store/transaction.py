@@ -17,7 +17,6 @@ from dispatcher.store.errors import (
     KeyTooLarge,
     TransactionTooLarge,
     TransactionTooOld,
-    Unreadable,
     ValueTooLarge,
 )
 from dispatcher.store.limits import (
@@ -36,9 +35,6 @@ KeyValue = tuple[bytes, bytes]
 KeyRange = tuple[bytes, bytes]
 """The keys of [begin, end)."""
 
-STAMP_BYTES = 10
-"""The size of a versionstamp: 8 bytes of commit version, 2 of order within it; FoundationDB's."""
-_OFFSET = struct.Struct("<L")
 _COUNTER = struct.Struct("<q")
 
 
@@ -69,9 +65,6 @@ class Backing(Protocol):
     def add(self, key: bytes, amount: bytes) -> None:
         """Add little-endian integers of the amount's size, without reading."""
 
-    def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Write a pair whose key gets the commit's version; the key's last 4 bytes are the offset of the stamp."""
-
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""
 
@@ -81,7 +74,6 @@ class Reads(Protocol):
 
     Raises:
         KeyTooLarge, KeyOutsideRange, InvertedRange: for a wrong key or range.
-        Unreadable: for keys among which the transaction put a versionstamped key.
         TransactionTooLarge, TransactionTooOld: over the limits; `run` repeats the latter.
     """
 
@@ -140,7 +132,7 @@ class Transaction:
     TransactionTooLarge.
     """
 
-    __slots__ = ("_backing", "_now", "_stamped", "_until", "earlier", "size_bytes")
+    __slots__ = ("_backing", "_now", "_until", "earlier", "size_bytes")
 
     def __init__(
         self, backing: Backing, *, now: Callable[[], float] = time.monotonic, earlier: EarlierTries | None = None
@@ -150,7 +142,6 @@ class Transaction:
         """The earlier tries; any of them may have been committed."""
         self._now = now
         self._until = now() + TRANSACTION_SECONDS
-        self._stamped: list[tuple[bytes, bytes]] = []
         self.size_bytes = 0
         """The size so far that counts against `limits.TRANSACTION_BYTES`."""
 
@@ -220,20 +211,6 @@ class Transaction:
         self._count(3 * len(key) + _COUNTER.size + MUTATION_BYTES)
         self._backing.add(key, _COUNTER.pack(amount))
 
-    def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Write a pair whose key holds the commit's own version: later commits sort behind earlier ones.
-
-        `keys.Space.pack_with_versionstamp` makes the `key`: 10 bytes of room, and at the end 4 bytes, little-endian,
-        the offset of the room. Until the commit the key is unknown, and reads of its range raise Unreadable. An unknown
-        commit that is repeated writes a second key: guard it by a natural key.
-        """
-        low, high = _stamped_range(key)
-        _check_key(low)
-        _check_value(value)
-        self._count(3 * len(key) + len(value) + MUTATION_BYTES)
-        self._stamped.append((low, high + b"\0"))
-        self._backing.set_versionstamped_key(key, value)
-
     @property
     def is_aging(self) -> bool:
         """Whether half of the transaction's permitted time is over: leave further work to another transaction."""
@@ -250,8 +227,6 @@ class Transaction:
         _check_key(key)
         if not snapshot:
             self._count(2 * len(key) + READ_BYTES)
-        if self._stamped:
-            self._check_readable(key, key + b"\0")
 
     def _check_get_range(self, begin: bytes, end: bytes, limit: int, snapshot: bool) -> None:
         _check_range(begin, end)
@@ -259,8 +234,6 @@ class Transaction:
             raise ValueError("A limit is 0 for no limit, or positive")
         if not snapshot:
             self._count(len(begin) + len(end) + READ_BYTES)
-        if self._stamped:
-            self._check_readable(begin, end)
 
     def _count(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes
@@ -274,11 +247,6 @@ class Transaction:
                 size_bytes=self.size_bytes,
                 limit_bytes=TRANSACTION_BYTES,
             )
-
-    def _check_readable(self, begin: bytes, end: bytes) -> None:
-        for low, high in self._stamped:
-            if low < end and begin < high:
-                raise Unreadable("A versionstamped key is known only after the commit; read it in the next transaction")
 
     def watch(self, written: Callable[[bytes, bytes], None]) -> None:
         """Call a function for every pair that is set from now on; for tests, and for histories of commits."""
@@ -343,22 +311,6 @@ def added(value: bytes | None, amount: bytes) -> bytes:
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-
-
-def stamped(key: bytes, stamp: bytes) -> bytes:
-    """Put a versionstamp into a key made for `set_versionstamped_key`, and drop the key's offset."""
-    (offset,) = _OFFSET.unpack(key[-_OFFSET.size :])
-    return key[:offset] + stamp + key[offset + STAMP_BYTES : -_OFFSET.size]
-
-
-def _stamped_range(key: bytes) -> tuple[bytes, bytes]:
-    """Return the first and the last key that a versionstamped key may become."""
-    if not isinstance(key, bytes):
-        raise TypeError("A key is bytes")
-    room = len(key) - _OFFSET.size - STAMP_BYTES
-    if room < 0 or _OFFSET.unpack(key[-_OFFSET.size :])[0] > room:
-        raise KeyOutsideRange("The key has no room for its versionstamp", key=key[:64])
-    return stamped(key, b"\0" * STAMP_BYTES), stamped(key, b"\xff" * STAMP_BYTES)
 
 
 def _check_key(key: bytes) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from coditect.errors import CoditectError
 from dispatcher.store.overlay import Overlay
 from dispatcher.store.sqlite.file import failure
-from dispatcher.store.transaction import KeyRange, KeyValue, added, stamped
+from dispatcher.store.transaction import KeyRange, KeyValue, added
 
 Item = TypeVar("Item")
 
@@ -103,10 +103,6 @@ class Statements:
     def add(self, key: bytes, amount: bytes) -> None:
         """Add to a little-endian integer by a read and a write, since transactions run one by one."""
         self.set(key, added(self.get(key, snapshot=True), amount))
-
-    def set_versionstamped_key(self, key: bytes, value: bytes) -> None:
-        """Write a pair with the commit's version in its key; the version is known, since commits are serial."""
-        self.set(stamped(key, (self._version + 1).to_bytes(8, "big") + b"\0\0"), value)
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""

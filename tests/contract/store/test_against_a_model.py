@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from dispatcher.store.keys import Space, stamp_here
+from dispatcher.store.keys import Space
 from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Transaction, read_counter, write_counter
@@ -93,11 +93,8 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        space = Space((f"test-{uuid4().hex}",))
-        self.prefix = space["pairs"].prefix + b"\x01"
-        self.log = space["log"]
+        self.prefix = Space((f"test-{uuid4().hex}",)).prefix + b"\x01"
         self.model: Model = {}
-        self.appended: list[bytes] = []
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.database: Database = self.runner.run(self._open())
@@ -132,15 +129,6 @@ class AgainstADictionary(RuleBasedStateMachine):
         if not undone:
             self.model = model
 
-    @rule(values=st.lists(VALUES, min_size=1, max_size=3))
-    def append(self, values: list[bytes]) -> None:
-        def body(tr: Transaction) -> None:
-            for order, value in enumerate(values):
-                tr.set_versionstamped_key(self.log.pack_with_versionstamp((stamp_here(order),)), value)
-
-        self.runner.run(self.database.run(body))
-        self.appended += values
-
     @rule(names=st.lists(NAMES, min_size=2, max_size=6))
     def count_at_once(self, names: list[bytes]) -> None:
         """Concurrent read-modify-writes, which conflict wherever a backend can: none is lost."""
@@ -159,14 +147,11 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     @invariant()
     def the_store_holds_what_the_model_holds(self) -> None:
-        async def read() -> tuple[list[Any], list[Any]]:
-            pairs = await self.database.read(lambda tr: tr.get_range(self.prefix, self.prefix + b"\xff" * 4))
-            log = await self.database.read(lambda tr: tr.get_range(*self.log.range()))
-            return pairs, log
+        async def read() -> list[Any]:
+            return await self.database.read(lambda tr: tr.get_range(self.prefix, self.prefix + b"\xff" * 4))
 
-        pairs, log = self.runner.run(read())
+        pairs = self.runner.run(read())
         assert [(key.removeprefix(self.prefix), value) for key, value in pairs] == sorted(self.model.items())
-        assert [value for _, value in log] == self.appended
 
 
 def faulty(folder: Path) -> Database:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import fdb.tuple
 import pytest
 
 from dispatcher.store.errors import (
@@ -16,10 +15,9 @@ from dispatcher.store.errors import (
     StoreUnavailable,
     TransactionTooLarge,
     TransactionTooOld,
-    Unreadable,
     ValueTooLarge,
 )
-from dispatcher.store.keys import Space, stamp_here
+from dispatcher.store.keys import Space
 from dispatcher.store.limits import KEY_BYTES, TRANSACTION_BYTES, VALUE_BYTES
 from dispatcher.store.port import Database, TransactionFunction
 from dispatcher.store.transaction import Transaction, read_counter, write_counter
@@ -33,7 +31,6 @@ class Refused(Exception):
 async def test_a_body_that_raises_writes_nothing(database: Database, space: Space) -> None:
     def body(tr: Transaction) -> None:
         tr.set(space.pack(("a",)), b"")
-        tr.set_versionstamped_key(space.pack_with_versionstamp((stamp_here(),)), b"")
         raise Refused
 
     with pytest.raises(Refused):
@@ -89,53 +86,6 @@ async def test_a_reader_sees_a_transaction_whole_or_not_at_all(database: Databas
     assert {one for one in answers if one is not None} == {0}
 
 
-async def test_versionstamped_keys_are_in_the_order_of_their_commits(database: Database, space: Space) -> None:
-    log = space["log"]
-
-    async def append(name: str) -> None:
-        def body(tr: Transaction) -> None:
-            for order in range(2):
-                key = log.pack_with_versionstamp((stamp_here(order), "entry"))
-                tr.set_versionstamped_key(key, name.encode() + b"%d" % order)
-
-        await database.run(body)
-
-    for name in ("a", "b", "c"):
-        await append(name)
-
-    pairs = await everything(database, log)
-    assert [value for _, value in pairs] == [b"a0", b"a1", b"b0", b"b1", b"c0", b"c1"]
-    stamps = [log.unpack(key)[0] for key, _ in pairs]
-    assert all(isinstance(one, fdb.tuple.Versionstamp) and one.is_complete() for one in stamps)
-    assert len({one.tr_version for one in stamps}) == 3
-
-
-async def test_concurrent_appends_have_keys_of_their_own(database: Database, space: Space) -> None:
-    key = space.pack_with_versionstamp((stamp_here(),))
-
-    await asyncio.gather(*(database.run(lambda tr: tr.set_versionstamped_key(key, b"")) for _ in range(20)))
-
-    assert len(await everything(database, space)) == 20
-
-
-async def test_a_versionstamped_key_cannot_be_read_before_the_commit(database: Database, space: Space) -> None:
-    log = space["log"]
-
-    def body(tr: Transaction) -> list[tuple[bytes, bytes]]:
-        tr.set_versionstamped_key(log.pack_with_versionstamp((stamp_here(),)), b"")
-        assert tr.get(space.pack(("elsewhere",))) is None
-        return tr.get_range(*log.range())
-
-    def body_at_once(tr: Transaction) -> None:
-        tr.set_versionstamped_key(log.pack_with_versionstamp((stamp_here(),)), b"")
-        assert tr.get_many([space.pack(("elsewhere",))]) == [None]
-        tr.get_ranges([space["other"].range(), log.range()])
-
-    for one in (body, body_at_once):
-        with pytest.raises(Unreadable):
-            await database.run(one)
-
-
 def _too_much(tr: Transaction) -> None:
     for number in range(TRANSACTION_BYTES // VALUE_BYTES + 1):
         tr.set(b"%d" % number, bytes(VALUE_BYTES))
@@ -157,13 +107,9 @@ REFUSED: list[tuple[TransactionFunction[object], type[BeyondLimit]]] = [
     (lambda tr: tr.add(LONG, 1), KeyTooLarge),
     (lambda tr: tr.get_range(b"", LONG), KeyTooLarge),
     (lambda tr: tr.clear_range(LONG, b"l"), KeyTooLarge),
-    (lambda tr: tr.set_versionstamped_key(LONG + bytes(14), b""), KeyTooLarge),
     (lambda tr: tr.set(b"k", bytes(VALUE_BYTES + 1)), ValueTooLarge),
-    (lambda tr: tr.set_versionstamped_key(bytes(14), bytes(VALUE_BYTES + 1)), ValueTooLarge),
     (lambda tr: tr.set(b"\xff", b""), KeyOutsideRange),
     (lambda tr: tr.get(b"\xff\x01"), KeyOutsideRange),
-    (lambda tr: tr.set_versionstamped_key(bytes(13), b""), KeyOutsideRange),
-    (lambda tr: tr.set_versionstamped_key(bytes(10) + b"\x01\0\0\0", b""), KeyOutsideRange),
     (lambda tr: tr.get_range(b"b", b"a"), InvertedRange),
     (lambda tr: tr.get_many([b"k", LONG]), KeyTooLarge),
     (lambda tr: tr.snapshot.get_many([b"k", LONG]), KeyTooLarge),
@@ -228,7 +174,6 @@ async def test_only_bytes_are_taken(database: Database, wrong: object) -> None:
         lambda tr: tr.set(wrong, b""),
         lambda tr: tr.set(b"a", wrong),
         lambda tr: tr.get(wrong),
-        lambda tr: tr.set_versionstamped_key(wrong, b""),
     ):
         with pytest.raises(TypeError):
             await database.run(body)

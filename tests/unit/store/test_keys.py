@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import types
 from typing import Any
 
-import fdb
-import fdb.tuple
 import pytest
 from fdb.subspace_impl import Subspace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.store.keys import MOST_CHILDREN, Space, stamp_here
-from dispatcher.store.transaction import stamped
+from dispatcher.store.keys import MOST_CHILDREN, Space
 
 TEXT = st.text(alphabet=st.characters(exclude_categories=["Cs"])) | st.sampled_from(["", "\0", "a\0\0b", "\0\xff"])
 INTEGERS = st.integers() | st.sampled_from([0, 1, 255, 256, 2**16, 2**63, 2**64 - 1, 2**64, -1, -256, -(2**64)])
@@ -51,30 +47,6 @@ def test_keys_sort_as_their_tuples(tuples: list[tuple[str, int]]) -> None:
     assert [space.unpack(key) for key in sorted(map(space.pack, tuples))] == sorted(
         tuples, key=lambda one: (one[0].encode(), one[1])
     )
-
-
-@given(TUPLES, TUPLES, st.integers(0, 2**16 - 1))
-def test_versionstamped_keys_are_those_of_foundationdb(
-    before: tuple[Any, ...], behind: tuple[Any, ...], order: int
-) -> None:
-    space = Space(("log",))
-    elements = (*before, stamp_here(order), *behind)
-    with pytest.MonkeyPatch.context() as patch:  # what `Versionstamp.to_bytes` asks of the native half
-        patch.setattr(fdb, "impl", types.SimpleNamespace(Value=type("Value", (), {})), raising=False)
-        theirs = Subspace(("log",)).pack_with_versionstamp(elements)
-
-    ours = space.pack_with_versionstamp(elements)
-
-    assert ours == theirs
-    complete = space.unpack(stamped(ours, b"0123456789"))
-    assert complete == (*before, fdb.tuple.Versionstamp(b"0123456789", order), *behind)
-    assert space.pack(complete) == stamped(ours, b"0123456789")
-
-
-@pytest.mark.parametrize("elements", [(), ("a",), (stamp_here(), stamp_here()), ((stamp_here(),),)])
-def test_a_versionstamped_key_has_exactly_one_place(elements: tuple[Any, ...]) -> None:
-    with pytest.raises(ValueError, match="Exactly one"):
-        Space().pack_with_versionstamp(elements)
 
 
 def test_a_key_of_another_space_is_refused() -> None:
