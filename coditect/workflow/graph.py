@@ -26,11 +26,6 @@ class Graph:
     dependents: Mapping[str, tuple[str, ...]]
     """The direct dependents of each node."""
 
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """The names of the nodes without predecessors."""
-        return tuple(name for name in self.order if not self.nodes[name].after)
-
     @cached_property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The node names grouped by the longest path from a root."""
@@ -42,11 +37,6 @@ class Graph:
                 layers.append([])
             layers[depth[name]].append(name)
         return tuple(tuple(layer) for layer in layers)
-
-    def chunks(self, most_nodes: int) -> Iterator[tuple[Node, ...]]:
-        """Yield the nodes in chunks of at most `most_nodes`; each chunk refers only to its own and earlier nodes."""
-        for start in range(0, len(self.order), most_nodes):
-            yield tuple(self.nodes[name] for name in self.order[start : start + most_nodes])
 
 
 def graph_of(definition: Definition, *, capabilities: Collection[str] | None = None) -> Graph:

@@ -85,10 +85,9 @@ class MemoryTaskGraph:
                     self._enqueue(key, entry)
         return there
 
-    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Set the states, then queue jobs whose last predecessor is finished."""
         self._check("tell")
-        lost = [change for change in changes if Key(change.workflow, change.node) not in self._jobs]
         for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
             ids = [(Key(one.workflow, one.node), one) for one in page]
             there = [(key, one) for key, one in ids if key in self._jobs]
@@ -98,7 +97,6 @@ class MemoryTaskGraph:
             for key, change in there:
                 if change.state is JobState.FINISHED:
                     self._release(key, held)
-        return lost
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Take jobs out of the queues as proposals for the ledger, the highest priority first."""

@@ -172,11 +172,11 @@ class TaskGraph(Protocol):
         A deferred job whose predecessors are all finished is queued at once.
         """
 
-    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Set the states, in order, then queue the deferred jobs whose last predecessor is now finished.
 
-        A job that a change of the same call names is queued only by that change. Returns the changes of jobs that RQ
-        does not have: they were lost, and are to be created.
+        A job that a change of the same call names is queued only by that change. A job that RQ does not have is passed
+        over: it was lost, and `difference` finds it.
         """
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:

@@ -42,15 +42,13 @@ class Projection:
         shard: int,
         *,
         moved: Callable[[], None] = lambda: None,
-        lost: Callable[[Sequence[Change]], None] = lambda _: None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
-        """Call `moved` when jobs may have been queued (`Bridge.wake`), and `lost` with changes of lost jobs."""
+        """Call `moved` when jobs may have been queued (`Bridge.wake`)."""
         self._graph = graph
         self._shard = shard
         self._entries: deque[tuple[int, Entry]] = deque()
         self._moved = moved
-        self._lost = lost
         self._most_waiting = most_waiting
         self._more = asyncio.Event()
         """The event that there is something to write now."""
@@ -144,8 +142,8 @@ class Projection:
         batch = self._first()
         if _are_jobs(batch):
             await self._create(batch)
-        elif _are_changes(batch) and (gone := await self._graph.tell(_without_passing_starts(batch))):
-            self._lost(gone)
+        elif _are_changes(batch):
+            await self._graph.tell(_without_passing_starts(batch))
         self.available = True
         self._moved()
         told = self.told

@@ -109,12 +109,10 @@ class RedisTaskGraph:
             there += [batch[number] for number in await self._run("create", self._stamp(), self._template, rows)]
         return there
 
-    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Set the states and release dependents, in one round trip for `BATCH` changes."""
-        lost: list[Change] = []
         for batch in _pages_of_one_each(changes):
-            lost += [batch[number] for number in await self._tell_rows([change_row(one) for one in batch])]
-        return lost
+            await self._tell_rows([change_row(one) for one in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Take queued jobs, the urgent first; each is started in the step that takes it."""
@@ -218,9 +216,8 @@ class RedisTaskGraph:
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]
 
-    async def _tell_rows(self, rows: list[list[Any]]) -> list[int]:
-        """Apply the rows, and return the numbers of those without a job."""
-        lost, refused, left = await self._run("tell", self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
+    async def _tell_rows(self, rows: list[list[Any]]) -> None:
+        refused, left = await self._run("tell", self._stamp(), json.dumps(rows), MOST_DEPENDENTS)
         for job in refused:
             log.error("A key of RQ's job is not what RQ writes; the job keeps its state", extra={"job": job.decode()})
         for job in left:
@@ -229,7 +226,6 @@ class RedisTaskGraph:
                 cursor = await self._run("release", self._stamp(), job, cursor, BATCH)
                 if cursor == b"0":
                     break
-        return [int(number) for number in lost]
 
     async def _refuse(self, jobs: list[tuple[bytes, bytes]]) -> None:
         """Fail jobs that belong to no node: another program enqueued them into the dispatcher's queue."""

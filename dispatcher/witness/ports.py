@@ -232,12 +232,11 @@ class WitnessedGraph:
         self._reached("tell.after")
         return there
 
-    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
+    async def tell(self, changes: Sequence[Change]) -> None:
         """Set jobs' states as `TaskGraph.tell` does, between two points of failure."""
         self._reached("tell.before")
-        gone = await self._graph.tell(changes)
+        await self._graph.tell(changes)
         self._reached("tell.after")
-        return gone
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
         """Call `TaskGraph.adopt`; without shards or without room nothing is taken, and no point is reached."""

@@ -1,8 +1,8 @@
--- ARGV: stamp, rows, most dependents to look at; returns ids without a job, ids that could not be changed and
--- finished ids whose dependents are left
+-- ARGV: stamp, rows, most dependents to look at; returns ids that could not be changed and finished ids whose dependents
+-- are left
 local rows = cjson.decode(ARGV[2])
 local budget = tonumber(ARGV[3])
-local lost, refused, left = {}, {}, {}
+local refused, left = {}, {}
 
 local function note(id, row, execution, began)
   local entry = {'type', row[3] == 'finished' and '1' or '2', 'worker_name', WORKER}
@@ -57,20 +57,16 @@ local function change(row, status, told)
   end
 end
 
-for number, row in ipairs(rows) do
+for _, row in ipairs(rows) do
   local id = row[1]
-  local ok, answer = pcall(function()
+  local ok = pcall(function()
     local job = call('HMGET', JOB .. id, 'status', 'coditect_state')
-    if not job[1] then return 'lost' end
+    if not job[1] then return end
     change(row, job[1], job[2])
     if row[3] == 'deferred' then waits[id] = true end
-  end)
-  if not ok then refused[#refused + 1] = id
-  elseif answer then
-    lost[#lost + 1] = number - 1
-  else
     known[id] = row[3]
-  end
+  end)
+  if not ok then refused[#refused + 1] = id end
 end
 for _, row in ipairs(rows) do
   local id = row[1]
@@ -85,4 +81,4 @@ for _, row in ipairs(rows) do
   end
 end
 write()
-return {lost, refused, left}
+return {refused, left}

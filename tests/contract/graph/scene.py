@@ -38,7 +38,7 @@ class Scene:
         await self.graph.create(jobs)
 
     async def tell(self, state: JobState, *nodes: str) -> None:
-        assert not await self.graph.tell([self.change(node, state) for node in nodes])
+        await self.graph.tell([self.change(node, state) for node in nodes])
 
     async def adopt(self, most: int = 100, **others: int) -> list[str]:
         """At most so many of the usual capability, and of others."""

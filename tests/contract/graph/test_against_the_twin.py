@@ -47,7 +47,8 @@ async def do(scene: Scene, step: tuple[str, Any]) -> object:
             await graph.create([job(scene, node, state) for node, state in given_])
             return None
         case "tell":
-            return await graph.tell([scene.change(node, state) for node, state in given_])
+            await graph.tell([scene.change(node, state) for node, state in given_])
+            return None
         case "adopt":
             return sorted(await graph.adopt([scene.shard], given_))
         case "remove":

@@ -227,11 +227,12 @@ async def test_redriven_parents_release_their_dependent_anew(scene: Scene) -> No
     assert await scene.counts() == {"finished": 2, "queued": 1}
 
 
-async def test_changes_of_unknown_jobs_come_back_and_change_nothing(scene: Scene) -> None:
+async def test_changes_of_unknown_jobs_change_nothing(scene: Scene) -> None:
     await scene.create(scene.job("a"))
     unknown = [scene.change(f"x{number}", FINISHED) for number in range(2)]
 
-    assert await scene.graph.tell([unknown[0], scene.change("a", FINISHED), unknown[1]]) == unknown
+    await scene.graph.tell([unknown[0], scene.change("a", FINISHED), unknown[1]])
+
     assert await scene.counts() == {"finished": 1}
 
 

@@ -37,8 +37,8 @@ async def as_shown(hall: Plane, run: Run, finished: int) -> dict[str, int]:
 class Untold(RedisTaskGraph):
     """Nobody tells it that a job is queued: whatever is, its own script released."""
 
-    async def tell(self, changes: Sequence[Change]) -> Sequence[Change]:
-        return await super().tell([change for change in changes if change.state is not JobState.QUEUED])
+    async def tell(self, changes: Sequence[Change]) -> None:
+        await super().tell([change for change in changes if change.state is not JobState.QUEUED])
 
 
 async def under_way(hall: Plane, run: Run, number: int) -> bool:

@@ -157,7 +157,7 @@ async def test_watched_graph_tells_what_the_graph_tells() -> None:
 
     assert await graph.create([job]) == []
     assert await graph.create([job]) == [job]
-    assert await graph.tell([gone]) == [gone]
+    await graph.tell([gone])
     assert points == ["tell.before", "tell.after"] * 3
 
 

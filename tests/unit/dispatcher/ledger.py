@@ -114,7 +114,8 @@ class Ledger:
     async def start(
         self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
     ) -> None:
-        parts = list(graph_of(definition).chunks(chunk))
+        graph = graph_of(definition)
+        parts = [graph.order[at : at + chunk] for at in range(0, len(graph.order), chunk)]
         for number, part in enumerate(parts, 1):
             body = {
                 "workflow": workflow,
@@ -123,7 +124,7 @@ class Ledger:
                 "chunk": number,
                 "chunks": len(parts),
                 "count": len(definition.nodes),
-                "nodes": {node.name: node_document(node) for node in part},
+                "nodes": {name: node_document(graph.nodes[name]) for name in part},
             }
             answer = await self.ask(Verb.START, body)
         assert answer["state"] == "accepted"

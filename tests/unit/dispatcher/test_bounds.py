@@ -14,7 +14,6 @@ from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.expressions import MOST_STEPS
-from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import unit_of_work, values, versions
@@ -288,8 +287,8 @@ async def start_large(ledger: Ledger, patched: pytest.MonkeyPatch) -> None:
     flow = Workflow("wide")
     for number in range(9):
         flow.task("work", MEGABYTE, name=f"n{number}")
-    for number, part in enumerate(graph_of(flow.definition()).chunks(1), 1):
-        nodes = {node.name: node_document(node) for node in part}
+    for number, node in enumerate(flow.definition().nodes, 1):
+        nodes = {node.name: node_document(node)}
         await ledger.ask(
             Verb.START, {"workflow": "w", "name": "wide", "count": 9, "chunk": number, "chunks": 9, "nodes": nodes}
         )

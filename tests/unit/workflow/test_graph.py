@@ -30,18 +30,6 @@ def test_every_node_stands_after_its_predecessors(definition: Definition) -> Non
     assert sum(map(len, graph.dependents.values())) == sum(len(one.after) for one in definition.nodes)
 
 
-@given(definitions(work=plain_calls, most=12), st.integers(1, 5))
-def test_a_chunk_refers_only_to_itself_and_to_those_before_it(definition: Definition, most: int) -> None:
-    seen: set[str] = set()
-
-    for chunk in graph_of(definition).chunks(most):
-        assert len(chunk) <= most
-        seen |= {one.name for one in chunk}
-        assert {edge.node for one in chunk for edge in one.after} <= seen
-
-    assert len(seen) == len(definition.nodes)
-
-
 @given(definitions(work=plain_calls, most=8), st.data())
 def test_an_edge_back_is_refused_with_its_circle(definition: Definition, data: st.DataObject) -> None:
     graph = graph_of(definition)
@@ -62,10 +50,10 @@ def test_an_edge_back_is_refused_with_its_circle(definition: Definition, data: s
     assert first == last or all(name in behind for name in told[0].split("circle: ")[1].split(";")[0].split(" → "))
 
 
-def test_order_and_roots() -> None:
+def test_order_is_the_definition_s_wherever_the_edges_allow_it() -> None:
     graph = graph_of(flow(node("c", "a", "b"), node("a"), node("b"), node("d", "a")))
 
-    assert (graph.order, graph.roots) == (("a", "b", "d", "c"), ("a", "b"))
+    assert graph.order == ("a", "b", "d", "c")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_a_hundred_thousand_nodes_are_written_read_ordered_and_run() -> None:
     definition = from_document(to_document(layered(MOST_NODES, 1_000)))
 
     graph = graph_of(definition)
-    tallies = {node.name: Tally.of(node) for chunk in graph.chunks(1_000) for node in chunk}
+    tallies = {name: Tally.of(node) for name, node in graph.nodes.items()}
     states = dict.fromkeys(graph.order, TaskState.BLOCKED)
     for name in graph.order:
         assert tallies[name].decision is TaskState.READY
