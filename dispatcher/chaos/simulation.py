@@ -40,8 +40,8 @@ from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import TaskGraphUnavailable
 from dispatcher.witness.history import HistoryEntry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 

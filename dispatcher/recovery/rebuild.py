@@ -18,8 +18,7 @@ from dispatcher.scheduling.reconciler import drift
 from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import TaskGraph
+from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,7 @@ from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import BATCH, Job, Key, TaskGraph
+from dispatcher.taskgraph.port import BATCH, Job, Key, TaskGraph, TaskGraphUnavailable
 from dispatcher.taskgraph.projector import Projector
 
 log = logging.getLogger(__name__)

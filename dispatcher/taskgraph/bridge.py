@@ -13,8 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import Proposal, TaskGraph, ToolRequest
+from dispatcher.taskgraph.port import Proposal, TaskGraph, TaskGraphUnavailable, ToolRequest
 
 log = logging.getLogger(__name__)
 

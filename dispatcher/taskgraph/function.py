@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from dispatcher.taskgraph.errors import RunByTheDispatcher
+from coditect.errors import SetupError
 
 FUNCTION = "dispatcher.taskgraph.function.publish"
 """The only permitted function: a job with another one is refused, and no job's function is ever called."""
+
+
+class RunByTheDispatcher(SetupError):
+    """The error of a node's job that a stock RQ worker executed, without any effect; stop that worker."""
 
 
 def publish(workflow: str, node: str) -> NoReturn:

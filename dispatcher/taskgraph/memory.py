@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from coditect.model.capability import Priority
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.keys import queue_name
 from dispatcher.taskgraph.port import (
     BATCH,
@@ -21,6 +20,7 @@ from dispatcher.taskgraph.port import (
     Key,
     Proposal,
     RequestKind,
+    TaskGraphUnavailable,
     ToolRequest,
     Unfinished,
     looks,

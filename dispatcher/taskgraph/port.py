@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from coditect.errors import Retryable
 from coditect.model.capability import Priority
 from coditect.model.value import value
+from coditect.workflow.states import TaskState
 
 BATCH = 500
 """The most jobs that a round trip creates, changes or adopts: a script blocks Redis while it runs."""
@@ -19,9 +21,12 @@ BATCH = 500
 MOST_RESULT_BYTES = 1_024
 """The largest result that is shown; the ledger has larger ones."""
 
-
 PIECE = 64
 """The number of jobs further behind in a queue that a look passes."""
+
+
+class TaskGraphUnavailable(Retryable):
+    """The error of RQ's Redis without an answer in time, or with a refusal; every call may be repeated as it is."""
 
 
 def looks(room: int) -> int:
@@ -41,6 +46,27 @@ class JobState(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     CANCELED = "canceled"
+
+
+_PLACES = {
+    TaskState.BLOCKED: JobState.DEFERRED,
+    TaskState.READY: JobState.QUEUED,
+    TaskState.PUBLISHED: JobState.STARTED,
+    TaskState.WORKING: JobState.STARTED,
+    TaskState.RETRY_WAIT: JobState.SCHEDULED,
+    TaskState.AWAITING_APPROVAL: JobState.SCHEDULED,
+    TaskState.COMPLETED: JobState.FINISHED,
+    TaskState.FAILED: JobState.FAILED,
+    TaskState.CANCELED: JobState.CANCELED,
+    TaskState.REJECTED: JobState.FAILED,
+    TaskState.SKIPPED: JobState.CANCELED,
+    TaskState.DEAD: JobState.FAILED,
+}
+
+
+def job_state(state: TaskState) -> JobState:
+    """Return the state of RQ's job, one registry or queue, for a node in the given state."""
+    return _PLACES[state]
 
 
 @value

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import TypeGuard
 
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph
+from dispatcher.taskgraph.port import BATCH, Change, Job, JobState, TaskGraph, TaskGraphUnavailable
 
 log = logging.getLogger(__name__)
 

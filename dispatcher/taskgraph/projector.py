@@ -10,9 +10,8 @@ from coditect.model.capability import Priority
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeSnapshot, Transition
-from dispatcher.taskgraph.port import MOST_RESULT_BYTES, Change, Job, TaskGraph
+from dispatcher.taskgraph.port import MOST_RESULT_BYTES, Change, Job, TaskGraph, job_state
 from dispatcher.taskgraph.projection import Entry, Projection
-from dispatcher.taskgraph.states import job_state
 
 MOST_WITH_OUTCOMES = 10_000
 """The number of waiting entries up to which outcomes of 1 kB each are kept, to bound the cost of an absent Redis."""

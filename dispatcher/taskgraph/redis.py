@@ -15,7 +15,6 @@ from coditect.aio.clock import Clock, SystemClock
 from coditect.model.capability import Priority
 from coditect.registry.connection import RedisConnection, read_scripts
 from coditect.wire import json
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.function import FUNCTION
 from dispatcher.taskgraph.keys import identity, job_id, queue_name
 from dispatcher.taskgraph.port import (
@@ -29,6 +28,7 @@ from dispatcher.taskgraph.port import (
     Key,
     Proposal,
     RequestKind,
+    TaskGraphUnavailable,
     ToolRequest,
     Unfinished,
     looks,

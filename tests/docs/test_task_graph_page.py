@@ -13,10 +13,9 @@ from redis import Redis
 from coditect.workflow.states import TaskState
 from dispatcher.scheduling.reconciler import ROUND_SECONDS
 from dispatcher.taskgraph import redis
-from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, JobState
+from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, JobState, job_state
 from dispatcher.taskgraph.projector import MOST_WITH_OUTCOMES
 from dispatcher.taskgraph.redis import RedisTaskGraph
-from dispatcher.taskgraph.states import job_state
 from tests.contract.graph.scene import Scene
 from tests.docs.pages import section, table_rows
 from tests.integration.graph.stock import Stock

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.port import JobState, TaskGraphUnavailable
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import Scene
 from tests.integration.registry.private_redis import run_private_redis

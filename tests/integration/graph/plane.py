@@ -25,9 +25,8 @@ from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.scheduling.reconciler import ROUND_SECONDS
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.keys import queue_name
-from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.port import JobState, job_state
 from dispatcher.taskgraph.redis import RedisTaskGraph
-from dispatcher.taskgraph.states import job_state
 
 SHARDS = 2
 QUEUES = [queue_name(level, shard) for shard in range(SHARDS) for level in Priority]

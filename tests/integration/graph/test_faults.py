@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
-from dispatcher.taskgraph.port import JobState
+from dispatcher.taskgraph.port import JobState, TaskGraphUnavailable
 from dispatcher.taskgraph.redis import RedisTaskGraph
 from tests.contract.graph.scene import CAPABILITY, Scene
 from tests.integration.registry.private_redis import PrivateRedis, run_private_redis

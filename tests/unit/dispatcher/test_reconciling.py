@@ -24,9 +24,8 @@ from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph import projection
-from dispatcher.taskgraph.errors import TaskGraphUnavailable
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import GraphDifference, Job, JobState, Key, Unfinished
+from dispatcher.taskgraph.port import GraphDifference, Job, JobState, Key, TaskGraphUnavailable, Unfinished
 from tests.support import eventually
 
 SHARDS = 2

@@ -18,8 +18,7 @@ from coditect.testing import TestFleet
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
-from dispatcher.taskgraph.port import JobState
-from dispatcher.taskgraph.states import job_state
+from dispatcher.taskgraph.port import JobState, job_state
 from dispatcher.witness.history import silent
 from dispatcher.witness.ports import WitnessedDatabase, WitnessedGraph
 
