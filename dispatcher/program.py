@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from coditect.agent.health import health_server
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.aio.clock import Clock, SystemClock
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.loop_watchdog import watched_loop
@@ -113,7 +112,7 @@ async def running_dispatcher(
     async with AsyncExitStack() as stack:
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor())
-        reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
+        reference = await following(clock, registry, background)
         events = Events(broker, background, reference, source="/dispatcher")
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
@@ -126,7 +125,7 @@ async def running_dispatcher(
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
         retention = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
-        background.keep(retention.run, name=f"{TASK_PREFIX}retention", critical=False)
+        background.keep(retention.run, name="retention", critical=False, idle=True)
         await stack.enter_async_context(
             watching_agents(ports, registry, ownership.workers, owner=options.owner, evict=evict)
         )

@@ -29,9 +29,6 @@ SHORTEST_PAUSE_SECONDS = 0.02
 OFFLINE_SECONDS = 1.5
 """The longest remaining lease of an agent whose broker does not answer: long enough for observers to see it."""
 
-TASK_PREFIX = "presence of "
-"""The first words of the names of heartbeats' asyncio tasks, by which a fleet under test knows routine work."""
-
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -102,8 +99,8 @@ class Heartbeat:
     async def __aenter__(self) -> Self:
         self._told_at = self._now()
         await self._tell()
-        name = f"{TASK_PREFIX}{self._registration.agent_id}"
-        self._beats = self._supervisor.keep(self._beat, name=name, critical=True, until=lambda: self._ending)
+        name = f"heartbeat of {self._registration.agent_id}"
+        self._beats = self._supervisor.keep(self._beat, name=name, critical=True, idle=True, until=lambda: self._ending)
         return self
 
     async def __aexit__(

@@ -16,7 +16,7 @@ from secrets import token_hex
 
 from coditect.agent.declaration import Agent
 from coditect.agent.health import health_server
-from coditect.agent.heartbeat import TASK_PREFIX, Heartbeat, Usage, load_sampler
+from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
 from coditect.agent.limits import AgentLimits
 from coditect.agent.loading import load_agent
@@ -128,7 +128,7 @@ async def running_agent(
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Supervisor(host.health))
-        reference = await following(clock, registry, background, name=f"{TASK_PREFIX}the clock")
+        reference = await following(clock, registry, background)
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)

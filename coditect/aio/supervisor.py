@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from coditect.aio.backoff import Backoff
 from coditect.aio.cancellation import cancellations
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.1
 """The time between two checks, during a restart pause, that the loop is still wanted."""
+
+_IDLE: WeakSet[asyncio.Task[Any]] = WeakSet()
 
 
 class LoopDied(CoditectError):
@@ -134,16 +137,20 @@ class Supervisor:
         *,
         name: str,
         critical: bool,
+        idle: bool = False,
         until: Callable[[], bool] = lambda: False,
     ) -> asyncio.Task[None]:
         """Run an endless loop in the background, and start the loop again after each death.
 
         `work` is called for each life of the loop, and continues from the state that the previous life left behind. A
         return is a death, too, unless `until` says that the loop is over. Canceling the task ends the loop for good.
+        `idle` marks routine work: while nothing else happens, a fleet under test may skip rounds of the loop.
         """
         kept = _Kept(name, work, critical, until, self._limits)
         self.health._kept.add(kept)
         kept.task = task = self.start(self._keep(kept), name=name)
+        if idle:
+            _IDLE.add(task)
         task.add_done_callback(lambda _: self.health._kept.discard(kept))
         return task
 
@@ -196,6 +203,11 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def is_idle(task: asyncio.Task[Any]) -> bool:
+    """Return whether the task is a loop of routine work, kept with `idle`."""
+    return task in _IDLE
 
 
 async def _life(kept: _Kept) -> Exception | None:

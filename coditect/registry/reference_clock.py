@@ -28,11 +28,11 @@ MOST_CORRECTED_MS = 86_400_000
 _FIX = "synchronize the machines' clocks (NTP)"
 
 
-async def following(clock: Clock, registry: Registry, background: Supervisor, *, name: str) -> ReferenceClock:
-    """Return a clock that follows the registry's: compared once, and then by a background task of the given name."""
+async def following(clock: Clock, registry: Registry, background: Supervisor) -> ReferenceClock:
+    """Return a clock that follows the registry's: compared once, and then by a background task."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)
-    background.keep(partial(reference.follow, registry), name=name, critical=False)
+    background.keep(partial(reference.follow, registry), name="clock", critical=False, idle=True)
     return reference
 
 

@@ -14,8 +14,8 @@ from contextvars import Context, ContextVar, copy_context
 from random import Random
 from typing import Any
 
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.agent.intake.intake import LOOK_SECONDS, Intake
+from coditect.aio.supervisor import is_idle
 from coditect.testing.virtual_clock import VirtualClock
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
@@ -115,13 +115,13 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Return whether a timer belongs to a heartbeat, or to the regular check of an intake."""
+        """Return whether a timer belongs to an idle loop, or to the regular check of an intake."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
             return when - self._virtual_clock.now < 2 * LOOK_SECONDS
         task = asyncio.current_task(self._loop)
-        return task is not None and task.get_name().startswith(TASK_PREFIX)
+        return task is not None and is_idle(task)
 
     def _create(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = self._real_create(coroutine, **options)

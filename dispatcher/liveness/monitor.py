@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.aio.supervisor import Health, Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, RegistryUnavailable
@@ -116,7 +115,7 @@ class Monitor:
                 extra={"fix": "set CODITECT_MANAGEMENT_URL to RabbitMQ's management API"},
             )
         await self._pings.__aenter__()
-        self._background.keep(self._watch, name=f"{TASK_PREFIX}the agents, watched", critical=True)
+        self._background.keep(self._watch, name="watch agents", critical=True, idle=True)
         return self
 
     async def __aexit__(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.errors import CoditectError, Retryable
 from coditect.wire.control import Verb
 from dispatcher.ledger.commands import Asked, Command, Proposed, Show
@@ -55,7 +54,7 @@ class Scheduler:
 
     def open(self) -> None:
         """Begin to bring ready nodes to the shard workers, from RQ and from the ready index."""
-        self._ports.background.keep(self._without_rq, name=f"{TASK_PREFIX}backlogs", critical=True)
+        self._ports.background.keep(self._without_rq, name="backlogs", critical=True, idle=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)
 

@@ -19,7 +19,6 @@ from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, InputError, Retryable, SetupError
@@ -102,10 +101,10 @@ class ShardOwnership:
         self._ports.broker.on_return(self.returned)
         self.count = await self._ports.database.run(self._begin)
         await self._step()
-        keep = partial(self._ports.background.keep, critical=True, until=self._ending.is_set)
-        self._task = keep(self._keep, name=f"{TASK_PREFIX}the leases")
+        keep = partial(self._ports.background.keep, critical=True, idle=True, until=self._ending.is_set)
+        self._task = keep(self._keep, name="leases")
         if not self._ports.database.exclusive:
-            keep(self._watch, name=f"{TASK_PREFIX}broker and store, for the leases")
+            keep(self._watch, name="broker and store, for the leases")
         return self
 
     async def __aexit__(
@@ -253,8 +252,8 @@ class ShardOwnership:
             if returns != self._returns:
                 await self._check(worker)
             detector = OrphanDetector(worker, broker, self._ports.clock, self._pings)
-            name = f"{TASK_PREFIX}orphan detector {shard}"
-            self._ports.background.keep(detector.run, name=name, critical=True, until=lambda: worker.closed)
+            name = f"orphan detector {shard}"
+            self._ports.background.keep(detector.run, name=name, critical=True, idle=True, until=lambda: worker.closed)
             listened = await self._consume(shard, worker)
         except Exception:  # half open it would stay so, deaf or beside its successor: the next step opens another
             self.workers[shard] = worker

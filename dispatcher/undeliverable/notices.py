@@ -15,7 +15,6 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.heartbeat import TASK_PREFIX
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
@@ -89,7 +88,7 @@ class Notices:
         for queue in (routing.UNROUTED_NOTICES, routing.DEAD_NOTICES):
             consumer = await self._broker.consume(queue, self._arrived, prefetch=PREFETCH, group="notices")
             self._consumers.append(consumer)
-        self._counting = self._background.keep(self._dropped.run, name=f"{TASK_PREFIX}dropped copies", critical=False)
+        self._counting = self._background.keep(self._dropped.run, name="dropped copies", critical=False, idle=True)
         return self
 
     async def __aexit__(

@@ -25,7 +25,7 @@ from coditect.testing.process import State, VirtualProcess
 from tests.loops import loops, strike_for_ever, strike_once
 
 ENDED_SECONDS = 15.0
-BEATS, CLOCK = "presence of worker-1", "presence of the clock"
+BEATS, CLOCK = "heartbeat of worker-1", "clock"
 
 
 def worker(executed: Counter[str]) -> Agent:
@@ -126,5 +126,5 @@ async def test_program_ends_with_the_loop_that_died_for_ever_and_why(monkeypatch
         await program.serve(worker(Counter()), Settings(beat_seconds=0.01))
 
     assert ended.value.exit_code == 1
-    assert str(ended.value.facts["loop"]).startswith("presence of worker-")
+    assert str(ended.value.facts["loop"]).startswith("heartbeat of worker-")
     assert "the fault that was asked for" in str(ended.value.facts["reason"])

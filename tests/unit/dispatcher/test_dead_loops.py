@@ -26,23 +26,23 @@ from tests.support import eventually
 from tests.unit.dispatcher.lone_worker import open_worker
 
 CRITICAL = (
+    "backlogs",
+    "broker and store, for the leases",
+    "leases",
+    "orphan detector 0",
     "shard worker 0",
-    "presence of backlogs",
-    "presence of broker and store, for the leases",
-    "presence of orphan detector 0",
-    "presence of the agents, watched",
-    "presence of the leases",
     "timers of shard 0",
+    "watch agents",
 )
 OPTIONAL = (
     "adopt from RQ",
+    "clock",
     "compare RQ with the ledger",
     "compare what ended with RQ",
-    "presence of dropped copies",
-    "presence of retention",
-    "presence of the clock",
-    "requests in RQ",
+    "dropped copies",
     "projector 0",
+    "requests in RQ",
+    "retention",
 )
 NODES = 30
 HEALED_SECONDS = 2.0
