@@ -15,7 +15,6 @@ from dispatcher.taskgraph.port import (
     Change,
     GraphDifference,
     Job,
-    JobCounts,
     JobState,
     Key,
     Proposal,
@@ -158,16 +157,6 @@ class MemoryTaskGraph:
             self._dependents.pop(key, None)
             if (entry := self._jobs.pop(key, None)) is not None:
                 self._unqueue(key, entry)
-
-    async def counts(self, shards: Collection[int]) -> JobCounts:
-        """Return the numbers that stock tools count."""
-        self._check("counts")
-        names = [queue_name(level, shard) for shard in shards for level in Priority]
-        counts = {name: dict.fromkeys(JobState, 0) for name in names}
-        for entry in self._jobs.values():
-            if (name := _queue(entry.job)) in counts:
-                counts[name][entry.state] += 1
-        return JobCounts(counts)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """Return the requests that people made about jobs of the shards, at most `BATCH`."""

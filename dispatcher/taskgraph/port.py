@@ -152,17 +152,6 @@ class ToolRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class JobCounts:
-    """The numbers of jobs by queue and state, as `rq info` and rq-dashboard count them."""
-
-    by_queue: Mapping[str, Mapping[JobState, int]]
-
-    def of(self, state: JobState) -> int:
-        """Return the number of jobs in the given state, in all queues."""
-        return sum(states[state] for states in self.by_queue.values())
-
-
-@dataclass(frozen=True, slots=True)
 class GraphDifference:
     """The differences of RQ from the ledger: `create` the missing jobs and `tell` the changes."""
 
@@ -216,9 +205,6 @@ class TaskGraph(Protocol):
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
         """Remove a workflow's jobs with everything that RQ keeps about them."""
-
-    async def counts(self, shards: Collection[int]) -> JobCounts:
-        """Return the numbers that stock tools count, at one instant."""
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """Return at most `BATCH` requests that people made with stock tools since the jobs' states were last set."""

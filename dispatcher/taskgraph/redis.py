@@ -23,8 +23,6 @@ from dispatcher.taskgraph.port import (
     Change,
     GraphDifference,
     Job,
-    JobCounts,
-    JobState,
     Key,
     Proposal,
     RequestKind,
@@ -51,21 +49,11 @@ LOOKED_AT = 200
 """The jobs of each queue and registry that a round trip of a pass examines: a millisecond or two of Redis."""
 MOST_DEPENDENTS = 1_000
 """The dependents that a round trip examines; those of a job with more are released in several."""
-COUNTED = (
-    JobState.STARTED,
-    JobState.DEFERRED,
-    JobState.SCHEDULED,
-    JobState.FINISHED,
-    JobState.FAILED,
-    JobState.CANCELED,
-)
-
 _PACKAGE = "dispatcher.taskgraph"
 _SCRIPTS = {
     **read_scripts(_PACKAGE, "create", "tell", "release", "adopt", "remove", shared="moves"),
-    **read_scripts(_PACKAGE, "counts", "requests", "difference", "unfinished"),
+    **read_scripts(_PACKAGE, "requests", "difference", "unfinished"),
 }
-_REGISTRIES = {state: "wip" if state is JobState.STARTED else state.value for state in COUNTED}
 _FOREIGN = f"Only jobs of the function {FUNCTION} are taken from this queue; enqueue others elsewhere"
 
 Item = TypeVar("Item")
@@ -143,13 +131,6 @@ class RedisTaskGraph:
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._stamp(), ids)
-
-    async def counts(self, shards: Collection[int]) -> JobCounts:
-        """Return the numbers that stock tools count, in one round trip."""
-        queues = [queue_name(level, shard) for shard in shards for level in Priority]
-        registries = json.dumps([_REGISTRIES[state] for state in COUNTED])
-        numbers = iter(await self._run("counts", json.dumps(queues), registries))
-        return JobCounts({queue: {state: next(numbers) for state in (JobState.QUEUED, *COUNTED)} for queue in queues})
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
         """Return people's requests, in one round trip."""

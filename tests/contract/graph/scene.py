@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+from itertools import cycle
 from uuid import uuid4
 
 from coditect.model.capability import Priority
+from dispatcher.taskgraph.keys import queue_name
+from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Change, Job, JobState, RequestKind, TaskGraph, ToolRequest
+from dispatcher.taskgraph.redis import RedisTaskGraph
 
 CAPABILITY = "code.review"
+REGISTRIES = [state for state in JobState if state is not JobState.QUEUED]
+
+
+async def counted(
+    graph: TaskGraph, shards: Collection[int], *, levels: Collection[Priority] = tuple(Priority)
+) -> Counter[JobState]:
+    """What stock tools count in the shards' queues, without the zeros."""
+    names = {queue_name(level, shard) for level in levels for shard in shards}
+    if isinstance(graph, MemoryTaskGraph):
+        return Counter(one.state for one in graph._jobs.values() if queue_name(one.job.level, one.job.shard) in names)
+    assert isinstance(graph, RedisTaskGraph)
+    async with graph._redis.pipeline(transaction=True) as pipeline:
+        for name in names:
+            pipeline.llen(f"rq:queue:{name}")
+            for state in REGISTRIES:
+                pipeline.zcard(f"rq:{'wip' if state is JobState.STARTED else state.value}:{name}")
+        numbers = await pipeline.execute()
+    found = Counter[JobState]()
+    for place, number in zip(cycle((JobState.QUEUED, *REGISTRIES)), numbers, strict=False):
+        found[place] += number
+    return +found
 
 
 class Scene:
@@ -46,8 +73,8 @@ class Scene:
 
     async def counts(self) -> dict[str, int]:
         """By state, without the zeros."""
-        counts = await self.graph.counts([self.shard])
-        return {state.value: number for state in JobState if (number := counts.of(state))}
+        counts = await counted(self.graph, [self.shard])
+        return {state.value: counts[state] for state in JobState if counts[state]}
 
     async def requests(self) -> list[ToolRequest]:
         return await self.graph.requests([self.shard])

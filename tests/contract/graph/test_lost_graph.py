@@ -96,7 +96,6 @@ async def test_every_call_of_a_silent_graph_fails_as_retryable_and_works_again_b
         lambda: scene.tell(JobState.FINISHED, "a"),
         scene.adopt,
         lambda: scene.graph.remove(scene.workflow, ["a"]),
-        scene.counts,
         scene.requests,
         lambda: scene.graph.difference([scene.job("a")]),
         lambda: scene.graph.remember(scene.shard),

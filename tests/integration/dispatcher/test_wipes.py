@@ -16,6 +16,7 @@ from coditect.local import PrivateServers
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.taskgraph.port import JobState
 from dispatcher.taskgraph.redis import RedisTaskGraph
+from tests.contract.graph.scene import counted
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.keyed import AGENT, assert_each_once_and_in_order, layered
 from tests.support import eventually
@@ -115,6 +116,6 @@ async def _rq_shows(one: Plant, state: JobState, number: int) -> None:
     async with RedisTaskGraph(one.servers.redis_url, worker="test") as graph:
 
         async def does() -> bool:
-            return (await graph.counts(range(SHARDS))).of(state) == number
+            return (await counted(graph, range(SHARDS)))[state] == number
 
         await eventually(does)

@@ -42,7 +42,6 @@ async def test_user_of_the_documentation_may_do_all_that_is_needed_and_nothing_d
         assert await graph.known([scene.shard])
         assert await scene.requests() == []
         assert not await graph.difference([scene.job("a", state=JobState.FINISHED)])
-        assert (await graph.counts([scene.shard])).of(JobState.QUEUED) == 1
         assert await graph.adopt([scene.shard], {CAPABILITY: 1})
         await graph.remove(scene.workflow, ["a", "b"])
         assert await registry.capabilities() == frozenset()

@@ -31,6 +31,7 @@ from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, R
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Job, JobState
+from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown"}
@@ -108,7 +109,7 @@ async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_bef
 
     with pytest.raises(InputError):
         await broom.ledger.database.read(lambda tr: queries.get(tr, {"workflow": "w"}))
-    assert (await broom.graph.counts([0])).of(JobState.FINISHED) == 0
+    assert (await counted(broom.graph, [0]))[JobState.FINISHED] == 0
     assert await broom.ledger.state("alive") is WorkflowState.RUNNING
     rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
     assert not [key for key, _ in rows if "w" in ROOT.unpack(key)[1:]]

@@ -38,6 +38,7 @@ from dispatcher.store.transaction import Reads
 from dispatcher.taskgraph.bridge import Bridge
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, Proposal, RequestKind, ToolRequest
+from tests.contract.graph.scene import counted
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import Ledger
 
@@ -70,12 +71,7 @@ class Hall:
 
     async def states(self, level: Priority) -> Counter[JobState]:
         """What RQ counts at one level."""
-        counts = await self.graph.counts(range(self.shards))
-        found: Counter[JobState] = Counter()
-        for queue, states in counts.by_queue.items():
-            if queue.startswith(f"coditect-{level.value}-"):
-                found.update(states)
-        return +found
+        return await counted(self.graph, range(self.shards), levels=[level])
 
 
 @asynccontextmanager

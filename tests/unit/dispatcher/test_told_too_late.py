@@ -21,6 +21,7 @@ from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import JobState, job_state
 from dispatcher.witness.history import silent
 from dispatcher.witness.ports import WitnessedDatabase, WitnessedGraph
+from tests.contract.graph.scene import counted
 
 NAMES = ("first", "second")
 SHARDS = 2
@@ -56,8 +57,7 @@ class Fleet(TestFleet):
                 yield running
 
     async def in_rq(self) -> Counter[JobState]:
-        counts = await self.graph.counts(range(SHARDS))
-        return Counter({state: number for state in JobState if (number := counts.of(state))})
+        return await counted(self.graph, range(SHARDS))
 
 
 async def in_ledger(run: Run) -> Counter[JobState]:
