@@ -155,11 +155,21 @@ class ConsumerChannel(Protocol):
         """Note that the channel is gone, or goes: nothing is settled on it any more. Idempotent."""
 
 
+class Question(Protocol):
+    """A question to the broker without effect, asked again and again over a channel of its own."""
+
+    def ask(self) -> asyncio.Future[bool]:
+        """Ask the broker unless the earlier question is still open, and return the future of the answer.
+
+        The future is canceled when the channel is lost; the next question opens a new channel.
+        """
+
+
 class WirePath(Protocol):
     """A factory of channels of one kind, whose methods raise any of `errors.LOST` when the connection is lost."""
 
-    def tap(self, writer: asyncio.StreamWriter) -> Feed | None:
-        """Set up a new connection before its first byte; return None when the library is to see all bytes."""
+    def tap(self, writer: asyncio.StreamWriter) -> Feed:
+        """Set up a new connection before its first byte."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
         """Open a channel to publish on."""
@@ -167,8 +177,5 @@ class WirePath(Protocol):
     async def consumer_channel(self, connection: AbstractConnection) -> ConsumerChannel:
         """Open a channel to consume on."""
 
-    def question(self, channel: Channel) -> Callable[[], asyncio.Future[bool]] | None:
-        """Return a function that asks the broker something over a channel of its own; None without a cheap one.
-
-        Its future is done when the broker has answered, and canceled when the channel is lost.
-        """
+    async def question(self, connection: AbstractConnection) -> Question:
+        """Open a channel that only asks whether the broker answers."""

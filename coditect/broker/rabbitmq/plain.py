@@ -14,6 +14,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
+from coditect.broker.rabbitmq.frames.question import StreamPath
 from coditect.broker.rabbitmq.path import Publish, PublishRefused, PublishReturned, Receiver, Unconfirmed
 from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
 from coditect.broker.rabbitmq.settlements import Settlement, Settlements
@@ -23,11 +24,8 @@ from coditect.model.message import Message
 GATE_SECONDS = 0.5
 
 
-class PlainPath:
+class PlainPath(StreamPath):
     """The `WirePath` whose channels use aiormq's own methods."""
-
-    def tap(self, writer: asyncio.StreamWriter) -> None:
-        """Do nothing: aiormq sees all bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PlainPublisherChannel:
         """Open a channel to publish on."""
@@ -36,9 +34,6 @@ class PlainPath:
     async def consumer_channel(self, connection: AbstractConnection) -> PlainConsumerChannel:
         """Open a channel to consume on."""
         return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
-
-    def question(self, channel: Channel) -> None:
-        """Return None: the library's own call asks."""
 
 
 class PlainPublisherChannel:

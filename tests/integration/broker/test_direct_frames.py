@@ -214,7 +214,7 @@ async def test_trap_9_bodies_of_every_size_about_a_frame_arrive_whole(scene: Sce
 async def test_trap_10_connections_are_opened_through_our_own_transport(broker: AmqpBroker) -> None:
     for one in (broker._incoming, broker._outgoing):
         assert isinstance(one.path, DirectPath)
-        assert one.path._of_this_connection()
+        assert one.path.stream
 
 
 async def test_consumer_that_the_broker_cancels_subscribes_again_and_the_old_tag_is_forgotten(

@@ -1,16 +1,25 @@
-"""Which hosts a link tries, and how long it pauses between attempts."""
+"""Which hosts a connection tries, how long it pauses between attempts, and how often it looks at a silent one."""
 
 from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.rabbitmq.connection.recovery import CLOSED, RabbitConnection, hosts_of
+from coditect.broker.rabbitmq.connection.recovery import (
+    ANSWER_SECONDS,
+    CLOSED,
+    LOOK_SECONDS,
+    QUIET_SECONDS,
+    RabbitConnection,
+    hosts_of,
+)
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
+from tests.unit.broker.virtual_time import in_virtual_time
 
 
 @pytest.mark.parametrize(
@@ -26,9 +35,10 @@ def test_setting_names_one_host_or_several(setting: str, hosts: list[str]) -> No
     assert [str(host) for host in hosts_of(setting)] == hosts
 
 
-async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
-    async def nothing(_: object) -> None: ...
+async def nothing(_: object) -> None: ...
 
+
+async def test_pauses_grow_to_a_bound_and_differ_between_processes() -> None:
     links = [RabbitConnection("amqp://localhost", name=str(n), path=PlainPath(), restore=nothing) for n in range(20)]
     for link in links:
         link.last_error = ConnectionRefusedError()
@@ -66,3 +76,38 @@ async def test_every_host_is_tried_until_one_answers_and_each_that_does_not_is_n
     assert set(asked) == {0, 1, 2}
     assert {vars(line)["url"] for line in caplog.records if "cannot be reached" in line.getMessage()} == addresses
     assert raised.value.facts["url"] in addresses
+
+
+class Silent:
+    """A connection, its transport and its question in one, none of which the broker answers for now."""
+
+    is_closed = False
+    silent_seconds = QUIET_SECONDS + 0.1
+
+    def __init__(self) -> None:
+        self.closing = asyncio.get_running_loop().create_future()
+        self.questions = 0
+
+    async def ready(self) -> None:
+        """Return: there is no alarm."""
+
+    def ask(self) -> asyncio.Future[bool]:
+        self.questions += 1
+        return asyncio.get_running_loop().create_future()
+
+
+@in_virtual_time
+async def test_connection_that_was_silent_is_looked_at_often_until_it_speaks() -> None:
+    link, silent = RabbitConnection("amqp://localhost", name="a", path=PlainPath(), restore=nothing), Silent()
+    parts: Any = silent
+    link._connection = link._transport = link._question = parts
+    watching = asyncio.create_task(link._until_lost(parts))
+
+    await asyncio.sleep(LOOK_SECONDS + ANSWER_SECONDS + 0.01)
+    assert (link.answering, silent.questions) == (False, 1)
+    silent.silent_seconds = 0.0  # a connection that was never silent would be looked at in QUIET_SECONDS again
+    await asyncio.sleep(LOOK_SECONDS)
+
+    assert link.answering
+    silent.closing.set_result(None)
+    await watching

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+from aiormq.exceptions import ChannelInvalidStateError
+
+from coditect.broker.rabbitmq.frames import question as question_module
 from coditect.broker.rabbitmq.frames.codec import FLOW_OK, METHOD
-from coditect.broker.rabbitmq.frames.question import Question
+from coditect.broker.rabbitmq.frames.question import ChannelQuestion
 
 CLOSED = b"\x00\x14\x00\x28"
 
@@ -29,11 +33,51 @@ class Lines:
         assert self.attached.pop(number) is channel
 
 
-async def test_question_is_asked_once_until_it_is_answered_and_ends_with_its_channel() -> None:
-    lines, closing = Lines(), asyncio.get_running_loop().create_future()
-    channel: Any = SimpleNamespace(number=7, closing=closing)
-    stream: Any = lines
-    question = Question(channel, stream)
+@dataclass
+class FakeChannel:
+    """Open until it is closed."""
+
+    number: int
+    closing: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closing.done()
+
+
+class Scene:
+    """A question on a connection whose channels are the numbers from 7 on."""
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        self.channels: list[FakeChannel] = []
+        self.gone = False
+        """Whether the connection opens no more channels."""
+        connection: Any = None
+        stream: Any = self.lines
+        self.question = ChannelQuestion(connection, stream)
+
+    async def open(self, connection: object) -> FakeChannel:
+        if self.gone:
+            raise ChannelInvalidStateError
+        self.channels.append(FakeChannel(7 + len(self.channels)))
+        return self.channels[-1]
+
+    async def lose(self) -> None:
+        self.channels[-1].closing.set_result(None)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    scene = Scene()
+    monkeypatch.setattr(question_module, "open_channel", scene.open)
+    await scene.question.open()
+    return scene
+
+
+async def test_question_is_asked_once_until_it_is_answered_and_ends_with_its_channel(scene: Scene) -> None:
+    question, lines = scene.question, scene.lines
 
     first = question.ask()
     assert question.ask() is first
@@ -45,10 +89,37 @@ async def test_question_is_asked_once_until_it_is_answered_and_ends_with_its_cha
     assert question.take(METHOD, FLOW_OK + b"\x01"), "a second answer is nobody's, least of all the library's"
 
     second = question.ask()
-    closing.set_result(None)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await scene.lose()
 
     assert len(lines.written) == 2
     assert second.cancelled()
     assert lines.attached == {}
+
+
+async def test_question_of_a_lost_channel_is_asked_over_a_new_one(scene: Scene) -> None:
+    await scene.lose()
+
+    reopened = scene.question.ask()
+    assert scene.question.ask() is reopened
+    assert await reopened, "that the broker opens a channel is an answer"
+    answer = scene.question.ask()
+
+    assert scene.lines.attached == {8: scene.question}
+    assert scene.lines.written == [b"\x01\x00\x08\x00\x00\x00\x05\x00\x14\x00\x14\x01\xce"]
+    assert scene.question.take(METHOD, FLOW_OK + b"\x01")
+    assert answer.result()
+
+
+async def test_late_end_of_a_channel_does_not_end_the_question_after_it(scene: Scene) -> None:
+    scene.channels[-1].closing.set_result(None)
+    reopened = scene.question.ask()  # before the channel's end is told
+
+    assert await reopened
+    assert scene.lines.attached == {8: scene.question}
+
+
+async def test_question_of_a_lost_connection_is_answered_with_no(scene: Scene) -> None:
+    scene.gone = True
+    await scene.lose()
+
+    assert not await scene.question.ask()

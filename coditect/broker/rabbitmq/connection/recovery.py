@@ -15,17 +15,16 @@ from collections.abc import Awaitable, Callable
 
 import aiormq
 from aiormq.abc import AbstractConnection, ExceptionType, TimeoutType
-from aiormq.channel import Channel
 from aiormq.exceptions import ConnectionClosed
 from yarl import URL
 
 from coditect.aio.backoff import Backoff
 from coditect.broker.port import ServerInfo
-from coditect.broker.rabbitmq.connection.channels import is_blocked, open_channel
+from coditect.broker.rabbitmq.connection.channels import is_blocked
 from coditect.broker.rabbitmq.connection.lenient import read_leniently
 from coditect.broker.rabbitmq.connection.transport import Transport
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, shown, unreachable
-from coditect.broker.rabbitmq.path import WirePath
+from coditect.broker.rabbitmq.path import Question, WirePath
 from coditect.errors import CoditectError, SetupError, UnsupportedBroker
 
 log = logging.getLogger(__name__)
@@ -79,11 +78,9 @@ class RabbitConnection:
         self._up = asyncio.Event()
         self._connection: AbstractConnection | None = None
         self._transport = Transport(tap=path.tap)
-        self._asking: asyncio.Future[bool] | None = None
-        self._question: Callable[[], asyncio.Future[bool]] | None = None
+        self._question: Question | None = None
         self.on_silence: Callable[[], None] | None = None
         """The function that is called before a connection without answers is given up."""
-        self._probe: Channel | None = None
         self._heard_nothing = False
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._hopeless = asyncio.Event()
@@ -177,7 +174,6 @@ class RabbitConnection:
         finally:
             self._up.clear()
             await self._close()
-            await self._stop_asking()
             self._over = True
             self._up.set()
 
@@ -223,40 +219,11 @@ class RabbitConnection:
     async def answers(self) -> bool:
         """Return whether the broker answers on the present connection within a second."""
         connection = self._connection
-        if connection is None or connection.is_closed:
+        if connection is None or connection.is_closed or self._question is None:
             return False
-        asking = self._asking
-        if asking is None or asking.done():  # else the earlier question is still open
-            asking = self._asking = self._begin_to_ask(connection)
-        await asyncio.wait({asking}, timeout=ANSWER_SECONDS)
-        return asking.done() and not asking.cancelled() and asking.result()
-
-    def _begin_to_ask(self, connection: AbstractConnection) -> asyncio.Future[bool]:
-        if self._question is not None and self._probe is not None and not self._probe.is_closed:
-            return self._question()
-        return asyncio.get_running_loop().create_task(self._ask(connection), name="ask the broker")
-
-    async def _ask(self, connection: AbstractConnection) -> bool:
-        """Make a call without effect on a channel of its own, and return whether the broker answered it."""
-        try:
-            if self._probe is None or self._probe.is_closed:
-                self._probe, self._question = await open_channel(connection), None
-            await self._probe.flow(True, timeout=CLOSE_SECONDS * 2)
-        except asyncio.CancelledError:
-            if canceled_by_us():
-                raise
-            return False
-        except LOST as error:
-            log.debug("A silent connection does not answer", extra={"reason": repr(error)})
-            return False
-        return True
-
-    async def _stop_asking(self) -> None:
-        """End an open question together with its connection."""
-        asking, self._asking = self._asking, None
-        if asking is not None:
-            await asyncio.wait({asking}, timeout=CLOSE_SECONDS)
-            asking.cancel()
+        answer = self._question.ask()
+        await asyncio.wait({answer}, timeout=ANSWER_SECONDS)
+        return answer.done() and not answer.cancelled() and answer.result()
 
     async def _open(self) -> AbstractConnection | None:
         connection = _Connection(self._url, transport_factory=self._transport, limit=2**20)
@@ -265,10 +232,7 @@ class RabbitConnection:
                 await connection.connect()
             self._connection = connection
             self._check_version()
-            self._probe = await open_channel(connection)  # now: on a dead path it would leave a reader behind
-            self._question = self.path.question(self._probe)
-            if self._asking is not None:
-                self._asking.cancel()  # a lost connection's question
+            self._question = await self.path.question(connection)  # now: a dead path would keep an opening channel
             async with asyncio.timeout(RESTORE_SECONDS):
                 await self._restore(connection)
         except asyncio.CancelledError:

@@ -18,7 +18,7 @@ GREETING_SECONDS = 1.0
 HEARTBEAT = Heartbeat().marshal()
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes] | None]
+Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
 """A function that gets a new connection's writer and returns the function for its incoming bytes."""
 
 
@@ -43,13 +43,12 @@ class Transport(TransportFactory):
         return TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
 
     def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        feed, taken_by = reader.feed_data, self._tap(writer)
+        feed, take = reader.feed_data, self._tap(writer)
 
         def hear(chunk: bytes) -> None:
             if chunk != HEARTBEAT:  # RabbitMQ sends them also on a connection from which it reads nothing any more
                 self._heard_at = time.monotonic()
-            passed = chunk if taken_by is None else taken_by(chunk)
-            if passed:
+            if passed := take(chunk):
                 feed(passed)
 
         self._heard_at = time.monotonic()

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from importlib.metadata import version
 
 from aiormq.abc import AbstractConnection
-from aiormq.channel import Channel
 
 from coditect.broker.rabbitmq.connection.channels import open_channel
 from coditect.broker.rabbitmq.frames.consumer_channel import DirectConsumerChannel
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
-from coditect.broker.rabbitmq.frames.question import Question
-from coditect.broker.rabbitmq.frames.stream import Stream
-from coditect.broker.rabbitmq.path import Feed
+from coditect.broker.rabbitmq.frames.question import StreamPath
 
 log = logging.getLogger(__name__)
 
@@ -34,33 +29,16 @@ def is_tested() -> bool:
     return found in TESTED
 
 
-class DirectPath:
+class DirectPath(StreamPath):
     """The `WirePath` whose channels write and read the hot frames themselves."""
-
-    def __init__(self) -> None:
-        self._stream: Stream | None = None
-
-    def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """Route a new connection's bytes through a `Stream`."""
-        self._stream = Stream(writer, asyncio.get_running_loop())
-        return self._stream.feed
 
     async def publisher_channel(self, connection: AbstractConnection) -> DirectPublisherChannel:
         """Open a channel to publish on."""
-        stream = self._of_this_connection()
+        stream = self.stream
         channel = await open_channel(connection, confirms=True)
         return DirectPublisherChannel(channel, stream, frame_max=connection.connection_tune.frame_max)
 
     async def consumer_channel(self, connection: AbstractConnection) -> DirectConsumerChannel:
         """Open a channel to consume on."""
-        stream = self._of_this_connection()
+        stream = self.stream
         return DirectConsumerChannel(await open_channel(connection), stream)
-
-    def question(self, channel: Channel) -> Callable[[], asyncio.Future[bool]]:
-        """Return a function that asks the broker something over a channel that is used for nothing else."""
-        return Question(channel, self._of_this_connection()).ask
-
-    def _of_this_connection(self) -> Stream:
-        if self._stream is None:
-            raise RuntimeError("There is no connection yet")
-        return self._stream

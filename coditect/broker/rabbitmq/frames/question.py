@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 
+from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
+from coditect.broker.rabbitmq.connection.channels import open_channel
+from coditect.broker.rabbitmq.errors import LOST
 from coditect.broker.rabbitmq.frames.codec import FLOW_OK, METHOD, flow_frame
 from coditect.broker.rabbitmq.frames.stream import Stream
+from coditect.broker.rabbitmq.path import Feed
+
+log = logging.getLogger(__name__)
 
 
-class Question:
-    """A question without effect that is asked again and again, at most one at a time."""
+class ChannelQuestion:
+    """The implementation of the port's `Question`: a frame of its own on a channel that does nothing else."""
 
-    def __init__(self, channel: Channel, stream: Stream) -> None:
+    def __init__(self, connection: AbstractConnection, stream: Stream) -> None:
+        self._connection = connection
         self._stream = stream
-        self._number = channel.number
+        self._channel: Channel | None = None
         self._answer: asyncio.Future[bool] | None = None
-        stream.attach(channel.number, self)
-        channel.closing.add_done_callback(self._lose)
+
+    async def open(self) -> None:
+        """Open the channel; raises any of `errors.LOST` when the connection is lost."""
+        self._channel = channel = await open_channel(self._connection)
+        self._stream.attach(channel.number, self)
+        channel.closing.add_done_callback(partial(self._lose, channel))
 
     def ask(self) -> asyncio.Future[bool]:
-        """Ask the broker, and return a future that is done when the broker has answered."""
+        """Ask the broker, as `Question.ask`; opening a channel anew is a question, too."""
         if self._answer is None or self._answer.done():
-            self._answer = asyncio.get_running_loop().create_future()
-            self._stream.write([flow_frame(self._number)])
+            loop = asyncio.get_running_loop()
+            if self._channel is None or self._channel.is_closed:
+                self._channel = None
+                self._answer = loop.create_task(self._opened(), name="ask the broker")
+            else:
+                self._answer = loop.create_future()
+                self._stream.write([flow_frame(self._channel.number)])
         return self._answer
+
+    async def _opened(self) -> bool:
+        try:
+            await self.open()
+        except LOST as error:
+            log.debug("A silent connection does not answer", extra={"reason": repr(error)})
+            return False
+        return True
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Take the broker's answer, and pass on what is said of the channel."""
@@ -39,8 +65,33 @@ class Question:
         """Return 0: nothing is delivered on the channel."""
         return 0
 
-    def _lose(self, _: object) -> None:
+    def _lose(self, channel: Channel, _: object) -> None:
         """End an open question together with its channel."""
-        self._stream.detach(self._number, self)
-        if self._answer is not None:
+        self._stream.detach(channel.number, self)
+        if self._channel is channel and self._answer is not None:
             self._answer.cancel()
+
+
+class StreamPath:
+    """The part that both wire paths share: the stream of the present connection, and the question over it."""
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+
+    def tap(self, writer: asyncio.StreamWriter) -> Feed:
+        """Route a new connection's bytes through a `Stream`."""
+        self._stream = Stream(writer, asyncio.get_running_loop())
+        return self._stream.feed
+
+    @property
+    def stream(self) -> Stream:
+        """The stream of the present connection."""
+        if self._stream is None:
+            raise RuntimeError("There is no connection yet")
+        return self._stream
+
+    async def question(self, connection: AbstractConnection) -> ChannelQuestion:
+        """Open a channel that only asks whether the broker answers."""
+        question = ChannelQuestion(connection, self.stream)
+        await question.open()
+        return question
