@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 from coditect.model.message import Message
@@ -30,10 +30,10 @@ class AmqpDelivery:
     routing_key: str
     source: Source
     settlements: Settlements
-    read: Callable[[Any, bytes], Message]
+    read: Callable[[bytes, bytes], Message]
     """The function that decodes header and body into a message."""
-    header: Any
-    """The header in the form of the wire path."""
+    header: bytes
+    """The payload of the content header."""
     body: bytes
     _message: Message | None = None
     _open: bool = True

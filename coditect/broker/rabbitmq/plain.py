@@ -14,9 +14,11 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.connection.channels import CALL_SECONDS, HOT_FRAMES, give_up, is_blocked, open_channel
 from coditect.broker.rabbitmq.delivery import AmqpDelivery, Source
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us
+from coditect.broker.rabbitmq.frames.fields import read_message
 from coditect.broker.rabbitmq.frames.question import StreamPath
+from coditect.broker.rabbitmq.frames.readable import packed
 from coditect.broker.rabbitmq.path import Publish, PublishRefused, PublishReturned, Receiver, Unconfirmed
-from coditect.broker.rabbitmq.properties import UNSPEAKABLE, from_properties, to_properties
+from coditect.broker.rabbitmq.properties import UNSPEAKABLE, to_properties
 from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 from coditect.errors import InvalidTask
 from coditect.model.message import Message
@@ -185,7 +187,7 @@ def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Set
         delivered.routing_key or "",
         source,
         settlements,
-        from_properties,
-        delivered.header.properties,
+        read_message,
+        packed(delivered.header),
         delivered.body,
     )

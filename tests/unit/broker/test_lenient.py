@@ -1,20 +1,23 @@
-"""Bytes that a stranger's message may be made of: read as far as they can be."""
+"""Bytes that a stranger's message may be made of: read as far as they can be, and kept away from pamqp."""
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pamqp import frame
-from pamqp.commands import Basic
+from pamqp import decode, frame
+from pamqp.commands import Basic, Channel, Connection
 from pamqp.header import ContentHeader
 
-from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, read_leniently
-from coditect.broker.rabbitmq.properties import from_properties
-from coditect.errors import InvalidTask
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES
+from coditect.broker.rabbitmq.frames.fields import read_message
+from coditect.broker.rabbitmq.frames.readable import Readable, packed
+from coditect.errors import BrokerUnavailable, InvalidTask
 from coditect.model.message import Message
 from coditect.wire.tasks import UNDECODABLE, read_task
 from tests.integration.wire.hostile import nested, void_array
@@ -32,13 +35,32 @@ def _short(text: bytes) -> bytes:
 
 def _received(flags: dict[str, bytes]) -> Message:
     """The message of a content header with these properties, each given as its bytes on the wire."""
-    read_leniently()
+    payload = _content_header(flags)
+    [header] = _passed(_framed(2, payload))
+    assert isinstance(header, ContentHeader)
+    assert packed(header) == payload
+    return read_message(packed(header), b"{}")
+
+
+def _content_header(flags: dict[str, bytes]) -> bytes:
     mask = sum(Basic.Properties.flags[name] for name in flags)
     ordered = b"".join(flags[name] for name in Basic.Properties.__slots__ if name in flags)
-    payload = PREFIX.pack(60, 0, 0) + struct.pack(">H", mask) + ordered
-    _, _, header = frame.unmarshal(struct.pack(">BHI", 2, 1, len(payload)) + payload + b"\xce")
-    assert isinstance(header, ContentHeader)
-    return from_properties(header.properties, b"{}")
+    return PREFIX.pack(60, 0, 0) + struct.pack(">H", mask) + ordered
+
+
+def _framed(kind: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, 1, len(payload)) + payload + b"\xce"
+
+
+def _passed(*arrived: bytes) -> list[Any]:
+    """What aiormq gets of the frames, decoded by pamqp as published."""
+    passed, found = Readable().frames(b"".join(arrived)), []
+    while passed:
+        consumed, number, one = frame.unmarshal(passed)
+        assert number == 1
+        found.append(one)
+        passed = passed[consumed:]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -105,14 +127,12 @@ def test_ordinary_message_is_read_as_before() -> None:
         "reply_to": "r",
         "message_type": "t",
     }
-    header = ContentHeader(0, 2, Basic.Properties(**sent))
-
-    _, _, received = frame.unmarshal(frame.marshal(header, 1))
-    assert isinstance(received, ContentHeader)
-    message = from_properties(received.properties, b"{}")
+    [received] = _passed(frame.marshal(ContentHeader(0, 2, Basic.Properties(**sent)), 1))
+    message = read_message(packed(received), b"{}")
 
     assert (message.message_id, message.reply_to, message.type) == ("m", "r", "t")
     assert message.headers == sent["headers"]
+    assert received.body_size == 2
 
 
 @given(st.binary(max_size=400))
@@ -129,3 +149,70 @@ def test_no_property_of_bytes_ends_the_connection(given_bytes: dict[str, bytes])
     message = _received({name: _short(value) for name, value in given_bytes.items()})
 
     assert isinstance(message, Message)
+
+
+TAG, COUNT = struct.pack(">Q", 200), struct.pack(">I", 3)
+METHODS = {
+    "basic.deliver": (b"\0\x3c\0\x3c" + _short(b"c") + TAG + b"\1", ["exchange", "routing_key"], b""),
+    "basic.get-ok": (b"\0\x3c\0\x47" + TAG + b"\1", ["exchange", "routing_key"], COUNT),
+    "basic.return": (b"\0\x3c\0\x32\1\x38", ["reply_text", "exchange", "routing_key"], b""),
+    "channel.close": (b"\0\x14\0\x28\1\x94", ["reply_text"], COUNT),
+    "connection.close": (b"\0\x0a\0\x32\1\x40", ["reply_text"], COUNT),
+}
+"""The bytes before the texts that others write, the texts, and the bytes behind them."""
+
+
+@pytest.mark.parametrize(("before", "names", "behind"), METHODS.values(), ids=METHODS)
+@given(texts=st.lists(st.binary(max_size=255), min_size=3, max_size=3))
+def test_texts_of_methods_that_are_not_utf8_are_escaped_and_cut(
+    before: bytes, names: list[str], behind: bytes, texts: list[bytes]
+) -> None:
+    """RabbitMQ itself cuts a reason off in the middle of a letter."""
+    texts = texts[: len(names)]
+
+    [empty] = _passed(_framed(1, before + b"\0" * len(names) + behind))
+    [passed] = _passed(_framed(1, before + b"".join(map(_short, texts)) + behind))
+
+    for name, text in zip(names, texts, strict=True):
+        escaped = text.decode(errors="backslashreplace").encode()[:255]
+        assert getattr(passed, name) == escaped.decode(errors="ignore")
+        setattr(passed, name, "")
+    assert dict(passed) == dict(empty)
+
+
+def test_returned_message_keeps_the_id_by_which_aiormq_finds_it() -> None:
+    back = frame.marshal(Basic.Return(312, "NO_ROUTE", "e", "k"), 1)
+    properties = {"headers": _table(void_array(MAX_TABLE_BYTES)), "message_id": _short(b"m")}
+    header = _framed(2, _content_header(properties))
+
+    _, returned, delivered = _passed(back, header, header)
+
+    assert (returned.properties.message_id, returned.properties.headers) == ("m", None)
+    assert packed(delivered) == _content_header(properties)
+
+
+def test_other_frames_stay_as_they_are() -> None:
+    methods = (Channel.OpenOk(), Basic.Ack(200, True), Basic.Deliver("c", 200, False, "", "ü"))
+    frames = b"".join(frame.marshal(one, 1) for one in methods)
+
+    assert Readable().frames(frames) is frames
+
+
+@pytest.mark.parametrize("wire", ["direct", "plain"])
+async def test_pamqp_is_the_same_for_the_process_after_connecting(wire: str) -> None:
+    start = frame.marshal(Connection.Start(server_properties={"product": "RabbitMQ"}), 0)
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(start)
+        writer.close()
+
+    decoders = (dict(decode.METHODS), dict(decode.TABLE_MAPPING))
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerUnavailable):
+            async with AmqpBroker(f"amqp://127.0.0.1:{port}", wire=wire, connect_seconds=0.5):
+                pass
+
+    assert decoders == (decode.METHODS, decode.TABLE_MAPPING)
+    with pytest.raises(UnicodeDecodeError):
+        decode.by_type(b"\x01\xff", "shortstr")

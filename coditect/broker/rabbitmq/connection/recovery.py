@@ -21,7 +21,6 @@ from yarl import URL
 from coditect.aio.backoff import Backoff
 from coditect.broker.port import ServerInfo
 from coditect.broker.rabbitmq.connection.channels import is_blocked
-from coditect.broker.rabbitmq.connection.lenient import read_leniently
 from coditect.broker.rabbitmq.connection.transport import Transport
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, shown, unreachable
 from coditect.broker.rabbitmq.path import Question, WirePath
@@ -154,7 +153,6 @@ class RabbitConnection:
 
     async def run(self) -> None:
         """Open and restore the connection, wait for its loss, and repeat with growing pauses, until canceled."""
-        read_leniently()
         self._up.clear()  # set by a run before this one that died, to say that there is no connection
         self._over = False
         failures = 0

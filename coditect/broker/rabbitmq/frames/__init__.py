@@ -4,6 +4,7 @@
 
     fields             a message's properties and headers as bytes, and back          pure
     codec              publishes and settlements as frames; a stream cut into frames  pure
+    readable           frames for aiormq in a form that pamqp decodes, whoever wrote them
     stream             one connection's bytes: own frames are taken, the rest goes on to aiormq
     publisher_channel  a channel that publishes: sequence numbers, confirms, returns
     consumer_channel   a channel that consumes: deliveries, settlements

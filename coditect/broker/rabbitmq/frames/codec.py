@@ -25,7 +25,8 @@ _LARGEST_KIND = 8
 _LARGEST_FRAME = 2**29
 """RabbitMQ's limit of a message; a larger size is a sign of a broken stream."""
 
-_HEAD = struct.Struct(">BHI")
+HEAD = struct.Struct(">BHI")
+"""The head of a frame: kind, channel, size of the payload."""
 _END = b"\xce"
 _SIZE = struct.Struct(">Q")
 _TAG = struct.Struct(">Q?")
@@ -38,11 +39,12 @@ _BODY_HEAD = struct.Struct(">BBHI")
 _HEADER_HEAD = struct.Struct(">BHI4xQ")
 """The head of a header frame that is read, with the size of the body."""
 _BASIC = 60
-_DELIVER, _RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
+DELIVER, RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
 _CONFIRMS = (_ACK, _NACK)
 _FLOW, FLOW_OK = struct.pack(">HHB", 20, 20, 1), struct.pack(">HH", 20, 21)
-_CLOSING = (struct.pack(">HH", 20, 40), struct.pack(">HH", 20, 41))
+CHANNEL_CLOSE = struct.pack(">HH", 20, 40)
+_CLOSING = (CHANNEL_CLOSE, struct.pack(">HH", 20, 41))
 """The methods `channel.close` and `channel.close-ok`."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\x01"
@@ -80,7 +82,7 @@ def publish_frames(channel: int, message: Message, exchange: str, routing_key: s
 @lru_cache(maxsize=4096)
 def _publish(channel: int, exchange: str, routing_key: str) -> bytes:
     payload = b"".join((_PUBLISH, _name(exchange), _name(routing_key), _MANDATORY))
-    return _HEAD.pack(METHOD, channel, len(payload)) + payload + _END
+    return HEAD.pack(METHOD, channel, len(payload)) + payload + _END
 
 
 def _name(name: str) -> bytes:
@@ -92,7 +94,7 @@ def _name(name: str) -> bytes:
 
 def flow_frame(channel: int) -> bytes:
     """Return the frame of `channel.flow` that lets the flow go on: the broker answers, and nothing changes."""
-    return _HEAD.pack(METHOD, channel, len(_FLOW)) + _FLOW + _END
+    return HEAD.pack(METHOD, channel, len(_FLOW)) + _FLOW + _END
 
 
 def settle_frame(channel: int, settled: SettledRange) -> bytes:
@@ -102,7 +104,7 @@ def settle_frame(channel: int, settled: SettledRange) -> bytes:
     else:
         bits = (_MULTIPLE if settled.multiple else 0) | (_REQUEUE if settled.verdict is Settlement.REQUEUE else 0)
         payload = _NACK + _BIT.pack(settled.tag, bits)
-    return _HEAD.pack(METHOD, channel, len(payload)) + payload + _END
+    return HEAD.pack(METHOD, channel, len(payload)) + payload + _END
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class FrameParser:
         at, kept, passed = 0, 0, []
         self._needed = OVERHEAD
         while end - at >= OVERHEAD:
-            kind, channel, size = _HEAD.unpack_from(data, at)
+            kind, channel, size = HEAD.unpack_from(data, at)
             after = at + OVERHEAD + size
             if kind > _LARGEST_KIND or (after <= end and data[after - 1] != END):
                 raise FramingError(f"byte {at} of {end} begins no frame")
@@ -172,7 +174,7 @@ class FrameParser:
                 break
             taken = self._channels.get(channel)
             if taken is not None:
-                behind = taken.take_message(data, at, after, channel) if data.startswith(_DELIVER, at + 7) else 0
+                behind = taken.take_message(data, at, after, channel) if data.startswith(DELIVER, at + 7) else 0
                 if behind or taken.take(kind, data[at + 7 : after - 1]):
                     if kept < at:
                         passed.append(data[kept:at])
@@ -242,7 +244,7 @@ class ContentAssembler:
         channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
         """
         self._wanted = {
-            method: handler for method, handler in ((_DELIVER, delivered), (_RETURN, returned)) if handler is not None
+            method: handler for method, handler in ((DELIVER, delivered), (RETURN, returned)) if handler is not None
         }
         self._confirmed = confirmed
         self._closing = closing
@@ -275,7 +277,7 @@ class ContentAssembler:
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
         """Take a delivery of three frames at once, as `Taken.take_message`; 0 when it is not taken."""
-        handler = self._wanted.get(_DELIVER)
+        handler = self._wanted.get(DELIVER)
         if handler is None or len(data) < header_at + _HEADER_HEAD.size:
             return 0
         kind, its_channel, length, size = _HEADER_HEAD.unpack_from(data, header_at)

@@ -1,7 +1,7 @@
 """The encoding of a message's properties and header table, and back, in one pass over the usual kinds.
 
-An unusual part (a rare type of value, text that is not UTF-8, a table that is too large) is given to pamqp and the
-lenient decoder of the plain path, so both paths read every message alike.
+An unusual part (a rare type of value, text that is not UTF-8, a table that is too large) is given to the lenient
+decoder. Both wire paths read messages here.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import struct
 from functools import lru_cache
 from typing import Any
 
-from pamqp import decode, encode
+from pamqp import encode
 from pamqp.header import ContentHeader
 
-from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, marked
+from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES, LenientProperties, embedded_value, marked
 from coditect.broker.rabbitmq.properties import PERSISTENT, from_properties, sendable
 from coditect.model.message import JSON, NO_HEADERS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.wire.tasks import PUBLISHED_AT
@@ -68,7 +68,7 @@ def read_message(header: bytes, body: bytes) -> Message:
 
 
 def _read_with_care(header: bytes, body: bytes) -> Message:
-    content = ContentHeader()
+    content = ContentHeader(properties=LenientProperties())
     try:
         content.unmarshal(header)
     except _UNREADABLE as error:
@@ -163,7 +163,7 @@ def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         elif kind == _TRUE_OR_FALSE:
             value, at = data[at] != 0, at + 1
         else:
-            consumed, value = decode.embedded_value(data[behind:end])
+            consumed, value = embedded_value(data[behind:end])
             at = behind + consumed
         table[name] = value
     if at != end:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from coditect.broker.rabbitmq.frames.codec import METHOD, FrameParser, FramingError, Taken
+from coditect.broker.rabbitmq.frames.readable import Readable
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Stream:
         """Whether publishes need not wait, neither for an alarm's end nor for bytes to leave."""
         self._channels: dict[int, Taken] = {0: self}
         self._cutter = FrameParser(self._channels)
+        self._readable = Readable()
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._torn = False
@@ -57,7 +59,7 @@ class Stream:
     # -- from the broker --------------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return those of the arrived bytes that are for aiormq.
+        """Return those of the arrived frames that are for aiormq, in a form that pamqp can decode.
 
         aiormq takes a connection for dead on which it sees nothing, so while all arriving frames are Coditect's own it
         is given a heartbeat once a second.
@@ -76,6 +78,7 @@ class Stream:
             passed = HEARTBEAT_FRAME
         if passed:
             self._passed_at = now
+            return self._readable.frames(passed)
         return passed
 
     def attach(self, number: int, channel: Taken) -> None:
