@@ -118,7 +118,12 @@ class Taken(Protocol):
     """The receiver of one channel's frames, to which the parser offers each frame."""
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame; return False to pass it on. Raises one of `_MALFORMED` for a frame that cannot be read."""
+        """Take a frame; return False to pass it on.
+
+        Raises:
+            FramingError: for a frame that must not come here.
+            Exception: any of `_MALFORMED`, for a frame that cannot be read.
+        """
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
         """Take a delivery whose three frames are all there, and return where it ends; 0 when nothing was taken.
@@ -265,6 +270,8 @@ class ContentAssembler:
             if not self._missing:
                 self._complete(b"")
         elif kind == BODY:
+            if len(payload) > self._missing or not self._missing:
+                raise FramingError(f"a body of {len(payload)} bytes where {self._missing} are due")
             self._missing -= len(payload)
             if self._missing > 0:
                 self._parts.append(payload)
@@ -294,7 +301,7 @@ class ContentAssembler:
         method = payload[:4]
         handler = self._wanted.get(method)
         if handler is not None:
-            self._handler, self._method = handler, payload[4:]
+            self._handler, self._method, self._missing = handler, payload[4:], 0
             return True
         if self._confirmed is not None and method in _CONFIRMS:
             tag, bits = _BIT.unpack_from(payload, 4)

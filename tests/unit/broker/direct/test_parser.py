@@ -13,7 +13,7 @@ from pamqp import frame
 from pamqp.commands import Basic, Channel
 
 from coditect.broker.rabbitmq.frames.codec import ContentAssembler, FrameParser, FramingError, read_deliver, read_return
-from tests.unit.broker.direct.written import ALSO_OURS, OURS, Said, content, conversations, interleaved
+from tests.unit.broker.direct.written import ALSO_OURS, FRAME_MAX, OURS, Said, content, conversations, interleaved
 
 Heard = list[tuple[Any, ...]]
 
@@ -139,6 +139,23 @@ def test_end_of_a_channel_in_the_middle_of_a_message_is_told_and_passed_on() -> 
 
     assert passed == close
     assert told == ["closing", "next"]
+
+
+@pytest.mark.parametrize("kept", [[0, 2], [0, 1, 3]], ids=["no header", "too large"])
+def test_body_that_is_not_due_is_torn_instead_of_read_with_an_earlier_header(kept: list[int]) -> None:
+    of = Basic.Properties(message_id="earlier")
+    whole = content(OURS, Basic.Deliver("c", 1, False, "", "q"), of, b"x" * (FRAME_MAX - 8))
+    parts = content(OURS, Basic.Deliver("c", 2, False, "", "q"), Basic.Properties(), b"y" * (FRAME_MAX - 9))
+    parts.append(whole[2])
+    listener = Listener()
+    cutter = FrameParser({OURS: listener.contents})
+    cutter.feed(b"".join(whole))
+
+    with pytest.raises(FramingError):
+        for one in kept:
+            cutter.feed(parts[one])
+
+    assert [said[2] for said in listener.heard] == [1]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
