@@ -12,9 +12,9 @@ from typing import Self, assert_never
 
 from coditect.aio.network import NetworkPath
 from coditect.aio.supervisor import Health, Supervisor
+from coditect.broker.memory.connection import MemoryConnection
 from coditect.broker.memory.consumer import MemoryConsumer
 from coditect.broker.memory.delivery import Hand
-from coditect.broker.memory.link import MemoryConnection
 from coditect.broker.memory.server import MemoryServer, RoutedMessage, RouteVerdict
 from coditect.broker.port import Consumer, Delivery, OnDelivery, Promise, QueueStats, ServerInfo
 from coditect.broker.topology import Topology
@@ -70,17 +70,17 @@ class MemoryBroker:
         self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
-        self._link = MemoryConnection(
+        self._connection = MemoryConnection(
             server, process=name, restore=self._restore, lost=self._lost, declare=self._declare_again
         )
-        self._browsed = Hand(self._link.path)
+        self._browsed = Hand(self._connection.path)
 
     async def __aenter__(self) -> Self:
-        self._link.open()
+        self._connection.open()
         try:
             await self._answered()
         except BaseException:
-            self._link.close()
+            self._connection.close()
             raise
         return self
 
@@ -98,30 +98,30 @@ class MemoryBroker:
     @property
     def connected(self) -> bool:
         """Whether the connection is open, the broker answers and every consumer is active."""
-        return self._link.up and self.answering and all(one.active for one in self._consumers if not one.ended)
+        return self._connection.up and self.answering and all(one.active for one in self._consumers if not one.ended)
 
     @property
     def answering(self) -> bool:
         """Whether the broker answers: false once the process has noticed that answers do not arrive."""
-        return not self._link.silent
+        return not self._connection.silent
 
     @property
     def blocked(self) -> bool:
         """Whether an alarm of the broker stops the process's publishes."""
-        return self._link.up and not self._link.session.open.is_set()
+        return self._connection.up and not self._connection.session.open.is_set()
 
     @property
     def path(self) -> NetworkPath:
         """The network between the process and the broker. For tests."""
-        return self._link.path
+        return self._connection.path
 
     def drop(self) -> None:
         """Cut the connection, as a network fault would. For tests."""
-        self._link.drop()
+        self._connection.drop()
 
     def vanish(self) -> None:
         """Break the connection for good without any callback, as if the process was killed. For tests."""
-        self._link.close()
+        self._connection.close()
         self._let_go(tell=False)
 
     def _declare_again(self) -> None:
@@ -156,7 +156,7 @@ class MemoryBroker:
     async def _answered(self) -> None:
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                await self._link.answered()
+                await self._connection.answered()
         except TimeoutError as error:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
@@ -213,10 +213,10 @@ class MemoryBroker:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ready(self) -> None:
-        await self._link.ready()
+        await self._connection.ready()
         while self._checking is not None and not self._checking.done():
             await asyncio.wait((self._checking,))
-            await self._link.ready()
+            await self._connection.ready()
 
     async def _taken(self, attempt: _Attempt) -> bool:
         """Try to publish once; return False when another try is worthwhile."""
@@ -228,7 +228,7 @@ class MemoryBroker:
             publication = replace(publication, message=sent_again(publication.message))
         before, attempt.unknown = attempt.unknown, True
         try:
-            verdict = await self._link.offer(publication)
+            verdict = await self._connection.offer(publication)
         except NotFound as error:
             attempt.unknown = before
             return await self._found_way(attempt, error)
@@ -288,7 +288,7 @@ class MemoryBroker:
         """Start a consumer of a queue; the group has no effect, since the connection is the only channel."""
         await self._answered()
         consumer = MemoryConsumer(
-            self._link, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
+            self._connection, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive
         )
         consumer.subscribe()
         self._consumers.append(consumer)

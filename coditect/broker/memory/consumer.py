@@ -9,8 +9,8 @@ from contextlib import suppress
 from contextvars import copy_context
 
 from coditect.aio.network import Way
+from coditect.broker.memory.connection import MemoryConnection
 from coditect.broker.memory.delivery import Hand, MemoryDelivery
-from coditect.broker.memory.link import MemoryConnection
 from coditect.broker.memory.queue import QueueSubscription, Stored
 from coditect.broker.port import OnDelivery
 from coditect.errors import NotFound, SetupError
@@ -26,7 +26,7 @@ class MemoryConsumer:
 
     def __init__(
         self,
-        link: MemoryConnection,
+        connection: MemoryConnection,
         queue: str,
         on_delivery: OnDelivery,
         *,
@@ -34,13 +34,13 @@ class MemoryConsumer:
         on_lost: Callable[[], None] | None,
         exclusive: bool,
     ) -> None:
-        self._server = link.server
+        self._server = connection.server
         self._queue = queue
         self._on_delivery = on_delivery
         self._prefetch = prefetch
         self._on_lost = on_lost
         self._exclusive = exclusive
-        self._hand = Hand(link.path)
+        self._hand = Hand(connection.path)
         self._subscription: QueueSubscription | None = None
         self._connected = False
         self._ended = False

@@ -1,6 +1,6 @@
 """The RabbitMQ adapter of the broker port, through aiormq.
 
-`link` keeps a connection open, `publisher` publishes with confirms, `consumer` consumes, `settlements` gathers
+`connection` keeps a connection open, `publisher` publishes with confirms, `consumer` consumes, `settlements` gathers
 acknowledgements, `declare` makes the topology, `errors` turns the library's errors into Coditect's.
 """
 

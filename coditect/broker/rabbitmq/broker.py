@@ -78,17 +78,17 @@ class AmqpBroker:
         """The wire path in use."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
         publishes, consumes = connection_names(name)
-        new_link = partial(RabbitConnection, url, heartbeat_seconds=heartbeat_seconds)
-        self._outgoing = new_link(name=publishes, path=new_path(), restore=self._restore_outgoing)
-        self._incoming = new_link(name=consumes, path=new_path(), restore=self._restore_incoming)
+        connect = partial(RabbitConnection, url, heartbeat_seconds=heartbeat_seconds)
+        self._outgoing = connect(name=publishes, path=new_path(), restore=self._restore_outgoing)
+        self._incoming = connect(name=consumes, path=new_path(), restore=self._restore_incoming)
         self._publisher = Publisher(self._outgoing, self._background, window=window, ways=self)
         self._browsing = Browsing(self._background)
 
     async def __aenter__(self) -> Self:
         self._publisher.open()
         keep = partial(self._background.keep, critical=True)
-        keep(self._incoming.run, name="incoming link")
-        keep(self._outgoing.run, name="outgoing link")
+        keep(self._incoming.run, name="incoming connection")
+        keep(self._outgoing.run, name="outgoing connection")
         try:
             await self._incoming.first(self._connect_seconds)
             await self._outgoing.first(self._connect_seconds)
@@ -115,8 +115,8 @@ class AmqpBroker:
     @property
     def connected(self) -> bool:
         """Whether both connections are open and answered, and every consumer is active."""
-        links = self._incoming.up and self._outgoing.up
-        return links and all(one.active for group in self._groups.values() for one in group.subscriptions)
+        both = self._incoming.up and self._outgoing.up
+        return both and all(one.active for group in self._groups.values() for one in group.subscriptions)
 
     @property
     def answering(self) -> bool:
@@ -141,7 +141,7 @@ class AmqpBroker:
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
         """Declare exchanges, queues and bindings on a channel of their own, as `Broker.declare`."""
-        await self._rarely(lambda link: self._entities.declare(link, topology, lazily=lazily))
+        await self._rarely(lambda connection: self._entities.declare(connection, topology, lazily=lazily))
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
         """Set the check that runs after each reconnect, as `Broker.on_return`."""
@@ -224,7 +224,7 @@ class AmqpBroker:
 
     async def get(self, queue: str) -> Delivery | None:
         """Fetch one message to look at, as `Broker.get`; None when the queue is empty."""
-        return await self._rarely(lambda link: self._browsing.get(link, queue))
+        return await self._rarely(lambda connection: self._browsing.get(connection, queue))
 
     async def release(self) -> None:
         """Return all unsettled messages of `get` to their queues."""
@@ -232,23 +232,23 @@ class AmqpBroker:
 
     async def stats(self, queue: str) -> QueueStats | None:
         """Return the figures of a queue, as `Broker.stats`; None when the queue does not exist."""
-        return await self._rarely(lambda link: rare.stats(link, queue))
+        return await self._rarely(lambda connection: rare.stats(connection, queue))
 
     async def _look_at(self, queue: str) -> QueueStats | None:
-        return await self._rarely(lambda link: self._looks.stats(link, queue))
+        return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
         """End a round of looks at the consumers, and bind again."""
         channel, consumers = self._looks.end()
-        await self._rarely(lambda link: self._entities.bind(link, consumers, channel))
+        await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
         """Compare an entity with what the broker holds, and change nothing."""
-        return await self._rarely(lambda link: rare.probe(link, entity))
+        return await self._rarely(lambda connection: rare.probe(connection, entity))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
         """Delete a queue, and do not declare it again, as `Broker.delete_queue`."""
-        await self._rarely(lambda link: rare.delete_queue(link, queue, if_empty=if_empty, classic=classic))
+        await self._rarely(lambda connection: rare.delete_queue(connection, queue, if_empty=if_empty, classic=classic))
         if not if_empty:
             self._entities.forget_queue(queue)
 

@@ -100,7 +100,7 @@ class Entities:
             if time.monotonic() - self._mended_at < MEND_SECONDS:
                 return
             log.warning("An exchange or a binding is gone; what this process declared is made again")
-            await rarely(lambda link: rare.declare(link, self.topology, only_check=self._only_check))
+            await rarely(lambda connection: rare.declare(connection, self.topology, only_check=self._only_check))
             self._mended_at = time.monotonic()
 
     # -- every few seconds ----------------------------------------------------------------------------------

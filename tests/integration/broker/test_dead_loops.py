@@ -15,14 +15,14 @@ from tests.support import eventually
 
 pytestmark = pytest.mark.servers
 
-LINKS = {"incoming link", "outgoing link"}
+CONNECTIONS = {"incoming connection", "outgoing connection"}
 
 
 async def test_every_loop_of_a_connection_that_dies_is_healed(scene: Scene, broker: AmqpBroker) -> None:
     queue, got = await scene.declare(), list[Delivery]()
     await broker.consume(queue, got.append, prefetch=10, group="g")
     names = loops(broker.health, critical=True)
-    assert names - {"settle"} == LINKS | {"watch consumers", "watch publishes", "watch g"}
+    assert names - {"settle"} == CONNECTIONS | {"watch consumers", "watch publishes", "watch g"}
 
     for number, name in enumerate(sorted(names - {"settle"})):
         got.clear()
@@ -39,8 +39,8 @@ async def test_every_loop_of_a_connection_that_dies_is_healed(scene: Scene, brok
             delivery.ack()
 
 
-@pytest.mark.parametrize("name", sorted(LINKS))
-async def test_publishes_wait_for_a_link_that_is_started_again(scene: Scene, broker: AmqpBroker, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(CONNECTIONS))
+async def test_publishes_wait_for_a_connection_loop_started_again(scene: Scene, broker: AmqpBroker, name: str) -> None:
     queue = await scene.declare()
     striking = asyncio.ensure_future(strike_for_ever(broker.health, name))
     await eventually(lambda: broker.health.deaths[name] >= 2)

@@ -14,7 +14,7 @@ from coditect.broker.rabbitmq.connection import recovery as link
 from coditect.broker.rabbitmq.frames import path as direct_path
 from coditect.broker.rabbitmq.frames.path import TESTED, DirectPath
 from coditect.broker.rabbitmq.frames.publisher_channel import DirectPublisherChannel
-from coditect.broker.rabbitmq.publishing.lanes import Lane
+from coditect.broker.rabbitmq.publishing.channels import WindowedChannel
 from coditect.errors import BrokerUnavailable, CoditectError, InvalidTask, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from tests.integration.broker.conftest import Scene
@@ -35,13 +35,13 @@ def publish(broker: AmqpBroker, queue: str, name: str = "", *, seconds: float = 
     return asyncio.ensure_future(broker.publish(message, exchange="", routing_key=queue, timeout_seconds=seconds))
 
 
-def lane_of(broker: AmqpBroker) -> Lane:
+def channel_of(broker: AmqpBroker) -> WindowedChannel:
     """Of what is published to a queue itself."""
-    return broker._publisher._lanes.of("", "any")
+    return broker._publisher._channels.of("", "any")
 
 
 def outlet_of(broker: AmqpBroker) -> DirectPublisherChannel:
-    publisher_channel = lane_of(broker).publisher_channel
+    publisher_channel = channel_of(broker).publisher_channel
     assert isinstance(publisher_channel, DirectPublisherChannel)
     return publisher_channel
 
@@ -322,7 +322,7 @@ async def test_publishes_that_are_given_up_leave_their_places(scene: Scene) -> N
             await asyncio.wait(hasty)
 
         await asyncio.gather(*(publish(broker, queue) for _ in range(50)))
-        await eventually(lambda: lane_of(broker).window._free == 10)
+        await eventually(lambda: channel_of(broker).window._free == 10)
 
 
 async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Scene, broker: AmqpBroker) -> None:
@@ -334,7 +334,7 @@ async def test_message_that_amqp_cannot_carry_is_refused_when_awaited(scene: Sce
     with pytest.raises(InvalidTask):
         await wrong
     await publish(broker, queue)
-    await eventually(lambda: lane_of(broker).window._free == 500)
+    await eventually(lambda: channel_of(broker).window._free == 500)
 
 
 @pytest.mark.parametrize("version", [*sorted(TESTED), "7.2.99", "8.0.0"])

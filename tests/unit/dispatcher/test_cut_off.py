@@ -14,7 +14,7 @@ import pytest
 from coditect import Agent, Context, Workflow
 from coditect.aio.network import BOTH, NetworkPath, Way
 from coditect.broker.memory import MemoryBroker
-from coditect.broker.memory.link import NOTICED_SECONDS
+from coditect.broker.memory.connection import NOTICED_SECONDS
 from coditect.broker.port import Consumer
 from coditect.testing import TestFleet
 from coditect.wire import routing

@@ -103,7 +103,7 @@ class RabbitConnection:
     @property
     def _facts(self) -> dict[str, str]:
         """The facts of each log line about the connection."""
-        return {"link": self.name, "url": self.address}
+        return {"connection": self.name, "url": self.address}
 
     @property
     def up(self) -> bool:
@@ -130,7 +130,7 @@ class RabbitConnection:
         while True:
             await self._up.wait()
             if self._over:
-                raise ConnectionError("The link is closed")
+                raise ConnectionError("The connection is closed")
             if self._connection is not None and not self._connection.is_closed:
                 return self._connection
             await asyncio.sleep(0)

@@ -20,8 +20,8 @@ from coditect.broker.port import Promise
 from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
 from coditect.broker.rabbitmq.errors import LOST, canceled_by_us, oversize, refusal
 from coditect.broker.rabbitmq.path import Late, PublisherChannel, PublishRefused, PublishReturned
+from coditect.broker.rabbitmq.publishing.channels import PublishChannels, WindowedChannel
 from coditect.broker.rabbitmq.publishing.confirm_window import ConfirmWindow
-from coditect.broker.rabbitmq.publishing.lanes import Lane, Lanes
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, Overloaded, PublishUnconfirmed, Unroutable
 from coditect.model.message import Message
 from coditect.wire.tasks import sent_again
@@ -114,11 +114,11 @@ class _Attempt:
 class Publisher:
     """A publisher over one connection: at most `window` unconfirmed at once, repeated until known or too late."""
 
-    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
+    def __init__(self, connection: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
         self._ways = ways
-        self._link = link
+        self._connection = connection
         self._background = background
-        self._lanes = Lanes(link, background, window=window)
+        self._channels = PublishChannels(background, window=window)
         self._gated = 0
         self._closed = False
 
@@ -126,8 +126,9 @@ class Publisher:
         """Start the publisher; called on its event loop, before any publish."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
-        self._link.on_silence = self._lanes.accuse
-        self._background.keep(partial(self._lanes.watch, self._link.answers), name="watch publishes", critical=True)
+        self._connection.on_silence = self._channels.accuse
+        watch = partial(self._channels.watch, self._connection.answers)
+        self._background.keep(watch, name="watch publishes", critical=True)
 
     def close(self) -> None:
         """Stop repeating failed publishes, so that no caller is left waiting."""
@@ -136,12 +137,12 @@ class Publisher:
     @property
     def address(self) -> str:
         """The address of the broker, without secrets."""
-        return self._link.address
+        return self._connection.address
 
     @property
     def blocked(self) -> bool:
         """Whether publishes wait for the broker's alarm to end."""
-        return self._gated > 0 and self._link.up
+        return self._gated > 0 and self._connection.up
 
     def publish(
         self, message: Message, *, exchange: str, routing_key: str, timeout_seconds: float, wait_when_full: bool
@@ -170,11 +171,11 @@ class Publisher:
 
     def _begun(self, attempt: _Attempt) -> bool:
         """Send a publish if nothing holds it up, and return whether it was sent."""
-        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
-        publisher_channel = lane.publisher_channel
-        if publisher_channel is None or not publisher_channel.ready or not lane.window.enter_at_once():
+        windowed = self._channels.of(attempt.exchange, attempt.routing_key)
+        publisher_channel = windowed.publisher_channel
+        if publisher_channel is None or not publisher_channel.ready or not windowed.window.enter_at_once():
             return False
-        attempt.placed, attempt.in_flight = lane.window, True
+        attempt.placed, attempt.in_flight = windowed.window, True
         try:
             publisher_channel.begin(attempt)
         except CoditectError as error:
@@ -264,12 +265,12 @@ class Publisher:
         raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """Make one try, with a place in its lane's window; return False when another one is worth it."""
-        lane = self._lanes.of(attempt.exchange, attempt.routing_key)
-        await lane.window.enter()
-        attempt.placed = lane.window
+        """Make one try, with a place in its channel's window; return False when another one is worth it."""
+        windowed = self._channels.of(attempt.exchange, attempt.routing_key)
+        await windowed.window.enter()
+        attempt.placed = windowed.window
         try:
-            return await self._tried(attempt, lane)
+            return await self._tried(attempt, windowed)
         except asyncio.CancelledError:
             if canceled_by_us():
                 raise
@@ -280,10 +281,10 @@ class Publisher:
             attempt.leave()
         return False
 
-    async def _tried(self, attempt: _Attempt, lane: Lane) -> bool:
-        publisher_channel = lane.publisher_channel
-        if publisher_channel is None or publisher_channel.closed or not self._link.up:
-            publisher_channel = await lane.opened(self._link)
+    async def _tried(self, attempt: _Attempt, windowed: WindowedChannel) -> bool:
+        publisher_channel = windowed.publisher_channel
+        if publisher_channel is None or publisher_channel.closed or not self._connection.up:
+            publisher_channel = await windowed.opened(self._connection)
         if not await self._open_gate(publisher_channel):
             attempt.blocked = True
             return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq.connection.recovery import RabbitConnection
-from coditect.broker.rabbitmq.path import PublisherChannel
+from coditect.broker.rabbitmq.path import PublisherChannel, Unconfirmed
 from coditect.broker.rabbitmq.publishing.confirm_window import ConfirmWindow
 from coditect.wire import routing
 
@@ -36,7 +36,7 @@ Key = tuple[str, str]
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class WindowedChannel:
     """A channel for publishes, opened when it is needed, and its window of unconfirmed publishes."""
 
     window: ConfirmWindow
@@ -47,21 +47,23 @@ class Lane:
     since: float = 0.0
     """The time since when that publish is the oldest, on the event loop's clock."""
 
-    async def opened(self, link: RabbitConnection) -> PublisherChannel:
-        """Return the lane's open channel; waits for a connection.
+    @property
+    def first(self) -> Unconfirmed | None:
+        """The publish on the open channel that waits longest for its confirm; None when none waits."""
+        channel = self.publisher_channel
+        return None if channel is None or channel.closed else channel.oldest
+
+    async def opened(self, rabbit: RabbitConnection) -> PublisherChannel:
+        """Return the open channel, opened if need be; waits for a connection.
 
         Raises:
             Exception: any of `errors.LOST`, when the connection is lost.
         """
         async with self.opening:
-            connection = await link.connection()
-            if (
-                self.publisher_channel is None
-                or self.publisher_channel.closed
-                or self.publisher_channel.connection is not connection
-            ):
-                self.publisher_channel = await link.path.publisher_channel(connection)
-            return self.publisher_channel
+            connection, channel = await rabbit.connection(), self.publisher_channel
+            if channel is None or channel.closed or channel.connection is not connection:
+                channel = self.publisher_channel = await rabbit.path.publisher_channel(connection)
+            return channel
 
 
 def _kind(exchange: str) -> str:
@@ -72,106 +74,91 @@ def _kind(exchange: str) -> str:
     return "retries" if exchange == routing.DEAD or exchange.startswith("coditect.retry.") else "rest"
 
 
-class Lanes:
+class PublishChannels:
     """The publishing channels of a connection: one for each kind of exchange, and one for each stuck key."""
 
-    def __init__(self, link: RabbitConnection, background: Supervisor, *, window: int) -> None:
-        self._link = link
+    def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
         self._size = window
-        self._kinds: dict[str, Lane] = {}
-        self._of_exchange: dict[str, Lane] = {}
-        self._apart: dict[Key, Lane] = {}
+        self._kinds: dict[str, WindowedChannel] = {}
+        self._of_exchange: dict[str, WindowedChannel] = {}
+        self._apart: dict[Key, WindowedChannel] = {}
 
-    def of(self, exchange: str, routing_key: str) -> Lane:
-        """Return the lane for an exchange and a routing key."""
+    def of(self, exchange: str, routing_key: str) -> WindowedChannel:
+        """Return the channel for an exchange and a routing key."""
         if self._apart and (apart := self._apart.get((exchange, routing_key))) is not None:
             return apart
-        lane = self._of_exchange.get(exchange)
-        return self._new_exchange(exchange) if lane is None else lane
+        windowed = self._of_exchange.get(exchange)
+        return self._new_exchange(exchange) if windowed is None else windowed
 
-    def _new_exchange(self, exchange: str) -> Lane:
+    def _new_exchange(self, exchange: str) -> WindowedChannel:
         kind = _kind(exchange)
-        lane = self._kinds.get(kind)
-        if lane is None:
-            lane = self._kinds[kind] = Lane(ConfirmWindow(self._size))
-        self._of_exchange[exchange] = lane
-        return lane
+        windowed = self._kinds.get(kind)
+        if windowed is None:
+            windowed = self._kinds[kind] = WindowedChannel(ConfirmWindow(self._size))
+        self._of_exchange[exchange] = windowed
+        return windowed
 
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Give stuck keys a lane of their own, until canceled; `answers` returns whether the connection answers."""
+        """Give stuck keys a channel of their own, until canceled; `answers` returns whether the connection answers."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            for lane in tuple(self._kinds.values()):
-                key = self._stuck(lane)
+            for windowed in tuple(self._kinds.values()):
+                key = self._stuck(windowed)
                 if key is not None:
-                    await self._set_apart(lane, key, answers)
+                    await self._set_apart(windowed, key, answers)
             self._join()
 
-    def _stuck(self, lane: Lane) -> Key | None:
-        """Return the key of the lane's oldest publish, if that is unconfirmed for too long."""
-        first = (
-            lane.publisher_channel.oldest
-            if lane.publisher_channel is not None and not lane.publisher_channel.closed
-            else None
-        )
+    def _stuck(self, windowed: WindowedChannel) -> Key | None:
+        """Return the key of a channel's oldest publish, if that is unconfirmed for too long."""
+        first = windowed.first
         now = asyncio.get_running_loop().time()
-        if (
-            first is None
-            or first.number != lane.oldest
-            or lane.publisher_channel is None
-            or lane.publisher_channel.held_up
-        ):
-            lane.oldest, lane.since = (0 if first is None else first.number), now
+        channel = windowed.publisher_channel
+        if first is None or channel is None or first.number != windowed.oldest or channel.held_up:
+            windowed.oldest, windowed.since = (0 if first is None else first.number), now
             return None
-        return (first.exchange, first.routing_key) if now - lane.since >= STUCK_SECONDS else None
+        return (first.exchange, first.routing_key) if now - windowed.since >= STUCK_SECONDS else None
 
-    async def _set_apart(self, lane: Lane, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
-        publisher_channel = lane.publisher_channel
+    async def _set_apart(self, windowed: WindowedChannel, key: Key, answers: Callable[[], Awaitable[bool]]) -> None:
+        publisher_channel = windowed.publisher_channel
         if len(self._apart) >= MOST_APART or publisher_channel is None:
             return
         answered = await answers()
-        if self._stuck(lane) != key or lane.publisher_channel is not publisher_channel:
+        if self._stuck(windowed) != key or windowed.publisher_channel is not publisher_channel:
             return  # we had not read the confirm yet
         log.warning(
             "A publish is not confirmed; its like go over a channel of their own",
             extra={"exchange": key[0], "routing_key": key[1]},
         )
-        apart = self._apart[key] = Lane(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
+        apart = self._apart[key] = WindowedChannel(ConfirmWindow(APART_WINDOW), since=asyncio.get_running_loop().time())
         if answered:  # else the connection goes, with everything on it
-            apart.publisher_channel, lane.publisher_channel = publisher_channel, None
+            apart.publisher_channel, windowed.publisher_channel = publisher_channel, None
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Give the key of each lane's oldest publish a lane of its own on the next connection.
+        """Give the key of each channel's oldest publish a channel of its own on the next connection.
 
         The current connection answers nothing, and these publishes may be the cause.
         """
         now = asyncio.get_running_loop().time()
-        for lane in self._kinds.values():
-            first = (
-                lane.publisher_channel.oldest
-                if lane.publisher_channel is not None and not lane.publisher_channel.closed
-                else None
-            )
+        for windowed in self._kinds.values():
+            first = windowed.first
             if first is not None and len(self._apart) < MOST_APART:
-                self._apart.setdefault(
-                    (first.exchange, first.routing_key), Lane(ConfirmWindow(APART_WINDOW), since=now)
-                )
+                key = (first.exchange, first.routing_key)
+                self._apart.setdefault(key, WindowedChannel(ConfirmWindow(APART_WINDOW), since=now))
 
     def _join(self) -> None:
-        """Drop separate lanes on which no publish is under way any more."""
+        """Drop separate channels on which no publish is under way any more."""
         now = asyncio.get_running_loop().time()
-        for key, lane in tuple(self._apart.items()):
-            publisher_channel = lane.publisher_channel
-            if publisher_channel is not None and not publisher_channel.closed and publisher_channel.oldest is not None:
-                lane.since = now
-            elif now - lane.since > APART_SECONDS:
+        for key, windowed in tuple(self._apart.items()):
+            if windowed.first is not None:
+                windowed.since = now
+            elif now - windowed.since > APART_SECONDS:
                 del self._apart[key]
-                if publisher_channel is not None:
-                    self._background.start(publisher_channel.close(), name="close a lane")
+                if windowed.publisher_channel is not None:
+                    self._background.start(windowed.publisher_channel.close(), name="close a channel")
 
 
 async def _give_back(publisher_channel: PublisherChannel, key: Key) -> None:
