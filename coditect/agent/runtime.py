@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
-from coditect.agent.execution.execution import CanceledIds, Execution, RememberedAnswer
+from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
 from coditect.agent.execution.handler import (
     Executors,
     HandlerEnd,
@@ -88,9 +88,9 @@ class Runtime:
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self._broker, self._requests, self._events = broker, requests, events
+        self._requests, self._events, self._hand_back = requests, events, quarantine.hand_back
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
-        self._background, self._hand_back = background, quarantine.hand_back
+        self._background, self._now = background, asyncio.get_running_loop().time
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._executions = executions = set[Execution]()
         self._intake = Intake(
@@ -111,7 +111,6 @@ class Runtime:
         )
         self._outcomes.tracebacks = limits.tracebacks
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._means = Means(requests, events, self._intake, self._reports, self._executors, clock, background, limits)
@@ -296,9 +295,9 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - told in full, or raised again
             await self._outcomes.unsettled(execution, error)
         finally:
-            if not execution.slot_passed_on:
-                self._intake.finished(received, None)
-            if not execution.posted:
+            if execution.state not in LEFT_BEHIND:
+                if execution.state is not ExecutionState.SETTLING:  # then the slot was passed on
+                    self._intake.finished(received, None)
                 self._end(execution)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
@@ -323,8 +322,12 @@ class Runtime:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
         outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
-        self._outcomes.post(RememberedAnswer(execution, outcome, self._answered))
-        execution.posted = True
+        answer = RememberedAnswer(execution, outcome, self._answered)
+        execution.post()  # before the post, which may know its outcome at once
+        try:
+            self._outcomes.post(answer)
+        except Exception as error:  # noqa: BLE001 - judged as the error of a publish
+            self._answered(answer, error)
 
     def _answered(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
         """End a posted execution: its answer was confirmed, or the publish failed."""
@@ -334,6 +337,7 @@ class Runtime:
             if execution.attached is None:
                 self._end(execution)
                 return
+        execution.answer()
         execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
 
     async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
@@ -356,6 +360,7 @@ class Runtime:
             del self._running[key]
         if self._end_of_one is not None and not self._end_of_one.done():
             self._end_of_one.set_result(None)
+        execution.end()  # last: a refusal leaves nothing behind
 
     def _handled(self, execution: Execution, received: ReceivedTask, now_ms: int) -> Awaitable[HandlerEnd]:
         task = execution.task
@@ -378,9 +383,9 @@ class Runtime:
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether a waiting task may have got the slot in a wave."""
+        execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)
-        execution.slot_passed_on = True
         thread = execution.thread
         if pause:
             self._loop.call_later(pause, self._keep_no_more, received, ran)

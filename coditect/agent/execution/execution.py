@@ -1,4 +1,4 @@
-"""The state of one execution, the outcomes of executions that ended, and the ids of canceled tasks."""
+"""One execution as a state machine, the outcomes of executions that ended, and the ids of canceled tasks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from coditect.agent.quarantine import Suspicion
@@ -21,64 +22,191 @@ MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
 
+class ExecutionState(Enum):
+    """The state of an execution: where the task is between its slot and the end of its last reply."""
+
+    ACCEPTED = auto()
+    """The task has, or waits for, all that its handler needs: a grant, a slot, a place, its input."""
+    LOADING = auto()
+    """A process that serves only this execution loads the handler."""
+    RUNNING = auto()
+    INTERRUPTED = auto()
+    """The handler was asked to end, and has not ended yet."""
+    HANDLED = auto()
+    """The handler has ended, or will not run, and the task still holds its slot."""
+    SETTLING = auto()
+    """The slot is free, or frees itself later, and what follows from the end is published."""
+    POSTED = auto()
+    """The reply is on its way, and no asyncio task waits for the confirm."""
+    ANSWERING = auto()
+    """The posted reply has failed, or redeliveries want replies of their own; another asyncio task sends them."""
+    ENDED = auto()
+
+
+_ACCEPTED, _LOADING, _RUNNING, _INTERRUPTED, _HANDLED, _SETTLING, _POSTED, _ANSWERING, _ENDED = ExecutionState
+HANDLING = (_LOADING, _RUNNING, _INTERRUPTED)
+"""The states in which a cancellation reaches the handler, or the process that loads the handler."""
+LEFT_BEHIND = (_POSTED, _ANSWERING, _ENDED)
+"""The states in which the execution no longer needs the asyncio task that ran the handler."""
+
+
+class ForbiddenTransition(AssertionError):
+    """The error of a transition that the table of `Execution` does not draw: a bug of the runtime."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """The reason why a handler was asked to end."""
+
+    canceled: str | None = None
+    """The reason of the cancel request; None when the time of the handler is over."""
+    by_clock: bool = False
+    """Whether the limit was the deadline, or the longest life of a task with its waits."""
+
+
+TIME_OVER = Interruption()
+OVER_BY_CLOCK = Interruption(by_clock=True)
+
+
 @dataclass(eq=False, slots=True)
 class Execution:
-    """A task that an agent process runs, with the redeliveries of the task that share the outcome."""
+    """A task that an agent process runs, with the redeliveries of the task that share the outcome.
+
+    Only the methods below change the state. `cancel` and `expire` come from outside and have no effect in other states
+    than these; every other transition that is not drawn raises `ForbiddenTransition` and changes nothing::
+
+        stateDiagram-v2
+            [*] --> ACCEPTED
+            ACCEPTED --> LOADING: load
+            ACCEPTED --> RUNNING: run
+            LOADING --> ACCEPTED: leave
+            LOADING --> INTERRUPTED: cancel, expire
+            RUNNING --> INTERRUPTED: cancel, expire
+            INTERRUPTED --> INTERRUPTED: cancel, expire
+            RUNNING --> HANDLED: leave
+            INTERRUPTED --> HANDLED: leave
+            ACCEPTED --> SETTLING: settle
+            HANDLED --> SETTLING: settle
+            SETTLING --> POSTED: post
+            POSTED --> ANSWERING: answer
+            ACCEPTED --> ENDED: end
+            HANDLED --> ENDED: end
+            SETTLING --> ENDED: end
+            POSTED --> ENDED: end
+            ANSWERING --> ENDED: end
+            ENDED --> [*]
+
+    An end without settling is an error, a task that goes back, or a delivery that joined another execution.
+    """
 
     task: Task
     delivery: Delivery
     key: ExecutionKey | None
     """The task's `execution_key`."""
+    state: ExecutionState = _ACCEPTED
+    interruption: Interruption | None = None
+    """The reason why the handler was asked to end; a cancel request replaces the end of the handler's time."""
     attached: list[tuple[Task, Delivery]] | None = None
     """The redeliveries with their tasks; None when there is none."""
     work: asyncio.Task[None] | None = None
-    canceled: str | None = None
-    """The reason of the request to cancel the execution; None without such a request."""
-    overdue: bool = False
-    """Whether the time of the handler is over and the handler was canceled for that."""
-    by_clock: bool = False
-    """Whether the limit that ended the handler was the deadline, or the longest life of a task with its waits."""
-    handling: bool = False
-    """Whether the handler runs now, so that a cancellation reaches the handler."""
     thread: asyncio.Future[Any] | None = None
     """The thread in which a plain handler runs; the thread may outlive the attempt."""
     suspicion: Suspicion = Suspicion.NONE
     """Whether the task may kill the process that runs it."""
     acked_early: bool = False
     """Whether the deliveries were acknowledged while the task runs on, because it runs long; workflow tasks only."""
-    slot_passed_on: bool = False
-    """Whether the slot is free already, or becomes free when the handler's thread ends."""
-    posted: bool = False
-    """Whether the reply is on its way, so that `work` does not wait for the reply."""
 
-    def wanted_by(self, cancel: Cancel) -> bool:
-        """Return whether a cancel message means the task and all attached tasks."""
-        return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
+    # -- transitions ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Begin the handler; `leave` must follow."""
+        if self.state is not _ACCEPTED:
+            raise self._forbidden("run")
+        self.state = _RUNNING
+
+    def leave(self) -> bool:
+        """Leave the handler, or the loading of the handler; return whether the handler was asked to end."""
+        state = self.state
+        if state is _RUNNING:
+            self.state = _HANDLED
+            return False
+        if state is _LOADING:
+            self.state = _ACCEPTED
+            return False
+        if state is not _INTERRUPTED:
+            raise self._forbidden("leave")
+        self.state = _HANDLED
+        return True
+
+    def settle(self) -> None:
+        """Begin what follows from the end of the attempt; the slot is passed on."""
+        if self.state is not _HANDLED and self.state is not _ACCEPTED:
+            raise self._forbidden("settle")
+        self.state = _SETTLING
+
+    def post(self) -> None:
+        """Leave the reply to the broker; `answer` or `end` must follow the outcome of the publish."""
+        if self.state is not _SETTLING:
+            raise self._forbidden("post")
+        self.state = _POSTED
+
+    def end(self) -> None:
+        """End the execution, whose deliveries are settled."""
+        if self.state in HANDLING or self.state is _ENDED:
+            raise self._forbidden("end")
+        self.state = _ENDED
+
+    def load(self) -> None:
+        """Begin to load the handler in a process of its own; `leave` must follow."""
+        if self.state is not _ACCEPTED:
+            raise self._forbidden("load")
+        self.state = _LOADING
+
+    def answer(self) -> None:
+        """Go on after a posted reply, in another asyncio task; `end` must follow."""
+        if self.state is not _POSTED:
+            raise self._forbidden("answer")
+        self.state = _ANSWERING
+
+    def _forbidden(self, transition: str) -> ForbiddenTransition:
+        return ForbiddenTransition(f"An execution that is {self.state.name} cannot {transition}")
 
     def cancel(self, reason: str) -> None:
         """Cancel the handler for the given reason.
 
         Has no effect when the handler does not run or was canceled before.
         """
-        if self.canceled is None and self.handling and self.work is not None:
-            self.canceled = reason
-            self.work.cancel()
+        if self.interruption is None or self.interruption.canceled is None:
+            self._interrupt(Interruption(canceled=reason))
 
     def expire(self) -> None:
         """Cancel the handler because its time is over; has no effect when the handler does not run."""
-        if self.handling and self.work is not None:
-            self.overdue = True
-            self.work.cancel()
+        self._interrupt(self.interruption or TIME_OVER)
 
     def expire_by_clock(self) -> None:
-        """Cancel the handler because of its limit by the clock, which counts its waits, too."""
-        self.by_clock = True
-        self.expire()
+        """Cancel the handler as `expire` does, because of its limit by the clock, which counts its waits, too."""
+        self._interrupt(self.interruption or OVER_BY_CLOCK)
+
+    def _interrupt(self, why: Interruption) -> None:
+        if self.state in HANDLING and self.work is not None:
+            self.state, self.interruption = _INTERRUPTED, why
+            self.work.cancel()
 
     @property
     def asked_to_end(self) -> bool:
         """Whether `cancel` or `expire` canceled the handler."""
-        return self.overdue or self.canceled is not None
+        return self.interruption is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the handler was asked to end because its time was over, and for nothing else."""
+        return self.interruption is not None and self.interruption.canceled is None
+
+    # -- deliveries -------------------------------------------------------------------------------------------
+
+    def wanted_by(self, cancel: Cancel) -> bool:
+        """Return whether a cancel message means the task and all attached tasks."""
+        return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def attach(self, task: Task, delivery: Delivery) -> None:
         """Add a redelivery of the task, which gets the execution's outcome."""
@@ -96,6 +224,11 @@ class Execution:
         self.delivery.ack()
         for _, delivery in self.attached or ():
             delivery.ack()
+
+    def ack_early(self) -> None:
+        """Acknowledge the deliveries of a task that runs on; also those that were attached since the last call."""
+        self.acked_early = True
+        self.ack()
 
     def requeue(self) -> None:
         """Return the delivery and all attached deliveries to their queues."""

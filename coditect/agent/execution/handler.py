@@ -13,7 +13,7 @@ from typing import Any
 
 from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
-from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.execution import Execution, Interruption
 from coditect.agent.execution.time_limits import TimeLimits
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, Worker, Workers
 from coditect.codec import LARGE_BYTES
@@ -74,9 +74,9 @@ async def run_handler(
     `HandlerEnd`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops the
     thread.
     """
-    executors.limits.begin(execution, limit_seconds)
-    execution.handling = True
+    execution.run()
     try:
+        executors.limits.begin(execution, limit_seconds)
         if capability.where is Where.LOOP and executors.alone is None:
             if len(execution.task.body) <= LARGE_BYTES:
                 given = _arguments(capability, execution, context)
@@ -96,9 +96,8 @@ async def run_handler(
             raise SentBack from error
         return _failed(error, "handler_error")
     finally:
-        execution.handling = False
         executors.limits.end(execution)
-        if execution.overdue or execution.canceled is not None:
+        if execution.leave():
             _go_on()
     return HandlerEnd(Status.COMPLETED, body)
 
@@ -154,12 +153,13 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
     current = asyncio.current_task()
     if current is None or not current.cancelling():
         return _failed(error, "handler_error")
-    if not execution.asked_to_end:
+    why = execution.interruption
+    if why is None:
         raise error
     _go_on()
-    if execution.canceled is None:
-        return _timed_out(execution, limit_seconds)
-    return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", execution.canceled))
+    if why.canceled is None:
+        return _timed_out(why, limit_seconds)
+    return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", why.canceled))
 
 
 def _go_on() -> None:
@@ -248,8 +248,8 @@ def _shown(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace))[-_MAX_TRACEBACK:]
 
 
-def _timed_out(execution: Execution, limit_seconds: float) -> HandlerEnd:
-    if execution.by_clock:
+def _timed_out(why: Interruption, limit_seconds: float) -> HandlerEnd:
+    if why.by_clock:
         told = "The task did not end by its deadline, or within what a task may last, its waits included"
     else:
         told = f"The handler did not end within its time ({limit_seconds:g} s)"

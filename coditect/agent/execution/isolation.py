@@ -132,13 +132,13 @@ async def run_alone(
         SetupError: when no other process can load the handler.
         WorkerUnavailable: when no process could be started, or too many tasks await others; retryable.
     """
-    execution.handling = True  # a cancellation reaches the loading, too
+    execution.load()
     try:
         worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:
         return cut_short(execution, error, limit_seconds)
     finally:
-        execution.handling = False
+        execution.leave()
     try:
         return await run_handler(
             capability, execution, context, replace(executors, alone=worker), limit_seconds=limit_seconds

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from types import coroutine
 from typing import Any
 
-from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.execution import HANDLING, Execution
 from coditect.agent.intake.queue_consumer import ReceivedTask
 
 Work = Coroutine[Any, Any, None]
@@ -63,7 +63,7 @@ class TaskRunner:
                     awaited = context.run(work.send, None)
                 except StopIteration:
                     continue
-                if execution.handling:
+                if execution.state in HANDLING:
                     self._wait.add(execution.task.capability)
                 self._start_all(ready)
                 await _carry_on(work, awaited, context)

@@ -131,8 +131,7 @@ class TaskHeartbeats:
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
         if execution not in self._told:
             return
-        execution.acked_early = True
-        execution.ack()
+        execution.ack_early()
         log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
 
     def _beat(self) -> None:

@@ -30,11 +30,11 @@ class Bench:
 
     async def _perform(self, execution: Execution, _: ReceivedTask) -> None:
         self.tasks.append(asyncio.current_task())
-        execution.handling = True
+        execution.run()
         try:
             await self._handlers[execution.task.capability](execution)
         finally:
-            execution.handling = False
+            execution.leave()
 
     def start(self, *capabilities: str) -> list[Execution]:
         started = [Execution(Task(name, Priority.P1, b""), cast(Any, None), None) for name in capabilities]

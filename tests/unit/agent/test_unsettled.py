@@ -135,6 +135,25 @@ async def test_task_on_which_the_runtime_fails_is_counted_and_answered(monkeypat
             assert "a bug" in str(caught.value)
 
 
+async def test_task_whose_reply_cannot_be_posted_is_counted_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = Tries()
+    tries.error = None
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Settler, "post_reply", broken)
+    with pytest.raises(FleetCrashed):
+        async with open_fleet(tries) as (fleet, _):
+            handle = await fleet.submit("try.it")
+
+            with pytest.raises(TaskFailed) as caught:
+                await handle.result(timeout="1h")
+
+            (letter,) = await fleet.dead_letters("try.it")
+            assert (caught.value.facts["reason"], letter.attempts, len(tries.attempts)) == ("not_settled", 3, 3)
+
+
 @pytest.mark.parametrize("kind", [NotFound, SetupError])
 async def test_trouble_with_our_own_exchanges_is_waited_for_and_ends_as_a_dead_letter(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
