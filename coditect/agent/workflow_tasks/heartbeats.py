@@ -15,6 +15,7 @@ import logging
 from coditect.agent.execution.execution import Execution
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.backoff import Backoff
+from coditect.agent.workflow_tasks.stages import BEGUN_FOR_OWNER, Stages
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
@@ -35,6 +36,8 @@ class TaskHeartbeats:
     """The workflow tasks that run in one agent process, and the timers of their heartbeats."""
 
     def __init__(self, reports: Reports, background: Supervisor, clock: Clock, *, agent_id: AgentId) -> None:
+        self.stages: Stages = {}
+        """The stage of each workflow task in hand, which `ManagedTasks` sets."""
         self._reports = reports
         self._background = background
         self._clock = clock
@@ -42,14 +45,11 @@ class TaskHeartbeats:
         self._loop = asyncio.get_running_loop()
         self._untold: dict[Execution, float] = {}
         self._told: dict[Execution, asyncio.TimerHandle] = {}
-        self._waiting: set[Execution] = set()
-        """The executions in `_told` that have not begun."""
         self._look_at: asyncio.TimerHandle | None = None
         self._beat_at: asyncio.TimerHandle | None = None
 
     def granted(self, execution: Execution) -> None:
         """Note that the owner granted the task to the agent; `began` may follow much later."""
-        self._waiting.add(execution)
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:
@@ -57,7 +57,6 @@ class TaskHeartbeats:
 
         An owner that granted the task gets no report, unless it counts the task's run time.
         """
-        self._waiting.discard(execution)
         if execution in self._told and execution.task.limits.timeout_ms is None:
             return
         self._untold[execution] = now = self._loop.time()
@@ -71,7 +70,6 @@ class TaskHeartbeats:
 
     def ended(self, execution: Execution) -> None:
         """Note that the task does not run any more. Idempotent."""
-        self._waiting.discard(execution)
         self._untold.pop(execution, None)
         timer = self._told.pop(execution, None)
         if timer is not None:
@@ -111,7 +109,7 @@ class TaskHeartbeats:
             await asyncio.sleep(next(pauses))
 
     def _runs(self, execution: Execution) -> bool:
-        return execution in self._told and execution not in self._waiting
+        return execution in self._told and self.stages.get(execution) in BEGUN_FOR_OWNER
 
     def _started(self, execution: Execution, at_ms: int) -> Started:
         task, owner = execution.task, _owner(execution)

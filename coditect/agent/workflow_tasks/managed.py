@@ -19,7 +19,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from coditect.agent.requeue import guarded, pause_seconds
 from coditect.agent.workflow_tasks.acquire import AcquireClient, AcquireRequest, no_owner
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.reports import Reports
+from coditect.agent.workflow_tasks.stages import UNBEGUN, Stage
 from coditect.broker.port import Delivery
 from coditect.errors import Retryable, Unroutable
 from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
@@ -77,13 +78,9 @@ class ManagedTasks:
         self._intake = intake
         self._isolation = isolation
         self._most_suspended = most_suspended
-        self._undecided: set[Execution] = set()
-        self._live: set[Execution] = set()
-        self._to_begin: set[Execution] = set()
-        """The executions in `_live` that wait for room."""
+        self._stages = heartbeats.stages
         self._asking: set[asyncio.Task[None]] = set()
-        self._waiting: set[asyncio.Task[None]] = set()
-        """The asyncio tasks that wait for room."""
+        """The asyncio tasks with an open acquire request, of executions and of other deliveries of theirs."""
         self._waiting_for: Counter[str] = Counter()
         """Number of tasks that wait for an answer of each shard, without a slot."""
         self._leaving = asyncio.Event()
@@ -105,60 +102,48 @@ class ManagedTasks:
             suspect = suspect or claim.suspect
             self._heartbeats.granted(execution)
             claimed = True
-        self._live.add(execution)
+        self._stages[execution] = Stage.GRANTED if claimed else Stage.RUNNING
         try:
             if received.awaiting:
-                with self._unbegun(execution):
-                    await self._intake.resume(received)
+                await self._intake.resume(received)
             if claimed and self._intake.closed:
+                self._stages[execution] = Stage.GIVEN_BACK
                 await self._begin_anew(execution, NOT_BEGUN)
                 return
             received.task = execution.task
+            self._stages[execution] = Stage.RUNNING
             self._heartbeats.began(execution)
             await self._run(execution, received, run, apart=suspect)
         except asyncio.CancelledError:
-            if execution in self._to_begin or execution.acked_early:
-                failure = NOT_BEGUN if execution in self._to_begin else INTERRUPTED
-                await asyncio.shield(self._begin_anew(execution, failure))
+            unbegun = self._stages[execution] in UNBEGUN
+            if unbegun or execution.acked_early:
+                self._stages[execution] = Stage.GIVEN_BACK
+                await asyncio.shield(self._begin_anew(execution, NOT_BEGUN if unbegun else INTERRUPTED))
             raise
         finally:
             self._heartbeats.ended(execution)
-            self._live.discard(execution)
-            self._to_begin.discard(execution)
+            del self._stages[execution]
 
     async def _run(self, execution: Execution, received: ReceivedTask, run: ManagedRun, *, apart: bool) -> None:
         if not apart or self._isolation is None:
             await run(execution, received, post=True)
             return
         execution.suspicion = Suspicion.RECORDED
-        async with AsyncExitStack() as stack:
-            with self._unbegun(execution):
-                await stack.enter_async_context(self._isolation.place(received))
+        self._stages[execution] = Stage.WAITING
+        async with self._isolation.place(received):
+            self._stages[execution] = Stage.RUNNING
             await run(execution, received)
-
-    @contextmanager
-    def _unbegun(self, execution: Execution) -> Iterator[None]:
-        """Mark, inside the block, a granted task that waits for room; a drain cancels the wait and leaves the mark."""
-        waiting = asyncio.current_task()
-        assert waiting is not None, "in a task of its own"
-        self._to_begin.add(execution)
-        self._waiting.add(waiting)
-        try:
-            yield
-            self._to_begin.discard(execution)
-        finally:
-            self._waiting.discard(waiting)
 
     async def _decided(self, execution: Execution, received: ReceivedTask, owner: Owner) -> Claim | None:
         """Return the grant, maybe without a slot; else settle the deliveries, and return None."""
-        self._undecided.add(execution)
+        self._stages[execution] = Stage.ASKING
         try:
             async with self._question(execution.task) as question:
                 claim = None if self._grants.silent(owner.origin) else await self._grants.ask(question)
                 if claim is None or claim.verdict is Verdict.WAIT:
                     claim = await self._waited(received, question, claim)
         finally:
-            self._undecided.discard(execution)
+            del self._stages[execution]
         if claim is None:
             execution.requeue()
         elif not claim.known:
@@ -223,14 +208,18 @@ class ManagedTasks:
         """Start a drain: tasks that pause or wait for room go back now, those that wait for answers a moment later."""
         self._leaving.set()
         self._grants.closed = True
-        for waiting in self._waiting:
+        for waiting in self._waiting():
             waiting.cancel()
         asyncio.get_running_loop().call_later(LAST_ANSWER_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
         """Cancel the asyncio tasks that wait for a dispatcher's answer, or for a process to run a granted task in."""
-        for one in self._asking | self._waiting:
+        for one in self._asking | self._waiting():
             one.cancel()
+
+    def _waiting(self) -> set[asyncio.Task[None]]:
+        """Return the asyncio tasks of the executions that wait for a slot or a place."""
+        return {one.work for one, stage in self._stages.items() if stage in UNBEGUN and one.work is not None}
 
     # -- another delivery of it -----------------------------------------------------------------------------
 
@@ -238,7 +227,7 @@ class ManagedTasks:
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
         """Handle another delivery of a task that runs here, or that ended here (then `known` returns its outcome)."""
-        if execution is not None and execution in self._undecided:
+        if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
         with self._parked():
@@ -255,7 +244,7 @@ class ManagedTasks:
             delivery.requeue()
         elif claim.verdict is Verdict.STALE:
             delivery.ack()
-        elif execution is not None and execution in self._live:
+        elif execution is not None and execution in self._stages:
             _grant(execution, claim)
             execution.attach(task, delivery)
             if execution.acked_early:
