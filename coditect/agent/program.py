@@ -103,7 +103,7 @@ class Host:
     processes: bool = True
     """Whether suspects may run in processes of their own; a fleet under test has a single process."""
     health: Health = field(default_factory=Health)
-    """The state of the process's loops, which the loops report."""
+    """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
 
 
 @asynccontextmanager
@@ -239,7 +239,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     stop = asyncio.Event()
     if (opening := asyncio.current_task()) is not None:
         _on_signal(opening.cancel)
-    agent_id, host = new_agent_id(agent), Host(source=source)
+    agent_id = new_agent_id(agent)
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent_id,
@@ -249,6 +249,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,
     )
+    health = broker.health
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
         stack.enter_context(watched_loop(settings.stall_seconds))
         runtime = await stack.enter_async_context(
@@ -260,16 +261,16 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 clock=SystemClock(),
                 drain=stop,
                 agent_id=agent_id,
-                host=host,
+                host=Host(source=source, health=health),
             )
         )
         if settings.health_port is not None:
             port = await stack.enter_async_context(
                 health_server(
-                    lambda: unready(broker, broker.health, host.health),
+                    lambda: unready(broker, health),
                     host=settings.health_host,
                     port=settings.health_port,
-                    restarts=lambda: broker.health.deaths.total() + host.health.deaths.total(),
+                    restarts=health.deaths.total,
                 )
             )
             log.info("Health is served", extra={"host": settings.health_host, "port": port})
@@ -277,7 +278,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         collect_rarely()
         tell_ready(BEGAN)
         _log_ready(agent, runtime.agent_id, settings)
-        await run_until(stop, broker.health.failure(), host.health.failure())
+        await run_until(stop, health.failure())
 
 
 def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
@@ -306,11 +307,9 @@ def _on_signal(act: Callable[[], object]) -> None:
         loop.add_signal_handler(number, act)
 
 
-def unready(broker: Broker, *healths: Health) -> str:
+def unready(broker: Broker, health: Health) -> str:
     """Return why the agent cannot take work; empty when the broker is connected and every critical loop runs."""
-    if not broker.connected:
-        return "the broker's connection or a consumer is missing"
-    return next(filter(None, (health.why_not() for health in healths)), "")
+    return health.why_not() if broker.connected else "the broker's connection or a consumer is missing"
 
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:

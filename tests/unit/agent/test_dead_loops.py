@@ -40,7 +40,7 @@ def worker(executed: Counter[str]) -> Agent:
 
 
 def why_not(process: VirtualProcess) -> str:
-    return unready(process.broker, process.broker.health, process.health)
+    return unready(process.broker, process.health)
 
 
 async def test_every_loop_of_an_agent_is_critical_or_optional() -> None:
