@@ -121,7 +121,8 @@ class ScriptedPlane:
 
     async def _answer(self, broker: Broker, delivery: Delivery) -> None:
         message = delivery.message
-        verb, body = read_request(message)
+        name, body = read_request(message)
+        verb = Verb(name)
         self.asked.append((verb, body))
         self.identities.append(message.message_id)
         if self.ignores:

@@ -133,7 +133,7 @@ class ScriptedOwner:
 
     def _asked(self, delivery: Delivery) -> None:
         verb, body = read_request(delivery.message)
-        assert verb is Verb.CLAIM
+        assert verb == Verb.CLAIM
         self.claims.append(body)
         self.claim_ids.append(delivery.message.message_id)
         claim = self.decide(body)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.value import value
-from coditect.wire.control import Started, Verb
+from coditect.wire.control import Started
 from coditect.wire.json import dumps
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes.attempts import MOST_MESSAGE, UNRECORDABLE
@@ -77,7 +77,7 @@ class Claimed:
 class Asked:
     """A client's request about a workflow of the command's shard; the answer is a JSON object."""
 
-    verb: Verb
+    verb: str
     body: Mapping[str, Any]
     identity: str = ""
     """The identity of the request, the same for each repetition and for no other request; empty when it has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -30,10 +30,11 @@ from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.handlers.requests import refusal_document
+from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.shards import shard_of
-from dispatcher.ledger.workflows.queries import QUERIES, overview, rows_of
-from dispatcher.ledger.workflows.submit import identity, number, text
+from dispatcher.ledger.workflows.queries import Body, overview, rows_of
+from dispatcher.ledger.workflows.status import status
+from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.port import Database
@@ -66,6 +67,9 @@ Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
 """A function that rebuilds a shard outside of the ledger, by occasion; None from another dispatcher's shard."""
 
 
+Work = Callable[[], Awaitable[dict[str, Any] | None]]
+
+
 class RequestServer:
     """The server of clients' and agents' requests; each request is handled at least once.
 
@@ -88,6 +92,13 @@ class RequestServer:
         self._database = database
         self._workers = workers
         self._background = background
+        self._own: Mapping[str, Callable[[Delivery, Body], None]] = {
+            Verb.CLAIM: self._claim,
+            Verb.GET: self._get,
+            Verb.STATUS: self._status,
+            Verb.REBUILD: self._rebuild,
+        }
+        """The verbs that need more than the ledger; all others are in `requests.VERBS`."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
         """The rebuilds under way, by shard and occasion: a repeated request meanwhile gets the same answer."""
 
@@ -97,72 +108,77 @@ class RequestServer:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
             verb, body = read_request(delivery.message)
-            if verb is Verb.CLAIM:
-                node_key = NodeKey(text(body, "workflow"), text(body, "node"))
-                command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"))
-                self._hand(delivery, command, node_key.workflow)
-            elif verb is Verb.REBUILD:
-                shard, occasion = self._shard(body), text(body, "occasion")
-                self._background.start(
-                    self._rebuild(delivery, shard, occasion), name=f"answer of shard {shard}'s rebuild"
-                )
-            elif verb is Verb.STATUS and body.get("shard") is not None:
-                self._figures(delivery, self._shard(body))
-            elif verb is Verb.GET and (known := self._known(text(body, "workflow"))) is not None:
-                self.answer(delivery, known)
-            elif verb in QUERIES:
-                self._background.start(self._read(delivery, verb, body), name=f"query {verb.value}")
+            if verb in self._own:
+                self._own[verb](delivery, body)
             else:
-                # a start's chunks and key say whether it was done
-                request_id = "" if verb is Verb.START else identity_of(delivery.message)
-                workflow = identity(body) if verb is Verb.START else text(body, "workflow")
-                self._hand(delivery, Asked(verb, body, request_id), workflow)
+                self._route(delivery, verb, body)
         except InputError as error:
             self.answer(delivery, error)
 
-    def _known(self, workflow: str) -> dict[str, Any] | None:
+    def _route(self, delivery: Delivery, verb: str, body: dict[str, Any]) -> None:
+        match requests.VERBS.get(verb):
+            case requests.Query(read):
+                self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
+            case requests.ShardChange(_, shard_key, deduplicated):
+                identity = identity_of(delivery.message) if deduplicated else ""
+                self._hand(delivery, Asked(verb, body, identity), shard_key(body))
+            case None:
+                known = sorted({*self._own, *requests.VERBS})
+                raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
+
+    def _claim(self, delivery: Delivery, body: Body) -> None:
+        node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+        command = Claimed(node_key, number(body, "publication", 1), text(body, "agent"))
+        self._hand(delivery, command, node_key.workflow)
+
+    def _get(self, delivery: Delivery, body: Body) -> None:
+        """Answer with the progress of a workflow, from memory if the dispatcher has it there."""
+        workflow = text(body, "workflow")
         status_cache = self._workers.status_cache(workflow)
         rows = None if status_cache is None else status_cache.get(workflow)
-        return None if rows is None else overview(workflow, *rows)
+        if rows is not None:
+            self.answer(delivery, overview(workflow, *rows))
+        else:
+            self._reply(delivery, Verb.GET, lambda: self._recorded(workflow))
 
-    async def _get(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _recorded(self, workflow: str) -> dict[str, Any]:
         """Return the progress of a workflow from the ledger; later requests are answered from memory."""
-        workflow = text(body, "workflow")
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
         status_cache = self._workers.status_cache(workflow)
         if status_cache is not None and not run.state.terminal:
             status_cache.follow(workflow, head)
         return overview(workflow, head, run)
 
-    def _hand(self, delivery: Delivery, command: Command, workflow: str) -> None:
-        shard = shard_of(workflow, self._workers.count)
-        size_bytes = len(delivery.message.body)
-        if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
-            self._background.start(self._forward(delivery, shard), name="hand on a request")
-
-    def _shard(self, body: Mapping[str, Any]) -> int:
-        shard = body.get("shard")
-        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._workers.count:
-            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._workers.count)
-        return shard
-
-    def _figures(self, delivery: Delivery, shard: int) -> None:
-        """Answer with the dispatcher's figures if it owns the shard; else forward the request to the owner."""
-        figures = self._workers.figures()
+    def _status(self, delivery: Delivery, body: Body) -> None:
+        """Answer with the status of all shards; with `shard`, let the owner of that shard answer for itself alone."""
+        if body.get("shard") is None:
+            self._reply(delivery, Verb.STATUS, self._status_of_all)
+            return
+        shard, figures = self._shard(body), self._workers.figures()
         if shard in figures["shards"]:
             self.answer(delivery, {"answered_by": figures})
         else:
             self._background.start(self._forward(delivery, shard), name="hand on a request")
 
-    async def _rebuild(self, delivery: Delivery, shard: int, occasion: str) -> None:
-        try:
-            answer: Any = await self._rebuilt(shard, occasion)
-        except CoditectError as error:
-            answer = error
-        if answer is None:
-            await self._forward(delivery, shard)
-        else:
-            self.answer(delivery, answer)
+    async def _status_of_all(self) -> dict[str, Any]:
+        return await self._database.ask(status) | {"answered_by": self._workers.figures()}
+
+    def _hand(self, delivery: Delivery, command: Command, key: str) -> None:
+        """Give a command to the worker of the shard that follows from the key, or forward the request to its owner."""
+        shard = shard_of(key, self._workers.count)
+        size_bytes = len(delivery.message.body)
+        if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
+            self._background.start(self._forward(delivery, shard), name="hand on a request")
+
+    def _shard(self, body: Body) -> int:
+        shard = body.get("shard")
+        if isinstance(shard, bool) or not isinstance(shard, int) or not 0 <= shard < self._workers.count:
+            raise InvalidTask("There is no such shard", given=str(shard)[:80], shards=self._workers.count)
+        return shard
+
+    def _rebuild(self, delivery: Delivery, body: Body) -> None:
+        shard, occasion = self._shard(body), text(body, "occasion")
+        self._reply(delivery, Verb.REBUILD, lambda: self._rebuilt(shard, occasion), elsewhere=shard)
 
     async def _rebuilt(self, shard: int, occasion: str) -> dict[str, Any] | None:
         key = shard, occasion
@@ -172,19 +188,21 @@ class RequestServer:
             self._rebuilds[key].add_done_callback(lambda _: self._rebuilds.pop(key))
         return await asyncio.shield(self._rebuilds[key])
 
-    async def _read(self, delivery: Delivery, verb: Verb, body: Mapping[str, Any]) -> None:
+    def _reply(self, delivery: Delivery, verb: str, work: Work, *, elsewhere: int | None = None) -> None:
+        """Answer in the background with the result of `work`; without a result, forward the request `elsewhere`."""
+        self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
+
+    async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
         try:
-            if verb is Verb.GET:
-                answer: Any = await self._get(body)
-            else:
-                answer = await self._database.ask(lambda tr: QUERIES[verb](tr, body))
-            if verb is Verb.STATUS:
-                answer["answered_by"] = self._workers.figures()
+            answer: Any = await work()
         except CoditectError as error:
             answer = error
         except ValueError as error:
-            answer = InvalidTask("A field of the request is not what it should be", verb=verb.value, reason=str(error))
-        self.answer(delivery, answer)
+            answer = InvalidTask("A field of the request is not what it should be", verb=verb, reason=str(error))
+        if answer is None and elsewhere is not None:
+            await self._forward(delivery, elsewhere)
+        else:
+            self.answer(delivery, answer)
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
         """Forward a request to the shard's owner."""
@@ -250,7 +268,7 @@ def answer_message(request: Message, answer: Any) -> Message:
     """Return the answer to a request, as a result message."""
     correlation = request.correlation_id or request.message_id
     if isinstance(answer, CoditectError):
-        refused = refusal_document(answer)
+        refused = requests.refusal_document(answer)
         failure = Failure(
             "refused",
             refused["type"],

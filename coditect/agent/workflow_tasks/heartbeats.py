@@ -14,8 +14,8 @@ import logging
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.workflow_tasks.reports import Reports
-from coditect.aio.backoff import Backoff
 from coditect.agent.workflow_tasks.stages import BEGUN_FOR_OWNER, Stages
+from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError

@@ -1,4 +1,6 @@
-"""The handler of clients' requests: each is carried out once, and its answer is repeated to a repeated request.
+"""The table of the verbs of requests, and the handler of requests that change a shard.
+
+A change is carried out once, and its answer is repeated to a repeated request.
 
 A request is repeated when its answer was lost, or when the dispatcher died before the broker knew of the answer. Its
 changes may have been changed back meanwhile, so a second execution would do more than the client asked for; and a
@@ -9,46 +11,78 @@ changes, by the identity of the request. Only a retryable refusal is not kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from coditect import errors
-from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.errors import CoditectError, InputError
 from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows import control, redrive, submit
+from dispatcher.ledger.workflows import control, queries, redrive, submit
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.store.transaction import Reads
 
-VERBS: Mapping[Verb, Callable[[UnitOfWork, Mapping[str, Any]], dict[str, Any]]] = MappingProxyType(
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The handling of a verb that only reads: any dispatcher answers it, from one read transaction."""
+
+    read: Callable[[Reads, Body], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardChange:
+    """The handling of a verb that changes a shard: the shard's owner applies it, in a batch with other commands."""
+
+    apply: Callable[[UnitOfWork, Body], dict[str, Any]]
+    shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
+    """The function that reads from the request what its shard follows from, or refuses it as an InputError."""
+    deduplicated: bool = True
+    """Whether a repeated request gets the first answer, and is not carried out again."""
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
-        Verb.START: submit.start,
-        Verb.CANCEL: control.cancel,
-        Verb.PAUSE: control.pause,
-        Verb.RESUME: redrive.resume,
-        Verb.REDRIVE: redrive.redrive,
-        Verb.ANSWER: control.answer,
+        # a start's chunks and key say whether it was done
+        Verb.START: ShardChange(submit.start, submit.identity, deduplicated=False),
+        Verb.CANCEL: ShardChange(control.cancel),
+        Verb.PAUSE: ShardChange(control.pause),
+        Verb.RESUME: ShardChange(redrive.resume),
+        Verb.REDRIVE: ShardChange(redrive.redrive),
+        Verb.ANSWER: ShardChange(control.answer),
+        Verb.LIST: Query(queries.list_workflows),
+        Verb.NODES: Query(queries.nodes),
+        Verb.ATTEMPTS: Query(queries.attempts),
+        Verb.RESULT: Query(queries.result),
+        Verb.DEAD: Query(queries.dead),
+        Verb.APPROVALS: Query(queries.approvals),
     }
 )
-"""The verbs that change a workflow; those that only read are in `queries.py`."""
+"""Every verb whose request needs only the ledger; a new one is an entry here, and its handler.
+
+`RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
+"""
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
-    """Carry out a client's request, or return the recorded answer to it.
+    """Carry out a request whose verb is a `ShardChange`, or return the recorded answer to it.
 
     Raises:
         InputError: when the request is refused, now or the first time.
         Retryable: when the request can be carried out later.
     """
-    if asked.verb not in VERBS:
-        raise InvalidTask("This is nothing that a shard does", verb=asked.verb.value)
+    change = VERBS[asked.verb]
+    assert isinstance(change, ShardChange), "nothing else is a command to a shard"
     if not asked.identity:
-        return VERBS[asked.verb](unit, asked.body)
+        return change.apply(unit, asked.body)
     known = answers.read(unit.tr, unit.shard, asked.identity)
     if known is not None:
         return _told(known)
     try:
-        told = VERBS[asked.verb](unit, asked.body)
+        told = change.apply(unit, asked.body)
     except InputError as error:
         _keep(unit, asked.identity, {"refused": refusal_document(error)})
         raise

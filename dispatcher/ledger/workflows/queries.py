@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coditect.errors import NotFound
-from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, values, versions
@@ -27,7 +25,6 @@ from dispatcher.ledger.keyspace import (
 )
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
-from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import KeyValue, Reads
@@ -46,12 +43,6 @@ _TOLD_OTHERWISE = frozenset({"after", "input"})
 """Fields of a definition that an answer shows otherwise: edges by name and policy; an input may be large."""
 
 Body = Mapping[str, Any]
-
-
-def get(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a workflow's state, the counts of its nodes, and the instants of its begin and end."""
-    workflow = text(body, "workflow")
-    return overview(workflow, *rows_of(tr, workflow))
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
@@ -384,17 +375,3 @@ def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyV
         return rows, None
     following = list(space.unpack(rows[limit - 1][0])[1:])
     return rows[:limit], following[0] if len(following) == 1 else following
-
-
-QUERIES: Mapping[Verb, Callable[[Reads, Body], dict[str, Any]]] = MappingProxyType(
-    {
-        Verb.GET: get,
-        Verb.LIST: list_workflows,
-        Verb.NODES: nodes,
-        Verb.ATTEMPTS: attempts,
-        Verb.RESULT: result,
-        Verb.DEAD: dead,
-        Verb.APPROVALS: approvals,
-        Verb.STATUS: status,
-    }
-)

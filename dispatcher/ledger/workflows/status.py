@@ -12,9 +12,8 @@ from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 
 
-def status(tr: Reads, body: Mapping[str, Any]) -> dict[str, Any]:
+def status(tr: Reads) -> dict[str, Any]:
     """Return every shard with its owner and its counts of live workflows and publications, and the live dispatchers."""
-    del body
     count = shards.fixed_count(tr)
     beats = leases.beats(tr)
     return {"shards": [_shard(tr, shard, beats) for shard in range(count)], "dispatchers": sorted(beats)}

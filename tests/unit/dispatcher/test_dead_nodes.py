@@ -12,8 +12,7 @@ from coditect.workflow.rows import DeadRow
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.keyspace import DEAD
 from dispatcher.ledger.nodes.attempts import DIED
-from dispatcher.ledger.workflows import remove
-from dispatcher.ledger.workflows.queries import QUERIES
+from dispatcher.ledger.workflows import queries, remove
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 
@@ -31,7 +30,7 @@ async def start(ledger: Ledger, workflow: str) -> None:
 
 
 async def page(ledger: Ledger, **asked: Any) -> tuple[list[tuple[str, str]], Any]:
-    answer = loads(dumps(await ledger.database.read(lambda tr: QUERIES[Verb.DEAD](tr, asked))))
+    answer = loads(dumps(await ledger.database.read(lambda tr: queries.dead(tr, asked))))
     rows = [DeadRow.read(row) for row in answer["dead"]]
     assert all((row.node.state, row.node.reason) == (TaskState.DEAD, DIED.reason) for row in rows)
     return [(row.workflow, row.node.name) for row in rows], answer["next"]

@@ -12,7 +12,6 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows import queries, remove
-from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
@@ -62,7 +61,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
 
     before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
     while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
-        await ledger.database.read(lambda tr: QUERIES[Verb.LIST](tr, {"state": "completed"}))
+        await ledger.database.read(lambda tr: queries.list_workflows(tr, {"state": "completed"}))
     after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
 
     assert before == after == ["w20", "w10", "w00"]
@@ -83,7 +82,7 @@ async def test_a_state_is_listed_by_as_much_as_is_asked_for_however_many_are_kep
     read: list[int] = []
 
     def counted(tr: Reads) -> object:
-        told = QUERIES[Verb.LIST](Counted(tr, read), {"state": "completed", "limit": 3})
+        told = queries.list_workflows(Counted(tr, read), {"state": "completed", "limit": 3})
         return [one["workflow"] for one in told["workflows"]]
 
     assert await ledger.database.read(counted) == ["w4999", "w4998", "w4997"]
@@ -111,7 +110,7 @@ async def every_page(ledger: Ledger, **body: Any) -> list[dict[str, Any]]:
     after: str | None = None
     while True:
         asked = body | {"after": after}
-        page = await ledger.database.read(lambda tr, asked=asked: QUERIES[Verb.LIST](tr, asked))  # type: ignore[misc]
+        page = await ledger.database.read(lambda tr, asked=asked: queries.list_workflows(tr, asked))  # type: ignore[misc]
         found += page["workflows"]
         after = page["next"]
         if after is None:

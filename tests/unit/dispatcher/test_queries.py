@@ -9,13 +9,11 @@ import pytest
 from hypothesis import given, settings
 
 from coditect import From, Workflow
-from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Call, Definition, Each, Node
 from coditect.workflow.render import draw_text
 from coditect.workflow.rows import NodeRow, definition_of
 from dispatcher.ledger.workflows import queries
-from dispatcher.ledger.workflows.queries import QUERIES
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.workflow.graphs import definitions
@@ -23,7 +21,7 @@ from tests.unit.workflow.graphs import definitions
 
 async def nodes(ledger: Ledger) -> list[NodeRow]:
     asked: dict[str, Any] = {"workflow": "w", "limit": 1_000}
-    answer = await ledger.database.read(lambda tr: QUERIES[Verb.NODES](tr, asked))
+    answer = await ledger.database.read(lambda tr: queries.nodes(tr, asked))
     return [NodeRow.read(row) for row in loads(dumps(answer))["nodes"]]
 
 
@@ -68,7 +66,7 @@ async def result_pages(ledger: Ledger) -> list[dict[str, Any]]:
     after: str | None = None
     while not pages or after is not None:
         asked = {"workflow": "w"} | ({"after": after} if after else {})
-        pages.append(await ledger.database.read(lambda tr: QUERIES[Verb.RESULT](tr, asked)))  # noqa: B023
+        pages.append(await ledger.database.read(lambda tr: queries.result(tr, asked)))  # noqa: B023
         after = pages[-1]["next"]
     return pages
 

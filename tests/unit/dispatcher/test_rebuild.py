@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coditect import Retry, Workflow
-from coditect.wire.control import Started, Verb
+from coditect.wire.control import Started
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import unit_of_work
@@ -14,7 +14,7 @@ from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import ATTEMPTS
 from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import republish
-from dispatcher.ledger.workflows.queries import QUERIES
+from dispatcher.ledger.workflows.status import status
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed
 
 
@@ -172,7 +172,7 @@ async def test_status_says_who_works_on_what(ledger: Ledger) -> None:
     await ledger.start(fan(3).definition())
     await ledger.batch(Rebuild("marker-1", "marker-1"))
 
-    told = await ledger.database.read(lambda tr: QUERIES[Verb.STATUS](tr, {}))
+    told = await ledger.database.read(status)
 
     row = {"shard": 0, "owner": "me", "epoch": 1, "marker": "marker-1", "workflows": 1, "under_way": 3}
     assert told == {"shards": [row], "dispatchers": ["me"]}

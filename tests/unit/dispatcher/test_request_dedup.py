@@ -156,7 +156,7 @@ async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
         raise Retryable("Not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(requests, "VERBS", {Verb.CANCEL: not_now})
+        patched.setattr(requests, "VERBS", {Verb.CANCEL: requests.ShardChange(not_now)})
         (refused,) = await ledger.batch(asked)
     await ledger.batch(asked)
 

@@ -108,7 +108,7 @@ async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_bef
     await broom.sweep(after_ms=7 * DAY_MS + 1)
 
     with pytest.raises(InputError):
-        await broom.ledger.database.read(lambda tr: queries.get(tr, {"workflow": "w"}))
+        await broom.ledger.database.read(lambda tr: queries.rows_of(tr, "w"))
     assert (await counted(broom.graph, [0]))[JobState.FINISHED] == 0
     assert await broom.ledger.state("alive") is WorkflowState.RUNNING
     rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))

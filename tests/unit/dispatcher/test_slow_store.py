@@ -17,9 +17,10 @@ from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.handlers.requests import VERBS, Query
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
-from dispatcher.ledger.workflows.queries import QUERIES
+from dispatcher.ledger.workflows.status import status
 from dispatcher.shards import recover
 from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
@@ -91,9 +92,11 @@ async def test_whatever_is_asked_for_is_told_by_the_page(ledger: Ledger, limit: 
     for number in range(limit):
         await ledger.start(mapping(1), [], workflow=f"other-{number}")
 
-    for verb, query in QUERIES.items():
-        body = {"workflow": "w", "limit": limit}
-        assert await ledger.database.read(lambda tr, query=query, body=body: query(tr, body)), verb  # type: ignore[misc]
+    body = {"workflow": "w", "limit": limit}
+    for verb, query in VERBS.items():
+        if isinstance(query, Query):
+            assert await ledger.database.read(lambda tr, query=query: query.read(tr, body)), verb  # type: ignore[misc]
+    assert await ledger.database.read(status)
     assert ledger.database.repeated == 0
 
 
