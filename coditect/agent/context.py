@@ -23,7 +23,10 @@ DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
 class Services(Protocol):
-    """The port through which a `Context` reaches the runtime: requests, progress and events."""
+    """The port through which a `Context` reaches the runtime: requests, progress and events.
+
+    A handler in a worker process reaches every method by its name: see `processes.rpc` for what may be its arguments.
+    """
 
     async def request(
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority

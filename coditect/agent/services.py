@@ -72,7 +72,8 @@ class TaskServices:
         travels = body if len(body) <= MAX_BODY_BYTES else (await requests.blobs.put(body)).document
         if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
             raise SentBack
-        child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=priority)
+        level = Priority(priority)  # it is a text from a worker process
+        child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=level)
         if travels is not body:
             child = replace(child, claims=travels)
         reply = requests.expect(child.correlation_id or "")

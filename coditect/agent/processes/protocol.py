@@ -8,10 +8,8 @@
                       UNUSABLE  head: why it cannot be loaded             (the worker ends)
                       VALUE                                               body: the handler's value
                       FAILURE   head: the exception's facts
-                      PROGRESS  head: share, note
-                      EVENT     head: type, subject, data
-                      REQUEST   head: number, capability, limits          body: the child's input
-                      ABANDON   head: number of a request whose answer is not awaited any more
+                      CALL      head: number, service and arguments       body: the argument that is bytes
+                      ABANDON   head: number of a call whose answer is not awaited any more
 """
 
 from __future__ import annotations
@@ -36,9 +34,7 @@ class FrameKind(IntEnum):
     UNUSABLE = auto()
     VALUE = auto()
     FAILURE = auto()
-    PROGRESS = auto()
-    EVENT = auto()
-    REQUEST = auto()
+    CALL = auto()
     ABANDON = auto()
 
 

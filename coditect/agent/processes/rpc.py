@@ -1,75 +1,100 @@
-"""The agent's side of the calls of a handler that runs in a worker process: its requests, progress and events."""
+"""The services that a handler in a worker process calls: every method of `context.Services`, by its name.
+
+A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes, and
+what it returns, when it is awaited, is a JSON value or an `Outcome`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from coditect import errors
 from coditect.agent.context import Services
 from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
-from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.wire.tasks import read_result, result_message
 
 
+def is_awaited(service: str) -> bool:
+    """Return whether a handler awaits the service of that name.
+
+    Raises:
+        AttributeError: when `Services` has no such service.
+    """
+    if service.startswith("_"):
+        raise AttributeError(service)
+    return inspect.iscoroutinefunction(getattr(Services, service))
+
+
+def call_frame(number: int, service: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Frame:
+    """Return the frame that calls a service; its arguments are JSON values, but for one of bytes among the first."""
+    place = next((place for place, one in enumerate(arguments) if isinstance(one, bytes)), None)
+    told = [None if at == place else one for at, one in enumerate(arguments)]
+    head = {"number": number, "service": service, "arguments": told, "options": options, "bytes": place}
+    return Frame(FrameKind.CALL, head, b"" if place is None else arguments[place])
+
+
 class WorkerRpc:
-    """The calls of one execution; requests run in `group`, and their answers go out through `send`."""
+    """The calls of one execution; awaited ones run in `group`, and their answers go out through `send`."""
 
     def __init__(self, services: Services, group: asyncio.TaskGroup, send: Callable[[Frame], None]) -> None:
         self._services = services
         self._group = group
         self._send = send
-        self._requests: dict[int, asyncio.Task[None]] = {}
+        self._awaited: dict[int, asyncio.Task[None]] = {}
 
     def run(self, frame: Frame) -> None:
-        """Carry out the call in a frame; a request runs in the background.
+        """Carry out the call in a frame; an awaited one runs in the background.
 
         Raises:
             ValueError: when the frame is of a kind that a worker does not send.
+            AttributeError: when there is no such service.
         """
-        head = frame.head
         match frame.kind:
-            case FrameKind.PROGRESS:
-                self._services.progress(*head)
-            case FrameKind.EVENT:
-                kind, subject, facts = head
-                self._services.emit(kind, subject=subject, **facts)
-            case FrameKind.REQUEST:
-                number = head["number"]
-                self._requests[number] = self._group.create_task(self._request(head, frame.body), name="errand")
-                self._requests[number].add_done_callback(lambda _: self._requests.pop(number, None))
+            case FrameKind.CALL:
+                self._call(frame)
             case FrameKind.ABANDON:
-                if head in self._requests:
-                    self._requests[head].cancel()
+                if frame.head in self._awaited:
+                    self._awaited[frame.head].cancel()
             case _:
                 raise ValueError(f"a worker does not say {frame.kind.name}")
 
     def cancel(self) -> None:
-        """Cancel the requests that still run, because the worker does not await their answers any more."""
-        for request in self._requests.values():
-            request.cancel()
+        """Cancel the calls that still run, because the worker does not await their answers any more."""
+        for call in self._awaited.values():
+            call.cancel()
 
-    async def _request(self, head: dict[str, Any], body: bytes) -> None:
+    def _call(self, frame: Frame) -> None:
+        number, service, arguments = frame.head["number"], frame.head["service"], frame.head["arguments"]
+        awaited = is_awaited(service)
+        if frame.head["bytes"] is not None:
+            arguments[frame.head["bytes"]] = frame.body
+        call = partial(getattr(self._services, service), *arguments, **frame.head["options"])
+        if not awaited:
+            call()
+            return
+        self._awaited[number] = self._group.create_task(self._answer(number, call), name=f"{service} of a worker")
+        self._awaited[number].add_done_callback(lambda _: self._awaited.pop(number, None))
+
+    async def _answer(self, number: int, call: Callable[[], Awaitable[Any]]) -> None:
         try:
-            outcome = await self._services.request(
-                head["capability"],
-                body,
-                ordinal=head["ordinal"],
-                timeout_seconds=head["timeout_seconds"],
-                priority=Priority(head["priority"]),
-            )
+            frame = _answer(number, await call())
         except CoditectError as error:
-            self._send(Frame(FrameKind.ANSWER, {"number": head["number"], "error": _described(error)}))
-        else:
-            self._send(_answer(head["number"], head["capability"], outcome))
+            frame = Frame(FrameKind.ANSWER, {"number": number, "error": _described(error)})
+        self._send(frame)
 
 
-def _answer(number: int, capability: str, outcome: Outcome) -> Frame:
-    message = result_message(outcome, capability=capability)
+def _answer(number: int, result: Any) -> Frame:
+    """Return the frame of a service's result: an `Outcome`, or a JSON value."""
+    if not isinstance(result, Outcome):
+        return Frame(FrameKind.ANSWER, {"number": number, "value": result})
+    message = result_message(result, capability="")
     head = {"number": number, "headers": dict(message.headers), "correlation_id": message.correlation_id}
     return Frame(FrameKind.ANSWER, head, message.body)
 
@@ -79,17 +104,17 @@ def _described(error: CoditectError) -> dict[str, Any]:
     return {"type": type(error).__name__, "sentence": error.sentence, "facts": facts}
 
 
-def outcome_in(frame: Frame) -> Outcome:
-    """Return the outcome in an ANSWER frame.
+def result_in(frame: Frame) -> Any:
+    """Return the result of a service in an ANSWER frame.
 
     Raises:
-        CoditectError: the error with which the request ended, of the same type.
+        CoditectError: the error with which the service ended, of the same type.
     """
-    described = frame.head.get("error")
-    if described is None:
-        return read_result(
-            Message(frame.body, headers=frame.head["headers"], correlation_id=frame.head["correlation_id"])
-        )
-    kind = getattr(errors, described["type"], CoditectError)
-    failure: CoditectError = kind(described["sentence"], **described["facts"])
-    raise failure
+    head = frame.head
+    if (described := head.get("error")) is not None:
+        kind = getattr(errors, described["type"], CoditectError)
+        failure: CoditectError = kind(described["sentence"], **described["facts"])
+        raise failure
+    if "value" in head:
+        return head["value"]
+    return read_result(Message(frame.body, headers=head["headers"], correlation_id=head["correlation_id"]))

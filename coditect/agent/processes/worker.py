@@ -7,24 +7,24 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from coditect.agent.context import Context
+from coditect.agent.context import Context, Services
 from coditect.agent.declaration import Capability
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
-from coditect.agent.processes.rpc import outcome_in
+from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
 from coditect.aio.launch import die_with
 from coditect.aio.loop import run_loop
 from coditect.errors import InvalidTask, SetupError
-from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
-from coditect.model.result import Outcome
 from coditect.wire.tasks import read_task
 
 
@@ -54,8 +54,8 @@ class _Link:
                 waiting.get_loop().call_soon_threadsafe(_bring, waiting, frame)
         self.tasks.put(None)
 
-    async def ask(self, head: dict[str, Any], body: bytes) -> Frame:
-        """Send a request and return the answer frame.
+    async def ask(self, service: str, /, *arguments: Any, **options: Any) -> Any:
+        """Call a service of the agent and return its result, or raise its error.
 
         A cancellation tells the agent that the answer is not awaited any more.
         """
@@ -63,14 +63,18 @@ class _Link:
         number = self._asked
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        self.send(Frame(FrameKind.REQUEST, {"number": number, **head}, body))
         try:
-            return await answer
+            self.send(call_frame(number, service, arguments, options))
+            return result_in(await answer)
         except asyncio.CancelledError:
             self.send(Frame(FrameKind.ABANDON, number))
             raise
         finally:
             del self._waiting[number]
+
+    def tell(self, service: str, /, *arguments: Any, **options: Any) -> None:
+        """Call a service of the agent that returns nothing."""
+        self.send(call_frame(0, service, arguments, options))
 
 
 def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
@@ -79,34 +83,17 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 
 
 class _RemoteServices:
-    """The `context.Services` of a worker process, which the agent carries out."""
+    """The `context.Services` of a worker process: the agent carries out each of them, whatever its name."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
 
-    async def request(
-        self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
-    ) -> Outcome:
-        """Let the agent make a request; raises the errors of the agent's own services."""
-        head = {
-            "capability": capability,
-            "ordinal": ordinal,
-            "timeout_seconds": timeout_seconds,
-            "priority": priority.value,
-        }
-        return outcome_in(await self._link.ask(head, body))
-
-    def progress(self, share: float, note: str) -> None:
-        """Send progress to the agent, which publishes it."""
-        self._link.send(Frame(FrameKind.PROGRESS, [share, note]))
+    def __getattr__(self, service: str) -> Callable[..., Any]:
+        return partial(self._link.ask if is_awaited(service) else self._link.tell, service)
 
     def report(self, share: float, note: str) -> None:
-        """Send progress to the agent as `progress` does, for a plain handler."""
-        self.progress(share, note)
-
-    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Send an event to the agent, which publishes it."""
-        self._link.send(Frame(FrameKind.EVENT, [type_, subject, data]))
+        """Send progress for a plain handler; the agent publishes it on its loop, before the handler's result."""
+        self._link.tell("progress", share, note)
 
 
 class _ProcessContext(Context):
@@ -115,7 +102,9 @@ class _ProcessContext(Context):
     def __init__(self, frame: Frame, link: _Link) -> None:
         head = frame.head
         task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
-        super().__init__(task, TaskId(head["task_id"]), AgentId(head["agent_id"]), _RemoteServices(link))
+        super().__init__(
+            task, TaskId(head["task_id"]), AgentId(head["agent_id"]), cast("Services", _RemoteServices(link))
+        )
         self._workspace = Path(head["workspace"])
 
     def remove_workspace(self) -> None:

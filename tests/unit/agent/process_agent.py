@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from coditect import Agent, Context, Retry
-from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.agent.context import Services
+from coditect.agent.services import TaskServices
+from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
 
 worker = Agent("process-worker", slots=2)
 ONCE = Retry(max_attempts=1)
@@ -148,6 +150,44 @@ async def abandon(_: None, ctx: Context) -> str:
 async def tell(_: None, ctx: Context) -> str:
     await ctx.emit("proc.told", what="all")
     return ctx.task_id
+
+
+knocks: list[tuple[str, int]] = []
+
+
+async def lock(services: TaskServices, name: str, token: bytes, *, seconds: float) -> dict[str, Any]:
+    """A service that the product does not have."""
+    if name != "door":
+        raise NotFound("There is no such lock", name=name)
+    return {"token": token.hex(), "seconds": seconds, "pid": os.getpid(), "task": services.task_id}
+
+
+def knock(services: TaskServices, name: str, *, times: int) -> None:
+    """Another one, which nobody awaits."""
+    knocks.append((f"{name} of {services.task_id}", times))
+
+
+MADE_UP = {"lock": lock, "knock": knock}
+
+
+@worker.capability("proc.made.up", process=True, retry=ONCE)
+async def made_up(_: None, ctx: Context) -> list[Any]:
+    for name, service in MADE_UP.items():
+        setattr(Services, name, service)  # in this process; the test does it in the agent's
+    services: Any = ctx.services
+    services.knock("door", times=2)
+    found = [os.getpid(), await services.lock("door", b"\0\xff", seconds=2.5)]
+    try:
+        await services.lock("wall", b"", seconds=1)
+    except NotFound as error:
+        found.append(str(error))
+    return found
+
+
+@worker.capability("proc.no.service", process=True, retry=ONCE)
+async def no_service(_: None, ctx: Context) -> None:
+    services: Any = ctx.services
+    services.fly()
 
 
 @worker.capability("proc.echo", process=True, retry=ONCE)

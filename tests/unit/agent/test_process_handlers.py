@@ -7,11 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coditect.agent.context import Services
+from coditect.agent.services import TaskServices
 from coditect.errors import TaskFailed, TaskRejected
 from coditect.model.task import Limits
 from tests.owner import ScriptedOwner
 from tests.support import eventually
-from tests.unit.agent.process_agent import worker
+from tests.unit.agent.process_agent import MADE_UP, knocks, worker
 from tests.unit.agent.scene import Scene
 
 
@@ -175,6 +177,30 @@ async def test_event_of_a_handler_in_a_process_comes_through(scene: Scene) -> No
         event = await anext(events)
 
     assert (event.subject, event.data) == (task_id, {"what": "all"})
+
+
+async def test_made_up_service_is_one_method_and_a_handler_in_a_process_reaches_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, service in MADE_UP.items():
+        monkeypatch.setattr(Services, name, service, raising=False)
+        monkeypatch.setattr(TaskServices, name, service, raising=False)
+    await scene.start(worker)
+    client = await scene.client()
+    handle = await client.submit("proc.made.up")
+
+    pid, told, refused = await handle.result(timeout="100s")
+
+    assert told == {"token": "00ff", "seconds": 2.5, "pid": os.getpid(), "task": handle.task_id}
+    assert pid != os.getpid()
+    assert refused == "There is no such lock (name='wall')"
+    assert knocks == [(f"door of {handle.task_id}", 2)]
+
+
+async def test_service_that_does_not_exist_fails_the_handler(scene: Scene) -> None:
+    await scene.start(worker)
+
+    assert (await failure(scene, "proc.no.service")).facts["type"] == "AttributeError"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's choice of a victim is Linux'")
