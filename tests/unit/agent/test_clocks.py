@@ -14,10 +14,11 @@ from coditect import Agent
 from coditect.agent.intake.instants import by_our_clock
 from coditect.broker.memory import MemoryBroker
 from coditect.client.options import Options
-from coditect.errors import TaskError
+from coditect.errors import RegistryUnavailable, TaskError
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.task import Limits, Task
+from coditect.registry.memory import MemoryRegistry
 from coditect.testing import TestFleet
 from coditect.testing.seeded import SeededClock
 from coditect.wire import routing
@@ -95,6 +96,51 @@ async def test_clock_that_is_set_right_is_believed_again() -> None:
         fleet._clocks_ahead_seconds.clear()  # those who start from now on
         await fleet.restart("worker")
         assert await fleet.request("work.do", 1.0, float, timeout="30s") == 1.0
+
+
+@pytest.fixture
+def no_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None answers, from the first question on."""
+
+    def refuse(_: MemoryRegistry) -> None:
+        raise RegistryUnavailable("The registry does not answer")
+
+    monkeypatch.setattr(MemoryRegistry, "_refuse_when_failing", refuse)
+
+
+@pytest.mark.usefixtures("no_registry")
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+async def test_without_a_registry_a_deadline_is_the_time_that_was_left(ahead: float) -> None:
+    async with TestFleet(agents=[worker()], clocks_ahead_seconds={"client": ahead}) as fleet:
+        quick = await fleet.submit("work.do", 1.0, deadline="30s")
+        assert await quick.result(float, timeout="1m") == 1.0
+        began = fleet.elapsed_seconds
+        endless = await fleet.submit("work.do", 200.0, deadline="20s")
+        with pytest.raises(TaskError) as failed:
+            await endless.result(timeout="10m")
+
+    assert failed.value.facts["reason"] == "timeout"
+    assert 10 <= fleet.elapsed_seconds - began <= 30, "neither at once nor an hour later"
+
+
+@pytest.mark.usefixtures("no_registry")
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+async def test_without_a_registry_a_stranger_s_task_comes_in_time_or_its_error_names_the_clock(ahead: float) -> None:
+    """Without an expiration nothing refutes a clock that is behind: it may have waited for an hour."""
+    async with (
+        TestFleet(agents=[worker()], clocks_ahead_seconds={"stranger": ahead}) as fleet,
+        MemoryBroker(fleet.server, name="stranger") as stranger,
+    ):
+        now_ms = fleet._clock("stranger").now_ms()
+        headers = {"x-coditect-deadline": now_ms + 60_000, "x-coditect-published-at": now_ms}
+        await stranger.publish(Message(b"1.0", headers), exchange=routing.TASKS, routing_key="work.do.p1")
+        await fleet.settled()
+        letters = await fleet.dead_letters("work.do")
+
+    told = [(one.reason, one.error.message) for one in letters if one.error is not None]
+    passed = "The task's deadline passed 3540000 ms before it started"
+    late = [("expired", f"{passed}, 3600.0 s after its publication by its sender's clock")]
+    assert told == ([] if ahead > 0 else late)
 
 
 @settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
