@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -215,36 +214,6 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
     finally:
         process.kill()
         process.wait()
-
-
-async def test_program_says_over_http_that_it_is_ready(servers: Servers, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ready = tmp_path / "ready"
-    environment = {
-        **os.environ,
-        "CODITECT_AMQP_URL": servers.amqp_url,
-        "CODITECT_REDIS_URL": servers.redis_url,
-        "CODITECT_READY_FILE": str(ready),
-        "CODITECT_STORE": f"sqlite:{tmp_path / 'ledger.db'}",
-        "CODITECT_SHARDS": "1",
-        "CODITECT_HEALTH_PORT": str(port),
-        "CODITECT_LOG_LEVEL": "ERROR",
-    }
-    process = subprocess.Popen([sys.executable, "-m", "dispatcher"], env=environment)
-    try:
-        await eventually(ready.exists)
-
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
-        answer = await reader.read()
-        writer.close()
-
-        assert answer.startswith(b"HTTP/1.1 200")
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 async def test_program_with_a_wrong_setting_ends_and_says_which(tmp_path: Path) -> None:
