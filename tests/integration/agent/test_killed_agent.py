@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -13,9 +14,11 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
+from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
 from coditect.wire.tasks import read_task
+from tests.faults.node import Node
 from tests.integration.agent.fleet import Fleet, client_of
 from tests.support import eventually, patient
 
@@ -66,3 +69,24 @@ async def test_what_was_handed_back_to_a_killed_agent_runs_elsewhere_within_a_se
         assert sorted(runs(fleet, heir.pid)) == sorted(str(one.task_id) for one in handles), "each of them once"
         assert took <= patient(ELSEWHERE_SECONDS), f"{took:.2f} s"
         assert "process of its own" not in fleet.log(heir) and "in one of its own" not in fleet.log(heir)
+
+
+@pytest.mark.parametrize("replies", ["classic", "quorum"])
+async def test_what_a_killed_agent_leaves_expires_by_itself(fleet: Fleet, replies: str) -> None:
+    broker = Node(fleet.servers, fleet.folder)
+    victim = await fleet.start(CODITECT_REPLY_QUEUE=replies)
+    async with RedisRegistry(fleet.servers.redis_url) as registry:
+        (victims,) = [one.registration for one in await registry.find(Search()) if one.registration.pid == victim.pid]
+
+    victim.kill()
+    await asyncio.to_thread(victim.wait)
+    rows = json.loads(await broker.control("list_queues", "name", "type", "arguments", "--formatter", "json"))
+
+    left = {row["name"]: row for row in rows if victims.agent_id in row["name"]}
+    assert {name: row["type"] for name, row in left.items()} == {
+        f"agent.{victims.agent_id}.tasks": "quorum",
+        f"agent.{victims.agent_id}.next": "classic",
+        f"agent.{victims.agent_id}.mail": "classic",
+        f"reply.{victims.agent_id}": replies,
+    }
+    assert [name for name, row in left.items() if "x-expires" not in str(row["arguments"])] == []
