@@ -17,7 +17,7 @@ from coditect.broker.port import Delivery
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import base_topology, capability_queues, reply_queue
 from coditect.client.client import Client
-from coditect.errors import CoditectError, NotFound, TaskFailed, UnknownCapability
+from coditect.errors import CoditectError, NotFound, TaskFailed, UnknownCapability, Unroutable
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.model.retry import Retry
@@ -26,6 +26,7 @@ from coditect.settings.settings import Settings
 from coditect.wire import routing
 from dispatcher.program import running_dispatcher
 from tests.faults.node import Node
+from tests.fleet import remove_queues
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -95,7 +96,7 @@ async def durable(node: Node, load: Load) -> AsyncIterator[Load]:
         yield Load(load.client, durable=True)
 
 
-async def _delete(node: Node, what: str) -> None:
+async def _delete(node: Node, what: str, *, capability: str = CAPABILITY) -> None:
     kind, _, name = what.partition(" ")
     async with await aiormq.connect(node.url) as connection:
         channel = await connection.channel()
@@ -104,7 +105,8 @@ async def _delete(node: Node, what: str) -> None:
         elif kind == "queue":
             await channel.queue_delete(name)
         else:
-            await channel.queue_unbind(TASK_QUEUE, name, f"{CAPABILITY}.p1")
+            queue, key = routing.task_queue(capability, Priority.P1), routing.task_key(capability, Priority.P1)
+            await channel.queue_unbind(queue, name, key)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,36 @@ async def _answers_go_on(node: Node, load: Load, what: str) -> None:
         load.stopping = True
 
     assert (load.unknown, load.refused) == ([], 0)
+
+
+@pytest.mark.parametrize("what", [f"exchange {routing.SUBMIT}", f"exchange {routing.REPLIES}"])
+async def test_client_that_opens_after_somebody_deleted_is_answered(node: Node, load: Load, what: str) -> None:
+    await _delete(node, what)
+
+    async with AmqpBroker(node.url, name="new") as broker, Client(broker, MemoryRegistry()) as client:
+        new = Load(client)
+        async with asyncio.TaskGroup() as working:
+            working.create_task(new.run())
+            await eventually(lambda: new.answered > 20, seconds=ANSWERED_SECONDS)
+            new.stopping = True
+
+    assert (new.unknown, new.refused) == ([], 0)
+
+
+async def test_client_is_told_that_nothing_leads_to_the_queue_while_nobody_restores_its_binding(node: Node) -> None:
+    alone = "left.behind"
+    async with AmqpBroker(node.url, name="gone") as gone:
+        await gone.declare(base_topology() + capability_queues(alone))
+    await _delete(node, f"binding {routing.SUBMIT}", capability=alone)
+
+    async with AmqpBroker(node.url, name="new") as broker, Client(broker, MemoryRegistry()) as client:
+        with pytest.raises(Unroutable, match="The capability is there, but nothing leads to its queue") as told:
+            await client.submit(alone, None)
+
+        assert told.value.facts["fix"] == f"coditect topology apply --capability {alone}"
+        await broker.declare(capability_queues(alone))
+        await client.submit(alone, None)
+        await remove_queues(broker, [alone])
 
 
 async def _messages(broker: AmqpBroker, queue: str) -> int:

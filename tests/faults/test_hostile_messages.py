@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from uuid import uuid4
 
@@ -18,12 +19,14 @@ from tests.faults.node import Node
 from tests.fleet import running
 from tests.integration.wire.agent import Echo
 from tests.servers import Servers
-from tests.support import eventually
+from tests.support import eventually, patient
 from tests.unit.wire.hostile import nested
 
 pytestmark = pytest.mark.servers
 
 MANY = 40
+LONG_HISTORIES = 6
+ANSWERED_SECONDS = 1.0
 NEVER_DEFAULT = r"^(?!amq\.default$).*"
 
 
@@ -61,3 +64,24 @@ async def test_refused_answers_and_nested_histories_end_beside_a_fleets_own_work
         assert {letter.reason for letter in letters} == {"handler_error", "no_owner"}
         assert closed.connected
         assert await fleet.holds(answers.name, 0), "the permissions let nobody be answered there"
+
+
+async def test_quick_request_is_answered_in_time_beside_long_histories(servers: Servers) -> None:
+    """Each failure writes its history again, on the loop that also serves the request."""
+    echo = Echo(f"echo.{uuid4().hex[:8]}")
+    headers = {PREFIX + "errors": "[" + ",".join(['{"type":"E"}'] * 2_500) + "]"}
+    assert 32_000 < len(headers[PREFIX + "errors"]) < 32_768
+    async with AmqpBroker(servers.amqp_url, name="stranger") as stranger, running(echo.agent(), servers) as fleet:
+        await fleet.client.request(echo.capability, {"say": "warm"}, timeout="30s")
+        await asyncio.gather(*[
+            stranger.publish(Message(b'{"fail": true}', headers), exchange=routing.TASKS, routing_key=echo.capability)
+            for _ in range(LONG_HISTORIES)
+        ])  # fmt: skip
+
+        began = asyncio.get_running_loop().time()
+        await fleet.client.request(echo.capability, {"say": "quick"}, timeout="30s")
+        took = asyncio.get_running_loop().time() - began
+
+        assert took < patient(ANSWERED_SECONDS), f"{took:.2f} s"
+        await eventually(lambda: fleet.holds(routing.dead_queue(echo.capability), LONG_HISTORIES))
+        assert echo.started.count("nothing") == 2 * LONG_HISTORIES, "each was tried, and tried again"
