@@ -3,14 +3,69 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from coditect import Workflow
-from coditect.workflow.definition import Call, Node
-from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions
+import pytest
+
+from coditect import After, Priority, Retry, Workflow
+from coditect.workflow.definition import Approval, Call, Each, Node, OnFailure, OnTimeout
+from coditect.workflow.document import node_document, read_node
+from dispatcher.ledger import versions
+from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
 from dispatcher.ledger.effects import Defined, NodeKey
 from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed
+
+
+ROWS: list[tuple[bytes, Node]] = [
+    (b'{"task":"work"}', Node("n", Call("work"))),
+    (
+        b'{"task":"code.review","input":{"a":[{"$from":"input.a"},null,1.5]},"priority":"p0","timeout":"5m",'
+        b'"start_within":"1500ms","deadline":"2d","heartbeat":"45s",'
+        b'"retry":{"max_attempts":2,"first":"250ms","cap":"1h"},"compensate":"code.undo",'
+        b'"after":["a",{"node":"b","on_failure":"skip"},{"node":"c","on_failure":"allow"}],"join":2,"when":"input.b"}',
+        Node(
+            "n",
+            Call(
+                "code.review",
+                {"a": [{"$from": "input.a"}, None, 1.5]},
+                Priority.P0,
+                timeout_ms=300_000,
+                retry=Retry(2, "250ms", "1h"),
+                compensate="code.undo",
+                start_within_ms=1_500,
+                deadline_ms=172_800_000,
+                heartbeat_ms=45_000,
+            ),
+            (After("a"), After("b", OnFailure.SKIP), After("c", OnFailure.ALLOW)),
+            2,
+            "input.b",
+        ),
+    ),
+    (
+        b'{"map":"work","over":"input.list","limit":10000,"input":{"$from":"item"},"priority":"p2","timeout":"30s",'
+        b'"after":["a","b"],"join":"any"}',
+        Node(
+            "n",
+            Each(Call("work", {"$from": "item"}, Priority.P2, timeout_ms=30_000), "input.list", 10_000),
+            (After("a"), After("b")),
+            "any",
+        ),
+    ),
+    (b'{"approval":"Ship it?"}', Node("n", Approval("Ship it?"))),
+    (
+        '{"approval":"Ausliefern – ja?","timeout":"2h","on_timeout":"grant","after":["a"],"when":"input"}'.encode(),
+        Node("n", Approval("Ausliefern – ja?", 7_200_000, OnTimeout.GRANT), (After("a"),), "all", "input"),
+    ),
+]
+"""A row of each kind of node, with the fewest fields and with all; stores hold such rows."""
+
+
+@pytest.mark.parametrize(("row", "node"), ROWS)
+def test_a_node_s_row_stays_as_it_is_to_the_byte(row: bytes, node: Node) -> None:
+    assert versions.NODE.pack(node_document(node)) == row
+    assert known(NodeKey("w", "n"), row) == node
+    assert read_node("n", versions.NODE.unpack(row)) == node
 
 
 def test_the_oldest_definitions_go_first_and_one_that_is_read_again_is_new() -> None:
