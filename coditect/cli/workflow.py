@@ -40,7 +40,7 @@ from coditect.operations.workflows import AcceptedWorkflow, EndedWorkflow, Steer
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
 from coditect.workflow.render import draw_mermaid, draw_text
-from coditect.workflow.rows import ApprovalRow, definition_of
+from coditect.workflow.rows import ApprovalRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 MOST_SHOWN = 10_000
@@ -156,6 +156,8 @@ def draw_workflow(
     run = target if is_uuid(target) else live
     name, rows = ("", []) if run is None else run_loop(workflows.show_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
+    from coditect.workflow.document import definition_of
+
     definition = definition_of(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)
 

@@ -1,6 +1,6 @@
 """Checks of a definition's field values: each returns the stored form, or raises an InputError with a valid example.
 
-Builder and document share the checks, so that a workflow in Python and a workflow in a file mean the same.
+Builder and schema share the checks, so that a workflow in Python and a workflow in a file mean the same.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from coditect.errors import InputError
 from coditect.model.capability import Priority, check_capability_name, nearest_names
 from coditect.model.duration import duration_text, milliseconds
-from coditect.model.retry import Retry
+from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join
 from coditect.workflow.template import FROM, LITERAL, From, Literal, check_template
@@ -22,6 +23,9 @@ from coditect.workflow.template import FROM, LITERAL, From, Literal, check_templ
 MOST_EXPRESSION_CHARACTERS = 1_000
 MOST_TEXT_CHARACTERS = 2_000
 _MOST_MS = 10 * 366 * 86_400_000
+
+_milliseconds = lru_cache(maxsize=1_000)(milliseconds)  # a large workflow has few durations, thousands of times
+_duration_text = lru_cache(maxsize=1_000)(duration_text)
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -59,7 +63,7 @@ def duration_ms(value: object) -> int:
     """Convert a duration to milliseconds; at least 1 ms, at most ten years."""
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=_shown(value))
-    whole: int = milliseconds(value)  # type: ignore[arg-type]  # it refuses what is none
+    whole: int = _milliseconds(value)
     if whole > _MOST_MS:
         raise InputError("A duration is at most ten years", given=_shown(value))
     return whole
@@ -104,12 +108,12 @@ def join(value: object) -> Join:
 def one_of(choices: type[Choice]) -> Callable[[object], Choice]:
     """Return a check that converts a text to a member of the given enum."""
 
+    members = {choice.value: choice for choice in choices}
+
     def read(value: object) -> Choice:
-        try:
-            return choices(str(value))
-        except ValueError:
-            words = [choice.value for choice in choices]
-            raise InputError(f"One of {', '.join(words)} is expected", given=_shown(value)) from None
+        if not isinstance(value, str) or value not in members:
+            raise InputError(f"One of {', '.join(members)} is expected", given=_shown(value))
+        return members[value]
 
     return read
 
@@ -117,21 +121,31 @@ def one_of(choices: type[Choice]) -> Callable[[object], Choice]:
 priority = one_of(Priority)
 
 
+def delay(value: object) -> str:
+    """Convert a delay to its usual text."""
+    return _duration_text(duration_ms(value))
+
+
+def longest_delay(value: object) -> str:
+    """Convert the longest delay of a retry policy to its usual text; at most 1 h."""
+    if duration_ms(value) > RETRY_DELAYS_MS[-1]:
+        raise InputError("A retry's cap is at most 1h", given=_shown(value), fix="1h or less")
+    return delay(value)
+
+
 def retry(value: object) -> Retry:
-    """Convert a `Retry`, or an object of its fields, to the retry policy of a workflow's task."""
-    if isinstance(value, Retry):
-        if value.on != (Exception,):
-            raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
-        value = {"max_attempts": value.max_attempts, "first": value.first, "cap": value.cap}
+    """Convert a retry policy, or an object of its fields, to the policy of a workflow's task, with texts for delays."""
+    policy = value if isinstance(value, Retry) else Retry(**retry_object(value))
+    if policy.on != (Exception,):
+        raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
+    return Retry(policy.max_attempts, delay(policy.first), longest_delay(policy.cap))
+
+
+def retry_object(value: object) -> Mapping[str, Any]:
+    """Check that a retry policy is an object, and return the object; its fields are checked by the schema."""
     if not isinstance(value, Mapping):
         raise InputError("A retry policy is an object of max_attempts, first, cap", given=_shown(value))
-    if unknown := set(value) - {"max_attempts", "first", "cap"}:
-        raise InputError("A retry policy has only max_attempts, first, cap", given=sorted(map(str, unknown))[:5])
-    return Retry(
-        max_attempts=count(1_000)(value.get("max_attempts", 3)),
-        first=duration_text(duration_ms(value.get("first", "1s"))),
-        cap=duration_text(duration_ms(value.get("cap", "1m"))),
-    )
+    return value
 
 
 def template(value: object) -> Any:

@@ -6,13 +6,12 @@ plane knows are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 from coditect.errors import InvalidTask
-from coditect.workflow.definition import After, Approval, Call, Definition, Node, OnFailure
-from coditect.workflow.document import read_node
+from coditect.workflow.definition import OnFailure
 from coditect.workflow.states import TaskState, WorkflowState
 
 T = TypeVar("T")
@@ -204,23 +203,6 @@ class ApprovalRow:
             name=str(given.get("name") or ""),
             since_ms=given.get("since"),
         ))  # fmt: skip
-
-
-def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
-    """Build the definition of a reported workflow from the rows of its nodes, without inputs and without map elements.
-
-    Raises:
-        InvalidWorkflow: when the control plane knows fields that this version does not.
-    """
-    return Definition(name, tuple(_node_of(row) for row in rows if "[" not in row.name))
-
-
-def _node_of(row: NodeRow) -> Node:
-    edges = tuple(After(name, row.on_failure.get(name, OnFailure.FAIL)) for name in row.after)
-    if row.definition:
-        return replace(read_node(row.name, row.definition), after=edges)
-    work = Approval(row.question or row.name) if row.kind == "approval" else Call(row.capability)
-    return Node(row.name, work, edges)
 
 
 def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[object]:

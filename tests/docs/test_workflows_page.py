@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from coditect.client import upload
-from coditect.workflow import definition, document, fields
+from coditect.workflow import definition, fields
 from coditect.workflow import expressions as expression
 from coditect.workflow.file import MOST_BYTES, MOST_LEVELS, load_workflow
+from coditect.workflow.schema import KINDS
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.nodes.inputs import MOST_SEEN_BYTES
 from dispatcher.ledger.values import LARGEST_BYTES
@@ -13,18 +14,17 @@ from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
 PAGE = ROOT / "docs" / "workflows.md"
-OF_ALL = frozenset(document.KINDS)
+OF_ALL = frozenset(KINDS)
 
 
 def test_every_field_is_documented_with_the_kinds_that_have_it() -> None:
     rows = [row for row in table_rows(section(PAGE, "Fields")) if "`" in row[0]]
     documented = {row[0].strip("`"): OF_ALL if row[1] == "all" else frozenset(row[1].split(", ")) for row in rows}
-    of_kinds = {
-        name: frozenset(kind for kind, own in document.KINDS.items() if name in (kind, *own))
-        for name in {*document.KINDS, *(name for own in document.KINDS.values() for name in own)}
-    }
+    names = {name for fields_ in KINDS.values() for name in fields_.model_fields}
 
-    assert documented == of_kinds | dict.fromkeys(document.PLACE_FIELDS, OF_ALL)
+    assert documented == {
+        name: frozenset(kind for kind, fields_ in KINDS.items() if name in fields_.model_fields) for name in names
+    }
 
 
 def test_the_bounds_are_those_that_hold() -> None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 
 import pytest
+from hypothesis import given
 
 from coditect import After, Priority, Retry, Workflow
-from coditect.workflow.definition import Approval, Call, Each, Node, OnFailure, OnTimeout
+from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure, OnTimeout
 from coditect.workflow.document import node_document, read_node
 from dispatcher.ledger import versions
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
@@ -15,7 +16,7 @@ from dispatcher.ledger.unit_of_work import BYTES_PER_STEP, UnitOfWork
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed
-
+from tests.unit.workflow.graphs import definitions
 
 ROWS: list[tuple[bytes, Node]] = [
     (b'{"task":"work"}', Node("n", Call("work"))),
@@ -54,8 +55,8 @@ ROWS: list[tuple[bytes, Node]] = [
     ),
     (b'{"approval":"Ship it?"}', Node("n", Approval("Ship it?"))),
     (
-        '{"approval":"Ausliefern – ja?","timeout":"2h","on_timeout":"grant","after":["a"],"when":"input"}'.encode(),
-        Node("n", Approval("Ausliefern – ja?", 7_200_000, OnTimeout.GRANT), (After("a"),), "all", "input"),
+        '{"approval":"Größe ändern?","timeout":"2h","on_timeout":"grant","after":["a"],"when":"input"}'.encode(),
+        Node("n", Approval("Größe ändern?", 7_200_000, OnTimeout.GRANT), (After("a"),), "all", "input"),
     ),
 ]
 """A row of each kind of node, with the fewest fields and with all; stores hold such rows."""
@@ -66,6 +67,12 @@ def test_a_node_s_row_stays_as_it_is_to_the_byte(row: bytes, node: Node) -> None
     assert versions.NODE.pack(node_document(node)) == row
     assert known(NodeKey("w", "n"), row) == node
     assert read_node("n", versions.NODE.unpack(row)) == node
+
+
+@given(definitions(most=6))
+def test_a_node_is_read_from_its_row_as_it_was(definition: Definition) -> None:
+    for node in definition.nodes:
+        assert known(NodeKey("w", node.name), versions.NODE.pack(node_document(node))) == node
 
 
 def test_the_oldest_definitions_go_first_and_one_that_is_read_again_is_new() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from coditect import From, Workflow
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Call, Definition, Each, Node
+from coditect.workflow.document import definition_of
 from coditect.workflow.render import draw_text
-from coditect.workflow.rows import NodeRow, definition_of
+from coditect.workflow.rows import NodeRow
 from dispatcher.ledger.workflows import queries
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.workflow.definition import MOST_PREDECESSORS, Call, Definition
-from coditect.workflow.document import KINDS, PLACE_FIELDS
 from coditect.workflow.file import MOST_BYTES, load_workflow, read_workflow, write_yaml
+from coditect.workflow.schema import KINDS, MapFields
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 
@@ -45,6 +45,7 @@ def problems(text: str, *, is_json: bool = False, known: tuple[str, ...] | None 
         ("name: a b\n" + ONE[11:], "line 1: name: A workflow's name is letters, digits, dots, hyphens and _"),
         (HEAD + "  a b: {task: some.work}\n", "line 3: nodes.a b: A node's name is a word of letters"),
         (HEAD + "  a: some.work\n", "line 3: nodes.a: A node is an object of fields, not str"),
+        (HEAD + "  a: {}\n", "line 3: nodes.a: A node is one of task, map, approval; this one is none"),
         (HEAD + "  a: {after: []}\n", "line 3: nodes.a: A node is one of task, map, approval; this one is none"),
         (ONE + "    approval: x\n", "line 3: nodes.a: A node is one of task, map, approval; this one is task and"),
         (ONE + "    timeuot: 5m\n", "line 5: nodes.a.timeuot: There is no field 'timeuot' here"),
@@ -55,10 +56,15 @@ def problems(text: str, *, is_json: bool = False, known: tuple[str, ...] | None 
         (ONE + "    heartbeat: 5s\n", "line 5: nodes.a.heartbeat: A heartbeat is at least 45s"),
         (ONE + "    timeout: [1]\n", "line 5: nodes.a.timeout: A duration needs a number and a unit"),
         (ONE + "    priority: high\n", "line 5: nodes.a.priority: One of p0, p1, p2 is expected"),
-        (ONE + "    retry: {tries: 3}\n", "line 5: nodes.a.retry: A retry policy has only max_attempts, first, cap"),
-        (ONE + "    retry: {max_attempts: 0}\n", "line 5: nodes.a.retry: A whole number from 1 to 1000 is expected"),
+        (ONE + "    retry: {tries: 3}\n", "line 5: nodes.a.retry.tries: There is no field 'tries' here"),
+        (ONE + "    retry: {max_attempts: 0}\n", "line 5: nodes.a.retry.max_attempts: A whole number from 1 to"),
+        (ONE + "    retry: {cap: 2h}\n", "line 5: nodes.a.retry.cap: A retry's cap is at most 1h"),
+        (ONE + "    retry: 3\n", "line 5: nodes.a.retry: A retry policy is an object of max_attempts, first, cap"),
         (ONE + "    join: yes\n", "line 5: nodes.a.join: `join` is all, any or a number"),
         (ONE + "    join: 1\n", "line 5: nodes.a.join: `join` wants 1 of 0 predecessors"),
+        (ONE + "    timeout: null\n", "line 5: nodes.a.timeout: A duration needs a number and a unit"),
+        (ONE + "    after: null\n", "line 5: nodes.a.after: `after` is a list of nodes"),
+        (ONE + "    after: [1]\n", "line 5: nodes.a.after[0]: An edge is a node's name or an object"),
         (ONE + "    after: b\n", "line 5: nodes.a.after: `after` is a list of nodes"),
         (ONE + "    after: [b]\n", "line 5: nodes.a.after[0]: There is no node 'b'"),
         (ONE + "    after:\n      - {node: a, on_failure: retry}\n", "line 6: nodes.a.after[0].on_failure: One of"),
@@ -88,6 +94,14 @@ def test_every_problem_is_told_in_the_order_of_the_lines() -> None:
     lines = [told.split(":")[0] for told in problems(text)]
 
     assert lines == ["line 4", "line 5", "line 7", "line 8", "line 9"]
+
+
+def test_the_place_of_a_node_is_checked_where_its_kind_is_not_known() -> None:
+    text = HEAD + "  a:\n    task: some.work\n    approval: x\n    after: [{nod: b}]\n    join: most\n"
+
+    assert [told.split(": ", 2)[1] for told in problems(text)] == [
+        "nodes.a", "nodes.a.after[0]", "nodes.a.after[0].nod", "nodes.a.join",
+    ]  # fmt: skip
 
 
 def test_faults_of_the_graph_and_of_expressions_are_told_at_once() -> None:
@@ -171,7 +185,7 @@ DOCUMENTS = st.fixed_dictionaries(
         "nodes": st.dictionaries(
             st.sampled_from("abc"),
             st.dictionaries(
-                st.sampled_from([*KINDS, *PLACE_FIELDS, *KINDS["map"]]),
+                st.sampled_from([*KINDS, *MapFields.model_fields]),
                 json_values | st.sampled_from([["a"], "a.b", 1, {"$from": "input"}]),
                 max_size=4,
             ),

@@ -10,9 +10,8 @@ from pydantic import BaseModel
 
 from coditect import After, From, Priority, Retry, Workflow
 from coditect.errors import InputError, InvalidWorkflow
-from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure
-from coditect.workflow.document import from_document, known_node, node_document, to_document
+from coditect.workflow.document import from_document, to_document
 from coditect.workflow.file import read_workflow, write_json, write_yaml
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import Literal
@@ -174,12 +173,6 @@ def test_yaml_json_document_and_builder_say_the_same(definition: Definition) -> 
     assert built_again(definition) == definition
     assert read_workflow(write_json(definition).encode(), is_json=True) == definition
     assert read_workflow(write_yaml(definition).encode()) == definition
-
-
-@given(definitions(most=6))
-def test_a_node_that_was_checked_once_is_read_as_it_was(definition: Definition) -> None:
-    for node in definition.nodes:
-        assert known_node(node.name, loads(dumps(node_document(node)))) == node
 
 
 def test_a_literal_is_kept_as_it_stands() -> None:

@@ -1,0 +1,162 @@
+"""The schema of workflow documents: what a YAML or JSON file, or a request, may say of a node.
+
+The models check a document by the checks of `fields.py`; `document.py` makes the frozen values of `definition.py` from
+them. `docs/workflows.md` lists the fields, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag
+from pydantic_core import PydanticCustomError
+
+from coditect.errors import InputError
+from coditect.model.capability import Priority
+from coditect.workflow import fields
+from coditect.workflow.definition import Join, OnFailure, OnTimeout, check_node_name, check_workflow_name
+
+REFUSED = "refused"
+"""The type of the error of a validation whose context has the InputError of a check."""
+_NO_EDGES: Any = ()
+
+
+def _told(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the check with its InputError as one of the errors of a validation."""
+
+    def checked(value: Any) -> Any:
+        try:
+            return check(value)
+        except InputError as error:
+            raise PydanticCustomError(REFUSED, REFUSED, {"error": error}) from None
+
+    return checked
+
+
+def _by(check: Callable[[Any], Any], written: Any = str) -> PlainValidator:
+    """Return the validator of a field by a check; in a document the field is written as the given type."""
+    return PlainValidator(_told(check), json_schema_input_type=written)
+
+
+_Text: TypeAlias = Annotated[str, _by(fields.text)]
+_Question: TypeAlias = Annotated[str, _by(fields.some_text)]
+_Expression: TypeAlias = Annotated[str, _by(fields.expression)]
+_Condition: TypeAlias = Annotated[str | None, _by(fields.expression)]
+_Capability: TypeAlias = Annotated[str, _by(fields.capability)]
+_Compensation: TypeAlias = Annotated[str | None, _by(fields.capability)]
+_Attempts: TypeAlias = Annotated[int, _by(fields.count(1_000), int)]
+_Elements: TypeAlias = Annotated[int, _by(fields.limit, int)]
+_Delay: TypeAlias = Annotated[str, _by(fields.delay, str | float)]
+_LongestDelay: TypeAlias = Annotated[str, _by(fields.longest_delay, str | float)]
+_Period: TypeAlias = Annotated[int | None, _by(fields.duration_ms, str | float)]
+_Heartbeat: TypeAlias = Annotated[int | None, _by(fields.heartbeat_ms, str | float)]
+_Input: TypeAlias = Annotated[Any, _by(fields.template, Any)]
+_Join: TypeAlias = Annotated[Join, _by(fields.join, Join)]
+_Priority: TypeAlias = Annotated[Priority, _by(fields.priority, Priority)]
+_OnFailure: TypeAlias = Annotated[OnFailure, _by(fields.one_of(OnFailure), OnFailure)]
+_OnTimeout: TypeAlias = Annotated[OnTimeout, _by(fields.one_of(OnTimeout), OnTimeout)]
+_NodeName: TypeAlias = Annotated[str, _by(check_node_name)]
+_WorkflowName: TypeAlias = Annotated[str, _by(lambda name: check_workflow_name(fields.text(name)))]
+
+
+class _Fields(BaseModel):
+    """An object in a workflow document; a field that its class does not have is a problem."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class RetryFields(_Fields):
+    """A retry policy: how often a task is tried, and how long after a failure."""
+
+    max_attempts: _Attempts = Field(3, description="Attempts in all, the first included; 1 to 1,000.")
+    first: _Delay = Field("1s", description="The longest first delay; doubled for every further attempt.")
+    cap: _LongestDelay = Field("1m", description="The longest delay of all; at most 1h.")
+
+
+class EdgeFields(_Fields):
+    """An edge from a predecessor, with the policy for the predecessor's failure."""
+
+    node: _Text = Field(description="The predecessor's name.")
+    on_failure: _OnFailure = Field(
+        OnFailure.FAIL, description="What follows for the node when it ends without a value."
+    )
+
+
+_Retry: TypeAlias = Annotated[RetryFields | None, BeforeValidator(_told(fields.retry_object))]
+
+
+class PlaceFields(_Fields):
+    """The place of a node in the graph, which nodes of every kind have."""
+
+    after: list[str | EdgeFields] = Field(_NO_EDGES, description="The predecessors; at most 10,000.")
+    join: _Join = Field("all", description="How many of the predecessors must be met: all, any, or a number.")
+    when: _Condition = Field(None, description="An expression; where it finds nothing, the node is skipped.")
+
+
+class CallFields(PlaceFields):
+    """The input and the limits of a task, or of the task for each element of a map."""
+
+    input: _Input = Field(None, description="JSON; `{$from: expression}` stands for what the expression finds.")
+    priority: _Priority = Field(Priority.P1, description="p0 goes before p1, and p1 before p2.")
+    timeout: _Period = Field(None, description="The longest run of an attempt; else the capability's own.")
+    start_within: _Period = Field(None, description="How long an attempt may wait until an agent starts it.")
+    deadline: _Period = Field(None, description="How long all attempts may take together.")
+    heartbeat: _Heartbeat = Field(None, description="How long the task's agent may be silent; at least 45s.")
+    retry: _Retry = Field(None, description="When the task is tried again; else by the capability's own policy.")
+    compensate: _Compensation = Field(None, description="The capability that is to undo the task; kept, not run yet.")
+
+
+class TaskFields(CallFields):
+    """A node that runs one task."""
+
+    task: _Capability = Field(description="The capability.")
+
+
+class MapFields(CallFields):
+    """A node that runs a task for every element of a list."""
+
+    map: _Capability = Field(description="The capability, for every element of a list.")
+    over: _Expression = Field(description="The expression that finds the list.")
+    limit: _Elements = Field(description="How many elements the list may have at most; 1 to 10,000.")
+
+
+class ApprovalFields(PlaceFields):
+    """A node that waits for a person's answer."""
+
+    approval: _Question = Field(description="The question to a person.")
+    timeout: _Period = Field(None, description="How long the question waits for an answer; else for ever.")
+    on_timeout: _OnTimeout = Field(OnTimeout.REJECT, description="What counts as the answer when nobody gave one.")
+
+
+KINDS: Mapping[str, type[TaskFields | MapFields | ApprovalFields]] = {
+    "task": TaskFields,
+    "map": MapFields,
+    "approval": ApprovalFields,
+}
+"""The kinds of nodes, by the field that tells the kind."""
+
+
+def kinds_of(document: Mapping[str, Any]) -> list[str]:
+    """Return the kinds that a node's document names; it should be one."""
+    return [kind for kind in KINDS if kind in document]
+
+
+def _kind(document: object) -> str | None:
+    """Return the only kind that a node's document names."""
+    kinds = kinds_of(document) if isinstance(document, dict) else []
+    return kinds[0] if len(kinds) == 1 else None
+
+
+_Task: TypeAlias = Annotated[TaskFields, Tag("task")]
+_Map: TypeAlias = Annotated[MapFields, Tag("map")]
+_Approval: TypeAlias = Annotated[ApprovalFields, Tag("approval")]
+Nodes: TypeAlias = dict[_NodeName, Annotated[_Task | _Map | _Approval, Discriminator(_kind)]]
+
+
+class WorkflowFields(_Fields):
+    """A workflow document as a whole."""
+
+    name: _WorkflowName = Field(description="The workflow's name.")
+    description: _Text = Field("", description="What the workflow is for.")
+    nodes: Nodes = Field(description="The nodes by their names.")
