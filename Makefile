@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
+.PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
 .PHONY: demo bench bench-workflows profile docs check clean
 
 help: ## List the targets
@@ -60,20 +60,22 @@ unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no s
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" \
 		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
 
-# What these test is not the library, whose coverage is measured: tracing would only double their time.
+# What these test is not the library, whose coverage is measured.
 UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 	tests/unit/agents tests/unit/benchmarks tests/unit/chaos tests/unit/dispatcher tests/unit/graph tests/unit/layers \
 	tests/unit/store
 
-# What fails is the last thing printed: `coverage report` lists the lines that no test ran.
 # Tests with servers wait most of the time: each process has a broker and a Redis of its own.
 THREE := -n 3 --dist worksteal -m "servers and not endurance"
 
-test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
-	@echo "Three parts: the library with coverage, the rest without servers, then all with RabbitMQ and Redis (some 5 minutes each)"
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report= $(addprefix --ignore=,$(UNTRACED))
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" $(wildcard $(UNTRACED))
+test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (some twelve minutes)
+	@echo "Two parts: without servers, then with RabbitMQ and Redis (some 6 minutes each on two cores)"
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance"
 	@$(PYTHON) -m pytest $(THREE) --ignore=tests/unit
+
+coverage: setup ## The library's tests without servers again, by branch coverage: at least 90 % (eight minutes)
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term:skip-covered \
+		$(addprefix --ignore=,$(UNTRACED))
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \

@@ -45,7 +45,7 @@ def layered() -> Workflow:
     return flow
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.endurance) for seed in range(1, 6))])
 async def test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_evicts_nobody(seed: int) -> None:
     executed: Counter[str] = Counter()
     worker = Agent("worker", slots=8)
