@@ -16,6 +16,7 @@ from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
 from coditect.wire import routing, tasks
+from coditect.wire.attempt_results import RESULTS_TYPE, read_results
 from coditect.wire.control import (
     PROGRESS_TYPE,
     STARTED_TYPE,
@@ -29,9 +30,8 @@ from coditect.wire.control import (
     read_started,
 )
 from coditect.wire.json import dumps, loads
-from coditect.wire.owned_results import RESULTS_TYPE, read_results
 from coditect.wire.target import pinned_message
-from coditect.wire.tasks import OwnedResult, read_owned_result
+from coditect.wire.tasks import AttemptResult, read_attempt_result
 
 Answer = Claim | Failure | None
 Decide = Callable[[dict[str, Any]], Answer]
@@ -47,7 +47,7 @@ class ScriptedOwner:
     clock: Clock = field(default_factory=SystemClock)
     decide: Decide = lambda _: None
     """The answer to a claim; None leaves it unanswered."""
-    results: list[OwnedResult] = field(default_factory=list)
+    results: list[AttemptResult] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     started: list[Started] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
@@ -120,7 +120,7 @@ class ScriptedOwner:
         match message.type:
             case tasks.RESULT_TYPE:
                 self.messages.append(message)
-                self.results.append(read_owned_result(message))
+                self.results.append(read_attempt_result(message))
             case kind if kind == RESULTS_TYPE:
                 self.messages.append(message)
                 self.results += read_results(message, str(self.shard))

@@ -114,7 +114,7 @@ class Runtime:
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._means = Means(requests, events, self._intake, self._reports, self._executors, clock, background, limits)
-        self._shifts = TaskRunner(self._execute, self._loop)
+        self._task_runner = TaskRunner(self._execute, self._loop)
         self._running: dict[ExecutionKey, Execution] = {}
         self._canceled = CanceledIds()
         self._settling: set[asyncio.Task[Any]] = set()
@@ -276,7 +276,7 @@ class Runtime:
     def _start(self, received: ReceivedTask) -> None:
         execution = Execution(received.task, received.delivery, received.task.execution_key)
         self._executions.add(execution)  # which keeps its asyncio task alive, too
-        self._shifts.start(execution, received)
+        self._task_runner.start(execution, received)
 
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
         """Run an execution to its end: the boundary at which each delivery is settled or returned, errors or not."""

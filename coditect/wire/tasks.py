@@ -347,7 +347,7 @@ def _read_failure(body: bytes) -> Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnedResult:
+class AttemptResult:
     """The result of one attempt of a workflow task, as its owner receives it."""
 
     owner: Owner
@@ -361,7 +361,7 @@ class OwnedResult:
     """Whether the agent would start another task of the capability at once, and the broker has none."""
 
 
-def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
+def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message:
     """Build the message of a workflow task's result for its owner, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
@@ -379,7 +379,7 @@ def owned_result_message(result: OwnedResult, *, message_id: str) -> Message:
     )
 
 
-def read_owned_result(message: Message) -> OwnedResult:
+def read_attempt_result(message: Message) -> AttemptResult:
     """Parse a result of a workflow task from a message of `coditect.results`.
 
     Raises:
@@ -394,4 +394,4 @@ def read_owned_result(message: Message) -> OwnedResult:
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
     capability, retry_ms = _text(headers, CAPABILITY, 255) or "", _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
     free = headers.get(FREE) is True
-    return OwnedResult(owner, publication, read_result(message), capability, retry_ms, free)
+    return AttemptResult(owner, publication, read_result(message), capability, retry_ms, free)

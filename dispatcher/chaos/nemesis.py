@@ -44,8 +44,8 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 class Nemesis:
     """The faults of one run on real processes, side by side; a victim has only one fault at a time."""
 
-    def __init__(self, stage: ChaosTestbed, note: Note, strangers: Strangers) -> None:
-        self._stage = stage
+    def __init__(self, testbed: ChaosTestbed, note: Note, strangers: Strangers) -> None:
+        self._testbed = testbed
         self._strangers = strangers
         self._note = note
         self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
@@ -116,7 +116,7 @@ class Nemesis:
             self._note(Type.OK, fault.act, post.name)
 
     def _at_work(self, role: str) -> list[Post]:
-        return [post for post in self._stage.of(role) if post.settled and not post.busy]
+        return [post for post in self._testbed.of(role) if post.settled and not post.busy]
 
     @staticmethod
     async def _stop(post: Post, fault: Fault) -> None:
@@ -142,7 +142,7 @@ class Nemesis:
                 self._note(Type.OK, fault.act, name)
 
     def _redis(self, fault: Fault) -> Callable[[], Awaitable[None]]:
-        servers = self._stage.servers
+        servers = self._testbed.servers
 
         async def kill() -> None:
             await servers.kill_redis()
@@ -154,24 +154,24 @@ class Nemesis:
         return servers.wipe_redis if fault.act == "wipe" else kill
 
     def _broker(self, fault: Fault) -> Callable[[], Awaitable[None]]:
-        servers = self._stage.servers
+        servers = self._testbed.servers
 
         async def down_and_up() -> None:
             await (servers.wipe_broker() if fault.act == "wipe" else servers.kill_broker())
             await asyncio.sleep(fault.seconds)
             await servers.start_broker()
-            await self._stage.command_broker(ELECT)
+            await self._testbed.command_broker(ELECT)
 
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
 
     async def _silence(self, fault: Fault) -> None:
         """Suspend one queue's leader, a process of the broker's; the broker itself ends that in time."""
         leader, milliseconds = f"'%2F_{QUEUES[int(fault.draw * len(QUEUES))]}'", round(1000 * fault.seconds)
-        await self._stage.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
+        await self._testbed.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
 
     async def _stall(self, name: str, seconds: float) -> None:
         """Stop a server: its connections stay open, and nothing comes through them."""
-        process = self._stage.servers.processes.get(name)
+        process = self._testbed.servers.processes.get(name)
         if process is None:
             return
         os.kill(process.pid, signal.SIGSTOP)

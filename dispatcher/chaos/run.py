@@ -30,7 +30,7 @@ from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.testbed import ChaosTestbed, private_stage
+from dispatcher.chaos.testbed import ChaosTestbed, private_testbed
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.store.sqlite import SqliteDatabase
@@ -160,24 +160,24 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
     settings = {"CODITECT_STORE": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
-    async with private_stage(
+    async with private_testbed(
         order.folder,
         history,
         environ=environ or os.environ,
         processes={"dispatcher": order.dispatchers, "agent": order.agents},
         settings=settings,
         mutant=order.mutant,
-    ) as stage:
-        await stage.start()
+    ) as testbed:
+        await testbed.start()
         say("everything is up; the faults begin")
-        await _play(order, stage, scribe, say)
+        await _play(order, testbed, scribe, say)
     scribe.close()
     return await _judged(order, history)
 
 
-async def _play(order: RunOrder, stage: ChaosTestbed, scribe: Scribe, say: Say) -> None:
+async def _play(order: RunOrder, testbed: ChaosTestbed, scribe: Scribe, say: Say) -> None:
     """Run the load and the faults, until all begun work has ended."""
-    settings = Settings(amqp_url=stage.servers.amqp_url, redis_url=stage.servers.redis_url)
+    settings = Settings(amqp_url=testbed.servers.amqp_url, redis_url=testbed.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
@@ -185,15 +185,15 @@ async def _play(order: RunOrder, stage: ChaosTestbed, scribe: Scribe, say: Say) 
         pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
         load = ChaosLoad(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
         working = asyncio.create_task(load.keep_coming())
-        looking = asyncio.create_task(keep_looking(registry, stage.agents_now, scribe.note, name_of=stage.life_of))
+        looking = asyncio.create_task(keep_looking(registry, testbed.agents_now, scribe.note, name_of=testbed.life_of))
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
-        breaking = Nemesis(stage, scribe.note, strangers)
+        breaking = Nemesis(testbed, scribe.note, strangers)
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
-        await stage.start()
+        await testbed.start()
         await asyncio.sleep(APART_SECONDS)
         await breaking.run(faults.lone(order.seed, order.kinds))
-        await stage.start()
+        await testbed.start()
         say("the faults are over; the load goes on for a while")
         await asyncio.sleep(CALM_SECONDS)
         load.closed.set()

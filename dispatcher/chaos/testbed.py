@@ -177,7 +177,7 @@ class ChaosTestbed:
 
 
 @asynccontextmanager
-async def private_stage(
+async def private_testbed(
     folder: Path,
     history: Path,
     *,

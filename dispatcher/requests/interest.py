@@ -27,7 +27,7 @@ async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> As
         delivery.ack()
 
     await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))
-    consumer = await broker.consume(queue, arrived, prefetch=PREFETCH, group="ears")
+    consumer = await broker.consume(queue, arrived, prefetch=PREFETCH, group="interest")
     try:
         yield
     finally:

@@ -11,10 +11,10 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
 from coditect.model.value import value
+from coditect.wire.attempt_results import RESULTS_TYPE, read_owners, read_results
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE, read_progress, read_started
 from coditect.wire.json import dumps, loads
-from coditect.wire.owned_results import RESULTS_TYPE, read_owners, read_results
-from coditect.wire.tasks import RESULT_TYPE, OwnedResult, owner_of, read_owned_result
+from coditect.wire.tasks import RESULT_TYPE, AttemptResult, owner_of, read_attempt_result
 from dispatcher.ledger.commands import Began, Finished
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.shards.completions import NOTHING
@@ -91,12 +91,12 @@ def read_finished(message: Message) -> Finished:
     Raises:
         InvalidTask: when the message cannot be read.
     """
-    told = read_owned_result(message)
+    told = read_attempt_result(message)
     loads(message.body)
     return finished(told)
 
 
-def finished(told: OwnedResult) -> Finished:
+def finished(told: AttemptResult) -> Finished:
     """Return the command for an agent's result."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)

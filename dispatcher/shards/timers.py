@@ -45,7 +45,7 @@ class TimerService:
         """The event that a timer is due, or that the next one is to be read."""
         self._is_due = False
         self._closed = False
-        self._ears: Collection[Consumer] = ()
+        self._consumers: Collection[Consumer] = ()
         """The consumers of agents' reports; the dispatcher's other consumers say nothing about agents."""
         self._deaf = False
         """Whether the service waits for the consumers to come back."""
@@ -86,9 +86,9 @@ class TimerService:
         """Look for the next timer, because one was set or done."""
         self._wake.set()
 
-    def listen(self, ears: Collection[Consumer]) -> None:
+    def listen(self, consumers: Collection[Consumer]) -> None:
         """Take the consumers of agents' reports, which arrive from now on."""
-        self._ears = ears
+        self._consumers = consumers
         self._held_until = _now() + GRACE_SECONDS
         if not self._hears():
             self.deafened()
@@ -97,7 +97,7 @@ class TimerService:
         """Hold time limits back until a lost consumer, which recovers by itself, is active again."""
         if not self._deaf:
             self._deaf = True
-            name = f"ears of shard {self._shard}"
+            name = f"consumers of shard {self._shard}"
             self._ports.background.keep(self._until_heard, name=name, critical=True, until=lambda: not self._deaf)
 
     async def _until_heard(self) -> None:
@@ -124,7 +124,7 @@ class TimerService:
         return _now() < self._held_until
 
     def _hears(self) -> bool:
-        return all(ear.active for ear in self._ears)
+        return all(one.active for one in self._consumers)
 
     async def _look(self) -> None:
         try:

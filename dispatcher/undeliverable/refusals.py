@@ -49,8 +49,8 @@ class Refusal:
         The broker gives up only messages that no consumer holds. So the publication failed, whichever attempt of it was
         granted last: the result names no fence.
         """
-        told = tasks.OwnedResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
-        return tasks.owned_result_message(told, message_id=message_id)
+        told = tasks.AttemptResult(replace(owner, fence=NO_FENCE), publication, self._outcome(message), self.capability)
+        return tasks.attempt_result_message(told, message_id=message_id)
 
     def _outcome(self, message: Message) -> Outcome:
         return Outcome(

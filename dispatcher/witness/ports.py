@@ -16,8 +16,8 @@ from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.errors import CoditectError, PublishUnconfirmed
 from coditect.model.message import Message
 from coditect.wire import routing, tasks
+from coditect.wire.attempt_results import RESULTS_TYPE, read_owners
 from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
-from coditect.wire.owned_results import RESULTS_TYPE, read_owners
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES

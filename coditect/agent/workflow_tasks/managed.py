@@ -41,7 +41,7 @@ from coditect.model.task import Owner, Task
 from coditect.wire import routing
 from coditect.wire.control import Claim, Verdict
 from coditect.wire.json import dumps
-from coditect.wire.tasks import OwnedResult
+from coditect.wire.tasks import AttemptResult
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class ManagedTasks:
         self._heartbeats.ended(execution)
         self._reports.forget(owner)
         free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
-        self._reports.post(OwnedResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
+        self._reports.post(AttemptResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
 
     def taken(self, owner: Owner) -> None:
         """Note that a posted result was confirmed."""
@@ -345,7 +345,7 @@ class ManagedTasks:
             task, owner = execution.task, owner_of(execution.task)
             fence = owner.fence
             told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
-            await self._reports.result(OwnedResult(owner, task.publication, told, task.capability, retry_ms))
+            await self._reports.result(AttemptResult(owner, task.publication, told, task.capability, retry_ms))
 
     def _nobody_there(self, execution: Execution, error: Unroutable) -> None:
         owner = owner_of(execution.task)

@@ -13,9 +13,9 @@ from coditect.errors import CoditectError
 from coditect.model.message import Message
 from coditect.model.task import Owner
 from coditect.wire import routing
+from coditect.wire.attempt_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER, may_share, results_message
 from coditect.wire.control import Progress, progress_message
-from coditect.wire.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER, may_share, results_message
-from coditect.wire.tasks import OwnedResult, owned_result_message
+from coditect.wire.tasks import AttemptResult, attempt_result_message
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class ResultBatch:
     """Several results that travel in one message, and the `Promise` of that message."""
 
     def __init__(self) -> None:
-        self.results: list[OwnedResult] = []
+        self.results: list[AttemptResult] = []
         self.promises: list[Promise] = []
         self._bytes = 0
 
@@ -42,7 +42,7 @@ class ResultBatch:
         """Whether the batch has no room for another result, by number or by bytes."""
         return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
 
-    def add(self, result: OwnedResult, promise: Promise) -> None:
+    def add(self, result: AttemptResult, promise: Promise) -> None:
         """Add one result for which `may_share` is true, and its promise."""
         self.results.append(result)
         self.promises.append(promise)
@@ -83,7 +83,7 @@ class Reports:
         self._flushed = -EVERY_SECONDS
         self._timer: asyncio.TimerHandle | None = None
 
-    async def result(self, result: OwnedResult) -> None:
+    async def result(self, result: AttemptResult) -> None:
         """Publish how an attempt ended, and return after the broker's confirm.
 
         Raises:
@@ -92,7 +92,7 @@ class Reports:
         """
         await self.tell(self._message(result), result.owner.origin)
 
-    def post(self, result: OwnedResult, promise: Promise) -> None:
+    def post(self, result: AttemptResult, promise: Promise) -> None:
         """Post a result without waiting; results for one shard in one turn of the loop travel together where they may.
 
         The promise is resolved by the confirm, or fails with the error of the publish.
@@ -130,8 +130,8 @@ class Reports:
             wait_when_full=True,
         )
 
-    def _message(self, result: OwnedResult) -> Message:
-        return owned_result_message(result, message_id=self._clock.new_id())
+    def _message(self, result: AttemptResult) -> Message:
+        return attempt_result_message(result, message_id=self._clock.new_id())
 
     async def tell(self, message: Message, origin: str, *, within_seconds: float = PUBLISH_SECONDS) -> None:
         """Publish a message to the owner of a shard, and return after the broker's confirm.

@@ -10,7 +10,7 @@ import pytest
 
 from coditect import Agent
 from coditect.model.result import Status
-from coditect.wire.owned_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER
+from coditect.wire.attempt_results import LONGEST_BYTES, MOST_BYTES, MOST_TOGETHER
 from tests.owner import ScriptedOwner, granting
 from tests.support import eventually
 from tests.unit.agent.scene import Scene

@@ -37,12 +37,12 @@ def test_agents_now_are_who_runs_and_who_is_ready_for_work_and_nobody_that_stand
             post("dispatcher-1", 10),
         )
     }
-    stage = ChaosTestbed(Path(), cast(Any, None), posts)
+    testbed = ChaosTestbed(Path(), cast(Any, None), posts)
 
-    agents = stage.agents_now()
+    agents = testbed.agents_now()
 
     assert agents == RegistryLook(frozenset({"agent-1#7", "agent-3#9"}), frozenset({"agent-1#7"}))
-    named = [stage.life_of(AgentRecord(registered(pid), Load(), 1_000)) for pid in (7, 8, 99)]
+    named = [testbed.life_of(AgentRecord(registered(pid), Load(), 1_000)) for pid in (7, 8, 99)]
     assert named == ["agent-1#7", "agent-2#8", "99"]  # who was never there has no other name
 
 

@@ -12,8 +12,8 @@ from coditect.broker.port import Delivery
 from coditect.broker.topology import shard_queues
 from coditect.model.message import Message
 from coditect.wire import routing
+from coditect.wire.attempt_results import RESULTS_TYPE
 from coditect.wire.json import dumps
-from coditect.wire.owned_results import RESULTS_TYPE
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Finished, GoOn
 from dispatcher.ledger.keyspace import STATUSES

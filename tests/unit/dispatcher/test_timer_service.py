@@ -63,7 +63,7 @@ class Around:
     clock: Clock = field(default_factory=LoopClock)
     fired: dict[str, float] = field(default_factory=dict)
     """When each kind of timer fired, in seconds."""
-    ears: list[Consumer] = field(default_factory=list)
+    consumers: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.timer_service = TimerService(0, cast(Ports, self), self.put)
@@ -78,13 +78,13 @@ class Around:
     async def listen(self) -> None:
         """The shard's queues are consumed, and its alarm knows by whom."""
         await self.consume()
-        self.timer_service.listen(self.ears)
+        self.timer_service.listen(self.consumers)
 
     async def consume(self) -> None:
         """The shard's queues are, for the alarm."""
         for queue in (routing.results_queue(0), routing.control_queue(0)):
             on_lost = self.timer_service.deafened
-            self.ears.append(await self.broker.consume(queue, lambda one: one.ack(), prefetch=1, on_lost=on_lost))
+            self.consumers.append(await self.broker.consume(queue, lambda one: one.ack(), prefetch=1, on_lost=on_lost))
 
     async def say_something(self) -> None:
         """A broker tells those who publish that it takes nothing."""
@@ -247,7 +247,7 @@ async def test_limits_are_held_after_an_ear_was_lost_whoever_noticed() -> None:
 
         await asyncio.sleep(10)
 
-        assert made.ears[0].active
+        assert made.consumers[0].active
         assert set(made.fired) == limits.TIMERS
         assert all(at - lost > 10 + GRACE_SECONDS for at in made.fired.values())
 
@@ -261,7 +261,7 @@ async def test_limits_are_held_after_the_broker_ended_an_ear() -> None:
         ended = asyncio.get_running_loop().time()
         made.server.cancel_consumers(routing.results_queue(0))
         await asyncio.sleep(0.4)
-        heard = made.ears[0].active
+        heard = made.consumers[0].active
 
         await asyncio.sleep(10)
 
@@ -276,7 +276,7 @@ async def test_limits_are_held_after_an_ear_that_was_deaf_from_the_beginning_hea
         await made.consume()
         made.server.stop()
         await asyncio.sleep(1)
-        made.timer_service.listen(made.ears)
+        made.timer_service.listen(made.consumers)
         await asyncio.sleep(10)
         made.timer_service.set(await made.plan(*limits.TIMERS, seconds=1.5))
         made.server.start()

@@ -15,7 +15,7 @@ from coditect.model.task import Owner, Task
 from coditect.wire import control
 from coditect.wire import tasks as wire
 from coditect.wire.control import Claim, Progress, Started, Verb, Verdict
-from coditect.wire.tasks import OwnedResult
+from coditect.wire.tasks import AttemptResult
 from tests.unit.model.strategies import hostile_headers, instants, outcomes, owners, short_text, tasks
 
 OWNER = Owner("flow", "build", "3", 9)
@@ -27,18 +27,18 @@ def test_result_of_a_workflow_task_is_read_back_as_it_was_written(
 ) -> None:
     task_id = outcome.task_id or "flow:build"
     outcome = replace(outcome, task_id=task_id, correlation_id=task_id, fence=owner.fence)
-    result = OwnedResult(owner, publication, outcome, capability)
+    result = AttemptResult(owner, publication, outcome, capability)
 
-    message = wire.owned_result_message(result, message_id="fresh")
+    message = wire.attempt_result_message(result, message_id="fresh")
 
-    assert wire.read_owned_result(message) == result
+    assert wire.read_attempt_result(message) == result
     assert (message.message_id, message.correlation_id) == ("fresh", task_id)
 
 
 @given(hostile_headers, st.binary(max_size=40), st.sampled_from(["coditect.result.v1", "other", None]))
 def test_hostile_result_raises_nothing_but_invalid_task(headers: dict[str, Any], body: bytes, kind: str | None) -> None:
     try:
-        result = wire.read_owned_result(Message(body, headers, type=kind))
+        result = wire.read_attempt_result(Message(body, headers, type=kind))
     except InvalidTask:
         return
 
@@ -47,7 +47,7 @@ def test_hostile_result_raises_nothing_but_invalid_task(headers: dict[str, Any],
 
 def test_result_of_a_task_that_nobody_owns_is_refused() -> None:
     with pytest.raises(InvalidTask, match="owner"):
-        wire.read_owned_result(Message(b"1", {wire.STATUS: "completed"}, type=wire.RESULT_TYPE))
+        wire.read_attempt_result(Message(b"1", {wire.STATUS: "completed"}, type=wire.RESULT_TYPE))
 
 
 @given(tasks)

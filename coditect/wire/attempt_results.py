@@ -7,7 +7,7 @@ body                  a list of ``[workflow, node, fence, publication, attempt, 
 ====================  ==========================================================================================
 
 A batch holds only small results of completed attempts: any other result takes a message of its own
-(`wire.owned_result_message`). A message costs the broker far more than a result of a few bytes.
+(`wire.attempt_result_message`). A message costs the broker far more than a result of a few bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from coditect.model.message import Message
 from coditect.model.result import Outcome, Status
 from coditect.model.task import Owner
 from coditect.wire.json import dumps, loads
-from coditect.wire.tasks import OwnedResult
+from coditect.wire.tasks import AttemptResult
 
 MOST_CHARACTERS = 255
 MOST_NUMBER = 2**53 - 1
@@ -33,7 +33,7 @@ LONGEST_BYTES = 4_096
 """Limit of each value in a batch."""
 
 
-def may_share(result: OwnedResult) -> bool:
+def may_share(result: AttemptResult) -> bool:
     """Return whether a workflow task's result can travel in a batch: a small value of a completed attempt."""
     outcome = result.outcome
     return (
@@ -49,13 +49,13 @@ def may_share(result: OwnedResult) -> bool:
     )
 
 
-def results_message(results: Sequence[OwnedResult], *, message_id: str) -> Message:
+def results_message(results: Sequence[AttemptResult], *, message_id: str) -> Message:
     """Build one message of several results of one agent and one shard, each of which passes `may_share`."""
     body = b"[%s]" % b",".join(map(_written, results))
     return Message(body, {}, message_id, type=RESULTS_TYPE, app_id=results[0].outcome.agent_id)
 
 
-def read_results(message: Message, origin: str) -> list[OwnedResult]:
+def read_results(message: Message, origin: str) -> list[AttemptResult]:
     """Parse a result batch, as `results_message` builds it, for the owner of the shard `origin`.
 
     Raises:
@@ -81,7 +81,7 @@ def read_owners(message: Message, origin: str) -> list[tuple[Owner, int]]:
     return found
 
 
-def _written(result: OwnedResult) -> bytes:
+def _written(result: AttemptResult) -> bytes:
     owner, outcome = result.owner, result.outcome
     row = (
         owner.workflow,
@@ -98,7 +98,7 @@ def _written(result: OwnedResult) -> bytes:
     return b"%s,%s]" % (dumps(row)[:-1], outcome.body)
 
 
-def _read(row: object, agent: AgentId | None, origin: str) -> OwnedResult:
+def _read(row: object, agent: AgentId | None, origin: str) -> AttemptResult:
     owner, publication = _owner(row, origin)
     assert isinstance(row, list)
     _, _, _, _, attempt, task, started_ms, finished_ms, capability, free, value = row
@@ -114,7 +114,7 @@ def _read(row: object, agent: AgentId | None, origin: str) -> OwnedResult:
         _number(started_ms),
         _number(finished_ms),
     )
-    return OwnedResult(owner, publication, outcome, _text(capability), None, free is True)
+    return AttemptResult(owner, publication, outcome, _text(capability), None, free is True)
 
 
 def _owner(row: object, origin: str) -> tuple[Owner, int]:
