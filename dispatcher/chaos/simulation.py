@@ -37,6 +37,7 @@ from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
 from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
 from dispatcher.chaos.workload import ChaosLoad
+from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, Faults, MemoryDatabase
@@ -193,6 +194,18 @@ class SimulatedFleet(TestFleet):
         """Ignore errors that no task awaits: a process that is killed on the way leaves some."""
 
 
+class _WitnessedEvictor:
+    """An evictor that writes down whom it was asked to evict."""
+
+    def __init__(self, evict: Evictor, note: Note) -> None:
+        self._evict = evict
+        self._note = note
+
+    async def evict(self, process: str) -> int:
+        self._note(Type.OK, "evict", process)
+        return await self._evict.evict(process)
+
+
 class Scene:
     """The simulated fleet of one seed, with its load and its faults."""
 
@@ -254,7 +267,7 @@ class Scene:
                 clock=clock,
                 database=database,
                 graph=graph,
-                evict=evict,
+                evict=_WitnessedEvictor(evict, note),
                 options=options,
             ) as running:
                 yield running

@@ -27,6 +27,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``claim``      dispatcher   node                 `shard`, `fence`, `publication`, `version`
 ``state``      dispatcher   node                 `state`, `fence`, `attempt`, `agent`, `version`
 ``lease``      dispatcher   ``shard-N``          `owner`, `epoch`, `version`: a shard changed hands
+``evict``      dispatcher   process              it was evicted from the broker; in the simulation
 ``publish``    dispatcher   node                 `shard`, `fence`, `publication`
 ``ack``        dispatcher   node                 `fence`, `publication` of the result
 ``census``     reader       work                 `state`, at the end; None when it is unknown; `submitted`, the key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
@@ -15,6 +16,8 @@ SUSPECT_ATTEMPTS = 2
 """The attempts that a task which may have killed its agent gets beyond its own."""
 MOMENT_SECONDS = 1.0
 """The time for which a fault's victim may not know of it: a continued agent, a connection that is gone."""
+EVICTED_SECONDS = 10.0
+"""The time after a server's fault for which a living process may be taken for dead."""
 ENDED = frozenset({"ok", "fail"})
 GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
@@ -49,8 +52,9 @@ def executions(index: HistoryIndex) -> CheckResult:
     """I6: check that executions are at most one, plus one for each failed one, plus one for each fault that touched it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
-    and the last execution; the fault of an agent only if the task ever ran there. A hand-over of its shard counts as a
-    fault. Attempts never exceed those that the work permits. A stranger's message is executed a few times at most.
+    and the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard counts as a
+    fault, a hand-over in order does not. Attempts never exceed those that the work permits. A stranger's message is
+    executed a few times at most. Who lives is not evicted: its work would run again.
     """
     most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
@@ -71,7 +75,18 @@ def executions(index: HistoryIndex) -> CheckResult:
         spared = SUSPECT_ATTEMPTS if key not in nodes and _killed(index, runs) else 0
         if attempts > most.get(key, attempts) + spared:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
+    violations += _evicted_alive(index)
     return CheckResult("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
+    """Yield the evictions of who lives, which give its work to others: neither it nor a server had a fault."""
+    for one in index.of("evict"):
+        near = (fault for fault in index.faults if fault.begun <= one.begun)
+        own = any(_holds((one.key,), fault.key) for fault in near)
+        servers = (fault for fault in index.faults if not fault.key.startswith(("agent", "dispatcher")))
+        if not own and not any(_met(fault, one.begun - EVICTED_SECONDS, one.begun) for fault in servers):
+            yield f"{one.key} was evicted by {one.proc} at {one.begun:.3f}, and it lived"
 
 
 def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
@@ -137,12 +152,20 @@ def _tries(index: HistoryIndex, key: str) -> list[Operation]:
 
 
 def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """Return how many faults, and changes of its shard's owner, touched a task between its first start and `until`."""
+    """Return how many faults, and take-overs of its shard, touched a task between its first start and `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
-    moves = [one for shard in shards for one in index.about("lease", shard) if one.possible]
+    moves = [one for shard in shards for one in _taken_over(index, shard)]
     return sum(_met(one, runs[0].begun, until) for one in (*faults, *moves))
+
+
+def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:
+    """Yield the changes of a shard's owner for which the former one had not certainly let go of it."""
+    known = [one for one in index.versioned("lease", shard) if one.happened or one.val["owner"]]
+    for before, after in pairwise(known):
+        if before.val["owner"] and after.val["owner"] not in ("", before.val["owner"]):
+            yield after
 
 
 def _holds(posts: Collection[str], post: str) -> bool:

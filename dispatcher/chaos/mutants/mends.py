@@ -106,8 +106,6 @@ MUTANTS = (
         _RELEASED,
         _RELEASED.replace("found.owner)", "found.owner or found.previous)").replace("epoch))", "epoch, lease.owner))"),
         "who takes a shard that was released evicts the one that released it",
-        (
-            "tests/unit/dispatcher/test_scaling.py::test_scaling_from_one_to_four_and_back_under_load_repeats_nothing_and_evicts_nobody",
-        ),
+        ("executions bounded",),
     ),
 )

@@ -186,6 +186,10 @@ LIES: dict[str, tuple[str, Lie]] = {
         ),
     ),
     "a late value was recorded": ("no stale write", lambda all_, node, work: changed(all_, f="result", key=node, by=0)),
+    "a dispatcher that lives was evicted": (
+        "executions bounded",
+        lambda all_, node, work: added(all_, proc="two", f="evict", key="dispatcher-9-1"),
+    ),
     "a task ran for no reason": ("executions bounded", _ran_for_no_reason),
     "attempts exceed what is allowed": (
         "executions bounded",
