@@ -68,8 +68,8 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 # Tests with servers wait most of the time: each process has a broker and a Redis of its own.
 THREE := -n 3 --dist worksteal -m "servers and not endurance"
 
-test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (some twelve minutes)
-	@echo "Two parts: without servers, then with RabbitMQ and Redis (some 6 minutes each on two cores)"
+test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
+	@echo "Two parts: without servers, then with RabbitMQ and Redis (each some 8 minutes on two cores)"
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance"
 	@$(PYTHON) -m pytest $(THREE) --ignore=tests/unit
 

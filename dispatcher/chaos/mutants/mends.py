@@ -58,9 +58,9 @@ MUTANTS = (
     ),
     Mutant(
         "silence_waited_for",
-        "coditect.broker.rabbitmq.publishing.lanes",
-        "if now - lane.since >= STUCK_SECONDS else None",
-        "if now < lane.since else None",
+        "coditect.broker.rabbitmq.publishing.channels",
+        "if now - windowed.since >= STUCK_SECONDS else None",
+        "if now < windowed.since else None",
         "a queue that is silent stops every publish of its kind",
         ("tests/faults/test_silent_queue.py::test_silent_queue_stops_no_publish_to_another",),
     ),

@@ -106,7 +106,7 @@ async def test_a_map_of_the_most_elements_with_some_expressions_in_each_is_withi
     await ledger.start(flow.definition(), [{"a": 1, "b": "two", "c": [3, 4]}] * MOST_ELEMENTS)
 
     assert (await ledger.run()).counts == {"working": 1, "published": MOST_ELEMENTS}
-    assert ledger.database.repeated <= 2  # none, unless coverage makes the slow machine slower still
+    assert ledger.database.repeated <= 5  # none on a quiet machine; a busy one does less in the same time
 
 
 STEPS_OF_EACH = 60

@@ -170,5 +170,5 @@ def test_critical_loop_that_dies_for_ever_ends_the_program_which_names_it(
 
     (said,) = [record for record in caplog.records if record.message == "The dispatcher cannot run"]
     assert code == 1
-    assert "the agents, watched" in vars(said)["reason"]
+    assert "watch agents" in vars(said)["reason"]
     assert "the fault that was asked for" in vars(said)["reason"]
