@@ -14,7 +14,7 @@ import logging
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.workflow_tasks.reports import Reports
-from coditect.agent.workflow_tasks.stages import BEGUN_FOR_OWNER, Stages
+from coditect.agent.workflow_tasks.stages import BEGUN_FOR_OWNER, Stage, Stages
 from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -127,8 +127,8 @@ class TaskHeartbeats:
         has it.
         """
         await self._tell({execution: self._clock.now_ms()}, _owner(execution).origin)
-        if execution not in self._told:
-            return
+        if execution not in self._told or self.stages.get(execution) is Stage.GIVEN_BACK:
+            return  # what is given back still needs its delivery
         execution.ack_early()
         log.info("A long task goes on without its delivery", extra={"task_id": execution.task.id})
 
