@@ -145,7 +145,7 @@ class Played:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """The violations of promises and the crashes, as text."""
+        """The promises of the product that the run broke, and the crashes in it, as text."""
         broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 

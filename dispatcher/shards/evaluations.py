@@ -58,7 +58,10 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate the node's expressions, unless the evaluation with the same token is under way."""
+        """Begin to evaluate a node's expressions in the background, unless that is under way for the same `token`.
+
+        The token stands for the state of the node in which its expressions are evaluated.
+        """
         key = evaluation_key(self._shard, node_key)
         if self._tokens.get(key) == token:
             return

@@ -121,7 +121,7 @@ class InFlight:
         return flight.publication <= self._doubtful
 
     def close(self) -> None:
-        """Drop all flights, because the shard has another owner."""
+        """Forget all published tasks without a result, because the shard has another owner."""
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()

@@ -115,7 +115,7 @@ class OrphanDetector:
         self._worker.put(Lost(node_key, flight.publication, flight.agent))
 
     def _is_alone(self, flight: Flight, now_ms: int) -> bool:
-        """Return whether only the detector can bring the task to another agent, or the node demands it sooner."""
+        """Return whether the broker may not deliver the task again if its agent dies, or the node has a heartbeat."""
         acked = now_ms - flight.published_ms > EARLY_ACK_MS
         return acked or bool(flight.heartbeat_ms) or self._worker.in_flight.doubts(flight)
 

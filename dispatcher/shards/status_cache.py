@@ -36,7 +36,7 @@ class StatusCache:
         self._heads[workflow] = head
 
     def note(self, runs: Iterable[tuple[str, RunRecord]]) -> None:
-        """Store the committed rows of followed workflows, and drop the ended workflows."""
+        """Update the cached workflows with committed rows, and drop the workflows that have ended."""
         for workflow, run in runs:
             if run.state.terminal:
                 self._heads.pop(workflow, None)

@@ -332,7 +332,7 @@ class Intake:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Return whether a queue's credit may stay as it is; else `consumer.missing` is the credit that it lacks.
+        """Return whether a consumer asks its queue for as many tasks as could start; else set `consumer.missing`.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """

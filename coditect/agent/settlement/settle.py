@@ -73,7 +73,7 @@ class Settler:
         )
 
     def taken(self, task: Task) -> None:
-        """Note that a posted reply was confirmed: the queue of its receiver has room again."""
+        """Note that the broker took a reply: the reply queue of its receiver, if it was full, has room again."""
         if self._full_since and (address := self._addresses.find(task.reply_to)) is not None:
             self._full_since.pop(address, None)
 

@@ -76,7 +76,7 @@ class TaskHeartbeats:
             timer.cancel()
 
     def _follow(self, execution: Execution, since: float) -> None:
-        """Start the heartbeats of a task of which its owner knows from now on."""
+        """Start the timers of a task that its owner knows to be here: heartbeats, and the end of its delivery."""
         self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
         if self._beat_at is None:
             self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)

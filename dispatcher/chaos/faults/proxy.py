@@ -110,7 +110,7 @@ class Pipe:
 
 
 class FaultProxy:
-    """A proxy that listens on the loopback interface."""
+    """A TCP proxy between processes and a server, whose connections can be held up, slowed down or cut."""
 
     def __init__(self, url: str) -> None:
         self._target = URL(url)

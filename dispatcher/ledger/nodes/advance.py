@@ -329,7 +329,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
 
 
 def element_of(node_key: NodeKey, number: int) -> NodeKey:
-    """Return the key of an element of a map."""
+    """Return the name of the node that runs the element of a map with this number."""
     return NodeKey(node_key.workflow, f"{node_key.node}[{number}]")
 
 

@@ -38,7 +38,7 @@ The rest is for the way: a report that was lost, or lies in a queue for longer, 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The last rebuild of a shard: its marker, its occasion, and how many nodes were published again."""
+    """The last time that a shard published its nodes again after a loss: the cause, and how many nodes."""
 
     marker: str = ""
     """The name of the broker's marker queue; empty when the shard was never built."""

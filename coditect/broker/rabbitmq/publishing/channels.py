@@ -138,7 +138,7 @@ class PublishChannels:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Give the key of each channel's oldest publish a channel of its own on the next connection.
+        """Suspect each channel's oldest unconfirmed publish: its like get a channel of their own after a reconnect.
 
         The current connection answers nothing, and these publishes may be the cause.
         """
