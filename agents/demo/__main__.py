@@ -3,7 +3,7 @@
 ``python -m agents.demo`` starts everything below ``.coditect/demo``, submits every task at the same time, kills an
 agent amid them, shows the work, writes the documents that the agents made beside it, runs a workflow over the same
 fleet, kills RabbitMQ amid it, and stops what it started. The exit code is 0 only when nothing was lost, the fleet
-really worked at once, and the workflow completed (`demo_summary.Totals.shortfalls`).
+really worked at once, and the workflow completed (`summary.Totals.shortfalls`).
 """
 
 from __future__ import annotations

@@ -159,6 +159,8 @@ def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[P
             yield Problem(path, "`after` is a list of nodes", "write it as a list: [one, other]")
         case "model_type" | "dict_type":
             yield _no_object(path, _OBJECTS.get(facts.get("class_name", ""), "`nodes` is"), given)
+        case "string_unicode":
+            yield Problem(path, "A field's name is no text in UTF-8", "rename it")
         case _:  # an edge that is no text is no object of fields either, which is told
             pass
 

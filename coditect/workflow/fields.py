@@ -135,7 +135,7 @@ def longest_delay(value: object) -> str:
 
 def retry(value: object) -> Retry:
     """Convert a retry policy, or an object of its fields, to the policy of a workflow's task, with texts for delays."""
-    policy = value if isinstance(value, Retry) else Retry(**retry_object(value))
+    policy = value if isinstance(value, Retry) else Retry(**_retry_fields(retry_object(value)))
     if policy.on != (Exception,):
         raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
     return Retry(policy.max_attempts, delay(policy.first), longest_delay(policy.cap))
@@ -145,6 +145,12 @@ def retry_object(value: object) -> Mapping[str, Any]:
     """Check that a retry policy is an object, and return the object; its fields are checked by the schema."""
     if not isinstance(value, Mapping):
         raise InputError("A retry policy is an object of max_attempts, first, cap", given=_shown(value))
+    return value
+
+
+def _retry_fields(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if unknown := set(value) - {"max_attempts", "first", "cap"}:
+        raise InputError("A retry policy has only max_attempts, first, cap", given=sorted(map(str, unknown))[:5])
     return value
 
 

@@ -105,6 +105,8 @@ def test_the_input_is_a_copy() -> None:
         lambda flow: flow.task("a.b", timeout="0ms"),
         lambda flow: flow.task("a.b", timeout=timedelta(days=10_000)),
         lambda flow: flow.task("a.b", retry=Retry(on=(ValueError,))),
+        lambda flow: flow.task("a.b", retry={"tries": 3}),
+        lambda flow: flow.task("a.b", retry={"on": Exception}),
         lambda flow: flow.task("a.b", join="most"),
         lambda flow: flow.task("a.b", when=""),
         lambda flow: flow.task("a.b", when="x" * 1_001),

@@ -8,12 +8,15 @@ import jsonschema
 import pytest
 from hypothesis import given
 
+from coditect.errors import InvalidWorkflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import to_document
+from coditect.workflow.document import from_document, to_document
 from coditect.workflow.schema import KINDS, EdgeFields, RetryFields, WorkflowFields
 from tests.unit.workflow.graphs import definitions
 
 SCHEMA = WorkflowFields.model_json_schema()
+LONE = "\ud800"
+"""Half of a surrogate pair: JSON can write it, UTF-8 cannot."""
 
 
 @given(definitions(most=4))
@@ -25,6 +28,22 @@ def test_what_is_written_fits_the_schema(definition: Definition) -> None:
 def test_what_is_refused_does_not_fit_the_schema(fields: object) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "flow", "nodes": {"a": fields}}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("node", "place"),
+    [
+        ({"task": "a.b", LONE: 1}, "nodes.a"),
+        ({"task": "a.b", "retry": {LONE: 1}}, "nodes.a.retry"),
+        ({"task": "a.b", "after": [{LONE: 1}]}, "nodes.a.after[0]"),
+    ],
+    ids=["field", "retry", "edge"],
+)
+def test_name_that_is_no_text_is_told_with_its_place(node: object, place: str) -> None:
+    with pytest.raises(InvalidWorkflow, match="no text in UTF-8") as told:
+        from_document({"name": "flow", "nodes": {"a": node}})
+
+    assert told.value.problems[0].place == place
 
 
 @pytest.mark.parametrize("model", [*KINDS.values(), EdgeFields, RetryFields, WorkflowFields])
