@@ -14,7 +14,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire.routing import task_queue
 from tests.integration.broker.conftest import Scene
-from tests.support import eventually
+from tests.support import eventually, patient
 
 pytestmark = pytest.mark.servers
 
@@ -68,17 +68,18 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
     await scene.observer.declare(topology)
     scene.names += [queue.name for queue in topology.queues]
     await fill(broker, task_queue(capability, Priority.P2))
+    seconds = patient(1.0)
     held_back = [
         asyncio.ensure_future(
             broker.publish(
-                Message(b"bulk"), exchange="", routing_key=task_queue(capability, Priority.P2), timeout_seconds=1.0
+                Message(b"bulk"), exchange="", routing_key=task_queue(capability, Priority.P2), timeout_seconds=seconds
             )
         )
         for _ in range(50)
     ]
 
     await broker.publish(
-        Message(b"now"), exchange="", routing_key=task_queue(capability, Priority.P0), timeout_seconds=0.9
+        Message(b"now"), exchange="", routing_key=task_queue(capability, Priority.P0), timeout_seconds=0.9 * seconds
     )
     urgent_first = not any(one.done() for one in held_back)
     ended = await asyncio.gather(*held_back, return_exceptions=True)
