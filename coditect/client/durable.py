@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
 from coditect.client.options import Options, deadline_at
 from coditect.client.workflow_run import EVENT_PATTERNS, Ending, Run
-from coditect.errors import NotFound
+from coditect.errors import ControlPlaneRequired, NotFound, Retryable
 from coditect.model.duration import Duration, milliseconds, seconds
 from coditect.model.event import Event
 from coditect.model.ids import AgentId, TaskId
@@ -78,9 +79,20 @@ class KeptOptions:
     async def outcome(self, *, timeout: Duration) -> Outcome:
         """Wait for the end of the task and return its outcome; see `Handle.outcome`."""
         if self.known is None or self.known.failure is not None:  # a redrive changes a failure, nothing a value
-            ending = await self.run.ending(NODE, timeout=seconds(timeout), alone=True)
-            self.known = _outcome(self._task_id, ending, await self.row())
+            self.known = await self._ended(seconds(timeout))
         return self.known
+
+    async def _ended(self, seconds: float) -> Outcome:
+        """Wait for the end of the task; ask again where the control plane falls silent behind the end."""
+        now = asyncio.get_running_loop().time
+        until = now() + seconds
+        while True:
+            ending = await self.run.ending(NODE, timeout=max(0.0, until - now()), alone=True)
+            try:
+                return _outcome(self._task_id, ending, await self.row())
+            except (Retryable, ControlPlaneRequired):
+                if now() >= until:
+                    raise
 
     async def row(self) -> NodeRow:
         """Return the present state of the task.

@@ -8,9 +8,12 @@ from coditect import Options, Priority, TaskFailed
 from coditect.aio.backoff import Backoff
 from coditect.client import control_plane
 from coditect.client.client import Client
-from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, UnknownCapability
+from coditect.client.durable import KeptOptions
+from coditect.errors import ControlPlaneRequired, InputError, NotFound, ResultTimeout, Retryable, UnknownCapability
+from coditect.model.result import Status
 from coditect.wire import routing
 from coditect.wire.control import Verb
+from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import TaskState
 from tests.support import eventually
 from tests.unit.client.scene import CAPABILITY, Scene, chain
@@ -46,6 +49,24 @@ async def test_any_process_gets_the_value_by_the_id(scene: Scene) -> None:
 
     assert await found.result() == {"node": "task"}
     assert (outcome.agent_id, outcome.attempt, outcome.fence, found.done) == ("worker-00000001", 1, 1, True)
+
+
+async def test_an_outcome_is_waited_for_although_nobody_answers_behind_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await scene.client.submit_durable(CAPABILITY)
+    row, silent = KeptOptions.row, [ControlPlaneRequired("No control plane answers"), Retryable("It moves")]
+
+    async def row_after_silence(kept: KeptOptions) -> NodeRow:
+        if silent:
+            raise silent.pop()
+        return await row(kept)
+
+    monkeypatch.setattr(KeptOptions, "row", row_after_silence)
+
+    outcome = await handle.outcome(timeout="100s")
+
+    assert (outcome.status, silent) == (Status.COMPLETED, [])
 
 
 async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
