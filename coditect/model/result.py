@@ -82,3 +82,8 @@ class Outcome:
     failure: Failure | None = None
     claims: bool = False
     """Whether the body holds blob references, to large values that were not fetched yet."""
+    retry_ms: int | None = None
+    """The delay before the next attempt by the capability's own policy; None for no further attempt.
+
+    Only the result of a workflow task's failed attempt has one, for its owner.
+    """

@@ -40,7 +40,7 @@ def may_share(result: AttemptResult) -> bool:
         outcome.status is Status.COMPLETED
         and len(outcome.body) <= LONGEST_BYTES
         and not outcome.claims
-        and result.retry_ms is None
+        and outcome.retry_ms is None
         and outcome.task_id is not None
         and outcome.correlation_id == outcome.task_id
         and outcome.started_at_ms is not None
@@ -114,7 +114,7 @@ def _read(row: object, agent: AgentId | None, origin: str) -> AttemptResult:
         _number(started_ms),
         _number(finished_ms),
     )
-    return AttemptResult(owner, publication, outcome, _text(capability), None, free is True)
+    return AttemptResult(owner, publication, outcome, _text(capability), free is True)
 
 
 def _owner(row: object, origin: str) -> tuple[Owner, int]:

@@ -355,8 +355,6 @@ class AttemptResult:
     publication: int
     outcome: Outcome
     capability: str
-    retry_ms: int | None = None
-    """After how many milliseconds the capability's own policy would try again; None for no further attempt."""
     free: bool = False
     """Whether the agent would start another task of the capability at once, and the broker has none."""
 
@@ -365,8 +363,8 @@ def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message
     """Build the message of a workflow task's result for its owner, correlated by the task's id."""
     message = result_message(result.outcome, capability=result.capability)
     headers = {**message.headers, **_owner_headers(result.owner), PUBLICATION: result.publication}
-    if result.retry_ms is not None:
-        headers[RETRY_MS] = result.retry_ms
+    if result.outcome.retry_ms is not None:
+        headers[RETRY_MS] = result.outcome.retry_ms
     if result.free:
         headers[FREE] = True
     return Message(
@@ -392,6 +390,5 @@ def read_attempt_result(message: Message) -> AttemptResult:
     if owner is None:
         raise InvalidTask("The result says nothing of an owner", header=WORKFLOW)
     publication = _number(headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0
-    capability, retry_ms = _text(headers, CAPABILITY, 255) or "", _number(headers, RETRY_MS, None, 0, _MAX_INSTANT)
-    free = headers.get(FREE) is True
-    return AttemptResult(owner, publication, read_result(message), capability, retry_ms, free)
+    outcome = replace(read_result(message), retry_ms=_number(headers, RETRY_MS, None, 0, _MAX_INSTANT))
+    return AttemptResult(owner, publication, outcome, _text(headers, CAPABILITY, 255) or "", headers.get(FREE) is True)

@@ -31,8 +31,6 @@ class Finished:
     """The fence of the attempt; 0 for the publication itself, whichever attempt of it was granted last."""
     publication: int
     outcome: Outcome
-    retry_ms: int | None = None
-    """The delay before the next attempt by the capability's own policy; None for no further attempt."""
     free: bool = False
     """Whether the agent would start another task of the same kind at once, and the broker has none for the agent."""
 
@@ -46,7 +44,7 @@ class Finished:
         fix = "look at the message in the queue `unrouted`, and at the dispatcher's log"
         failure = Failure(UNRECORDABLE, type(error).__name__, str(error)[:MOST_MESSAGE], retryable=True, fix=fix)
         outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
-        return replace(self, outcome=outcome, retry_ms=None, free=False)
+        return replace(self, outcome=outcome, free=False)
 
 
 @dataclass(frozen=True, slots=True)

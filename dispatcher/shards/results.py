@@ -99,7 +99,7 @@ def read_finished(message: Message) -> Finished:
 def finished(told: AttemptResult) -> Finished:
     """Return the command for an agent's result."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
-    return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.retry_ms, told.free)
+    return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:

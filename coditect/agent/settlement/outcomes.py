@@ -63,7 +63,10 @@ class Outcomes:
         self._next_traceback: dict[str, float] = {}
         """The instant from which the next traceback may be logged, by capability."""
         self.known = self._remembered.get
-        """The outcome of an execution key, if the execution completed here in the last ten minutes; else None."""
+        """The outcome of an execution key, if the execution ended here in the last ten minutes; else None.
+
+        The failed attempt of a task without an owner has none: the task is published again as another execution.
+        """
         self.completed = 0
         self.failed = 0
         """Number of failed attempts, and of tasks that ended without a value."""
@@ -189,7 +192,10 @@ class Outcomes:
             self.failed += 1
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
-        await self._managed.report(execution, outcome, retry_ms=retry_ms)
+            outcome = replace(outcome, retry_ms=retry_ms)
+            if execution.key is not None:  # the report may fail: the attempt ran, and is not repeated unasked
+                self._remembered.put(execution.key, outcome)
+        await self._managed.report(execution, outcome)
 
     async def _retried(self, execution: Execution, ended: HandlerEnd) -> bool:
         task = execution.task

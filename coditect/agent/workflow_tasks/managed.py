@@ -251,14 +251,14 @@ class ManagedTasks:
                 await self._heartbeats.acked_early(execution)
             else:
                 self._heartbeats.granted_anew(execution)
-        elif (outcome := known()) is not None:
+        else:
             again = Execution(task, delivery, None)
             _grant(again, claim)
-            await self.report(again, outcome)
-        else:  # what ran here has failed
-            again = Execution(task, delivery, None)
-            _grant(again, claim)
-            await self._begin_anew(again, NOT_BEGUN)
+            outcome = known()
+            if outcome is not None and (outcome.failure is None or outcome.attempt == claim.attempt):
+                await self.report(again, outcome)
+            else:  # another attempt than the one that failed here
+                await self._begin_anew(again, NOT_BEGUN)
 
     # -- after it ran ---------------------------------------------------------------------------------------
 
@@ -283,14 +283,12 @@ class ManagedTasks:
         execution: Execution,
         outcome: Outcome,
         *,
-        retry_ms: int | None = None,
         failed: BaseException | None = None,
     ) -> None:
         """Report the end of a task to its owner, then acknowledge the deliveries; an error leaves them unsettled.
 
         Without a queue of the shard the task goes back after a pause; the result of a task that was acked early is
-        offered until it is taken. `retry_ms` is the retry policy's delay after a failed attempt, `failed` the error of
-        a first try.
+        offered until it is taken. `failed` is the error of a first try.
 
         Raises:
             NoOwner: when the shard never had a queue, as far as this process knows.
@@ -304,7 +302,7 @@ class ManagedTasks:
                 if failed is not None:
                     error, failed = failed, None
                     raise error
-                await self._publish(execution, outcome, retry_ms)
+                await self._publish(execution, outcome)
             except Unroutable as error:
                 self._nobody_there(execution, error)
             except Retryable:
@@ -338,14 +336,14 @@ class ManagedTasks:
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()
 
-    async def _publish(self, execution: Execution, outcome: Outcome, retry_ms: int | None) -> None:
+    async def _publish(self, execution: Execution, outcome: Outcome) -> None:
         """Publish the result, and again when another delivery joined meanwhile under a new fence."""
         fence = None
         while fence != owner_of(execution.task).fence:
             task, owner = execution.task, owner_of(execution.task)
             fence = owner.fence
             told = outcome if outcome.fence == fence else replace(outcome, fence=fence, attempt=task.attempt)
-            await self._reports.result(AttemptResult(owner, task.publication, told, task.capability, retry_ms))
+            await self._reports.result(AttemptResult(owner, task.publication, told, task.capability))
 
     def _nobody_there(self, execution: Execution, error: Unroutable) -> None:
         owner = owner_of(execution.task)
@@ -364,7 +362,7 @@ class ManagedTasks:
         )
 
         async def tell() -> None:
-            await self._publish(execution, outcome, None)
+            await self._publish(execution, outcome)
             execution.ack()
 
         await guarded(tell(), execution.delivery, execution)

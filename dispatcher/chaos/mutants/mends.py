@@ -48,6 +48,16 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "failure_forgotten",
+        "coditect.agent.settlement.outcomes",
+        "                self._remembered.put(execution.key, outcome)\n        await self._managed",
+        "                pass\n        await self._managed",
+        "an agent forgets a failure whose report was lost, and runs the attempt again under its fence",
+        (
+            "tests/unit/agent/test_workflow_task_claims.py::test_failure_whose_publish_failed_is_told_again_and_runs_no_second_time",
+        ),
+    ),
+    Mutant(
         "any_owner_waited_for",
         "coditect.agent.workflow_tasks.acquire",
         "        if origin not in self._heard:\n",

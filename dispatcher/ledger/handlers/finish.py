@@ -92,7 +92,7 @@ def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Fin
     if outcome.status is not Status.FAILED or outcome.failure is None or not outcome.failure.retryable:
         return None
     if _own_policy(unit, node_key) is None and outcome.agent_id is not None:
-        return command.retry_ms
+        return outcome.retry_ms
     policy = _policy(unit, node_key)
     return round(1000 * policy.delay_seconds(row.attempt, unit.chance)) if row.attempt < policy.max_attempts else None
 

@@ -264,7 +264,7 @@ async def test_what_is_granted_when_its_delivery_is_with_another_is_given_back(
     await eventually(lambda: agent.runtime.load().running == agent.runtime.load().suspended == 0)
 
 
-async def test_grant_of_what_has_failed_here_meanwhile_is_given_back(scene: Scene, owner: ScriptedOwner) -> None:
+async def test_what_has_failed_here_meanwhile_is_told_again(scene: Scene, owner: ScriptedOwner) -> None:
     works = Works()
     agent = await scene.start(works.agent)
     await owner.publish("work.do", "fail later", fence=1)
@@ -277,9 +277,10 @@ async def test_grant_of_what_has_failed_here_meanwhile_is_given_back(scene: Scen
     await answered(scene, owner, agent, Claim(Verdict.RUN, 1, 1))
     await eventually(lambda: len(owner.results) == 2)
 
-    failed, given_back = owner.results
+    failed, again = owner.results
     assert failed.outcome.failure is not None
-    assert (failed.outcome.failure.reason, given_back.outcome.failure) == ("handler_error", NOT_BEGUN)
+    assert failed.outcome.failure.reason == "handler_error"
+    assert (again.owner.fence, again.outcome) == (1, failed.outcome)
     assert len(works.runs) == 1
 
 
@@ -314,7 +315,29 @@ async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(scene
     assert [one.owner.fence for one in owner.results] == [2]
 
 
-async def test_failure_whose_publish_failed_runs_again(scene: Scene, owner: ScriptedOwner) -> None:
+@pytest.mark.parametrize("fence", [1, 2])
+async def test_failure_whose_publish_failed_is_told_again_and_runs_no_second_time(
+    scene: Scene, owner: ScriptedOwner, fence: int
+) -> None:
+    """Its owner, which has not read the report, grants the same attempt again: to this agent under the same fence."""
+    works = Works()
+    owner.decide = granting(fence=fence, attempt=1)
+    faulty = Faulty(scene.server)
+    faulty.failures[routing.RESULTS] = [BrokerUnavailable("for a moment")]
+    await scene.start(works.agent, broker=faulty)
+
+    await owner.publish("work.do", "fail")
+    await eventually(lambda: owner.results)
+
+    (told,) = owner.results
+    assert works.runs == [("fail", 1, 1)]
+    assert told.outcome.failure is not None
+    assert (told.outcome.failure.reason, told.owner.fence, told.outcome.attempt) == ("handler_error", fence, 1)
+    assert told.outcome.retry_ms is not None
+    await scene.acked("work.do")
+
+
+async def test_attempt_behind_a_failure_that_was_not_told_is_given_back(scene: Scene, owner: ScriptedOwner) -> None:
     works = Works()
     owner.decide = granting(fence=2, attempt=2)
     faulty = Faulty(scene.server)
@@ -324,8 +347,9 @@ async def test_failure_whose_publish_failed_runs_again(scene: Scene, owner: Scri
     await owner.publish("work.do", "fail")
     await eventually(lambda: owner.results)
 
-    assert works.runs == [("fail", 1, 1), ("fail", 2, 2)]
-    assert [one.owner.fence for one in owner.results] == [2]
+    (told,) = owner.results
+    assert works.runs == [("fail", 1, 1)]
+    assert (told.owner.fence, told.outcome.failure) == (2, NOT_BEGUN)
 
 
 async def test_second_copy_that_waits_for_the_same_answer_joins_the_first(scene: Scene, owner: ScriptedOwner) -> None:

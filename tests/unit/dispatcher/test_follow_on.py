@@ -94,7 +94,7 @@ async def test_what_is_tried_again_goes_to_anybody(ledger: Ledger) -> None:
     await ledger.start(flow(WORK, WORK))
     first = ledger.published.pop()
 
-    await ledger.batch(replace(ledger.finished(first, failed(retryable=True)), free=True, retry_ms=1))
+    await ledger.batch(replace(ledger.finished(first, replace(failed(retryable=True), retry_ms=1)), free=True))
     await ledger.pass_time(1)
 
     assert [publication.agent for publication in ledger.published] == [""]

@@ -15,10 +15,10 @@ async def fail(ledger: Ledger, retry: Retry | None, retry_ms: int | None, *, by_
     flow.task("work", name="one", **({} if retry is None else {"retry": retry}))  # type: ignore[arg-type]
     await ledger.start(flow.definition())
     (publication,) = ledger.published
-    outcome = failed(retryable=True)
+    outcome = replace(failed(retryable=True), retry_ms=retry_ms)
     if not by_agent:
         outcome = replace(outcome, agent_id=None)
-    await ledger.batch(replace(ledger.finished(publication, outcome), retry_ms=retry_ms))
+    await ledger.batch(ledger.finished(publication, outcome))
     return (await ledger.states())["one"]
 
 

@@ -38,7 +38,7 @@ ROW = ["flow", "build", 3, 12, 1, "flow:build", 5, 6, "work.do", True, {"n": 1}]
 def result(node: str = "build", body: bytes = b"1", *, fence: int = 3, free: bool = False) -> AttemptResult:
     task = f"flow:{node}"
     outcome = Outcome(Status.COMPLETED, body, task, task, AgentId("adder-1"), 1, fence, 5, 6)
-    return AttemptResult(Owner("flow", node, "7", fence), 12, outcome, "work.do", None, free)
+    return AttemptResult(Owner("flow", node, "7", fence), 12, outcome, "work.do", free)
 
 
 @given(st.lists(st.tuples(JSON, NUMBER, st.booleans()), min_size=1, max_size=5))
@@ -57,7 +57,7 @@ def test_results_are_read_back_as_they_were_written(given: list[tuple[Any, int, 
 @pytest.mark.parametrize(
     "other",
     [
-        replace(result(), retry_ms=5),
+        replace(result(), outcome=replace(result().outcome, retry_ms=5)),
         replace(result(), owner=Owner("flow", "build", "7", 9)),
         result(body=b"x" * (LONGEST_BYTES + 1)),
         replace(result(), outcome=replace(result().outcome, status=Status.FAILED, failure=Failure("r", "T", "m"))),
