@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -41,10 +41,13 @@ CALM_SECONDS = 15.0
 """The time for which the load goes on after the last fault: promises about calm times are judged then."""
 SETTLE_SECONDS = 120.0
 """The time for begun work to end after that, more than the longest task takes; work that has not ended then is lost."""
-PACE = Pace(workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, task_seconds=60.0)
+PACE = Pace(
+    workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, wait_seconds=86_400.0, task_seconds=60.0
+)
 """The pace of the load.
 
-Tasks over 30 s are few, since one whose agents die again and again keeps a slot for minutes.
+Tasks over 30 s are few, since one whose agents die again and again keeps a slot for minutes. Workflows are waited for
+until the run ends, `SETTLE_SECONDS` after its last fault: on a busy machine the faults take longer than they should.
 """
 PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
@@ -182,8 +185,7 @@ async def _play(order: RunOrder, testbed: ChaosTestbed, scribe: Scribe, say: Say
         client = await stack.enter_async_context(Client.connecting(settings))
         registry = await stack.enter_async_context(RedisRegistry(settings.redis_url))
         broker = await stack.enter_async_context(AmqpBroker(settings.amqp_url, name="chaos"))
-        pace = replace(order.pace, wait_seconds=order.seconds + CALM_SECONDS + SETTLE_SECONDS)
-        load = ChaosLoad(client, scribe.note, Random(f"{order.seed}/load"), pace)  # noqa: S311 - it is to be foreseen
+        load = ChaosLoad(client, scribe.note, Random(f"{order.seed}/load"), order.pace)  # noqa: S311 - to be foreseen
         working = asyncio.create_task(load.keep_coming())
         looking = asyncio.create_task(keep_looking(registry, testbed.agents_now, scribe.note, name_of=testbed.life_of))
         telling = asyncio.create_task(_tell(load, say))
