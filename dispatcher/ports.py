@@ -8,6 +8,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.messaging.event_publisher import Events
 from coditect.registry.reference_clock import ReferenceClock
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from dispatcher.capacity import Capacity
 from dispatcher.store.port import Database
 
@@ -39,3 +40,4 @@ class Ports:
     """The number below this dispatcher's fences and publication numbers: see `ledger/incarnation.py`."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""
+    metrics: Metrics = field(default_factory=MemoryMetrics)

@@ -29,6 +29,8 @@ from coditect.registry.redis import RedisRegistry
 from coditect.registry.reference_clock import following
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
+from coditect.telemetry.metrics import MemoryMetrics
+from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
@@ -87,6 +89,7 @@ class Dispatcher:
     ownership: ShardOwnership
     health: Health
     """The health of its loops."""
+    metrics: MemoryMetrics
 
 
 @asynccontextmanager
@@ -113,12 +116,16 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor())
         reference = await following(clock, registry, background)
-        events = Events(broker, background, reference, source="/dispatcher")
+        metrics = MemoryMetrics()
+        metrics.observe(LOOP_RESTARTS, background.health.deaths.total)
+        events = Events(broker, background, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Capacity(asyncio.get_running_loop().time)
         begun = await incarnations.begin(store, graph, reference, background)
-        ports = Ports(broker, store, events, reference, background, window, options.ways, begun.floor, options.quorum)
+        ports = Ports(
+            broker, store, events, reference, background, window, options.ways, begun.floor, options.quorum, metrics
+        )
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
         ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(ownership)
@@ -130,18 +137,10 @@ async def running_dispatcher(
             watching_agents(ports, registry, ownership.workers, owner=options.owner, evict=evict)
         )
         notices = await stack.enter_async_context(
-            Notices(
-                broker,
-                registry,
-                events,
-                background,
-                reference,
-                addresses=options.addresses,
-                counters=ownership.counters,
-            )
+            Notices(broker, registry, events, background, reference, addresses=options.addresses, metrics=metrics)
         )
         stack.push_async_callback(ownership.hand_over)  # first of all: others wait for the shards
-        yield Dispatcher(notices, ownership, background.health)
+        yield Dispatcher(notices, ownership, background.health, metrics)
 
 
 def compose(
@@ -161,7 +160,9 @@ def compose(
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
     scheduler.open()
     if graph is not None:
-        Reconciler(ports.database, ownership.workers, graph, options.reconcile_seconds).open(ports.background)
+        reconciler = Reconciler(ports.database, ownership.workers, graph, options.reconcile_seconds)
+        ports.metrics.observe(JOBS_MENDED, lambda: reconciler.mended)
+        reconciler.open(ports.background)
     return ownership, control
 
 

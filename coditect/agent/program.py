@@ -45,6 +45,8 @@ from coditect.registry.reference_clock import following
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.names import LOOP_RESTARTS
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 
@@ -93,7 +95,7 @@ def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts of the process in which an agent runs: source file, use of CPU and memory, health of its loops."""
+    """The facts of the process in which an agent runs: source file, use of CPU and memory, health, metrics."""
 
     source: str | None = None
     """The file or module that declares the agent, for handlers in other processes; None means each handler's own file.
@@ -104,6 +106,7 @@ class Host:
     """Whether suspects may run in processes of their own; a fleet under test has a single process."""
     health: Health = field(default_factory=Health)
     """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
+    metrics: Metrics = field(default_factory=MemoryMetrics)
 
 
 @asynccontextmanager
@@ -128,12 +131,13 @@ async def running_agent(
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Supervisor(host.health))
+        host.metrics.observe(LOOP_RESTARTS, host.health.deaths.total)
         reference = await following(clock, registry, background)
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
-        requests = await stack.enter_async_context(_requests(broker, settings, agent_id))
-        events = Events(broker, background, reference, source=f"/agents/{agent_id}")
+        requests = await stack.enter_async_context(_requests(broker, settings, agent_id, host.metrics))
+        events = Events(broker, background, reference, source=f"/agents/{agent_id}", metrics=host.metrics)
         runtime = Runtime(
             agent,
             agent_id,
@@ -144,18 +148,13 @@ async def running_agent(
             background=background,
             limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
             quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
+            metrics=host.metrics,
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots)
         heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
         mailbox = Mailbox(
-            runtime,
-            broker,
-            events,
-            background,
-            agent_name=agent.name,
-            listeners=agent.listeners,
-            drain=drain.set,
+            runtime, broker, events, background, agent_name=agent.name, listeners=agent.listeners, drain=drain.set
         )
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
@@ -166,9 +165,10 @@ async def running_agent(
         events.emit("agent.draining", subject=agent_id)
 
 
-def _requests(broker: Broker, settings: Settings, agent_id: AgentId) -> Requests:
+def _requests(broker: Broker, settings: Settings, agent_id: AgentId, metrics: Metrics) -> Requests:
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
-    return Requests(broker, name=agent_id, quorum=settings.reply_queue == "quorum", blobs=blobs)
+    quorum = settings.reply_queue == "quorum"
+    return Requests(broker, name=agent_id, quorum=quorum, blobs=blobs, metrics=metrics)
 
 
 def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> AgentLimits:

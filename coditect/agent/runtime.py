@@ -57,6 +57,7 @@ from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
+from coditect.telemetry.metrics import Metrics
 from coditect.wire import routing, tasks
 from coditect.wire.control_messages import Cancel
 
@@ -85,12 +86,13 @@ class Runtime:
         limits: AgentLimits,
         background: Supervisor,
         quarantine: Quarantine,
+        metrics: Metrics,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self._requests, self._events, self._hand_back = requests, events, quarantine.hand_back
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
-        self._background, self._now = background, asyncio.get_running_loop().time
+        self._background, self._loop = background, asyncio.get_running_loop()
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._executions = executions = set[Execution]()
         self._intake = Intake(
@@ -105,22 +107,20 @@ class Runtime:
         self._managed = ManagedTasks(
             grants, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
-        settler = Settler(broker, events, clock, agent_id=agent_id, addresses=limits.addresses)
+        settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
-            settler, events, clock, agent_id=agent_id, capabilities=self._capabilities, managed=self._managed
+            settler, events, clock, metrics, agent_id=agent_id, capabilities=self._capabilities, managed=self._managed
         )
         self._outcomes.tracebacks = limits.tracebacks
-        self._loop = asyncio.get_running_loop()
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self._means = Means(requests, events, self._intake, self._reports, self._executors, clock, background, limits)
         self._task_runner = TaskRunner(self._execute, self._loop)
-        self._running: dict[ExecutionKey, Execution] = {}
-        self._canceled = CanceledIds()
-        self._settling: set[asyncio.Task[Any]] = set()
+        self._running, self._canceled = dict[ExecutionKey, Execution](), CanceledIds()
+        self._settling = set[asyncio.Task[Any]]()
         self._end_of_one: asyncio.Future[None] | None = None
         """A future for the end of any execution, which a drain awaits."""
-        self._mean_ms, self._pacing = 0.0, Pacing()
+        self._now, self._mean_ms, self._pacing = self._loop.time, 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ class Runtime:
             suspended=self._intake.suspended,
             awaiting_owner=self._managed.waiting_for_owner,
             latency_ms=round(self._mean_ms, 3),
-            completed=self._outcomes.completed,
-            failed=self._outcomes.failed,
+            completed=self._outcomes.completed.value,
+            failed=self._outcomes.failed.value,
             trouble=self._pacing.trouble,
         )
 

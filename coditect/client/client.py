@@ -36,6 +36,7 @@ from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.registry.port import Registry
 from coditect.registry.selection.selector import Selector
 from coditect.settings.settings import Settings, read_settings
+from coditect.telemetry.metrics import Metrics
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from coditect.workflow.builder import Workflow
@@ -101,6 +102,7 @@ class Client:
         quorum_replies: bool = False,
         name: str | None = None,
         blobs: Blobs = NO_BLOBS,
+        metrics: Metrics | None = None,
     ) -> None:
         """Take the ports; `name`, a fresh one by default, names the client's reply queue and its events."""
         self._broker = broker
@@ -110,7 +112,7 @@ class Client:
         self._stack = AsyncExitStack()
         self._background = Supervisor()
         self._selector = Selector(registry, self._clock, self._background)
-        self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs)
+        self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics)
         self._event_stream = EventStreams(broker, name=self.name)
         offers = CapabilityCatalogue(broker, registry)
         self._direct = DirectLane(

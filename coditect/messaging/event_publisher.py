@@ -14,6 +14,8 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Unroutable
 from coditect.model.event import Event
 from coditect.model.result import ENDINGS
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.names import EVENTS_DROPPED
 from coditect.wire import routing
 from coditect.wire.events import event_message
 
@@ -32,7 +34,9 @@ class Events:
     itself (`unmute`). Events about a followed subject are sent all the same.
     """
 
-    def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, source: str) -> None:
+    def __init__(
+        self, broker: Broker, background: Supervisor, clock: Clock, *, source: str, metrics: Metrics | None = None
+    ) -> None:
         self._broker = broker
         self._background = background
         self._clock = clock
@@ -44,7 +48,7 @@ class Events:
         self._followed: OrderedDict[str, None] = OrderedDict()
         """Subjects that listeners announced to follow, until the last event, or an event without a listener."""
         self._under_way = 0
-        self.dropped = 0
+        self.dropped = (metrics or MemoryMetrics()).counter(EVENTS_DROPPED)
 
     def heard(self, type_: str, subject: str = "") -> bool:
         """Return whether an event may have a listener; asked before the facts of a frequent event are gathered."""
@@ -55,7 +59,7 @@ class Events:
         if not self.heard(type_, subject):
             return
         if self._under_way >= MOST_UNDER_WAY:
-            self.dropped += 1
+            self.dropped.value += 1
             return
         self._under_way += 1
         if type_ in self._untried and subject not in self._followed:
@@ -86,7 +90,7 @@ class Events:
             self._followed.pop(event.subject, None)
             self._mute(event.type)
         except CoditectError as error:
-            self.dropped += 1
+            self.dropped.value += 1
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
         else:
             if event.subject not in self._followed:

@@ -25,6 +25,8 @@ from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Task
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.names import REPLIES_STRAY
 from coditect.wire import control_messages, routing
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import MAX_BODY_BYTES, read_result, task_message
@@ -50,7 +52,15 @@ def tokens() -> Iterator[str]:
 class Requests:
     """The requests of one process and their replies; `async with` declares and consumes the reply queue."""
 
-    def __init__(self, broker: Broker, *, name: str, quorum: bool = False, blobs: Blobs = NO_BLOBS) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        name: str,
+        quorum: bool = False,
+        blobs: Blobs = NO_BLOBS,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._broker = broker
         self.blobs = blobs
         """The store for bodies over the inline limit; the makers of tasks and the readers of outcomes use it."""
@@ -62,8 +72,7 @@ class Requests:
         """Return a correlation id for the next request."""
         self._looked_at: dict[AgentId, float] = {}
         """The last time each agent's inbox was seen, on the event loop's clock."""
-        self.strays = 0
-        """Replies without a waiting caller: late, forged, or the second of two executions."""
+        self.strays = (metrics or MemoryMetrics()).counter(REPLIES_STRAY)
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
@@ -96,7 +105,7 @@ class Requests:
         message = delivery.message
         future = self._waiting.pop(message.correlation_id or "", None)
         if future is None or future.done():
-            self.strays += 1
+            self.strays.value += 1
         else:
             try:
                 future.set_result(read_result(message))

@@ -9,6 +9,7 @@ from functools import partial
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
 from coditect.registry.port import Registry
+from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
 from dispatcher.ledger import leases
 from dispatcher.ledger.commands import Lost
 from dispatcher.liveness.eviction import Evictor, close_owner
@@ -41,6 +42,8 @@ async def watching_agents(
         on_gone=on_gone,
         health=ports.background.health,
     ) as monitor:
+        ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
+        ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         yield monitor
 
 

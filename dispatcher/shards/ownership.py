@@ -22,8 +22,8 @@ from typing import Any, Self
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import shard_queues
 from coditect.errors import CoditectError, InputError, Retryable, SetupError
+from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED, UNDELIVERABLE
 from coditect.wire import routing
-from dispatcher.counters import Counters
 from dispatcher.ledger import leases, shards
 from dispatcher.ledger.commands import Command
 from dispatcher.ledger.leases import Lease, Pulse
@@ -86,7 +86,6 @@ class ShardOwnership:
         """The notice that a node waits for room, or that there is some; set before entering."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
-        self.counters = Counters()
         self._consumers: dict[int, list[Consumer]] = {}
         self._pulses: dict[str, Pulse] = {}
         self._beat = 0
@@ -242,7 +241,6 @@ class ShardOwnership:
             nudge=self._nudge,
             projector=projector,
             marker=known.marker,
-            counters=self.counters,
         )
         returns = self._returns
         await self._check(worker)
@@ -334,15 +332,16 @@ class ShardOwnership:
 
     def figures(self) -> dict[str, Any]:
         """Return the dispatcher's figures for its status."""
+        counter = self._ports.metrics.counter
         return {
             "owner": self.owner,
             "shards": sorted(self.workers),
             "under_way": sum(len(worker.in_flight) for worker in self.workers.values()),
-            "refused": self.counters.refused,
-            "late": self.counters.late,
-            "unrecorded": self.counters.unrecorded,
-            "strange": self.counters.strange,
+            "refused": counter(COMMITS_REFUSED).value,
+            "late": counter(RESULTS_REFUSED, reason="late").value,
+            "unrecorded": counter(RESULTS_REFUSED, reason="unrecorded").value,
+            "strange": counter(RESULTS_REFUSED, reason="unknown").value,
             "newer": sum(worker.newer for worker in self.workers.values()),
-            "dropped": self.counters.dropped,
+            "dropped": counter(UNDELIVERABLE, outcome="dropped").value,
             "restarts": self._ports.background.health.deaths.total(),
         }

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from coditect.errors import CoditectError, NewerVersion
 from coditect.model.value import value
-from dispatcher.counters import Counters
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import RESULTS_REFUSED
 from dispatcher.ledger.commands import Began, Command, Finished
 from dispatcher.shards.completions import CommandRefused, Settle
 
@@ -33,9 +34,9 @@ class QueuedCommand:
 class Refusals:
     """The handling of one shard's failed commands: each is refused, or `put` again after a pause."""
 
-    def __init__(self, shard: int, counters: Counters, put: Callable[..., None], *, pause_seconds: float) -> None:
+    def __init__(self, shard: int, metrics: Metrics, put: Callable[..., None], *, pause_seconds: float) -> None:
         self._shard = shard
-        self._counters = counters
+        self._unrecorded = metrics.counter(RESULTS_REFUSED, reason="unrecorded")
         self._put = put
         self._pause_seconds = pause_seconds
         self._has_met_newer = False
@@ -52,7 +53,7 @@ class Refusals:
         elif entry.tries < MOST_TRIES:
             self._put_later(entry, self._pause_seconds * 2**entry.tries, tries=entry.tries + 1)
         else:
-            self._counters.unrecorded += 1
+            self._unrecorded.value += 1
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:

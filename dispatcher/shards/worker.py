@@ -17,9 +17,9 @@ from collections.abc import Callable
 from functools import partial
 
 from coditect.errors import CoditectError, Retryable, Unroutable
+from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
-from dispatcher.counters import Counters
 from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
@@ -66,7 +66,6 @@ class ShardWorker:
         nudge: Callable[[], None],
         projector: Projector | None = None,
         marker: str = "",
-        counters: Counters | None = None,
     ) -> None:
         self.shard = int(lease.name[1])
         self._lease, self._ports = lease, ports
@@ -100,8 +99,10 @@ class ShardWorker:
         self.marker = marker
         """The marker of the broker that the shard was built on, or is about to be."""
         self.closed = False
-        self._counters = counters or Counters()
-        self._refusals = Refusals(self.shard, self._counters, self.put, pause_seconds=RETRY_SECONDS)
+        self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=RETRY_SECONDS)
+        self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)
+        self._late = ports.metrics.counter(RESULTS_REFUSED, reason="late")
+        self._strange = ports.metrics.counter(RESULTS_REFUSED, reason="unknown")
         self._lost = False
         """Whether a refused commit showed that the shard has another owner: no other commit is tried."""
 
@@ -260,7 +261,7 @@ class ShardWorker:
 
     def _refused(self, error: LostLease) -> None:
         self._lost = True
-        self._counters.refused += 1
+        self._refused_commits.value += 1
         log.warning("A shard is another's by now", extra={"shard": self.shard, **error.facts})
 
     def _lose(self, entries: list[QueuedCommand]) -> None:
@@ -302,8 +303,8 @@ class ShardWorker:
     def _count(self, effects: Effects) -> None:
         """Count flights and backlog, before anything is settled and may free room for others."""
         now = asyncio.get_running_loop().time()
-        self._counters.late += effects.late
-        self._counters.strange += effects.strange
+        self._late.value += effects.late
+        self._strange.value += effects.strange
         self.status_cache.note(effects.runs)
         self._definitions.note(effects.definitions)
         for moved in effects.moved:

@@ -1,5 +1,4 @@
 """The answers to publishers of tasks that no queue took or that were given up.
 
-Every dispatcher reads its share of the copies that the broker made. This package imports only `coditect` and the
-counters.
+Every dispatcher reads its share of the copies that the broker made. This package imports only `coditect`.
 """

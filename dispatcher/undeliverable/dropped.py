@@ -12,8 +12,8 @@ import logging
 
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError
+from coditect.telemetry.metrics import Counter
 from coditect.wire import routing
-from dispatcher.counters import Counters
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,9 @@ LOOK_SECONDS = 15.0
 class Dropped:
     """The count of unanswered copies for one dispatcher, made whenever no copy is in motion."""
 
-    def __init__(self, broker: Broker, counters: Counters) -> None:
+    def __init__(self, broker: Broker, counter: Counter) -> None:
         self._broker = broker
-        self._counters = counters
+        self._counter = counter
         self.handed_out = 0
         """The number of copies that were handed out and not returned."""
         self._kept = 0
@@ -50,13 +50,13 @@ class Dropped:
             return
         before, self._balance = self._balance, originals.messages - self.handed_out - copies.messages
         if self._base is None or copies.consumers != 1 or originals.messages < self._kept:
-            self._base = self._balance - self._counters.dropped
+            self._base = self._balance - self._counter.value
         elif copies.messages == 0 and self._balance == before:
             self._count(self._balance - self._base)
         self._kept = originals.messages
 
     def _count(self, dropped: int) -> None:
-        if dropped > self._counters.dropped:
-            facts = {"dropped": dropped - self._counters.dropped, "queue": routing.UNROUTED_QUEUE}
+        if dropped > self._counter.value:
+            facts = {"dropped": dropped - self._counter.value, "queue": routing.UNROUTED_QUEUE}
             log.warning("Tasks that nobody takes came too fast: some of their publishers get no answer", extra=facts)
-        self._counters.dropped = max(0, dropped)
+        self._counter.value = max(0, dropped)

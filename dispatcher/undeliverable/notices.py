@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Coroutine
+from functools import partial
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +24,12 @@ from coditect.errors import NotFound, Overloaded, RegistryUnavailable, Retryable
 from coditect.messaging.event_publisher import Events
 from coditect.model.message import Message
 from coditect.registry.port import Registry
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import UNDELIVERABLE
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.routing import Address
 from coditect.wire.tasks import owner_of
-from dispatcher.counters import Counters
 from dispatcher.undeliverable.dropped import Dropped
 from dispatcher.undeliverable.refusals import Refusal, given_up, unrouted
 
@@ -58,11 +60,14 @@ class Notices:
         clock: Clock,
         *,
         addresses: ReturnAddresses,
-        counters: Counters,
+        metrics: Metrics,
     ) -> None:
         self._addresses = addresses
-        self.counters = counters
-        self._dropped = Dropped(broker, counters)
+        outcome = partial(metrics.counter, UNDELIVERABLE)
+        self.answered, self.unclaimed = outcome(outcome="answered"), outcome(outcome="unclaimed")
+        self.ignored, self.failed = outcome(outcome="ignored"), outcome(outcome="failed")
+        self.dropped = outcome(outcome="dropped")
+        self._dropped = Dropped(broker, self.dropped)
         self._clock = clock
         self._broker = broker
         self._registry = registry
@@ -74,14 +79,6 @@ class Notices:
         self._known_until = 0.0
         self._looking = asyncio.Lock()
         self._answered_keys: OrderedDict[bytes, None] = OrderedDict()
-        self.answered = 0
-        """The number of tasks whose publisher got an answer."""
-        self.unclaimed = 0
-        """The number of answers that had no receiver any more."""
-        self.ignored = 0
-        """The number of copies without an answer from here: no reply address, or an agent gave the answer already."""
-        self.failed = 0
-        """The number of copies that could not be handled; the original is where it was."""
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(base_topology() + notices())
@@ -117,13 +114,13 @@ class Notices:
             log.warning("A notice could not be answered yet", extra={"queue": delivery.queue, "reason": str(error)})
             await self._return(delivery)
         except Exception:
-            self.failed += 1
+            self.failed.value += 1
             log.exception("A notice could not be dealt with; it is dropped", extra={"queue": delivery.queue})
             delivery.ack()
 
     async def _return(self, delivery: Delivery) -> None:
         if delivery.delivery_count >= MOST_TRIES:
-            self.failed += 1
+            self.failed.value += 1
             log.error("A notice was tried too often; it is dropped", extra={"queue": delivery.queue})
             delivery.ack()
             return
@@ -135,7 +132,7 @@ class Notices:
         refusal = await self._refusal(delivery)
         answer = None if refusal is None else self._answer_to(delivery, refusal)
         if refusal is None or answer is None:
-            self.ignored += 1
+            self.ignored.value += 1
         else:
             await self._answer(delivery, refusal, *answer)
         if refusal is not None:
@@ -181,11 +178,11 @@ class Notices:
             if isinstance(error, Overloaded) and self._broker.blocked:
                 raise  # an alarm of the broker says nothing about the receiver
             self._addresses.refused(address, error)
-            self.unclaimed += 1
+            self.unclaimed.value += 1
             self._events.emit("task.unclaimed", subject=message.message_id or "", reply_to=message.reply_to)
             log.info("An answer has no receiver any more", extra=_facts(delivery, refusal) | {"error": str(error)})
         else:
-            self.answered += 1
+            self.answered.value += 1
             self._remember(key)
 
     def _remember(self, key: bytes) -> None:

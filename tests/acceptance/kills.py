@@ -213,7 +213,7 @@ async def suffer(fleet: Fleet, seed: int) -> Ordeal:
         counts = StruckCounts(strikes(seed), fleet.kill)
         await drive(client, LOAD, counts)
         await eventually(fleet.whole)
-        late_replies = client._requests.strays
+        late_replies = client._requests.strays.value
     ids = frozenset(answer.task_id for answer in counts.answers if answer.task_id)
     with fleet.effect_log.open(encoding="utf-8") as lines:
         effects = parse_effects(lines, ids)

@@ -26,6 +26,8 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import ATTEMPTS
 from coditect.wire import routing, tasks
 from coditect.wire.json import dumps
 
@@ -46,6 +48,7 @@ class Outcomes:
         settler: Settler,
         events: Events,
         clock: Clock,
+        metrics: Metrics,
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
@@ -67,9 +70,9 @@ class Outcomes:
 
         The failed attempt of a task without an owner has none: the task is published again as another execution.
         """
-        self.completed = 0
-        self.failed = 0
-        """Number of failed attempts, and of tasks that ended without a value."""
+        self.completed = metrics.counter(ATTEMPTS, outcome="completed")
+        self.failed = metrics.counter(ATTEMPTS, outcome="failed")
+        """The count of failed attempts, and of tasks that ended without a value."""
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
@@ -80,7 +83,7 @@ class Outcomes:
         """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.completed += 1
+        self.completed.value += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
@@ -149,7 +152,7 @@ class Outcomes:
             return
         self._log_failure(task, ended)
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.failed += 1
+        self.failed.value += 1
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
         self._tell(task, ended.status)
@@ -189,7 +192,7 @@ class Outcomes:
         if failure is None:
             outcome = self.complete(execution, ended, started_ms, finished_ms)
         else:
-            self.failed += 1
+            self.failed.value += 1
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
@@ -209,7 +212,7 @@ class Outcomes:
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
-        self.failed += 1
+        self.failed.value += 1
         delay_ms = await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
@@ -272,7 +275,7 @@ class Outcomes:
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
-        self.failed += 1
+        self.failed.value += 1
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
         failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
         await self._bury(execution, failure)

@@ -23,6 +23,8 @@ from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
 from coditect.model.retry import Retry, retry_delay_ms
 from coditect.model.task import Task
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import REPLIES_UNCLAIMED
 from coditect.wire import routing, tasks
 from coditect.wire.history import history_header
 from coditect.wire.json import dumps
@@ -45,13 +47,21 @@ class Settler:
     """The publisher of replies, retries and dead letters of one agent process."""
 
     def __init__(
-        self, broker: Broker, events: Events, clock: Clock, *, agent_id: AgentId, addresses: ReturnAddresses
+        self,
+        broker: Broker,
+        events: Events,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        agent_id: AgentId,
+        addresses: ReturnAddresses,
     ) -> None:
         self._broker = broker
         self._addresses = addresses
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
+        self.unclaimed = metrics.counter(REPLIES_UNCLAIMED)
         self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
@@ -153,6 +163,7 @@ class Settler:
         return now - since < FULL_REPLIES_SECONDS
 
     def _unclaimed(self, task: Task, error: CoditectError) -> None:
+        self.unclaimed.value += 1
         self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
         log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 

@@ -231,6 +231,7 @@ async def test_reply_that_nobody_can_receive_is_counted_told_and_acked(scene: Sc
         event = await asyncio.wait_for(anext(events), 60)
 
     assert (event.subject, event.data["reply_to"]) == ("lonely", "reply.nobody")
+    assert agent.runtime._outcomes._settler.unclaimed.value == 1
     await eventually(lambda: agent.runtime.load().running == 0)
     await scene.acked("gate.pass")
 
@@ -345,7 +346,7 @@ async def test_unknown_and_unreadable_replies_are_ignored(scene: Scene) -> None:
     gated.gate.set()
 
     assert await handle.result(str, timeout="100s") == "one"
-    assert client._requests.strays == 2
+    assert client._requests.strays.value == 2
     assert agent.broker.connected
 
 

@@ -17,11 +17,11 @@ from coditect.broker.topology import base_topology, capability_queues
 from coditect.messaging.event_publisher import Events
 from coditect.model.capability import Priority
 from coditect.registry.reference_clock import ReferenceClock
+from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
 from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.document import node_document
 from dispatcher.capacity import Capacity
-from dispatcher.counters import Counters
 from dispatcher.ledger import outbox, shards
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import NodeKey
@@ -90,7 +90,6 @@ class LoneWorker:
     database: Doubtful
     server: MemoryServer
     window: Capacity
-    counters: Counters
 
     async def say(self, command: Any) -> Any:
         answer: CommandAnswer[Any] = CommandAnswer()
@@ -103,6 +102,14 @@ class LoneWorker:
             flow = Workflow("one")
             flow.task(CAPABILITY, after=[flow.approval("now?", name="gate")], name="only")
         return await self.say(start_of("w", flow))
+
+    def refused(self, reason: str) -> int:
+        """How many results were refused for this reason."""
+        return self.ports.metrics.counter(RESULTS_REFUSED, reason=reason).value
+
+    @property
+    def commits_refused(self) -> int:
+        return self.ports.metrics.counter(COMMITS_REFUSED).value
 
     @property
     def flight(self) -> Flight:
@@ -137,12 +144,10 @@ async def _new_worker(graph: TaskGraph | None) -> AsyncIterator[LoneWorker]:
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
         events = Events(broker, background, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, window)
-        lost, counters = list[int](), Counters()
+        lost = list[int]()
         projector = None if graph is None else Projector(graph, 0, moved=lambda: None)
-        worker = ShardWorker(
-            step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector, counters=counters
-        )
+        worker = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None, projector=projector)
         await worker.open()
-        yield LoneWorker(worker, ports, database, server, window, counters)
+        yield LoneWorker(worker, ports, database, server, window)
         await worker.close()
         assert lost == []

@@ -83,9 +83,7 @@ async def test_shard_with_one_under_way_is_opened_and_the_others_are_published(
         for row in unsent:
             await lone.database.run(lambda tr, row=row: outbox.put(tr, 0, row))  # type: ignore[misc]
 
-        lone.worker = ShardWorker(
-            lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None, counters=lone.counters
-        )
+        lone.worker = ShardWorker(lone.worker._lease, lone.ports, on_lost=lambda _: None, nudge=lambda: None)
         await lone.worker.open()
         await eventually(lambda: lone.published() == 3)
         under_way = {node_key.node for node_key, _ in lone.worker.in_flight}
@@ -147,7 +145,7 @@ async def test_result_of_one_is_kept_until_the_row_can_be_read(
         row = await lone.database.read(lambda tr: tr.get(STATUSES.pack(ONLY)))
     assert not settled_before
     assert row is not None
-    assert (NodeRecord.unpack(row).state, lone.counters.unrecorded) == (TaskState.COMPLETED, 0)
+    assert (NodeRecord.unpack(row).state, lone.refused("unrecorded")) == (TaskState.COMPLETED, 0)
     assert sum("left alone" in one.message for one in caplog.records) == 1
 
 

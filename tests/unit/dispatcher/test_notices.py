@@ -78,7 +78,7 @@ async def test_undecodable_message_of_an_agent_was_answered_by_the_agent(scene: 
 
     await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers=headers)
 
-    await eventually(lambda: dispatcher.ignored == 1)
+    await eventually(lambda: dispatcher.ignored.value == 1)
     assert scene.answers == []
 
 
@@ -135,7 +135,7 @@ async def test_dead_letter_of_an_agent_is_not_answered_again(scene: Scene) -> No
 
     await scene.publish(DEAD_KEY, exchange=routing.DEAD, headers={tasks.REASON: "handler_error"})
 
-    await eventually(lambda: dispatcher.ignored == 1)
+    await eventually(lambda: dispatcher.ignored.value == 1)
     assert scene.answers == []
     assert scene.ready(routing.DEAD_NOTICES) == 0
 
@@ -160,7 +160,7 @@ async def test_task_that_wants_no_answer_or_names_a_queue_of_the_system_gets_non
 
     await scene.publish("no.body", reply_to=reply_to)
 
-    await eventually(lambda: dispatcher.ignored == 1)
+    await eventually(lambda: dispatcher.ignored.value == 1)
     assert scene.ready(f"tasks.{CAPABILITY}.p0") + scene.ready(f"dead.{CAPABILITY}") == 0
     assert scene.ready(routing.UNROUTED_QUEUE) == 1
 
@@ -170,7 +170,7 @@ async def test_answer_that_nobody_can_receive_any_more_is_acked_and_counted(scen
 
     await scene.publish("no.body", reply_to="gone.answers")
 
-    await eventually(lambda: dispatcher.unclaimed == 1)
+    await eventually(lambda: dispatcher.unclaimed.value == 1)
     assert scene.ready(routing.UNROUTED_NOTICES) == 0
 
 
@@ -185,7 +185,7 @@ async def test_answer_to_a_full_queue_is_unclaimed_and_holds_up_nobody(scene: Sc
     await scene.publish("no.body")
 
     await scene.answer()
-    assert dispatcher.unclaimed == 2 * notices.PREFETCH
+    assert dispatcher.unclaimed.value == 2 * notices.PREFETCH
 
 
 async def test_reply_name_of_ours_is_answered_through_its_exchange(scene: Scene) -> None:
@@ -193,7 +193,7 @@ async def test_reply_name_of_ours_is_answered_through_its_exchange(scene: Scene)
 
     await scene.publish("no.body", reply_to="reply.nobody")
 
-    await eventually(lambda: dispatcher.unclaimed == 1)
+    await eventually(lambda: dispatcher.unclaimed.value == 1)
 
 
 async def test_two_dispatchers_answer_each_task_once(scene: Scene) -> None:
@@ -204,7 +204,7 @@ async def test_two_dispatchers_answer_each_task_once(scene: Scene) -> None:
 
     await eventually(lambda: len(scene.answers) == 40)
     assert sorted(int(one.correlation_id or "") for one in scene.answers) == list(range(40))
-    assert first.answered + second.answered == 40
+    assert first.answered.value + second.answered.value == 40
 
 
 class _Interrupted(MemoryBroker):
@@ -230,7 +230,7 @@ async def test_copy_that_comes_again_after_its_answer_is_not_answered_twice(scen
 
     await eventually(lambda: len(scene.answers) >= 2 and scene.ready(routing.UNROUTED_NOTICES) == 0)
     assert [one.correlation_id for one in scene.answers] == ["before", "after"]
-    assert dispatcher.answered == 2
+    assert dispatcher.answered.value == 2
 
 
 async def test_equal_tasks_that_are_two_are_answered_twice(scene: Scene) -> None:
@@ -268,7 +268,7 @@ async def test_answer_that_the_broker_cannot_take_now_is_given_later(
     await scene.publish("no.body")
 
     await scene.answer()
-    await eventually(lambda: dispatcher.answered == 1 and scene.ready(routing.UNROUTED_NOTICES) == 0)
+    await eventually(lambda: dispatcher.answered.value == 1 and scene.ready(routing.UNROUTED_NOTICES) == 0)
 
 
 async def test_answer_that_never_can_be_given_is_dropped_after_its_tries(
@@ -279,7 +279,7 @@ async def test_answer_that_never_can_be_given_is_dropped_after_its_tries(
 
     await scene.publish("no.body")
 
-    await eventually(lambda: dispatcher.failed == 1)
+    await eventually(lambda: dispatcher.failed.value == 1)
     assert scene.answers == []
     assert scene.ready(routing.UNROUTED_NOTICES) == 0
 
@@ -289,7 +289,7 @@ async def test_answer_that_the_dispatcher_may_not_publish_is_unclaimed(scene: Sc
 
     await scene.publish("no.body")
 
-    await eventually(lambda: dispatcher.unclaimed == 1)
+    await eventually(lambda: dispatcher.unclaimed.value == 1)
 
 
 async def test_defect_in_the_dispatcher_drops_the_copy_and_goes_on(scene: Scene) -> None:
@@ -299,7 +299,7 @@ async def test_defect_in_the_dispatcher_drops_the_copy_and_goes_on(scene: Scene)
     await scene.publish("no.body", correlation_id="second")
 
     assert (await scene.answer()).correlation_id == "second"
-    assert dispatcher.failed == 1
+    assert dispatcher.failed.value == 1
 
 
 async def test_listener_hears_of_tasks_that_nobody_ran(scene: Scene) -> None:
@@ -339,7 +339,7 @@ async def test_task_of_any_headers_and_body_is_answered_and_those_behind_it_are(
         await scene.publish("no.body", headers=headers, body=b"\xff" * 100, correlation_id=str(number))
 
     await eventually(lambda: len(scene.answers) == len(hostile))
-    assert dispatcher.failed == 0
+    assert dispatcher.failed.value == 0
 
 
 async def test_undecodable_message_of_the_broker_is_answered_as_invalid(scene: Scene) -> None:
@@ -368,7 +368,7 @@ async def test_every_task_of_a_flood_is_answered_or_counted(
                 group.create_task(scene.publish("no.body.p1", message_id=f"task-{number}"))
 
     async def accounted(total: int) -> None:
-        await eventually(lambda: len(scene.answers) + notices.counters.dropped == total)
+        await eventually(lambda: len(scene.answers) + notices.dropped.value == total)
 
     async def seen(kept: int) -> None:
         await eventually(lambda: notices._dropped._kept == kept)
@@ -384,5 +384,5 @@ async def test_every_task_of_a_flood_is_answered_or_counted(
             original.ack()
         await seen(published - taken_before - 1)
 
-    assert len(scene.answers) + notices.counters.dropped == published
-    assert (notices.counters.dropped > 0) == (max(bursts) > 20)
+    assert len(scene.answers) + notices.dropped.value == published
+    assert (notices.dropped.value > 0) == (max(bursts) > 20)

@@ -90,7 +90,7 @@ async def test_late_commit_of_a_worker_that_closes_is_refused_counted_and_said_w
 
         await lone.worker.close()
 
-        assert lone.counters.refused == 1
+        assert lone.commits_refused == 1
         assert len(await lone.rows()) == 1, "the new owner decides about it"
     (said,) = [record for record in caplog.records if record.message == "A shard is another's by now"]
     facts = vars(said)
@@ -149,4 +149,4 @@ async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers()
         await lone.say(Finished(ONLY, 0, 99, outcome))
         await lone.say(Finished(NodeKey("nobody", "knows"), 1, 1, outcome))
 
-        assert (lone.counters.late, lone.counters.strange, lone.counters.refused) == (1, 1, 0)
+        assert (lone.refused("late"), lone.refused("unknown"), lone.commits_refused) == (1, 1, 0)

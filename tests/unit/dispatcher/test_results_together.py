@@ -96,7 +96,7 @@ async def test_late_ones_are_refused_and_counted_beside_the_others(lone: LoneWor
     await eventually(lambda: len(list(lone.worker.in_flight)) == 1)
 
     assert await states(lone) == [TaskState.COMPLETED, TaskState.PUBLISHED]
-    assert lone.counters.late == 1
+    assert lone.refused("late") == 1
     assert await left(lone) == (0, 0)
 
 
@@ -125,7 +125,7 @@ async def test_one_that_cannot_be_recorded_takes_no_other_with_it_and_is_a_dead_
     monkeypatch.setattr(batch, "COMMANDS", {**batch.COMMANDS, Finished: fails})
 
     ResultsConsumer(lone.worker).take(await brought(lone, dumps(rows(lone))))
-    await eventually(lambda: lone.counters.unrecorded)
+    await eventually(lambda: lone.refused("unrecorded"))
     await lone.say(GoOn())
 
     assert await states(lone) == [TaskState.PUBLISHED, TaskState.COMPLETED]

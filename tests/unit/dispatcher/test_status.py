@@ -13,10 +13,10 @@ from coditect.errors import InvalidTask
 from coditect.operations import status as standing_module
 from coditect.operations.status import RefusalCounts, cluster_status
 from coditect.registry.memory import MemoryRegistry
+from coditect.telemetry.names import COMMITS_REFUSED
 from coditect.wire.control import Verb
 from dispatcher.ledger import leases, shards
-from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.shards.ownership import ShardOwnership
+from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 
@@ -29,7 +29,7 @@ class Plane:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
         self.server = MemoryServer()
-        self.tenures: list[ShardOwnership] = []
+        self.dispatchers: list[Dispatcher] = []
 
     async def open(self) -> None:
         enter = self._stack.enter_async_context
@@ -43,16 +43,16 @@ class Plane:
             running = running_dispatcher(
                 broker=broker, registry=registry, clock=SystemClock(), database=self.database, options=options
             )
-            self.tenures.append((await enter(running)).ownership)
-        await eventually(lambda: [len(one.workers) for one in self.tenures] == [SHARDS // 2] * 2)
+            self.dispatchers.append(await enter(running))
+        await eventually(lambda: [len(one.ownership.workers) for one in self.dispatchers] == [SHARDS // 2] * 2)
 
 
 async def test_each_dispatcher_says_what_it_counted_and_one_without_shards_is_only_named() -> None:
     async with AsyncExitStack() as stack:
         plane = Plane(stack)
         await plane.open()
-        for number, ownership in enumerate(plane.tenures):
-            ownership.counters.refused = 1 + number
+        for number, dispatcher in enumerate(plane.dispatchers):
+            dispatcher.metrics.counter(COMMITS_REFUSED).value = 1 + number
         await plane.database.run(lambda tr: leases.renew(tr, "idle", 1))
 
         stands = await cluster_status(plane.broker)

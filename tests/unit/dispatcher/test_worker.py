@@ -274,4 +274,4 @@ async def test_result_that_cannot_be_recorded_is_a_failed_attempt_and_in_the_end
     assert (NodeRecord.unpack(row).state, NodeRecord.unpack(row).attempt) == (TaskState.DEAD, attempts)
     assert (told["reason"], told["type"]) == (UNRECORDABLE, "ValueBeyondBound")
     assert settled.told == [(f"attempt {number}", "refused") for number in range(1, attempts + 1)]
-    assert lone.counters.unrecorded == attempts
+    assert lone.refused("unrecorded") == attempts
