@@ -59,4 +59,4 @@ class Dropped:
         if dropped > self._counter.value:
             facts = {"dropped": dropped - self._counter.value, "queue": routing.UNROUTED_QUEUE}
             log.warning("Tasks that nobody takes came too fast: some of their publishers get no answer", extra=facts)
-        self._counter.value = max(0, dropped)
+            self._counter.value = dropped
