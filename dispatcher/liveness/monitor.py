@@ -159,18 +159,18 @@ class Monitor:
 
         The agent is not taken for dead by that; without a connection at the broker nothing is closed.
         """
-        before = self.evicted
+        closed = 0
         for pause in EVICTION_PAUSES:
             if not self.leads or self._evict is None or agent not in self._offline:
                 return
             answer = await self._pings.ask(agent, within_seconds=RELIEF_SECONDS)
             if answer is PingAnswer.SILENCE and await self._is_connected(agent):
-                await self._close_connections(agent, self._evict)
-            if answer is PingAnswer.PONG or self.evicted > before:
+                closed = await self._close_connections(agent, self._evict)
+            if answer is PingAnswer.PONG or closed:
                 break
             await asyncio.sleep(pause)
-        if self.evicted > before:
-            facts = {"agent_id": agent, "connections": self.evicted - before}
+        if closed:
+            facts = {"agent_id": agent, "connections": closed}
             log.warning("The broker does not answer an agent, as that says; its tasks go to others", extra=facts)
 
     # -- is it dead? ------------------------------------------------------------------------------------
@@ -209,10 +209,9 @@ class Monitor:
 
     async def _lose(self, agent: AgentId, answer: PingAnswer) -> None:
         self._roster.strike(agent, self._now())
-        before = self.evicted
-        released = await self._cut_off(agent)
+        released, closed = await self._cut_off(agent)
         self.lost += 1
-        facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": self.evicted - before}
+        facts = {"reason": "silent" if answer is PingAnswer.SILENCE else "left", "connections": closed}
         level = logging.WARNING if answer is PingAnswer.SILENCE else logging.INFO
         log.log(level, "An agent is gone", extra={"agent_id": agent, "released": released, **facts})
         self._on_gone(AgentGone(agent, released))
@@ -220,20 +219,21 @@ class Monitor:
             self._events.emit("agent.offline", subject=agent, **facts)
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
-    async def _cut_off(self, agent: AgentId) -> bool:
-        """Make the broker release the agent's deliveries, and return whether it did.
+    async def _cut_off(self, agent: AgentId) -> tuple[bool, int]:
+        """Make the broker release the agent's deliveries; return whether it did, and the number of closed connections.
 
         A connected agent has a consumer on its mailbox.
         """
+        closed = 0
         for number, pause in enumerate(EVICTION_PAUSES):
             if not await self._is_connected(agent) or (number and await self._is_back(agent)):
-                return True  # what is connected then is its next life, which holds nothing of the one before
+                return True, closed  # what is connected then is its next life, which holds nothing of the one before
             if self._evict is None:
-                return False
+                return False, closed
             if self.leads:
-                await self._close_connections(agent, self._evict)
+                closed += await self._close_connections(agent, self._evict)
             await asyncio.sleep(pause)
-        return not await self._is_connected(agent)
+        return not await self._is_connected(agent), closed
 
     async def _is_connected(self, agent: AgentId) -> bool:
         try:
@@ -249,11 +249,15 @@ class Monitor:
             return False
         return record is not None and record.lease_ms > 0
 
-    async def _close_connections(self, agent: AgentId, evict: Evictor) -> None:
+    async def _close_connections(self, agent: AgentId, evict: Evictor) -> int:
+        """Close the agent's connections, and return how many were; 0 while the management API does not answer."""
         try:
-            self.evicted += await evict.evict(agent)
+            closed = await evict.evict(agent)
         except CoditectError as error:
             log.debug("An agent could not be evicted yet", extra={"agent_id": agent, "reason": str(error)})
+            return 0
+        self.evicted += closed
+        return closed
 
     async def _tidy(self, agent: AgentId) -> None:
         """Remove the agent's queues unless it is back; the remaining ones (answers to it) expire by themselves."""

@@ -34,6 +34,21 @@ class Stubborn:
         return await self._server.evict(process)
 
 
+class InTurn:
+    """An evictor that closes the agents' connections in this order only, and takes a second to refuse."""
+
+    def __init__(self, server: MemoryServer, left: list[AgentId]) -> None:
+        self._server = server
+        self.left = left
+
+    async def evict(self, process: str) -> int:
+        if self.left[:1] != [process]:
+            await asyncio.sleep(1.0)
+            raise ManagementUnavailable("The broker's management API does not answer")
+        self.left.pop(0)
+        return await self._server.evict(process)
+
+
 async def test_work_of_a_frozen_agent_is_begun_elsewhere_within_five_seconds_and_once() -> None:
     sleepers = Sleepers()
     async with open_watch([sleepers.agent]) as watch:
@@ -271,6 +286,24 @@ async def test_eviction_that_fails_is_tried_again() -> None:
 
         assert watch.lost["first"] == [AgentGone(frozen.id, released=True)]
         assert monitor.evicted == 1
+
+
+async def test_agent_that_is_cut_off_is_evicted_although_another_one_is_meanwhile() -> None:
+    async with open_watch([Sleepers().agent]) as watch:
+        cut_off, gone = (one.id for one in watch.fleet.agents)
+        evictor = InTurn(watch.fleet.server, [gone, cut_off])
+        monitor = await watch.dispatcher(evict=evictor)
+        await watch.fleet.advance("1s")
+        watch.fleet.pause(cut_off)
+        watch.fleet.pause(gone)
+
+        for _ in range(40):
+            await watch.fleet.registry.renew(cut_off, Load(AgentStatus.OFFLINE), lease_seconds=1.5)
+            await watch.fleet.advance("200ms")
+
+        assert (evictor.left, monitor.evicted, watch.agents_lost()) == ([], 2, [gone])
+        (offline,) = [event for event in watch.fleet.events if event.type == "agent.offline"]
+        assert offline.data["connections"] == 1
 
 
 async def test_eviction_that_never_works_is_told_as_not_released() -> None:
