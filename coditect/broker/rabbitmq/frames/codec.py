@@ -44,7 +44,7 @@ _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
 _CONFIRMS = (_ACK, _NACK)
 _FLOW, FLOW_OK = struct.pack(">HHB", 20, 20, 1), struct.pack(">HH", 20, 21)
 CHANNEL_CLOSE = struct.pack(">HH", 20, 40)
-_CLOSING = (CHANNEL_CLOSE, struct.pack(">HH", 20, 41))
+CLOSING = (CHANNEL_CLOSE, struct.pack(">HH", 20, 41))
 """The methods `channel.close` and `channel.close-ok`."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\x01"
@@ -257,20 +257,24 @@ class ContentAssembler:
         self._method = self._header = b""
         self._parts: list[bytes] = []
         self._missing = 0
+        self._begun = self._passes = False
+        """Whether a content's header was read, and whether header and bodies belong to a method that was passed on."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Take a frame of a message or a confirm, as `Taken.take`; return False to pass it on."""
         if kind == METHOD:
             return self._take_method(payload)
-        if self._handler is None:
+        if self._passes or kind not in (HEADER, BODY):
             return False
+        if self._handler is None or (kind == HEADER) is self._begun:
+            raise FramingError(f"a frame of kind {kind} where none of it is due")
         if kind == HEADER:
-            self._header = payload
+            self._header, self._begun = payload, True
             self._missing = _SIZE.unpack_from(payload, 4)[0]
             if not self._missing:
                 self._complete(b"")
-        elif kind == BODY:
-            if len(payload) > self._missing or not self._missing:
+        else:
+            if len(payload) > self._missing:
                 raise FramingError(f"a body of {len(payload)} bytes where {self._missing} are due")
             self._missing -= len(payload)
             if self._missing > 0:
@@ -285,7 +289,9 @@ class ContentAssembler:
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
         """Take a delivery of three frames at once, as `Taken.take_message`; 0 when it is not taken."""
         handler = self._wanted.get(DELIVER)
-        if handler is None or len(data) < header_at + _HEADER_HEAD.size:
+        if handler is None or self._passes or self._handler is not None:
+            return 0
+        if len(data) < header_at + _HEADER_HEAD.size:
             return 0
         kind, its_channel, length, size = _HEADER_HEAD.unpack_from(data, header_at)
         body_at = header_at + OVERHEAD + length
@@ -298,21 +304,26 @@ class ContentAssembler:
         return end
 
     def _take_method(self, payload: bytes) -> bool:
+        """Take a method, which also ends a content that is not complete (AMQP 0-9-1, 4.2.6)."""
         method = payload[:4]
-        handler = self._wanted.get(method)
+        self._handler = handler = self._wanted.get(method)
+        self._begun = self._passes = False
+        if self._parts:
+            self._parts = []
         if handler is not None:
-            self._handler, self._method, self._missing = handler, payload[4:], 0
+            self._method = payload[4:]
             return True
         if self._confirmed is not None and method in _CONFIRMS:
             tag, bits = _BIT.unpack_from(payload, 4)
             self._confirmed(tag, bool(bits & _MULTIPLE), method == _ACK)
             return True
-        if self._closing is not None and method in _CLOSING:
+        if self._closing is not None and method in CLOSING:
             self._closing()
+        self._passes = True
         return False
 
     def _complete(self, body: bytes) -> None:
-        handler, self._handler = self._handler, None
+        handler, self._handler, self._begun = self._handler, None, False
         if self._parts:
             self._parts = []
         if handler is not None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Basic, Channel
 
-from coditect.broker.rabbitmq.frames.codec import ContentAssembler, FrameParser, FramingError, read_deliver, read_return
+from coditect.broker.rabbitmq.frames.codec import (
+    BODY,
+    HEADER,
+    ContentAssembler,
+    FrameParser,
+    FramingError,
+    read_deliver,
+    read_return,
+)
 from tests.unit.broker.direct.written import ALSO_OURS, FRAME_MAX, OURS, Said, content, conversations, interleaved
 
 Heard = list[tuple[Any, ...]]
@@ -156,6 +164,47 @@ def test_body_that_is_not_due_is_torn_instead_of_read_with_an_earlier_header(kep
             cutter.feed(parts[one])
 
     assert [said[2] for said in listener.heard] == [1]
+
+
+@pytest.mark.parametrize("told", ["header", "header and body", "all"])
+@pytest.mark.parametrize("kind", [HEADER, BODY])
+def test_frame_of_a_message_that_is_not_due_is_torn(told: str, kind: int) -> None:
+    whole = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"x" * 2 * (FRAME_MAX - 8))
+    listener = Listener()
+    cutter = FrameParser({OURS: listener.contents})
+    assert cutter.feed(b"".join(whole[: {"header": 2, "header and body": 3, "all": 4}[told]])) == b""
+    due = kind == BODY and told != "all"
+
+    try:
+        cutter.feed(whole[1] if kind == HEADER else whole[-1])
+    except FramingError:
+        assert not due
+    else:
+        assert due
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_method_ends_a_message_that_is_not_complete(together: bool) -> None:
+    begun = content(OURS, Basic.Deliver("c", 1, False, "", "q"), Basic.Properties(), b"x" * 2 * (FRAME_MAX - 8))[:3]
+    whole = content(OURS, Basic.Deliver("c", 2, False, "", "q"), Basic.Properties(), b"y" * 2 * (FRAME_MAX - 8))
+    small = content(OURS, Basic.Deliver("c", 3, False, "", "q"), Basic.Properties(), b"z")
+    listener = Listener()
+    cutter = FrameParser({OURS: listener.contents})
+
+    for part in ([*begun, *whole], [*begun, *small]):
+        assert b"".join(cutter.feed(one) for one in ([b"".join(part)] if together else part)) == b""
+
+    assert [(one[2], one[-1]) for one in listener.heard] == [(2, b"y" * 2 * (FRAME_MAX - 8)), (3, b"z")]
+
+
+def test_message_of_a_method_that_was_passed_on_is_passed_on_whole_and_the_next_delivery_is_ours() -> None:
+    foreign = b"".join(content(OURS, Basic.GetOk(1, False, "", "q", 0), Basic.Properties(), b"x"))
+    ours = b"".join(content(OURS, Basic.Deliver("c", 2, False, "", "q"), Basic.Properties(), b"y"))
+    listener = Listener()
+    cutter = FrameParser({OURS: listener.contents})
+
+    assert cutter.feed(foreign + ours + foreign) == foreign * 2
+    assert [one[-1] for one in listener.heard] == [b"y"]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=10))
