@@ -13,7 +13,7 @@ from coditect.broker.rabbitmq.frames import question as question_module
 from coditect.broker.rabbitmq.frames.codec import FLOW_OK, METHOD
 from coditect.broker.rabbitmq.frames.question import ChannelQuestion
 
-CLOSED = b"\x00\x14\x00\x28"
+CLOSE, CLOSE_OK, OPEN_OK = b"\x00\x14\x00\x28", b"\x00\x14\x00\x29", b"\x00\x14\x00\x0b"
 
 
 class Lines:
@@ -82,7 +82,7 @@ async def test_question_is_asked_once_until_it_is_answered_and_ends_with_its_cha
     first = question.ask()
     assert question.ask() is first
     assert lines.written == [b"\x01\x00\x07\x00\x00\x00\x05\x00\x14\x00\x14\x01\xce"]
-    assert not question.take(METHOD, CLOSED), "that the channel ends is the library's to know"
+    assert not question.take(METHOD, OPEN_OK), "what is no answer is the library's to know"
     assert not first.done()
     assert question.take(METHOD, FLOW_OK + b"\x01")
     assert first.result()
@@ -94,6 +94,24 @@ async def test_question_is_asked_once_until_it_is_answered_and_ends_with_its_cha
     assert len(lines.written) == 2
     assert second.cancelled()
     assert lines.attached == {}
+
+
+@pytest.mark.parametrize("method", [CLOSE, CLOSE_OK])
+async def test_nothing_is_written_on_a_channel_whose_end_was_read_and_the_library_did_not_see_yet(
+    scene: Scene, method: bytes
+) -> None:
+    question, lines = scene.question, scene.lines
+    asked = question.ask()
+
+    assert not question.take(METHOD, method), "that the channel ends is the library's to know"
+    again = question.ask()
+
+    assert asked.cancelled()
+    assert await again, "that the broker opens a channel is an answer"
+    assert (len(lines.written), lines.attached) == (1, {8: question})
+    scene.channels[0].closing.set_result(None)
+    await asyncio.sleep(0)
+    assert lines.attached == {8: question}, "the late end of the first channel changes nothing"
 
 
 async def test_question_of_a_lost_channel_is_asked_over_a_new_one(scene: Scene) -> None:

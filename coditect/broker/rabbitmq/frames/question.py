@@ -11,7 +11,7 @@ from aiormq.channel import Channel
 
 from coditect.broker.rabbitmq.connection.channels import open_channel
 from coditect.broker.rabbitmq.errors import LOST
-from coditect.broker.rabbitmq.frames.codec import FLOW_OK, METHOD, flow_frame
+from coditect.broker.rabbitmq.frames.codec import CLOSING, FLOW_OK, METHOD, flow_frame
 from coditect.broker.rabbitmq.frames.stream import Stream
 from coditect.broker.rabbitmq.path import Feed
 
@@ -37,8 +37,9 @@ class ChannelQuestion:
         """Ask the broker, as `Question.ask`; opening a channel anew is a question, too."""
         if self._answer is None or self._answer.done():
             loop = asyncio.get_running_loop()
-            if self._channel is None or self._channel.is_closed:
-                self._channel = None
+            if self._channel is not None and self._channel.is_closed:
+                self._lose(self._channel)
+            if self._channel is None:
                 self._answer = loop.create_task(self._opened(), name="ask the broker")
             else:
                 self._answer = loop.create_future()
@@ -54,7 +55,9 @@ class ChannelQuestion:
         return True
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take the broker's answer, and pass on what is said of the channel."""
+        """Take the broker's answer, and pass on everything else; nothing is written behind the channel's end."""
+        if kind == METHOD and self._channel is not None and payload.startswith(CLOSING):
+            self._lose(self._channel)
         if kind != METHOD or not payload.startswith(FLOW_OK):
             return False
         if self._answer is not None and not self._answer.done():
@@ -65,10 +68,13 @@ class ChannelQuestion:
         """Return 0: nothing is delivered on the channel."""
         return 0
 
-    def _lose(self, channel: Channel, _: object) -> None:
-        """End an open question together with its channel."""
+    def _lose(self, channel: Channel, _: object = None) -> None:
+        """End an open question together with its channel; without effect for an earlier channel."""
+        if self._channel is not channel:
+            return
+        self._channel = None
         self._stream.detach(channel.number, self)
-        if self._channel is channel and self._answer is not None:
+        if self._answer is not None:
             self._answer.cancel()
 
 
