@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from aiormq.abc import AbstractConnection
 
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq.connection import recovery
 from coditect.broker.rabbitmq.connection.recovery import (
     ANSWER_SECONDS,
     CLOSED,
+    CONNECT_SECONDS,
     LOOK_SECONDS,
     QUIET_SECONDS,
     RabbitConnection,
     hosts_of,
 )
+from coditect.broker.rabbitmq.frames.question import ChannelQuestion
 from coditect.broker.rabbitmq.plain import PlainPath
 from coditect.errors import BrokerUnavailable
 from tests.unit.broker.virtual_time import in_virtual_time
@@ -76,6 +81,37 @@ async def test_every_host_is_tried_until_one_answers_and_each_that_does_not_is_n
     assert set(asked) == {0, 1, 2}
     assert {vars(line)["url"] for line in caplog.records if "cannot be reached" in line.getMessage()} == addresses
     assert raised.value.facts["url"] in addresses
+
+
+class Greeted:
+    """A connection that was opened, and answers nothing from then on."""
+
+    server_properties: dict[str, object] = {}  # noqa: RUF012 - never written
+    closed = False
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    async def connect(self) -> None: ...
+
+    async def close(self) -> None:
+        Greeted.closed = True
+
+
+class UnansweredPath(PlainPath):
+    async def question(self, connection: AbstractConnection) -> ChannelQuestion:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+@in_virtual_time
+async def test_connection_whose_first_question_is_not_answered_is_given_up_in_time() -> None:
+    link = RabbitConnection("amqp://localhost", name="a", path=UnansweredPath(), restore=nothing)
+    began = asyncio.get_running_loop().time()
+
+    with patch.object(recovery, "_Connection", Greeted):
+        opened = await link._open()
+
+    assert (opened, Greeted.closed, type(link.last_error)) == (None, True, TimeoutError)
+    assert asyncio.get_running_loop().time() - began <= CONNECT_SECONDS + 0.01
 
 
 class Silent:

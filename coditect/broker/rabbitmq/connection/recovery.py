@@ -228,9 +228,9 @@ class RabbitConnection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connection.connect()
-            self._connection, self._question = connection, None
-            self._check_version()
-            self._question = await self.path.question(connection)  # now: a dead path would keep an opening channel
+                self._connection, self._question = connection, None
+                self._check_version()
+                self._question = await self.path.question(connection)  # now: a dead path would keep an opening channel
             async with asyncio.timeout(RESTORE_SECONDS):
                 await self._restore(connection)
         except asyncio.CancelledError:
