@@ -88,6 +88,14 @@ class _Attempt:
             window, self.placed = self.placed, None
             window.leave()
 
+    @property
+    def may_be_there(self) -> bool:
+        """Whether an earlier try may be in a queue, or with a consumer.
+
+        RabbitMQ refuses also what a classic queue's process had delivered, and not yet confirmed, when it died.
+        """
+        return self.unknown or self.refusals > 0
+
     def lose(self) -> None:
         """Note the loss of the connection: the outcome of a sent message is unknown."""
         self.unknown = self.unknown or self.in_flight
@@ -289,7 +297,7 @@ class Publisher:
             attempt.blocked = True
             return False
         attempt.in_flight = True
-        message = sent_again(attempt.message) if attempt.unknown else attempt.message
+        message = sent_again(attempt.message) if attempt.may_be_there else attempt.message
         await publisher_channel.send(message, exchange=attempt.exchange, routing_key=attempt.routing_key)
         return True
 

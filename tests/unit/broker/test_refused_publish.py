@@ -1,0 +1,89 @@
+"""What becomes of a publish that the broker refuses: it waits for room, and its next try may be the second of its kind.
+
+RabbitMQ says nothing of why it refuses (`basic.nack`): a full queue took nothing, but a classic queue's process that
+died may have handed the message to a consumer before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from coditect.aio.supervisor import Health, Supervisor
+from coditect.broker.rabbitmq.path import PublishRefused
+from coditect.broker.rabbitmq.publishing.publisher import Publisher
+from coditect.errors import Overloaded, PublishUnconfirmed
+from coditect.model.message import Message
+from coditect.wire.tasks import SENT_AGAIN
+from tests.unit.broker.virtual_time import in_virtual_time
+
+
+class ScriptedConnection:
+    """An open connection, its wire path and its publishing channel in one, with an outcome for each try."""
+
+    up, closed, ready, held_up, oldest = True, False, False, False, None
+    address = "amqp://localhost/"
+
+    def __init__(self, outcomes: Sequence[BaseException | None]) -> None:
+        self.path = self.connection = self
+        self._outcomes = list(outcomes)
+        self.sent: list[Message] = []
+        self.on_silence: object = None
+
+    def __call__(self) -> asyncio.Future[ScriptedConnection]:
+        opened = asyncio.get_running_loop().create_future()
+        opened.set_result(self)
+        return opened
+
+    async def publisher_channel(self, _: object) -> ScriptedConnection:
+        return self
+
+    async def gate(self) -> bool:
+        return True
+
+    async def answers(self) -> bool:
+        return True
+
+    async def send(self, message: Message, **_: str) -> None:
+        self.sent.append(message)
+        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        if outcome is not None:
+            raise outcome
+
+
+async def published(outcomes: Sequence[BaseException | None], *, wait_when_full: bool = True) -> list[bool]:
+    """Whether each try of one publish was marked as one that is sent again."""
+    connection: Any = ScriptedConnection(outcomes)
+    background = Supervisor(Health())
+    routes: Any = None
+    publisher = Publisher(connection, background, window=10, ways=routes)
+    publisher.open()
+    try:
+        await publisher.publish(
+            Message(b"x"), exchange="", routing_key="q", timeout_seconds=1.0, wait_when_full=wait_when_full
+        )
+    finally:
+        await background.close()
+        assert connection.sent
+    return [SENT_AGAIN in message.headers for message in connection.sent]
+
+
+@in_virtual_time
+async def test_publish_is_marked_from_its_first_refusal_on() -> None:
+    assert await published([PublishRefused(), PublishRefused(), None]) == [False, True, True]
+
+
+@pytest.mark.parametrize("wait_when_full", [True, False])
+@in_virtual_time
+async def test_publish_that_is_refused_to_the_end_is_overload(wait_when_full: bool) -> None:
+    with pytest.raises(Overloaded):
+        await published([PublishRefused()], wait_when_full=wait_when_full)
+
+
+@in_virtual_time
+async def test_publish_that_was_lost_and_is_refused_from_then_on_is_unconfirmed() -> None:
+    with pytest.raises(PublishUnconfirmed):
+        await published([ConnectionResetError(), PublishRefused()])
