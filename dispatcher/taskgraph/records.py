@@ -23,7 +23,6 @@ from dispatcher.taskgraph.function import FUNCTION
 from dispatcher.taskgraph.keys import job_id, queue_name
 from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, Change, Job, JobState
 
-MOST_DATA_BYTES = 4_096
 MOST_ERROR_CHARACTERS = 8_192
 MOST_DEPENDENCIES = 10_000
 """The most predecessors of a job in RQ; a job with more is created without them, and queued only by a change."""
@@ -90,21 +89,6 @@ def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
     """Return RQ's present time as text and as seconds, whole too, the worker, and the start of execution ids."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
-
-
-def names_our_function(data: bytes) -> bool:
-    """Return whether a job's `data` is JSON that names the one permitted function.
-
-    A stock `save` may have compressed it.
-    """
-    try:
-        written = zlib.decompressobj().decompress(data, MOST_DATA_BYTES)
-    except zlib.error:
-        written = data
-    try:
-        return bool(json.loads(written)[0] == FUNCTION)
-    except (ValueError, LookupError, TypeError):
-        return False
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:

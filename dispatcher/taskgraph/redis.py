@@ -36,7 +36,6 @@ from dispatcher.taskgraph.records import (
     change_row,
     change_to,
     job_row,
-    names_our_function,
     refusal_row,
     stamp,
     template,
@@ -113,16 +112,13 @@ class RedisTaskGraph:
         self._turn += 1
         given = (json.dumps(levels), json.dumps(room), most, looks(most), piece, PIECE)
         ours, others = await self._run("adopt", self._stamp(), *given)
-        taken = [(job, queue, text.decode(errors="replace"), True) for job, queue, text in _triples(ours)]
-        taken += [(job, queue, "", names_our_function(data)) for job, queue, data in _triples(others)]
+        strange = [(job, queue) for job, queue, told in _triples(others) if not told or _identity(job) is None]
         proposals: list[Proposal] = []
-        strange: list[tuple[bytes, bytes]] = []
-        for job, queue, capability, may_be in taken:
-            key = identity(job.decode(errors="replace")) if may_be else None
-            if key is None:
-                strange.append((job, queue))
+        for job, queue, capability in _triples(ours):
+            if key := _identity(job):
+                proposals.append(Proposal(*key, capability.decode(errors="replace")))
             else:
-                proposals.append(Proposal(*key, capability))
+                strange.append((job, queue))
         await self._refuse(strange)
         return proposals
 
@@ -137,7 +133,7 @@ class RedisTaskGraph:
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
-        asked = [(RequestKind(kind.decode()), identity(job.decode(errors="replace"))) for kind, job in kinds]
+        asked = [(RequestKind(kind.decode()), _identity(job)) for kind, job in kinds]
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
@@ -168,7 +164,7 @@ class RedisTaskGraph:
             given = (json.dumps(queues), first, LOOKED_AT)
             full, found, waiting = await self._run("unfinished", *given)
             workflows |= {workflow.decode(errors="replace") for workflow in found}
-            queued |= {key for job in waiting if (key := identity(job.decode(errors="replace"))) is not None}
+            queued |= {key for job in waiting if (key := _identity(job))}
             queues, first = [queues[number] for number in full], first + LOOKED_AT
         return Unfinished(workflows, queued)
 
@@ -222,6 +218,10 @@ class RedisTaskGraph:
     def _stamp(self) -> bytes:
         nonce = self._clock.new_id().replace("-", "")[:24]
         return json.dumps(stamp(self._clock.now_ms(), self._worker, nonce))
+
+
+def _identity(job: bytes) -> Key | None:
+    return identity(job.decode(errors="replace"))
 
 
 def _triples(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -1,6 +1,7 @@
 -- ARGV: stamp, queues by level, room by capability, most in all, most to look at from the head of one level's queues,
 -- number and length of the piece to look at further behind
--- returns id, queue and capability of our jobs, then id, queue and data of those that somebody else made
+-- returns id, queue and capability of the jobs that may run, then id, queue and the last state told of those that
+-- somebody put here
 local room, most = cjson.decode(ARGV[3]), tonumber(ARGV[4])
 local ours, others = {}, {}
 
@@ -13,7 +14,7 @@ end
 -- somebody put here is taken out of the way.
 local function stays(id, queue)
   local job = call('HMGET', JOB .. id, 'status', 'coditect_state', 'description')
-  local status, told = job[1], job[2]
+  local status, told = job[1], job[2] ~= '' and job[2]
   if not status or status == 'started' then return false end
   local capability = told and told ~= 'failed' and string.match(job[3] or '', '%S*$')
   if capability and (room[capability] or 0) <= 0 then return true end
@@ -23,8 +24,8 @@ local function stays(id, queue)
   if capability then
     room[capability] = room[capability] - 1
     put(ours, id, queue, capability)
-  elseif not told then
-    put(others, id, queue, call('HGET', JOB .. id, 'data') or '')
+  else
+    put(others, id, queue, told or '')
   end
   return false
 end

@@ -228,6 +228,24 @@ async def test_job_of_others_in_our_queue_is_failed_and_neither_executed_nor_pro
     assert FUNCTION in str(result.exc_string)
     assert [record.message for record in caplog.records] == ["A queue of ours had jobs of others; they were failed"]
     assert await scene.requests() == []
+    job.requeue()
+    assert await scene.adopt() == []
+    assert job.get_status() is JobStatus.FAILED
+    assert await scene.requests() == []
+
+
+async def test_job_that_was_saved_after_its_deletion_is_failed_and_then_put_right(scene: Scene, stock: Stock) -> None:
+    await scene.create(scene.job("a"))
+    stale = stock.fetch("a")
+    stale.delete()
+    stock.queue.enqueue_job(stale)
+
+    assert await scene.adopt() == []
+    difference = await scene.graph.difference([scene.job("a")])
+    await scene.graph.tell(difference.changes)
+
+    assert await scene.requests() == []
+    assert await scene.adopt() == ["a"]
 
 
 async def test_job_that_a_stock_client_saved_too_late_is_put_right(scene: Scene, stock: Stock) -> None:
