@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -49,8 +51,8 @@ class MemoryTaskGraph:
     def __init__(self) -> None:
         self.failing = False
         self._jobs: dict[Key, _Entry] = {}
-        self._dependents: dict[Key, dict[Key, None]] = {}
-        self._queues: dict[str, list[Key]] = {}
+        self._dependents = defaultdict[Key, dict[Key, None]](dict)
+        self._queues = defaultdict[str, list[Key]](list)
         self._known: set[int] = set()
         self._incarnations: dict[str, int] = {}
         self._turn = 0
@@ -75,7 +77,6 @@ class MemoryTaskGraph:
             after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
             entry = _Entry(job, job.state, job.state, tuple(Key(job.workflow, node) for node in after))
             self._jobs[key] = entry
-            self._queues.setdefault(_queue(job), [])
             if job.state is JobState.QUEUED:
                 self._queues[_queue(job)].append(key)
             if job.state is JobState.DEFERRED:
@@ -103,41 +104,37 @@ class MemoryTaskGraph:
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:
             return []
-        at_most = min(BATCH, sum(left.values()))
+        most = min(BATCH, sum(left.values()))
         taken: list[Key] = []
         for level in Priority:
-            self._adopt_level(self._in_turn(shards, level), left, taken, at_most)
+            names = [queue_name(level, shard) for shard in shards]
+            first = self._turn % len(names)
+            queues = [self._queues[name] for name in names[first:] + names[:first]]
+            for key in self._looked_at(queues, taken, most):
+                if len(taken) < most and self._fits(key, left):
+                    taken.append(key)
+            out = {*taken}
+            for queue in queues if taken else ():
+                queue[:] = [key for key in queue if key not in out]
         self._turn += 1
         return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
 
-    def _adopt_level(self, queues: list[list[Key]], left: dict[str, int], taken: list[Key], most: int) -> None:
-        back: list[list[Key]] = [[] for _ in queues]
-        seen, full = looks(most), [*zip(queues, back, strict=True)]
+    def _looked_at(self, queues: list[list[Key]], taken: list[Key], most: int) -> Iterator[Key]:
+        """Yield the heads of all queues in rounds, until enough are taken, then a piece further behind in the first."""
+        seen, heads = looks(most), [iter([*queue]) for queue in queues]
+        full = heads
         while full and len(taken) < most and seen > 0:
-            share, left_over = -(-(most - len(taken)) // len(full)), []
-            for queue, stay in full:
-                number = min(share, most - len(taken), seen)
-                ids, queue[:] = queue[:number], queue[number:]
-                seen -= len(ids)
-                if len(ids) == number:
-                    left_over.append((queue, stay))
-                for key in ids:
-                    (taken if self._fits(key, left) else stay).append(key)
-            full = left_over
-        if len(taken) < most and queues[0]:
-            first = self._turn // len(queues) * PIECE % len(queues[0])
-            behind = [key for key in queues[0][first : first + PIECE] if len(taken) < most and self._fits(key, left)]
-            taken += behind
-            for key in behind:
-                queues[0].remove(key)
-        for queue, stay in zip(queues, back, strict=True):
-            queue[:0] = stay
-
-    def _in_turn(self, shards: Collection[int], level: Priority) -> list[list[Key]]:
-        """Return the queues of a level, each time beginning with another one."""
-        names = [queue_name(level, shard) for shard in shards]
-        first = self._turn % len(names)
-        return [self._queues.setdefault(name, []) for name in names[first:] + names[:first]]
+            number, left = -(-(most - len(taken)) // len(full)), []
+            for head in full:
+                keys = [*islice(head, min(number, most - len(taken), seen))]
+                seen -= len(keys)
+                if keys:
+                    left.append(head)
+                yield from keys
+            full = left
+        if rest := [*heads[0]]:
+            first = self._turn // len(queues) * PIECE % len(rest)
+            yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
         """Return whether a queued job is taken: one whose capability has room, or one that is not proposed."""
@@ -225,21 +222,22 @@ class MemoryTaskGraph:
 
     def cancel(self, workflow: str, node: str) -> None:
         """Cancel a job as a person does with RQ's `Job.cancel`."""
-        self._by_hand(Key(workflow, node), JobState.CANCELED)
+        self._move(Key(workflow, node), JobState.CANCELED)
 
     def requeue(self, workflow: str, node: str) -> None:
         """Queue a failed job again, as a person does with `rq requeue`."""
-        self._by_hand(Key(workflow, node), JobState.QUEUED)
+        self._move(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
         """Fail a queued job, as a stock worker does that takes one."""
-        self._by_hand(Key(workflow, node), JobState.FAILED)
+        self._move(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:
         if self.failing:
             raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
 
-    def _by_hand(self, key: Key, state: JobState) -> None:
+    def _move(self, key: Key, state: JobState) -> None:
+        """Change RQ's state of a job, and its place."""
         entry = self._jobs[key]
         self._unqueue(key, entry)
         entry.state = state
@@ -251,15 +249,11 @@ class MemoryTaskGraph:
             if change.entry:
                 _note(entry, change)
             return
-        self._unqueue(key, entry)
-        entry.state = entry.told = change.state
-        match change.state:
-            case JobState.QUEUED:
-                self._queues[_queue(entry.job)].append(key)
-            case JobState.DEFERRED:
-                self._depend(key, entry)
-            case _:
-                _note(entry, change)
+        self._move(key, change.state)
+        entry.told = change.state
+        if change.state is JobState.DEFERRED:
+            self._depend(key, entry)
+        _note(entry, change)
 
     def _unqueue(self, key: Key, entry: _Entry) -> None:
         if entry.state is JobState.QUEUED and key in (queue := self._queues[_queue(entry.job)]):
@@ -279,7 +273,7 @@ class MemoryTaskGraph:
 
     def _depend(self, key: Key, entry: _Entry) -> None:
         for parent in entry.after:
-            self._dependents.setdefault(parent, {})[key] = None
+            self._dependents[parent][key] = None
 
     def _release(self, parent: Key, held: set[Key]) -> None:
         dependents = self._dependents.get(parent, {})
@@ -298,8 +292,8 @@ class MemoryTaskGraph:
         return bool(parents) and all(one is not None and one.state is JobState.FINISHED for one in parents)
 
     def _enqueue(self, key: Key, entry: _Entry) -> None:
-        entry.state = entry.told = JobState.QUEUED
-        self._queues[_queue(entry.job)].append(key)
+        self._move(key, JobState.QUEUED)
+        entry.told = JobState.QUEUED
 
 
 def _note(entry: _Entry, change: Change) -> None:
