@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 from coditect.client.workflow_run import Run
 from dispatcher.taskgraph.keys import job_id
 from tests.integration.graph.plane import QUEUES
-from tests.integration.graph.stock import info
+from tests.integration.graph.stock import counts, info
 from tests.support import eventually
 
 COUNTED = {"queued": "queued", "executing": "started", "finished": "finished", "failed": "failed"}
@@ -30,18 +30,7 @@ class Rq:
 
     def states(self) -> Counter[str]:
         """What rq-dashboard counts, without the zeros."""
-        counts: Counter[str] = Counter()
-        for queue in self.queues:
-            counts += Counter(
-                queued=queue.count,
-                started=queue.started_job_registry.count,
-                deferred=queue.deferred_job_registry.count,
-                scheduled=queue.scheduled_job_registry.count,
-                finished=queue.finished_job_registry.count,
-                failed=queue.failed_job_registry.count,
-                canceled=queue.canceled_job_registry.count,
-            )
-        return counts
+        return sum((counts(queue) for queue in self.queues), Counter[str]())
 
     def counts(self) -> dict[str, int]:
         """What `rq info` counts, by RQ's classes: quickly."""

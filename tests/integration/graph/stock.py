@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,19 +44,9 @@ class Stock:
         """A stock worker takes all that is queued."""
         self.worker(serializer=serializer).work(burst=True, logging_level="ERROR")
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Counter[str]:
         """What RQ's classes count, without the zeros."""
-        queue = self.queue
-        counts = {
-            "queued": queue.count,
-            "started": queue.started_job_registry.count,
-            "deferred": queue.deferred_job_registry.count,
-            "scheduled": queue.scheduled_job_registry.count,
-            "finished": queue.finished_job_registry.count,
-            "failed": queue.failed_job_registry.count,
-            "canceled": queue.canceled_job_registry.count,
-        }
-        return {state: number for state, number in counts.items() if number}
+        return counts(self.queue)
 
     def info(self) -> dict[str, dict[str, int]]:
         """What `rq info` prints about the queue."""
@@ -64,6 +55,19 @@ class Stock:
     def rq(self, *arguments: str) -> str:
         """The output of RQ's command line."""
         return rq(self.client, *arguments)
+
+
+def counts(queue: Queue) -> Counter[str]:
+    """What RQ's classes, and so rq-dashboard, count of the queue, without the zeros."""
+    return +Counter(
+        queued=queue.count,
+        started=queue.started_job_registry.count,
+        deferred=queue.deferred_job_registry.count,
+        scheduled=queue.scheduled_job_registry.count,
+        finished=queue.finished_job_registry.count,
+        failed=queue.failed_job_registry.count,
+        canceled=queue.canceled_job_registry.count,
+    )
 
 
 def info(client: Redis, *queues: str) -> dict[str, dict[str, int]]:
