@@ -1,35 +1,87 @@
-"""The projector of one shard's commits into RQ, so that RQ's tools show the graph as the ledger has it."""
+"""The projector of one shard's commits into RQ, so that RQ's tools show the graph as the ledger has it.
+
+The shard worker adds the changes of each commit and goes on; nothing waits for Redis. Waiting changes are not stored:
+what died with a dispatcher is found by its successor's comparison (`scheduling.reconciler`). While Redis is away
+entries gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice, takewhile
+from typing import TypeGuard
 
 from coditect.model.capability import Priority
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeSnapshot, Transition
-from dispatcher.taskgraph.port import MOST_RESULT_BYTES, Change, Job, TaskGraph, job_state
-from dispatcher.taskgraph.projection import Entry, Projection
+from dispatcher.taskgraph.port import (
+    BATCH,
+    MOST_RESULT_BYTES,
+    Change,
+    Job,
+    JobState,
+    TaskGraph,
+    TaskGraphUnavailable,
+    job_state,
+)
 
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 200_000
+"""The most entries that wait for Redis, about 60 MB."""
 MOST_WITH_OUTCOMES = 10_000
 """The number of waiting entries up to which outcomes of 1 kB each are kept, to bound the cost of an absent Redis."""
+PAUSE_SECONDS = 0.2
+"""The pause after a failure, before the next try."""
+GATHER_SECONDS = 0.1
+"""The time for which entries wait for others, unless one of them queues a job, from which it is to be adopted.
+
+RQ is then only for people to look at. A node that lasts a moment is never shown as started: half of all changes are
+saved, and in a chain a round trip to Redis for every hop.
+"""
+
+Entry = Job | Change
 
 
 class Projector:
     """The projector of one shard, in the order of its commits; `run` writes to RQ until canceled."""
 
-    def __init__(self, graph: TaskGraph, shard: int, *, moved: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        graph: TaskGraph,
+        shard: int,
+        *,
+        moved: Callable[[], None] = lambda: None,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
         """Prepare a queue of changes; `moved` is called when RQ may have queued a job."""
+        self._graph = graph
         self._shard = shard
-        self._projection = Projection(graph, shard, moved=moved)
-        self._number = 0
+        self._moved = moved
+        self._most_waiting = most_waiting
+        self._entries = deque[Entry]()
+        self._added = 0
+        """The number of all entries until now."""
+        self._more = asyncio.Event()
+        """The event that there is something to write now."""
+        self._gathering: asyncio.TimerHandle | None = None
+        self._fewer = asyncio.Event()
+        """The event that entries were written, or thrown away."""
+        self._closed = False
+        self.overflowed = False
+        """Whether changes were dropped because too many waited: show all nodes, then call `reconciled`."""
+        self.available = True
+        """Whether Redis answered the last time."""
 
     @property
     def waiting(self) -> int:
         """The number of entries that are not in RQ yet."""
-        return len(self._projection)
+        return len(self._entries)
 
     def follow(self, effects: Effects) -> None:
         """Add the changes of one commit; of a node that changed twice, the last one.
@@ -40,43 +92,75 @@ class Projector:
         accepted = set(effects.accepted)
         last = {moved.node_key: moved for moved in effects.moved if moved.node_key.workflow not in accepted}
         entries: list[Entry] = [self.job(one) for one in effects.shown]
-        told = effects if len(self._projection) < MOST_WITH_OUTCOMES else Effects()
+        told = effects if self.waiting < MOST_WITH_OUTCOMES else Effects()
         entries += [
             self._change(one, told.results.get(at), told.failures.get(at))
             for at, one in last.items()
             if one.state is not TaskState.PUBLISHED or at not in effects.adopted
         ]
-        if entries:
-            self._number += 1
-            self._projection.append(self._number, entries)
+        self.append(entries)
 
-    @property
-    def overflowed(self) -> bool:
-        """Whether changes were dropped because too many waited: show all nodes, then call `reconciled`."""
-        return self._projection.overflowed
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add the changes of one commit; creations stand before changes of the same jobs."""
+        if self._closed or not entries:
+            return
+        if self.waiting + len(entries) > self._most_waiting:
+            log.warning("RQ is too far behind; the shard is reconciled instead", extra={"shard": self._shard})
+            self.overflowed = True
+            self._throw_away()
+            return
+        self._entries.extend(entries)
+        self._added += len(entries)
+        if self.waiting >= BATCH or any(entry.state is JobState.QUEUED for entry in entries):
+            self._more.set()
+        elif self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
-        """Note that all nodes are about to be shown, so that the queue takes changes again."""
-        self._projection.reconciled()
+        """Note that all nodes are about to be shown after the overflow."""
+        self.overflowed = False
 
     async def told(self) -> None:
-        """Wait until all present changes are in RQ, or thrown away."""
-        await self._projection.drained()
+        """Wait until all present changes are in RQ, or thrown away; none of them waits for others meanwhile."""
+        if not self._entries:
+            return
+        last = self._added
+        self._more.set()
+        while self._added - self.waiting < last:
+            self._fewer.clear()
+            await self._fewer.wait()
 
     async def tell_last(self, seconds: float) -> None:
         """Wait at most `seconds` for the present changes to be written; not at all while Redis is absent."""
-        if self._projection.available:
+        if self.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.told()
 
     def close(self) -> None:
-        """Stop writing, because the dispatcher no longer works for the shard."""
-        self._projection.close()
+        """Throw away present and later changes, because the dispatcher no longer works for the shard."""
+        self._closed = True
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._throw_away()
 
     async def run(self) -> None:
-        """Write the entries to RQ until canceled."""
-        await self._projection.run()
+        """Write the entries to RQ, batch by batch, until canceled."""
+        if self._entries:  # a loop before this one was woken for them, and died
+            self._more.set()
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            left = self.waiting
+            try:
+                while left > 0 and self._entries:
+                    left -= await self._step()
+            except TaskGraphUnavailable as error:
+                if self.available:
+                    log.warning("RQ cannot be told; it is tried again", extra={"shard": self._shard} | error.facts)
+                self.available = False
+                self._more.set()
+                await asyncio.sleep(PAUSE_SECONDS)
 
     def job(self, shown: NodeSnapshot) -> Job:
         """Return the node's job as RQ is to have it."""
@@ -106,6 +190,57 @@ class Projector:
             error=why if moved.state is not TaskState.COMPLETED else "",
             entry=f"{finished_ms}-{row.fence}" if finished_ms else "",
         )
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self._more.set()
+
+    def _throw_away(self) -> None:
+        self._entries.clear()
+        self._fewer.set()
+
+    async def _step(self) -> int:
+        """Write the first entries, all creations or all changes, and return their number.
+
+        They stay until that is done.
+        """
+        kind = type(self._entries[0])
+        batch = [*islice(takewhile(lambda entry: type(entry) is kind, self._entries), BATCH)]
+        if _are_jobs(batch):
+            await self._create(batch)
+        elif _are_changes(batch):
+            await self._graph.tell(_without_passing_starts(batch))
+        self.available = True
+        self._moved()
+        for entry in batch:
+            if self._entries and self._entries[0] is entry:  # an overflow meanwhile took away what was told
+                self._entries.popleft()
+        self._fewer.set()
+        return len(batch)
+
+    async def _create(self, jobs: list[Job]) -> None:
+        """Create the jobs, and correct existing ones that differ."""
+        if there := await self._graph.create(jobs):
+            difference = await self._graph.difference(there)
+            await self._graph.tell(difference.changes)
+
+
+def _without_passing_starts(changes: list[Change]) -> list[Change]:
+    """Return the changes without the starts of jobs that changed again."""
+    last = {(change.workflow, change.node): change for change in changes}
+    return [
+        change
+        for change in changes
+        if change.state is not JobState.STARTED or last[(change.workflow, change.node)] is change
+    ]
+
+
+def _are_jobs(entries: list[Entry]) -> TypeGuard[list[Job]]:
+    return isinstance(entries[0], Job)
+
+
+def _are_changes(entries: list[Entry]) -> TypeGuard[list[Change]]:
+    return isinstance(entries[0], Change)
 
 
 def _error(failure: Failure) -> str:

@@ -23,7 +23,7 @@ from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciler
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
-from dispatcher.taskgraph import projection
+from dispatcher.taskgraph import projector
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState, Key, TaskGraphUnavailable, Unfinished
 from tests.support import eventually
@@ -208,7 +208,7 @@ async def test_nobody_waits_for_a_shard_that_went_while_redis_was_away(
 async def test_rq_is_told_of_the_last_commits_before_a_shard_goes(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projection, "GATHER_SECONDS", 1_000.0)
+    monkeypatch.setattr(projector, "GATHER_SECONDS", 1_000.0)
     await scene.run.cancel()
 
     await scene.worker.close()
