@@ -133,8 +133,10 @@ class Reconciler:
             began = _now()
 
     async def _mend(self, worker: ShardWorker, projector: Projector, first: Collection[Job]) -> None:
-        wrong = await _confirmed(worker, projector, self._graph, first)
-        if wrong:
+        if not first:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
+        if wrong := await _still(worker, projector, self._graph, first):
             self.mended += len(wrong)
             log.warning("RQ differs from the ledger and is mended", extra={"shard": worker.shard, "jobs": len(wrong)})
             for workflow, nodes in _by_workflow(wrong).items():
@@ -166,25 +168,27 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the workflows' nodes by the page; many small workflows are read at once."""
+    """Yield the workflows' nodes by the page."""
     page: list[NodeKey] = []
-    for at in range(0, len(workflows), TOGETHER):
-        together = workflows[at : at + TOGETHER]
-        for workflow, nodes in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
-            page += [NodeKey(workflow, node) for node in nodes]
-            after = nodes[-1] if len(nodes) == FEW else None
-            while after is not None:
-                others = await database.read(partial(_names, workflow=workflow, after=after))
-                page += [NodeKey(workflow, node) for node in others]
-                after = others[-1] if len(others) == BATCH else None
-                while len(page) >= BATCH:
-                    yield page[:BATCH]
-                    del page[:BATCH]
+    async for node_keys in _reads(database, workflows):
+        page += node_keys
         while len(page) >= BATCH:
             yield page[:BATCH]
             del page[:BATCH]
     if page:
         yield page
+
+
+async def _reads(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
+    """Yield the workflows' nodes as they are read: the first of many workflows at once, the rest of each by itself."""
+    for at in range(0, len(workflows), TOGETHER):
+        together = workflows[at : at + TOGETHER]
+        for workflow, first in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
+            nodes, most = first, FEW
+            yield [NodeKey(workflow, node) for node in nodes]
+            while len(nodes) == most:
+                nodes, most = await database.read(partial(_names, workflow=workflow, after=nodes[-1])), BATCH
+                yield [NodeKey(workflow, node) for node in nodes]
 
 
 def _now() -> float:
@@ -196,15 +200,8 @@ async def _rest(began: float) -> None:
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
-async def _confirmed(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Return those jobs of a page that differ in a second look in the same way."""
-    if not first:
-        return set()
-    await asyncio.sleep(AGAIN_SECONDS)
-    return await _still(worker, projector, graph, first)
-
-
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
+    """Return those jobs of a page that differ in a second look in the same way."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
@@ -251,10 +248,9 @@ def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
 
 
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:
-    begin, end = STATUSES.range((workflow,))
-    if after:
-        begin = STATUSES.pack((workflow, after)) + b"\0"
-    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=BATCH)]
+    _, end = STATUSES.range((workflow,))
+    rows = tr.get_range(STATUSES.pack((workflow, after)) + b"\0", end, limit=BATCH)
+    return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
 
 
 def _by_workflow(jobs: Collection[Job]) -> dict[str, tuple[str, ...]]:
