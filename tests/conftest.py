@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -17,11 +17,12 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from coditect.settings.settings import Settings
-from tests.rerun import ROOMS, every_function_runs_twice
+from tests.rerun import ROOMS, Impure, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
 
 Result = TypeVar("Result")
+IMPURE = pytest.StashKey[list[Impure]]()
 __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
 # how long an example takes says something about the machine, not about the code
@@ -39,8 +40,19 @@ def pytest_configure() -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Result, Result]:
     """See `tests/rerun.py`."""
     twice = item.path.parent.as_posix().endswith(ROOMS) and item.get_closest_marker("once") is None
-    with every_function_runs_twice() if twice else nullcontext():
+    running: AbstractContextManager[list[Impure]] = every_function_runs_twice() if twice else nullcontext([])
+    with running as found:
+        item.stash[IMPURE] = found
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Result, Result]:
+    """What the dispatcher's loops healed is a fault all the same."""
+    done = yield
+    for impure in item.stash[IMPURE]:
+        raise impure
+    return done
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

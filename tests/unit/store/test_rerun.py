@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -11,7 +13,17 @@ from dispatcher.ledger.definitions import Definitions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
-from tests.rerun import Impure
+from dispatcher.witness.history import Notebook
+from dispatcher.witness.ports import WitnessedDatabase
+from tests.rerun import Impure, every_function_runs_twice
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(autouse=True)
+def found() -> Iterator[list[Impure]]:
+    with every_function_runs_twice() as found:
+        yield found
 
 
 async def test_a_function_that_touches_nothing_else_is_committed_once() -> None:
@@ -48,3 +60,22 @@ async def test_a_function_that_needs_the_event_loop_is_found() -> None:
     async with MemoryDatabase() as database:
         with pytest.raises(Impure, match="no running event loop"):
             await database.run(lambda tr: asyncio.get_running_loop().time() > 0)
+
+
+async def test_a_function_is_found_below_the_recorder_of_a_history_too() -> None:
+    numbers = count()
+
+    async with WitnessedDatabase(MemoryDatabase(), Notebook(lambda: 0.0).of("dispatcher")) as database:
+        await database.run(lambda tr: tr.add(b"count", 1))
+        with pytest.raises(Impure, match="returned 0 None, and then 1 None"):
+            await database.run(lambda tr: next(numbers))
+
+
+async def test_a_find_that_a_loop_heals_is_kept(found: list[Impure]) -> None:
+    numbers = count()
+
+    async with MemoryDatabase() as database:
+        with suppress(Exception):
+            await database.run(lambda tr: next(numbers))
+
+    assert len(found) == 1
