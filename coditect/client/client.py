@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from secrets import token_hex
@@ -69,29 +69,11 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class _Sync:
-    """The descriptor of `Client.sync()` (servers of the environment) and `client.sync()` (the client's own servers)."""
-
-    def __get__(self, client: Client | None, kind: type[Client]) -> Callable[[], SyncClient]:
-        def sync() -> SyncClient:
-            """Return the same client for code without an event loop, not opened yet.
-
-            `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`.
-            """
-            from coditect import SyncClient as Blocking  # noqa: PLC0415 - it is made of this class
-
-            return Blocking(kind.from_env() if client is None else client)
-
-        return sync
-
-
 class Client:
     """The object by which a process submits tasks and starts workflows; tasks may share it.
 
     `async with` opens and closes the client.
     """
-
-    sync = _Sync()
 
     def __init__(
         self,
@@ -153,6 +135,17 @@ class Client:
         client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum", blobs=blobs)
         client._owned = (broker, registry)
         return client
+
+    def sync(*self: Client) -> SyncClient:
+        """Return the same client for code without an event loop, not opened yet.
+
+        `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`. On the class, the client is one
+        for the servers of the environment, as by `from_env`.
+        """
+        from coditect import SyncClient as Blocking  # noqa: PLC0415 - it is made of this class
+
+        (client,) = self or (Client.from_env(),)
+        return Blocking(client)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
