@@ -193,10 +193,7 @@ class DeadLetters:
         """Remove the selected letters for good; a lost connection ends the run, and the result tells it."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-            for held in window:
-                if not dry_run:
-                    held.delivery.ack()
-            return [None] * len(window)
+            return [_discard(held, dry_run=dry_run) for held in window]
 
         return await self._settle(queues, selection, settle, dry_run=dry_run)
 
@@ -266,6 +263,14 @@ class DeadLetters:
         # Without a connection there is nothing to give back: the broker has it all.
         with suppress(BrokerUnavailable):
             await self._broker.release()
+
+
+def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
+    if held.delivery.lost:
+        return BrokerUnavailable("The connection was lost before the letter was discarded; it stays")
+    if not dry_run:
+        held.delivery.ack()
+    return None
 
 
 class _Redrive:

@@ -207,6 +207,26 @@ async def test_connection_lost_between_reading_and_publishing_publishes_nothing(
     assert (scene.count(DEAD), scene.count(TASKS)) == (1, 0)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_connection_lost_between_reading_and_discarding_discards_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    get = scene.broker.get
+
+    async def get_and_loss(queue: str) -> Delivery | None:
+        if (found := await get(queue)) is None:
+            scene.broker.drop()
+        return found
+
+    await scene.bury(letter("one"))
+    monkeypatch.setattr(scene.broker, "get", get_and_loss)
+
+    settled = await scene.letters.discard([DEAD], ALL, dry_run=dry_run)
+
+    assert isinstance(settled.stopped, BrokerUnavailable)
+    assert (settled.count, [kept.id for kept in settled.kept], scene.count(DEAD)) == (0, ["one"], 1)
+
+
 async def test_discard_takes_out_only_what_was_chosen(scene: Scene) -> None:
     await scene.bury(letter("one"), letter("two"), letter("three"))
 
