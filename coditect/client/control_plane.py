@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from coditect import errors
@@ -140,9 +140,13 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
         BrokerUnavailable: when the broker does not answer.
     """
     await broker.declare(base_topology())
-    async with Requests(broker, name=name) as requests:
-        yield ControlPlane(broker, requests, clock)
-    await broker.delete_queue(requests.reply_to)
+    requests = Requests(broker, name=name)
+    try:
+        async with requests:
+            yield ControlPlane(broker, requests, clock)
+    finally:
+        with suppress(CoditectError):  # left behind, it expires
+            await broker.delete_queue(requests.reply_to)
 
 
 def refusal(outcome: Outcome) -> CoditectError:

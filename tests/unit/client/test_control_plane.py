@@ -6,12 +6,13 @@ import pytest
 
 from coditect import errors
 from coditect.aio.backoff import Backoff
+from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.broker.topology import control_plane as control_queue
 from coditect.client import control_plane
 from coditect.client.client import Client
-from coditect.client.control_plane import refusal
+from coditect.client.control_plane import asking, refusal
 from coditect.errors import CoditectError, ControlPlaneRequired, InvalidWorkflow, NotFound, TooLarge
 from coditect.model.result import Failure, Outcome, Status
 from coditect.wire.control import Verb
@@ -55,6 +56,17 @@ async def test_a_queue_that_nobody_reads_is_no_control_plane() -> None:
 
         with pytest.raises(ControlPlaneRequired, match="No control plane is there"):
             await client.run("no-such").state()
+
+
+async def test_a_few_requests_leave_no_reply_queue_behind_whether_they_fail_or_not(scene: Scene) -> None:
+    async with asking(scene.broker, SystemClock(), name="once") as control:
+        await control.ask(Verb.STATUS, {})
+        assert scene.server.find("reply.once") is not None
+    with pytest.raises(NotFound):
+        async with asking(scene.broker, SystemClock(), name="twice") as control:
+            await control.ask(Verb.GET, {"workflow": "no-such"})
+
+    assert [scene.server.find(f"reply.{name}") for name in ("once", "twice")] == [None, None]
 
 
 async def test_what_was_not_answered_is_asked_again_and_done_once(scene: Scene) -> None:
