@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
+from coditect.client.control_plane import PAUSES
 from coditect.client.options import Options, deadline_at
 from coditect.client.workflow_run import EVENT_PATTERNS, Ending, Run
 from coditect.errors import ControlPlaneRequired, NotFound, Retryable
@@ -86,6 +87,7 @@ class KeptOptions:
         """Wait for the end of the task; ask again where the control plane falls silent behind the end."""
         now = asyncio.get_running_loop().time
         until = now() + seconds
+        pauses = PAUSES.pauses()
         while True:
             ending = await self.run.ending(NODE, timeout=max(0.0, until - now()), alone=True)
             try:
@@ -93,6 +95,7 @@ class KeptOptions:
             except (Retryable, ControlPlaneRequired):
                 if now() >= until:
                     raise
+            await asyncio.sleep(max(0.0, min(next(pauses), until - now())))
 
     async def row(self) -> NodeRow:
         """Return the present state of the task.

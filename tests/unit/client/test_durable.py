@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -67,6 +68,19 @@ async def test_an_outcome_is_waited_for_although_nobody_answers_behind_the_end(
     outcome = await handle.outcome(timeout="100s")
 
     assert (outcome.status, silent) == (Status.COMPLETED, [])
+
+
+async def test_an_outcome_is_asked_for_with_pauses_where_nobody_answers_behind_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = await scene.client.submit_durable(CAPABILITY)
+    rows = AsyncMock(side_effect=Retryable("It moves"))
+    monkeypatch.setattr(KeptOptions, "row", rows)
+
+    with pytest.raises(Retryable):
+        await handle.outcome(timeout=0.5)
+
+    assert rows.call_count <= 5
 
 
 async def test_a_failure_is_that_of_a_task(scene: Scene) -> None:
