@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -120,6 +120,8 @@ class Workflow:
         name = self._free_name(title) if place.name is None else check_node_name(place.name)
         if name in self._nodes:
             raise InputError("There is a node of this name", given=name, fix="give each node a name of its own")
+        if isinstance(place.after, str) or not isinstance(place.after, Iterable):
+            raise InputError("`after` is a list of nodes", given=repr(place.after)[:80], fix="after=[one, other]")
         edges = tuple(self._edge(one, place.on_failure) for one in place.after)
         when = None if place.when is None else fields.expression(place.when)
         node = self._nodes[name] = Node(name, work, edges, fields.join(place.join), when)
@@ -132,8 +134,12 @@ class Workflow:
                 raise InputError("This node is of another workflow", given=name, fix="use what this one returned")
             case Node(name=name) | str(name):
                 return After(name, policy(on_failure))
-            case After(node=name, on_failure=own):
+            case After(node=str(name), on_failure=own):
                 return After(name, policy(own))
+            case _:
+                raise InputError(
+                    "This is no predecessor", given=repr(after)[:80], fix="what an earlier call returned, or a name"
+                )
 
     def _free_name(self, title: str) -> str:
         """Derive an unused node name from a title; the second and later nodes of a title get a number."""

@@ -112,6 +112,10 @@ def test_the_input_is_a_copy() -> None:
         lambda flow: flow.task("a.b", when="x" * 1_001),
         lambda flow: flow.task("a.b", after=[Workflow("other").task("a.b")]),
         lambda flow: flow.task("a.b", after=["taken"], on_failure="retry"),
+        lambda flow: flow.task("a.b", after=[5]),
+        lambda flow: flow.task("a.b", after=[After(node=5)]),  # type: ignore[arg-type]  # what is tested
+        lambda flow: flow.task("a.b", after="taken"),
+        lambda flow: flow.task("a.b", after=Workflow("other").task("a.b")),
         lambda flow: flow.map("a.b", "input", limit=0),
         lambda flow: flow.map("a.b", "input", limit=10_001),
         lambda flow: flow.approval(" "),
