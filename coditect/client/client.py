@@ -20,7 +20,7 @@ from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
-from coditect.client.options import SUBMIT_SECONDS, OptionFields, Options, nearest_option
+from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, nearest_option
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
@@ -62,7 +62,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     """
     if options is not None and not isinstance(options, Options):
         arguments.refuse("options", "These are no options", options, "coditect.Options(...)")
-    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None or name in NONE_FIELDS}
     if unknown := given.keys() - OptionFields.__annotations__.keys():
         name = min(unknown)
         arguments.refuse(name, "A submit has no such parameter", given[name], nearest_option(name))
@@ -179,7 +179,8 @@ class Client:
         The broker has confirmed the task by then, so that it is not lost.
 
         `value` is anything that JSON, pydantic or a dataclass can express, or bytes that are JSON already. The keywords
-        are the fields of `Options`, such as `priority="p0"`; they take precedence over those of `options`.
+        are the fields of `Options`, such as `priority="p0"`; they take precedence over those of `options`, also
+        `timeout=None` and each other None that a field may be.
 
         With `durable=True`, or an `idempotency_key`, the control plane keeps the task, as a workflow of one node, and
         the call returns after the commit. A durable task survives the loss of the broker's disks, may run for hours,
@@ -213,7 +214,8 @@ class Client:
         Raises:
             CoditectError: the errors of `submit`.
         """
-        return await self.submit(capability, value, options=options, durable=True, idempotency_key=key)
+        fields: OptionFields = {"durable": True} if key is None else {"durable": True, "idempotency_key": key}
+        return await self.submit(capability, value, options=options, **fields)
 
     def task(self, task_id: str) -> Handle:
         """Return the handle of a durable task by its id, also when another process submitted it; sends no request yet.

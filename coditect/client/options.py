@@ -69,7 +69,7 @@ class Options:
 
 
 class OptionFields(TypedDict, total=False):
-    """The fields of `Options` as keyword arguments; None counts as not given."""
+    """The fields of `Options` as keyword arguments; a None that is no value of the field counts as not given."""
 
     priority: Priority | str | None
     timeout: Duration | None
@@ -135,3 +135,5 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
     }
 )
 """The default of each field, and the check of any other value."""
+NONE_FIELDS = frozenset(name for name, (default, _) in _CHECKS.items() if default is None)
+"""The fields that may be None."""

@@ -112,6 +112,26 @@ async def test_a_limit_beyond_what_rabbitmq_takes_is_left_to_the_agent(scene: Sc
     assert "x-coditect-deadline" in delivery.message.headers
 
 
+async def test_a_none_takes_precedence_where_it_is_a_value(scene: Scene) -> None:
+    chosen = Options(priority=Priority.P0, timeout="1m", deadline="1h", max_attempts=2)
+
+    await scene.client.submit(CAPABILITY, 1, options=chosen, priority=None, timeout=None, deadline=None)
+
+    delivery = await scene.broker.get(f"tasks.{CAPABILITY}.p0")
+    assert delivery is not None
+    told = {name.removeprefix("x-coditect-") for name in delivery.message.headers}
+    assert told & {"timeout-ms", "deadline", "max-attempts"} == {"max-attempts"}
+
+
+async def test_a_durable_task_keeps_the_key_of_its_options(scene: Scene) -> None:
+    chosen = Options(idempotency_key="k")
+
+    first = await scene.client.submit_durable(CAPABILITY, 1, options=chosen)
+    second = await scene.client.submit_durable(CAPABILITY, 2, options=chosen)
+
+    assert first.task_id == second.task_id
+
+
 async def test_an_unknown_keyword_names_the_nearest(scene: Scene) -> None:
     with pytest.raises(InputError) as raised:
         await scene.client.submit(CAPABILITY, 1, prioritty="p0")  # type: ignore[call-arg]
