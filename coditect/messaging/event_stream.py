@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Collection
+from contextlib import AsyncExitStack
 from itertools import count
 from types import TracebackType
 from typing import Any, Self
@@ -41,8 +42,11 @@ class EventStream:
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(event_queue(self._queue, self._keys))
-        self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
-        await self._announce()
+        async with AsyncExitStack() as opening:
+            opening.push_async_callback(self._end)
+            self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
+            await self._announce()
+            opening.pop_all()
         return self
 
     async def _announce(self) -> None:
@@ -60,6 +64,9 @@ class EventStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         if self._consumer is not None:
             await self._consumer.cancel()
         try:

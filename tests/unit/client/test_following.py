@@ -16,7 +16,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Delivery
 from coditect.broker.topology import base_topology
-from coditect.errors import Unroutable
+from coditect.errors import Retryable, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.model.event import Event
@@ -41,6 +41,17 @@ def stepping() -> Agent:
         return number
 
     return agent
+
+
+async def test_listener_that_cannot_announce_itself_leaves_no_queue_behind() -> None:
+    async with TestFleet(agents=[stepping()]) as fleet:
+        fleet.server.block()
+
+        with pytest.raises(Retryable):
+            async with fleet.client.events("task.*"):
+                pass
+
+        assert fleet.server.find("events.client-test.1") is None
 
 
 async def test_followers_of_one_task_are_sent_what_is_about_it_and_nothing_else(
