@@ -277,6 +277,8 @@ class Client:
         """
         chosen = _chosen(options, {})
         arguments.span("timeout", timeout)
+        if not chosen.kept and not chosen.results:
+            arguments.refuse("options", "A request waits for the result", "results=False", "results=True, or submit")
         if not chosen.kept and chosen.deadline is None:
             chosen = replace(chosen, deadline=timeout)
         handle = await self.submit(capability, value, options=chosen)

@@ -112,6 +112,14 @@ async def test_a_limit_beyond_what_rabbitmq_takes_is_left_to_the_agent(scene: Sc
     assert "x-coditect-deadline" in delivery.message.headers
 
 
+async def test_a_request_without_a_result_is_refused_before_anything_is_sent(scene: Scene) -> None:
+    with pytest.raises(InputError) as raised:
+        await scene.client.request(CAPABILITY, 1, options=Options(results=False))
+
+    assert raised.value.facts["parameter"] == "options"
+    assert scene.server.queue(f"tasks.{CAPABILITY}.p1").stats.messages == 0
+
+
 async def test_a_none_takes_precedence_where_it_is_a_value(scene: Scene) -> None:
     chosen = Options(priority=Priority.P0, timeout="1m", deadline="1h", max_attempts=2)
 
