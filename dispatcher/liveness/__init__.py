@@ -1,4 +1,4 @@
-"""The detection of dead agents, and the release of deliveries that a gone process still holds at the broker.
+"""The detection of dead agents and of a broker that lost its data, and the release of what gone processes still hold.
 
-This package imports the ports and the ledger's leases; shards and recovery call it.
+This package imports the ports and the ledger; shards and recovery call it.
 """

@@ -13,9 +13,9 @@ from coditect.errors import Retryable
 from dispatcher.ledger.commands import GoOn, Show
 from dispatcher.ledger.workflows.queries import live
 from dispatcher.ledger.workflows.republish import Built, built, left_over
+from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.ports import Ports
 from dispatcher.scheduling.reconciler import drift
-from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable

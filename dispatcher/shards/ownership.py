@@ -29,9 +29,9 @@ from dispatcher.ledger.commands import Command
 from dispatcher.ledger.leases import Lease, Pulse
 from dispatcher.ledger.shards import shard_of
 from dispatcher.ledger.workflows.republish import built
+from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import Ports
-from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.orphans import OrphanDetector
 from dispatcher.shards.results import ResultsConsumer

@@ -28,14 +28,13 @@ from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.versions import FIX
 from dispatcher.ledger.workflows.continuations import SetAside
+from dispatcher.ledger.workflows.recover import RecoveredShard, learn
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
-from dispatcher.shards.backoff import ContinuationBackoff
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
-from dispatcher.shards.evaluations import Evaluations
 from dispatcher.shards.in_flight import InFlight
+from dispatcher.shards.left_over import ContinuationBackoff, Evaluations
 from dispatcher.shards.publisher import ShardPublisher, tell
-from dispatcher.shards.recover import RecoveredShard, learn
 from dispatcher.shards.refusals import QueuedCommand, Refusals
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.timers import TimerService

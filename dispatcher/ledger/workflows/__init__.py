@@ -1,1 +1,1 @@
-"""Workflows as a whole: submitted, controlled, redriven, published again, queried, removed."""
+"""Workflows as a whole: submitted, controlled, redriven, published again, recovered, queried, removed."""

@@ -28,7 +28,7 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.workflows import again, continuations
 from dispatcher.shards import batch
-from dispatcher.shards.evaluations import evaluate
+from dispatcher.shards.left_over import evaluate
 from dispatcher.store.memory import Faults, MemoryDatabase
 
 AGENT = AgentId("worker-1")

@@ -21,10 +21,10 @@ from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Began, Claimed, Command, Lost
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.workflows.recover import learn
 from dispatcher.liveness.ping import Pings
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.orphans import EARLY_ACK_MS, LOOK_SECONDS, SILENT_SECONDS, OrphanDetector
-from dispatcher.shards.recover import learn
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time

@@ -23,10 +23,10 @@ from coditect.wire.control import Started
 from dispatcher.ledger.commands import Began
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import republish
+from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
-from dispatcher.shards.broker_epoch import BrokerEpoch
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually

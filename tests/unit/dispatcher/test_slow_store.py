@@ -20,8 +20,8 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import VERBS, Query
 from dispatcher.ledger.keyspace import VALUES
 from dispatcher.ledger.nodes.inputs import FAILURE, INPUT, RESULT, body_at, value_of
+from dispatcher.ledger.workflows import recover
 from dispatcher.ledger.workflows.status import status
-from dispatcher.shards import recover
 from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 SLOW_SECONDS = (0.002, 0.002)

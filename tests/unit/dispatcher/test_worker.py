@@ -32,7 +32,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.ledger.workflows import continuations
 from dispatcher.ports import Ports
-from dispatcher.shards import backoff, batch
+from dispatcher.shards import batch, left_over
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.memory import MemoryDatabase
@@ -189,7 +189,7 @@ async def test_what_took_too_long_is_tried_again_after_a_while_and_each_time_lat
 
     with pytest.MonkeyPatch.context() as patched:
         few_steps(patched, 1)
-        patched.setattr(backoff.log, "disabled", True)  # a fleet takes the error for a failure of the test
+        patched.setattr(left_over.log, "disabled", True)  # a fleet takes the error for a failure of the test
         patched.setattr(continuations, "_CONTINUED", {advance.RELEASE: release})
         flow = Workflow("two")
         for name in "ab":

@@ -1,8 +1,13 @@
-"""The evaluation of costly expressions in a thread, between two transactions.
+"""The left-over pieces of one shard's work: costly expressions, and the backoff of pieces that took too long.
 
 Expressions may take seconds on a slow machine, which no transaction may, and on SQLite every other transaction would
-wait. The values that they see do not change meanwhile: the node's predecessors have ended. The evaluation is left over
-in the ledger until it is done, so the shard's next owner begins it again.
+wait. They are evaluated in a thread, between two transactions. The values that they see do not change meanwhile: the
+node's predecessors have ended. The evaluation is left over in the ledger until it is done, so the shard's next owner
+begins it again.
+
+A piece that took too long, perhaps only because the machine was slow, is tried again. Each retry waits twice as long as
+the one before, so that a piece of work that always takes too long costs the shard little. A piece that succeeds and is
+not set aside again within an hour begins with the first wait: that is another slow spell.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes.advance import element_of, evaluation_key
 from dispatcher.ledger.nodes.inputs import Inputs, before, failure_of, inputs_of, scope_of
 from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.shards.completions import Settle
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads
@@ -35,6 +41,8 @@ log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.2
 """The pause before another try to read the values."""
+FIRST_SECONDS = 60.0
+MOST_SECONDS = 3_600.0
 
 
 class Evaluations:
@@ -131,3 +139,53 @@ def _seen(tr: Reads, node_key: NodeKey) -> tuple[Node, Scope, bool, Account]:
     told = [None if row is None else NodeRecord.unpack(row) for row in rows]
     has_elements = tr.get(STATUSES.pack(element_of(node_key, 0))) is not None
     return node, scope_of(tr, node_key, node, told, account), has_elements, account
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """The wait before the last retry of a piece of work; in seconds, `until` on the loop's clock."""
+
+    seconds: float
+    until: float
+
+    def counts(self, now: float) -> bool:
+        """Return whether a wait that begins at `now` continues the series, and so is a longer one."""
+        return now <= self.until + MOST_SECONDS
+
+
+class ContinuationBackoff:
+    """The left-over pieces of one shard's work that are set aside, for ever or until a retry."""
+
+    def __init__(self, go_on: Callable[[], None]) -> None:
+        self.aside: set[bytes] = set()
+        """The keys of the pieces; the next owner of the shard tries all of them again."""
+        self._go_on = go_on
+        self._last: dict[bytes, Waited] = {}
+        self._waiting: dict[bytes, asyncio.TimerHandle] = {}
+
+    def set_aside(self, error: SetAside) -> None:
+        """Set a piece aside, and plan a retry if it took too long."""
+        log.error("What was left over cannot be done; it is set aside", exc_info=error.__cause__, extra=error.facts)
+        self.aside.add(error.piece)
+        if error.overdue:
+            self._wait(error.piece)
+
+    def _wait(self, piece: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._last = {one: waited for one, waited in self._last.items() if waited.counts(now)}
+        last = self._last.get(piece)
+        seconds = FIRST_SECONDS if last is None else min(2 * last.seconds, MOST_SECONDS)
+        self._last[piece] = Waited(seconds, now + seconds)
+        self._waiting[piece] = loop.call_later(seconds, self._try_again, piece)
+
+    def _try_again(self, piece: bytes) -> None:
+        del self._waiting[piece]
+        self.aside.discard(piece)
+        self._go_on()
+
+    def close(self) -> None:
+        """Cancel the retries of all pieces that are set aside."""
+        for handle in self._waiting.values():
+            handle.cancel()
+        self._waiting.clear()
