@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,12 +12,10 @@ from coditect.errors import Retryable
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
 from dispatcher.ledger import leases
-from dispatcher.ledger.commands import Lost
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import AgentGone, Monitor
 from dispatcher.ports import Ports
-from dispatcher.shards.orphans import EARLY_ACK_MS
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
 
@@ -29,7 +28,8 @@ async def watching_agents(
 
     def on_gone(gone: AgentGone) -> None:
         for worker in workers.values():
-            dispatch_again(worker, gone, ports.clock.now_ms())
+            for lost in worker.in_flight.lost(asyncio.get_running_loop().time(), ports.clock.now_ms(), gone):
+                worker.put(lost)
 
     fleet = Fleet(registry, on_look=lambda records: ports.window.set_slots(slots_of(records)))
     async with Monitor(
@@ -45,19 +45,6 @@ async def watching_agents(
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
         yield monitor
-
-
-def dispatch_again(worker: ShardWorker, gone: AgentGone, now_ms: int) -> None:
-    """Publish tasks of a gone agent again that the broker does not redeliver by itself.
-
-    These are tasks that may be acknowledged early by now, that a rebuild left with the agent, or all of them if the
-    broker still holds them for the agent. A task that the broker does redeliver all the same is published twice and
-    runs once: the ledger refuses the older publication, or finds that another agent has claimed it already.
-    """
-    for node_key, flight in worker.in_flight:
-        may_be_acked = now_ms - flight.published_ms > EARLY_ACK_MS
-        if flight.agent == gone.agent and (may_be_acked or worker.in_flight.doubts(flight) or not gone.released):
-            worker.put(Lost(node_key, flight.publication, gone.agent))
 
 
 class Predecessors:

@@ -76,20 +76,20 @@ async def rebuild_shard(
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """Return the numbers of published nodes when the walk is over, or set aside."""
+    """Return the numbers of published nodes when all that is lost is, and the walk is over, or set aside."""
     before: bytes | None = b""
     while True:
-        found, left = await ports.database.read(lambda tr: (built(tr, worker.shard), left_over(tr, worker.shard)))
-        if left in (None, before):
-            return found
-        gone_on: CommandAnswer[bool] = CommandAnswer()
-        worker.put(GoOn(), gone_on)
+        has_gone_on, gone_on = False, CommandAnswer[bool]()
+        worker.put(GoOn(), gone_on)  # behind what is published again without a walk
         try:
-            if await gone_on.future:  # the walk comes first of all that is left over
-                before = left
+            has_gone_on = await gone_on.future  # the walk comes first of all that is left over
         except Retryable:  # something else that is left over was set aside: this goes on without it
             if worker.closed:
                 raise
+        found, left = await ports.database.read(lambda tr: (built(tr, worker.shard), left_over(tr, worker.shard)))
+        if left is None or (has_gone_on and left == before):
+            return found
+        before = left
 
 
 async def _wrong(

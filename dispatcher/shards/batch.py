@@ -127,7 +127,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     _read_ahead(unit, batch.commands)
     answers: list[Any] = []
     for command in batch.commands:
-        if answers and tr.is_aging:
+        if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB
             break
         answers.append(_answer(unit, command))
         if unit.ended or unit.unfit:

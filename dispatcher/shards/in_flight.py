@@ -1,13 +1,46 @@
-"""The publications of one shard that have not ended, in memory; recovered from the ledger."""
+"""The publications of one shard that have not ended, in memory, and the rule by which one counts as lost.
+
+A lost flight is with nobody: no agent works on it, and the broker gives it to none. It is published again, under a new
+publication; a wrong finding is safe, because the older publication is stale and its results are refused. The rule is
+drawn in `docs/control-plane.md`: what nobody speaks of is searched for, and the occasions only say how soon.
+
+A flight is *alone* when the broker would not deliver it again if its agent died: the agent may have acked it early, or
+a rebuild on demand doubts that the broker has it. What was published to a broker that lost its data is lost without a
+question, and the ledger alone goes over it (`ledger/workflows/republish.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
+from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.liveness.monitor import AgentGone
+
+SILENT_SECONDS = 60.0
+"""The silence after which a flight is looked for."""
+UNTOLD_SECONDS = 3.0
+"""The time after its publication for which a flight may run without a report: unasked for 1 s, reported 100 ms later.
+
+The rest is for the way: a report that was lost, or lies in a queue for longer, is not waited for.
+"""
+EARLY_ACK_MS = 600_000
+"""The time from which an agent has acked its delivery and reports every 20 s."""
+
+
+class Fate(Enum):
+    """What is known of a flight."""
+
+    HELD = auto()
+    """An agent or the broker has it, as far as is known."""
+    SOUGHT = auto()
+    """It is silent for so long that the broker and its agent are to be asked."""
+    LOST = auto()
+    """It is with nobody, and is to be published again."""
 
 
 @dataclass(slots=True)
@@ -116,9 +149,24 @@ class InFlight:
         """Note that the broker may not have the publications with numbers up to `last`."""
         self._doubtful = max(self._doubtful, last)
 
-    def doubts(self, flight: Flight) -> bool:
-        """Return whether the broker may have nothing to redeliver when the flight's agent is gone."""
-        return flight.publication <= self._doubtful
+    def fate(self, flight: Flight, now: float, now_ms: int, gone: AgentGone | None = None) -> Fate:
+        """Return what is known of a flight; with `gone`, only what follows from that."""
+        doubted, silent = flight.publication <= self._doubtful, now - flight.heard
+        alone = doubted or now_ms - flight.published_ms > EARLY_ACK_MS
+        if gone is not None:
+            return Fate.LOST if flight.agent == gone.agent and (alone or not gone.released) else Fate.HELD
+        if flight.agent and flight.heartbeat_ms:
+            return Fate.LOST if silent > flight.heartbeat_ms / 1000 else Fate.HELD
+        if doubted and not flight.agent and silent >= UNTOLD_SECONDS:
+            return Fate.LOST
+        if silent <= SILENT_SECONDS:
+            return Fate.HELD
+        return Fate.LOST if alone and flight.agent else Fate.SOUGHT
+
+    def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
+        """Return the commands that publish all flights again that are lost without a search."""
+        lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
+        return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def close(self) -> None:
         """Forget all published tasks without a result, because the shard has another owner."""

@@ -180,16 +180,22 @@ class ShardWorker:
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
         """Publish all earlier publications again; nothing else is sent until the ledger has recorded the rebuild.
 
-        When the broker was `kept`, tasks that may run are left alone, and those on their way go on. `settle` gets the
-        last publication number before the rebuild. A second call for the same occasion does nothing.
+        When the broker was `kept`, they are only doubted, and those on their way go on. `settle` gets the last
+        publication number before the rebuild. A second call for the same occasion does nothing.
         """
         if not kept:
             self._publisher.hold(recall=marker != self.marker)
         self.marker = marker
         again = partial(self.rebuild, marker, occasion, kept=kept)
         self.put(
-            Rebuild(marker, occasion, kept), RebuildAnswer(self.in_flight.doubt if kept else self._go_on, again, settle)
+            Rebuild(marker, occasion, kept), RebuildAnswer(self._doubt_broker if kept else self._go_on, again, settle)
         )
+
+    def _doubt_broker(self, last: int) -> None:
+        self.in_flight.doubt(last)
+        for lost in self.in_flight.lost(asyncio.get_running_loop().time(), self._ports.clock.now_ms()):
+            if not lost.agent:  # whose silence may be this process's: the orphan detector knows
+                self.put(lost)
 
     def _go_on(self, last: int) -> None:
         self._confirmed.extend(self._publisher.go_on(last))

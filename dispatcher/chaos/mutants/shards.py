@@ -86,6 +86,24 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "alone_with_the_gone",
+        "dispatcher.shards.in_flight",
+        "(alone or not gone.released)",
+        "not gone.released",
+        "what nothing redelivers stays with an agent that is gone",
+        (
+            "tests/unit/dispatcher/test_in_flight.py::test_what_an_agent_had_that_is_gone_is_lost_unless_the_broker_gives_it_to_others",
+        ),
+    ),
+    Mutant(
+        "doubt_at_once",
+        "dispatcher.shards.in_flight",
+        "doubted and not flight.agent and silent >= UNTOLD_SECONDS:",
+        "doubted and not flight.agent:",
+        "what may have been begun is published anew by a rebuild",
+        ("tests/unit/dispatcher/test_in_flight.py::test_silence_is_judged_by_what_it_is_a_silence_of",),
+    ),
+    Mutant(
         "ack_before_commit",
         "dispatcher.shards.results",
         "        settle = AckedTogether(delivery, len(results))\n",

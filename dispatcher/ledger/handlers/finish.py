@@ -22,6 +22,7 @@ from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import republish
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
@@ -170,19 +171,25 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
     if row.state is TaskState.WORKING and row.agent == command.agent:
         unit.move(node_key, row, TaskState.WORKING)
         return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
-    if row.state is TaskState.WORKING and node_key not in unit.granted:
-        write_attempt(unit, node_key, row, "lost", DIED)
-        if row.attempt >= _policy(unit, node_key).max_attempts:
-            _leave_flight(unit, node_key)
-            advance.fail(unit, node_key, row, DIED, state=TaskState.DEAD)
-            return Claim(Verdict.STALE)
-        row.attempt += 1
-        row.suspect = True
+    if row.state is TaskState.WORKING and node_key not in unit.granted and not _has_another(unit, node_key, row):
+        return Claim(Verdict.STALE)
     unit.granted.add(node_key)
     unit.advance_fence(row)
     row.agent, row.started_ms = command.agent, unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
     return Claim(Verdict.RUN, row.fence, row.attempt, row.suspect)
+
+
+def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
+    """Close an attempt whose agent is gone, and return whether another follows; the node is dead if none does."""
+    write_attempt(unit, node_key, row, "lost", DIED)
+    if row.attempt >= _policy(unit, node_key).max_attempts:
+        _leave_flight(unit, node_key)
+        advance.fail(unit, node_key, row, DIED, state=TaskState.DEAD)
+        return False
+    row.attempt += 1
+    row.suspect = True
+    return True
 
 
 def lost(unit: UnitOfWork, command: Lost) -> None:
@@ -201,12 +208,7 @@ def lost(unit: UnitOfWork, command: Lost) -> None:
         advance.cancel_node(unit, node_key, row)
         return
     if row.state is TaskState.WORKING:
-        write_attempt(unit, node_key, row, "lost", DIED)
-        if row.attempt >= _policy(unit, node_key).max_attempts:
-            _leave_flight(unit, node_key)
-            advance.fail(unit, node_key, row, DIED, state=TaskState.DEAD)
+        if not _has_another(unit, node_key, row):
             return
-        row.attempt += 1
-        row.suspect = True
         limits.told(unit, node_key, row)
-    claim.publish(unit, node_key, row)
+    republish.publish(unit, node_key, row)

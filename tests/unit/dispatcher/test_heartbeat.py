@@ -23,8 +23,8 @@ from dispatcher.ledger.commands import Began, Claimed, Command, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.workflows.recover import learn
 from dispatcher.liveness.ping import Pings
-from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.orphans import EARLY_ACK_MS, LOOK_SECONDS, SILENT_SECONDS, OrphanDetector
+from dispatcher.shards.in_flight import EARLY_ACK_MS, SILENT_SECONDS, InFlight
+from dispatcher.shards.orphans import LOOK_SECONDS, OrphanDetector
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time

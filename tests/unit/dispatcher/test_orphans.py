@@ -29,8 +29,8 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.recover import learn
 from dispatcher.liveness.ping import Pings
-from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.orphans import EARLY_ACK_MS, LOOK_SECONDS, OrphanDetector
+from dispatcher.shards.in_flight import EARLY_ACK_MS, InFlight
+from dispatcher.shards.orphans import LOOK_SECONDS, OrphanDetector
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time

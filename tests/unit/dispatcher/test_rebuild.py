@@ -9,9 +9,9 @@ from coditect.wire.control import Started
 from coditect.workflow.states import TaskState, WorkflowState
 from coditect.workflow.template import From
 from dispatcher.ledger import unit_of_work
-from dispatcher.ledger.commands import Began, GoOn, Rebuild
+from dispatcher.ledger.commands import Began, GoOn, Lost, Rebuild
 from dispatcher.ledger.effects import Publication
-from dispatcher.ledger.keyspace import ATTEMPTS
+from dispatcher.ledger.keyspace import ATTEMPTS, TODO
 from dispatcher.ledger.rows import AttemptRecord
 from dispatcher.ledger.workflows import republish
 from dispatcher.ledger.workflows.status import status
@@ -116,25 +116,34 @@ async def test_what_is_published_while_the_walk_goes_on_is_left_alone(ledger: Le
     assert len(ledger.published) == republish.MOST_NODES + 50
 
 
-async def test_when_the_broker_was_kept_only_what_surely_nobody_began_is_published(ledger: Ledger) -> None:
+async def test_when_the_broker_was_kept_nothing_is_published_and_what_is_lost_of_it_later_is_counted(
+    ledger: Ledger,
+) -> None:
     await ledger.start(fan(4).definition())
-    first = ledger.published[0]
-    ledger.now_ms += republish.UNTOLD_MS - 1
+    first, second, *_ = ledger.published
     await ledger.batch(began(first, ledger.now_ms))
     ledger.published.clear()
 
-    await ledger.batch(Rebuild("marker-1", "too early", kept=True))
+    (last,) = await ledger.batch(Rebuild("marker-1", "a person", kept=True))
+    assert (last, ledger.published) == (4, [])
+
+    await ledger.batch(Lost(first.node_key, first.number, AGENT), Lost(second.node_key, second.number))
+    await ledger.batch(*[Lost(one.node_key, one.number) for one in ledger.published])
+
+    assert await ledger.database.read(lambda tr: republish.built(tr, 0)) == republish.Built(
+        "marker-1", "a person", last, 1, 1
+    )
+
+
+async def test_walk_over_a_known_broker_that_an_earlier_release_began_is_left_to_memory(ledger: Ledger) -> None:
+    await ledger.start(fan(2).definition())
+    ledger.published.clear()
+    await ledger.database.run(lambda tr: tr.set(TODO.pack((0, "", "", republish.REBUILD)), b'[2,true,"",""]'))
+
+    await ledger.go_on()
+
     assert ledger.published == []
-
-    ledger.now_ms += 1
-    await ledger.batch(Rebuild("marker-1", "a person", kept=True))
-    assert [one.node_key.node for one in ledger.published] == ["n0001", "n0002", "n0003"]
-
-    await ledger.batch(ledger.finished(first, completed()))
-    assert (await ledger.node("n0000")).state is TaskState.COMPLETED
-    assert await ledger.database.read(lambda tr: tr.get_range(*ATTEMPTS.range(("w", "n0000")))) == []
-    await ledger.play(lambda _: completed())
-    assert await ledger.state() is WorkflowState.COMPLETED
+    assert await ledger.database.read(lambda tr: republish.left_over(tr, 0)) is None
 
 
 async def test_walk_for_another_broker_is_not_cut_short_by_a_person(ledger: Ledger) -> None:

@@ -27,6 +27,7 @@ from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.recovery import rebuild as rebuilding
 from dispatcher.scheduling import reconciler
+from dispatcher.shards import in_flight
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import GraphDifference, Job, JobState
 from tests.support import eventually
@@ -63,7 +64,7 @@ class Scene:
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(reconciler, "AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(reconciler, "BATCH", 3)
-    monkeypatch.setattr(republish, "UNTOLD_MS", 0)
+    monkeypatch.setattr(in_flight, "UNTOLD_SECONDS", 0.0)
     monkeypatch.setattr(republish, "MOST_NODES", 3)
     server, registry, graph, clock = MemoryServer(), MemoryRegistry(), MemoryTaskGraph(), SystemClock()
     async with AsyncExitStack() as stack:
