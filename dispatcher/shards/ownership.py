@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.broker.port import Consumer, Delivery
-from coditect.broker.topology import shard_queues
-from coditect.errors import CoditectError, InputError, Retryable, SetupError
+from coditect.broker.topology import base_topology, shard_queues
+from coditect.errors import CoditectError, InputError, NotFound, Retryable, SetupError
 from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED, UNDELIVERABLE
 from coditect.wire import routing
 from dispatcher.ledger import leases, shards
@@ -231,7 +231,7 @@ class ShardOwnership:
         if lease.previous and lease.previous != self.owner and self._evict is not None:
             await self._evict(lease.previous)
         broker = self._ports.broker
-        await broker.declare(shard_queues(shard, quorum=self._ports.quorum))
+        await self._declare(shard)
         projector = None if self._graph is None else Projector(self._graph, shard, moved=self._nudge)
         known = await self._ports.database.read(lambda tr: built(tr, shard))
         worker = ShardWorker(
@@ -259,6 +259,14 @@ class ShardOwnership:
             raise
         if listened:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
+
+    async def _declare(self, shard: int) -> None:
+        """Declare the shard's queues, and the base topology again when an exchange of theirs is gone."""
+        queues = shard_queues(shard, quorum=self._ports.quorum)
+        try:
+            await self._ports.broker.declare(queues)
+        except NotFound:
+            await self._ports.broker.declare(base_topology() + queues)
 
     async def _consume(self, shard: int, worker: ShardWorker) -> bool:
         """Consume the shard's queues; return False when the shard was closed meanwhile."""

@@ -194,3 +194,16 @@ async def test_shard_that_is_given_up_while_it_opens_is_listened_to_by_its_next_
         queues = [one.fleet.server.queue(name(shard)) for name in QUEUES for shard in range(SHARDS)]
         assert {queue.stats.consumers for queue in queues} == {1}
         assert await (await one.fleet.start(chain(3))).wait(timeout="1m") is WorkflowState.COMPLETED
+
+
+async def test_exchange_that_is_gone_keeps_no_shard_from_being_opened() -> None:
+    async with scene() as one:
+        ada, bob = one.posts
+        for exchange in (routing.RESULTS, routing.CONTROL):
+            one.fleet.server.delete_exchange(exchange)
+
+        ada.part("broker")
+
+        await eventually(lambda: bob.shards == set(range(SHARDS)))
+        run = await one.fleet.start(chain(3))
+        assert await run.wait(timeout="1m") is WorkflowState.COMPLETED
