@@ -68,6 +68,8 @@ class Intake:
         self._unvisited = self._parked = 0
         self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
         self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
+        self._lines = (*self._candidates.values(), *self._resuming.values())
+        """All that waits for a slot: a task that arrives while all lines are empty may start at once."""
         self._closed: dict[QueueConsumer, None] = {}
         self._suspended: Counter[int] = Counter()
         self._next_look: asyncio.TimerHandle | None = None
@@ -92,7 +94,7 @@ class Intake:
     def is_free(self, queue: str) -> bool:
         """Return whether another task of a queue would start here at once as a P1, with no delivery before it."""
         consumer = None if self.closed else self._consumers.get(queue)
-        return bool(consumer and self._nobody_waits and consumer.unused and self._slots.startable(Priority.P1) > 0)
+        return bool(consumer and not any(self._lines) and consumer.unused and self._slots.startable(Priority.P1) > 0)
 
     def _arrived(self, consumer: QueueConsumer, delivery: Delivery) -> None:
         if self.closed:
@@ -105,8 +107,7 @@ class Intake:
         if consumer.reserved:
             consumer.reserved -= 1
             self._go(received)
-        elif self._nobody_waits and self._slots.startable(consumer.level):
-            self._slots.take(consumer.level)
+        elif not any(self._lines) and self._slots.take_at_once(consumer.level):
             self._go(received)
         else:
             consumer.waiting.append(received)
@@ -114,10 +115,6 @@ class Intake:
             self._candidates[consumer.level][consumer] = None
             self._admit()
             self._watch()
-
-    @property
-    def _nobody_waits(self) -> bool:
-        return not any(self._candidates.values()) and not any(self._resuming.values())
 
     def _go(self, received: ReceivedTask) -> None:
         received.consumer.took_slot(received)
@@ -212,25 +209,16 @@ class Intake:
 
     def finished(self, received: ReceivedTask, ran_seconds: float | None) -> None:
         """Free the slot of a task whose handler ended; the delivery still has to be settled."""
-        if ran_seconds is not None:
-            received.consumer.ran(ran_seconds)
-        received.over = True
-        received.consumer.open -= 1
         if received.awaiting:
             self._suspended[received.task.depth] -= 1
-        self._give_back(received)
-
-    def _give_back(self, received: ReceivedTask) -> None:
-        if received.slot:
-            received.slot = False
-            received.consumer.stopped(received)
+        if received.consumer.ended(received, ran_seconds):
             self._free(received.consumer.level)
 
     def _free(self, level: Priority) -> None:
         self._slots.give_back(level)
         if self._closed:
             self._doubt_closed()
-        if not self._nobody_waits:
+        if any(self._lines):
             self._admit()
         self._watch()
 
@@ -261,7 +249,8 @@ class Intake:
         received.awaiting += 1
         if received.awaiting == 1 and not received.over:
             self._suspended[received.task.depth] += 1
-            self._give_back(received)
+            if received.consumer.stopped(received):
+                self._free(received.consumer.level)
 
     async def resume(self, received: ReceivedTask) -> None:
         """End an await of a task; after the last one wait for the next slot of its level, before any new task.

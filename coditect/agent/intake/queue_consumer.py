@@ -94,14 +94,22 @@ class QueueConsumer:
         received.slot = True
         self.slots += 1
 
-    def stopped(self, received: ReceivedTask) -> None:
-        """Record that a task gave its slot back."""
+    def stopped(self, received: ReceivedTask) -> bool:
+        """Record that a task runs no more, for now or for good; return whether that gives a slot back."""
+        if not received.slot:
+            return False
+        received.slot = False
         self.slots -= 1
         self._running.pop(received, None)
+        return True
 
-    def ran(self, seconds: float) -> None:
-        """Record the duration of one run."""
-        self._longest_seconds = max(seconds, FORGETTING * self._longest_seconds)
+    def ended(self, received: ReceivedTask, ran_seconds: float | None) -> bool:
+        """Record the end of a task, and the duration of its run if it ran; return whether that gives a slot back."""
+        received.over = True
+        self.open -= 1
+        if ran_seconds is not None:
+            self._longest_seconds = max(ran_seconds, FORGETTING * self._longest_seconds)
+        return self.stopped(received)
 
     def is_quick(self, now: float, lag: float = 0.0) -> bool:
         """Return whether the tasks are known to be quick, by the longest recent run and the oldest run under way.

@@ -67,6 +67,14 @@ class Slots:
         self._taken[level] += 1
         self._in_use += 1
 
+    def take_at_once(self, level: Priority) -> bool:
+        """Take a slot for a task of a level if the task could start now; return whether a slot was taken."""
+        if self._in_use + self._reserve >= self.total and not self.startable(level):
+            return False
+        self._taken[level] += 1
+        self._in_use += 1
+        return True
+
     def give_back(self, level: Priority) -> None:
         """Free the slot of a task of a level."""
         self._taken[level] -= 1
