@@ -48,11 +48,6 @@ class Capability:
         return self.spec.name
 
     @property
-    def timeout_seconds(self) -> float:
-        """The longest run of one attempt, in seconds."""
-        return self.spec.timeout_seconds
-
-    @property
     def wants_context(self) -> bool:
         """Whether an attempt needs a `Context`: the handler takes one, or the handler runs in a process of its own."""
         return self.signature.wants_context or self.where is Where.PROCESS

@@ -40,6 +40,7 @@ from coditect.wire import routing
 
 log = logging.getLogger(__name__)
 
+_FIRST_DEATH = "x-first-death-queue"
 MANY_DELIVERIES = 50
 KEEP_SECONDS = 86_400.0
 """How long a mark outlives a fleet whose agents are all gone."""
@@ -90,7 +91,7 @@ def killed_its_process(task: Task) -> bool:
 
 def earlier_deliveries(delivery: Delivery) -> int:
     """Return how often an agent may have started the task before: it came back, or an agent's queue handed it on."""
-    first = delivery.message.headers.get("x-first-death-queue")
+    first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on
 
@@ -138,7 +139,9 @@ class Quarantine:
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
         """Return whether a start must be examined: redeliveries must, first deliveries need not."""
-        return bool(task.errors) or earlier_deliveries(delivery) > 0
+        if task.errors or delivery.redelivered:
+            return True
+        return _FIRST_DEATH in delivery.message.headers and earlier_deliveries(delivery) > 0
 
     @asynccontextmanager
     async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:

@@ -54,7 +54,7 @@ from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
-from coditect.model.result import Failure, Outcome, Status
+from coditect.model.result import Outcome, Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.metrics import Metrics
@@ -198,7 +198,9 @@ class Runtime:
     def _screen(self, delivery: Delivery) -> Task | None:
         """Return the task of a delivery that needs a slot; settle any other without a slot, and return None."""
         try:
-            task = by_our_clock(tasks.read_task(delivery.message, delivery.routing_key), delivery.message, self._clock)
+            task = tasks.read_task(delivery.message, delivery.routing_key)
+            if task.limits is not NO_LIMITS:
+                task = by_our_clock(task, delivery.message, self._clock)
             self.addresses.check(task.reply_to)
         except InputError as error:
             self._beside(self._outcomes.refuse(delivery, error))
@@ -208,7 +210,7 @@ class Runtime:
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
-        if self._pacing.for_another(task, delivery):
+        if task.attempt > 1 and self._pacing.for_another(task, delivery):
             self._beside(self._hand_on(task, delivery))
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
@@ -256,14 +258,8 @@ class Runtime:
         """Return the end of a task that must not start; None when the task may start."""
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
-        ended = unstartable(task, self._clock, long=task.capability in self._long)
-        return ended or self._canceled_before(task)
-
-    def _canceled_before(self, task: Task) -> HandlerEnd | None:
-        reason = self._canceled.reason(task, self._now())
-        if reason is None:
-            return None
-        return HandlerEnd(Status.CANCELED, failure=Failure("canceled", "TaskCanceled", reason or "canceled on request"))
+        canceled = self._canceled.reason(task, self._now())
+        return unstartable(task, self._clock, long=task.capability in self._long, canceled=canceled)
 
     def _beside(self, work: Any) -> None:
         """Settle a delivery in the background without a slot; a drain waits for the end."""
@@ -315,10 +311,12 @@ class Runtime:
             await self._outcomes.send_back(execution)
             return
         finished_ms = self._clock.now_ms()
-        pause = self._pacing.pause_seconds(received.task, ended)
+        completed, pause = ended.status is Status.COMPLETED, 0.0
+        if not completed or self._pacing.trouble:
+            pause = self._pacing.pause_seconds(received.task, ended)
         if self._pass_on_slot(execution, received, self._now() - began, pause):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        if not post or execution.acked_early or ended.status is not Status.COMPLETED:
+        if not post or execution.acked_early or not completed:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
             return
         outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)

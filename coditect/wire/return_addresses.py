@@ -31,6 +31,8 @@ class ReturnAddresses:
         self._patterns = tuple(one.strip() for one in patterns.split(","))
         self.find = lru_cache(maxsize=4096)(self._find)
         """Return the address of a `reply_to`; None when no answer is wanted, or the queue may not be written to."""
+        self.check = lru_cache(maxsize=4096)(self._check)
+        """Check that answers may be sent to a `reply_to`; raises InvalidTask when the queue may not be written to."""
         self._closed_until = -math.inf
 
     def _find(self, reply_to: str | None) -> Address | None:
@@ -41,12 +43,7 @@ class ReturnAddresses:
         declared = name.startswith(_MADE_UP) or any(fnmatchcase(name, one) for one in self._patterns)
         return address if declared else None
 
-    def check(self, reply_to: str | None) -> None:
-        """Check that answers may be sent to a `reply_to`.
-
-        Raises:
-            InvalidTask: when the queue may not be written to.
-        """
+    def _check(self, reply_to: str | None) -> None:
         if reply_to and self.find(reply_to) is None:
             raise InvalidTask(
                 "The reply_to is no queue that results may be written to",

@@ -104,7 +104,7 @@ async def run_handler(
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     """Return how long an attempt may run: the least of the capability's and the task's limits, never below 0."""
-    seconds, limits = capability.timeout_seconds, task.limits
+    seconds, limits = capability.spec.timeout_seconds, task.limits
     if limits is NO_LIMITS:
         return seconds
     if limits.timeout_ms is not None:
@@ -114,11 +114,13 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
     return max(0.0, seconds)
 
 
-def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> HandlerEnd | None:
+def unstartable(
+    task: Task, clock: ReferenceClock, *, long: bool = False, canceled: str | None = None
+) -> HandlerEnd | None:
     """Return the end of a task that must not start, and None when the task may start.
 
-    A task must not start after its deadline or its start-by instant. A `long` capability refuses a task without an
-    owner, unless the task's own timeout or deadline is within 25 minutes.
+    A task must not start after its deadline or its start-by instant, nor when it was `canceled`, for the given reason.
+    A `long` capability refuses a task without an owner, unless the task's own timeout or deadline is within 25 minutes.
     """
     now_ms = clock.now_ms()
     if long and task.owner is None and (refused := _unkept(task, now_ms)) is not None:
@@ -131,6 +133,10 @@ def unstartable(task: Task, clock: ReferenceClock, *, long: bool = False) -> Han
             if clock.doubt:
                 told += f"; {clock.doubt}"
             return HandlerEnd(Status.REJECTED, failure=Failure("expired", "TaskExpired", told))
+    if canceled is not None:
+        return HandlerEnd(
+            Status.CANCELED, failure=Failure("canceled", "TaskCanceled", canceled or "canceled on request")
+        )
     return None
 
 

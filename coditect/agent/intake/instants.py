@@ -13,16 +13,16 @@ from dataclasses import replace
 
 from coditect.aio.clock import Clock
 from coditect.model.message import Message
-from coditect.model.task import NO_LIMITS, Limits, Task
+from coditect.model.task import Limits, Task
 
 
 def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
-    """Return the task with instants that the agent's own clock can judge.
+    """Return a task that has limits with instants that the agent's own clock can judge.
 
     The same task comes back unless the two clocks seem to differ.
     """
     published_ms, limits = task.published_at_ms, task.limits
-    if limits is NO_LIMITS or published_ms is None:
+    if published_ms is None:
         return task
     now_ms = clock.now_ms()
     age_ms = now_ms - published_ms

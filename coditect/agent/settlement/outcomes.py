@@ -100,10 +100,10 @@ class Outcomes:
     def posted(self, answer: RememberedAnswer) -> None:
         """Note that a posted reply was confirmed, and acknowledge its delivery."""
         task = answer.execution.task
-        if task.owner is None:
-            self._settler.taken(task)
-        else:
+        if task.owner is not None:
             self._managed.taken(task.owner)
+        elif self._settler.full_since:
+            self._settler.taken(task)
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:

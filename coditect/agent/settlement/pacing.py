@@ -41,7 +41,7 @@ class Pacing:
 
     def for_another(self, task: Task, delivery: Delivery) -> bool:
         """Return whether a retry goes to another agent: the process failed the task before; twice at most."""
-        return task.attempt > 1 and task.id in self._failed and delivery.delivery_count < MOST_RETURNS
+        return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
         """Return for how long an attempt's slot stays closed after its end; `over` must follow unless 0."""

@@ -62,7 +62,8 @@ class Settler:
         self._clock = clock
         self._agent_id = agent_id
         self.unclaimed = metrics.counter(REPLIES_UNCLAIMED)
-        self._full_since: OrderedDict[routing.Address, float] = OrderedDict()
+        self.full_since: OrderedDict[routing.Address, float] = OrderedDict()
+        """The receivers whose reply queue is full, each with the event loop's time at which that was first seen."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
         """Post a reply to the task's return address, if it has one, and resolve the promise.
@@ -84,8 +85,8 @@ class Settler:
 
     def taken(self, task: Task) -> None:
         """Note that the broker took a reply: the reply queue of its receiver, if it was full, has room again."""
-        if self._full_since and (address := self._addresses.find(task.reply_to)) is not None:
-            self._full_since.pop(address, None)
+        if (address := self._addresses.find(task.reply_to)) is not None:
+            self.full_since.pop(address, None)
 
     async def reply(self, task: Task, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Reply to the task's return address, if it has one, and await the confirm.
@@ -120,7 +121,7 @@ class Settler:
                     await asyncio.sleep(FULL_PAUSE_SECONDS)
                     continue
             else:
-                self._full_since.pop(address, None)
+                self.full_since.pop(address, None)
             return
 
     def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
@@ -146,7 +147,7 @@ class Settler:
     def _address(self, task: Task) -> routing.Address | None:
         """Return the return address of a task; None when it has none, or the address may not be answered."""
         address = self._addresses.find(task.reply_to)
-        if address is None or self._addresses.reachable(address):
+        if address is None or address.exchange or self._addresses.reachable(address):
             return address
         self._unclaimed(task, SetupError("The broker's permissions do not allow it", entity=address.routing_key))
         return None
@@ -157,9 +158,9 @@ class Settler:
         The deliveries that wait for the queue take places that all tasks need.
         """
         now = asyncio.get_running_loop().time()
-        since = self._full_since.setdefault(address, now)
-        if len(self._full_since) > MOST_FULL:
-            self._full_since.popitem(last=False)
+        since = self.full_since.setdefault(address, now)
+        if len(self.full_since) > MOST_FULL:
+            self.full_since.popitem(last=False)
         return now - since < FULL_REPLIES_SECONDS
 
     def _unclaimed(self, task: Task, error: CoditectError) -> None:

@@ -45,7 +45,7 @@ def documented(parameter: str, asked: Any, agent: Agent) -> bool:
     }
     found = {
         "name": made.name,
-        "timeout": made.timeout_seconds,
+        "timeout": made.spec.timeout_seconds,
         "retry": made.retry,
         "process": made.where.value == "process",
         "description": made.spec.description,
