@@ -52,11 +52,11 @@ class Node:
     @asynccontextmanager
     async def silent(self, queue: str) -> AsyncIterator[None]:
         """A quorum queue that answers nothing for as long as the block lasts: its only member stands still."""
-        await self.control("eval", f"sys:suspend('%2F_{queue}').")
+        await self.evaluate(f"sys:suspend('%2F_{queue}').")
         try:
             yield
         finally:
-            await self.control("eval", f"sys:resume('%2F_{queue}').")
+            await self.evaluate(f"sys:resume('%2F_{queue}').")
 
     def _stands_still(self) -> bool:
         """Each thread stops when it next looks up, and until then may confirm a message."""
@@ -66,11 +66,11 @@ class Node:
     @asynccontextmanager
     async def alarmed(self) -> AsyncIterator[None]:
         """With a memory alarm: the broker blocks every connection that publishes."""
-        await self.control("set_vm_memory_high_watermark", "0.00001")
+        await self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.00001).")
         try:
             yield
         finally:
-            await self.control("set_vm_memory_high_watermark", "0.4")
+            await self.evaluate("vm_memory_monitor:set_vm_memory_high_watermark(0.4).")
 
     async def write_queues_to_disk(self) -> None:
         """What the broker would do some seconds later by itself.
@@ -81,21 +81,36 @@ class Node:
         and writes the note within two seconds.
         """
         tables = "[dets:sync(Table) || Table <- dets:all()]"
-        await self.control("eval", f"{tables}, sys:get_state(mnesia_recover), ok = disk_log:sync(latest_log).")
+        await self.evaluate(f"{tables}, sys:get_state(mnesia_recover), ok = disk_log:sync(latest_log).")
+
+    async def evaluate(self, expression: str) -> str:
+        """What an Erlang expression is worth to the broker, in a moment where its Erlang has the program for that."""
+        broker = psutil.Process(self.pid)
+        program, environment = Path(broker.exe()).with_name("erl_call"), broker.environ()
+        if not program.exists():
+            return await self.control("eval", expression)
+        cookie = (self.folder / "home" / ".erlang.cookie").read_text(encoding="utf-8")
+        where = ("-c", cookie, "-address", f"127.0.0.1:{environment['RABBITMQ_DIST_PORT']}")
+        output = await self._said(program, *where, "-e", typed=f"{expression}\n")
+        assert output.startswith("{ok, "), output
+        return output.removeprefix("{ok, ").removesuffix("}")
 
     async def control(self, *words: str) -> str:
         """One `rabbitmqctl` command; returns what it printed. Takes about two seconds."""
         script = find_binaries(os.environ).rabbitmq
         assert script is not None
+        return await self._said(script.parent / "rabbitmqctl", "--quiet", *words)
+
+    async def _said(self, program: Path, *words: str, typed: str = "") -> str:
         process = await asyncio.create_subprocess_exec(
-            script.parent / "rabbitmqctl",
-            "--quiet",
+            program,
             *words,
             env=psutil.Process(self.pid).environ(),
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(typed.encode())
         assert process.returncode == 0, output.decode()
         return output.decode()
 

@@ -68,7 +68,8 @@ class Stage:
 
     async def close_connections(self) -> None:
         """What an operator does."""
-        await self.node.control("close_all_connections", "test")
+        every = "Pid <- rabbit_networking:connections()"
+        await self.node.evaluate(f'[rabbit_networking:close_connection(Pid, "test") || {every}].')
 
     @property
     def cuts(self) -> list[Callable[[], Awaitable[None]]]:

@@ -20,7 +20,7 @@ LIMIT_BYTES = 100_000
 
 @pytest.fixture
 async def strict_node(node: Node) -> AsyncIterator[Node]:
-    limit = await node.control("eval", "application:get_env(rabbit, max_message_size, 134217728).")
+    limit = await node.evaluate("application:get_env(rabbit, max_message_size, 134217728).")
     await _set_limit(node, str(LIMIT_BYTES))
     yield node
     await _set_limit(node, limit.strip())
@@ -28,9 +28,8 @@ async def strict_node(node: Node) -> AsyncIterator[Node]:
 
 async def _set_limit(node: Node, limit: str) -> None:
     """Where 3.10 and where 4.0 look for it."""
-    await node.control(
-        "eval",
-        f"application:set_env(rabbit, max_message_size, {limit}), persistent_term:put(max_message_size, {limit}).",
+    await node.evaluate(
+        f"application:set_env(rabbit, max_message_size, {limit}), persistent_term:put(max_message_size, {limit})."
     )
 
 
