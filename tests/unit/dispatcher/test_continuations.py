@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,16 +19,34 @@ from dispatcher.ledger.commands import Asked, GoOn, Show
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import AGAIN, TODO
 from dispatcher.ledger.nodes.advance import EXPAND, MOST_STEPS
+from dispatcher.ledger.workflows import redrive
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ledger.workflows.redrive import MOST_NAMED
-from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.ledger import READ_SECONDS, Ledger, SlowStore, completed, failed, few_steps
 
-NODES = 1_200
+SMALLER = 5
+"""Bounds and workflows are so many times smaller here, and the store is so many times slower."""
+NODES = 1_200 // SMALLER
+STEPS = MOST_STEPS // SMALLER
+NAMED = MOST_NAMED // SMALLER
+
+
+@pytest.fixture(autouse=True)
+def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps(monkeypatch, STEPS)
+    monkeypatch.setattr(redrive, "MOST_NAMED", NAMED)
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[Ledger]:
+    shortest, longest = READ_SECONDS
+    async with SlowStore((SMALLER * shortest, SMALLER * longest)) as database:
+        yield await Ledger.open(database)
 
 
 async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(ledger: Ledger) -> None:
     flow = Workflow("wide")
-    for number in range(NODES):
+    for number in range(SMALLER * NODES):
         flow.task("work", name=f"n{number}")
     await ledger.start(flow.definition())
     ledger.published.sort(key=lambda publication: publication.number)
@@ -43,21 +62,21 @@ async def test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same(
 def fan_behind_one() -> Workflow:
     flow = Workflow("fan")
     first = flow.task("work", name="first")
-    wide = [flow.task("work", name=f"n{number:04}", after=[first]) for number in range(NODES)]
+    wide = [flow.task("work", name=f"n{number:03}", after=[first]) for number in range(NODES)]
     flow.task("sum", name="sum", after=wide)
     return flow
 
 
 async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger) -> None:
     ledger = prompt_ledger
-    redrive = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
+    again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
     await ledger.start(fan_behind_one().definition())
     (first,) = ledger.published
     ledger.published.clear()
 
     # the end and the redrive in one transaction: nothing of the rest is done between them
     _, dry, told, refused = await ledger.batch(
-        ledger.finished(first, failed()), Asked(Verb.REDRIVE, {**redrive.body, "dry_run": True}), redrive, redrive
+        ledger.finished(first, failed()), Asked(Verb.REDRIVE, {**again.body, "dry_run": True}), again, again
     )
 
     def act(publication: Publication) -> Outcome:
@@ -66,7 +85,7 @@ async def test_redrive_begins_while_the_node_s_end_is_told(prompt_ledger: Ledger
     await ledger.play(act)
 
     assert told == dry | {"dry_run": False}
-    assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
+    assert (len(told["again"]), told["more"]) == (NAMED, True)
     assert isinstance(refused, InputError), "it is published by then"
     assert set((await ledger.states()).values()) == {TaskState.COMPLETED}
     assert await ledger.state() is WorkflowState.COMPLETED
@@ -84,10 +103,10 @@ async def test_another_redrive_waits_until_ends_are_taken_back(prompt_ledger: Le
     flow.task("work", name="alone")
     await ledger.start(flow.definition())
     await ledger.play(lambda _: failed())
-    redrive = [Asked(Verb.REDRIVE, {"workflow": "w", "node": node}) for node in ("first", "alone")]
+    asked = [Asked(Verb.REDRIVE, {"workflow": "w", "node": node}) for node in ("first", "alone")]
 
-    told, refused = await ledger.batch(*redrive)
-    (again,) = await ledger.batch(redrive[1])
+    told, refused = await ledger.batch(*asked)
+    (again,) = await ledger.batch(asked[1])
     await ledger.play(lambda _: completed(1))
 
     assert told["more"]
@@ -156,14 +175,14 @@ async def test_many_nodes_that_failed_by_themselves_run_again_and_what_comes_aft
     await ledger.play(act)
 
     assert told["more"]
-    assert Counter(ran) == dict.fromkeys(("sum", *(f"n{number:04}" for number in range(NODES))), 1)
+    assert Counter(ran) == dict.fromkeys(("sum", *(f"n{number:03}" for number in range(NODES))), 1)
     assert ran[-1] == "sum"
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
 async def test_few_failed_nodes_of_a_large_workflow_are_found(ledger: Ledger) -> None:
     await ledger.start(fan_behind_one().definition())
-    bad = {"n1100", "n1199"}
+    bad = {"n220", "n239"}
     await ledger.play(lambda one: failed() if one.node_key.node in bad else completed(1))
 
     await ledger.ask(Verb.RESUME, {"workflow": "w"})
@@ -174,24 +193,28 @@ async def test_few_failed_nodes_of_a_large_workflow_are_found(ledger: Ledger) ->
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_answer_that_names_the_longest_nodes_fits_into_the_store(ledger: Ledger) -> None:
+async def test_answer_that_names_the_longest_nodes_fits_into_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps(monkeypatch, MOST_STEPS)
+    monkeypatch.setattr(redrive, "MOST_NAMED", MOST_NAMED)
     flow = Workflow("long")
     first = flow.task("work", name="first")
     for number in range(MOST_NAMED + 1):
         flow.task("work", name=f"n{number:0{MOST_NAME_CHARACTERS - 1}}", after=[first])
-    await ledger.start(flow.definition())
-    await ledger.play(lambda _: failed())
+    async with SlowStore() as database:
+        ledger = await Ledger.open(database)
+        await ledger.start(flow.definition())
+        await ledger.play(lambda _: failed())
 
-    (told,) = await ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
+        (told,) = await ledger.batch(Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"}, "identity"))
 
     assert (len(told["again"]), told["more"]) == (MOST_NAMED, True)
 
 
 async def test_redrive_waits_for_the_end_of_a_cancel(ledger: Ledger) -> None:
-    redrive = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
+    again = Asked(Verb.REDRIVE, {"workflow": "w", "node": "first"})
     await ledger.start(fan_behind_one().definition())
 
-    _, refused = await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), redrive)
+    _, refused = await ledger.batch(Asked(Verb.CANCEL, {"workflow": "w"}), again)
 
     assert isinstance(refused, Retryable)
     assert await ledger.state() is WorkflowState.CANCELED
@@ -230,7 +253,7 @@ async def test_map_that_was_canceled_before_it_was_whole_runs_again_as_a_whole(l
     await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "each"})
     await ledger.play(lambda _: completed(1))
 
-    assert canceled == (WorkflowState.CANCELED, {TaskState.CANCELED: 1 + MOST_STEPS})
+    assert canceled == (WorkflowState.CANCELED, {TaskState.CANCELED: 1 + STEPS})
     assert Counter((await ledger.states()).values()) == {TaskState.COMPLETED: 1 + NODES}
     assert await ledger.state() is WorkflowState.COMPLETED
 
@@ -249,10 +272,11 @@ async def test_large_value_for_many_dependents_is_released_in_several_transactio
     assert await ledger.state() is WorkflowState.COMPLETED
 
 
-async def test_pages_of_dependents_are_bounded_by_bytes_too(ledger: Ledger) -> None:
-    flow = Workflow("pages")
+async def test_pages_of_dependents_are_bounded_by_bytes_too(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_steps(monkeypatch, MOST_STEPS)
+    flow, width = Workflow("pages"), 2 * SMALLER * NODES
     first = flow.task("work", name="first")
-    for number in range(2 * NODES):
+    for number in range(width):
         flow.task("work", From("results.first"), name=f"n{number:04}", after=[first])
     await ledger.start(flow.definition())
     (one,) = ledger.published
@@ -260,7 +284,7 @@ async def test_pages_of_dependents_are_bounded_by_bytes_too(ledger: Ledger) -> N
 
     await ledger.batch(ledger.finished(one, completed("x" * 10_000)))
 
-    assert len(ledger.published) == 2 * NODES
+    assert len(ledger.published) == width
     assert (await ledger.run()).todo == 0
 
 

@@ -26,6 +26,8 @@ from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 SLOW_SECONDS = (0.002, 0.002)
 TOGETHER = 256
+THOUSANDS = 3_000
+"""Read one after the other they take longer than a transaction may."""
 
 
 @pytest.fixture
@@ -48,21 +50,19 @@ def mapping(elements: int) -> Definition:
     return flow.definition()
 
 
-@pytest.mark.parametrize("elements", [6_000, MOST_ELEMENTS])
-async def test_a_map_of_the_most_elements_ends(ledger: Ledger, elements: int) -> None:
-    await ledger.start(mapping(elements), [*range(elements)])
+async def test_a_map_of_the_most_elements_ends(ledger: Ledger) -> None:
+    await ledger.start(mapping(MOST_ELEMENTS), [*range(MOST_ELEMENTS)])
 
     await finish_all(ledger)
 
     assert await ledger.state() is WorkflowState.COMPLETED
     told = await ledger.database.read(lambda tr: value_of(tr, NodeKey("w", "each"), RESULT))
-    assert told == [f"each[{number}]" for number in range(elements)]
+    assert told == [f"each[{number}]" for number in range(MOST_ELEMENTS)]
 
 
-@pytest.mark.parametrize("width", [6_000])
-async def test_a_join_over_thousands_sees_their_values(ledger: Ledger, width: int) -> None:
+async def test_a_join_over_thousands_sees_their_values(ledger: Ledger) -> None:
     flow = Workflow("join")
-    before = [flow.task("work", name=f"n{number}") for number in range(width)]
+    before = [flow.task("work", name=f"n{number}") for number in range(THOUSANDS)]
     flow.task("sum", {"n": From("length(values(results))")}, name="sum", after=before)
     await ledger.start(flow.definition())
 
@@ -71,20 +71,19 @@ async def test_a_join_over_thousands_sees_their_values(ledger: Ledger, width: in
     assert await ledger.state() is WorkflowState.COMPLETED
     given = await ledger.database.read(lambda tr: body_at(tr, NodeKey("w", "sum"), INPUT))
     assert given is not None
-    assert loads(given) == {"n": width}
+    assert loads(given) == {"n": THOUSANDS}
 
 
 async def test_what_is_under_way_is_learnt_by_the_next_owner(ledger: Ledger) -> None:
-    await ledger.start(mapping(6_000), [*range(6_000)])
+    await ledger.start(mapping(THOUSANDS), [*range(THOUSANDS)])
 
     found = await ledger.database.read(lambda tr: recover.learn(tr, 0))
 
-    assert len(found.in_flight) == 6_000
+    assert len(found.in_flight) == THOUSANDS
 
 
-@pytest.mark.parametrize("limit", [1_000])
-async def test_whatever_is_asked_for_is_told_by_the_page(ledger: Ledger, limit: int) -> None:
-    flow = Workflow("wide")
+async def test_whatever_is_asked_for_is_told_by_the_page(ledger: Ledger) -> None:
+    flow, limit = Workflow("wide"), 1_000
     for number in range(2 * limit):
         flow.task("work", name=f"n{number}")
     await ledger.start(flow.definition())
