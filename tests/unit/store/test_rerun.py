@@ -15,7 +15,7 @@ from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction, read_counter
 from dispatcher.witness.history import Notebook
 from dispatcher.witness.ports import WitnessedDatabase
-from tests.rerun import Impure, every_function_runs_twice
+from tests.rerun import FIRST_RUNS, THEN_EVERY, Impure, every_function_runs_twice
 
 pytestmark = pytest.mark.once
 
@@ -79,3 +79,13 @@ async def test_a_find_that_a_loop_heals_is_kept(found: list[Impure]) -> None:
             await database.run(lambda tr: next(numbers))
 
     assert len(found) == 1
+
+
+async def test_what_a_test_runs_again_and_again_is_run_twice_at_first_and_now_and_then() -> None:
+    runs = list[int]()
+
+    async with MemoryDatabase() as database:
+        for number in range(FIRST_RUNS + 2 * THEN_EVERY):
+            await database.run(lambda tr, number=number: runs.append(number))  # type: ignore[misc]
+
+    assert len(runs) == 2 * FIRST_RUNS + 2 * (THEN_EVERY + 1)
