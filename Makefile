@@ -15,6 +15,8 @@ SEED ?= 1
 MINUTES ?= 5
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start Python a thousand times: what one process has compiled, the others only read.
+export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
@@ -52,12 +54,12 @@ lint: $(STAMP) ## Check style, format and the walls between the packages
 types: $(STAMP) ## Check the types, strictly
 	@$(PYTHON) -m mypy $(wildcard $(TYPED))
 
-# Whole processes, simulations and state machines: a minute that `make test` spends, too.
+# Whole processes, simulations, workflows and state machines: `make test` has them.
 UNHURRIED := tests/unit/agents tests/unit/chaos tests/unit/examples tests/unit/sync tests/unit/testing \
-	tests/unit/agent tests/contract/store
+	tests/unit/agent tests/unit/dispatcher tests/contract/store
 
-unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no servers, about 30 s
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" \
+unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no servers, less than a minute
+	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" --hypothesis-profile=quick \
 		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
 
 # What these test is not the library, whose coverage is measured.
@@ -65,13 +67,14 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 	tests/unit/agents tests/unit/benchmarks tests/unit/chaos tests/unit/dispatcher tests/unit/graph tests/unit/layers \
 	tests/unit/store
 
-# Tests with servers wait most of the time: each process has a broker and a Redis of its own.
-THREE := -n 3 --dist worksteal -m "servers and not endurance"
+# Tests wait now and then, those with servers most of the time: each process has a broker and a Redis of its own.
+THREE := -n 3 --dist worksteal
+WITH_SERVERS := $(THREE) -m "servers and not endurance" --ignore=tests/unit
 
 test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
 	@echo "Two parts: without servers, then with RabbitMQ and Redis (each some 8 minutes on two cores)"
-	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance"
-	@$(PYTHON) -m pytest $(THREE) --ignore=tests/unit
+	@$(PYTHON) -m pytest $(THREE) -m "not servers and not endurance"
+	@$(PYTHON) -m pytest $(WITH_SERVERS)
 
 coverage: setup ## The library's tests without servers again, by branch coverage: at least 90 % (eight minutes)
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term:skip-covered \
@@ -79,7 +82,7 @@ coverage: setup ## The library's tests without servers again, by branch coverage
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
-	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(THREE) --ignore=tests/unit
+	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(WITH_SERVERS)
 
 endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests
