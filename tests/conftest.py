@@ -25,9 +25,12 @@ Result = TypeVar("Result")
 IMPURE = pytest.StashKey[list[Impure]]()
 __all__ = ["amqp_url", "capability", "own_servers", "redis_url", "servers", "settings", "wire"]
 
-# how long an example takes says something about the machine, not about the code
-hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-hypothesis_settings.load_profile("untimed")
+# How long an example takes says something about the machine, not about the code. Each run draws others.
+for name, examples in (("whole", 50), ("quick", 10)):
+    hypothesis_settings.register_profile(
+        name, max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+hypothesis_settings.load_profile("whole")
 
 
 def pytest_configure() -> None:
