@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from coditect.broker.port import Delivery
-from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.rabbitmq import AmqpBroker, browsing
 from coditect.broker.topology import QueueType
 from coditect.errors import BrokerUnavailable, PublishUnconfirmed
 from coditect.local.servers.probe import port_open
@@ -85,8 +85,9 @@ async def test_publish_during_an_outage_waits_or_ends_in_the_right_error_at_its_
 
     with pytest.raises(BrokerUnavailable) as caught:
         await broker.publish(Message(b"hasty"), exchange="", routing_key=old_queue, timeout_seconds=0.5)
-    with pytest.raises(BrokerUnavailable):
-        await asyncio.wait_for(broker.stats(old_queue), 20)  # rare calls have a limit of their own, 15 s
+    with pytest.raises(BrokerUnavailable), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(browsing, "CALL_SECONDS", 2.0)  # rare calls have a limit of their own
+        await asyncio.wait_for(broker.stats(old_queue), 20)
     still_waits = not patient.done()
     await node.start()
     await patient

@@ -70,7 +70,7 @@ async def _flood(url: str, broker: Broker, capability: str, bodies: list[bytes])
     [b"[" * MIB, b'{"say": "' + b"x" * (MIB - 10) + b'"}'],
     ids=["nested a million deep", "a byte too large"],
 )
-async def test_memory_stays_flat_over_three_hundred_bad_messages_of_a_mebibyte(
+async def test_memory_stays_flat_over_a_hundred_bad_messages_of_a_mebibyte(
     servers: Servers, capability: str, tmp_path: Path, body: bytes
 ) -> None:
     async with (
@@ -80,7 +80,7 @@ async def test_memory_stays_flat_over_three_hundred_bad_messages_of_a_mebibyte(
         await _flood(servers.amqp_url, broker, capability, [body] * 2 * BATCH)
         before = agent.memory_info().rss
 
-        await _flood(servers.amqp_url, broker, capability, [body] * 300)
+        await _flood(servers.amqp_url, broker, capability, [body] * 4 * BATCH)
 
         after = agent.memory_info().rss
         answer = await blocking(foreign.ask, servers.amqp_url, capability, hostile.GOOD)
