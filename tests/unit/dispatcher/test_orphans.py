@@ -283,13 +283,13 @@ async def test_time_in_which_nobody_could_be_heard_is_no_silence(what: str, stat
                 await asyncio.sleep(600)
             case "away":
                 walked.server.stop()
-                await walked.walk(600)
+                await walked.walk(180)
                 walked.server.start()
                 await asyncio.sleep(2)
             case "alarm":
                 walked.server.block()
                 held = asyncio.ensure_future(walked.fill(Priority.P2))  # the broker tells whoever publishes
-                await walked.walk(600)
+                await walked.walk(180)
                 walked.server.unblock()
                 with pytest.raises(PublishUnconfirmed):
                     await held
