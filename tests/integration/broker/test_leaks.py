@@ -18,7 +18,7 @@ from tests.integration.broker.conftest import Scene
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
-RECONNECTS = 20
+RECONNECTS = 8
 LAST_CALL_SECONDS = CALL_SECONDS + 5
 """A call under way at the cut may miss that it is canceled: Python 3.11's `wait_for` swallows a cancellation that
 comes together with what it waits for. The library then gives up the call, and the connection it belonged to, when the

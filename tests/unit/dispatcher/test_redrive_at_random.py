@@ -86,7 +86,7 @@ async def some_step(ledger: Ledger, random: Random, *, pauses: bool) -> None:
         await ledger.batch(Asked(random.choice(verbs), {"workflow": "w"}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 5, MOST_STEPS]), st.booleans(), st.booleans())
 async def test_whoever_waits_has_counted_what_has_ended(seed: int, steps: int, goes_on: bool, pauses: bool) -> None:
     random = Random(seed)
