@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from agents.load import load as load_agent
+from coditect.agent.intake.slots import most_in_hand
 from coditect.operations.load.report import Effect, LoadAnswer, LoadEnding, summarize
 from tests.acceptance.kills import (
     AGENTS,
@@ -54,7 +56,6 @@ async def test_nothing_is_lost_or_hangs_when_everything_is_killed_amid_a_load(
     assert report.endings[LoadEnding.COMPLETED] == LOAD.tasks, report.problems
     assert len({answer.task_id for answer in ordeal.answers}) == LOAD.tasks, "one answer each"
     assert (report.lost, report.hung) == ((), ())
-    assert ordeal.repeats <= ordeal.endangered
     assert ordeal.unexcused == set()
 
 
@@ -69,37 +70,56 @@ def starting_at_the_brokers_death(kills: Sequence[Kill]) -> set[str]:
 
 
 def answered(task_id: str, *, from_seconds: float, to_seconds: float) -> LoadAnswer:
-    return LoadAnswer(task_id, LoadEnding.COMPLETED, to_seconds, to_seconds - from_seconds)
+    return LoadAnswer(task_id, LoadEnding.COMPLETED, to_seconds, to_seconds - from_seconds, agent_id="agent-1")
 
 
-def judged(kill: Kill, answers: list[LoadAnswer], repeated: str) -> Ordeal:
-    """An ordeal in which one task was executed twice."""
-    effects = {one.task_id: [Effect("agent", 1, 1)] for one in answers if one.task_id}
-    effects[repeated] *= 2
-    return Ordeal([kill], answers, summarize(answers, effects), late_replies=0)
+def judged(kills: Sequence[Kill], answers: list[LoadAnswer], repeated: str, pids: Sequence[int]) -> set[str]:
+    """What nothing excuses in an ordeal in which these processes executed one task."""
+    effects = {one.task_id: [Effect("agent-1", 1, 1)] for one in answers if one.task_id}
+    effects[repeated] = [Effect(f"agent-{pid}", pid, 1) for pid in pids]
+    return Ordeal(kills, answers, summarize(answers, effects), late_replies=0).unexcused
 
 
-def test_judge_excuses_what_was_in_flight_and_what_had_hardly_ended() -> None:
-    old = [answered(f"old-{number}", from_seconds=0.0, to_seconds=1.0) for number in range(200)]
-    answers = [
-        *old,
-        answered("running", from_seconds=1.5, to_seconds=3.0),
-        answered("new", from_seconds=2.5, to_seconds=3.0),
-    ]
-    kill = Kill(BROKER, ended=200, at_seconds=2.0)
+MOST = most_in_hand(load_agent.slots)
+ANSWERS = [
+    *(answered(f"old-{number}", from_seconds=0.0, to_seconds=1.0) for number in range(10)),
+    *(answered(f"last-{number}", from_seconds=0.0, to_seconds=1.9) for number in range(MOST + 1)),
+    answered("running", from_seconds=1.5, to_seconds=3.0),
+    answered("new", from_seconds=2.5, to_seconds=3.0),
+]
+ENDED = 10 + MOST + 1
 
-    unexcused = {name: judged(kill, answers, name).unexcused for name in ("old-0", "old-199", "running", "new")}
 
-    assert unexcused == {"old-0": {"old-0"}, "old-199": set(), "running": set(), "new": {"new"}}
-    assert judged(kill, answers, "running").endangered == 1
+def killed(victim: str, pid: int = 1) -> Kill:
+    return Kill(victim, ENDED, at_seconds=2.0, pid=pid, ack_seconds=0.2)
+
+
+@pytest.mark.parametrize("victim", [BROKER, AGENTS[0]])
+def test_judge_excuses_what_was_in_flight_and_what_had_hardly_ended(victim: str) -> None:
+    names = ("old-9", "last-0", "last-1", f"last-{MOST}", "running", "new")
+
+    unexcused = {name for name in names if judged([killed(victim)], ANSWERS, name, [1, 2])}
+
+    assert unexcused == {"old-9", "last-0", "new"}, "too long ago, more than an agent has in hand, submitted later"
+
+
+def test_judge_excuses_what_the_killed_agent_had_in_hand_and_no_other() -> None:
+    kill = killed(AGENTS[0], pid=3)
+
+    assert judged([kill], ANSWERS, "running", [1, 2]) == {"running"}
+    assert judged([kill], ANSWERS, "running", [3, 2]) == set()
+
+
+def test_judge_excuses_one_repetition_for_each_kill_and_none_by_one_process() -> None:
+    both = [killed(AGENTS[0], pid=1), killed(BROKER, pid=9)]
+
+    assert judged(both[:1], ANSWERS, "running", [1, 2, 3]) == {"running"}
+    assert judged(both, ANSWERS, "running", [1, 2, 3]) == set()
+    assert judged(both, ANSWERS, "running", [2, 2]) == {"running"}, "it remembers what it has answered"
 
 
 def test_judge_excuses_nothing_by_the_death_of_redis() -> None:
-    answers = [answered("running", from_seconds=1.5, to_seconds=3.0)]
-
-    ordeal = judged(Kill(REDIS, ended=0, at_seconds=2.0), answers, "running")
-
-    assert (ordeal.unexcused, ordeal.endangered, ordeal.repeats) == ({"running"}, 0, 1)
+    assert judged([killed(REDIS)], ANSWERS, "running", [1, 2]) == {"running"}
 
 
 def test_seed_decides_whom_when_and_in_which_order() -> None:
