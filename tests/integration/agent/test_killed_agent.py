@@ -38,6 +38,7 @@ async def hand_back(broker: AmqpBroker, registry: RedisRegistry) -> None:
         taken = [await broker.get(queue) for _ in range(TASKS)]
         deliveries = [one for one in taken if one is not None]
         await quarantine.hand_back(read_task(one.message, one.routing_key) for one in deliveries)
+        await eventually(lambda: len(background) == 0)  # an agent waits no longer than a moment for the registry
     assert len(deliveries) == TASKS
     for one in deliveries:
         one.requeue()

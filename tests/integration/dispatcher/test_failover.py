@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from subprocess import Popen
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,8 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.network import BOTH, Way
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
+from coditect.client.client import Client
+from coditect.client.handle import Handle
 from coditect.local import PrivateServers
 from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Search
@@ -32,6 +35,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 PROMISED_SECONDS = 5.0
 """Within so long a frozen agent's work is begun elsewhere."""
+TASKS = 8
 
 
 @pytest.fixture
@@ -78,18 +82,16 @@ async def test_frozen_agent_s_tasks_are_begun_elsewhere_and_it_goes_on_when_it_c
         client_of(alone) as client,
         watching(alone, lost) as monitor,
     ):
-        frozen = await fleet.start()
-        handles = [await client.submit("work.do", 8_000) for _ in range(6)]
-        await eventually(lambda: len(fleet.noted("start")) == 6)
-        await fleet.start()
+        frozen, other = await fleet.start(), await fleet.start()
         await eventually(lambda: _knows(alone, 2))
+        handles, begun = await _both_begin(fleet, client, frozen)
 
         frozen.send_signal(signal.SIGSTOP)
-        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=patient(PROMISED_SECONDS))
+        await eventually(lambda: begun <= _begun(fleet, other), seconds=patient(PROMISED_SECONDS))
 
         await eventually(lambda: [one.released for one in lost] == [True])
         assert monitor.evicted == 2
-        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * 6
+        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * TASKS
         await asyncio.to_thread(frozen.send_signal, signal.SIGCONT)
         await eventually(lambda: _knows(alone, 2))
         await _takes_work_again(fleet, alone, frozen.pid)
@@ -107,22 +109,36 @@ async def test_tasks_of_an_agent_that_is_cut_off_from_the_broker_alone_are_begun
         watching(alone, lost) as monitor,
         fault_proxy(alone.amqp_url) as proxy,
     ):
-        await fleet.start(CODITECT_AMQP_URL=proxy.url)
-        handles = [await client.submit("work.do", 8_000) for _ in range(6)]
-        await eventually(lambda: len(fleet.noted("start")) == 6)
-        await fleet.start()
+        parted, other = await fleet.start(CODITECT_AMQP_URL=proxy.url), await fleet.start()
         await eventually(lambda: _knows(alone, 2))
+        handles, begun = await _both_begin(fleet, client, parted)
         cut_off = asyncio.get_running_loop().time()
 
         proxy.path.cut_off(*way)
-        await eventually(lambda: len(fleet.noted("start")) == 12, seconds=3 * PROMISED_SECONDS)
+        await eventually(lambda: begun <= _begun(fleet, other), seconds=patient(3 * PROMISED_SECONDS))
 
         elsewhere_after = asyncio.get_running_loop().time() - cut_off
         record_property("elsewhere_after_seconds", elsewhere_after)
         print(f"elsewhere after {elsewhere_after:.1f} s")
-        assert elsewhere_after < PROMISED_SECONDS
+        assert elsewhere_after < patient(PROMISED_SECONDS)
         await eventually(lambda: monitor.evicted == 2)  # both of its connections; one had the tasks
-        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * 6
+        assert [await one.result(int, timeout=30) for one in handles] == [8_000] * TASKS
+
+
+async def _both_begin(fleet: Fleet, client: Client, one: Popen[bytes]) -> tuple[list[Handle], set[str]]:
+    """Tasks of eight seconds, begun by two agents that are at work, and those of them that the one has begun.
+
+    Agents that start late, on a busy machine, would find the tasks at their end.
+    """
+    handles = [await client.submit("work.do", 8_000) for _ in range(TASKS)]
+    await eventually(lambda: len(fleet.noted("start")) == TASKS)
+    begun = _begun(fleet, one)
+    assert begun, "it proves nothing"
+    return handles, begun
+
+
+def _begun(fleet: Fleet, process: Popen[bytes]) -> set[str]:
+    return {task for what, task, pid in fleet.effects() if (what, pid) == ("start", str(process.pid))}
 
 
 async def _knows(servers: PrivateServers, agents: int) -> bool:
