@@ -80,6 +80,10 @@ class Pace:
     """The share of direct tasks whose attempts all fail."""
     asked_again: float = 0.1
     """The share of keys that are sent a second time, once their work was accepted."""
+    parents: int = 0
+    """The number of direct tasks of a wave that await a child each; their children all end at about once."""
+    elements: int = 0
+    """The number of elements of a long map, of which one is under way at a time; 0 for none."""
     limited: float = 0.0
     """The share of nodes with limits of time so short that faults break them."""
     wait_seconds: float = 300.0
@@ -191,17 +195,27 @@ class Generators:
         first = self._node(flow, [])
         lengths = [self._milliseconds() for _ in range(self._pace.width)]
         elements = [{"name": str(number), "milliseconds": length} for number, length in enumerate(lengths)]
-        many = flow.map(
+        given = {"after": [From("item.name")], "milliseconds": From("item.milliseconds")}
+        return self._spread(flow, first, f"`{json.dumps(elements)}`", given, len(elements))
+
+    def wide(self) -> Workflow:
+        """Return a map over the workflow's input, a list of `Pace.elements` numbers, and a node after all of them."""
+        flow = Workflow("wide")
+        given = {"after": [From("to_string(item)")], "milliseconds": 1, "fails": 0}
+        return self._spread(flow, self._node(flow, []), "input", given, self._pace.elements)
+
+    def _spread(self, flow: Workflow, first: Node, over: str, given: Mapping[str, Any], many: int) -> Workflow:
+        elements = flow.map(
             CAPABILITY,
-            f"`{json.dumps(elements)}`",
-            self.work() | {"after": [From("item.name")], "milliseconds": From("item.milliseconds")},
-            limit=len(elements),
+            over,
+            self.work() | dict(given),
+            limit=many,
             after=[first],
             name="many",
             priority=self.priority(),
             retry=RETRY,
         )
-        self._node(flow, [many])
+        self._node(flow, [elements])
         return flow
 
     def broken(self) -> Workflow:
@@ -280,4 +294,4 @@ class Generators:
         """Return the names under which a node is executed; a map is executed as its elements."""
         if not isinstance(node.work, Each):
             return [node.name]
-        return [f"{node.name}[{number}]" for number in range(self._pace.width)]
+        return [f"{node.name}[{number}]" for number in range(node.work.limit)]

@@ -145,19 +145,21 @@ class SimulatedNemesis:
         self._note(Type.OK, "part", post)
 
     async def _kill_agent(self, _: Strangers) -> None:
-        if self._fleet.agents:
-            self.kill(self._agent(), "agent.kill")
+        if agents := self._agents:
+            self.kill(self._seeded.choice(agents), "agent.kill")
 
     async def _stop_agent(self, _: Strangers) -> None:
-        if self._fleet.agents:
-            await self._stop(self._agent(), "agent.stop")
+        if agents := self._agents:
+            await self._stop(self._seeded.choice(agents), "agent.stop")
 
     async def _part_agent(self, _: Strangers) -> None:
-        if self._fleet.agents:
-            await self._part(self._agent())
+        if agents := self._agents:
+            await self._part(self._seeded.choice(agents))
 
-    def _agent(self) -> str:
-        return self._seeded.choice(self._fleet.agents).id
+    @property
+    def _agents(self) -> list[str]:
+        """The ids of the living agents that may be hit."""
+        return [one.id for one in self._fleet.agents if one.name == AGENT]
 
     async def _kill_dispatcher(self, _: Strangers) -> None:
         self.kill(self._seeded.choice(self._target.dispatchers), "dispatcher.kill")

@@ -35,7 +35,7 @@ from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
 from dispatcher.chaos.looking import RegistryLook, keep_looking
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
-from dispatcher.chaos.work import CAPABILITY, EffectTable, working_agent
+from dispatcher.chaos.work import CAPABILITY, EffectTable, children_agent, working_agent
 from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
@@ -66,6 +66,17 @@ LONE_EVERY = 10
 """The number of seeds of which one has faults that come alone, so that the effect of each can be measured."""
 LONE_SECONDS = (8.0, 10.0)
 LONE_PLAN_SECONDS = 22.0
+FAMILIES = 4
+"""The last digit of the seeds whose direct tasks come in waves and await children; they have one fault."""
+PARENTS = 60
+"""The tasks of a wave: many times the slots of all agents."""
+FAMILY_PLAN_SECONDS = 12.0
+CHILDREN = "children"
+"""The agent of the children, which no fault hits."""
+WIDE = 9
+"""The last digit of the seeds with long maps, on a store so slow that no transaction can read them one by one."""
+ELEMENTS = 400
+SLOW_STORE = replace(STORE_FAULTS, read_seconds=(0.0, 0.03))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class SimulationPlan:
     on_record: float = 0.5
     """The share of dispatchers that claim nodes with their predecessors' results; with the others RQ proposes them."""
     pace: Pace = PACE
+    store: Faults = STORE_FAULTS
 
 
 MUTATED = SimulationPlan(settle_seconds=400.0)
@@ -109,7 +121,7 @@ class Played:
     entries: tuple[HistoryEntry, ...]
     faults: int
     crashes: tuple[str, ...] = ()
-    """The errors that ended background work of a process, which no fault may do."""
+    """The errors that ended background work of a process, or the load, which no fault may do."""
 
     @property
     def kept(self) -> bool:
@@ -157,22 +169,35 @@ def play(seed: int, plan: SimulationPlan | None = None) -> Played:
 
 
 async def _play(seed: int, plan: SimulationPlan) -> Played:
-    if seed % LONG_EVERY == 0:
-        plan = replace(
-            plan, pace=replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
-        )
-    if seed % LONE_EVERY == 0 and plan.die_at is None:
-        plan = replace(plan, seconds=LONE_PLAN_SECONDS, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
-    scene = Scene(seed, plan)
+    scene = Scene(seed, _planned(seed, plan))
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # everything breaks, and each time somebody says so
     try:
         async with scene.fleet:
             await scene.run()
-            crashes = tuple(map(repr, scene.fleet.forgive_crashes()))
+            crashes = tuple(map(repr, (*scene.crashes, *scene.fleet.forgive_crashes())))
     finally:
         logging.disable(before)
     return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults, crashes)
+
+
+def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
+    """Return the plan of a seed, of which some have long tasks, faults that come alone, families, or long maps."""
+    if seed % LONG_EVERY == 0:
+        pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
+        plan = replace(plan, pace=pace)
+    if plan.die_at is not None:
+        return plan
+    lone = replace(plan, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
+    if seed % LONE_EVERY == 0:
+        plan = replace(lone, seconds=LONE_PLAN_SECONDS)
+    elif seed % LONE_EVERY == FAMILIES:
+        pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
+        plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
+    elif seed % LONE_EVERY == WIDE:
+        pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
+        plan = replace(plan, pace=pace, store=SLOW_STORE)
+    return plan
 
 
 class SimulatedFleet(TestFleet):
@@ -217,6 +242,8 @@ class Scene:
         self._disk = Disk()
         self._graph = MemoryTaskGraph()
         self.entries: list[HistoryEntry] = []
+        self.crashes: list[BaseException] = []
+        """The error of the load, if it broke."""
         self._calm = True
         self._at_work = ""
         orders = [] if plan.die_at is None else [plan.die_at]
@@ -224,7 +251,8 @@ class Scene:
             orders, strike=lambda order: self._breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
         )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects)
-        self.fleet = SimulatedFleet([agent], seed=seed, replicas=plan.agents)
+        agents = [agent, children_agent(CHILDREN)] if plan.pace.parents else [agent]
+        self.fleet = SimulatedFleet(agents, seed=seed, replicas={agent.name: plan.agents})
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]
         self.fleet.planes = {name: partial(self._dispatcher, name) for name in self._names}
         self._lives: dict[str, int] = dict.fromkeys(self._names, 0)
@@ -252,7 +280,7 @@ class Scene:
         life = f"{name}#{self._lives[name]}"
         note, seeded = self.notebook.of(life), self._seeded_of(life)
         reached = partial(self._reached, name, self._lives[name], seeded)
-        store = MemoryDatabase(self._disk, faults=STORE_FAULTS, seed=seeded.getrandbits(32))
+        store = MemoryDatabase(self._disk, faults=self._plan.store, seed=seeded.getrandbits(32))
         paths = self.fleet.paths[name]
         paths["store"] = store.path
         async with WitnessedDatabase(store, note, reached=reached) as database:
@@ -309,6 +337,8 @@ class Scene:
         if not working.done():
             working.cancel()
             await asyncio.wait([working])
+        elif (error := working.exception()) is not None:
+            self.crashes.append(error)  # a load that breaks proves nothing
         self._breaking.end()
         await self._look_at_what_is_left(note)
         async with MemoryDatabase(self._disk) as database:

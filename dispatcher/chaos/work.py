@@ -13,13 +13,17 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, CoditectError, Context, Retry
 from dispatcher.witness.history import Note, Type
 
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5
 SLOTS = 4
 """The slots of each agent."""
+CHILD = "chaos.child"
+CHILDREN_AT_ONCE = 200
+CHILD_SECONDS = 60
+"""The time that a parent gives its child."""
 
 
 class Work(BaseModel):
@@ -34,6 +38,8 @@ class Work(BaseModel):
     """Whether the task fails for good."""
     after: list[str] = []
     """Tokens of the predecessors, on which the result depends."""
+    child: int = Field(default=0, ge=0, le=1_800_000)
+    """The length of the child that the task awaits in milliseconds, without a slot; 0 for none."""
 
 
 class WorkDone(BaseModel):
@@ -117,9 +123,15 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
         said |= {"priority": ctx.priority.value, "after": task.after}
         note(Type.INVOKE, "execute", ctx.task_id, **said)
         try:
+            if task.child:
+                await ctx.request(CHILD, task.child, timeout=CHILD_SECONDS)
+                note(Type.OK, "go on", ctx.task_id, **said)
             await asyncio.sleep(task.milliseconds / 1000)
         except asyncio.CancelledError:
             note(Type.INFO, "execute", ctx.task_id, **said)
+            raise
+        except CoditectError:
+            note(Type.FAIL, "execute", ctx.task_id, **said)
             raise
         if task.broken:
             note(Type.FAIL, "execute", ctx.task_id, **said)
@@ -130,5 +142,17 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
         token = effects.make(ctx.task_id)
         note(Type.OK, "execute", ctx.task_id, **said)
         return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
+
+    return agent
+
+
+def children_agent(name: str) -> Agent:
+    """Return an agent for the children of tasks, with slots for all of them."""
+    agent = Agent(name, version="1.0.0", slots=CHILDREN_AT_ONCE, tags=frozenset({"test"}))
+
+    @agent.capability(CHILD, timeout="10m", description="Waits as many milliseconds as it is told.")
+    async def child(milliseconds: int) -> None:
+        """Wait."""
+        await asyncio.sleep(milliseconds / 1000)
 
     return agent

@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from coditect import CoditectError
+from coditect import CoditectError, Workflow
 from coditect.client.client import Client
 from coditect.client.durable import NODE as DURABLE
 from coditect.client.handle import Handle
@@ -31,6 +31,10 @@ CANCELED = ("canceled", "completed")
 """The possible ends of work that is canceled on the way."""
 MOST_REDRIVES = 20
 """The most redrives of one workflow; then it ends as it is."""
+PARENT = {"milliseconds": 200, "child": 2_000}
+"""A task that awaits a child, and then works on."""
+URGENT = 8
+"""The number of urgent tasks that come while the parents of a wave go on, one after the other."""
 
 
 class ChaosLoad:
@@ -57,6 +61,10 @@ class ChaosLoad:
                     work.create_task(self._again(self.workflow))
                 for _ in range(self._pace.tasks):
                     work.create_task(self._again(self.task))
+                if self._pace.parents:
+                    work.create_task(self._again(self.family))
+                if self._pace.elements:
+                    work.create_task(self._again(self.long_map))
             answering.cancel()
 
     async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
@@ -90,19 +98,33 @@ class ChaosLoad:
         if ending is not None:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
+    async def family(self) -> None:
+        """Run a wave of tasks whose children end at once, and urgent ones beside those that go on then."""
+        wave = [await self._submit(dict(PARENT), Options(priority=Priority.P1)) for _ in range(self._pace.parents)]
+        await asyncio.sleep(PARENT["child"] / 1000)
+        for _ in range(URGENT):
+            wave.append(await self._submit({"milliseconds": 1}, Options(priority=Priority.P0)))
+            await asyncio.sleep(PARENT["milliseconds"] / 4000)
+        ends = [self._work.create_task(one) for one in wave if one is not None]
+        if ends:
+            await asyncio.wait(ends, timeout=self._pace.patience_seconds)
+
     async def _begin_direct(self, priority: Priority) -> Ending:
-        work, options, ends, most = self._shapes.direct_work(), Options(priority=priority), COMPLETES, TASK_ATTEMPTS
+        work, options = self._shapes.direct_work(), Options(priority=priority)
         if self._random.random() < self._pace.hopeless:
             work = {"milliseconds": min(work["milliseconds"], self._pace.milliseconds[1]), "fails": 99}
-            most, ends = FEW_ATTEMPTS, ("failed",)
-            options = replace(options, max_attempts=most)
+            return await self._submit(work, replace(options, max_attempts=FEW_ATTEMPTS), ends=("failed",))
+        return await self._submit(work, options)
+
+    async def _submit(self, work: dict[str, Any], options: Options, ends: tuple[str, ...] = COMPLETES) -> Ending:
+        most = options.max_attempts or TASK_ATTEMPTS
         try:
             handle = await self._client.submit(CAPABILITY, work, options=options)
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
             return None
         key = handle.task_id
-        self._accepted(key, ends=ends, most=most, priority=priority.value)
+        self._accepted(key, ends=ends, most=most, priority=options.priority.value)
         return self._end_of(key, handle, self._pace.task_seconds + TASK_ATTEMPTS * work["milliseconds"] / 1000)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
@@ -131,16 +153,20 @@ class ChaosLoad:
 
     # -- workflows --------------------------------------------------------------------------------------
 
-    async def workflow(self) -> None:
+    async def long_map(self) -> None:
+        """Run one workflow with a map over many elements."""
+        await self.workflow(self._shapes.wide(), [*range(self._pace.elements)])
+
+    async def workflow(self, drawn: Workflow | None = None, value: object = None) -> None:
         """Run one workflow to its end, submitted until it is accepted, under one key for one workflow."""
-        flow = self._shapes.drawn()
+        flow = drawn or self._shapes.drawn()
         definition, key = flow.definition(), self._key()
-        run = await self._keyed(key, lambda: self._client.start(definition, key=key), lambda run: run.id)
+        run = await self._keyed(key, lambda: self._client.start(definition, value, key=key), lambda run: run.id)
         if run is None:
             return
-        drawn, broken = self._random.random(), any(node.name == BROKEN for node in definition.nodes)
-        canceled = drawn < self._pace.canceled and not broken
-        paused = not canceled and not broken and drawn < self._pace.canceled + self._pace.paused
+        chance, broken = self._random.random(), any(node.name == BROKEN for node in definition.nodes)
+        canceled = chance < self._pace.canceled and not broken
+        paused = not canceled and not broken and chance < self._pace.canceled + self._pace.paused
         facts = self._shapes.told(definition) | ({"priorities": {}} if paused else {})  # it waits on purpose
         ends = CANCELED if canceled else COMPLETES
         if is_limited(definition):

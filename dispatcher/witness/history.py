@@ -21,6 +21,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the
                                                  input); `fail`: the handler failed on purpose
+``go on``      agent        task                 the same, after it awaited a child
 ``look``       chaos        ``registry``         `running` and `at_work` (lives of agents), `listed` (by the
                                                  registry); `fail`: it did not answer
 ``effect``     reader       task                 `token`, what the effect was; from the agents' effect log

@@ -211,14 +211,14 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
     """Return whether a transaction may have made a result needless, and can have been committed before the ack.
 
     Another process may have been stopped between its commit and the record of it; the acknowledging process has read it
-    in the store.
+    in the store. Ready under the result's own fence is a node that was given back, or is tried again.
     """
     if not state.possible or state.first > ack.first:
         return False
     if state.proc == ack.proc and state.last > ack.first:
         return False  # who acks has heard of its own commit
     fence = state.val["fence"]
-    waiting = state.val["state"] in ("blocked", "ready", "published", "working")
+    waiting = state.val["state"] in ("blocked", "published", "working")
     return bool(
         fence > ack.val["fence"] or (fence == ack.val["fence"] and not waiting) or state.val["state"] in TERMINAL
     )

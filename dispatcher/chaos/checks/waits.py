@@ -34,9 +34,10 @@ class Wait:
 
 
 def p0_soon(index: HistoryIndex) -> CheckResult:
-    """I5: check that no P0 waits through many starts of P1 and P2."""
+    """I5: check that no P0 waits through many starts of P1 and P2, or while many of them go on after an await."""
     waits = _waits(index)
-    lower = [one.start for one in waits if one.priority != "p0"]
+    going_on = [one.first for one in index.of("go on") if one.val["priority"] != "p0"]
+    lower = sorted([*going_on, *(one.start for one in waits if one.priority != "p0")])
     judged = [one for one in waits if one.priority == "p0" and _is_calm(index, one)]
     passing = {one: bisect_left(lower, one.start) - bisect_right(lower, one.ready) for one in judged}
     violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P0)

@@ -215,3 +215,16 @@ def test_result_may_be_acknowledged_by_what_a_stopped_process_had_committed() ->
         return next(one for one in judge(entries) if one.invariant == "recorded, then acked").passed
 
     assert (passes("dispatcher-2"), passes("dispatcher-1")) == (True, False)
+
+
+@pytest.mark.parametrize(("state", "passed"), [("ready", True), ("working", False)])
+def test_node_that_is_given_back_is_ready_under_the_fence_of_the_report(state: str, passed: bool) -> None:
+    facts = {"state": state, "fence": 2, "attempt": 1, "version": 2}
+    entries = [
+        *(HistoryEntry(1.0, "dispatcher-1", type_, "state", "w:n", facts) for type_ in (Type.INVOKE, Type.OK)),
+        HistoryEntry(2.0, "dispatcher-1", Type.OK, "ack", "w:n", {"fence": 2, "publication": 1}),
+    ]
+
+    (check,) = (one for one in judge(entries) if one.invariant == "recorded, then acked")
+
+    assert check.passed is passed

@@ -8,17 +8,19 @@ from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
 from coditect.client.client import Client
+from coditect.client.options import Options
 from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators, Pace
 from dispatcher.chaos.work import MOST_ATTEMPTS
-from dispatcher.chaos.workload import ChaosLoad
+from dispatcher.chaos.workload import URGENT, ChaosLoad
 from dispatcher.witness.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)
@@ -80,7 +82,7 @@ class FakeClient:
         self._run = run
         self._handle = handle
 
-    async def start(self, _: Any, *, key: str) -> FakeRun:
+    async def start(self, _: Any, value: Any, *, key: str) -> FakeRun:
         return self._run
 
     async def submit(self, *given: Any, **options: Any) -> FakeHandle | None:
@@ -222,6 +224,22 @@ async def test_direct_task_may_be_long_unless_it_is_to_fail(hopeless: float, lea
     assert least <= client.given[1]["milliseconds"] <= most
 
 
+async def test_parents_of_a_wave_come_with_urgent_tasks_and_await_a_child_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[dict[str, Any], Priority]] = []
+
+    async def submit(work: dict[str, Any], options: Options, *_: Any) -> None:
+        asked.append((work, options.priority))
+
+    load = ChaosLoad(cast(Client, None), Notes(), Random(1), replace(LEFT_ALONE, parents=3))
+    monkeypatch.setattr(load, "_submit", submit)
+    monkeypatch.setattr(asyncio, "sleep", AsyncMock())
+
+    await load.family()
+
+    assert [bool(work.get("child")) for work, _ in asked] == [True] * 3 + [False] * URGENT
+    assert [priority for _, priority in asked] == [Priority.P1] * 3 + [Priority.P0] * URGENT
+
+
 EVERY_SHAPE = [
     Generators.layers,
     Generators.fan,
@@ -231,12 +249,13 @@ EVERY_SHAPE = [
     Generators.broken,
     Generators.choice,
     Generators.hopeless,
+    Generators.wide,
 ]
 
 
 @pytest.mark.parametrize("shape", EVERY_SHAPE)
 def test_acceptance_names_every_task_that_is_executed_with_its_priority(shape: Any) -> None:
-    shapes = Generators(Random(1), PACE)
+    shapes = Generators(Random(1), replace(PACE, elements=5))
 
     told = shapes.told(shape(shapes).definition())
 

@@ -43,6 +43,17 @@ def test_nobody_is_judged_while_something_is_broken_nor_soon_after(at: float) ->
     assert p2_progress(waiting("p2", *backlog(1_000, priority="p1", first_at=READY_AT + 0.0001), killed)).checked == 0
 
 
+@pytest.mark.parametrize(("priority", "passed"), [("p1", False), ("p0", True)])
+def test_p0_does_not_wait_while_many_of_lower_priority_go_on(priority: str, passed: bool) -> None:
+    facts = {"priority": priority}
+    going_on = [
+        HistoryEntry(READY_AT + 0.001 * one, "agent-1", Type.OK, "go on", f"parent{one}", facts)
+        for one in range(1, MOST_BEFORE_P0 + 2)
+    ]
+
+    assert p0_soon(waiting("p0", *going_on)).passed is passed
+
+
 def test_p0_waits_for_other_p0s() -> None:
     assert p0_soon(waiting("p0", *backlog(100, priority="p0", first_at=50.0))).passed
 
