@@ -44,7 +44,7 @@ def signature(handler: Callable[..., Any]) -> Signature:
 
 
 def line_of(handler: object) -> str:
-    """Return file and line where a function begins; an empty text for an object without a line."""
+    """Return where a handler begins, as file and line for messages about it; an empty text if it has no line."""
     code = getattr(_function(handler), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 

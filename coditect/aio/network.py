@@ -18,7 +18,7 @@ LEAST_SECONDS = 1e-6
 
 
 class Way(Enum):
-    """The direction of a message between a process and a server."""
+    """The direction of a message between a process and a server: a simulated network may break one of the two."""
 
     TO_SERVER = "to the server"
     TO_CLIENT = "to the client"

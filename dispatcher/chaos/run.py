@@ -151,7 +151,9 @@ class RunVerdict:
 
 
 async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> RunVerdict:
-    """Run and judge; all files lie below the order's folder, which is emptied first, and no process outlives the run.
+    """Start a private fleet, break it while it works, and judge by its history whether each promise was kept.
+
+    All files lie below the order's folder, which is emptied first, and no process outlives the run.
 
     Raises:
         MissingServer, StartFailed, AlreadyUp: when the servers or processes cannot start.

@@ -30,7 +30,10 @@ class Row:
 
 
 def put(tr: Transaction, shard: int, row: Row) -> None:
-    """Write a row; its number comes from `last_number` and is recorded by `count`."""
+    """Write down that a task is to be published, so that a crash between commit and publish loses no task.
+
+    The number of the row follows the one of `last_number`, and `count` records it.
+    """
     tr.set(OUTBOX.pack((shard, row.publication)), versions.OUTBOX.pack((row.workflow, row.node, row.fence)))
 
 

@@ -103,7 +103,7 @@ class UnitOfWork:
         return known
 
     def run(self, workflow: str) -> RunRecord | None:
-        """Return the progress of a workflow; None when it was never accepted."""
+        """Return the record of a workflow's progress, read once; None when it was never accepted."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
             run = None if row is None else RunRecord.unpack(row)
@@ -300,7 +300,7 @@ class UnitOfWork:
         return known
 
     def note_backlog(self, capability: str) -> None:
-        """Note that the capability has a ready node that is not claimed."""
+        """Note that a node of the capability waits for room: later ones of this transaction queue up behind it."""
         self._backlog[capability] = True
 
     def has_room(self, capability: str) -> bool:

@@ -250,7 +250,10 @@ class Monitor:
         return record is not None and record.lease_ms > 0
 
     async def _close_connections(self, agent: AgentId, evict: Evictor) -> int:
-        """Close the agent's connections, and return how many were; 0 while the management API does not answer."""
+        """Have the broker close a silent agent's connections, so that its tasks go to others; return how many were.
+
+        0 while the management API does not answer.
+        """
         try:
             closed = await evict.evict(agent)
         except CoditectError as error:

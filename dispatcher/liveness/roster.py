@@ -48,7 +48,7 @@ class RosterEntry:
 
 
 class Roster:
-    """The agents that an observer knows; instants are seconds on any clock that never goes back."""
+    """The agents that the dispatcher's monitor knows, and which of them are overdue; seconds on a clock never set."""
 
     def __init__(self) -> None:
         self._entries: dict[AgentId, RosterEntry] = {}

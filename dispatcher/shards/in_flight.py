@@ -136,7 +136,10 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """Return the reports of other attempts since the last call: nodes, with the fences of the attempts."""
+        """Return and forget which attempts agents run although another one is under way: nodes, with fences.
+
+        The orphan detector has such attempts canceled.
+        """
         others, self._others = self._others, {}
         return others
 

@@ -102,7 +102,7 @@ class Evaluations:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The completion of an evaluation's command, which ends the evaluation."""
+    """The end of one evaluation of a node's expressions: the ledger took the values, or the shard has a new owner."""
 
     evaluations: Evaluations
     key: bytes

@@ -152,7 +152,7 @@ class WitnessedDatabase:
         return await self._database.read(body)
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function for a user's question, as `Database.ask`."""
+        """Run a read-only function for a user's question, without a record: only commits are recorded."""
         return await self._database.ask(body)
 
     async def failure(self) -> StoreFailed:

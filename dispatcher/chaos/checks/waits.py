@@ -64,7 +64,7 @@ def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
 
 
 def _waits(index: HistoryIndex) -> list[Wait]:
-    """Return the waits of all executed tasks, in the order of their first starts."""
+    """Return how long each executed task waited from ready to its first start, in the order of these starts."""
     return sorted(_found(index), key=lambda one: one.start)
 
 

@@ -146,7 +146,7 @@ def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: An
 
 
 def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
-    """Return the nodes of a chunk and their definitions as they are stored.
+    """Read one part of a large workflow that is submitted in parts: its nodes, and the bytes to store of each.
 
     Raises:
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.

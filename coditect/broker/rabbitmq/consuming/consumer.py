@@ -198,7 +198,7 @@ class Group:
             await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
-        """Subscribe if the queue exists, since consuming a missing one would close the channel for all."""
+        """Subscribe to a queue if it exists, or later: consuming a missing one would close the channel for all."""
         if await rare.stats(connection, subscription.queue) is not None:
             await self._start(subscription)
         else:

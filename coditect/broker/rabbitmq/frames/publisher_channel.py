@@ -29,7 +29,7 @@ LARGEST_FRAME = 131_072
 
 @dataclass(slots=True, eq=False)
 class Once:
-    """A publish that is tried once: its failure fails its promise."""
+    """A publish that is tried once: whoever waits for it repeats it after a failure, or does not."""
 
     message: Message
     exchange: str
