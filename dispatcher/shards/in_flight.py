@@ -167,8 +167,10 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
-        """Return the commands that publish all flights again that are lost without a search."""
+        """Return the commands that publish again what is lost without a search; it counts as heard of now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
+        for _, flight in lost:
+            flight.heard = now
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def close(self) -> None:

@@ -85,16 +85,17 @@ class OrphanDetector:
                 continue
             one = Lost(node_key, flight.publication, flight.agent)
             if fate is Fate.LOST:
-                self._lose(one, "A silent task is with nobody; it is published anew")
+                self._lose(one, flight, "A silent task is with nobody; it is published anew")
             elif flight.agent:
                 begun.append((one, flight))
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
-                self._lose(one, "A publication is missing; it is repeated")
+                self._lose(one, flight, "A publication is missing; it is repeated")
         if begun:
             await self._look_for(begun[:MOST_ASKED], empty)
 
-    def _lose(self, lost: Lost, told: str) -> None:
+    def _lose(self, lost: Lost, flight: Flight, told: str) -> None:
         log.warning(told, extra={"task_id": lost.node_key.task_id, "agent_id": lost.agent})
+        flight.heard = self._now()  # the command may wait for longer than until the next look
         self._worker.put(lost)
 
     async def _look_for(self, begun: Sequence[tuple[Lost, Flight]], empty: dict[str, bool]) -> None:
@@ -115,8 +116,7 @@ class OrphanDetector:
             if answer is PingAnswer.PONG:
                 flight.heard = now
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
-                flight.heard = now
-                self._lose(one, "A begun task is with nobody; it is published anew")
+                self._lose(one, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
         """Return whether no message waits unread in the shard's results queue."""
