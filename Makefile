@@ -71,8 +71,8 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 THREE := -n 3 --dist worksteal
 WITH_SERVERS := $(THREE) -m "servers and not endurance" --ignore=tests/unit
 
-test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about a quarter of an hour)
-	@echo "Two parts: without servers, then with RabbitMQ and Redis (each some 8 minutes on two cores)"
+test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about 18 minutes)
+	@echo "Two parts: without servers, then with RabbitMQ and Redis (some 7 and 11 minutes on two cores)"
 	@$(PYTHON) -m pytest $(THREE) -m "not servers and not endurance"
 	@$(PYTHON) -m pytest $(WITH_SERVERS)
 

@@ -174,8 +174,8 @@ class Runtime:
             suspended=self._intake.suspended,
             awaiting_owner=self._managed.waiting_for_owner,
             latency_ms=round(self._mean_ms, 3),
-            completed=self._outcomes.completed.value,
-            failed=self._outcomes.failed.value,
+            completed=self._outcomes.completed,
+            failed=self._outcomes.failed,
             trouble=self._pacing.trouble,
         )
 

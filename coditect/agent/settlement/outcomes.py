@@ -70,9 +70,11 @@ class Outcomes:
 
         The failed attempt of a task without an owner has none: the task is published again as another execution.
         """
-        self.completed = metrics.counter(ATTEMPTS, outcome="completed")
-        self.failed = metrics.counter(ATTEMPTS, outcome="failed")
-        """The count of failed attempts, and of tasks that ended without a value."""
+        self.completed = 0
+        self.failed = 0
+        """Number of failed attempts, and of tasks that ended without a value."""
+        self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")
+        self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
         """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
@@ -83,7 +85,8 @@ class Outcomes:
         """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.completed.value += 1
+        self.completed += 1
+        self._all_completed.value += 1
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
@@ -152,7 +155,7 @@ class Outcomes:
             return
         self._log_failure(task, ended)
         outcome = self._outcome(task, ended, started_ms, finished_ms)
-        self.failed.value += 1
+        self._count_failure()
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
         self._tell(task, ended.status)
@@ -192,7 +195,7 @@ class Outcomes:
         if failure is None:
             outcome = self.complete(execution, ended, started_ms, finished_ms)
         else:
-            self.failed.value += 1
+            self._count_failure()
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
@@ -212,11 +215,15 @@ class Outcomes:
             or (task.limits.deadline_ms is not None and task.limits.deadline_ms <= self._clock.now_ms())
         ):
             return False
-        self.failed.value += 1
+        self._count_failure()
         delay_ms = await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True
+
+    def _count_failure(self) -> None:
+        self.failed += 1
+        self._all_failed.value += 1
 
     def _log_failure(self, task: Task, ended: HandlerEnd, **retry: int) -> None:
         """Log one line for each failed attempt; a capability's tracebacks appear at most once a second."""
@@ -275,7 +282,7 @@ class Outcomes:
 
     async def _disown(self, execution: Execution, error: NoOwner) -> None:
         """Make a dead letter of a task whose owner does not exist: no owner can take its result or grant its start."""
-        self.failed.value += 1
+        self._count_failure()
         log.info("A task names an owner that does not exist", extra={"task_id": execution.task.id} | error.facts)
         failure = Failure("no_owner", "NoOwner", str(error), fix=str(error.facts["fix"]))
         await self._bury(execution, failure)
