@@ -199,7 +199,7 @@ class Outcomes:
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
             outcome = self._outcome(task, replace(ended, failure=failure), started_ms, finished_ms)
             outcome = replace(outcome, retry_ms=retry_ms)
-            if execution.key is not None:  # the report may fail: the attempt ran, and is not repeated unasked
+            if execution.key is not None and self.known(execution.key) is None:  # the report may be lost
                 self._remembered.put(execution.key, outcome)
         await self._managed.report(execution, outcome)
 

@@ -315,6 +315,22 @@ async def test_result_whose_publish_failed_is_told_again_under_a_new_fence(scene
     assert [one.owner.fence for one in owner.results] == [2]
 
 
+async def test_value_that_could_not_be_told_for_an_error_of_ours_is_told_after_all(
+    scene: Scene, owner: ScriptedOwner
+) -> None:
+    works = Works()
+    owner.decide = granting(fence=2, attempt=1)
+    faulty = Faulty(scene.server)
+    faulty.failures[routing.RESULTS] = [ValueError("a bug"), BrokerUnavailable("for a moment")]
+    await scene.start(works.agent, broker=faulty)
+
+    await owner.publish("work.do", "once")
+    await eventually(lambda: owner.results)
+
+    assert works.runs == [("once", 1, 1)]
+    assert owner.values == ["once"]
+
+
 @pytest.mark.parametrize("fence", [1, 2])
 async def test_failure_whose_publish_failed_is_told_again_and_runs_no_second_time(
     scene: Scene, owner: ScriptedOwner, fence: int
