@@ -279,7 +279,7 @@ class ShardOwnership:
             consumer = await self._ports.broker.consume(
                 queue, take, prefetch=prefetch, group=queue, on_lost=worker.timer_service.deafened
             )
-            if self._consumers.get(shard) is not consumers:
+            if worker.closed or self._consumers.get(shard) is not consumers:
                 await self._cancel([consumer])
                 return False
             consumers.append(consumer)
@@ -316,9 +316,10 @@ class ShardOwnership:
         worker.rebuild(marker, marker)
 
     async def _close(self, shard: int) -> None:
+        worker = self.workers.get(shard)
         await self._cancel(self._consumers.pop(shard, []))
-        worker = self.workers.pop(shard, None)
-        if worker is not None:
+        if worker is not None and self.workers.get(shard) is worker:  # and not its successor, when two close it
+            del self.workers[shard]
             await worker.close()
 
     async def _cancel(self, consumers: Sequence[Consumer]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import INDEXED
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import worker as worker_module
+from dispatcher.shards.ownership import ShardOwnership
+from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.memory import MemoryDatabase
 from dispatcher.store.transaction import Transaction
 from tests.support import eventually
@@ -139,6 +143,73 @@ async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
         await eventually(lambda: not own.deaf)
         await eventually(heard)
         await eventually(lambda: 0 in ownership.workers)
+
+
+@asynccontextmanager
+async def one_shard(server: MemoryServer) -> AsyncIterator[tuple[MemoryBroker, ShardOwnership]]:
+    """Yield a dispatcher's broker and its ownership of the only shard."""
+    async with MemoryDatabase() as database, MemoryBroker(server, name="dispatcher") as own:
+        plane = running_dispatcher(
+            broker=own,
+            registry=MemoryRegistry(),
+            clock=SystemClock(),
+            database=database,
+            options=DispatcherOptions(shards=1),
+        )
+        async with plane as running:
+            yield own, running.ownership
+
+
+async def consumers_of_results(broker: MemoryBroker) -> int:
+    stats = await broker.stats(routing.results_queue(0))
+    assert stats is not None
+    return stats.consumers
+
+
+async def test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer of nobody would return every result at once, for ever."""
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+    async with one_shard(MemoryServer()) as (own, ownership):
+        checks, check = 0, ownership._check
+
+        async def lost_meanwhile(worker: ShardWorker) -> None:
+            nonlocal checks
+            checks += 1
+            await check(worker)
+            ownership._returns += 1  # a new connection, so that the marker is asked for again
+            if checks == 2:
+                await ownership._close(0)
+
+        monkeypatch.setattr(ownership, "_check", lost_meanwhile)
+        await ownership._close(0)
+
+        await eventually(lambda: checks == 4)  # opened twice
+        await eventually(lambda: 0 in ownership._consumers and len(ownership._consumers[0]) == 2)
+        assert await consumers_of_results(own) == 1
+
+
+async def test_shard_that_two_close_at_once_keeps_its_next_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+    async with one_shard(MemoryServer()) as (own, ownership):
+        first, canceled, cancel = ownership.workers[0], asyncio.Event(), ownership._cancel
+
+        async def slow(consumers: Sequence[Consumer]) -> None:
+            await cancel(consumers)
+            if consumers:
+                await canceled.wait()
+
+        monkeypatch.setattr(ownership, "_cancel", slow)
+        closing = asyncio.ensure_future(ownership._close(0))
+        await eventually(lambda: 0 not in ownership._consumers)
+        await ownership._close(0)
+        await eventually(lambda: len(ownership._consumers.get(0, ())) == 2)
+        second = ownership.workers[0]
+        canceled.set()
+        await closing
+
+        assert ownership.workers[0] is second is not first
+        assert not second.closed
+        assert await consumers_of_results(own) == 1
 
 
 async def test_results_that_are_late_or_of_nobody_are_counted_over_all_workers() -> None:
