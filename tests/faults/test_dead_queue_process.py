@@ -19,6 +19,9 @@ pytestmark = pytest.mark.servers
 STORE = 'rabbit_vhost_msg_store:vhost_store_pid(<<"/">>, msg_store_persistent)'
 """The process that writes bodies of more than 4 kB, without which no such message is confirmed."""
 
+COMMANDS_SECONDS = 150.0
+"""More than three commands to the broker take on a busy machine, each of which starts an Erlang of its own."""
+
 
 async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
     node: Node, observer: AmqpBroker, wire: str
@@ -34,7 +37,8 @@ async def test_message_that_was_delivered_and_refused_is_sent_again_with_a_mark(
         await node.control("eval", f"sys:suspend({STORE}).")
         try:
             message = Message(b"x" * 10_000, message_id="twice")
-            publish = asyncio.ensure_future(broker.publish(message, exchange="", routing_key=queue))
+            sending = broker.publish(message, exchange="", routing_key=queue, timeout_seconds=COMMANDS_SECONDS)
+            publish = asyncio.ensure_future(sending)
             await eventually(lambda: seen)
             unconfirmed = not publish.done()
             killed = f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), exit(amqqueue:get_pid(Queue), kill)."
