@@ -93,7 +93,7 @@ class Effects:
     accepted: list[str] = field(default_factory=list)
     """Workflows that run from now on."""
     unshown: list[str] = field(default_factory=list)
-    """Workflows whose nodes later transactions have to show: accepted in several chunks, or reopened after an end."""
+    """Workflows whose nodes later transactions have to show: accepted in several chunks, or twice, or reopened."""
     runs: list[tuple[str, RunRecord]] = field(default_factory=list)
     """The rows of workflows after the transaction."""
     cancels: list[tuple[NodeKey, int]] = field(default_factory=list)

@@ -48,6 +48,7 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if known is not None and known != workflow:
         return {"workflow": known, "state": _state(unit, known), "new": False}
     if unit.run(workflow) is not None:
+        unit.effects.unshown.append(workflow)  # RQ was not told of it if the first commit was in doubt
         return {"workflow": workflow, "state": _state(unit, workflow), "new": True}
     chunk, chunks = number(body, "chunk", 1), number(body, "chunks", 1)
     done, begun_ms, nodes = _upload(unit, workflow)

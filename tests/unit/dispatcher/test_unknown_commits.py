@@ -15,6 +15,8 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.queries import rows_of
 from dispatcher.shards.in_flight import InFlight
+from dispatcher.taskgraph.memory import MemoryTaskGraph
+from dispatcher.taskgraph.port import JobState
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import completed, failed
 from tests.unit.dispatcher.lone_worker import CAPABILITY, ONLY, LoneWorker, open_worker
@@ -84,6 +86,18 @@ async def test_request_of_an_unknown_commit_is_told_that_it_was_done_and_was_don
     await eventually(lambda: len(lone.worker.in_flight) == more)
     assert await lone.say(Asked(verb, body, "i")) == told
     await eventually(lambda: lone.published() == (verb is not Verb.ANSWER) + more)
+
+
+@pytest.mark.parametrize("doubt", ["timed out", "repeated"])
+async def test_workflow_of_an_unknown_commit_is_shown_in_rq(doubt: str) -> None:
+    """RQ would propose none of its nodes before the next comparison, so that each waits a second for its claim."""
+    graph = MemoryTaskGraph()
+    async with open_worker(graph) as lone:
+        lone.database.doubt = doubt
+
+        await lone.start(gated=True)
+
+        await eventually(lambda: graph.state("w", "only") is JobState.DEFERRED)
 
 
 async def test_claim_of_an_unknown_commit_is_known_to_the_orphan_detector(lone: LoneWorker) -> None:
