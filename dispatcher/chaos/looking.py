@@ -1,4 +1,4 @@
-"""Looks at the registry, about once a second, beside the really running agents, for the promise about the registry."""
+"""Looks, beside the really running agents: at the registry about once a second, and at slots and queues more often."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from coditect.registry.port import Registry, Search
 from dispatcher.witness.history import Note, Type
 
 LOOK_SECONDS = 1.0
+SLOTS_SECONDS = 0.05
+"""The pause between two looks at slots and queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,19 @@ async def keep_looking(
         else:
             note(Type.OK, "look", "registry", listed=sorted(map(name_of, records)))
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def keep_looking_at_slots(idle_now: Callable[[], str], note: Note) -> None:
+    """Record until canceled each time in which a slot is free for a task that waits; `idle_now` names it, or is empty.
+
+    It begins and ends by a look, so it lasted longer than what is recorded by less than two pauses.
+    """
+    idle = ""
+    while True:
+        if (found := idle_now()) != idle:
+            if idle:
+                note(Type.OK, "idle", idle)
+            if found:
+                note(Type.INVOKE, "idle", found)
+            idle = found
+        await asyncio.sleep(SLOTS_SECONDS)

@@ -32,10 +32,10 @@ from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.network import RemotePort
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
-from dispatcher.chaos.looking import RegistryLook, keep_looking
+from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
-from dispatcher.chaos.work import CAPABILITY, EffectTable, children_agent, working_agent
+from dispatcher.chaos.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
 from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
@@ -315,6 +315,21 @@ class Scene:
         at_work = (name for name, status in running.items() if status is not AgentStatus.STARTING)
         return RegistryLook(frozenset(running), frozenset(at_work))
 
+    def _idle_now(self) -> str:
+        """Return who has a free slot for a task that waits in the queue, and after how many tasks; empty for nobody."""
+        for level in Priority:
+            queue = self.fleet.server.find(routing.task_queue(CAPABILITY, level))
+            kept = 0 if level is Priority.P0 else 1
+            if queue is None or not queue.stats.messages:
+                continue
+            for one in self.fleet.agents:
+                load = one.load
+                well = one.state is State.RUNNING and load.status is not AgentStatus.DRAINING and not load.trouble
+                if well and one.name != CHILDREN and load.running + kept < SLOTS:
+                    taken = load.completed + load.failed + load.running + load.suspended
+                    return f"{one.id} had a slot for a {level.value}, after {taken} tasks"
+        return ""
+
     async def run(self) -> None:
         """Run the load and the faults; then end all faults, and wait for the end of begun work."""
         load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._seeded_of("load"), self._plan.pace)
@@ -323,6 +338,7 @@ class Scene:
         looking = asyncio.ensure_future(
             keep_looking(self.fleet.registry, self._agents_now, note, name_of=lambda record: record.agent_id)
         )
+        slots = asyncio.ensure_future(keep_looking_at_slots(self._idle_now, note))
         self._calm = False
         async with MemoryBroker(self.fleet.server, name="stranger") as broker:
             kinds = self._plan.kinds if self._plan.die_at is None else ()
@@ -334,6 +350,7 @@ class Scene:
         load.closed.set()
         await asyncio.wait([working], timeout=self._plan.settle_seconds)
         looking.cancel()
+        slots.cancel()
         if not working.done():
             working.cancel()
             await asyncio.wait([working])

@@ -16,6 +16,7 @@ from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operat
 from dispatcher.chaos.checks.live_set import live_set
 from dispatcher.chaos.checks.recovery import recovered
 from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
+from dispatcher.chaos.checks.slots import no_idle_slot
 from dispatcher.chaos.checks.waits import p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry
 
@@ -281,6 +282,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     stale_writes,
     p0_soon,
     p2_progress,
+    no_idle_slot,
     executions,
     nodes_as_meant,
     given_as_asked,

@@ -38,7 +38,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
     waits = _waits(index)
     going_on = [one.first for one in index.of("go on") if one.val["priority"] != "p0"]
     lower = sorted([*going_on, *(one.start for one in waits if one.priority != "p0")])
-    judged = [one for one in waits if one.priority == "p0" and _is_calm(index, one)]
+    judged = [one for one in waits if one.priority == "p0" and is_calm(index, one.ready_at, one.start_at)]
     passing = {one: bisect_left(lower, one.start) - bisect_right(lower, one.ready) for one in judged}
     violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P0)
     return CheckResult("P0 soon", "a P0 does not wait for a backlog", len(judged), tuple(violations))
@@ -48,7 +48,7 @@ def p2_progress(index: HistoryIndex) -> CheckResult:
     """I5: check that no P2 waits through many starts of tasks that became ready after it."""
     waits = _waits(index)
     starts = [one.start for one in waits]
-    judged = [one for one in waits if one.priority == "p2" and _is_calm(index, one)]
+    judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]
     passing = {one: _overtaking(waits, starts, one) for one in judged}
     violations = (_told(one, many) for one, many in passing.items() if many > MOST_BEFORE_P2)
     return CheckResult("P2 progress", "a P2 is not overtaken for ever", len(judged), tuple(violations))
@@ -84,7 +84,6 @@ def _ready(index: HistoryIndex, node: str) -> Operation | None:
     return next((one for one in states if one.happened and one.val["state"] in CAN_BE_EXECUTED), None)
 
 
-def _is_calm(index: HistoryIndex, wait: Wait) -> bool:
-    """Return whether there was no fault during the wait, nor for a while before."""
-    since = wait.ready_at - CALM_SECONDS
-    return not any(fault.begun <= wait.start_at and fault.ended >= since for fault in index.faults)
+def is_calm(index: HistoryIndex, begun: float, ended: float) -> bool:
+    """Return whether there was no fault during a time, nor for a while before."""
+    return not any(fault.begun <= ended and fault.ended >= begun - CALM_SECONDS for fault in index.faults)

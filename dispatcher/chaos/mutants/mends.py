@@ -39,6 +39,15 @@ MUTANTS = (
         seed=4,
     ),
     Mutant(
+        "unasked",
+        "coditect.agent.intake.queue_consumer",
+        "        return bool(self.waiting) or (self.hungry and not self.changing)\n",
+        "        return bool(self.waiting)\n",
+        "a slot that gets free is offered to no queue that may hold more",
+        ("no idle slot",),
+        seed=4,
+    ),
+    Mutant(
         "unsettled_for_ever",
         "coditect.agent.requeue",
         "    elif returns >= MOST_RETURNS:\n",

@@ -12,6 +12,7 @@ from dispatcher.witness.history import HistoryEntry, Type, merged
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3
 CALM_AT = 1_000.0
+FREE_SLOT = "agent-1 had a slot for a p1, after 3 tasks"
 STEADY, DYING = "4711", "4712"
 """Agents as the registry lists them."""
 
@@ -161,7 +162,17 @@ def clean_history(random: Random) -> list[HistoryEntry]:
         telling = Telling(random, f"calm{number}", shard=99, t=CALM_AT)
         telling.direct(priority)
         entries += telling.entries
-    return merged([*entries, *looks(random), *asked(), *canceled(), *leased(), *struck("agent.kill")])
+    return merged(
+        [
+            *entries,
+            *looks(random),
+            *asked(),
+            *canceled(),
+            *leased(),
+            *idle(CALM_AT + 400.0, 0.05),
+            *struck("agent.kill"),
+        ]
+    )
 
 
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
@@ -217,6 +228,12 @@ def leased() -> list[HistoryEntry]:
     for epoch, owner in enumerate(("one", "", "two"), 1):
         telling.whole(owner, "lease", "shard-9", owner=owner, epoch=max(1, epoch - 1), version=telling.version)
     return telling.entries
+
+
+def idle(begun: float, seconds: float) -> list[HistoryEntry]:
+    """A slot that is free beside a task for so long."""
+    ends = ((begun, Type.INVOKE), (begun + seconds, Type.OK))
+    return [HistoryEntry(t, "chaos", type_, "idle", FREE_SLOT) for t, type_ in ends]
 
 
 def struck(kind: str, *, published: float = -0.1, executed: float = 0.9) -> list[HistoryEntry]:

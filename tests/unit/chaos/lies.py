@@ -17,6 +17,7 @@ from tests.unit.chaos.histories import (
     added,
     changed,
     drop,
+    idle,
     moved,
     struck,
 )
@@ -197,6 +198,7 @@ LIES: dict[str, tuple[str, Lie]] = {
     ),
     "a P0 waits for a backlog": ("P0 soon", _starved("p0", "p2")),
     "a P2 is never its turn": ("P2 progress", _starved("p2", "p1")),
+    "a slot stays free": ("no idle slot", lambda all_, node, work: [*all_, *idle(all_[-1].t + 100.0, 0.2)]),
     "a dead agent stays listed": (
         "registry true",
         lambda all_, node, work: changed(all_, f="look", key="registry", listed=[STEADY, DYING]),

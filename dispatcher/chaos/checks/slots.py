@@ -1,0 +1,20 @@
+"""The promise about slots, judged by looks at agents and queues in calm times."""
+
+from __future__ import annotations
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.checks.waits import is_calm
+
+MOST_IDLE_SECONDS = 0.1
+
+
+def no_idle_slot(index: HistoryIndex) -> CheckResult:
+    """I6: check that no slot stays free for longer than 100 ms while a task that it may start waits in the queue."""
+    judged = [one for one in index.of("idle") if is_calm(index, one.begun, one.ended)]
+    violations = [
+        f"{one.key}, and took none from {one.begun:.2f} for {one.ended - one.begun:.2f} s"
+        for one in judged
+        if one.ended - one.begun > MOST_IDLE_SECONDS
+    ]
+    return CheckResult("no idle slot", "a free slot takes what waits", len(judged), tuple(violations))
