@@ -71,7 +71,10 @@ class PublishUnconfirmed(Retryable):
 
 
 class Overloaded(Retryable):
-    """The error of a broker that refused a message until the deadline (full queue or alarm); nothing was taken."""
+    """The error of a broker that refused a message until the deadline: a full queue, or an alarm.
+
+    Nothing was taken, unless the process of a classic queue died behind a delivery.
+    """
 
 
 class RegistryUnavailable(Retryable):

@@ -175,7 +175,7 @@ class Broker(Protocol):
 
         Raises:
             Unroutable: when no queue takes the message; nothing was taken.
-            Overloaded: when the broker takes no more messages; nothing was taken, retryable.
+            Overloaded: when the broker takes no more messages; retryable.
             PublishUnconfirmed: when the outcome is unknown; retryable.
             BrokerUnavailable: when the broker does not answer; nothing was sent, retryable.
             TooLarge: when the body is over the broker's own limit, far above Coditect's; nothing was taken.

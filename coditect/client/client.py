@@ -192,7 +192,7 @@ class Client:
             UnknownCapability: when no agent offers the capability; the error names the nearest names.
             TooLarge: when the value is larger than the wire or the blob store takes.
             InvalidTask: when the value cannot be written as JSON.
-            Overloaded: when the broker refused the task until the timeout; nothing was taken, retryable.
+            Overloaded: when the broker refused the task until the timeout; retryable.
             BrokerUnavailable: when the broker was away until the timeout; nothing was taken, retryable.
             BlobUnavailable: when a large value could not be stored; nothing was taken, retryable.
             PublishUnconfirmed: when no confirm came; the task may have been taken, retryable.

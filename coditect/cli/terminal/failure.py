@@ -31,7 +31,7 @@ _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
         "`coditect doctor` says what is unreachable; running agents come back by themselves.",
     ),
     (PublishUnconfirmed, "The task may have been taken. Run it again only when doing it twice does no harm."),
-    (Overloaded, "The broker takes nothing more at the moment; nothing was sent. Try again later."),
+    (Overloaded, "The broker takes nothing more at the moment. Try again later."),
     (UnknownCapability, "`coditect capability list` shows what is offered."),
     (Unroutable, "`coditect capability list` shows what is offered; start an agent that has the capability."),
     (TopologyMismatch, "`coditect topology plan` shows the difference and what to do."),
