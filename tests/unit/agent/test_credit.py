@@ -126,6 +126,10 @@ SHORT_SEEDS = (0, 1, 2, 4, 5, 7, 8)
 """The seeds that `make test` plays; seed 7 has tasks of half an hour."""
 
 
+MOST_KILLS = 2
+"""One fewer than the attempts of a task, each of which an agent's death may end."""
+
+
 def kept(seconds: float) -> dict[str, Any]:
     """How a task of so many seconds is submitted to a capability that may run for an hour."""
     return {"durable": True} if seconds > 500 else {"timeout": "10m"}
@@ -148,7 +152,7 @@ async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_ou
             await works.add(fleet, works.agent("mixed", offered, slots=seeded.choice([1, 2, 4, 8]), timeout=timeout))
         last = await works.add(fleet, works.agent("mixed", names, slots=seeded.choice([1, 2, 4]), timeout=timeout))
         parents = seeded.choice([0, 0.1, 0.5])
-        results = []
+        results, kills = [], 0
         for _ in range(seeded.choice([40, 120])):
             level = seeded.choice(list(Priority))
             awaits = draw_seconds(seeded) if seeded.random() < parents else 0
@@ -158,8 +162,9 @@ async def test_whatever_arrives_no_slot_is_idle_beside_it_and_nothing_is_worn_ou
             if seeded.random() < 0.3:
                 await fleet.advance(seeded.choice([0.001, 0.03, 0.3, 3, 30]))
             alive = [one for one, staff in works.staff.items() if staff.until == inf and one != last]
-            if alive and seeded.random() < 0.02:
-                works.kill(fleet, seeded.choice(alive))
+            if alive and seeded.random() < 0.02 and (victim := seeded.choice(alive)) and kills < MOST_KILLS:
+                kills += 1
+                works.kill(fleet, victim)
 
         await asyncio.gather(*results)
         dead = [letter for name in names for letter in await fleet.dead_letters(name)]
