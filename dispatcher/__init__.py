@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from coditect.errors import missing_extra
 
-if any(find_spec(name) is None for name in ("fdb", "jmespath", "rq", "yaml")):
+if any(find_spec(name) is None for name in ("jmespath", "rq", "yaml")):
     raise missing_extra("dispatcher")
 
 from dispatcher.backup import backup, restore

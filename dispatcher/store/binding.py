@@ -1,19 +1,26 @@
-"""The import of FoundationDB's Python binding; no other module imports the binding.
+"""The import of FoundationDB's Python binding, which only a dispatcher on FoundationDB needs.
 
-Its tuple layer and subspaces, which pack the keys of every store, need no native library; opening a database does. The
-binding carries an old `six` whose importer has no `find_spec`, which Python 3.12 ignores, 3.11 warns about and other
-tools stumble over. The binding itself does not use that importer, so this module removes it from the program's
-importers.
+The binding carries an old `six` whose importer has no `find_spec`: Python 3.12 ignores it, 3.11 warns, other tools
+stumble over it. The binding itself does not use that importer, so it is removed from the program's importers.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import fdb
-import fdb.tuple
-from fdb.subspace_impl import Subspace
+from coditect.errors import missing_extra
 
-__all__ = ["Subspace", "fdb"]
 
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "fdb.six"]
+def load_binding() -> Any:
+    """Import the binding and return it.
+
+    Raises:
+        SetupError: when the extra `fdb` is not installed.
+    """
+    try:
+        import fdb  # noqa: PLC0415 - nobody on another store installs it
+    except ImportError as error:
+        raise missing_extra("fdb") from error
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "fdb.six"]
+    return fdb

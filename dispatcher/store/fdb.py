@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.store import errors
-from dispatcher.store.binding import fdb
+from dispatcher.store.binding import load_binding
 from dispatcher.store.limits import RUN_SECONDS
 from dispatcher.store.retry import EarlierTries, repeated
 from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction, call
@@ -80,9 +80,9 @@ class FdbDatabase:
 
     exclusive = False
 
-    def __init__(self, settings: FdbSettings | None = None, *, binding: Any = fdb) -> None:
+    def __init__(self, settings: FdbSettings | None = None, *, binding: Any = None) -> None:
         self._settings = settings or FdbSettings()
-        self._fdb = binding
+        self._fdb = binding or load_binding()
         self._pool: ThreadPoolExecutor | None = None
         self._database: Any = None
         self._chance = random.Random()  # noqa: S311  # spreads retries

@@ -1,20 +1,18 @@
 """The packing of tuples into keys: FoundationDB's tuple layer, faster for the elements of the ledger's keys.
 
-Tuples sort as their keys do. The bytes are exactly those of `fdb.tuple`, so any FoundationDB tool reads them.
+Tuples sort as their keys do.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
-from dispatcher.store.binding import Subspace, fdb
-
-Element = Any
-"""None, bytes, str, int, float, bool, UUID, or a tuple of these."""
+from dispatcher.store import tuples
+from dispatcher.store.tuples import Element
 
 MOST_CHILDREN = 4096
 """The subspaces that a space caches."""
-_SMALL = tuple(fdb.tuple.pack((number,)) for number in range(256))
+_SMALL = tuple(tuples.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
 """From this number on, integers are written with their length; the last number of 8 bytes, too."""
 
@@ -22,11 +20,10 @@ _LARGE = 2**64 - 1
 class Space:
     """The keys that begin with a given tuple: FoundationDB's subspace; immutable, and safe in every thread."""
 
-    __slots__ = ("_children", "_subspace", "prefix")
+    __slots__ = ("_children", "prefix")
 
     def __init__(self, elements: tuple[Element, ...] = (), *, prefix: bytes = b"") -> None:
-        self._subspace = Subspace(elements, prefix)
-        self.prefix: bytes = self._subspace.key()
+        self.prefix = prefix + tuples.pack(elements)
         """The prefix of every key of the space."""
         self._children: dict[str, Space] = {}
 
@@ -63,7 +60,7 @@ class Space:
             elif kind is bytes:
                 key += b"\x01" + element.replace(b"\0", b"\0\xff") + b"\0"
             else:
-                key += fdb.tuple.pack((element,))
+                key += tuples.pack((element,))
         return key
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
@@ -72,12 +69,12 @@ class Space:
         Raises:
             ValueError: for a key of another space.
         """
-        if key.startswith(self.prefix):
-            texts = key[len(self.prefix) :]
-            if texts[:1] == b"\x02" and texts[-1:] == b"\0" and texts.count(b"\0") == texts.count(b"\0\x02") + 1:
-                return tuple(texts[1:-1].decode().split("\0\x02"))
-        elements: tuple[Element, ...] = self._subspace.unpack(key)
-        return elements
+        if not key.startswith(self.prefix):
+            raise ValueError("The key is of another space")
+        texts = key[len(self.prefix) :]
+        if texts[:1] == b"\x02" and texts[-1:] == b"\0" and texts.count(b"\0") == texts.count(b"\0\x02") + 1:
+            return tuple(texts[1:-1].decode().split("\0\x02"))
+        return tuples.unpack(key, len(self.prefix))
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
         """Return begin and end of the range of all keys whose tuples are longer and begin with the given tuple."""
@@ -98,7 +95,6 @@ def _are_texts(elements: tuple[Element, ...]) -> TypeGuard[tuple[str, ...]]:
 
 def _packed_int(number: int) -> bytes:
     if number >= _LARGE:
-        packed: bytes = fdb.tuple.pack((number,))
-        return packed
+        return tuples.pack((number,))
     size = (number.bit_length() + 7) >> 3
     return (0x14 + size).to_bytes(1, "big") + number.to_bytes(size, "big")

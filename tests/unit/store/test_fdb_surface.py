@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.store.binding import fdb
+from dispatcher.store.binding import load_binding
 from tests import fdb_stub
 from tests.fdb_stub import FdbStub
 
@@ -24,6 +24,7 @@ def _source(module: str) -> ast.Module:
     return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
 
 
+fdb = load_binding()
 IMPL = _source("fdb.impl")
 OPTIONS = importlib.import_module("fdb.fdboptions")
 
