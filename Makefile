@@ -8,6 +8,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.locked
 BENCH_VENV := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.locked
+PACKAGE_VENV := .venv-package
+PACKAGE_STAMP := $(PACKAGE_VENV)/.locked
 CODE := coditect dispatcher agents benchmarks examples scripts tests
 TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
@@ -21,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs check clean
+.PHONY: demo bench bench-workflows profile docs package check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -34,6 +36,10 @@ $(STAMP): requirements.lock requirements-dev.lock pyproject.toml scripts/create-
 
 $(BENCH_STAMP): requirements-bench.lock pyproject.toml scripts/create-venv.sh
 	@scripts/create-venv.sh $(BENCH_VENV) requirements-bench.lock
+	@touch $@
+
+$(PACKAGE_STAMP): requirements-package.lock pyproject.toml scripts/create-venv.sh
+	@scripts/create-venv.sh $(PACKAGE_VENV) requirements-package.lock
 	@touch $@
 
 servers:
@@ -120,6 +126,10 @@ bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workf
 profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
 	@$(BENCH_VENV)/bin/python -m benchmarks --profile
 
+package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit; try the wheel where nothing else is (two minutes)
+	@scripts/package.sh $(PACKAGE_VENV)/bin dist
+	@$(PYTHON) -m pytest -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
+
 docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)
 
@@ -128,5 +138,5 @@ check: lint types $(QUICK) ## Lint, types, unit
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi
-	@rm -rf $(VENV) $(BENCH_VENV) .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) $(BENCH_VENV) $(PACKAGE_VENV) dist .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

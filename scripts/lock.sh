@@ -7,4 +7,5 @@ compile=("$uv" pip compile --quiet --generate-hashes --universal --no-header --n
     --no-emit-index-url --no-emit-find-links --python-version 3.11)
 "${compile[@]}" pyproject.toml --extra speed --extra dispatcher --output-file requirements.lock
 "${compile[@]}" pyproject.toml --all-extras --group dev --constraint requirements.lock --output-file requirements-dev.lock
+"${compile[@]}" pyproject.toml --group package --constraint requirements-dev.lock --output-file requirements-package.lock
 "${compile[@]}" pyproject.toml --extra speed --extra dispatcher --group bench --constraint requirements-dev.lock --output-file requirements-bench.lock

@@ -54,10 +54,10 @@ def up_command(
     from coditect import local
     from coditect.agent.loading import load_agents
 
-    for target in _fleet(agents, Path.cwd()) if agents and not no_agents else ():
+    for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
-    programs = () if no_agents else (*_control_plane(), *_fleet_programs(agents or [], Path.cwd()))
-    plan = _plan(programs, Path.cwd(), os.environ)
+    programs = () if no_agents else (*control_plane(), *_fleet_programs(agents or [], Path.cwd()))
+    plan = plan_of(programs, Path.cwd(), os.environ)
     stays = f"What waits stays in {plan.folder}: `coditect up` goes on with it."
     if detach:
         try:
@@ -158,7 +158,7 @@ def _up_folder(start: Path) -> Path:
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 
 
-def _fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
+def fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
     """Return the agents by file or module, with the number of processes of each."""
     if named:
         return dict(_agent_count(text) for text in named)
@@ -169,8 +169,8 @@ def _fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
         tables = tomllib.loads(project.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError("pyproject.toml cannot be read", path=project, reason=str(error)) from error
-    fleet = tables.get("tool", {}).get("coditect", {}).get("fleet", {})
-    return dict(_agent_count(f"{target}={processes}") for target, processes in fleet.items())
+    listed = tables.get("tool", {}).get("coditect", {}).get("fleet", {})
+    return dict(_agent_count(f"{target}={processes}") for target, processes in listed.items())
 
 
 def _agent_count(text: str) -> tuple[str, int]:
@@ -181,11 +181,11 @@ def _agent_count(text: str) -> tuple[str, int]:
 
 
 def _fleet_programs(named: Sequence[str], folder: Path) -> list[Program]:
-    fleet = _fleet(named, folder)
-    return [program for target, count in fleet.items() for program in _programs(target, count)]
+    return [program for target, count in fleet(named, folder).items() for program in programs_of(target, count)]
 
 
-def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
+def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str]) -> UpPlan:
+    """Return the plan to run programs in a folder, on the servers that the environment names or on private ones."""
     from coditect import local
 
     return local.UpPlan(
@@ -198,7 +198,7 @@ def _plan(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, str
     )
 
 
-def _control_plane() -> list[Program]:
+def control_plane() -> list[Program]:
     """Return the programs of the installed control planes; an entry point names a module that `python -m` runs."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
@@ -215,7 +215,7 @@ def _control_plane() -> list[Program]:
     ]
 
 
-def _programs(target: str, processes: int) -> list[Program]:
+def programs_of(target: str, processes: int) -> list[Program]:
     """Return the commands to run an agent in several processes, one for each, so that each restarts by itself."""
     from coditect import local
 

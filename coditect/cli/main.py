@@ -34,7 +34,9 @@ class Branch(NamedTuple):
 
 BRANCHES: Mapping[str, Branch] = MappingProxyType(
     {
+        "init": Branch("init", "Write a small project that runs at once."),
         "up": Branch("local", "Start a private RabbitMQ and Redis and a fleet of agents."),
+        "dev": Branch("dev", "The same for whoever writes an agent: changes are run, and all logs shown."),
         "down": Branch("local", "Stop exactly what `coditect up` started here."),
         "doctor": Branch("local", "Look for what is missing, unreachable or stale, and say how to mend it."),
         "load": Branch("load", "Put the fleet under load and report what it did."),

@@ -159,29 +159,29 @@ def test_a_program_says_that_it_guesses_the_addresses(
 def test_fleet_comes_from_the_command_line_or_the_project(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.coditect.fleet]\n"agents/reviewer.py" = 2\n')
 
-    assert local._fleet([], tmp_path) == {"agents/reviewer.py": 2}
-    assert local._fleet(["a.b", "c.py=3"], tmp_path) == {"a.b": 1, "c.py": 3}
-    assert local._fleet([], tmp_path / "nowhere") == {}
+    assert local.fleet([], tmp_path) == {"agents/reviewer.py": 2}
+    assert local.fleet(["a.b", "c.py=3"], tmp_path) == {"a.b": 1, "c.py": 3}
+    assert local.fleet([], tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("text", ["a=0", "a=many", "=2", "a=1000"])
 def test_fleet_with_a_nonsense_count_is_refused(text: str) -> None:
     with pytest.raises(InputError):
-        local._fleet([text], Path())
+        local.fleet([text], Path())
 
 
 def test_project_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[")
 
     with pytest.raises(InputError):
-        local._fleet([], tmp_path)
+        local.fleet([], tmp_path)
 
 
 def test_plan_has_one_program_per_process_and_uses_named_servers(tmp_path: Path) -> None:
     environ = {"CODITECT_AMQP_URL": "amqp://there/"}
 
     fleet = local._fleet_programs(["agents/reviewer.py:one=2", "my.agent"], tmp_path)
-    plan = local._plan(tuple(fleet), tmp_path, environ)
+    plan = local.plan_of(tuple(fleet), tmp_path, environ)
 
     assert [program.name for program in plan.programs] == ["reviewer-1", "reviewer-2", "my.agent"]
     assert plan.programs[0].argv[1:] == ("-m", "coditect", "agent", "run", "agents/reviewer.py:one")

@@ -1,0 +1,74 @@
+"""`coditect dev`: `coditect up` for whoever writes an agent. It shows all logs, and runs what was changed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coditect.cli.local import FLEET_TABLE, control_plane, fleet, plan_of, programs_of
+from coditect.cli.terminal.output import say
+from coditect.errors import InputError, missing_extra
+
+if TYPE_CHECKING:
+    from coditect.local import Program
+
+STOP_SECONDS = 30
+"""The time that an agent has to finish its tasks before it is replaced."""
+
+app = typer.Typer()
+
+
+@app.command("dev")
+def dev_command(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[AGENT[=PROCESSES]...]", help=f"Files or modules to run; default: {FLEET_TABLE}."),
+    ] = None,
+) -> None:
+    """Run servers, a dispatcher and agents, show their logs, and start an agent again when a Python file changes.
+
+    Like `coditect up` in the foreground. An agent finishes its tasks before it starts again; one that
+    cannot start waits for the next change. Ctrl-C ends everything.
+
+    \b
+    Example: coditect dev my_agent.py
+    """
+    if find_spec("watchfiles") is None:
+        raise missing_extra("dev")
+    from rich.console import Console
+
+    from coditect import local
+    from coditect.cli.terminal.logs import Logs
+
+    named = fleet(agents or [], Path.cwd())
+    if not named:
+        raise InputError("There is no agent to run", fix=f"name a file: coditect dev my_agent.py, or {FLEET_TABLE}")
+    programs = [_watched(one) for target, count in named.items() for one in programs_of(target, count)]
+    plan = plan_of((*control_plane(), *programs), Path.cwd(), os.environ)
+    files = local.UpFolder(plan.folder)
+    logs = Logs(files.log, Console(highlight=False))
+    ours = [one.name for one in plan.programs]
+    logs.follow(ours)
+
+    def ready() -> None:
+        state = local.read_state(files)
+        logs.follow(child.name for child in (state.children if state else ()) if child.name not in ours)
+        say("Ready. A change of a Python file starts the agents again; Ctrl-C ends everything.")
+
+    with logs.shown():
+        local.up(plan, environ=os.environ, say=say, ready=ready)
+    say("Stopped.")
+
+
+def _watched(program: Program) -> Program:
+    """Return the program under a watcher, which starts it again at each change in the folder."""
+    from dataclasses import replace
+
+    watch = ("--filter", "python", "--sigint-timeout", str(STOP_SECONDS), "--target-type", "command")
+    return replace(program, argv=(sys.executable, "-m", "watchfiles", *watch, shlex.join(program.argv), "."))

@@ -1,0 +1,160 @@
+"""The wheel: what is in it, that it is the same each time, and that it works where nothing of this repository is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.servers import ROOT
+
+SMALL = 1_000_000
+MOST_PACKAGES = 21
+"""Of these aiormq and its URLs are six, pydantic five, rich four, typer three, and psutil, redis, uuid-utils."""
+CLEAN = ("CODITECT_", "PYTEST_", "PYTHONPATH", "VIRTUAL_ENV")
+
+CONSUMER = """
+from coditect import Agent, Client, Context, Workflow
+
+agent = Agent("typed", version="1.0.0")
+
+@agent.capability("typed.add")
+async def add(numbers: list[int], ctx: Context) -> int:
+    return sum(numbers)
+
+async def ask(client: Client) -> int:
+    handle = await client.submit("typed.add", [1, 2])
+    return await handle.result(int)
+
+flow = Workflow("typed")
+flow.task("typed.add", [1, 2])
+"""
+
+BESIDE = """
+import asyncio, json
+from agents import function_tool
+from agents.tool_context import ToolContext
+from agents.usage import Usage
+from coditect import Agent
+from coditect.testing import TestFleet
+
+@function_tool
+def add(a: int, b: int) -> int:
+    "Adds two numbers."
+    return a + b
+
+adder = Agent("adder", version="1.0.0")
+
+@adder.capability("math.add")
+async def run(arguments: dict[str, int]) -> int:
+    assert set(arguments) == set(add.params_json_schema["required"])
+    words = json.dumps(arguments)
+    context = ToolContext(context=None, usage=Usage(), tool_name="add", tool_call_id="1", tool_arguments=words)
+    return int(await add.on_invoke_tool(context, words))
+
+async def main():
+    async with TestFleet(agents=[adder]) as fleet:
+        print(await fleet.request("math.add", {"a": 40, "b": 2}))
+
+asyncio.run(main())
+"""
+
+
+def built(folder: Path) -> Path:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    words = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("wheel"))
+
+
+def test_wheel_has_the_library_and_the_dispatcher_and_nothing_else(wheel: Path) -> None:
+    names = ZipFile(wheel).namelist()
+
+    assert {name.partition("/")[0] for name in names} == {"coditect", "dispatcher", "coditect-0.1.0.dist-info"}
+    assert {"coditect/py.typed", "dispatcher/py.typed", "coditect/cli/starter/greeter.py"} <= set(names)
+    assert not [name for name in names if name.endswith((".pyc", ".pyo"))]
+    assert wheel.stat().st_size < SMALL
+
+
+def test_wheel_is_the_same_each_time(wheel: Path, tmp_path: Path) -> None:
+    assert built(tmp_path).read_bytes() == wheel.read_bytes()
+
+
+class Place:
+    """An environment with the wheel, and nothing of this repository on its path."""
+
+    def __init__(self, folder: Path, wheel: Path) -> None:
+        self.folder = folder
+        self._wheel = wheel
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith(CLEAN)}
+        self.run(sys.executable, "-m", "venv", str(folder / "venv"))
+
+    def run(self, *words: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            words, cwd=cwd or self.folder, env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def python(self, *words: str, cwd: Path | None = None) -> str:
+        return self.run(str(self.folder / "venv" / "bin" / "python"), *words, cwd=cwd)
+
+    def install(self, *more: str, extras: str = "") -> None:
+        wanted = f"{self._wheel}{extras}"
+        self.python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted, *more)
+
+
+@pytest.fixture
+def place(wheel: Path, tmp_path: Path) -> Iterator[Place]:
+    yield Place(tmp_path, wheel)
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(600)
+def test_wheel_alone_pulls_few_packages_and_works(place: Place) -> None:
+    place.install()
+
+    found = {one["name"] for one in json.loads(place.python("-m", "pip", "list", "--format", "json"))}
+    assert len(found - {"pip", "setuptools", "wheel", "coditect"}) <= MOST_PACKAGES, found
+    assert place.python("-m", "coditect", "--version").strip()
+    place.python("-c", "import importlib.util as u; assert u.find_spec('agents') is None; import coditect.testing")
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(600)
+def test_new_project_passes_its_test_with_the_wheel(place: Place) -> None:
+    place.install("pytest", "pytest-asyncio", extras="[dispatcher]")
+
+    place.python("-m", "coditect", "init", "my-fleet")
+
+    assert "2 passed" in place.python("-m", "pytest", "-q", cwd=place.folder / "my-fleet")
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(600)
+def test_strict_program_finds_the_types_of_the_wheel(place: Place) -> None:
+    place.install("mypy")
+    (place.folder / "consumer.py").write_text(CONSUMER)
+
+    place.python("-m", "mypy", "--strict", "consumer.py")
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(600)
+def test_wheel_lives_beside_the_openai_agents_sdk(place: Place) -> None:
+    place.install("openai-agents", extras="[dispatcher]")
+    (place.folder / "beside.py").write_text(BESIDE)
+
+    assert place.python("beside.py").strip() == "42"
