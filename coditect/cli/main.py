@@ -20,7 +20,6 @@ from typer.main import get_group_from_info
 from typer.models import TyperInfo
 
 from coditect import __version__
-from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError
 
 
@@ -89,6 +88,8 @@ class CommandTree(TyperGroup):
         except CoditectError as error:
             if os.environ.get("CODITECT_DEBUG"):
                 raise
+            from coditect.cli.terminal.failure import describe  # takes 4 ms, which only errors need
+
             typer.echo(describe(error), err=True)
             sys.exit(error.exit_code)
 

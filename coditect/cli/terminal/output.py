@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -126,8 +127,6 @@ def write_json_line(value: object) -> None:
 
 def _document(value: object, indent: int | None = None) -> str:
     """Return the value as JSON in UTF-8; text that is no valid UTF-8 is escaped."""
-    import json  # takes 3 ms, which only answers in JSON need
-
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     return text.encode(errors="backslashreplace").decode()
 
