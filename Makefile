@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs package check clean
+.PHONY: demo bench bench-workflows profile docs package languages check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -129,6 +129,9 @@ profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time,
 package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit; try the wheel where nothing else is (two minutes)
 	@scripts/package.sh $(PACKAGE_VENV)/bin dist
 	@$(PYTHON) -m pytest -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
+
+languages: setup ## The clients and agents in JavaScript, Go and Java beside ours (needs npm, go, mvn; a minute)
+	@CODITECT_LANGUAGES=1 $(PYTHON) -m pytest -p no:randomly tests/languages
 
 docs: setup ## Check the documentation: links, snippets, schemas
 	@$(PYTHON) -m pytest $(wildcard tests/docs)

@@ -1,0 +1,150 @@
+// An agent that turns words round: go run ./agent
+// Its queues are there already: coditect topology apply --capability words.reverse
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	capability = "words.reverse"
+	slots      = 8
+	attempts   = 2
+	delayMs    = 100
+)
+
+var name = fmt.Sprintf("reverser-%d", os.Getpid())
+
+type failure struct {
+	Reason    string `json:"reason"`
+	Type      string `json:"type"`
+	Message   string `json:"message"`
+	Traceback string `json:"traceback"`
+	Retryable bool   `json:"retryable"`
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+func handle(body []byte) (any, error) {
+	var input struct{ Words *string }
+	if err := json.Unmarshal(body, &input); err != nil || input.Words == nil {
+		return nil, errors.New("words are to be text")
+	}
+	letters := []rune(*input.Words)
+	slices.Reverse(letters)
+	return map[string]string{"reversed": string(letters)}, nil
+}
+
+func number(headers amqp.Table, key string, usual int64) int64 {
+	if value, err := strconv.ParseInt(fmt.Sprint(headers[key]), 10, 64); err == nil {
+		return value
+	}
+	return usual
+}
+
+// publish waits until the broker has the message: only then may the task be acknowledged.
+func publish(channel *amqp.Channel, exchange, key string, message amqp.Publishing) {
+	message.DeliveryMode = amqp.Persistent
+	confirmed := must(channel.PublishWithDeferredConfirm(exchange, key, false, false, message))
+	if !confirmed.Wait() {
+		panic("the broker refused a message")
+	}
+}
+
+func reply(channel *amqp.Channel, task amqp.Delivery, status string, attempt int64, value any) {
+	if task.ReplyTo == "" {
+		return
+	}
+	exchange, correlation := "", task.CorrelationId
+	if strings.HasPrefix(task.ReplyTo, "reply.") {
+		exchange = "coditect.replies"
+	}
+	if correlation == "" {
+		correlation = task.MessageId
+	}
+	publish(channel, exchange, task.ReplyTo, amqp.Publishing{
+		Type: "coditect.result.v1", AppId: name, CorrelationId: correlation, Body: must(json.Marshal(value)),
+		Headers: amqp.Table{"x-coditect-status": status, "x-coditect-attempt": attempt, "x-coditect-agent": name,
+			"x-coditect-capability": capability, "x-coditect-task": task.MessageId},
+	})
+}
+
+// again is the task as it came, with other headers and without an expiration.
+func again(task amqp.Delivery, headers amqp.Table) amqp.Publishing {
+	return amqp.Publishing{Headers: headers, MessageId: task.MessageId, CorrelationId: task.CorrelationId,
+		ReplyTo: task.ReplyTo, Type: task.Type, AppId: task.AppId, ContentType: task.ContentType, Body: task.Body}
+}
+
+func giveUp(channel *amqp.Channel, task amqp.Delivery, headers amqp.Table, status string, attempt int64, why failure) {
+	headers["x-coditect-reason"], headers["x-coditect-agent"], headers["x-coditect-attempt"] = why.Reason, name, attempt
+	headers["x-coditect-error"], headers["x-coditect-dead-at"] = string(must(json.Marshal(why))), time.Now().UnixMilli()
+	publish(channel, "coditect.dead", task.RoutingKey, again(task, headers))
+	reply(channel, task, status, attempt, why)
+}
+
+func take(channel *amqp.Channel, task amqp.Delivery) {
+	headers, now := maps.Clone(task.Headers), time.Now().UnixMilli()
+	if headers == nil {
+		headers = amqp.Table{}
+	}
+	attempt := number(headers, "x-coditect-attempt", 1)
+	if headers["x-coditect-workflow"] != nil && task.ReplyTo == "" {
+		task.Reject(false)
+		return
+	}
+	if number(headers, "x-coditect-deadline", now) < now {
+		giveUp(channel, task, headers, "rejected", attempt, failure{"expired", "TaskExpired", "The deadline has passed", "", false})
+	} else if value, err := handle(task.Body); err == nil {
+		reply(channel, task, "completed", attempt, value)
+	} else {
+		why := failure{"handler_error", "Error", err.Error(), "", true}
+		var earlier []any
+		json.Unmarshal([]byte(fmt.Sprint(headers["x-coditect-errors"])), &earlier)
+		one := map[string]any{"agent": name, "attempt": attempt, "reason": why.Reason, "type": why.Type, "message": why.Message, "at_ms": now}
+		headers["x-coditect-errors"] = string(must(json.Marshal(append(earlier, one))))
+		if attempt >= min(attempts, number(headers, "x-coditect-max-attempts", attempts)) {
+			giveUp(channel, task, headers, "failed", attempt, why)
+		} else {
+			headers["x-coditect-attempt"] = attempt + 1
+			publish(channel, fmt.Sprintf("coditect.retry.after.%d", delayMs), task.RoutingKey, again(task, headers))
+		}
+	}
+	task.Ack(false)
+}
+
+func main() {
+	connection := must(amqp.Dial(os.Getenv("CODITECT_AMQP_URL")))
+	defer connection.Close()
+	for _, level := range []string{"p0", "p1", "p2"} {
+		channel := must(connection.Channel())
+		must(0, channel.Confirm(false))
+		must(0, channel.Qos(slots, 0, false))
+		tasks := must(channel.Consume("tasks."+capability+"."+level, "", false, false, false, false, nil))
+		go func() {
+			for task := range tasks {
+				go take(channel, task)
+			}
+		}()
+	}
+	fmt.Println("ready")
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
+	<-stop
+}

@@ -1,0 +1,205 @@
+"""Clients and agents in other languages, written from the wire format alone, beside ours on a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coditect import Client, TaskFailed
+from coditect.broker.port import Delivery
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.model.message import Message
+from coditect.settings.settings import Settings
+from coditect.wire import routing
+from tests.servers import ROOT, Servers
+from tests.support import eventually
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
+EXAMPLES = ROOT / "examples" / "languages"
+REVERSE, SHOUT = "words.reverse", "words.shout"
+MOST_LINES = 20
+JARS = ("com.rabbitmq:amqp-client:5.22.0", "com.google.code.gson:gson:2.11.0", "org.slf4j:slf4j-api:1.7.36")
+
+SHOUTER = """
+from coditect import Agent
+
+shouter = Agent("shouter", version="1.0.0")
+
+@shouter.capability("words.shout")
+async def shout(words: str) -> str:
+    return words.upper()
+"""
+
+
+@dataclass(frozen=True)
+class Language:
+    """How the programs of one language are run, where their libraries are."""
+
+    name: str
+    client: tuple[str, ...]
+    agent: tuple[str, ...]
+    folder: Path
+    source: str
+    """The client's file."""
+
+
+def sh(*words: str, cwd: Path) -> None:
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
+
+
+def javascript(folder: Path) -> Language:
+    sh("npm", "install", "--silent", "--no-audit", "--no-fund", cwd=folder)
+    return Language("javascript", ("node", "client.js"), ("node", "agent.js"), folder, "client.js")
+
+
+def go(folder: Path) -> Language:
+    sh("go", "mod", "tidy", cwd=folder)
+    sh("go", "build", "-o", "bin/", "./...", cwd=folder)
+    return Language("go", (str(folder / "bin/client"),), (str(folder / "bin/agent"),), folder, "client/main.go")
+
+
+def java(folder: Path) -> Language:
+    for jar in JARS:
+        sh("mvn", "-q", "dependency:copy", f"-Dartifact={jar}", f"-DoutputDirectory={folder / 'lib'}", cwd=folder)
+    run = ("java", "-cp", f"{folder / 'lib'}/*")
+    return Language("java", (*run, "Client.java"), (*run, "Agent.java"), folder, "Client.java")
+
+
+NEEDS = {javascript: "npm", go: "go", java: "mvn"}
+
+
+@pytest.fixture(scope="module", params=NEEDS, ids=lambda one: one.__name__)
+def language(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Language:
+    assert shutil.which(NEEDS[request.param]), f"{NEEDS[request.param]} is not installed"
+    folder = tmp_path_factory.mktemp("language") / "programs"
+    shutil.copytree(EXAMPLES / request.param.__name__, folder)
+    found: Language = request.param(folder)
+    return found
+
+
+@pytest.fixture
+def environment(servers: Servers) -> dict[str, str]:
+    return {**os.environ, "CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
+
+
+@contextmanager
+def running(words: tuple[str, ...], environment: dict[str, str], cwd: Path, log: Path) -> Iterator[None]:
+    """A program that says `ready` when it is at work, stopped with the block."""
+    with log.open("wb") as said:
+        process = subprocess.Popen(words, env=environment, cwd=cwd, stdout=said, stderr=said)
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture
+def agent(language: Language, environment: dict[str, str], tmp_path: Path) -> Iterator[Path]:
+    """An agent in that language at work; its log."""
+    log, coditect = tmp_path / "agent.log", (sys.executable, "-m", "coditect")
+    subprocess.run([*coditect, "topology", "apply", "--capability", REVERSE], env=environment, check=True)
+    with running(language.agent, environment, language.folder, log):
+        yield log
+
+
+async def begun(agent: Path) -> None:
+    await eventually(lambda: "ready" in agent.read_text(), seconds=60.0)
+
+
+def settings_of(servers: Servers) -> Settings:
+    return Settings(amqp_url=servers.amqp_url, redis_url=servers.redis_url)
+
+
+@pytest.fixture
+async def broker(servers: Servers) -> AsyncIterator[AmqpBroker]:
+    async with AmqpBroker(servers.amqp_url, name="stranger") as opened:
+        yield opened
+
+
+async def next_letter(broker: AmqpBroker) -> dict[str, Any]:
+    """The headers of the next dead letter, which is taken."""
+    found: list[Delivery] = []
+
+    async def looked() -> bool:
+        if (delivery := await broker.get(f"dead.{REVERSE}")) is not None:
+            found.append(delivery)
+        return bool(found)
+
+    await eventually(looked, seconds=20.0)
+    found[0].ack()
+    return dict(found[0].message.headers)
+
+
+async def test_agent_does_what_our_client_asks(agent: Path, servers: Servers) -> None:
+    await begun(agent)
+    async with Client.connecting(settings_of(servers)) as client:
+        handles = [await client.submit(REVERSE, {"words": f"{n} stressed"}, priority=f"p{n % 3}") for n in range(30)]
+        values = [await one.result(timeout="20s") for one in handles]
+
+    assert values == [{"reversed": f"{n} stressed"[::-1]} for n in range(30)]
+
+
+async def test_agent_s_failure_is_tried_again_answered_and_kept(
+    agent: Path, servers: Servers, broker: AmqpBroker
+) -> None:
+    await begun(agent)
+    async with Client.connecting(settings_of(servers)) as client:
+        handle = await client.submit(REVERSE, {"words": 42})
+        with pytest.raises(TaskFailed, match="words are to be text") as caught:
+            await handle.result(timeout="20s")
+
+    letter = await next_letter(broker)
+    assert caught.value.facts["attempt"] == 2
+    assert letter["x-coditect-reason"] == "handler_error"
+    assert [one["attempt"] for one in json.loads(str(letter["x-coditect-errors"]))] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [({"x-coditect-deadline": 1}, "expired"), ({"x-coditect-max-attempts": 1}, "handler_error")],
+    ids=["late", "one attempt"],
+)
+async def test_agent_gives_up_what_nobody_wants_or_may_not_be_repeated(
+    agent: Path, broker: AmqpBroker, headers: dict[str, Any], reason: str
+) -> None:
+    await begun(agent)
+    task = Message(b"no JSON", headers=headers)
+
+    await broker.publish(task, exchange=routing.TASKS, routing_key=f"{REVERSE}.p0")
+
+    letter = await next_letter(broker)
+    assert (letter["x-coditect-reason"], letter["x-coditect-attempt"]) == (reason, 1)
+
+
+def test_client_is_answered_by_our_agent(language: Language, environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shouter.py").write_text(SHOUTER)
+    ready = tmp_path / "ready"
+    words = (sys.executable, "-m", "coditect", "agent", "run", "shouter.py")
+    own = {**environment, "CODITECT_READY_FILE": str(ready)}
+    with running(words, own, tmp_path, tmp_path / "shouter.log"):
+        subprocess.run(["timeout", "60", "sh", "-c", f"until [ -e {ready} ]; do sleep 0.1; done"], check=True)
+        command = [*language.client, SHOUT, '"hello"']
+        done = subprocess.run(
+            command, cwd=language.folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert done.stdout.strip() == 'completed "HELLO"', done.stderr
+
+
+def test_client_is_short(language: Language) -> None:
+    assert len((language.folder / language.source).read_text().splitlines()) <= MOST_LINES
