@@ -7,6 +7,7 @@ CODITECT_DEBUG set the traceback appears instead. A command's module is imported
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,10 @@ from typer.models import TyperInfo
 
 from coditect import __version__
 from coditect.errors import CoditectError
+
+
+FEW_COLLECTIONS = 50_000
+"""The new objects after which Python looks for garbage: imports make many, which stay, and are an agent's start."""
 
 
 class Branch(NamedTuple):
@@ -134,4 +139,5 @@ app = build()
 
 def main() -> None:
     """Run the program `coditect` with the arguments of the command line."""
+    gc.set_threshold(FEW_COLLECTIONS)
     app()

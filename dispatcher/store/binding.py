@@ -19,7 +19,9 @@ def load_binding() -> Any:
         SetupError: when the extra `fdb` is not installed.
     """
     try:
-        import fdb  # noqa: PLC0415 - nobody on another store installs it
+        # nobody on another store installs it; its tuple layer brings `six`, which the binding itself needs only later
+        import fdb  # noqa: PLC0415
+        import fdb.tuple  # noqa: PLC0415
     except ImportError as error:
         raise missing_extra("fdb") from error
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "fdb.six"]

@@ -18,7 +18,9 @@ from coditect.errors import InputError
 from coditect.operations.diagnosis import locate
 from tests.unit.cli.scene import Terminal
 
-STARTS_PROGRAMS = {("up",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")}
+STARTS_PROGRAMS = {
+    ("up",), ("dev",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")
+}  # fmt: skip
 GARBAGE = (
     "", " ", "-", "--", "-1", "0", "1e999", "nan", "{", "[1", "null", "{}", "[" * 2_000, "9" * 400 + "d", "p9", "P0",
     "5m", "-5m", "code.review", "code..review", "w:task", ":task", "task-1", "a b", "*.#", "\x00", "\x1b[31m", "\udcff",

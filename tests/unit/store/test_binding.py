@@ -10,7 +10,7 @@ def run(program: str) -> None:
 
 def test_binding_needs_no_native_library_and_leaves_no_importer_behind() -> None:
     run(
-        "import sys; from dispatcher.store.binding import load_binding; load_binding(); "
+        "import sys; from dispatcher.store.binding import load_binding; load_binding(); import fdb.subspace_impl; "
         "assert all(hasattr(finder, 'find_spec') for finder in sys.meta_path)"
     )
 

@@ -6,15 +6,17 @@ import asyncio
 import importlib
 import re
 
-import fdb
 import pytest
 
 from coditect.errors import CoditectError
 from dispatcher.store import errors
+from dispatcher.store.binding import load_binding
 from dispatcher.store.fdb import API_VERSION, FdbDatabase, FdbSettings, translated
 from dispatcher.store.transaction import Transaction, read_counter
 from tests import fdb_stub
 from tests.fdb_stub import FDBError, FdbStub
+
+fdb = load_binding()
 
 KEY = b"count"
 
