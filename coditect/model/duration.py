@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import lru_cache
 
 from coditect.errors import InputError
 
@@ -42,6 +43,7 @@ def _as_float(number: int | float) -> float:
         return float("inf")
 
 
+@lru_cache(maxsize=256)  # a client reads one and the same with each task that it submits
 def _parse(text: str) -> float:
     match = _PATTERN.fullmatch(text.strip())
     if match is None:
