@@ -23,7 +23,6 @@ from typer.models import TyperInfo
 from coditect import __version__
 from coditect.errors import CoditectError
 
-
 FEW_COLLECTIONS = 50_000
 """The new objects after which Python looks for garbage: imports make many, which stay, and are an agent's start."""
 
