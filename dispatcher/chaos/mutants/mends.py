@@ -39,7 +39,7 @@ MUTANTS = (
         seed=4,
     ),
     Mutant(
-        "unasked",
+        "free_slot_unasked",
         "coditect.agent.intake.queue_consumer",
         "        return bool(self.waiting) or (self.hungry and not self.changing)\n",
         "        return bool(self.waiting)\n",

@@ -9,9 +9,8 @@ from coditect.errors import SetupError
 from dispatcher.chaos.mutants import agent, ledger, mends, shards
 from dispatcher.chaos.mutants.mutant import Mutant
 
-MUTANTS: Mapping[str, Mutant] = MappingProxyType(
-    {one.name: one for one in (*ledger.MUTANTS, *shards.MUTANTS, *agent.MUTANTS, *mends.MUTANTS)}
-)
+ALL = (*ledger.MUTANTS, *shards.MUTANTS, *agent.MUTANTS, *mends.MUTANTS)
+MUTANTS: Mapping[str, Mutant] = MappingProxyType({one.name: one for one in ALL})
 
 
 def read_mutant(name: str) -> Mutant:

@@ -15,7 +15,7 @@ from dispatcher.chaos.mutants.__main__ import HuntProgress, fingerprint
 from dispatcher.chaos.mutants.hunt import ROOT, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.mutated import command
-from dispatcher.chaos.mutants.table import MUTANTS, read_mutant
+from dispatcher.chaos.mutants.table import ALL, MUTANTS, read_mutant
 
 A_TEST = "tests/unit/dispatcher/test_batch.py::test_late_result_of_an_older_fence_is_refused_and_counted"
 
@@ -24,6 +24,10 @@ def source_of(module: str) -> str:
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).read_text()
+
+
+def test_no_two_mutants_have_one_name() -> None:
+    assert len(MUTANTS) == len(ALL)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS.values(), ids=lambda one: one.name)
