@@ -48,6 +48,22 @@ MUTANTS = (
         seed=4,
     ),
     Mutant(
+        "lost_while_opened",
+        "dispatcher.shards.ownership",
+        "            if worker.closed or self._consumers.get(shard) is not consumers:\n",
+        "            if self._consumers.get(shard) is not consumers:\n",
+        "a shard that is lost while it is opened leaves a consumer that returns each result for ever",
+        ("tests/unit/dispatcher/test_ownership.py::test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer",),
+    ),
+    Mutant(
+        "doubted_and_not_shown",
+        "dispatcher.ledger.workflows.submit",
+        "        unit.effects.unshown.append(workflow)  # RQ was",
+        "        pass  # RQ was",
+        "RQ is not told of a workflow whose acceptance was in doubt, and proposes none of its nodes",
+        ("tests/unit/dispatcher/test_unknown_commits.py::test_workflow_of_an_unknown_commit_is_shown_in_rq",),
+    ),
+    Mutant(
         "unsettled_for_ever",
         "coditect.agent.requeue",
         "    elif returns >= MOST_RETURNS:\n",
