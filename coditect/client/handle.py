@@ -159,7 +159,8 @@ class Handle:
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the task from now on, to its end; an event may be missed.
 
-        For a durable task also the events of its node and its workflow; the last of these is never missed.
+        For a durable task also the events of its node and its workflow; the last of these is never missed. Of a task
+        without a result (`results=False`) the last may be, and then the events do not end: have a timeout of your own.
         """
         if self._kept is not None:
             async for told in self._kept.events():
