@@ -34,7 +34,7 @@ def dev_command(
     """Run servers, a dispatcher and agents, show their logs, and start an agent again when a Python file changes.
 
     Like `coditect up` in the foreground. An agent finishes its tasks before it starts again; one that
-    cannot start waits for the next change. Ctrl-C ends everything.
+    cannot start after a change waits for the next. Ctrl-C ends everything.
 
     \b
     Example: coditect dev my_agent.py
@@ -44,11 +44,14 @@ def dev_command(
     from rich.console import Console
 
     from coditect import local
+    from coditect.agent.loading import load_agents
     from coditect.cli.terminal.logs import Logs
 
     named = fleet(agents or [], Path.cwd())
     if not named:
         raise InputError("There is no agent to run", fix=f"name a file: coditect dev my_agent.py, or {FLEET_TABLE}")
+    for target in named:
+        load_agents(target)  # what cannot be imported now is told here; after a change the logs tell it
     programs = [_watched(one) for target, count in named.items() for one in programs_of(target, count)]
     plan = plan_of((*control_plane(), *programs), Path.cwd(), os.environ)
     files = local.UpFolder(plan.folder)
