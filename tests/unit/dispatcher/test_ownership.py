@@ -116,39 +116,10 @@ class Deaf(MemoryBroker):
         return await super().consume(queue, *args, **options)
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailable("gone"), NotFound("gone"), TopologyMismatch("another")])
-async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
-    monkeypatch: pytest.MonkeyPatch, error: CoditectError
-) -> None:
-    monkeypatch.setattr(shards, "STEP_MS", 10)
-    server = MemoryServer()
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        database, own = await enter(MemoryDatabase()), await enter(Deaf(server, name="dispatcher"))
-        plane = running_dispatcher(
-            broker=own,
-            registry=MemoryRegistry(),
-            clock=SystemClock(),
-            database=database,
-            options=DispatcherOptions(shards=1),
-        )
-        ownership = (await enter(plane)).ownership
-        own.deaf, own.error = 2, error
-        await ownership._close(0)  # a step opens it anew, maybe before this returns
-
-        async def heard() -> bool:
-            stats = await own.stats(routing.results_queue(0))
-            return stats is not None and stats.consumers == 1
-
-        await eventually(lambda: not own.deaf)
-        await eventually(heard)
-        await eventually(lambda: 0 in ownership.workers)
-
-
 @asynccontextmanager
-async def one_shard(server: MemoryServer) -> AsyncIterator[tuple[MemoryBroker, ShardOwnership]]:
+async def one_shard(kind: type[MemoryBroker] = MemoryBroker) -> AsyncIterator[tuple[Any, ShardOwnership]]:
     """Yield a dispatcher's broker and its ownership of the only shard."""
-    async with MemoryDatabase() as database, MemoryBroker(server, name="dispatcher") as own:
+    async with MemoryDatabase() as database, kind(MemoryServer(), name="dispatcher") as own:
         plane = running_dispatcher(
             broker=own,
             registry=MemoryRegistry(),
@@ -160,6 +131,23 @@ async def one_shard(server: MemoryServer) -> AsyncIterator[tuple[MemoryBroker, S
             yield own, running.ownership
 
 
+@pytest.mark.parametrize("error", [BrokerUnavailable("gone"), NotFound("gone"), TopologyMismatch("another")])
+async def test_shard_whose_queues_could_not_be_consumed_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch, error: CoditectError
+) -> None:
+    monkeypatch.setattr(shards, "STEP_MS", 10)
+    async with one_shard(Deaf) as (own, ownership):
+        own.deaf, own.error = 2, error
+        await ownership._close(0)  # a step opens it anew, maybe before this returns
+
+        async def heard() -> bool:
+            return await consumers_of_results(own) == 1
+
+        await eventually(lambda: not own.deaf)
+        await eventually(heard)
+        await eventually(lambda: 0 in ownership.workers)
+
+
 async def consumers_of_results(broker: MemoryBroker) -> int:
     stats = await broker.stats(routing.results_queue(0))
     assert stats is not None
@@ -169,7 +157,7 @@ async def consumers_of_results(broker: MemoryBroker) -> int:
 async def test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer of nobody would return every result at once, for ever."""
     monkeypatch.setattr(shards, "STEP_MS", 10)
-    async with one_shard(MemoryServer()) as (own, ownership):
+    async with one_shard() as (own, ownership):
         checks, check = 0, ownership._check
 
         async def lost_meanwhile(worker: ShardWorker) -> None:
@@ -190,7 +178,7 @@ async def test_shard_that_is_lost_while_it_is_opened_leaves_no_consumer(monkeypa
 
 async def test_shard_that_two_close_at_once_keeps_its_next_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "STEP_MS", 10)
-    async with one_shard(MemoryServer()) as (own, ownership):
+    async with one_shard() as (own, ownership):
         first, canceled, cancel = ownership.workers[0], asyncio.Event(), ownership._cancel
 
         async def slow(consumers: Sequence[Consumer]) -> None:
