@@ -12,7 +12,7 @@ from pathlib import Path
 from coditect.aio.loop import run_loop
 from coditect.errors import SetupError
 from coditect.settings.settings import Settings
-from dispatcher.ledger import incarnation
+from dispatcher.ledger.ownership import incarnation
 from dispatcher.store.errors import StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.sqlite.backup import copy, replacing

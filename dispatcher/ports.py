@@ -37,7 +37,7 @@ class Ports:
     window: Capacity
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     floor: int = 0
-    """The number below this dispatcher's fences and publication numbers: see `ledger/incarnation.py`."""
+    """The number below this dispatcher's fences and publication numbers: see `ledger/ownership/incarnation.py`."""
     quorum: bool = False
     """Whether results and requests lie in quorum queues, as they should in a cluster."""
     metrics: Metrics = field(default_factory=MemoryMetrics)

@@ -34,7 +34,7 @@ from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
-from dispatcher.ledger.shards import DEFAULT_SHARDS
+from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import ClaimPaths, Ports

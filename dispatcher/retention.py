@@ -28,9 +28,10 @@ from functools import partial
 from typing import TypeVar
 
 from coditect.errors import CoditectError
-from dispatcher.ledger import answers, idempotency, leases, shards
+from dispatcher.ledger import answers, idempotency
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.workflows import remove
 from dispatcher.ports import Ports
 from dispatcher.store.transaction import Transaction

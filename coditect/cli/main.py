@@ -37,13 +37,13 @@ class Branch(NamedTuple):
 
 BRANCHES: Mapping[str, Branch] = MappingProxyType(
     {
-        "init": Branch("init", "Write a small project that runs at once."),
-        "up": Branch("local", "Start a private RabbitMQ and Redis and a fleet of agents."),
-        "dev": Branch("dev", "The same for whoever writes an agent: changes are run, and all logs shown."),
-        "down": Branch("local", "Stop exactly what `coditect up` started here."),
-        "doctor": Branch("local", "Look for what is missing, unreachable or stale, and say how to mend it."),
+        "init": Branch("local.init", "Write a small project that runs at once."),
+        "up": Branch("local.up", "Start a private RabbitMQ and Redis and a fleet of agents."),
+        "dev": Branch("local.dev", "The same for whoever writes an agent: changes are run, and all logs shown."),
+        "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
+        "doctor": Branch("local.up", "Look for what is missing, unreachable or stale, and say how to mend it."),
         "load": Branch("load", "Put the fleet under load and report what it did."),
-        "chaos": Branch("chaos", "Break a private fleet by a seed, and see that nothing is lost."),
+        "chaos": Branch("local.chaos", "Break a private fleet by a seed, and see that nothing is lost."),
         "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
         "store": Branch("store", "Back the control plane's ledger up, and restore it."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),

@@ -11,7 +11,8 @@ Every function here works on a transaction alone: it does no I/O and reads no cl
     commands          the commands to a shard, as values; handlers/ carry them out
     nodes/            one node: claimed, attempted, finished
     workflows/        a workflow as a whole
-    leases, shards, timers, outbox, idempotency, answers, values, incarnation: layers of their own
+    ownership/        leases, the shards that dispatchers share, and the incarnations of a store
+    timers, outbox, idempotency, answers, values: layers of their own
 
 The shards' workers call this package, which imports the store's port, `coditect.model`, `coditect.wire` and
 `coditect.workflow`.

@@ -40,7 +40,7 @@ class Policy:
     follow_on: bool = True
     """Whether such a node goes straight to the agent that has just ended a predecessor and is free."""
     floor: int = 0
-    """The number below every fence and publication number: see `ledger/incarnation.py`."""
+    """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
 
 
 class UnitOfWork:

@@ -36,8 +36,8 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.wire import routing
-from dispatcher.ledger import leases
-from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.ownership import leases
+from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.ping import PingAnswer, Pings

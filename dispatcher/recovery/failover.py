@@ -11,7 +11,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
-from dispatcher.ledger import leases
+from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import AgentGone, Monitor

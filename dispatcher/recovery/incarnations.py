@@ -9,8 +9,8 @@ from functools import partial
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
-from dispatcher.ledger import incarnation
-from dispatcher.ledger.incarnation import Incarnation
+from dispatcher.ledger.ownership import incarnation
+from dispatcher.ledger.ownership.incarnation import Incarnation
 from dispatcher.store.port import Database
 from dispatcher.taskgraph.port import TaskGraph
 

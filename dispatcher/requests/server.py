@@ -31,7 +31,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES, result_message
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import requests
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.workflows.queries import Body, overview, rows_of
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text

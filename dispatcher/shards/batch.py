@@ -9,7 +9,7 @@ from typing import Any
 
 from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
-from dispatcher.ledger import leases, outbox
+from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import (
     Asked,
     Began,
@@ -31,8 +31,9 @@ from dispatcher.ledger.commands import (
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
 from dispatcher.ledger.handlers import finish, requests, timeouts
-from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.ownership import leases
+from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.unit_of_work import Policy, UnitOfWork
 from dispatcher.ledger.workflows import continuations, republish, walks
 from dispatcher.store.errors import (

@@ -1,7 +1,7 @@
 """The shards that a dispatcher owns, by their leases, with a shard worker for each.
 
-Every step renews, takes and gives shards (`ledger/shards.py`). A new shard gets its queues and its worker; a lost one
-is closed. Leaving gives all shards away at once, when the batches under way are finished.
+Every step renews, takes and gives shards (`ledger/ownership/shards.py`). A new shard gets its queues and its worker;
+a lost one is closed. Leaving gives all shards away at once, when the batches under way are finished.
 
 A dispatcher that had no broker, or no store, for as long as a lease lasts can do nothing for its shards: it gives them
 up, so that the others take them, and takes its share again when it has recovered. In a store that only this process can
@@ -24,10 +24,10 @@ from coditect.broker.topology import base_topology, shard_queues
 from coditect.errors import CoditectError, InputError, NotFound, Retryable, SetupError
 from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED, UNDELIVERABLE
 from coditect.wire import routing
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.commands import Command
-from dispatcher.ledger.leases import Lease, Pulse
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease, Pulse
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.liveness.ping import Pings

@@ -225,7 +225,7 @@ class TaskGraph(Protocol):
     async def incarnation(self, store: str, begun: int = 0) -> int:
         """Raise the store's incarnation in Redis to `begun`, and return the one before, 0 for none.
 
-        See `dispatcher.ledger.incarnation`. The number in Redis never falls, except by a wipe.
+        See `dispatcher.ledger.ownership.incarnation`. The number in Redis never falls, except by a wipe.
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:

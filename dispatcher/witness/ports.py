@@ -21,8 +21,8 @@ from coditect.wire.control import PROGRESS_TYPE, STARTED_TYPE
 from dispatcher.ledger import versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS, LEASES, OUTBOX, STATUSES
+from dispatcher.ledger.ownership.shards import KIND as SHARD
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.ledger.shards import KIND as SHARD
 from dispatcher.store.errors import StoreFailed
 from dispatcher.store.port import Database
 from dispatcher.store.transaction import Reads, Transaction

@@ -7,9 +7,10 @@ import re
 import pytest
 
 import dispatcher.ledger
-from dispatcher.ledger import idempotency, leases, shards, values
-from dispatcher.ledger.leases import LOOKS_PER_TTL, TTL_MS
-from dispatcher.ledger.shards import STEP_MS
+from dispatcher.ledger import idempotency, values
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import LOOKS_PER_TTL, TTL_MS
+from dispatcher.ledger.ownership.shards import STEP_MS
 from tests.docs.pages import section, table_rows
 from tests.servers import ROOT
 
@@ -34,6 +35,7 @@ def test_the_times_follow_from_the_pace_and_the_ttl() -> None:
 def test_the_table_names_the_layers_that_there_are() -> None:
     named = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     there = {path.stem for path in (ROOT / "dispatcher" / "ledger").glob("*.py")}
+    there |= {path.stem for path in (ROOT / "dispatcher" / "ledger" / "ownership").glob("*.py")}
 
     assert dispatcher.ledger.__doc__
     assert set(named) == there - {

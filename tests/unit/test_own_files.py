@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coditect.agent.processes.process import ProcessId
-from coditect.cli.local import _up_folder
+from coditect.cli.local.up import _up_folder
 from coditect.local.state import Phase, UpFolder, UpState, read_state, write_env, write_state
 from coditect.settings.settings import Settings, find_env_file, read_settings
 

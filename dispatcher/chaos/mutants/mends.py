@@ -139,7 +139,7 @@ MUTANTS = (
     ),
     Mutant(
         "released_as_dead",
-        "dispatcher.ledger.leases",
+        "dispatcher.ledger.ownership.leases",
         _RELEASED,
         _RELEASED.replace("found.owner)", "found.owner or found.previous)").replace("epoch))", "epoch, lease.owner))"),
         "who takes a shard that was released evicts the one that released it",

@@ -15,7 +15,7 @@ MUTANTS = (
     ),
     Mutant(
         "epoch_unchecked",
-        "dispatcher.ledger.leases",
+        "dispatcher.ledger.ownership.leases",
         "    return (found.owner, found.epoch) == (lease.owner, lease.epoch)\n",
         "    return found.owner == lease.owner\n",
         "a lease of an earlier epoch is good again when its owner has a newer one",
@@ -23,7 +23,7 @@ MUTANTS = (
     ),
     Mutant(
         "epoch_reused",
-        "dispatcher.ledger.leases",
+        "dispatcher.ledger.ownership.leases",
         "    lease = Lease(name, owner, found.epoch + 1,",
         "    lease = Lease(name, owner, max(1, found.epoch),",
         "a lease changes hands under the same epoch",
@@ -31,7 +31,7 @@ MUTANTS = (
     ),
     Mutant(
         "living_expired",
-        "dispatcher.ledger.shards",
+        "dispatcher.ledger.ownership.shards",
         "        if pulse.owner != me and pulse.has_lapsed():\n",
         "        if pulse.owner != me and pulse.still_ms:\n",
         "a dispatcher is taken for dead after one missed beat",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.keyspace import FLIGHTS, LIVE
+from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads

@@ -23,7 +23,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.registry.port import Search
 from coditect.registry.redis import RedisRegistry
 from dispatcher.chaos.faults.proxy import fault_proxy
-from dispatcher.ledger import leases
+from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import evictor
 from dispatcher.liveness.fleet import Fleet as LivingAgents
 from dispatcher.liveness.monitor import AgentGone, Monitor

@@ -30,7 +30,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.wire import routing
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.witness.ports import POINTS
 from tests.integration.agent.fleet import Fleet, open_fleet

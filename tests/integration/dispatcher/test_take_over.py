@@ -18,7 +18,7 @@ from coditect.errors import ControlPlaneRequired
 from coditect.local import PrivateServers
 from coditect.operations.status import cluster_status
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.shards.ownership import NAME
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually, patient

@@ -19,7 +19,7 @@ from dispatcher.chaos.faults.schedule import (
     lone,
     schedule,
 )
-from dispatcher.ledger.leases import TTL_MS
+from dispatcher.ledger.ownership.leases import TTL_MS
 from dispatcher.witness.history import HistoryEntry, Type
 
 

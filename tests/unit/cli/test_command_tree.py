@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from coditect import errors
-from coditect.cli import local
 from coditect.cli.compose import RealConnections
+from coditect.cli.local import up as local
 from coditect.cli.terminal.failure import describe
 from coditect.errors import CoditectError, InputError
 from coditect.settings.settings import read_settings

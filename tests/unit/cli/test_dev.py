@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from coditect import local
-from coditect.cli import dev
+from coditect.cli.local import dev
 from tests.unit.cli.scene import Terminal
 
 

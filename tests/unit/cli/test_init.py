@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect.cli.init import FILES
+from coditect.cli.local.init import FILES
 from tests.unit.cli.scene import Terminal
 
 

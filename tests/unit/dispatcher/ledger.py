@@ -17,13 +17,14 @@ from coditect.workflow.definition import Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import leases, shards, timers
+from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
 from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.keyspace import RUNS, STATUSES
-from dispatcher.ledger.leases import Lease
 from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.workflows import again, continuations

@@ -22,9 +22,10 @@ from coditect.wire import routing
 from coditect.wire.control import Verb
 from coditect.workflow.document import node_document
 from dispatcher.capacity import Capacity
-from dispatcher.ledger import outbox, shards
+from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.ownership import shards
 from dispatcher.ports import Ports
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.completions import CommandAnswer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from coditect.aio.supervisor import Supervisor
-from dispatcher.ledger import leases
+from dispatcher.ledger.ownership import leases
 from dispatcher.recovery.failover import Predecessors
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time

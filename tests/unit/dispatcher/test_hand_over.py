@@ -18,8 +18,8 @@ from coditect.model.message import Message
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.settings import Settings
 from coditect.wire import routing
-from dispatcher.ledger import leases
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership import leases
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.store.memory import MemoryDatabase

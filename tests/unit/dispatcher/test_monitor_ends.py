@@ -14,7 +14,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.registry.memory import MemoryRegistry
-from dispatcher.ledger import leases
+from dispatcher.ledger.ownership import leases
 from dispatcher.liveness import monitor, ping
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import LEASE, AgentGone, Monitor

@@ -13,11 +13,12 @@ from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker
 from coditect.registry.memory import MemoryRegistry
 from coditect.workflow.states import TaskState
-from dispatcher.ledger import outbox, shards, timers
+from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Command, Due, Fill, Finished, Proposed, Rebuild
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import claim
+from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork

@@ -19,10 +19,10 @@ from coditect.model.result import Outcome, Status
 from coditect.registry.memory import MemoryRegistry
 from coditect.wire import routing
 from coditect.wire.control import Verb, request
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.commands import Finished
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import INDEXED
+from dispatcher.ledger.ownership import leases, shards
 from dispatcher.program import DispatcherOptions, running_dispatcher
 from dispatcher.shards import worker as worker_module
 from dispatcher.shards.ownership import ShardOwnership

@@ -17,7 +17,7 @@ from coditect.client.workflow_run import Run
 from coditect.registry.memory import MemoryRegistry
 from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import Show
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.scheduling import reconciler
 from dispatcher.scheduling.reconciler import Reconciler

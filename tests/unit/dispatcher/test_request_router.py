@@ -17,7 +17,7 @@ from coditect.wire.control import Verb
 from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import ROOT
-from dispatcher.ledger.shards import shard_of
+from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import Reads

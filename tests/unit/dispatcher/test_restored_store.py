@@ -16,7 +16,8 @@ from coditect import Agent, Workflow
 from coditect.broker.memory import MemoryBroker
 from coditect.testing import TestFleet
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger import incarnation, outbox
+from dispatcher.ledger import outbox
+from dispatcher.ledger.ownership import incarnation
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph

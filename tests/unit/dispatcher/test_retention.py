@@ -22,9 +22,10 @@ from coditect.workflow.definition import Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.states import WorkflowState
 from dispatcher.capacity import Capacity
-from dispatcher.ledger import answers, idempotency, leases
+from dispatcher.ledger import answers, idempotency
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
+from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
 from dispatcher.retention import DAY_MS, SHOWN_FAILED_MS, SHOWN_MS, UPLOAD_MS, Retention

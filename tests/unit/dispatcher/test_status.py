@@ -15,7 +15,7 @@ from coditect.operations.status import RefusalCounts, cluster_status
 from coditect.registry.memory import MemoryRegistry
 from coditect.telemetry.names import COMMITS_REFUSED
 from coditect.wire.control import Verb
-from dispatcher.ledger import leases, shards
+from dispatcher.ledger.ownership import leases, shards
 from dispatcher.program import Dispatcher, DispatcherOptions, running_dispatcher
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually

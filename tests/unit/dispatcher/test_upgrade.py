@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger import outbox, shards
+from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed

@@ -19,7 +19,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import LEAST, Capacity
-from dispatcher.ledger import shards, timers
+from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due, Finished, GoOn, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import LostLease
@@ -27,6 +27,7 @@ from dispatcher.ledger.keyspace import STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import UNRECORDABLE
 from dispatcher.ledger.nodes.inputs import FAILURE, value_of
+from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES

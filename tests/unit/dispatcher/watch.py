@@ -14,7 +14,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.testing import TestFleet
-from dispatcher.ledger import leases
+from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.liveness.fleet import Fleet
 from dispatcher.liveness.monitor import AgentGone, Monitor

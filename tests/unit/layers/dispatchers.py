@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dispatcher.ledger import leases, shards
-from dispatcher.ledger.leases import Lease, Pulse
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease, Pulse
 from tests.unit.layers.scene import End, Store
 
 

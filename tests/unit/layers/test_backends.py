@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.ledger import leases, outbox, shards
+from dispatcher.ledger import outbox
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import TTL_MS, Lease, Pulse
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import TTL_MS, Lease, Pulse
 from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.memory import Faults, MemoryDatabase
 from dispatcher.store.port import Database

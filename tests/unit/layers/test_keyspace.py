@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 
-from dispatcher.ledger import answers, idempotency, incarnation, keyspace, leases, outbox, shards, timers, values
+from dispatcher.ledger import answers, idempotency, keyspace, outbox, timers, values
 from dispatcher.ledger import errors as layer_errors
+from dispatcher.ledger.ownership import incarnation, leases, shards
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Transaction
 from tests.unit.layers.scene import Store

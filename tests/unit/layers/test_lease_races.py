@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dispatcher.ledger import leases
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import TTL_MS, Lease, Pulse
+from dispatcher.ledger.ownership import leases
+from dispatcher.ledger.ownership.leases import TTL_MS, Lease, Pulse
 from dispatcher.store.transaction import Transaction
 from tests.unit.layers.scene import End, Opened, Store
 

@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import Lease
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease
 from tests.unit.layers.dispatchers import Fleet
 from tests.unit.layers.scene import End
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import TTL_MS
-from dispatcher.ledger.shards import STEP_MS, plan, shard_of
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import TTL_MS
+from dispatcher.ledger.ownership.shards import STEP_MS, plan, shard_of
 from tests.unit.layers.dispatchers import Fleet
 from tests.unit.layers.scene import End, Store
 

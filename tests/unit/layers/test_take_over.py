@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from dispatcher.ledger import leases, shards
 from dispatcher.ledger.errors import LostLease
-from dispatcher.ledger.leases import Lease, Pulse
+from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.ownership.leases import Lease, Pulse
 from dispatcher.store.memory import Faults, MemoryDatabase
 from tests.unit.broker.virtual_time import in_virtual_time
 

@@ -11,9 +11,10 @@ import pytest
 from coditect.errors import SetupError
 from coditect.settings.settings import Settings
 from dispatcher.backup import backup, restore
-from dispatcher.ledger import incarnation, versions
-from dispatcher.ledger.incarnation import NUMBERS, Incarnation
+from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import MARKERS
+from dispatcher.ledger.ownership import incarnation
+from dispatcher.ledger.ownership.incarnation import NUMBERS, Incarnation
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter

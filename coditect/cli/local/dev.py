@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coditect.cli.local import FLEET_TABLE, control_plane, fleet, plan_of, programs_of
+from coditect.cli.local.up import FLEET_TABLE, control_plane, fleet, plan_of, programs_of
 from coditect.cli.terminal.output import say
 from coditect.errors import InputError, missing_extra
 

@@ -18,9 +18,10 @@ import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from dispatcher.ledger import leases, versions
+from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import SHARDS
-from dispatcher.ledger.leases import Lease, Pulse
+from dispatcher.ledger.ownership import leases
+from dispatcher.ledger.ownership.leases import Lease, Pulse
 from dispatcher.store.transaction import Reads, Transaction
 
 DEFAULT_SHARDS = 16

@@ -45,7 +45,7 @@ def init_command(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         fix = "name a new folder, or an empty one"
         raise InputError("The folder is there already, and nothing is overwritten", folder=str(folder), fix=fix)
-    starter = files("coditect.cli") / "starter"
+    starter = files("coditect.cli.local") / "starter"
     folder.mkdir(parents=True, exist_ok=True)
     for file in FILES:
         text = (starter / file.removeprefix(".")).read_text(encoding="utf-8")
