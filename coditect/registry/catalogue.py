@@ -1,4 +1,4 @@
-"""A client's catalogue of the capabilities that exist: by their queues, and by registrations of living agents."""
+"""The look-up of capabilities for a client, in the broker's queues and in the registrations of living agents."""
 
 from __future__ import annotations
 

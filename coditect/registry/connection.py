@@ -25,8 +25,9 @@ from coditect.errors import Retryable, SetupError
 Answer = TypeVar("Answer")
 
 VENDOR_ERRORS = (RedisError, RedisClusterException, ChildDeadlockedError, OSError, ValueError)
-"""Every family of errors of redis-py. OSError includes the TimeoutError of the time limit, ValueError is the
-parser's when the server speaks another protocol.
+"""Every error class that redis-py raises for a failed call.
+
+OSError includes the TimeoutError of the time limit; redis-py raises ValueError when the server speaks another protocol.
 """
 
 CONNECTIONS = 8
@@ -41,7 +42,7 @@ class RedisConnection:
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, unavailable: Callable[[str, str], Retryable]) -> None:
-        """Prepare the pool, without connecting yet.
+        """Prepare the Redis connection pool, without connecting yet.
 
         Raises:
             SetupError: when the URL is no Redis URL.
@@ -51,7 +52,7 @@ class RedisConnection:
         self.redis = _client(url, timeout_seconds)
 
     async def bounded(self, step: str, call: Awaitable[Answer]) -> Answer:
-        """Await a Redis call within the time limit, and return its answer.
+        """Await one Redis call within the time limit, and return the call's result.
 
         Raises:
             Retryable: the error of `unavailable(step, reason)`, when the call failed or was late.
@@ -64,12 +65,12 @@ class RedisConnection:
             raise self._unavailable(step, f"{type(error).__name__}: {error}"[:200]) from error
 
     async def version(self) -> str:
-        """Return the version of the Redis server; with sentinels, of the master."""
+        """Return the version of the Redis server; behind Sentinel, the version of the master."""
         facts = await self.bounded("version", self.redis.info("server"))
         return str(facts.get("redis_version", "unknown"))
 
     async def close(self) -> None:
-        """Close all connections, those to the sentinels too, each within the time limit."""
+        """Close all connections to Redis and to its sentinels, each within the time limit."""
         pool = self.redis.connection_pool
         sentinels = pool.sentinel_manager.sentinels if isinstance(pool, SentinelConnectionPool) else ()
         for one in (self.redis, *sentinels):
@@ -78,7 +79,7 @@ class RedisConnection:
 
 
 def read_scripts(package: str, *names: str, shared: str = "") -> dict[str, str]:
-    """Return the package's Lua scripts `lua/<name>.lua` by name, with the shared file's text before each."""
+    """Return a package's Lua scripts `lua/<name>.lua` by name, each with the text of the `shared` script before it."""
 
     def read(name: str) -> str:
         return files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
@@ -102,7 +103,7 @@ def _client(url: str, timeout_seconds: float) -> Redis:
 
 
 def _each(timeout_seconds: float) -> dict[str, Any]:
-    """Return the options of each connection: protocol, time limits and retry."""
+    """Return the options for each connection to Redis: protocol version, time limits and retry."""
     return {
         "protocol": 2,
         "socket_timeout": timeout_seconds,
@@ -112,7 +113,7 @@ def _each(timeout_seconds: float) -> dict[str, Any]:
 
 
 def _watched(url: SplitResult, timeout_seconds: float) -> Redis:
-    """Return a client of the master that the sentinels name; each new connection asks the sentinels again."""
+    """Return a Redis client of the master that Sentinel names; each new connection asks the sentinels again."""
     signed, _, places = url.netloc.rpartition("@")
     hosts = [place.partition(":") for place in places.split(",")]
     name, _, database = url.path.strip("/").partition("/")

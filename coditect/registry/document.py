@@ -1,4 +1,4 @@
-"""JSON encoding of registrations and loads for the registry: ``docs/wire/registration.schema.json``.
+"""The JSON encoding of registrations and loads for the registry: ``docs/wire/registration.schema.json``.
 
 Fields that a newer agent adds are ignored, fields with a default may be missing: agents of several versions share a
 registry.
@@ -64,7 +64,7 @@ def decode_registration(text: bytes) -> Registration:
 
 
 def encode_load(load: Load) -> bytes:
-    """Encode an agent's load as JSON."""
+    """Encode an agent's load as the JSON document that the registry stores."""
     return json.dumps(
         {
             "status": load.status.value,
@@ -82,7 +82,7 @@ def encode_load(load: Load) -> bytes:
 
 
 def decode_load(text: bytes) -> Load:
-    """Decode an agent's load from JSON.
+    """Decode an agent's load from the registry's JSON document.
 
     Raises:
         InvalidTask: when the JSON is no load.
@@ -132,5 +132,5 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
 
 
 def _strategy(value: object) -> Strategy | None:
-    """Decode a strategy; a strategy that only a newer version knows gives None, and the broker balances."""
+    """Decode a selection strategy by name; return None for a name that this version does not know."""
     return Strategy(value) if isinstance(value, str) and value in tuple(Strategy) else None

@@ -23,7 +23,7 @@ Start marks are bounded by nothing but the redelivered tasks, so no mark is writ
 from __future__ import annotations
 
 KEYS = ("leases", "registrations", "loads", "terms", "index")
-"""The keys that each script over the agents declares, in order."""
+"""The names of the keys that every Lua script about agents declares, in this order."""
 
 TURNS_KEY = "turns"
 START_PREFIX = "start:"
@@ -31,14 +31,14 @@ RETURNS_PREFIX = "returns:"
 SEPARATOR = "\0"
 
 ANY_AGENT = "a"
-"""The index term that every agent has."""
+"""The term under which the registry's index lists every agent."""
 
 
 def capability_term(name: str) -> str:
-    """Return the index term of a capability."""
+    """Return the term under which the registry's index lists the agents that offer a capability."""
     return f"c{SEPARATOR}{name}"
 
 
 def tag_term(tag: str) -> str:
-    """Return the index term of a tag."""
+    """Return the term under which the registry's index lists the agents with a tag."""
     return f"t{SEPARATOR}{tag}"

@@ -1,4 +1,4 @@
-"""The registry's in-memory twin: equal behaviour in one process, with a time and faults that a test can set."""
+"""The registry's in-memory twin, which behaves as the Redis registry; tests set its time and its faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.registry.document import decode_load, decode_registration, encode_
 from coditect.registry.port import Search
 
 CALL_SECONDS = 0.9
-"""The longest time of a call, as with Redis."""
+"""The longest time that a registry call takes before it fails, as with Redis."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class MemoryRegistry:
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic, wall_ms: Callable[[], int] = _system_ms) -> None:
-        """Take the clocks: `now`, in seconds, by which leases lapse, and `wall_ms`, the time of day."""
+        """Take two clocks: `now`, in seconds, by which leases end, and `wall_ms`, the wall time in milliseconds."""
         self._wall_ms = wall_ms
         self.failing = False
         self.slow_seconds = 0.0
@@ -58,14 +58,14 @@ class MemoryRegistry:
         return None
 
     def wipe(self) -> None:
-        """Lose all agents, turns and marks, as a Redis that came back empty."""
+        """Remove all agents, turn counters and start marks, as a Redis does that restarts empty."""
         self._entries.clear()
         self._turns.clear()
         self._starts.clear()
         self._handed_back.clear()
 
     def extend(self, agent_ids: Collection[AgentId], seconds: float) -> None:
-        """Move the ends of the given agents' leases by some seconds, for tests that skip time."""
+        """Extend the leases of the given agents by some seconds, for tests that skip time."""
         for agent_id in agent_ids:
             if agent_id in self._entries:
                 self._entries[agent_id].ends += seconds
@@ -109,7 +109,7 @@ class MemoryRegistry:
         return found
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of a living agent; None without a living agent of the id."""
+        """Return the record of a living agent; None when no living agent has the id."""
         self._refuse_when_failing()
         entry = self._living().get(agent_id)
         record = None if entry is None else self._record(entry)
@@ -122,14 +122,14 @@ class MemoryRegistry:
         return frozenset(offer.name for record in records for offer in record.registration.capabilities)
 
     async def now_ms(self) -> int:
-        """Return the time of day of the clock given to the registry, in milliseconds."""
+        """Return the registry's wall time in milliseconds since the Unix epoch."""
         self._refuse_when_failing()
         now_ms = self._wall_ms()
         await self._answer()
         return now_ms
 
     async def next_turn(self, name: str) -> int:
-        """Increment a named counter, and return the count."""
+        """Increment the named counter, which all clients share, and return its new value."""
         self._refuse_when_failing()
         turn = self._turns[name] = self._turns.get(name, 0) + 1
         await self._answer()
@@ -144,7 +144,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None."""
+        """Mark a task as started by an agent; return the agent that marked the task before, or None."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()
@@ -154,14 +154,14 @@ class MemoryRegistry:
         return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task; idempotent."""
+        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent."""
         self._refuse_when_failing()
         self._unmark(task, agent_id)
         self._handed_back.pop(task, None)
         await self._answer()
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent hands tasks back unstarted, and remove the agent's start marks of these tasks."""
+        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks."""
         self._refuse_when_failing()
         for task in tasks:
             self._unmark(task, agent_id)

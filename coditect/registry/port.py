@@ -23,13 +23,13 @@ class Search:
 
     capability: str | None = None
     tag: str | None = None
-    """A tag of the agent or of one of its capabilities."""
+    """A tag that the agent or one of its capabilities must have."""
     keyword: str | None = None
-    """A text that occurs, in any case, in the agent's name or tags, or in a capability's name, description or tags."""
+    """A text to find, in any case, in an agent's name or tags, or a capability's name, description or tags."""
     status: AgentStatus | None = None
 
     def matches(self, record: AgentRecord) -> bool:
-        """Return whether an agent's record matches all criteria of the search."""
+        """Tell whether an agent's record matches all criteria of the search."""
         agent = record.registration
         if self.capability is not None and all(offer.name != self.capability for offer in agent.capabilities):
             return False
@@ -42,7 +42,7 @@ class Search:
 
 
 def texts_of(agent: Registration) -> Iterator[str]:
-    """Yield the texts of an agent in which a keyword is searched: names, tags and descriptions."""
+    """Yield the texts of an agent that a keyword search reads: names, tags and descriptions."""
     yield agent.name
     yield from agent.all_tags
     for offer in agent.capabilities:
@@ -51,7 +51,7 @@ def texts_of(agent: Registration) -> Iterator[str]:
 
 
 class Registry(Protocol):
-    """The fleet's directory of agents; an async context manager, and opening needs no server.
+    """The port of the fleet's directory of agents; an async context manager that opens without a server.
 
     Every call ends within 1 s.
 
@@ -63,7 +63,7 @@ class Registry(Protocol):
         """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
-        """Extend an agent's lease and write its load; return False when the agent is unknown (register again)."""
+        """Extend an agent's lease and write its load; return False when the agent is unknown and must register."""
 
     async def deregister(self, agent_id: AgentId) -> None:
         """Remove an agent and its index entries; idempotent."""
@@ -72,19 +72,19 @@ class Registry(Protocol):
         """Return the living agents that match a search, sorted by agent id."""
 
     async def leases(self) -> Mapping[AgentId, int]:
-        """Return the remaining lease of every living agent, in milliseconds; reads nothing else of the agents."""
+        """Return the remaining lease of every living agent, in milliseconds; cheaper than `find`."""
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of a living agent; None without a living agent of the id."""
+        """Return the record of a living agent; None when no living agent has the id."""
 
     async def capabilities(self) -> frozenset[str]:
         """Return the names of all capabilities that living agents offer."""
 
     async def now_ms(self) -> int:
-        """Return the registry's wall time in milliseconds since the Unix epoch, the reference of the fleet's clocks."""
+        """Return the registry's wall time in ms since the Unix epoch, to which all processes adjust their clocks."""
 
     async def next_turn(self, name: str) -> int:
-        """Increment a counter that all clients share, and return the count, for round robin."""
+        """Increment the named counter, which all clients share for round robin, and return its new value."""
 
     async def mark_start(
         self,
@@ -95,7 +95,7 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None.
+        """Mark a task as started by an agent; return the agent that marked the task before, or None.
 
         Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
         for a task that was handed back as often as it had `deliveries`.
@@ -108,7 +108,7 @@ class Registry(Protocol):
         """
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent hands the given tasks back unstarted, and remove the agent's start marks of the tasks.
+        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks.
 
         A count lives `keep_seconds` from the last hand-back.
         """

@@ -1,4 +1,4 @@
-"""The registry in Redis 7: atomic Lua scripts (`lua/`) over a handful of keys (drawn in `keys`).
+"""The registry in Redis 7: atomic Lua scripts (`lua/`) over a handful of keys, which `keys` lists.
 
 Redis may be killed, wiped, slow or full at any time: a call then raises RegistryUnavailable within its limit, and the
 next call connects again. Redis Cluster needs the keys in one slot: a prefix with a hash tag, such as ``{coditect}:``.
@@ -39,7 +39,7 @@ class RedisRegistry:
     """
 
     def __init__(self, url: str, *, prefix: str = "coditect:", timeout_seconds: float = 0.9) -> None:
-        """Prepare the scripts and the connection pool, without connecting yet.
+        """Prepare the Lua scripts and the Redis connection pool, without connecting yet.
 
         Raises:
             SetupError: when the URL is no Redis URL.
@@ -98,7 +98,7 @@ class RedisRegistry:
         return {AgentId(agent.decode(errors="surrogateescape")): round(float(ends)) - now for agent, ends in pairs}
 
     async def get(self, agent_id: AgentId) -> AgentRecord | None:
-        """Return the entry of a living agent; None without a living agent of the id."""
+        """Return the record of a living agent; None when no living agent has the id."""
         return next(self._records(await self._run("get", agent_id)), None)
 
     async def capabilities(self) -> frozenset[str]:
@@ -112,7 +112,7 @@ class RedisRegistry:
         return int(seconds) * 1_000 + int(microseconds) // 1_000
 
     async def next_turn(self, name: str) -> int:
-        """Increment a counter that all clients share, and return the count; skips numbers when a connection breaks."""
+        """Increment the named counter, which all clients share; a broken connection may skip a number."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def mark_start(
@@ -124,18 +124,18 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent whose earlier mark stays, or None."""
+        """Mark a task as started by an agent; return the agent that marked the task before, or None."""
         delivered = "" if deliveries is None else deliveries
         arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
         holder = await self._run_on_marks("mark_start", [task], *arguments)
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task; idempotent."""
+        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent."""
         await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent hands tasks back unstarted, and remove the agent's start marks of these tasks."""
+        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks."""
         await self._run_on_marks("hand_back", tasks, agent_id, _milliseconds(keep_seconds))
 
     async def _run(self, step: str, *arguments: str | bytes | int) -> Any:

@@ -1,4 +1,4 @@
-"""The wall time that a fleet agrees on: the machine's clock, corrected by its difference from the registry's clock.
+"""The fleet's common wall time: the machine's clock, corrected by its difference from the registry's clock.
 
 Deadlines and other instants travel between machines, and machines differ. Every process compares its clock with the
 registry's when it starts and twice a minute, warns when they differ, and corrects its own from then on. A difference of
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 30.0
 TOLERATED_MS = 100
-"""Differences up to this, or up to half of the time that the question took, are not corrected."""
+"""The clock difference up to which nothing is corrected; half of the registry's answer time, when longer."""
 TOLD_MS = 1_000
 MOST_CORRECTED_MS = 86_400_000
 _FIX = "synchronize the machines' clocks (NTP)"
 
 
 async def following(clock: Clock, registry: Registry, background: Supervisor) -> ReferenceClock:
-    """Return a clock that follows the registry's: compared once, and then by a background task."""
+    """Return a clock that follows the registry's clock: compared at once, then regularly by a background task."""
     reference = ReferenceClock(clock)
     await reference.compare(registry)
     background.keep(partial(reference.follow, registry), name="clock", critical=False, idle=True)
@@ -37,14 +37,14 @@ async def following(clock: Clock, registry: Registry, background: Supervisor) ->
 
 
 class ReferenceClock:
-    """A clock that corrects the machine's wall time by the registry's time."""
+    """A clock that corrects the machine's wall time by its difference from the registry's time."""
 
     def __init__(self, own: Clock) -> None:
         self._own = own
         self._correction_ms = 0
         self._told_ms = 0
         self.ahead_ms = 0
-        """How far the machine's own clock was ahead of the registry's at the last comparison; negative: behind."""
+        """How many ms the machine's clock was ahead of the registry's at the last comparison; negative: behind."""
 
     def now_ms(self) -> int:
         """Return the corrected wall time in milliseconds since the Unix epoch."""
@@ -60,7 +60,7 @@ class ReferenceClock:
 
     @property
     def doubt(self) -> str:
-        """A sentence about the clock's difference from the registry's; empty when the clocks agree within a second."""
+        """Return a sentence about the clock's difference from the registry's; empty when it is below 1 s."""
         if abs(self.ahead_ms) < TOLD_MS:
             return ""
         side = "ahead of" if self.ahead_ms > 0 else "behind"
@@ -68,13 +68,13 @@ class ReferenceClock:
         return f"this machine's clock is {abs(self.ahead_ms) / 1000:.0f} s {side} the registry's{done}"
 
     async def follow(self, registry: Registry) -> None:
-        """Compare the clock with the registry's every 30 s, for ever."""
+        """Compare the machine's clock with the registry's every 30 s, for ever."""
         while True:
             await asyncio.sleep(COMPARE_SECONDS)
             await self.compare(registry)
 
     async def compare(self, registry: Registry) -> None:
-        """Ask the registry for its time once, and correct the clock; without an answer, change nothing."""
+        """Ask the registry for its time once, and set the clock's correction; without an answer, change nothing."""
         before = self._own.now_ms()
         try:
             reference = await registry.now_ms()

@@ -1,4 +1,4 @@
-"""The assignment of many tasks to agents at once, from one look at the registry. Pure.
+"""The assignment of many tasks to agents at once, from one read of the registry, as a pure function.
 
 An agent gets at most what it can take: its slots and as many tasks again may run and wait in it (its inbox holds twice
 its slots). Tasks beyond that stay in the capability's queue, where any free agent takes them.
@@ -18,10 +18,10 @@ from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale
 from coditect.registry.selection.strategies import busyness, candidates
 
 INBOX_SLOTS = 2
-"""The capacity of an agent's inbox, in its slots: `broker.topology.agent_queues`."""
+"""The capacity of an agent's inbox, as a multiple of the agent's slots: `broker.topology.agent_queues`."""
 
 _Rank = Callable[[AgentRecord, int], tuple[float, ...]]
-"""The rank of an agent that was given so many tasks already; grows with each task, and the lowest is next."""
+"""A function that ranks an agent with its count of newly assigned tasks; the lowest rank gets the next task."""
 
 
 def assign(
@@ -52,7 +52,7 @@ def assign(
 
 
 def room(record: AgentRecord) -> int:
-    """Return how many more tasks an agent can take, to run and to wait in its inbox."""
+    """Return how many more tasks an agent can take, in its slots and in its inbox together."""
     return max(0, INBOX_SLOTS * record.registration.slots - record.load.running - record.load.suspended)
 
 

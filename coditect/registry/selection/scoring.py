@@ -1,4 +1,4 @@
-"""The score of an agent for the next task, as one number in (0, 1]. Pure.
+"""The score of an agent for the next task, as one number in (0, 1], by a pure function.
 
 ::
 
@@ -29,11 +29,11 @@ from coditect.registry.port import texts_of
 
 FLOOR = 0.02
 SUSPENDED_SHARE = 0.5
-"""A suspended task holds no slot, but takes the next free one, at an unknown time, before a new task."""
+"""The share of a slot that a suspended task counts for: it holds none now, but takes the next free one."""
 MEMORY_BYTES = 1024**3
 TRUSTED_SUCCESSES = 10
 LATENCY_MS = 10.0
-"""Differences below it say nothing about an agent."""
+"""The milliseconds added to each latency in the score, so that smaller differences hardly count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ BEST_MATCH = Weights(free=0.5, capacity=0.25, health=1.0, overlap=3.0)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The maxima and minima of a fleet, to which the terms of a score are relative."""
+    """The largest free room, most slots and lowest latency in a fleet, by which scores are scaled."""
 
     most_room: float
     most_slots: int
     fastest_ms: float
-    """0 when no agent has run a task yet."""
+    """The lowest latency of the agents in ms; 0 when no agent has run a task yet."""
 
     @classmethod
     def of(cls, records: Sequence[AgentRecord]) -> Self:
-        """Return the scale of the given agents."""
+        """Return the score's scale for a fleet: its largest room, most slots and lowest latency."""
         return cls(
             most_room=max((_room(record) for record in records), default=0.0),
             most_slots=max((record.registration.slots for record in records), default=0),
@@ -89,7 +89,7 @@ class Scale:
 
 
 def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = ANYTHING) -> float:
-    """Return the score of an agent, in (0, 1], by the module's formula."""
+    """Return the score of an agent for the next task, in (0, 1]: the weighted product of the score's terms."""
     terms = terms_of(record, scale, wanted)
     product = 1.0
     for name in _TERMS:
@@ -100,7 +100,7 @@ def score(record: AgentRecord, weights: Weights, scale: Scale, wanted: Wanted = 
 
 
 def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> ScoreTerms:
-    """Return the terms of an agent's score, relative to its fleet's scale."""
+    """Return the seven terms of an agent's score, scaled by the best values in the fleet."""
     load, slots, room = record.load, record.registration.slots, _room(record)
     capacity = room / scale.most_room if scale.most_room > 0 else slots / max(1, scale.most_slots)
     seen = load.completed + TRUSTED_SUCCESSES
@@ -117,7 +117,7 @@ def terms_of(record: AgentRecord, scale: Scale, wanted: Wanted = ANYTHING) -> Sc
 
 
 def overlap(agent: Registration, wanted: Wanted) -> float:
-    """Return the share of the criteria that the agent meets; 1 without criteria."""
+    """Return the share of the wanted tags, capabilities and keywords that an agent has; 1 without criteria."""
     if not len(wanted):
         return 1.0
     tags = agent.all_tags

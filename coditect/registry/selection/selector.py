@@ -1,4 +1,4 @@
-"""The client's selection of agents: a cache of the registry's entries, and the choice of an agent for each task.
+"""The client's selection of an agent for each task, from a cache of the registry's entries.
 
 A call without a strategy costs a look into a dictionary: the client learns in the background whether a capability asks
 for a strategy. A registry that does not answer leaves every choice to the broker.
@@ -25,25 +25,25 @@ from coditect.registry.selection.strategies import choose
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = BEAT_SECONDS
-"""The age up to which an entry is fresh: agents send their load once in that time."""
+"""The age up to which a cached registry entry is fresh: an agent's heartbeat period."""
 LEARN_SECONDS = 5.0
-"""How long the answer that a capability asks for no strategy is trusted."""
+"""The seconds for which the client remembers that a capability declares no selection strategy."""
 LEARN_PAUSE_SECONDS = 0.05
-"""The pause between two background reads, so that many capabilities cost next to nothing."""
+"""The pause between two background reads of the registry, which bounds their load."""
 MOST_REMEMBERED = 10_000
 GLANCE = 16
-"""How many tasks of a batch go to the broker before the capability's strategy is asked for again."""
+"""How many tasks of a batch go to the broker before the client looks up the capability's strategy again."""
 
 
 @dataclass(slots=True)
 class Known:
-    """The cached registry entries of one capability, with the tasks that the client has assigned since."""
+    """The cached registry entries of one capability, updated with the tasks that the client has assigned since."""
 
     records: dict[AgentId, AgentRecord] = field(default_factory=dict)
     read_at: float = 0.0
-    """On the event loop's clock."""
+    """The time of the read from the registry, on the event loop's clock."""
     asked: Strategy | None = None
-    """The strategy that the capability asks for."""
+    """The selection strategy that the capability declares, or None."""
 
     @property
     def age(self) -> float:
@@ -51,28 +51,28 @@ class Known:
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
-        """Count a task as running at an agent, until the task's end or the next read, and return the pick."""
+        """Count one more running task at the agent in the cache, and return the pick of the agent."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
         return Pick(agent_id, self)
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """The agent that a task should prefer, counted as busier until the task ends."""
+    """The agent that a task should prefer; the cache counts the task as running until it ends."""
 
     agent_id: AgentId
     known: Known | None = None
-    """The entries behind the choice; None when the caller named the agent."""
+    """The cached registry entries from which the agent was chosen; None when the caller named the agent."""
 
     def over(self, _: object) -> None:
-        """Stop counting the task as running at the agent; the callback of the task's reply."""
+        """Stop counting the task as running at the agent; called back when the task's reply arrives."""
         if self.known is not None:
             self.known.records[self.agent_id] = with_more(self.known.records[self.agent_id], -1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """The order for a batch: capability, strategy, criteria and size."""
+    """The parameters of a batch of selections: capability, strategy, criteria and size."""
 
     capability: str
     strategy: Strategy | None
@@ -89,7 +89,7 @@ class Selector:
         self._background = background
         self._known: dict[str, Known] = {}
         self._plain: set[str] = set()
-        """Capabilities that ask for no strategy, as far as is known: the fast path of most calls."""
+        """The capabilities that declare no strategy, as far as the client knows: most calls end here."""
         self._turns: dict[str, int] = {}
         self._reads: dict[str, asyncio.Task[Known]] = {}
         self._learning: dict[str, None] = {}
@@ -98,7 +98,7 @@ class Selector:
     async def pick(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None
     ) -> Pick | None:
-        """Select the agent for one task, with at most one registry read a second; None leaves it to the broker."""
+        """Select the agent for one task, with at most one registry read per second; None lets the broker choose."""
         if pin is not None:
             return Pick(pin)
         if strategy is None and wanted is ANYTHING and (capability in self._plain or self._registry is None):
@@ -111,7 +111,7 @@ class Selector:
         return self._choose(known, strategy, turn, wanted)
 
     def follow(self, capability: str, wanted: Wanted = ANYTHING) -> Pick | None:
-        """Select the agent for one task by the capability's own strategy, without waiting for the registry."""
+        """Select the agent for one task by the capability's declared strategy, without waiting for the registry."""
         known = self._remembered(capability)
         if known is None or known.asked is None:
             return None
@@ -120,12 +120,12 @@ class Selector:
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
     ) -> SelectionBatch:
-        """Start a batch that selects the agents for a sequence of tasks, `many` at a time."""
+        """Return a batch that selects agents for a sequence of tasks, `many` tasks at a time."""
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
         return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
     async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
-        """Assign the next tasks of a batch to agents, from one look at the registry; None leaves all to the broker."""
+        """Select agents for the next tasks of a batch by one read of the registry; None leaves all to the broker."""
         name = order.capability
         known = self._remembered(name) if order.strategy is None else await self._fresh(name)
         strategy = order.strategy or (known.asked if known is not None else None)
@@ -142,7 +142,7 @@ class Selector:
     # -- what is known ----------------------------------------------------------------------------------
 
     def _remembered(self, capability: str) -> Known | None:
-        """Return the cached entries unless they are too old; old entries are read again in the background."""
+        """Return a capability's cached entries, or None when too old; a background task reads old ones again."""
         if self._registry is None:
             return None
         known = self._known.get(capability)
@@ -159,7 +159,7 @@ class Selector:
             self._learner = self._background.start(self._learn_all(), name="learn strategies")
 
     async def _learn_all(self) -> None:
-        """Read the pending capabilities one by one, with pauses; ends when none is pending."""
+        """Read the registry entries of all pending capabilities one by one, with pauses, and end."""
         while self._learning:
             capability = next(iter(self._learning))
             try:
@@ -169,7 +169,7 @@ class Selector:
                 del self._learning[capability]
 
     async def _fresh(self, capability: str) -> Known:
-        """Return entries read within the last second; concurrent callers share one read."""
+        """Return a capability's registry entries, at most 1 s old; concurrent callers share one read."""
         known = self._known.get(capability)
         if known is not None and known.age < FRESH_SECONDS:
             return known
@@ -181,7 +181,7 @@ class Selector:
         return await asyncio.shield(reading)
 
     async def _read(self, capability: str) -> Known:
-        """Read a capability's entries from the registry into the cache; empty when the registry does not answer."""
+        """Read a capability's entries from the registry into the cache; none when the registry does not answer."""
         known = Known()
         try:
             if self._registry is not None:
@@ -200,7 +200,7 @@ class Selector:
         return known
 
     async def _turn(self, capability: str) -> int:
-        """Return the round-robin turn that all clients share; the client's own turn without an answer."""
+        """Return the round-robin number that all clients share; the client's own when the registry does not answer."""
         try:
             if self._registry is not None:
                 return await self._registry.next_turn(capability)
@@ -209,7 +209,7 @@ class Selector:
         return self._next_turn(capability)
 
     def _next_turn(self, capability: str, many: int = 1) -> int:
-        """Return the client's own turn, which starts at random so that clients do not start with one agent."""
+        """Return the client's own round-robin number, which starts at random so that clients spread over agents."""
         turn = self._turns.get(capability)
         if turn is None:
             turn = int(self._clock.chance() * 1_000_000)
@@ -220,7 +220,7 @@ class Selector:
 
 
 class SelectionBatch:
-    """The picks of agents for a sequence of tasks, in order."""
+    """The selected agents for a sequence of tasks, one after the other."""
 
     def __init__(self, selector: Selector, order: _Order, pinned: Pick | None) -> None:
         self._selector = selector
@@ -245,12 +245,12 @@ class SelectionBatch:
 
 
 def _asked(strategy: Strategy | None, wanted: Wanted) -> Strategy | None:
-    """Return the strategy of a call; criteria without a strategy mean the best match."""
+    """Return the selection strategy of a call: the given one, or the best match when only criteria are given."""
     return Strategy.BEST_MATCH if strategy is None and len(wanted) else strategy
 
 
 def _asked_by(records: Iterable[AgentRecord], capability: str) -> Strategy | None:
-    """Return the strategy that a capability asks for; where agents differ, the agent that started last decides."""
+    """Return the strategy that a capability declares; where agents differ, the last started agent decides."""
     newest = max(records, key=lambda one: (one.registration.started_at_ms, one.agent_id), default=None)
     if newest is None:
         return None

@@ -1,4 +1,4 @@
-"""The strategies by which a sender chooses one of several agents. Pure: turn and chance are passed in.
+"""The strategies by which a sender chooses one of several agents, as pure functions.
 
 A choice is a preference: an agent that does not take the task leaves it to its capability's queue. `assignment` gives
 out many tasks at once.
@@ -18,7 +18,7 @@ from coditect.registry.selection.scoring import BEST_MATCH, LOAD_BALANCED, Scale
 def choose(
     records: Iterable[AgentRecord], strategy: Strategy, *, turn: int, chance: float, wanted: Wanted = ANYTHING
 ) -> AgentRecord | None:
-    """Choose the agent for the next task by a strategy; None when no agent may be chosen.
+    """Choose the agent for the next task by a strategy; None when no agent takes work.
 
     `turn` grows by one with each choice (`Registry.next_turn`), `chance` is in [0, 1).
     """
@@ -36,7 +36,7 @@ def choose(
 
 
 def round_robin(records: Iterable[AgentRecord], *, turn: int) -> AgentRecord | None:
-    """Choose the agent whose turn it is, in the order of ids: n turns in a row choose each of n agents once."""
+    """Choose the agent at position `turn`, modulo their number, among the agents in order of their ids."""
     fleet = candidates(records)
     return fleet[turn % len(fleet)] if fleet else None
 
@@ -54,10 +54,10 @@ def least_busy(records: Iterable[AgentRecord], *, chance: float) -> AgentRecord 
 def load_balanced(
     records: Iterable[AgentRecord], *, chance: float, weights: Weights = LOAD_BALANCED
 ) -> AgentRecord | None:
-    """Choose an agent by chance, each in proportion to its score (`scoring`).
+    """Choose an agent at random, with a probability in proportion to the agent's score (`scoring`).
 
-    Drawn, and not the best: the registry's facts are up to a heartbeat old, and all clients that read them at one time
-    would send to one agent. See M. Mitzenmacher, How Useful Is Old Information? (2000).
+    At random, and not the best: the registry's facts are up to a heartbeat old, and all clients that read them at one
+    time would send to one agent. See M. Mitzenmacher, How Useful Is Old Information? (2000).
     """
     fleet = candidates(records)
     if not fleet:
@@ -71,7 +71,7 @@ def load_balanced(
 def best_match(
     records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
 ) -> AgentRecord | None:
-    """Choose the agent with the highest score, mostly the share of the criteria it meets; equals by chance."""
+    """Choose the agent with the highest score, mostly the share of the criteria that the agent meets."""
     fleet = candidates(records)
     if not fleet:
         return None
@@ -82,12 +82,12 @@ def best_match(
 
 
 def busyness(record: AgentRecord) -> tuple[float, float]:
-    """Return the share of an agent's slots in use, then its latency in ms; less is better."""
+    """Return the share of an agent's slots that are in use, and its latency in ms; lower is better."""
     return record.load.running / max(1, record.registration.slots), record.load.latency_ms
 
 
 def candidates(records: Iterable[AgentRecord]) -> Sequence[AgentRecord]:
-    """Return the living agents that take work, sorted by id; agents that still start only when no other is there."""
+    """Return the living agents that take work, sorted by id; starting agents only when there is no other."""
     living = sorted((record for record in records if record.lease_ms > 0), key=lambda record: record.agent_id)
     ready = [record for record in living if record.load.status in (AgentStatus.IDLE, AgentStatus.BUSY)]
     return ready or [record for record in living if record.load.status is AgentStatus.STARTING]
