@@ -1,6 +1,6 @@
-"""Wrappers between a dispatcher and its ports, which record what happens there, or make a fault happen there.
+"""Wrappers of a dispatcher's ports, which record its operations in a history, or inject faults into them.
 
 ``history``  the lines that processes write about their operations
-``ports``    broker, store and task graph that record real operations, and where a process may be made to die
-``watch``    the demands of the environment, as a value; nothing by default
+``ports``    the wrappers of broker, store and task graph, with the failpoints at which a process ends
+``watch``    the orders of the environment, as a value; none by default
 """

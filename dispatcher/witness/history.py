@@ -1,4 +1,4 @@
-"""The history of a run, one JSON line for each entry: every process appends to its own file, and a reader merges them.
+"""The history of a chaos run, in JSON lines: every process appends to its own file, and a reader merges the files.
 
 The form is Jepsen's: an operation begins (`invoke`) and ends `ok`, `fail` (it certainly did not happen) or `info`
 (unknown). An operation without an end counts as ended `info`. The instants are the machine's monotonic clock, which
@@ -43,8 +43,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  begin with the hit, and end with the recovery
 =============  ===========  ===================  ==================================================================
 
-A writer is named by its post, `agent-2`, and by its life there, `agent-2#3`: a process that is started again takes the
-post and not the memory. *Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``,
+A writer's name is its post and the number of its restart, `agent-2#3`: a restarted process keeps the post and loses
+its memory. *Work* is a workflow's id or a direct task's. A *node* is ``workflow:node``,
 which is its task's id and the key of its effects. The writes of a transaction are one line, ``commit`` with
 `rows`, and read as one entry for each.
 """
@@ -62,15 +62,15 @@ from typing import Any
 
 SUFFIX = ".history.jsonl"
 HISTORY_VARIABLE = "CODITECT_HISTORY"
-"""The variable with the folder in which the processes of a run write their histories."""
+"""The environment variable with the folder in which the processes of a chaos run write their histories."""
 NAME_VARIABLE = "CODITECT_CHAOS_NAME"
-"""The variable with the name of a process of a run."""
+"""The environment variable with the name under which a process writes its history."""
 COMMIT = "commit"
 UNENDED = float("inf")
 
 
 class Type(StrEnum):
-    """The begin of an operation, or the way in which it ended."""
+    """The kind of a history entry: the begin of an operation, or one of its three outcomes."""
 
     INVOKE = "invoke"
     OK = "ok"
@@ -81,16 +81,16 @@ class Type(StrEnum):
 
 
 def post_of(proc: str) -> str:
-    """Return the name of a process without the number of its restart, which all of its restarts share."""
+    """Return a process's name without the number of its restart: `agent-2` for `agent-2#3`."""
     return proc.partition("#")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """A line of a history: the begin or the end of an operation in one process."""
+    """A line of a history: the begin or the end of one operation in one process."""
 
     t: float
-    """The time in seconds; comparable within one machine's boot."""
+    """The time of the entry in seconds, on the monotonic clock of the machine."""
     proc: str
     type: Type
     f: str
@@ -102,31 +102,31 @@ class Scribe:
     """The writer of one history file; a line is in the file when `note` returns, even after `kill -9`."""
 
     def __init__(self, file: Path, proc: str, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Open the file, and create its folder; several processes may share a file."""
+        """Open the history file for appending, and create its folder; several processes may share a file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(file, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)
         self._proc = proc
         self._now = now
 
     def note(self, type_: Type, f: str, key: str = "", **val: Any) -> None:
-        """Write one line; callable from any thread."""
+        """Append one entry to the history file; callable from any thread."""
         line = {"t": round(self._now(), 6), "proc": self._proc, "type": type_, "f": f, "key": key, "val": val}
         os.write(self._descriptor, json.dumps(line, separators=(",", ":")).encode() + b"\n")
 
     def close(self) -> None:
-        """Close the history's file; later notes fail."""
+        """Close the history file; a later `note` fails."""
         os.close(self._descriptor)
 
 
 class Notebook:
-    """A history in memory, for simulations, which have no processes to lose."""
+    """A history in memory, for simulations, in which no process can be killed."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.entries: list[HistoryEntry] = []
         self._now = now
 
     def of(self, proc: str) -> Callable[..., None]:
-        """Return the `note` function of one process."""
+        """Return the function that records the entries of one process."""
 
         def note(type_: Type, f: str, key: str = "", **val: Any) -> None:
             self.entries.append(HistoryEntry(self._now(), proc, type_, f, key, val))
@@ -135,21 +135,21 @@ class Notebook:
 
 
 Note = Callable[..., None]
-"""The type of `Scribe.note` and its substitutes."""
+"""The type of a function that writes one history entry, such as `Scribe.note`."""
 
 
 def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
-    """Record nothing, where no history is wanted."""
+    """Discard a history entry, where no history is recorded."""
 
 
 def read_histories(folder: Path) -> list[HistoryEntry]:
-    """Return the entries of all processes in a folder, in order of time; a truncated line is left out."""
+    """Return the history entries of all processes in a folder, in order of time, without truncated lines."""
     files = sorted(folder.glob(f"*{SUFFIX}"))
     return merged(entry for file in files for entry in _entries(file))
 
 
 def merged(entries: Iterable[HistoryEntry]) -> list[HistoryEntry]:
-    """Return the entries in order of time, each transaction's line split into its rows."""
+    """Return history entries in order of time, each transaction's line split into its rows."""
     ordered = sorted(entries, key=lambda entry: entry.t)
     return list(_unpacked(ordered))
 

@@ -1,7 +1,7 @@
-"""Wrappers of a dispatcher's ports that record real operations there: commits, publishes, acks.
+"""Wrappers of a dispatcher's ports that record commits, publishes and acks in the history, and hold failpoints.
 
-They see the written rows and the sent messages, and trust no report. Each call is also a place where the process may be
-made to end, to stop or to fail (`POINTS`): between any two steps of a batch.
+The wrappers see the written rows and the sent messages, and trust no report. Each call is also a place where a fault
+may end, stop or fail the process (`POINTS`): between any two steps of a batch.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "adopt.after": "they were taken; nothing is claimed for them",
     }
 )
-"""Every failpoint of a dispatcher, with the state of things there."""
+"""The failpoints of a dispatcher by name, each with the state of the system at that point."""
 RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Do nothing at a failpoint, where no fault is wanted."""
+    """Do nothing at a failpoint, where no fault is ordered."""
 
 
 class Rows:
-    """The writes of one try of a transaction to nodes and leases, as rows of a history."""
+    """The writes of one try of a transaction to nodes and leases, as rows for the history."""
 
     def __init__(self) -> None:
         self._states: dict[str, dict[str, Any]] = {}
@@ -67,7 +67,7 @@ class Rows:
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Note a written pair, if it belongs to a node's row, a flight, the outbox or a shard's lease."""
+        """Collect a written key and value, if they are a node's status, a flight, an outbox row or a shard's lease."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)
@@ -86,7 +86,7 @@ class Rows:
             self._leases[f"shard-{name[1]}"] = {"owner": owner, "epoch": epoch}
 
     def told(self, version: int) -> list[Row]:
-        """Return the rows; `version` is the version of the state that the transaction read."""
+        """Return the collected writes as history rows, each with the read version of the transaction."""
         rows: list[Row] = [("lease", key, {**facts, "version": version}) for key, facts in self._leases.items()]
         rows += [("claim", key, {**number, "version": version}) for (key, _), number in self._outbox.items()]
         for key, facts in self._states.items():
@@ -102,7 +102,7 @@ class Rows:
 
 
 class WitnessedDatabase:
-    """A wrapper of a `Database`, whose commits are recorded."""
+    """A wrapper of a `Database` that records each commit in the history."""
 
     def __init__(self, database: Database, note: Note, *, reached: Reached = nowhere) -> None:
         self._database = database
@@ -120,7 +120,7 @@ class WitnessedDatabase:
         await self._database.__aexit__(kind, error, trace)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a function in a transaction as `Database.run` does, and record the commit."""
+        """Run a function in a transaction as `Database.run` does, and record the commit in the history."""
         tries: list[str] = []
         wrote = False
 
@@ -148,20 +148,20 @@ class WitnessedDatabase:
                 self._note(Type.INFO, COMMIT, unknown)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function, as `Database.read`."""
+        """Run a read-only function as `Database.read` does, and record nothing."""
         return await self._database.read(body)
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function for a user's question, without a record: only commits are recorded."""
+        """Run a read-only function for a user's question as `Database.ask` does, and record nothing."""
         return await self._database.ask(body)
 
     async def failure(self) -> StoreFailed:
-        """Wait until the store has stopped for good, as `Database.failure`."""
+        """Wait until the store fails for good, as `Database.failure` does, and return the error."""
         return await self._database.failure()
 
     @property
     def exclusive(self) -> bool:
-        """Whether no other process can have the store open, as `Database.exclusive`."""
+        """Tell whether no other process can have the store open, as `Database.exclusive` does."""
         return self._database.exclusive
 
     def __getattr__(self, name: str) -> Any:
@@ -169,7 +169,7 @@ class WitnessedDatabase:
 
 
 class WitnessedBroker:
-    """A `Broker` that records publishes of workflow tasks and acks of their results, and passes all other calls on."""
+    """A wrapper of a `Broker` that records publishes of workflow tasks and acks of their results in the history."""
 
     def __init__(self, broker: Broker, note: Note, *, reached: Reached = nowhere) -> None:
         self._broker = broker
@@ -177,7 +177,7 @@ class WitnessedBroker:
         self._reached = reached
 
     def publish(self, message: Message, *, exchange: str, routing_key: str, **how: Any) -> Awaitable[None]:
-        """Publish as `Broker.publish` does, and record a workflow task."""
+        """Publish a message as `Broker.publish` does, and record the publish of a workflow task in the history."""
         if exchange == routing.REPLIES:
             return self._answered(message, exchange, routing_key, how)
         if exchange != routing.SUBMIT or tasks.WORKFLOW not in message.headers:
@@ -205,7 +205,7 @@ class WitnessedBroker:
         self._note(Type.OK, "publish", key)
 
     async def consume(self, queue: str, on_delivery: OnDelivery, **how: Any) -> Consumer:
-        """Consume as `Broker.consume` does, and record the acks of results."""
+        """Consume a queue as `Broker.consume` does, and record the acks of results in the history."""
         if queue.startswith(RESULTS):
             given = on_delivery
 
@@ -219,27 +219,27 @@ class WitnessedBroker:
 
 
 class WitnessedGraph:
-    """A `TaskGraph` at whose calls the process may die; all other calls are passed on."""
+    """A wrapper of a `TaskGraph` with failpoints before and after its writing calls."""
 
     def __init__(self, graph: TaskGraph, *, reached: Reached = nowhere) -> None:
         self._graph = graph
         self._reached = reached
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create jobs as `TaskGraph.create` does, between two points of failure."""
+        """Create jobs in RQ as `TaskGraph.create` does, with a failpoint before and after."""
         self._reached("tell.before")
         there = await self._graph.create(jobs)
         self._reached("tell.after")
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set jobs' states as `TaskGraph.tell` does, between two points of failure."""
+        """Set the states of jobs in RQ as `TaskGraph.tell` does, with a failpoint before and after."""
         self._reached("tell.before")
         await self._graph.tell(changes)
         self._reached("tell.after")
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Call `TaskGraph.adopt`; without shards or without room nothing is taken, and no point is reached."""
+        """Take ready jobs from RQ as `TaskGraph.adopt` does, with a failpoint before, and after if any was taken."""
         if not shards or not any(number > 0 for number in room.values()):
             return await self._graph.adopt(shards, room)
         self._reached("adopt.before")
@@ -253,7 +253,7 @@ class WitnessedGraph:
 
 
 class _Witnessed:
-    """The delivery of a result, whose ack is recorded."""
+    """A wrapper of the delivery of a result that records the ack in the history."""
 
     __slots__ = ("_delivery", "_note", "_reached")
 
@@ -263,7 +263,7 @@ class _Witnessed:
         self._reached = reached
 
     def ack(self) -> None:
-        """Ack the delivery as `Delivery.ack` does, and record the ack."""
+        """Ack the delivery as `Delivery.ack` does, and record the ack in the history."""
         told = list(_results(self._delivery))
         if not told:
             self._delivery.ack()
@@ -280,7 +280,7 @@ class _Witnessed:
 
 
 def _results(delivery: Delivery) -> Iterator[tuple[str, dict[str, int]]]:
-    """Yield the tasks whose results are in a message, with their fences, publications and shard."""
+    """Yield the id of each task whose result is in a message, with the fence, publication and shard."""
     message = delivery.message
     if message.type == RESULTS_TYPE:
         shard = delivery.routing_key

@@ -1,4 +1,4 @@
-"""The recordings and faults that the environment demands of a dispatcher: nothing by default.
+"""The history and the faults that environment variables order for a dispatcher: none by default.
 
 =====================  ==========================================================================
 variable               meaning
@@ -30,7 +30,7 @@ from dispatcher.witness.ports import POINTS, WitnessedBroker, WitnessedDatabase,
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """The recordings and faults of one dispatcher."""
+    """The history function and the failpoint function of one dispatcher, both idle by default."""
 
     note: Note = silent
     reached: Callable[[str], None] = nowhere
@@ -40,22 +40,22 @@ class Watch:
         return self.note is silent and self.reached is nowhere
 
     def broker(self, broker: Broker) -> Broker:
-        """Return the broker, wrapped if the environment demands it."""
+        """Return the broker, wrapped in a `WitnessedBroker` if a history or a fault is ordered."""
         if self._off:
             return broker
         return cast(Broker, WitnessedBroker(broker, self.note, reached=self.reached))
 
     def database(self, database: Database) -> Database:
-        """Return the store, wrapped if the environment demands it."""
+        """Return the store, wrapped in a `WitnessedDatabase` if a history or a fault is ordered."""
         return database if self._off else WitnessedDatabase(database, self.note, reached=self.reached)
 
     def graph(self, graph: TaskGraph) -> TaskGraph:
-        """Return the task graph, wrapped if the environment demands it."""
+        """Return the task graph, wrapped in a `WitnessedGraph` if a history or a fault is ordered."""
         return graph if self._off else cast(TaskGraph, WitnessedGraph(graph, reached=self.reached))
 
 
 def read_watch(environment: Mapping[str, str]) -> Watch:
-    """Return the environment's demands, and open the history's file.
+    """Read from the environment which history and faults are ordered, and open the history file.
 
     Raises:
         SetupError: when there is no such failpoint.
