@@ -1,4 +1,4 @@
-"""The proof of the product's promises: faults on purpose, recorded histories, and pure functions that check them.
+"""The chaos tests of the product's promises: injected faults, recorded histories, and functions that check them.
 
 ``history_index``  a history sorted by its subjects
 ``invariants``     the promises, each a function of a history's index

@@ -1,4 +1,4 @@
-"""The agent of `coditect chaos`, as a program: `coditect agent run dispatcher.chaos.agent`.
+"""The agent program of a chaos run: `coditect agent run dispatcher.chaos.agent`.
 
 ``CODITECT_HISTORY`` names the folder of the run; the agent and its file in it are named by ``CODITECT_CHAOS_NAME``.
 """
@@ -33,7 +33,7 @@ def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 class _Effects:
-    """The effects as files in the run's folder, which is looked up at the first effect."""
+    """The effects of tasks as files in the run's folder, which is looked up at the first effect."""
 
     def make(self, key: str) -> str:
         return EffectFolder(_folder() / EFFECTS).make(key)

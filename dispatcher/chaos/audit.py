@@ -1,4 +1,4 @@
-"""The audit of the ledger: whether its rows, counts and indexes agree.
+"""The audit of the ledger, which checks that its rows, counts and indexes agree with each other.
 
 The audit reads every row and trusts none: a row's statement about another row is looked up there.
 """
@@ -34,22 +34,22 @@ from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
 
 Name = tuple[str, str]
-"""A workflow and a node of it."""
+"""The name of a node in the ledger: the workflow's id and the node's name."""
 UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The rows of the ledger about workflows: keys, runs and nodes, by workflow."""
+    """The ledger's rows about workflows, as read by one audit: keys, runs and nodes, by workflow id."""
 
     keys: dict[str, str] = field(default_factory=dict)
-    """The idempotency key of each workflow."""
+    """The idempotency key of each workflow, by the workflow's id."""
     runs: dict[str, RunRecord] = field(default_factory=dict)
     nodes: dict[str, dict[str, NodeRecord]] = field(default_factory=lambda: defaultdict(dict))
 
 
 def read_ledger(tr: Reads) -> Ledger:
-    """Return every workflow with its nodes; uploads that were never accepted are left out."""
+    """Read every accepted workflow with its nodes from the ledger."""
     found = Ledger()
     for key, row in tr.get_range(*RUNS.range()):
         found.runs[RUNS.unpack(key)[0]] = RunRecord.unpack(row)
@@ -65,7 +65,7 @@ def read_ledger(tr: Reads) -> Ledger:
 
 
 def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield the contradictions in the ledger: a workflow or node, and the error there."""
+    """Check all rows of the ledger against each other, and yield each contradiction: workflow or node, and error."""
     yield from _runs(tr, ledger)
     yield from _indexes(tr, ledger)
     yield from _timers(tr, ledger)
@@ -101,7 +101,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 
 def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
-    """Return the final state of a workflow, by the ends of its last nodes."""
+    """Return the final state that a workflow should have, by the states of its nodes without successors."""
     if run.canceling:
         return WorkflowState.CANCELED
     if lasts["failed"] or lasts["dead"]:
@@ -112,7 +112,7 @@ def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
 
 
 def _indexes(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Check that each index has exactly the nodes that belong there."""
+    """Yield each node that an index of the ledger lists wrongly or does not list, with the error."""
     paused = {workflow for workflow, run in ledger.runs.items() if run.state is WorkflowState.PAUSED}
     nodes = {(workflow, name): row for workflow, rows in ledger.nodes.items() for name, row in rows.items()}
     under_way = {place for place, row in nodes.items() if row.state in UNDER_WAY and row.publication}
@@ -133,13 +133,13 @@ def _in(nodes: dict[Name, NodeRecord], state: TaskState) -> set[Name]:
 
 
 def _places(tr: Reads, space: Space, at: int) -> set[Name]:
-    """Return the nodes in an index, whose workflow and name are the elements `at` and `at` + 1 of its keys."""
+    """Return the nodes in an index, whose workflow and name are the elements `at` and `at` + 1 of each key."""
     found = [space.unpack(key) for key, _ in tr.get_range(*space.range())]
     return {(str(key[at]), str(key[at + 1])) for key in found}
 
 
 def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Check that each timer is due once, and that no timer of an ended node is left."""
+    """Yield each timer without exactly one due entry, and each timer of an ended node, with the error."""
     set_ = {(*TIMERS.unpack(key), versions.TIMER.unpack(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
     due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
     for workflow, node, kind, _ in sorted(set_ ^ due.keys()):

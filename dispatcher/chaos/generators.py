@@ -1,4 +1,4 @@
-"""Workflows of several shapes, drawn by the seed, and the facts about them for the history."""
+"""The generators of random workflows and tasks for a chaos run, with the facts that the history needs."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from coditect.workflow.definition import Definition, Each, Node
 from dispatcher.chaos.work import CAPABILITY
 
 LONGEST_MILLISECONDS = 100_000
-"""The longest task: five orders of magnitude above the shortest."""
+"""The length of the longest task: five orders of magnitude above the shortest."""
 SHORT = 3
-"""The power of the draw of lengths, by which short tasks outnumber long ones.
+"""The exponent of the random task length; the larger it is, the more tasks are short.
 
-A third of five orders is below 1.5 ms.
+With 3, a third of the tasks takes below 1.5 ms.
 """
 MOST_ATTEMPTS = 12
-"""The attempts of a node: a run kills faster than three attempts can bear."""
+"""The attempts that each node of a workflow has, enough for the faults of a run."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="45s")
-"""Limits that faults break, and the work itself does not."""
+"""The time limits of a limited node, which are passed only when a fault delays the node."""
 PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
 """The relative frequency of each priority."""
 BROKEN = "broken"
-"""The node that fails for good, until it is given another input."""
+"""The name of the node that fails for good, until a redrive gives it another input."""
 CHAIN = "chain"
-"""The workflow in which each node is given the token of its predecessor."""
+"""The name of the workflow in which each node gets the token of its predecessor as input."""
 HOPELESS, SPARED = "hopeless", "spared"
-"""The node whose attempts all fail, and the one that is skipped then."""
+"""The names of the node whose attempts all fail, and of its successor, which is then skipped."""
 FEW_ATTEMPTS = 2
-"""The attempts of the hopeless node."""
+"""The attempts of the node or task whose attempts all fail."""
 TAKEN, PASSED, BEHIND = "taken", "passed", "behind"
-"""The node whose condition holds, the one whose does not, and the one behind that."""
+"""The names of the node whose condition holds, the node whose condition fails, and its successor."""
 MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         HOPELESS: ("failed", "dead"),
@@ -49,58 +49,58 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
         BEHIND: ("skipped",),
     }
 )
-"""The intended ends of nodes with a special purpose."""
+"""The states in which a node with a special purpose must end, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The amount, size and length of the work."""
+    """The parameters of a run's load: the number, size and length of workflows and tasks."""
 
     workflows: int
     """The number of workflows under way at once."""
     tasks: int
     """The number of direct tasks under way at once."""
     width: int
-    """The number of nodes side by side, and in a row."""
+    """The number of parallel nodes in a layer, and of layers in a row."""
     milliseconds: tuple[int, int]
-    """The lengths of the shortest and the longest task; most are short, spread over the orders of magnitude between."""
+    """The lengths of the shortest and the longest task; random lengths between, most of them short."""
     long: float = 0.0
-    """The share of direct tasks that are longer than that, up to the longest of all; they have no successors."""
+    """The share of direct tasks that take longer than `milliseconds` allows, up to the longest of all."""
     soon_milliseconds: tuple[int, int] = (5, 1_500)
-    """The time after its start at which a workflow is paused or canceled, and resumed."""
+    """The shortest and longest time until a workflow is paused or canceled, and until it is resumed."""
     flaky: float = 0.05
     """The share of tasks whose first attempt fails."""
     durable: float = 0.1
-    """The share of tasks that the control plane keeps."""
+    """The share of single tasks that are durable."""
     canceled: float = 0.1
-    """The share of workflows that are canceled on the way."""
+    """The share of workflows that the load cancels before their end."""
     paused: float = 0.1
-    """The share of workflows that are paused and resumed on the way."""
+    """The share of workflows that the load pauses and resumes before their end."""
     hopeless: float = 0.03
     """The share of direct tasks whose attempts all fail."""
     asked_again: float = 0.1
-    """The share of keys that are sent a second time, once their work was accepted."""
+    """The share of submissions that the load repeats under the same key after their acceptance."""
     parents: int = 0
-    """The number of direct tasks of a wave that await a child each; their children all end at about once."""
+    """The number of direct tasks in a wave that each await a child; the children end at about the same time."""
     elements: int = 0
-    """The number of elements of a long map, of which one is under way at a time; 0 for none."""
+    """The number of elements of a long map, of which one runs at a time beside the load; 0 for no long map."""
     limited: float = 0.0
-    """The share of nodes with limits of time so short that faults break them."""
+    """The share of nodes with time limits so short that faults break them."""
     wait_seconds: float = 300.0
-    """The time to wait for the end of a workflow; longer than the faults, which may hold it up until then."""
+    """The time for which the load waits for the end of a workflow; longer than all faults together."""
     task_seconds: float = 100.0
-    """The time to wait for the end of a direct task."""
+    """The time for which the load waits for the end of a direct task."""
     patience_seconds: float = 10.0
-    """The time after which the next task is begun beside it: the first may be lost with the broker's disk."""
+    """The time after which the load starts another task beside one that has not ended and may be lost."""
 
 
 def is_limited(definition: Definition) -> bool:
-    """Return whether faults may make a workflow's node pass one of its time limits."""
+    """Tell whether a workflow has nodes with a deadline, which faults may make it miss."""
     return any(node.call is not None and node.call.deadline_ms is not None for node in definition.nodes)
 
 
 class Generators:
-    """The generator of random workflows and tasks for a run."""
+    """The generator of random workflows and task inputs for a chaos run."""
 
     def __init__(self, random: Random, pace: Pace) -> None:
         self._random = random
@@ -108,7 +108,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """Return a random workflow; each shape comes before any comes again."""
+        """Return a random workflow; each of the eight shapes comes once before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -124,16 +124,16 @@ class Generators:
         return self._bag.pop()()
 
     def priority(self) -> Priority:
-        """Return a random priority, by the shares in `PRIORITIES`."""
+        """Return a random priority, with the frequencies of `PRIORITIES`."""
         return self._random.choices(list(PRIORITIES), list(PRIORITIES.values()))[0]
 
     def work(self) -> dict[str, Any]:
-        """Return the random input of a workflow's task."""
+        """Return a random input for a node of a workflow."""
         flaky = self._random.random() < self._pace.flaky
         return {"milliseconds": self._milliseconds(), "fails": int(flaky)}
 
     def direct_work(self) -> dict[str, Any]:
-        """Return the random input of a direct task."""
+        """Return a random input for a direct task, which may be longer than those of nodes."""
         work = self.work()
         if self._pace.long and self._random.random() < self._pace.long:
             return {"milliseconds": self._random.randint(self._pace.milliseconds[1], LONGEST_MILLISECONDS), "fails": 0}
@@ -146,7 +146,7 @@ class Generators:
         return min(longest, round(math.exp(math.log(least) + orders * math.log(max(least, longest) / least))))
 
     def layers(self) -> Workflow:
-        """Return layers of nodes, each after some of the layer before."""
+        """Return a workflow of several layers, each node after up to two nodes of the layer before."""
         flow, before = Workflow("layers"), list[Node]()
         for _ in range(self._pace.width):
             layer = []
@@ -157,7 +157,7 @@ class Generators:
         return flow
 
     def fan(self) -> Workflow:
-        """Return one node, then many, then one after all of them."""
+        """Return a workflow of one node, many parallel nodes after it, and one node after all of them."""
         flow = Workflow("fan")
         first = self._node(flow, [])
         many = [self._node(flow, [first]) for _ in range(2 * self._pace.width)]
@@ -165,7 +165,7 @@ class Generators:
         return flow
 
     def chain(self) -> Workflow:
-        """Return nodes in a row, each with the token of the one before."""
+        """Return a workflow of nodes in a row, each with its predecessor's token as input."""
         flow = Workflow(CHAIN)
         last = self._node(flow, [])
         for _ in range(2 * self._pace.width):
@@ -173,7 +173,7 @@ class Generators:
         return flow
 
     def gate(self) -> Workflow:
-        """Return work, an approval, and a join that does not need all."""
+        """Return a workflow with an approval between tasks, and a join that needs one of its predecessors."""
         flow = Workflow("gate")
         first = [self._node(flow, []) for _ in range(2)]
         gate = flow.approval("go on?", after=first, name="gate", timeout="1h")
@@ -190,7 +190,7 @@ class Generators:
         return flow
 
     def spread(self) -> Workflow:
-        """Return a map over a list, each element of its own length, and a node after all of them."""
+        """Return a workflow with a map over a list, each element of its own length, and a node after the map."""
         flow = Workflow("spread")
         first = self._node(flow, [])
         lengths = [self._milliseconds() for _ in range(self._pace.width)]
@@ -199,7 +199,7 @@ class Generators:
         return self._spread(flow, first, f"`{json.dumps(elements)}`", given, len(elements))
 
     def wide(self) -> Workflow:
-        """Return a map over the workflow's input, a list of `Pace.elements` numbers, and a node after all of them."""
+        """Return a workflow with a map over its input, a list of `Pace.elements` numbers, and a node after the map."""
         flow = Workflow("wide")
         given = {"after": [From("to_string(item)")], "milliseconds": 1, "fails": 0}
         return self._spread(flow, self._node(flow, []), "input", given, self._pace.elements)
@@ -219,7 +219,7 @@ class Generators:
         return flow
 
     def broken(self) -> Workflow:
-        """Return three nodes in a row, of which the second fails for good until it is redriven."""
+        """Return a workflow of three nodes in a row, of which the second fails for good until it is redriven."""
         flow = Workflow("broken")
         first = self._node(flow, [])
         broken = flow.task(CAPABILITY, self.work() | {"broken": True}, after=[first], name=BROKEN, retry=RETRY)
@@ -227,7 +227,7 @@ class Generators:
         return flow
 
     def choice(self) -> Workflow:
-        """Return a node, one whose condition holds, one whose does not with one behind it, and one after all."""
+        """Return a workflow with a node whose condition holds and a node whose condition does not hold."""
         flow = Workflow("choice")
         first = self._node(flow, [])
         for name, holds in ((TAKEN, "!="), (PASSED, "==")):
@@ -239,7 +239,7 @@ class Generators:
         return flow
 
     def hopeless(self) -> Workflow:
-        """Return a node whose attempts all fail, one that is skipped because of that, and one that runs anyway."""
+        """Return a workflow with a node whose attempts all fail, a successor that is skipped, and one that runs."""
         flow = Workflow("hopeless")
         first = self._node(flow, [])
         retry = replace(RETRY, max_attempts=FEW_ATTEMPTS)
@@ -257,7 +257,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """Return the facts about a workflow's nodes for the history, by the names under which nodes are executed."""
+        """Return the facts about a workflow's nodes that the history needs, by the names of the executed nodes."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}
@@ -279,7 +279,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return the inputs: of an element its item, in a chain the name of the node whose token is given."""
+        """Return by node name what each node must get: an element its item, a chained node its predecessor's token."""
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):
@@ -291,7 +291,7 @@ class Generators:
         return inputs
 
     def _executed(self, node: Node) -> list[str]:
-        """Return the names under which a node is executed; a map is executed as its elements."""
+        """Return the names of the tasks that a node is executed as: its own, or those of a map's elements."""
         if not isinstance(node.work, Each):
             return [node.name]
         return [f"{node.name}[{number}]" for number in range(node.work.limit)]

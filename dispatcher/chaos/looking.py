@@ -1,4 +1,4 @@
-"""Looks, beside the really running agents: at the registry about once a second, and at slots and queues more often."""
+"""The regular checks of a run: of the registry once a second, and of free slots and queues 20 times a second."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dispatcher.witness.history import Note, Type
 
 LOOK_SECONDS = 1.0
 SLOTS_SECONDS = 0.05
-"""The pause between two looks at slots and queues."""
+"""The pause between two checks of free slots and queues."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryLook:
-    """The running agents and those at work, at one instant, by the names of their processes."""
+    """The agent processes that run, and those that take work, at one instant, by name."""
 
     running: frozenset[str]
-    """The agents at work or on the way there."""
+    """The agents that run, ready for work or still starting."""
     at_work: frozenset[str]
 
 
 async def keep_looking(
     registry: Registry, agents_now: Callable[[], RegistryLook], note: Note, *, name_of: Callable[[AgentRecord], str]
 ) -> None:
-    """Record looks at registry and agents until canceled; `name_of` names the process of a registry's record."""
+    """Record once a second which agents run and which the registry lists, until canceled."""
     while True:
         now = agents_now()
         note(Type.INVOKE, "look", "registry", running=sorted(now.running), at_work=sorted(now.at_work))
@@ -42,9 +42,10 @@ async def keep_looking(
 
 
 async def keep_looking_at_slots(idle_now: Callable[[], str], note: Note) -> None:
-    """Record until canceled each time in which a slot is free for a task that waits; `idle_now` names it, or is empty.
+    """Record each time span in which an agent has a free slot for a waiting task, until canceled.
 
-    It begins and ends by a look, so it lasted longer than what is recorded by less than two pauses.
+    `idle_now` returns the agent and the task, or an empty text. A span lasted longer than its record by less than two
+    pauses.
     """
     idle = ""
     while True:

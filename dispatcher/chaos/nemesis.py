@@ -1,4 +1,4 @@
-"""The nemesis: it carries a schedule of faults out on the processes of a testbed, and records victims and times."""
+"""The nemesis of a run of real processes, which injects a schedule of faults and records each with its victim."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ QUEUES = (
     *(routing.task_queue(CAPABILITY, level) for level in Priority),
     *(name(0) for name in (routing.results_queue, routing.control_queue)),
 )
-"""The queues whose leaders are suspended."""
+"""The quorum queues whose leaders the nemesis suspends."""
 ELECT = (
     "[ra:trigger_election({element(1, Queue), node()}) || "
     "Queue <- ets:tab2list(ra_state), element(2, Queue) =:= follower]."
 )
-"""The command of an operator after a crash, which elects the leaders of quorum queues.
+"""The Erlang command that makes leaderless quorum queues elect a leader after a crash.
 
 RabbitMQ forgets a quorum queue that was declared half a second before the crash, starts it again without a leader, and
 never elects one (docs/operations.md).
@@ -42,7 +42,7 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 
 
 class Nemesis:
-    """The faults of one run on real processes, side by side; a victim has only one fault at a time."""
+    """The injector of a run's faults into real processes; a victim has only one fault at a time."""
 
     def __init__(self, testbed: ChaosTestbed, note: Note, strangers: Strangers) -> None:
         self._testbed = testbed
@@ -50,10 +50,10 @@ class Nemesis:
         self._note = note
         self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
         self.missed = 0
-        """The number of faults without a possible victim."""
+        """The number of faults that found no possible victim."""
 
     async def run(self, faults: Iterable[Fault]) -> None:
-        """Carry out the faults; return when the last of them is over, and its victim was started again."""
+        """Inject the faults at their times; return when all are over and their victims were started again."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         async with asyncio.TaskGroup() as group:
@@ -91,7 +91,7 @@ class Nemesis:
             await (self._stop(post, fault) if fault.act == "stop" else self._kill(post, fault))
 
     async def _part(self, fault: Fault) -> None:
-        """Part one process from a server by the proxy between them: all others reach the server as before."""
+        """Cut off or slow one process's connections to one server, by the proxy between them."""
         places = [(post, manner) for role in OTHER for post in self._at_work(role) for manner in MANNERS]
         if not places:
             self.missed += 1
@@ -165,12 +165,12 @@ class Nemesis:
         return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
 
     async def _silence(self, fault: Fault) -> None:
-        """Suspend one queue's leader, a process of the broker's; the broker itself ends that in time."""
+        """Suspend one queue's leader inside RabbitMQ for the fault's time, while all other queues go on."""
         leader, milliseconds = f"'%2F_{QUEUES[int(fault.draw * len(QUEUES))]}'", round(1000 * fault.seconds)
         await self._testbed.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
 
     async def _stall(self, name: str, seconds: float) -> None:
-        """Stop a server: its connections stay open, and nothing comes through them."""
+        """Stop a server by SIGSTOP for some seconds: its connections stay open, and nothing comes through them."""
         process = self._testbed.servers.processes.get(name)
         if process is None:
             return

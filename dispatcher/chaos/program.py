@@ -1,4 +1,4 @@
-"""The functions behind `coditect chaos`: seeds on real processes or simulated, with a mutant or without."""
+"""The functions behind `coditect chaos`, which play seeds with real processes or in simulation."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Hunted:
     mutant: Mutant
     seed: int
     broken: dict[str, list[str]]
-    """The violated invariants, each with examples."""
+    """The violated invariants by name, each with examples."""
     passed = False
 
     @property
     def caught(self) -> bool:
-        """Whether a checker that looks for the mutant has found the mutant."""
+        """Tell whether one of the invariants that the mutant should violate was violated."""
         return bool(self.mutant.invariants & self.broken.keys())
 
     def lines(self) -> list[str]:
-        """Return the outcome as lines for a person."""
+        """Return the outcome of the seed as lines for a person."""
         told = [f"{'FAIL' if self.broken else 'pass'}  seed {self.seed}, with {self.mutant.name}"]
         return told + [f"        {invariant}: {violations[0]}" for invariant, violations in self.broken.items()]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the outcome as JSON values, for programs."""
+        """Return the outcome of the seed as JSON values, for programs."""
         return {"seed": self.seed, "mutant": self.mutant.name, "caught": self.caught, "broken": self.broken}
 
 
@@ -57,7 +57,7 @@ def rehearse(
     simulate: bool,
     say: Callable[[str], None],
 ) -> Iterator[RunVerdict | Played | Hunted]:
-    """Play the seeds and judge each; simulated ones run side by side, on all processors.
+    """Play the seeds with real processes or in simulation, and yield the verdict on each.
 
     Raises:
         InputError: when there is no such kind of fault.

@@ -1,4 +1,4 @@
-"""The reader of a run's end: the ledger and the agents' effects become lines of the history."""
+"""The reader that adds the final state of the ledger and of the effects to a run's history."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.witness.history import HistoryEntry, Note, Type
 
 
 async def read_end(database: Database, entries: Iterable[HistoryEntry], effects: WorkEffects, note: Note) -> None:
-    """Record the census of all work, the audit, the ledger's results of every node, and the effects."""
+    """Record the final state of all work, the ledger's audit, each node's result, and each effect in the history."""
     work = {one.key: one.val for one in entries if one.f == "accept" and one.type is Type.INVOKE}
     ended = {one.key: one.val.get("state") for one in entries if one.f == "end" and one.type is Type.OK}
     ledger, wrong = await database.read(_audited)

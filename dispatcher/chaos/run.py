@@ -38,24 +38,24 @@ from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
 STORE = "ledger.db"
 CALM_SECONDS = 15.0
-"""The time for which the load goes on after the last fault: promises about calm times are judged then."""
+"""The time after the last fault in which the load goes on, for promises that are judged without faults."""
 SETTLE_SECONDS = 120.0
-"""The time for begun work to end after that, more than the longest task takes; work that has not ended then is lost."""
+"""The time after the load's close in which begun work must end; work that has not ended then is lost."""
 PACE = Pace(
     workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, wait_seconds=86_400.0, task_seconds=60.0
 )
-"""The pace of the load.
+"""The load of a run with real processes.
 
 Tasks over 30 s are few, since one whose agents die again and again keeps a slot for minutes. Workflows are waited for
 until the run ends, `SETTLE_SECONDS` after its last fault: on a busy machine the faults take longer than they should.
 """
 PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
-"""The length from which a run of all faults has cases for every checker."""
+"""The length from which a run with all kinds of faults must have a case for every check."""
 MAY_BE_IDLE = frozenset({"recovered in time", "no idle slot"})
-"""The promises that may have no case: the one fault that comes by itself may find all slots taken.
+"""The checks that may have no case in a run that proves something.
 
-The simulation has more such faults. Slots are looked at in it alone.
+The only fault whose effect is measured may find all slots taken, and free slots are watched only in the simulation.
 """
 Say = Callable[[str], None]
 
@@ -71,13 +71,13 @@ class RunOrder:
     dispatchers: int = 2
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
-    """The mutant in every process; empty for none."""
+    """The name of the mutant in every process; empty for none."""
     pace: Pace = PACE
 
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """The result of a run: the checks of the promises, the coverage of faults, and the amount of work."""
+    """The verdict on a run: the checks of the promises, the coverage of faults, and the amount of work."""
 
     order: RunOrder
     checks: tuple[CheckResult, ...]
@@ -89,23 +89,23 @@ class RunVerdict:
 
     @property
     def kept(self) -> bool:
-        """Whether no promise was broken in the run."""
+        """Tell whether no promise was broken in the run."""
         return all(one.passed for one in self.checks)
 
     @property
     def caught(self) -> bool:
-        """Whether a checker that looks for the mutant has found it: another failure may be chance."""
+        """Tell whether one of the invariants that the run's mutant should violate was violated."""
         looking = read_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
         return any(not one.passed and one.invariant in looking for one in self.checks)
 
     @property
     def passed(self) -> bool:
-        """Whether every promise was kept, by a run that proves something."""
+        """Tell whether every promise was kept, and the run had enough faults and cases to prove something."""
         return self.kept and not self.objections
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """The reasons why the run proves nothing, or not enough; empty when it does."""
+        """The reasons why the run proves nothing, or not enough, as text; empty when there are none."""
         if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(faults.KINDS):
             return self.toll.objections
         judged = [one for one in self.checks if one.checked or one.invariant in MAY_BE_IDLE]
@@ -113,7 +113,7 @@ class RunVerdict:
         return self.toll.objections + idle
 
     def lines(self) -> list[str]:
-        """Return the result as lines for a person."""
+        """Return the verdict as lines for a person."""
         told = [
             f"seed {self.order.seed}: {self.work} workflows and tasks, {self.nodes} nodes, {self.executions} executions"
         ]
@@ -122,7 +122,7 @@ class RunVerdict:
         return told
 
     def as_json(self) -> dict[str, object]:
-        """Return the result as JSON values, for programs."""
+        """Return the verdict as JSON values, for programs."""
         return {
             "seed": self.order.seed,
             "passed": self.passed,
@@ -151,7 +151,7 @@ class RunVerdict:
 
 
 async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say: Say = lambda line: None) -> RunVerdict:
-    """Start a private fleet, break it while it works, and judge by its history whether each promise was kept.
+    """Run a private fleet with a load and faults, and judge by its history whether each promise was kept.
 
     All files lie below the order's folder, which is emptied first, and no process outlives the run.
 
@@ -181,7 +181,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
 
 
 async def _play(order: RunOrder, testbed: ChaosTestbed, scribe: Scribe, say: Say) -> None:
-    """Run the load and the faults, until all begun work has ended."""
+    """Run the load and inject the faults, and wait until all begun work has ended."""
     settings = Settings(amqp_url=testbed.servers.amqp_url, redis_url=testbed.servers.redis_url)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client.connecting(settings))

@@ -1,4 +1,4 @@
-"""The nemesis of a simulated fleet, with all faults of real fleets and those that only a simulation can make."""
+"""The nemesis of a simulated fleet, which injects the faults of real runs and some that only a simulation has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STOP_SECONDS = (0.5, 8.0)
 AWAY_SECONDS = (0.1, 3.0)
 STALL_SECONDS = (0.1, 4.0)
 BACK_SECONDS = 1.2
-"""The time after which a dead process is started again, if no other fault came before."""
+"""The time after which a dead process is started again, unless another fault comes earlier."""
 MOST_CONFIRMS = 10
 CONFIRM_SECONDS = 0.1
 AGENT = "agent"
@@ -36,7 +36,7 @@ QUEUES = (
     *(name(shard) for name in (routing.results_queue, routing.control_queue) for shard in range(2)),
 )
 EXCHANGES = (routing.SUBMIT, routing.REPLIES, routing.RESULTS, routing.CONTROL)
-"""The exchanges to delete, without those by which retries come back.
+"""The exchanges that a fault may delete, without those by which retries come back.
 
 A message that finds `coditect.retry.back` missing waits for the broker's three minutes; one that finds `coditect.tasks`
 without its bindings lies in `unrouted`, and is answered so.
@@ -44,28 +44,28 @@ without its bindings lies in `unrouted`, and is answered so.
 
 
 def post_of_process(process: VirtualProcess) -> str:
-    """Return the name of a process in a history: a dispatcher's place is taken by the next one."""
+    """Return the name of a process in the history: an agent's id, or a dispatcher's name, which restarts keep."""
     return process.id if process.name == AGENT else process.name
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The parts of a simulated fleet that faults hit."""
+    """The parts of a simulated fleet that faults act on."""
 
     fleet: TestFleet
     graph: MemoryTaskGraph
     dispatchers: Sequence[str]
     lives: dict[str, int]
-    """The number of the current life of each dispatcher."""
+    """The number of the current restart of each dispatcher, by name."""
     paths: Mapping[str, Mapping[str, NetworkPath]]
-    """The paths of each process to its servers, by the servers' names."""
+    """The network paths of each process to its servers, by the servers' names."""
 
 
 class SimulatedNemesis:
-    """The faults of one seed, each beside the others."""
+    """The injector of one seed's faults into a simulated fleet."""
 
     def __init__(self, target: Target, note: Note, seeded_of: Callable[[str], Random], wiped: float) -> None:
-        """Prepare the faults; `wiped` is the share of the broker's deaths after which its data is gone."""
+        """Prepare the faults; `wiped` is the share of the broker's restarts at which its messages are lost."""
         self._target = target
         self._fleet = target.fleet
         self._note = note
@@ -78,7 +78,7 @@ class SimulatedNemesis:
     async def run(
         self, kinds: Sequence[str], seconds: float, between_seconds: tuple[float, float], strangers: Strangers
     ) -> None:
-        """Inject one fault after the other, until the time is over; without kinds only restart the dead."""
+        """Inject random faults with pauses between until the time is over, and restart dead processes."""
         acts = [ACTS[kind] for kind in kinds]
         now = asyncio.get_running_loop().time
         end = now() + seconds
@@ -94,14 +94,14 @@ class SimulatedNemesis:
                     group.create_task(self._seeded.choice(acts)(self, strangers))
 
     def end(self) -> None:
-        """Stop the start of processes that were killed before they were ready."""
+        """Cancel the restarts of processes that are not ready yet."""
         for starting in self._starting:
             starting.cancel()
 
     # -- processes --------------------------------------------------------------------------------------
 
     def revive(self) -> None:
-        """Start dead processes again, which may die during the start, too."""
+        """Restart the dead dispatchers and agents in the background."""
         living = {process.name for process in self._fleet.processes if process.lives}
         for name in self._target.dispatchers:
             if name not in living:
@@ -115,7 +115,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "kill", post)
 
     def kill(self, name: str, kind: str) -> None:
-        """Kill a process, or every process of an agent or dispatcher by its name."""
+        """Kill one process by its id, or all processes of an agent or dispatcher by name, and record the fault."""
         with suppress(NotFound):
             for process in self._fleet.kill(name):
                 self._begin("kill", post_of_process(process), kind)
@@ -133,7 +133,7 @@ class SimulatedNemesis:
                 self._note(Type.OK, "stop", post)
 
     async def _part(self, post: str) -> None:
-        """Part one process from one server, one way or both, or slow its path."""
+        """Cut off or slow one process's path to one server for a while."""
         paths = self._target.paths.get(post)
         if paths is None:
             return  # it waits for its first connection
@@ -158,7 +158,7 @@ class SimulatedNemesis:
 
     @property
     def _agents(self) -> list[str]:
-        """The ids of the living agents that may be hit."""
+        """The ids of the living agents that faults may act on."""
         return [one.id for one in self._fleet.agents if one.name == AGENT]
 
     async def _kill_dispatcher(self, _: Strangers) -> None:
@@ -208,7 +208,7 @@ class SimulatedNemesis:
         self._note(Type.OK, act, "broker")
 
     async def _stall_broker(self, _: Strangers) -> None:
-        """Block the broker for a while: it takes and confirms no message, and goes on delivering."""
+        """Block the broker for a while: it accepts and confirms no message, and goes on delivering."""
         if self._broker_away:
             return
         self._broker_away = True
@@ -220,7 +220,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "stop", "broker")
 
     async def _lose_confirms(self, _: Strangers) -> None:
-        """Lose confirms: the broker takes messages, and the publishers get no notice."""
+        """Make the broker accept messages without confirming them to their publishers, up to ten times."""
         self._begin("cut", "broker", "broker.mute")
         for _lost in range(self._seeded.randint(1, MOST_CONFIRMS)):
             self._fleet.server.lose_next_confirms(1)
@@ -228,7 +228,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "cut", "broker")
 
     async def _silence_a_queue(self, _: Strangers) -> None:
-        """Hang one queue's leader; all other queues go on."""
+        """Make one queue's leader hang for a while, while all other queues go on."""
         names = [one for one in QUEUES if self._fleet.server.find(one) is not None]
         if not names or self._broker_away:
             return
@@ -240,7 +240,7 @@ class SimulatedNemesis:
         self._note(Type.OK, "stop", queue)
 
     async def _delete_an_exchange(self, _: Strangers) -> None:
-        """Delete an exchange with all of its bindings, whose owners have to make them again."""
+        """Delete an exchange with all of its bindings, which their owners must declare again."""
         self._begin("cut", "broker", "exchange.delete")
         self._fleet.server.delete_exchange(self._seeded.choice(EXCHANGES))
         self._note(Type.OK, "cut", "broker")
@@ -271,10 +271,10 @@ ACTS: Mapping[str, Act] = MappingProxyType(
         "stranger.send": SimulatedNemesis._strangers,
     }
 )
-"""Every kind of fault of a simulated fleet, and its act.
+"""The kinds of faults of a simulated fleet, each with the method that injects it.
 
 A killed broker may lose its data, too; a partition is recorded with the server's name: `broker.part`, `redis.part`,
 `store.part`.
 """
 KINDS = tuple(kind for kind in ACTS for _ in range(2 if kind.startswith(("agent.", "dispatcher.")) else 1))
-"""The kinds by their relative frequency: faults of processes come twice."""
+"""The kinds of faults to draw from; those of agents and dispatchers stand twice, and so are twice as frequent."""

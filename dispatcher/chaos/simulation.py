@@ -1,4 +1,4 @@
-"""A run in one event loop: the real dispatchers, agents and client over the in-memory twins, in virtual time.
+"""A simulated run in one event loop: real dispatchers, agents and client over in-memory twins, in virtual time.
 
 The seed decides everything: the order of tasks, the faults of the store's transactions, the place where a process dies,
 the absence of Redis and the broker. So a seed that broke a promise breaks it again, at the same step.
@@ -59,57 +59,57 @@ STORE_FAULTS = Faults(
 PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
 LONGEST_TASK_SECONDS = 500.0
 LEFT_SECONDS = 200
-"""The time after the end of the work for which a queue may not be empty yet."""
+"""The seconds after the end of the load in which a task queue must become empty."""
 LONG_EVERY = 7
-"""The number of seeds of which one draws tasks over five orders of magnitude; it lasts three times as long."""
+"""The divisor of the seeds whose task lengths span five orders of magnitude; they last three times as long."""
 LONE_EVERY = 10
-"""The number of seeds of which one has faults that come alone, so that the effect of each can be measured."""
+"""The divisor of the seeds with rare faults, so that the effect of each fault can be measured."""
 LONE_SECONDS = (8.0, 10.0)
 LONE_PLAN_SECONDS = 22.0
 FAMILIES = 4
-"""The last digit of the seeds whose direct tasks come in waves and await children; they have one fault."""
+"""The last digit of the seeds whose direct tasks come in waves and each await a child; they have one fault."""
 PARENTS = 60
-"""The tasks of a wave: many times the slots of all agents."""
+"""The number of tasks in a wave: many times the slots of all agents."""
 FAMILY_PLAN_SECONDS = 12.0
 CHILDREN = "children"
-"""The agent of the children, which no fault hits."""
+"""The name of the agent that executes the child tasks, which no fault hits."""
 WIDE = 9
-"""The last digit of the seeds with long maps, on a store so slow that no transaction can read them one by one."""
+"""The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
 SLOW_STORE = replace(STORE_FAULTS, read_seconds=(0.0, 0.03))
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationPlan:
-    """The parameters of one seed's run."""
+    """The parameters of one seed's simulated run."""
 
     seconds: float = 6.0
-    """The virtual time with faults."""
+    """The virtual time in which faults are injected."""
     calm_seconds: float = 0.0
-    """The time for which the load goes on after the last fault: 8 s give cases for promises about calm times."""
+    """The time for which the load goes on after the last fault, for promises that are judged without faults."""
     settle_seconds: float = 1_200.0
-    """The time for begun work to end after that."""
+    """The longest time after the load's close in which begun work must end."""
     dispatchers: int = 2
     agents: int = 3
     shards: int = 2
     between_seconds: tuple[float, float] = (0.2, 1.2)
-    """The pause between two faults."""
+    """The shortest and longest pause between two faults."""
     die_at_a_call: float = 0.004
-    """The share of a dispatcher's calls to its ports at which it is killed."""
+    """The share of failpoints, before and after a dispatcher's port calls, at which the dispatcher is killed."""
     wiped: float = 0.4
-    """The share of the broker's deaths after which its data is gone."""
+    """The share of the broker's restarts at which its messages are lost."""
     kinds: Sequence[str] = KINDS
-    """The kinds of faults; a kind that is given twice comes twice as often."""
+    """The kinds of faults to draw from; a kind that is given twice comes twice as often."""
     die_at: Failpoint | None = None
     """The failpoint at which the first dispatcher to reach it is killed; then there are no other faults."""
     on_record: float = 0.5
-    """The share of dispatchers that claim nodes with their predecessors' results; with the others RQ proposes them."""
+    """The share of dispatchers that claim nodes when they record results; in the others RQ proposes the nodes."""
     pace: Pace = PACE
     store: Faults = STORE_FAULTS
 
 
 MUTATED = SimulationPlan(settle_seconds=400.0)
-"""The plan for a seed with a mutant, which may keep work from ending: the wait for the end is shorter."""
+"""The plan for a seed with a mutant, with a shorter wait for work that the mutant may keep from ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +121,16 @@ class Played:
     entries: tuple[HistoryEntry, ...]
     faults: int
     crashes: tuple[str, ...] = ()
-    """The errors that ended background work of a process, or the load, which no fault may do."""
+    """The errors that ended a process's background work or the load, which no fault may cause."""
 
     @property
     def kept(self) -> bool:
-        """Whether no promise was broken, and no background work crashed."""
+        """Tell whether no promise was broken, and no background work crashed."""
         return not self.violations
 
     passed = kept
     caught = False
-    """False: a seed without a mutant has none to catch."""
+    """Always false, since a seed without a mutant has no mutant to catch."""
 
     @property
     def work(self) -> int:
@@ -138,7 +138,7 @@ class Played:
         return sum(one.f == "accept" and one.type is Type.OK for one in self.entries)
 
     def lines(self) -> list[str]:
-        """Return the result as lines for a person."""
+        """Return the seed's result as lines for a person."""
         word = "pass" if self.kept else "FAIL"
         told = f"{word}  seed {self.seed}: {self.work} workflows and tasks, {self.faults} faults"
         broken = [one for one in self.checks if not one.passed]
@@ -147,7 +147,7 @@ class Played:
         return [told, *crashed, *broke]
 
     def as_json(self) -> dict[str, object]:
-        """Return the result as JSON values, for programs."""
+        """Return the seed's result as JSON values, for programs."""
         return {
             "seed": self.seed,
             "passed": self.kept,
@@ -157,13 +157,13 @@ class Played:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """The promises of the product that the run broke, and the crashes in it, as text."""
+        """The promises that the run broke, and the crashes of background work, as text."""
         broken = [f"{one.invariant}: {told}" for one in self.checks for told in one.violations]
         return (*(f"crashed: {one}" for one in self.crashes), *broken)
 
 
 def play(seed: int, plan: SimulationPlan | None = None) -> Played:
-    """Play one seed on a loop of its own; deterministic except for code that reads the real clock."""
+    """Play one seed on an event loop of its own; deterministic except for code that reads the real clock."""
     with plain_runner() as runner:
         return runner.run(_play(seed, plan or SimulationPlan()))
 
@@ -182,7 +182,7 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return the plan of a seed, of which some have long tasks, faults that come alone, families, or long maps."""
+    """Return the plan of a seed, by its number: with long tasks, rare faults, waves of tasks, or long maps."""
     if seed % LONG_EVERY == 0:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)
@@ -201,11 +201,11 @@ def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
 
 
 class SimulatedFleet(TestFleet):
-    """A fleet with dispatchers of its own, in which each process has its own network."""
+    """A fleet of real agents and dispatchers in virtual time, in which each process has its own network paths."""
 
     planes: Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]
     paths: dict[str, dict[str, NetworkPath]]
-    """The paths of each process to the servers, by the servers' names."""
+    """The network paths of each process to its servers, by the servers' names."""
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
         return self.planes
@@ -216,11 +216,11 @@ class SimulatedFleet(TestFleet):
         return cast(Registry, RemotePort(self.registry, path, RegistryUnavailable))
 
     def _look_for_lost_errors(self) -> None:
-        """Ignore errors that no task awaits: a process that is killed on the way leaves some."""
+        """Ignore errors that no task awaits, since killed processes leave some."""
 
 
 class _WitnessedEvictor:
-    """An evictor that writes down whom it was asked to evict."""
+    """A wrapper of an evictor that records each eviction in the history."""
 
     def __init__(self, evict: Evictor, note: Note) -> None:
         self._evict = evict
@@ -243,7 +243,7 @@ class Scene:
         self._graph = MemoryTaskGraph()
         self.entries: list[HistoryEntry] = []
         self.crashes: list[BaseException] = []
-        """The error of the load, if it broke."""
+        """The error with which the load ended, if any."""
         self._calm = True
         self._at_work = ""
         orders = [] if plan.die_at is None else [plan.die_at]
@@ -262,11 +262,11 @@ class Scene:
 
     @property
     def faults(self) -> int:
-        """The number of faults so far."""
+        """The number of faults injected so far."""
         return self._breaking.faults
 
     def _seeded_of(self, part: str) -> Random:
-        """Return the random numbers of one part: draws of another part do not change what a seed does here."""
+        """Return the random generator of one part of the scene, which the draws of other parts do not change."""
         return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:
@@ -316,7 +316,7 @@ class Scene:
         return RegistryLook(frozenset(running), frozenset(at_work))
 
     def _idle_now(self) -> str:
-        """Return who has a free slot for a task that waits in the queue, and after how many tasks; empty for nobody."""
+        """Return the agent with a free slot for a waiting task, as text; an empty text when there is none."""
         for level in Priority:
             queue = self.fleet.server.find(routing.task_queue(CAPABILITY, level))
             kept = 0 if level is Priority.P0 else 1
@@ -331,7 +331,7 @@ class Scene:
         return ""
 
     async def run(self) -> None:
-        """Run the load and the faults; then end all faults, and wait for the end of begun work."""
+        """Run the load with faults; then end the faults, wait for the end of begun work, and record the final state."""
         load = ChaosLoad(self.fleet.client, self.notebook.of("client"), self._seeded_of("load"), self._plan.pace)
         working = asyncio.ensure_future(load.keep_coming())
         note = self.notebook.of("chaos")
@@ -363,7 +363,7 @@ class Scene:
         self.entries = merged(self.notebook.entries)
 
     async def _look_at_what_is_left(self, note: Note) -> None:
-        """Wait for empty queues, since a second run or a stranger's task may end late, and record what is left."""
+        """Wait until the task queues are empty, 200 s at most, and record how many messages are left in them."""
         queues = [self.fleet.server.queue(routing.task_queue(CAPABILITY, level)) for level in Priority]
         for _ in range(LEFT_SECONDS):
             if not any(_left(queue) for queue in queues):

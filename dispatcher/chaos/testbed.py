@@ -1,4 +1,4 @@
-"""The processes of a run: private servers, dispatchers and agents, with the faults that can be done to each of them."""
+"""The private servers, dispatchers and agents of a real run, as processes that faults can act on."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ OURS = "CODITECT_"
 PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"dispatcher": ("dispatcher",), "agent": ("coditect", "agent", "run", "dispatcher.chaos.agent")}
 )
-"""The modules that the roles run."""
+"""The Python module, with its arguments, that a process of each role runs."""
 
 
 class Post:
-    """A named place for processes, one after the other, such as `agent-1`."""
+    """A named place for one process and its restarts, such as `agent-1`."""
 
     def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
         self.paths = paths
-        """The paths to the servers, by the servers' names, for the current process and its successors."""
+        """The proxies' network paths from the process to its servers, by the servers' names; restarts keep them."""
         self._child = child
         self._marker = marker
         self._log_folder = log_folder
@@ -50,65 +50,65 @@ class Post:
         self.stopped = False
         """Whether the process is stopped by a SIGSTOP."""
         self.busy = False
-        """Whether a fault is being done to the process."""
+        """Whether a fault acts on the process now."""
 
     @property
     def name(self) -> str:
-        """The name of the place: agent-1, dispatcher-2."""
+        """The name of the process, which restarts keep: agent-1, dispatcher-2."""
         return self._child.name
 
     @property
     def alive(self) -> bool:
-        """Whether a process runs at the place."""
+        """Tell whether the process runs."""
         return self._running is not None and self._running.exit_code is None
 
     @property
     def pid(self) -> int | None:
-        """The id of the process; None without one."""
+        """The operating system's id of the process; None when it does not run."""
         return self._running.process.pid if self._running is not None and self.alive else None
 
     @property
     def life(self) -> str:
-        """The name of the process in a history."""
+        """The name of the running process in the history: the post's name and the process id."""
         return f"{self.name}#{self.pid}"
 
     @property
     def ready(self) -> bool:
-        """Whether the process has reported that it takes work."""
+        """Tell whether the process has reported that it takes work."""
         return self.alive and self._child.ready_file is not None and self._child.ready_file.exists()
 
     @property
     def settled(self) -> bool:
-        """Whether the process has been ready for a moment: long enough to have work in hand."""
+        """Tell whether the process has been ready for over 1 s, so that it may have work in hand."""
         file = self._child.ready_file
         return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
     def start(self) -> None:
-        """Start a process unless there is one; returns at once."""
+        """Start the process unless it runs; returns before the process is ready."""
         if not self.alive:
             self.stopped = False
             self._running = spawn(self._child, marker=self._marker, log_folder=self._log_folder)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if there is one."""
+        """Send a signal to the process, if it runs."""
         if self._running is not None and self.alive:
             with suppress(ProcessLookupError):
                 os.kill(self._running.process.pid, number)
                 self.stopped = number is signal.SIGSTOP
 
     async def end(self) -> None:
-        """Kill the process and everything that it started, and wait until all of them are gone."""
+        """Kill the process and all of its child processes, and wait until they have ended."""
         if self._running is not None:
             await asyncio.to_thread(self._running.kill)
 
     @property
     def log(self) -> str:
-        """The end of the process's log, as text."""
+        """The last lines of the process's log, as text."""
         return "" if self._running is None else last_lines(self._running.log)
 
 
 class ChaosTestbed:
-    """The private servers of one run, and the posts of its processes."""
+    """The private servers of one run, with the posts of its dispatcher and agent processes."""
 
     def __init__(self, folder: Path, servers: PrivateServers, posts: Mapping[str, Post]) -> None:
         self.folder = folder
@@ -117,23 +117,23 @@ class ChaosTestbed:
         self._lives: dict[int, str] = {}
 
     def of(self, role: str) -> list[Post]:
-        """Return the posts of a role: dispatcher or agent."""
+        """Return the posts of all dispatchers or of all agents."""
         return [post for name, post in self.posts.items() if name.startswith(f"{role}-")]
 
     def agents_now(self) -> RegistryLook:
-        """Return the agents now."""
+        """Return the names of the agent processes that run, and of those that are ready."""
         posts = {post.pid: post for post in self.of("agent") if post.pid is not None}
         self._lives |= {pid: post.life for pid, post in posts.items()}
         running = {post.life: post.ready for post in posts.values() if not post.stopped}
         return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
-        """Return the name of an agent's life, if `agents_now` had it; else its process id."""
+        """Return the history's name of the process behind an agent's record; its process id when unknown."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
 
     async def command_broker(self, expression: str) -> None:
-        """Have the running broker evaluate an Erlang expression.
+        """Make the running broker evaluate an Erlang expression, by `rabbitmqctl eval`.
 
         Raises:
             LocalError: when the broker does not run or refuses.
@@ -155,7 +155,7 @@ class ChaosTestbed:
             raise LocalError("The broker refused a command", output=output.decode()[-300:])
 
     async def start(self) -> None:
-        """Start every process, and wait until all are ready.
+        """Start or continue every process, and wait until all are ready.
 
         Raises:
             StartFailed: when a process is not ready in time.
@@ -186,7 +186,7 @@ async def private_testbed(
     settings: Mapping[str, str],
     mutant: str = "",
 ) -> AsyncIterator[ChaosTestbed]:
-    """Run a testbed of its own, with all files below `folder`; its processes are gone after the block.
+    """Open a testbed with private servers and all files below `folder`, and kill its processes at the end.
 
     `processes` is the number of processes by role of `PROGRAMS`; `settings` are environment variables of them all. Each
     process reaches the broker and Redis by a proxy of its own. The broker has its management API, so that stopped

@@ -1,4 +1,4 @@
-"""The work of a run's agents, and its effect: one for each key, however often a task is executed."""
+"""The tasks of a chaos run, the agents that execute them, and the effects that each task makes exactly once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dispatcher.witness.history import Note, Type
 CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5
 SLOTS = 4
-"""The slots of each agent."""
+"""The number of slots of each agent."""
 CHILD = "chaos.child"
 CHILDREN_AT_ONCE = 200
 CHILD_SECONDS = 60
-"""The time that a parent gives its child."""
+"""The timeout of a task's request to its child."""
 
 
 class Work(BaseModel):
@@ -33,54 +33,54 @@ class Work(BaseModel):
 
     milliseconds: int = Field(ge=0, le=1_800_000)
     fails: int = 0
-    """The number of first attempts that fail."""
+    """The number of first attempts that fail; later attempts succeed."""
     broken: bool = False
-    """Whether the task fails for good."""
+    """Whether every attempt of the task fails."""
     after: list[str] = []
-    """Tokens of the predecessors, on which the result depends."""
+    """The tokens from the predecessors' results, which the execution records."""
     child: int = Field(default=0, ge=0, le=1_800_000)
-    """The length of the child that the task awaits in milliseconds, without a slot; 0 for none."""
+    """The milliseconds of the child task that the task awaits, without a slot; 0 for no child."""
 
 
 class WorkDone(BaseModel):
-    """The result of a run's task: fence, agent and the token of its effect."""
+    """The result of a run's task: fence, agent, and the token of the task's effect."""
 
     fence: int
-    """The fence of the execution that returned this, from its beginning."""
+    """The fence under which the execution that returned the result began."""
     agent: str
-    """The agent that executed the task."""
+    """The id of the agent that executed the task."""
     token: str
-    """The token of the effect, which exists once."""
+    """The token of the task's effect, which is made once."""
 
 
 class Flaky(Exception):
-    """The error of a handler that is to fail."""
+    """The retryable error of an attempt that fails on purpose."""
 
 
 class Broken(Exception):
-    """The error of a handler that is to fail for good: another attempt would not help."""
+    """The error of a task that fails for good on purpose, and is not retried."""
 
     retryable = False
 
 
 class WorkEffects(Protocol):
-    """The port of the effects of tasks on the world, one for each key."""
+    """The port to the effects of tasks, which exist at most once for each key."""
 
     def make(self, key: str) -> str:
-        """Make the effect if it does not exist, and return its token, the same every time."""
+        """Make the effect of a key unless it exists, and return its token, the same every time."""
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """Yield keys and tokens of all effects."""
+        """Yield the key and token of every effect."""
 
 
 class EffectFolder:
-    """A file for each effect; a key is made once, for all callers and in spite of kills."""
+    """The effects of tasks as files, of which concurrent or killed processes make only one for each key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def make(self, key: str) -> str:
-        """Make the effect's file, which appears with its token in it, or not at all."""
+        """Make the key's file unless it exists, and return the token in it; a kill leaves the file whole or absent."""
         self._folder.mkdir(parents=True, exist_ok=True)
         file, token = self._folder / quote(key, safe=""), token_hex(8)
         draft = self._folder / f".{os.getpid()}-{token}"
@@ -91,7 +91,7 @@ class EffectFolder:
         return file.read_text()
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """Yield the key and token of every effect, from the files."""
+        """Yield the key and token of every effect, in the order of their file names."""
         for file in sorted(self._folder.glob("[!.]*")):
             yield unquote(file.name), file.read_text()
 
@@ -103,22 +103,22 @@ class EffectTable:
         self._tokens: dict[str, str] = {}
 
     def make(self, key: str) -> str:
-        """Make the effect if it does not exist, and return its token, the same every time."""
+        """Make the effect of a key unless it exists, and return its token, the same every time."""
         return self._tokens.setdefault(key, f"token {len(self._tokens)}")
 
     def all(self) -> Iterator[tuple[str, str]]:
-        """Yield the key and token of every effect, in the order of their making."""
+        """Yield the key and token of every effect, in the order in which they were made."""
         yield from self._tokens.items()
 
 
 def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
-    """Return an agent that works, records its executions and makes effects; `note` gets the agent's id as `proc`."""
+    """Return the agent that executes and records a run's tasks; `note` gets the agent's id as `proc`."""
     agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")
     async def work(task: Work, ctx: Context) -> WorkDone:
-        """Wait as long as the task says, then make the effect of the task's id."""
+        """Wait or fail as the task's input says, and make the effect of the task's id."""
         said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
         said |= {"priority": ctx.priority.value, "after": task.after}
         note(Type.INVOKE, "execute", ctx.task_id, **said)
@@ -147,12 +147,12 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
 
 
 def children_agent(name: str) -> Agent:
-    """Return an agent for the children of tasks, with slots for all of them."""
+    """Return the agent that executes the child tasks, with slots for all of them."""
     agent = Agent(name, version="1.0.0", slots=CHILDREN_AT_ONCE, tags=frozenset({"test"}))
 
     @agent.capability(CHILD, timeout="10m", description="Waits as many milliseconds as it is told.")
     async def child(milliseconds: int) -> None:
-        """Wait."""
+        """Wait for the given milliseconds."""
         await asyncio.sleep(milliseconds / 1000)
 
     return agent

@@ -1,4 +1,4 @@
-"""The load of a run: workflows of several shapes and tasks of both lanes, begun until the load is closed."""
+"""The load of a chaos run: random workflows, durable tasks and direct tasks, started until the load is closed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from dispatcher.witness.history import Note, Type
 
 T = TypeVar("T")
 Ending: TypeAlias = Coroutine[Any, Any, None] | None
-"""A coroutine that waits for the end of begun work, and records it; None when nothing was begun."""
+"""A coroutine that waits for the end of started work and records it; None when no work was started."""
 PAUSE_SECONDS = 0.25
 COMPLETES = ("completed",)
 CANCELED = ("canceled", "completed")
-"""The possible ends of work that is canceled on the way."""
+"""The states in which a workflow may end that the load cancels."""
 MOST_REDRIVES = 20
-"""The most redrives of one workflow; then it ends as it is."""
+"""The most redrives of one workflow, after which its state counts as final."""
 PARENT = {"milliseconds": 200, "child": 2_000}
-"""A task that awaits a child, and then works on."""
+"""The input of a task that awaits a child task and then works on."""
 URGENT = 8
-"""The number of urgent tasks that come while the parents of a wave go on, one after the other."""
+"""The number of P0 tasks that the load submits while the tasks of a wave resume after their children."""
 
 
 class ChaosLoad:
-    """The load, which draws work and records its outcomes."""
+    """The load of a run, which starts random workflows and tasks and records how each ends."""
 
     def __init__(self, client: Client, note: Note, random: Random, pace: Pace) -> None:
         self._client = client
@@ -49,11 +49,11 @@ class ChaosLoad:
         self._work = asyncio.TaskGroup()
         self._number = 0
         self.closed = asyncio.Event()
-        """The event after which no new work is begun."""
+        """The event that stops the start of new work."""
         self.begun = self.ended = 0
 
     async def keep_coming(self) -> None:
-        """Keep the work coming until the load is closed; return when all work has ended."""
+        """Start new work whenever some ends, until the load is closed; return when all work has ended."""
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._answer_approvals())
             async with self._work as work:
@@ -77,7 +77,7 @@ class ChaosLoad:
         self.begun += 1
 
     def _over(self, key: str, state: str | None) -> None:
-        """Record a work's end as the client got it; None for no end."""
+        """Record the state in which work ended for the client; None when its end is unknown."""
         if state is None:
             self._note(Type.INFO, "end", key)
             return
@@ -91,7 +91,7 @@ class ChaosLoad:
     # -- tasks ------------------------------------------------------------------------------------------
 
     async def task(self) -> None:
-        """Run one task; return at its end, or before when it may be lost: then its end is recorded later."""
+        """Run one direct or durable task; return at its end, or after `patience_seconds` when it may be lost."""
         priority = self._shapes.priority()
         durable = self._random.random() < self._pace.durable
         ending = await (self._begin_durable(priority) if durable else self._begin_direct(priority))
@@ -99,7 +99,7 @@ class ChaosLoad:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
     async def family(self) -> None:
-        """Run a wave of tasks whose children end at once, and urgent ones beside those that go on then."""
+        """Run a wave of tasks whose children end at the same time, and P0 tasks while the wave resumes."""
         wave = [await self._submit(dict(PARENT), Options(priority=Priority.P1)) for _ in range(self._pace.parents)]
         await asyncio.sleep(PARENT["child"] / 1000)
         for _ in range(URGENT):
@@ -128,7 +128,7 @@ class ChaosLoad:
         return self._end_of(key, handle, self._pace.task_seconds + TASK_ATTEMPTS * work["milliseconds"] / 1000)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
-        """Submit a durable task until it is accepted, under one key for one task."""
+        """Submit a durable task under one idempotency key until it is accepted."""
         key, work = self._key(), self._shapes.work()
         options = Options(priority=priority, max_attempts=TASK_ATTEMPTS)  # the ledger does not know the capability's
         handle = await self._keyed(
@@ -154,11 +154,11 @@ class ChaosLoad:
     # -- workflows --------------------------------------------------------------------------------------
 
     async def long_map(self) -> None:
-        """Run one workflow with a map over many elements."""
+        """Run one workflow with a map over `Pace.elements` elements."""
         await self.workflow(self._shapes.wide(), [*range(self._pace.elements)])
 
     async def workflow(self, drawn: Workflow | None = None, value: object = None) -> None:
-        """Run one workflow to its end, submitted until it is accepted, under one key for one workflow."""
+        """Run one workflow to its end, submitted under one idempotency key until it is accepted."""
         flow = drawn or self._shapes.drawn()
         definition, key = flow.definition(), self._key()
         run = await self._keyed(key, lambda: self._client.start(definition, value, key=key), lambda run: run.id)
@@ -184,7 +184,7 @@ class ChaosLoad:
         await asyncio.sleep(self._random.randint(*self._pace.soon_milliseconds) / 1000)
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-        """Repeat a request until there is an answer; None when the load is closed and no answer is possible."""
+        """Repeat a request until it is answered; return None when it cannot succeed and the load is closed."""
         while True:
             try:
                 return await ask()
@@ -194,7 +194,7 @@ class ChaosLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """Repeat a request under a recorded key until there is an answer, and sometimes after: same key, same work."""
+        """Send a request under an idempotency key until it is answered, sometimes once more, and record the answers."""
         self._note(Type.INVOKE, "submit", key)
         found = await self._insist(ask)
         if found is None:
@@ -208,7 +208,7 @@ class ChaosLoad:
         return found
 
     async def _noted(self, f: str, key: str, ask: Callable[[], Awaitable[object]]) -> None:
-        """Send a request once, and record the outcome; without an answer the outcome is unknown."""
+        """Send a request once, and record its outcome, which is unknown when no answer came."""
         self._note(Type.INVOKE, f, key)
         try:
             await ask()
@@ -224,7 +224,7 @@ class ChaosLoad:
         self._work.create_task(self._go_on(run))
 
     async def _go_on(self, run: Run) -> None:
-        """Resume the workflow until it has ended: a pause without an answer may come late."""
+        """Resume a workflow whenever it is paused, until it has ended, since a late pause may still arrive."""
         while True:
             with suppress(CoditectError):
                 state = await run.state()
@@ -235,7 +235,7 @@ class ChaosLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """Return the workflow's final state, after as many redrives as needed; None when none comes in time."""
+        """Return the workflow's final state, redriving its broken node; None when it does not end in time."""
         for _ in range(MOST_REDRIVES if redriven else 1):
             try:
                 state = await run.wait(timeout=self._pace.wait_seconds)
@@ -247,7 +247,7 @@ class ChaosLoad:
         return state
 
     async def _redrive(self, run: Run) -> None:
-        """Redrive the broken node with an input that it can work on."""
+        """Redrive the workflow's broken node with an input that succeeds."""
         key = f"{run.id}:{BROKEN}"
         self._note(Type.INVOKE, "redrive", key)
         try:

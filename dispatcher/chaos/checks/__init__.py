@@ -1,1 +1,1 @@
-"""The promises, as pure functions of a recorded history."""
+"""The promises of the product, as pure functions that check a recorded history."""

@@ -1,4 +1,4 @@
-"""The result of a check, with its statistical confidence."""
+"""The result of checking one promise on a history, with its statistical confidence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 RULE_OF_THREE = 3.0
-"""The rule of three: `n` trials without a failure exclude failure rates above 3/n with 95 % confidence.
+"""The 3 of the rule of three: `n` trials without a failure exclude rates above 3/n with 95 % confidence.
 
 After Hanley and Lippman-Hand, 1983.
 """
@@ -19,25 +19,25 @@ class CheckResult:
 
     invariant: str
     sentence: str
-    """The promise."""
+    """The promise, in a few words for a person."""
     checked: int
-    """The number of cases that could have broken the promise."""
+    """The number of cases in the history that could have broken the promise."""
     violations: tuple[str, ...] = ()
     """The violations, each as a sentence for a person."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing broke the promise; without any case the check passes and proves nothing."""
+        """Tell whether the history has no violation of the promise; without any case the check passes, too."""
         return not self.violations
 
     @property
     def bound(self) -> float | None:
-        """The failure rate that is excluded with 95 % confidence; None after a failure or without any case."""
+        """The failure rate that the check excludes with 95 % confidence; None after a violation or without a case."""
         return min(1.0, RULE_OF_THREE / self.checked) if self.passed and self.checked else None
 
     @property
     def line(self) -> str:
-        """The result as one line of text for a person."""
+        """The check's result as one line of text for a person."""
         word = "pass" if self.passed else "FAIL"
         if self.bound is None:
             sure = f"{len(self.violations)} violations" if self.violations else "nothing to check"
@@ -47,7 +47,7 @@ class CheckResult:
 
 
 def lines(checks: Sequence[CheckResult]) -> list[str]:
-    """Return the results as lines for a person, with the first violations of each."""
+    """Return the results of checks as lines for a person, with the first violations of each."""
     told: list[str] = []
     for one in checks:
         told.append(one.line)

@@ -1,4 +1,4 @@
-"""The coverage of a run's faults: a fault that met no work in flight proves nothing."""
+"""The coverage of a chaos run's faults, by kind: how many faults met work in flight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operat
 from dispatcher.witness.history import UNENDED, post_of
 
 FEWEST_PER_SECOND = 0.5
-"""The fault rate below which a run is no proof: one in two seconds."""
+"""The number of faults per second below which a run proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class FaultCoverage:
     hitting: int
     """The number of faults that met work in flight."""
     in_flight: int
-    """The number of tasks that they met."""
+    """The number of tasks in flight that the faults met, in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toll:
-    """The coverage of every kind of fault in a run."""
+    """The coverage of every kind of fault in a chaos run."""
 
     kinds: tuple[FaultCoverage, ...]
     seconds: float
@@ -39,19 +39,19 @@ class Toll:
 
     @property
     def per_second(self) -> float:
-        """The number of faults per second."""
+        """The number of faults per second of the run."""
         return self.faults / self.seconds if self.seconds else 0.0
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """The reasons why the run proves nothing; empty when it does."""
+        """The reasons why the run's faults prove nothing, as text; empty when they do prove something."""
         told = [f"{one.kind} never hit work in flight" for one in self.kinds if not one.hitting]
         if self.per_second < FEWEST_PER_SECOND:
             told.append(f"there was less than one fault in 2 s: {self.per_second:.2f} a second")
         return tuple(told)
 
     def lines(self) -> list[str]:
-        """Return the coverage as lines for a person."""
+        """Return the coverage of faults as lines for a person."""
         return [f"{self.faults} faults in {self.seconds:.0f} s, {self.per_second:.2f} a second"] + [
             f"  {one.kind:<18} {one.faults:>4}, of which {one.hitting:>4} hit work in flight ({one.in_flight} in all)"
             for one in self.kinds
@@ -59,19 +59,19 @@ class Toll:
 
 
 class Spans:
-    """Intervals, with a fast count of those open at an instant."""
+    """A set of time intervals, with a fast count of the intervals that are open at an instant."""
 
     def __init__(self, spans: Sequence[tuple[float, float]]) -> None:
         self._begun = sorted(begun for begun, _ in spans)
         self._ended = sorted(ended for _, ended in spans)
 
     def open_at(self, instant: float) -> int:
-        """Return how many intervals had begun, and not ended."""
+        """Return how many of the intervals had begun and not ended at the instant."""
         return bisect_right(self._begun, instant) - bisect_right(self._ended, instant)
 
 
 def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
-    """Return the coverage of the given kinds of faults during a run, whose length is in seconds."""
+    """Count for each of the given kinds of faults how many there were in a run, and how many met work in flight."""
     runs = executed_spans(index)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}
@@ -97,7 +97,7 @@ def _of_kind(kind: str, index: HistoryIndex, met: Callable[[Operation], int]) ->
 
 
 def executed_spans(index: HistoryIndex) -> dict[str, list[tuple[float, float]]]:
-    """Return the intervals in which each agent executed; a killed agent executes no more."""
+    """Return the time intervals of each agent's executions; the kill of an agent ends its intervals."""
     deaths: dict[str, list[float]] = {}
     for fault in index.of("kill"):
         deaths.setdefault(fault.key, []).append(fault.begun)
@@ -116,7 +116,7 @@ def _work(index: HistoryIndex) -> list[tuple[float, float]]:
 
 
 def _claimed(index: HistoryIndex) -> list[tuple[float, float]]:
-    """Return the interval in which each node was published and not recorded."""
+    """Return the time interval of each node from its first claim to its terminal state."""
     spans = []
     for key, claims in index.by_key("claim"):
         ends = [one.begun for one in index.about("state", key) if one.possible and one.val["state"] in TERMINAL]

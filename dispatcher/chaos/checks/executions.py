@@ -1,4 +1,4 @@
-"""The promises about executions: they follow their predecessors, and are repeated only as often as faults excuse."""
+"""The promises about executions: tasks run after their predecessors, and run again only where a fault was."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
-"""The attempts that a task which may have killed its agent gets beyond its own."""
+"""The extra attempts of a direct task whose agent was killed."""
 MOMENT_SECONDS = 1.0
-"""The time for which a fault's victim may not know of it: a continued agent, a connection that is gone."""
+"""The time after a fault's end in which the victim may still not know of it, and the fault counts."""
 EVICTED_SECONDS = 10.0
-"""The time after a server's fault for which a living process may be taken for dead."""
+"""The time after a fault of a server in which a dispatcher may evict a living process."""
 ENDED = frozenset({"ok", "fail"})
 GIVEN_UP = frozenset({"failed", "dead"})
 WITHOUT_A_VALUE = TERMINAL - {"completed"}
@@ -26,7 +26,7 @@ WITHOUT_A_VALUE = TERMINAL - {"completed"}
 def dag_order(index: HistoryIndex) -> CheckResult:
     """I3: check that a node runs only after its predecessors ran to their ends, were granted, or have no value.
 
-    The existence of a value is read from its agent's records: the dispatcher is not trusted there.
+    The existence of a value is read from the agents' records, not from the dispatcher's.
     """
     checked, violations, needed = 0, [], index.needed
     for key, after in index.nodes.items():
@@ -49,12 +49,12 @@ def _over(index: HistoryIndex, node: str, place: int) -> bool:
 
 
 def executions(index: HistoryIndex) -> CheckResult:
-    """I6: check that executions are at most one, plus one for each failed one, plus one for each fault that touched it.
+    """I6: check that a task runs once, and once more at most for each failed execution and each fault in its way.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
     and the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard counts as a
-    fault, a hand-over in order does not. Attempts never exceed those that the work permits. A stranger's message is
-    executed a few times at most. Who lives is not evicted: its work would run again.
+    fault, a hand-over in order does not. Attempts never exceed those that the work permits. A foreign message
+    is executed a few times at most. A living process is not evicted: its work would run again.
     """
     most, nodes = _most_attempts(index), index.nodes
     checked, violations = 0, []
@@ -80,7 +80,7 @@ def executions(index: HistoryIndex) -> CheckResult:
 
 
 def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
-    """Yield the evictions of who lives, which give its work to others: neither it nor a server had a fault."""
+    """Yield the evictions of living processes for which neither the process nor a server had a fault."""
     for one in index.of("evict"):
         near = (fault for fault in index.faults if fault.begun <= one.begun)
         own = any(_holds((one.key,), fault.key) for fault in near)
@@ -90,13 +90,13 @@ def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
 
 
 def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
-    """Return whether an agent that ran the task was killed: a direct task is given more attempts then."""
+    """Tell whether an agent that executed the task was killed, for which a direct task gets more attempts."""
     posts = {post_of(one.proc) for one in runs}
     return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
 
 
 def _most_attempts(index: HistoryIndex) -> dict[str, int]:
-    """Return the permitted attempts of each task, direct tasks and nodes."""
+    """Return the number of permitted attempts of each direct task and each node, by task id."""
     most: dict[str, int] = {}
     for work in index.of("accept"):
         allowed, few = work.val.get("most"), work.val.get("few") or {}
@@ -107,7 +107,7 @@ def _most_attempts(index: HistoryIndex) -> dict[str, int]:
 
 
 def as_meant(index: HistoryIndex) -> CheckResult:
-    """I1: check that work ends in a state that it was meant to end in; only used-up attempts excuse another one."""
+    """I1: check that work ends in one of its intended states, unless faults used up the attempts of a task."""
     checked, violations = 0, []
     for work in index.accepted:
         end = next((one for one in index.about("end", work.key) if one.happened), None)
@@ -121,7 +121,7 @@ def as_meant(index: HistoryIndex) -> CheckResult:
 
 
 def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
-    """Yield the tasks because of which the work failed; a direct task is its own."""
+    """Yield the tasks that made the work fail: its failed or dead nodes, or the direct task itself."""
     nodes = work.val.get("nodes")
     if not nodes:
         yield work.key
@@ -132,7 +132,7 @@ def _given_up(index: HistoryIndex, work: Operation) -> Iterator[str]:
 
 
 def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UNENDED) -> bool:
-    """Return whether each of its attempts has an execution that failed on purpose, or a fault that touched it.
+    """Tell whether a task's failed executions and its faults are at least as many as its permitted attempts.
 
     An attempt begins with the grant of its start: the agent that got the grant may die before it executes anything.
     """
@@ -145,14 +145,14 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Return a task's executions and the ledger's grants of it; a grant names the agent in place of the process."""
+    """Return a task's executions and grants in order of time; a grant has the agent as its process."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
 def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """Return how many faults, and take-overs of its shard, touched a task between its first start and `until`."""
+    """Return how many faults and take-overs of the shard a task met between its first start and `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
@@ -161,7 +161,7 @@ def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until:
 
 
 def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:
-    """Yield the changes of a shard's owner for which the former one had not certainly let go of it."""
+    """Yield the changes of a shard's owner before which the former owner had not released the shard."""
     known = [one for one in index.versioned("lease", shard) if one.happened or one.val["owner"]]
     for before, after in pairwise(known):
         if before.val["owner"] and after.val["owner"] not in ("", before.val["owner"]):
@@ -169,7 +169,7 @@ def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:
 
 
 def _holds(posts: Collection[str], post: str) -> bool:
-    """Return whether an agent's post is among the given agents: an agent's id is its post and a random suffix."""
+    """Tell whether a process name is among the given ones; an agent's id is its name and a random suffix."""
     return post in posts or any(one.startswith(f"{post}-") for one in posts)
 
 

@@ -1,4 +1,4 @@
-"""A history sorted by its subjects: operations with a beginning and an end, by name and by key."""
+"""A history sorted for checks: operations with a beginning and an end, by name and by key."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from typing import Any
 from dispatcher.witness.history import UNENDED, HistoryEntry, Type
 
 FAULTS = ("kill", "stop", "cut", "part", "wipe", "restart")
-"""The names of faults of a process or server; a fault ends when its victim has recovered."""
+"""The names of operations that are faults of a process or server; each ends when its victim has recovered."""
 TERMINAL = frozenset({"completed", "failed", "canceled", "rejected", "skipped", "dead"})
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An operation from its invocation to its end; an entry without an invocation is an instant."""
+    """An operation in a history, from its invocation to its end; without an invocation it is an instant."""
 
     f: str
     key: str
     proc: str
     val: Mapping[str, Any]
     begun: float
-    """The time of its beginning, in seconds."""
+    """The time of the operation's beginning, in seconds."""
     first: int
-    """The place of its beginning in the history, for order where clocks are too coarse."""
+    """The index of the operation's first entry in the history, for an order where clocks are too coarse."""
     ended: float = UNENDED
     last: float = UNENDED
-    """The place of its end."""
+    """The index of the operation's last entry in the history; infinite without an end."""
     outcome: Type = Type.INFO
 
     @property
     def happened(self) -> bool:
-        """Whether the operation certainly took place."""
+        """Tell whether the operation certainly took place."""
         return self.outcome is Type.OK
 
     @property
     def possible(self) -> bool:
-        """Whether the operation may have taken place."""
+        """Tell whether the operation may have taken place: it did not end as failed."""
         return self.outcome is not Type.FAIL
 
     def open_at(self, instant: float) -> bool:
-        """Return whether the operation had begun and not ended at the instant."""
+        """Tell whether the operation had begun and not ended at the instant."""
         return self.begun <= instant < self.ended
 
 
 def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
-    """Return every operation, in the order of their beginnings.
+    """Join the entries of a history into operations, in the order of their beginnings.
 
     An end belongs to the newest open operation of the same process, name and key: an older open one is of a process
     that died.
@@ -71,7 +71,7 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
 
 
 class HistoryIndex:
-    """The index of a history's operations, in the order of their beginnings."""
+    """The operations of a history, indexed by name and key, in the order of their beginnings."""
 
     def __init__(self, entries: Iterable[HistoryEntry]) -> None:
         self._by_f: dict[str, list[Operation]] = defaultdict(list)
@@ -97,12 +97,12 @@ class HistoryIndex:
 
     @property
     def accepted(self) -> list[Operation]:
-        """The work whose acceptance reached the client."""
+        """The acceptances of workflows and tasks that the client got confirmed."""
         return [one for one in self.of("accept") if one.happened]
 
     @property
     def nodes(self) -> dict[str, tuple[str, ...]]:
-        """Every node of accepted workflows, with its predecessors."""
+        """Every node of the accepted workflows, with its predecessors."""
         return {
             f"{work.key}:{name}": tuple(f"{work.key}:{before}" for before in after)
             for work in self.accepted
@@ -110,12 +110,12 @@ class HistoryIndex:
         }
 
     def redrives(self, node: str) -> Sequence[int]:
-        """Return the places where a redrive of the node's workflow began, which may run other nodes again, too."""
+        """Return the places in the history where redrives of the node's workflow began."""
         return self._redrives.get(_work_of(node), ())
 
     @property
     def needed(self) -> dict[str, int]:
-        """The number of predecessors that a node needs, where that is not all of them."""
+        """The number of predecessors that a node needs, for each node that needs fewer than all."""
         return {
             f"{work.key}:{name}": int(many)
             for work in self.accepted
@@ -124,7 +124,7 @@ class HistoryIndex:
 
     @property
     def priorities(self) -> dict[str, str]:
-        """Every accepted task that is executed, of either lane, with its priority."""
+        """The priority of every accepted task that agents execute, direct tasks and nodes, by task id."""
         found: dict[str, str] = {}
         for work in self.accepted:
             if "priority" in work.val:
@@ -138,7 +138,7 @@ class HistoryIndex:
         return sorted((one for f in FAULTS for one in self.of(f)), key=lambda one: one.begun)
 
     def versioned(self, f: str, key: str) -> list[Operation]:
-        """Return the transactions about one node that may have been committed, in the order of their versions."""
+        """Return the possibly committed transactions about one key, in the order of the store's versions."""
         possible = (one for one in self.about(f, key) if one.possible)
         return sorted(possible, key=lambda one: (one.val["version"], one.first))
 

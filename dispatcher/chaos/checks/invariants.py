@@ -1,4 +1,4 @@
-"""The promises, each a pure function of a history's index, without knowledge of the mutant or of the planned faults.
+"""The promises about the ledger, each a pure function of a history, and the list of all promises.
 
 An operation with an unknown outcome may have happened at any time after it began: it excuses, and it never accuses.
 """
@@ -21,9 +21,9 @@ from dispatcher.chaos.checks.waits import p0_soon, p2_progress
 from dispatcher.witness.history import HistoryEntry
 
 GONE_WITH_THE_BROKER = ("broker.wipe",)
-"""The kinds of faults that may lose a direct task in flight, which lives in the broker alone."""
+"""The kinds of faults that may lose a direct task in flight, which only the broker holds."""
 ANSWERED_SECONDS = 5.0
-"""The time by which an ended task is answered, with a wide margin, in calm times."""
+"""The time after a task's end by which its answer has certainly arrived, if there is no fault."""
 
 
 def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
@@ -33,7 +33,7 @@ def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
 
 
 def nothing_lost(index: HistoryIndex) -> CheckResult:
-    """I1: check that accepted work ends; a wipe of the broker's disk excuses a direct task that was in flight."""
+    """I1: check that accepted work ends; only a wipe of the broker's disk excuses a direct task in flight."""
     ended = {one.key for one in index.of("end") if one.happened}
     wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
@@ -45,7 +45,7 @@ def nothing_lost(index: HistoryIndex) -> CheckResult:
 
 
 def _was_there(index: HistoryIndex, work: Operation, wipe: Operation) -> bool:
-    """Return whether the broker may have had the task or its answer when it lost everything.
+    """Tell whether a direct task or its answer may have been in the broker when its data was wiped.
 
     The task was published before the broker was back, it was not executed to its end in calm times long before, and no
     agent got it afterwards.
@@ -62,7 +62,7 @@ def _is_calm(index: HistoryIndex, since: float, until: float) -> bool:
 
 
 def one_end_each(index: HistoryIndex) -> CheckResult:
-    """I2: check that a node has at most one terminal transition, without those after a requested redrive."""
+    """I2: check that a node becomes terminal at most once, unless a redrive was requested in between."""
     nodes = dict(index.by_key("state"))
     violations = [told for key in nodes for told in _second_ends(index, key)]
     return CheckResult("one end each", "a node becomes terminal once", len(nodes), tuple(violations))
@@ -83,7 +83,7 @@ def _second_ends(index: HistoryIndex, key: str) -> Iterator[str]:
 
 
 def effects_once(index: HistoryIndex) -> CheckResult:
-    """I2: check that the effect of a task, keyed by its id, exists once, and that the recorded result names it."""
+    """I2: check that a task's effect, keyed by the task's id, exists once, and that the result names it."""
     effects = {key: list(found) for key, found in index.by_key("effect")}
     results = {one.key: one for one in index.of("result") if one.val.get("state") == "completed"}
     violations = [f"{key} has {len(found)} effects" for key, found in effects.items() if len(found) > 1]
@@ -97,7 +97,7 @@ def effects_once(index: HistoryIndex) -> CheckResult:
 
 
 def one_completion(index: HistoryIndex) -> CheckResult:
-    """I2: check that the ledger has exactly one completed attempt for a completed node."""
+    """I2: check that the ledger has exactly one completed attempt for each completed node."""
     done = [one for one in index.of("result") if one.val.get("state") == "completed" and "completed" in one.val]
     violations = [
         f"{one.key} has {one.val['completed']} completed attempts" for one in done if one.val["completed"] != 1
@@ -106,9 +106,9 @@ def one_completion(index: HistoryIndex) -> CheckResult:
 
 
 def fences(index: HistoryIndex) -> CheckResult:
-    """I4: check that each publication of a node has a higher fence and number, in the order of the store's versions.
+    """I4: check that the fence and the publication number of a node grow with each of its publications.
 
-    No two executions of a node have one fence, and no two owners of a shard one epoch: it grows with each.
+    Each execution of a node has a fence of its own, and the epoch of a shard grows with each owner.
     """
     checked, violations = _epochs(index)
     for key, _ in index.by_key("claim"):
@@ -141,10 +141,10 @@ def _epochs(index: HistoryIndex) -> tuple[int, list[str]]:
 
 
 def stale_writes(index: HistoryIndex) -> CheckResult:
-    """I4: check that the recorded value is that of the node's newest fence.
+    """I4: check that a node's recorded result is that of its newest fence.
 
-    A value of an older fence is permitted from the very agent to which the newest was granted: it had the task already,
-    and went on.
+    A value of an older fence is permitted from the very agent to which the newest was granted: that agent had the
+    task already, and went on.
     """
     told = [one for one in index.of("result") if one.val.get("by") is not None]
     violations = [
@@ -162,7 +162,7 @@ def _went_on(index: HistoryIndex, result: Operation) -> bool:
 
 
 def publications(index: HistoryIndex) -> CheckResult:
-    """Check that a shard's publication number stands for one node and fence, and is claimed before it is published."""
+    """Check that each publication number of a shard is claimed before the publish, for one node and fence."""
     owners: dict[tuple[int, int], set[tuple[str, int]]] = defaultdict(set)
     violations = []
     for one in (*index.of("claim"), *index.of("publish")):
@@ -185,7 +185,7 @@ def _number(one: Operation) -> tuple[int, int]:
 
 
 def outbox_kept(index: HistoryIndex) -> CheckResult:
-    """Check that a claimed publication has a row in the outbox, so that a crash cannot prevent its publish."""
+    """Check that each claimed publication has a row in the outbox, so that a crash cannot prevent its publish."""
     claims = [one for one in index.of("claim") if one.happened and "row" in one.val]
     violations = [
         f"{one.key} was claimed as {one.val['publication']} without a row in the outbox"
@@ -196,7 +196,7 @@ def outbox_kept(index: HistoryIndex) -> CheckResult:
 
 
 def recorded_before_acked(index: HistoryIndex) -> CheckResult:
-    """Check that a result is acknowledged only when the ledger has moved on from its attempt."""
+    """Check that a result is acknowledged only after the ledger has recorded it or has made it stale."""
     acks = index.of("ack")
     violations = [
         f"{ack.key}'s result (fence {ack.val['fence']}) was acknowledged before it was recorded"
@@ -209,10 +209,10 @@ def recorded_before_acked(index: HistoryIndex) -> CheckResult:
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
-    """Return whether a transaction may have made a result needless, and can have been committed before the ack.
+    """Tell whether a transaction made a result recorded or stale, and may have been committed before the ack.
 
-    Another process may have been stopped between its commit and the record of it; the acknowledging process has read it
-    in the store. Ready under the result's own fence is a node that was given back, or is tried again.
+    Another process may have been stopped between its commit and the record of the commit. The acknowledging process has
+    read the commit in the store. A node that is ready under the result's own fence was given back, or is tried again.
     """
     if not state.possible or state.first > ack.first:
         return False
@@ -226,7 +226,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(index: HistoryIndex) -> CheckResult:
-    """I8: check by the ledger's census that submitted work is terminal, live or dead, and no other exists."""
+    """I8: check that all submitted work is in the ledger's census at the end, and that no other work is."""
     census = {one.key: one.val.get("state") for one in index.of("census")}
     sure = {one.key for one in index.accepted}
     maybe = {one.key for one in index.of("accept") if one.possible}
@@ -240,7 +240,7 @@ def conservation(index: HistoryIndex) -> CheckResult:
 
 
 def balance(index: HistoryIndex) -> CheckResult:
-    """Check that the ledger's rows, counts and indexes agree at the end."""
+    """Check that the audit of the ledger at the end found no contradiction."""
     audits = index.of("audit")
     violations = tuple(wrong for one in audits for wrong in one.val["wrong"])
     return CheckResult(
@@ -249,14 +249,14 @@ def balance(index: HistoryIndex) -> CheckResult:
 
 
 def nothing_left(index: HistoryIndex) -> CheckResult:
-    """Check that at the end the tasks' queues are empty, and no message is in hand, strangers' included."""
+    """Check that at the end the task queues have no messages, neither waiting nor unacknowledged."""
     looks = index.of("left")
     violations = tuple(f"{one.key} has {one.val['messages']} messages" for one in looks if one.val["messages"])
     return CheckResult("nothing left over", "in the end the queues are empty", len(looks), violations)
 
 
 def durable_acceptance(index: HistoryIndex) -> CheckResult:
-    """I9: check that an acknowledged acceptance of a workflow stays known."""
+    """I9: check that the ledger still knows each workflow whose acceptance a client got confirmed."""
     accepted = [work for work in index.accepted if not _is_direct(work)]
     census = {one.key: one.val.get("state") for one in index.of("census")}
     violations = [

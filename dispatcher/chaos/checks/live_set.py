@@ -1,4 +1,4 @@
-"""The promise about the registry, judged by looks at it: the running agents, those at work, and those listed."""
+"""The promise that the registry lists the running agents, judged by regular reads of the registry."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dispatcher.witness.history import post_of
 
 PROMISED_SECONDS = 3.0
 ALLOWED_SECONDS = 1.0
-"""The tolerance of a look: a change came at any time since the look before."""
+"""The tolerance of one read of the registry: a change came at any time since the read before."""
 GAP_SECONDS = 2.0
-"""The distance of two looks from which the time between them is unknown."""
+"""The distance between two reads of the registry above which the time between them is not judged."""
 
 
 def live_set(index: HistoryIndex) -> CheckResult:
-    """I7: check that 3 s after any change the registry lists exactly the living agents, if it was available.
+    """I7: check that 3 s after any change an available registry lists exactly the living agents.
 
     Times in which the broker was silent are not judged: an agent that gets no answer lets its lease lapse.
 
-    An agent must be listed if it was at work in all looks of that time, and was neither stopped between them nor parted
-    from a server. An agent must not be listed if it ran in none of them, and was not continued between them: it was
+    An agent must be listed if it was at work in all reads of those 3 s, and was neither stopped meanwhile nor cut off
+    from a server. An agent must not be listed if it ran in none of these reads, and was not continued meanwhile: it was
     killed, or is stopped for longer than its lease.
     """
     looks = [one for one in index.of("look") if one.outcome != "info"]
@@ -42,7 +42,7 @@ def live_set(index: HistoryIndex) -> CheckResult:
 
 
 def _window(looks: Sequence[Operation], place: int) -> Sequence[Operation]:
-    """Return the looks that cover the promised time up to the look at `place`; none when one of them was late."""
+    """Return the registry reads in the 4 s before the read at `place`; none when there is a gap between them."""
     since = looks[place].begun - PROMISED_SECONDS - ALLOWED_SECONDS
     first = place
     while first and looks[first].begun > since:
@@ -57,7 +57,7 @@ def _touches(window: Sequence[Operation], fault: Operation) -> bool:
 
 
 def _changes(window: Sequence[Operation], stop: Operation) -> bool:
-    """Return whether the agent was stopped or continued within the looks; one that stays stopped changes nothing."""
+    """Tell whether an agent was stopped or continued in the time that the registry reads cover."""
     return any(window[0].begun <= instant <= window[-1].ended for instant in (stop.begun, stop.ended))
 
 

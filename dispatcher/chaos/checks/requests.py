@@ -11,7 +11,7 @@ from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 
 def keys_once(index: HistoryIndex) -> CheckResult:
-    """Check that an idempotency key means one workflow, however often the request is sent or answered."""
+    """Check that an idempotency key starts one workflow, however often the request is sent."""
     meant: dict[str, set[str]] = defaultdict(set)
     for one in index.of("submit"):
         meant[one.key]
@@ -27,7 +27,7 @@ def keys_once(index: HistoryIndex) -> CheckResult:
 
 
 def held(index: HistoryIndex) -> CheckResult:
-    """Check that no node begins in a paused workflow, and none is claimed after a cancel.
+    """Check that no node begins in a paused workflow, and that no node is claimed after a cancel.
 
     A workflow counts as paused from the answer to the pause until the request to resume it.
     """
@@ -51,7 +51,7 @@ def held(index: HistoryIndex) -> CheckResult:
 
 
 def nodes_as_meant(index: HistoryIndex) -> CheckResult:
-    """Check that a node ends as its condition, attempts and predecessors demand, if its workflow was not canceled.
+    """Check that each node with an intended end, such as skipped or failed, has that end.
 
     A node that is to be skipped never runs. Only faults that used all attempts up excuse another end.
     """
@@ -78,9 +78,10 @@ def nodes_as_meant(index: HistoryIndex) -> CheckResult:
 
 
 def given_as_asked(index: HistoryIndex) -> CheckResult:
-    """Check that each execution has the requested priority and input: an element its item, a successor the value.
+    """Check that each execution has the requested priority and input.
 
-    The value is that of its predecessor's effect, which is read from the agents' effects, not from the ledger.
+    A map's element gets its item, a successor the token of its predecessor's effect, which is read from the agents'
+    effects, not from the ledger.
     """
     tokens = {one.key: one.val["token"] for one in index.of("effect")}
     checked, violations = 0, []

@@ -1,4 +1,4 @@
-"""The promises about priorities, judged by waits in calm times: no priority shortens a wait that a fault causes.
+"""The promises about priorities, judged by how long tasks wait in times without faults.
 
 The length of a wait is counted in the starts of other tasks, which a slow machine does not change.
 """
@@ -13,17 +13,17 @@ from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
 
 CALM_SECONDS = 5.0
-"""The time after a fault until all is as before: leases have lapsed, shards have moved, all processes are back."""
+"""The time after a fault until all is as before: leases have ended, shards have moved, processes are back."""
 MOST_BEFORE_P0 = 26
-"""Two rounds of an agent's slots, 8:4:1: the most that a level may save or owe."""
+"""The most starts of lower priorities that a P0 task may wait for: two rounds of an agent's slots."""
 MOST_BEFORE_P2 = 104
-"""Two rounds of each of four agents: a thirteenth of every agent's starts is for P2."""
+"""The most starts of later tasks that a P2 task may wait for: two rounds of each of four agents."""
 CAN_BE_EXECUTED = frozenset({"ready", "published"})
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A task's wait from when it could be executed until its first start; places are those in the history."""
+    """A task's wait from when it could be executed until its first start, as times and as places in the history."""
 
     key: str
     priority: str
@@ -34,7 +34,7 @@ class Wait:
 
 
 def p0_soon(index: HistoryIndex) -> CheckResult:
-    """I5: check that no P0 waits through many starts of P1 and P2, or while many of them go on after an await."""
+    """I5: check that each P0 task waits for at most 26 starts or resumptions of P1 and P2 tasks."""
     waits = _waits(index)
     going_on = [one.first for one in index.of("go on") if one.val["priority"] != "p0"]
     lower = sorted([*going_on, *(one.start for one in waits if one.priority != "p0")])
@@ -45,7 +45,7 @@ def p0_soon(index: HistoryIndex) -> CheckResult:
 
 
 def p2_progress(index: HistoryIndex) -> CheckResult:
-    """I5: check that no P2 waits through many starts of tasks that became ready after it."""
+    """I5: check that each P2 task waits for at most 104 starts of tasks that became ready after it."""
     waits = _waits(index)
     starts = [one.start for one in waits]
     judged = [one for one in waits if one.priority == "p2" and is_calm(index, one.ready_at, one.start_at)]
@@ -64,12 +64,12 @@ def _overtaking(waits: Sequence[Wait], starts: Sequence[int], one: Wait) -> int:
 
 
 def _waits(index: HistoryIndex) -> list[Wait]:
-    """Return how long each executed task waited from ready to its first start, in the order of these starts."""
+    """Return the waits of all executed tasks, in the order of their first starts."""
     return sorted(_found(index), key=lambda one: one.start)
 
 
 def _found(index: HistoryIndex) -> Iterator[Wait]:
-    """Yield the waits: a node is ready when the ledger says so, a direct task when it was accepted."""
+    """Yield each executed task's wait, from the node's ready state or the direct task's acceptance."""
     direct = {work.key: work for work in index.accepted}
     for key, priority in index.priorities.items():
         ready = direct.get(key) or _ready(index, key)
@@ -85,5 +85,5 @@ def _ready(index: HistoryIndex, node: str) -> Operation | None:
 
 
 def is_calm(index: HistoryIndex, begun: float, ended: float) -> bool:
-    """Return whether there was no fault during a time, nor for a while before."""
+    """Tell whether there was no fault during a time, nor in the 5 s before."""
     return not any(fault.begun <= ended and fault.ended >= begun - CALM_SECONDS for fault in index.faults)

@@ -1,1 +1,1 @@
-"""The faults: their schedule by the seed, those of the network, and the messages of strangers."""
+"""The faults of a chaos run: their schedule by the seed, network faults, and messages of foreign programs."""

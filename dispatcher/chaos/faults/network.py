@@ -1,4 +1,4 @@
-"""The faults of the network between a process and a server, and the path to Redis of simulated processes."""
+"""The network faults between a process and a server, and the simulated network path to Redis."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from coditect.registry.memory import CALL_SECONDS
 from dispatcher.chaos.faults.schedule import BOTH_WAYS, DEAF, MUTE, SLOW
 
 SLOW_SECONDS = (0.02, 1.2)
-"""The longest delay of a message on a slow path: less than a call's timeout, or more."""
+"""The range of the longest delay of a message on a slow path: from below to above a call's timeout."""
 
 
 class RemotePort:
-    """A port to Redis whose calls and answers travel by a path."""
+    """A wrapper of a port to Redis whose calls and answers travel over a simulated network path."""
 
     def __init__(self, port: object, path: NetworkPath, unavailable: Callable[..., CoditectError]) -> None:
-        """Route a port's calls by a path; `unavailable` makes the error of a call without an answer in time."""
+        """Route a port's calls over a path; `unavailable` makes the error of a call without an answer in time."""
         self._port = port
         self._path = path
         self._unavailable = unavailable
@@ -58,4 +58,4 @@ MANNERS: Mapping[str, Callable[[NetworkPath, Random], None]] = MappingProxyType(
         SLOW: _slow,
     }
 )
-"""The functions that part a process from a server, by manner."""
+"""The functions that cut off or slow a process's path to a server, by the manner of the fault."""

@@ -1,4 +1,4 @@
-"""A TCP proxy between a process and a server that injects the network's faults.
+"""A TCP proxy between a process and a server that injects network faults.
 
 Every accepted connection is a `Pipe`. A fault applies to the path of all pipes, future ones included, or to one pipe:
 the purpose of a broker connection is read from its name in the handshake, so a test can hit the publishing one alone.
@@ -25,7 +25,7 @@ NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Pipe:
-    """A connection through the proxy, with the faults on each of its ways."""
+    """A connection through the proxy, with the faults that act on each direction."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = {Way.TO_SERVER: server, Way.TO_CLIENT: client}
@@ -35,21 +35,21 @@ class Pipe:
         self._handshake = b""
 
     def is_for(self, word: bytes) -> bool:
-        """Return whether the client's first bytes hold the word, for example its connection name."""
+        """Tell whether the client's first bytes contain a word, such as the connection's name."""
         return word in self._handshake
 
     @property
     def calls(self) -> list[tuple[int, int]]:
-        """The methods in the client's first bytes, as class and number, without those that connect."""
+        """The AMQP methods in the client's first bytes, as class and method number, without those of the handshake."""
         return [method for method, _ in self._methods() if method[0] != CONNECTION]
 
     @property
     def heartbeats(self) -> list[int]:
-        """The heartbeat, in seconds, that the client agreed to: one, or none before the agreement."""
+        """The AMQP heartbeats, in seconds, that the client's `tune-ok` methods agreed to: one, or none so far."""
         return [struct.unpack_from(">HIH", body)[2] for method, body in self._methods() if method == TUNE_OK]
 
     def _methods(self) -> Iterator[tuple[tuple[int, int], bytes]]:
-        """Yield each method among the client's first bytes, as class and number, with its arguments."""
+        """Yield each AMQP method in the client's first bytes, as class and method number, with its arguments."""
         at, said = PROTOCOL_HEADER_BYTES, self._handshake
         while at + FRAME_BYTES + 4 <= len(said):
             kind, _, size = struct.unpack_from(">BHI", said, at)
@@ -58,29 +58,29 @@ class Pipe:
             at += FRAME_BYTES + size
 
     def swallow(self, *ways: Way) -> None:
-        """Drop bytes from now on; both ways make a black hole."""
+        """Drop all bytes of the given directions from now on."""
         self._swallowed.update(ways)
 
     def half_open(self) -> None:
-        """Reset the server's end; the client gets no notice and no more bytes."""
+        """Reset the connection to the server (RST) and drop the bytes to the client, which notices nothing."""
         self.swallow(*BOTH)
         _reset(self._writers[Way.TO_SERVER])
 
     def cut(self) -> None:
-        """Reset both ends at once (RST)."""
+        """Reset the connections to the client and to the server at once (RST)."""
         for writer in self._writers.values():
             _reset(writer)
 
     def cut_after(self, way: Way, count: int) -> None:
-        """Let `count` more bytes through, then reset both ends: in the middle of a frame, most likely."""
+        """Let `count` more bytes through in a direction, then reset both connections."""
         self._left[way] = count
 
     def finish_with_next(self, way: Way) -> None:
-        """Let only the next bytes of the given way through, with the end (FIN) directly behind them."""
+        """Let one more chunk through in a direction, with the end of the stream (FIN) directly behind it."""
         self._last.add(way)
 
     async def forward(self, way: Way, chunk: bytes) -> None:
-        """Pass on what the faults leave of the chunk."""
+        """Write a chunk to the other side, as far as the faults of its direction let it through."""
         if way is Way.TO_SERVER and len(self._handshake) < HANDSHAKE_BYTES:
             self._handshake += chunk
         if way in self._swallowed:
@@ -99,39 +99,39 @@ class Pipe:
         await writer.drain()
 
     def finish(self, way: Way) -> None:
-        """Pass on an orderly close of one end, unless bytes are dropped on that way."""
+        """Close the connection that a direction writes to, unless the direction's bytes are dropped."""
         writer = self._writers[way]
         if way not in self._swallowed and not writer.is_closing():
             writer.close()
 
     def silent(self, way: Way) -> bool:
-        """Return whether bytes of the given way are dropped."""
+        """Tell whether the bytes of a direction are dropped."""
         return way in self._swallowed
 
 
 class FaultProxy:
-    """A TCP proxy between processes and a server, whose connections can be held up, slowed down or cut."""
+    """A TCP proxy between processes and a server that can delay, slow down or cut the connections."""
 
     def __init__(self, url: str) -> None:
         self._target = URL(url)
         self._pipes: dict[Pipe, asyncio.Task[None]] = {}
         self.ever: list[Pipe] = []
-        """Every connection so far."""
+        """Every connection that the proxy has accepted so far, closed ones included."""
         self.path = NetworkPath()
-        """The path of every chunk of bytes; while it is cut, new connections are accepted and not answered."""
+        """The simulated path of all bytes; while it is cut, new connections are accepted and not answered."""
         self.port = 0
 
     @property
     def url(self) -> str:
-        """The server's address, through the proxy."""
+        """The URL by which clients reach the server through the proxy."""
         return str(self._target.with_host("127.0.0.1").with_port(self.port))
 
     def pipes(self, word: bytes = b"") -> list[Pipe]:
-        """Return the open connections, or those whose client sent the word in its first bytes."""
+        """Return the proxy's open connections whose client sent the word in its first bytes."""
         return [pipe for pipe in self._pipes if pipe.is_for(word)]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one accepted connection until both ways ended."""
+        """Connect an accepted client to the server, and pass bytes on until both directions have ended."""
         try:
             there = await asyncio.open_connection(self._target.host, self._target.port)
         except OSError:
@@ -171,7 +171,7 @@ class FaultProxy:
 
 @asynccontextmanager
 async def fault_proxy(url: str) -> AsyncIterator[FaultProxy]:
-    """Run a proxy in front of the server at `url`."""
+    """Run a fault proxy on a free local port in front of the server at `url`."""
     proxy = FaultProxy(url)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]

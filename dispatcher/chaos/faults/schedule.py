@@ -1,6 +1,6 @@
-"""The schedule of faults, which the seed alone decides.
+"""The schedule of a run's faults, which the seed alone decides.
 
-Every kind comes before any comes twice as often as its weight says: a short run has all of them.
+The faults come in rounds, each with every kind as often as its weight says: a short run has all kinds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.st
 REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
 BROKER_PART, REDIS_PART = "broker.part", "redis.part"
 BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
-"""The manners in which a process is parted from a server.
+"""The manners of a network fault between a process and a server.
 
 Nothing gets through either way, to the server, or from the server; or all gets through, late.
 """
@@ -40,7 +40,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
 )
-"""Every kind of fault, and its act."""
+"""The kinds of faults of a run, each with a description."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
     {
@@ -56,18 +56,18 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         STRANGER_SEND: 1,
     }
 )
-"""The relative frequency of each kind.
+"""The relative frequency of each kind of fault.
 
 A stopped process is away for long, and most processes are to be at work; yet only a process that comes back has late
 results to report. The faults of the broker have a rhythm of their own: it takes seconds to start.
 """
 QUICK_SECONDS = (0.3, 1.1)
-"""The pause between two faults of processes and Redis."""
+"""The shortest and longest pause between two faults of processes and Redis."""
 BROKER_SECONDS = (9.0, 15.0)
-"""The pause between two faults of the broker; the first comes sooner."""
+"""The shortest and longest pause between two faults of the broker; the first fault comes sooner."""
 FIRST_BROKER_SECONDS = (4.0, 8.0)
 PART_SECONDS = (0.5, 8.0)
-"""The length of a partition, which may be longer than any lease."""
+"""The shortest and longest partition between a process and a server; it may outlast any lease."""
 STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         AGENT_STOP: (2.0, 10.0),
@@ -79,7 +79,7 @@ STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         REDIS_PART: PART_SECONDS,
     }
 )
-"""The length of a stop.
+"""The shortest and longest time for which a victim is stopped or cut off, by the kind of fault.
 
 An agent's lease lasts 3 s, a dispatcher's 2.5 s, and some stops are too short to be noticed.
 """
@@ -88,27 +88,24 @@ BACK_SECONDS = (0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A planned fault: its time, kind, victim by a draw, and length."""
+    """A planned fault: its time, its kind, its length, and the draw that chooses its victim."""
 
     at_seconds: float
-    """The time since the start of the run."""
+    """The time of the fault since the start of the run."""
     kind: str
     draw: float
     """A number in [0, 1) that chooses the victim among the possible ones."""
     seconds: float
-    """The time for which the victim stays stopped, parted, or down."""
+    """The time for which the victim stays stopped, cut off, or down."""
 
     @property
     def role(self) -> str:
-        """The role of the victim, the parted server or the actor.
-
-        Agent, dispatcher, redis, broker, queue or stranger.
-        """
+        """The target of the fault: agent, dispatcher, redis, broker, queue, or stranger for foreign messages."""
         return self.kind.partition(".")[0]
 
     @property
     def act(self) -> str:
-        """The act: kill, stop, part, wipe, send."""
+        """The fault's action: kill, stop, part, wipe or send."""
         return self.kind.partition(".")[2]
 
 
@@ -123,7 +120,7 @@ def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:
 
 
 def lone(seed: int, kinds: Sequence[str]) -> list[Fault]:
-    """Return a fault that comes by itself, after all others, so that the length of its effect can be measured."""
+    """Return one fault to inject after all others, so that the length of its effect can be measured."""
     random = Random(f"{seed}/lone")  # noqa: S311 - it is to be foreseen
     if not kinds:
         return []

@@ -1,7 +1,7 @@
-"""Messages that any program may write to the exchange for other programs, and that no client of Coditect would send.
+"""Malformed and forged messages, which no client of Coditect sends but any program may publish.
 
-Each costs only its sender: it is answered, refused or given up after few attempts, and its statements about others are
-not believed. A message that is left in the queues when a run has ended is a broken promise.
+Each message costs only its sender: it is answered, refused or given up after few attempts, and its statements about
+others are not believed. A message that is left in the queues when a run has ended is a broken promise.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ SENT_SECONDS = 5.0
 DEEP = 400
 LONG_BYTES = 30_000
 HANDS_FULL = 12
-"""The number of messages of one sending."""
+"""The number of messages that one call of `Strangers.send` publishes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message of another program: body, headers, reply address and capability."""
+    """A message of a foreign program: body, headers, reply address and capability."""
 
     body: bytes = b'{"milliseconds": 1}'
     headers: Mapping[str, Any] = field(default_factory=dict)
@@ -88,11 +88,11 @@ DRAWN: Mapping[str, Callable[[Random], Letter]] = MappingProxyType(
         "unknown capability": _unknown,
     }
 )
-"""Every kind of message."""
+"""The kinds of foreign messages by name, each with the function that makes a random one."""
 
 
 class Strangers:
-    """The sender of other programs' messages, over a connection of its own."""
+    """The sender of foreign messages, over a broker connection of its own."""
 
     def __init__(self, broker: Broker, note: Note, random: Random) -> None:
         self._broker = broker
@@ -101,7 +101,7 @@ class Strangers:
         self._sent = 0
 
     async def send(self) -> None:
-        """Send messages of random kinds; a message that the broker does not take is not sent again."""
+        """Publish messages of random kinds, and record each; a failed publish is not repeated."""
         for _ in range(HANDS_FULL):
             kind = self._random.choice(tuple(DRAWN))
             letter = DRAWN[kind](self._random)

@@ -1,7 +1,7 @@
-"""The command ``python -m dispatcher.chaos.mutants [NAME ...]``, which catches every mutant, or the named ones.
+"""The command ``python -m dispatcher.chaos.mutants [NAME ...]``, which checks that tests catch the mutants.
 
-It ends with 1 when one was not caught. Mutants are hunted side by side, one for each processor. Caught ones are
-recorded: the next call hunts only the others, unless the code has changed since.
+The exit code is 1 when a mutant was not caught. Mutants are hunted side by side, one for each processor. Caught
+mutants are recorded: the next call hunts only the others, unless the code has changed since.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SUFFIXES = (".lua", ".py")
 
 
 def fingerprint(root: Path) -> str:
-    """Return a hash of all code that decides what catches a mutant."""
+    """Return a hash of all product and test code, which changes when a mutant may be caught otherwise."""
     digest = sha256()
     for file in sorted(one for folder in CODE for one in (root / folder).rglob("*") if one.suffix in SUFFIXES):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
@@ -32,7 +32,7 @@ def fingerprint(root: Path) -> str:
 
 
 class HuntProgress:
-    """The record of mutants that were caught in the present code.
+    """The file that records which mutants were caught in the present code.
 
     The file has the code's fingerprint, and then a line for each mutant.
     """
@@ -46,14 +46,14 @@ class HuntProgress:
             file.write_text(f"{code}\n")
 
     def add(self, name: str) -> None:
-        """Record a caught mutant in the file."""
+        """Record in the file that a mutant was caught."""
         self.caught.add(name)
         with self._file.open("a") as file:
             file.write(f"{name}\n")
 
 
 async def hunt_all(mutants: Sequence[Mutant], progress: HuntProgress) -> list[Catch]:
-    """Hunt the given mutants side by side, and print the outcome of each."""
+    """Hunt the given mutants side by side, and print for each whether a test or seed caught it."""
     places, done = asyncio.Semaphore(os.cpu_count() or 1), 0
 
     async def one(mutant: Mutant) -> Catch:
@@ -75,7 +75,7 @@ def _say(line: str) -> None:
 
 
 def main(names: Iterable[str]) -> int:
-    """Hunt the named mutants, or all that were not caught before, and return the exit code.
+    """Hunt the named mutants, or all that were not caught before; return 0 when all were caught, else 1.
 
     Raises:
         SetupError: when there is no such mutant.

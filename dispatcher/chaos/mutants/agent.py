@@ -1,4 +1,4 @@
-"""The mutants of agents: of their claims, answers and settlements."""
+"""The mutants in the agents' code: in acquiring tasks, publishing results and settling deliveries."""
 
 from __future__ import annotations
 

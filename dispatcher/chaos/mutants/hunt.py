@@ -1,4 +1,4 @@
-"""The hunt for what catches a mutant: seeds of the simulation, or the tests that must fail with it."""
+"""The hunt for a mutant: the seeds of the simulation, or the tests, that must fail with the mutant."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.chaos.mutants.mutated import command
 
 SEEDS = 300
 SECONDS = 600.0
-"""The time for one hunt; a mutant that stops the simulation's progress is not caught by that."""
+"""The time limit for hunting one mutant; a mutant that makes the simulation hang is not caught by that."""
 TESTS_FAILED = 1
 """The exit code of pytest when tests ran and some failed."""
 ROOT = Path(__file__).parents[3]
@@ -25,17 +25,17 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Catch:
-    """The outcome of hunting one mutant: what caught it and where, if anything."""
+    """The outcome of hunting one mutant: which invariants or tests caught it and where, if any did."""
 
     mutant: Mutant
     by: str
-    """The invariants that were violated, or the test that failed; empty when the mutant was not caught."""
+    """The violated invariants or the failed tests; empty when the mutant was not caught."""
     where: str
-    """The seed, or the reason why the mutant was not caught."""
+    """The seed that caught the mutant, or the reason why none did."""
 
     @property
     def line(self) -> str:
-        """The outcome as one line of text for a person."""
+        """The outcome of the hunt as one line of text for a person."""
         word = "caught  " if self.by else "SURVIVED"
         return f"{word}  {self.mutant.name:<28} {self.by or '-'} ({self.where})"
 
@@ -43,7 +43,7 @@ class Catch:
 async def play_seeds(
     mutant: str, first: int, last: int, invariants: Sequence[str]
 ) -> AsyncGenerator[dict[str, object], None]:
-    """Yield the violations of each seed with the mutant; end with the first that breaks one of the invariants."""
+    """Yield the outcome of each seed with the mutant; stop after the first that violates one of the invariants."""
     arguments = command(mutant, (seeds.MODULE, str(first), str(last), *invariants))
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=_environment()
@@ -60,7 +60,7 @@ async def play_seeds(
 
 
 async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
-    """Hunt a mutant as its entry in the table says."""
+    """Try to catch one mutant by the invariants or tests in its table entry, within the time limit."""
     try:
         async with asyncio.timeout(SECONDS):
             if mutant.invariants:
@@ -71,7 +71,7 @@ async def hunt(mutant: Mutant, *, most_seeds: int = SEEDS) -> Catch:
 
 
 async def _in_simulation(mutant: Mutant, most_seeds: int) -> Catch:
-    """Play the seed that is known to catch the mutant, then all seeds."""
+    """Play the seed that is known to catch the mutant, then the others, until an invariant is violated."""
     played, others = 0, set[str]()
     for first, last in ((mutant.seed, mutant.seed), (1, most_seeds)):
         async with aclosing(play_seeds(mutant.name, first, last, sorted(mutant.invariants))) as found:

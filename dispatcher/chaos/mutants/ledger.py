@@ -1,4 +1,4 @@
-"""The mutants of the ledger: of the recording of results, of claims, and of the progress of workflows."""
+"""The mutants in the ledger's code: in recording results, claiming nodes, and advancing workflows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mutants that undo repairs of failures in real use."""
+"""The mutants that undo fixes of failures which were seen in real use."""
 
 from __future__ import annotations
 

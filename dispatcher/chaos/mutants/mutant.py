@@ -1,4 +1,4 @@
-"""The mutant as a value, and the import hook that puts one into a process."""
+"""The mutant as a value, and the import hook that puts a mutant into a process."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from types import CodeType, ModuleType
 from coditect.errors import SetupError
 
 PACKAGES = frozenset({"coditect", "dispatcher", "agents", "tests"})
-"""The packages that are imported again after a mutant was put in: they may have been imported without it."""
+"""The packages to import again after a mutant was put in, since their modules may be loaded already."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A mistake for the tests to find, as a replacement of words in a module's source."""
+    """A mistake for the tests to find, made by replacing words in one module's source."""
 
     name: str
     module: str
     old: str
-    """The words to replace, which stand exactly once in the module."""
+    """The words to replace, which occur exactly once in the module."""
     new: str
     breaks: str
     """The consequence of the mistake, as a sentence."""
     caught_by: tuple[str, ...]
-    """Invariants that the simulation finds violated, or the tests that fail."""
+    """The names of the invariants that the simulation finds violated, or of the tests that fail."""
     seed: int = 10
     """The seed of the simulation that catches the mutant, played before all others.
 
-    The tenths are the surest: their faults are few and excuse little, and they have ten times the work, so that the
-    draws of other parts change nothing.
+    Seeds that 10 divides are the surest: their faults are few and excuse little, and they have ten times the
+    work, so that the draws of other parts change nothing.
     """
 
     @property
     def invariants(self) -> frozenset[str]:
-        """The promises that the mutant breaks."""
+        """The names of the invariants that the simulation finds violated with the mutant."""
         return frozenset(one for one in self.caught_by if "::" not in one)
 
     @property
@@ -47,14 +47,14 @@ class Mutant:
 
     @property
     def told(self) -> str:
-        """The catching checks or tests, and the seed, as text for a person."""
+        """The invariants or tests that catch the mutant, and the seed, as text for a person."""
         return "; ".join(self.caught_by) + (f", seed {self.seed}" if self.invariants else "")
 
     def applied(self, source: str) -> str:
-        """Return the module's source with the mistake in it.
+        """Return a module's source with the mutant's words in place of the original ones.
 
         Raises:
-            SetupError: when the words do not stand there exactly once.
+            SetupError: when the words to replace do not occur exactly once.
         """
         if source.count(self.old) != 1:
             raise SetupError(
@@ -68,30 +68,30 @@ class Mutant:
 
 
 class _Loader(SourceFileLoader):
-    """A loader that compiles the mutated source; it neither reads nor writes compiled files."""
+    """An import loader that compiles a module's mutated source, and uses no bytecode cache."""
 
     def __init__(self, fullname: str, path: str, mutant: Mutant) -> None:
         super().__init__(fullname, path)
         self._mutant = mutant
 
     def get_code(self, fullname: str) -> CodeType:
-        """Return the compiled source of the module with the mistake in it."""
+        """Return the compiled code of the module with the mutation applied."""
         source = self._mutant.applied(self.get_data(self.path).decode())
         return compile(source, self.path, "exec", dont_inherit=True)
 
 
 class Hook(MetaPathFinder):
-    """An import finder for the mutant's module, with the mistake in it; other modules are left to the next finders."""
+    """An import finder that finds the mutant's module with the mutation in it, and no other module."""
 
     def __init__(self, mutant: Mutant) -> None:
         self._mutant = mutant
         self.met = False
-        """Whether the module was imported."""
+        """Whether the mutant's module was imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the mutant's module with a loader that puts the mistake in; None for other modules."""
+        """Return the spec of the mutant's module with the mutating loader; None for other modules."""
         if fullname != self._mutant.module:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -103,7 +103,7 @@ class Hook(MetaPathFinder):
 
 
 def put_in(mutant: Mutant) -> Hook:
-    """Put a mutant into a process that has done nothing yet: all of the product is imported again with it."""
+    """Install a mutant in this process, and unload the product's modules so that they are imported with it."""
     hook = Hook(mutant)
     sys.meta_path.insert(0, hook)
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:

@@ -1,7 +1,4 @@
-"""The command ``python -m dispatcher.chaos.mutants.mutated NAME MODULE ARGUMENTS``.
-
-It runs a module with a mutant in it.
-"""
+"""The command ``python -m dispatcher.chaos.mutants.mutated NAME MODULE ARGUMENTS``: run a module with a mutant."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ MODULE = "dispatcher.chaos.mutants.mutated"
 
 
 def command(mutant: str, module: Sequence[str]) -> list[str]:
-    """Return the command that runs a module with its arguments, with a mutant in it if one is named."""
+    """Return the command line that runs a module with its arguments, with a mutant in it if one is named."""
     return [sys.executable, "-m", *((MODULE, mutant) if mutant else ()), *module]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Put the mutant in and run the module.
+    """Install the mutant named first in `arguments`, and run the module named second with the other arguments.
 
     Raises:
         SetupError: when there is no such mutant.

@@ -1,7 +1,7 @@
-"""A program that plays seeds of the simulation, one after the other, and prints each outcome as a line of JSON.
+"""The program that plays seeds of the simulation one by one, and prints each outcome as a line of JSON.
 
-``python -m dispatcher.chaos.mutants.seeds FIRST LAST INVARIANT ...`` ends with the first seed that breaks one of these
-invariants, or any when none is named. It is a program, so that a mutant can be put into it.
+``python -m dispatcher.chaos.mutants.seeds FIRST LAST INVARIANT ...`` ends after the first seed that breaks one of these
+invariants, or any invariant when none is named. A mutant can be put only into a program of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MODULE = "dispatcher.chaos.mutants.seeds"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Play the seeds from FIRST to LAST, and print each outcome."""
+    """Play the seeds from FIRST to LAST, print each outcome as JSON, and stop at a violated invariant."""
     first, last, *invariants = arguments
     for seed in range(int(first), int(last) + 1):
         played = play(seed, MUTATED)

@@ -1,4 +1,4 @@
-"""The mutants of shards, their leases and shard workers, and of the sources of their commands."""
+"""The mutants in the code of shards: of their leases, their workers, and the consumers of results."""
 
 from __future__ import annotations
 

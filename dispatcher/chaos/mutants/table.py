@@ -14,10 +14,10 @@ MUTANTS: Mapping[str, Mutant] = MappingProxyType({one.name: one for one in ALL})
 
 
 def read_mutant(name: str) -> Mutant:
-    """Return the mutant with the given name.
+    """Return the mutant with the given name from the table.
 
     Raises:
-        SetupError: when there is none.
+        SetupError: when there is no mutant of the name.
     """
     if name not in MUTANTS:
         raise SetupError("There is no such mutant", given=name, known=tuple(MUTANTS))
