@@ -1,4 +1,4 @@
-"""The part of RabbitMQ's management API that Coditect needs: listing connections and bindings, closing a connection.
+"""A client of RabbitMQ's management API: list connections and bindings, close a connection.
 
 The listed connections are up to 5 s old: the broker gathers them at intervals. A closed connection may stay listed
 until its client lets go of it, which a stopped client does not; its deliveries are back in their queues all the same.
@@ -27,36 +27,36 @@ _REFUSALS = {401: "its user or password is wrong, or it may not do this", 404: "
 
 
 class ManagementUnavailable(Retryable):
-    """The error of a management API without a proper answer; the facts say why. The requested action may be done."""
+    """The error when the management API does not answer or refuses; the requested action may be done all the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A client's connection to the broker."""
+    """A client's connection to the broker, as the management API lists it."""
 
     name: str
     """The broker's own name of the connection."""
     given_name: str
-    """The name that the client gave; empty for none."""
+    """The name that the client gave its connection; empty for none."""
 
 
 class Management:
-    """The management API at one address, e.g. `http://user:password@localhost:15672`; usable from any event loop.
+    """A client of the management API at one URL, e.g. `http://user:password@localhost:15672`, for any event loop.
 
     The user needs the tag `administrator`, which closing another user's connection takes.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float = CALL_SECONDS) -> None:
-        """Check the address, and connect to nothing.
+        """Check the URL of the management API, without connecting.
 
         Raises:
-            SetupError: when the address is no HTTP URL.
+            SetupError: when the URL is no HTTP URL.
         """
         self._at = _address(url)
         self._timeout_seconds = timeout_seconds
 
     async def connections(self) -> tuple[Connection, ...]:
-        """Return all open connections, as far as the broker has gathered them.
+        """Return all open connections that the management API lists, up to 5 s old.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
@@ -67,7 +67,7 @@ class Management:
         return tuple(_connection(row) for row in rows if isinstance(row, dict) and "name" in row)
 
     async def bindings(self, vhost: str) -> frozenset[Binding]:
-        """Return every queue's bindings in a virtual host, with each queue's own to the default exchange.
+        """Return all bindings of queues in a virtual host, those to the default exchange included.
 
         Raises:
             ManagementUnavailable: when the API does not answer or refuses.
@@ -83,7 +83,7 @@ class Management:
         )
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
-        """Close a connection, whose unsettled deliveries go back to their queues; return False when it is gone already.
+        """Close a client's connection, whose deliveries return to their queues; return False when it is already gone.
 
         The broker writes the reason into its log.
 
@@ -94,10 +94,10 @@ class Management:
         return await self._ask("DELETE", path, headers={"X-Reason": reason}, may_lack=True) is not None
 
     async def closing_version(self) -> str:
-        """Return the version of the broker, if the user may list and close all connections.
+        """Return the broker's version after checking that the user may list and close all connections.
 
         Raises:
-            ManagementUnavailable: when the user may not, with the fix.
+            ManagementUnavailable: when the user may not do so, with the fix.
         """
         overview, user = await self._ask("GET", "overview"), await self._ask("GET", "whoami")
         if CLOSING_TAG not in user.get("tags", ()):
@@ -111,7 +111,7 @@ class Management:
     async def _ask(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, may_lack: bool = False
     ) -> Any:
-        """Return the API's answer; None when the resource is missing and `may_lack`."""
+        """Call the management API and return its JSON answer; None for a missing resource, if `may_lack`."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 status, body = await asyncio.to_thread(self._exchange, method, path, headers or {})
@@ -125,7 +125,7 @@ class Management:
         raise ManagementUnavailable("The broker's management API refuses", reason=_REFUSALS.get(status, status))
 
     def _exchange(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send one request, in a thread, and return status and body."""
+        """Send one HTTP request to the management API, blocking, and return status and body."""
         opened = HTTPSConnection if self._at.scheme == "https" else HTTPConnection
         signed = {"Authorization": _sign_in(self._at), **headers}
         connection = opened(self._at.hostname or "", self._at.port, timeout=self._timeout_seconds)

@@ -16,11 +16,11 @@ from coditect.model.message import Message
 
 
 class Delivery(Protocol):
-    """A delivered message that is yet to be settled."""
+    """A delivered message with its origin, to be settled once by ack, requeue or reject."""
 
     @property
     def message(self) -> Message:
-        """The message as it was published."""
+        """The delivered message."""
 
     @property
     def queue(self) -> str:
@@ -32,22 +32,22 @@ class Delivery(Protocol):
 
     @property
     def routing_key(self) -> str:
-        """The routing key of the last publish."""
+        """The routing key with which the message was last published or dead-lettered."""
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker delivered the message before."""
+        """Tell whether the broker delivered the message before."""
 
     @property
     def delivery_count(self) -> int:
-        """The number of times the message returned to its quorum queue; 0 when the broker does not report it."""
+        """The number of the message's returns to its quorum queue; 0 when the broker does not report it."""
 
     @property
     def lost(self) -> bool:
-        """Whether the delivery's channel is gone, so that the process can no longer settle it."""
+        """Tell whether the delivery's channel is gone, so that the process can no longer settle the delivery."""
 
     def ack(self) -> None:
-        """Settle the message as done; may be sent together with other acks of the same turn of the event loop."""
+        """Ack the delivery as done; several acks of one turn of the event loop may leave in one frame."""
 
     def requeue(self) -> None:
         """Return the message to its queue unstarted, for any consumer."""
@@ -57,16 +57,16 @@ class Delivery(Protocol):
 
 
 class Promise(Protocol):
-    """The receiver of an outcome, which is set once; a future is one."""
+    """The receiver of the outcome of one publish, such as a future."""
 
     def done(self) -> bool:
-        """Return whether the outcome is set or not wanted any more."""
+        """Tell whether the publish's outcome is set already, or no longer wanted."""
 
     def set_result(self, result: None) -> None:
-        """Set the outcome to success; the broker has the message."""
+        """Set the publish's outcome to success: the broker has the message."""
 
     def set_exception(self, exception: BaseException) -> None:
-        """Set the outcome to the error of the failed publish."""
+        """Set the publish's outcome to the error with which it failed."""
 
 
 OnDelivery = Callable[[Delivery], None]
@@ -86,19 +86,19 @@ class Consumer(Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether the broker has the consumer right now."""
+        """Tell whether the broker has the consumer right now."""
 
     @property
     def unsettled(self) -> int:
         """The number of the consumer's deliveries that are not settled yet."""
 
     async def cancel(self) -> None:
-        """End the subscription: no delivery after the return; earlier deliveries can still be settled. Idempotent."""
+        """Cancel the consumer: no delivery comes after the return, earlier ones can still be settled; idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """The figures of a queue, as the broker has them."""
+    """The number of a queue's ready messages and of its consumers."""
 
     messages: int
     """The number of ready messages, without those that are delivered and unsettled."""
@@ -107,20 +107,20 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """The product and version of the broker that answered."""
+    """The product and version of the broker."""
 
     product: str
     version: tuple[int, ...]
-    """The version, for example (3, 10, 8)."""
+    """The version of the broker as numbers, for example (3, 10, 8)."""
 
 
 def connection_names(process: str) -> tuple[str, str]:
-    """Return the names of a process's two connections at the broker, by which it can be evicted."""
+    """Return the names of a process's two connections at the broker, by which the process is evicted."""
     return f"{process} publishes", f"{process} consumes"
 
 
 class Broker(Protocol):
-    """A connection to the broker; an async context manager that reconnects by itself until it is closed."""
+    """The port of a process's connection to the broker, an async context manager that reconnects by itself."""
 
     @property
     def server(self) -> ServerInfo:
@@ -128,22 +128,22 @@ class Broker(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are open and every consumer is active."""
+        """Tell whether both connections are open and every consumer is active."""
 
     @property
     def answering(self) -> bool:
-        """Whether the broker answers: False when an open consuming connection ignored a question for two seconds."""
+        """Tell whether the broker answers on the consuming connection; False after two seconds without an answer."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has an alarm and stops the process's publishes."""
+        """Tell whether an alarm of the broker stops the process's publishes."""
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare the entities; idempotent.
+        """Declare exchanges, queues and bindings; idempotent.
 
-        They are declared again after a broker lost them, bindings every few seconds. A queue that is `once` is not
-        declared again: its absence is a sign. With `lazily` an entity is only declared when one of them turns out to be
-        missing: for those that other processes declared long ago.
+        The entities are declared again after a broker lost them, bindings every few seconds. A queue that is `once` is
+        not declared again: its absence shows the loss. With `lazily`, entities are declared only when one of them turns
+        out to be missing: for entities that other processes declared long ago.
 
         Raises:
             TopologyMismatch: when an entity exists with other arguments.
@@ -152,7 +152,7 @@ class Broker(Protocol):
         """
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the function that is called after each reconnect, before anything is published over the new connection.
+        """Set a function that runs after each reconnect, before anything is published on the new connection.
 
         Publishing waits for the function; a CoditectError from it counts as a loss of the connection.
         """
@@ -166,12 +166,12 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> Awaitable[None]:
-        """Publish a message, at least once, with the same `message_id` if repeated; done when the broker has it.
+        """Publish a message at least once; done when the broker has confirmed it.
 
-        A message that is sent again although the broker may have it carries `wire.SENT_AGAIN`. Waits, within the time,
-        for a lost connection, an alarm, a full queue (unless `wait_when_full` is False), the confirm window, and for 15
-        s at most for an exchange that this process declared and for the owner of a queue that exists and is not bound.
-        The order of concurrent calls is not kept.
+        A repetition has the same `message_id`, and carries `wire.SENT_AGAIN` when the broker may have the message.
+        Waits, within the time, for a lost connection, an alarm, a full queue (unless `wait_when_full` is False), the
+        confirm window, and for 15 s at most for an exchange that this process declared and for the owner of a queue
+        that exists and is not bound. The order of concurrent calls is not kept.
 
         Raises:
             Unroutable: when no queue takes the message; nothing was taken.
@@ -192,7 +192,7 @@ class Broker(Protocol):
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message for a caller without a coroutine that waits; `promise` gets the outcome.
+        """Publish a message at least once without a coroutine; `promise` gets the outcome.
 
         The outcome is set on the event loop, and perhaps before the return.
         """
@@ -207,7 +207,7 @@ class Broker(Protocol):
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """Consume a queue: its messages go to the callback, at most `prefetch` unsettled at once.
+        """Consume a queue: each delivery goes to the callback, with at most `prefetch` unsettled at once.
 
         Consumers of one `group` share a channel. `on_lost` is called when the broker has lost this consumer (which is
         subscribed again by itself): with its channel all its deliveries became lost; when it alone was ended, or
@@ -219,7 +219,9 @@ class Broker(Protocol):
         """
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message to look at; None when the queue is empty. Left unsettled, it goes back with `release`.
+        """Fetch one message of a queue to look at; return None when the queue is empty.
+
+        `release` returns the message to its queue unless it was settled.
 
         Raises:
             NotFound: when there is no such queue.
@@ -227,17 +229,17 @@ class Broker(Protocol):
         """
 
     async def release(self) -> None:
-        """Return all unsettled messages of `get` to their queues."""
+        """Return all unsettled messages that `get` fetched to their queues."""
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the figures of a queue; None when it does not exist.
+        """Return the number of a queue's ready messages and consumers; None when the queue does not exist.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
         """
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
-        """Delete a queue; idempotent. With `if_empty` a queue that holds messages stays.
+        """Delete a queue with its messages; idempotent. With `if_empty`, keep a queue that has messages.
 
-        For a `classic` queue that is certain; a message that reaches another queue in that very moment is lost with it.
+        `if_empty` is certain only for a `classic` queue: a message that reaches another queue at that moment is lost.
         """

@@ -1,4 +1,4 @@
-"""Every exchange, queue, binding and argument, as values.
+"""Every exchange, queue and binding that Coditect declares, with their arguments, as values.
 
 ::
 
@@ -35,19 +35,19 @@ from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.wire import routing
 
 TASK_DELIVERY_LIMIT = 1_000
-"""The delivery limit of task queues: a drain may return work without using the limit up."""
+"""The delivery limit of task queues, high enough for agents that return unstarted tasks when they drain."""
 DEAD_DELIVERY_LIMIT = 1_000_000
-"""The delivery limit of dead-letter queues: looking at a dead letter is a delivery, too."""
+"""The delivery limit of dead-letter queues, high because each look at a dead letter is a delivery."""
 REPLY_EXPIRES_MS = 600_000
 MAILBOX_EXPIRES_MS = 60_000
 INBOX_TTL_MS = 1_000
 INBOX_EXPIRES_MS = 3_600_000
-"""The time for which an agent's own queues outlive it where no process removes them; messages in them are lost then."""
+"""The time after which the broker deletes an unused inbox of an agent, with the messages in it."""
 INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
-"""The interval at which a client that pins to an agent looks at its inbox, which keeps the queue from expiring."""
+"""The interval at which a client that pins tasks to an agent uses the agent's inbox, so that it stays."""
 BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
-"""The time for which a notice waits for a dispatcher, and its queue for the next dispatcher."""
+"""The time for which a notice waits for a dispatcher, and a queue of notices without a consumer exists."""
 MOST_NOTICES = 10_000
 MOST_NOTICE_BYTES = 64 * 1024 * 1024
 
@@ -55,7 +55,7 @@ Argument = str | int
 
 
 class ExchangeType(StrEnum):
-    """The way in which an exchange routes."""
+    """The type of an exchange, by which it routes messages to queues."""
 
     DIRECT = "direct"
     TOPIC = "topic"
@@ -63,7 +63,7 @@ class ExchangeType(StrEnum):
 
 
 class QueueType(StrEnum):
-    """The way in which a queue keeps its messages."""
+    """The type of a queue, by which it stores messages."""
 
     QUORUM = "quorum"
     CLASSIC = "classic"
@@ -79,7 +79,7 @@ class Exchange:
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments of the exchange's declaration, such as its alternate exchange."""
+        """The arguments of the exchange's AMQP declaration, such as its alternate exchange."""
         return {"alternate-exchange": self.alternate} if self.alternate else {}
 
 
@@ -97,13 +97,13 @@ class Queue:
     max_length: int | None = None
     max_length_bytes: int | None = None
     drops_oldest: bool = False
-    """Whether a full queue drops its oldest messages, instead of refusing the newest; only for copies."""
+    """Whether a full queue drops its oldest messages instead of refusing new ones; only for copies."""
     once: bool = False
-    """Whether the queue is not declared again after the broker lost it: its absence is a sign."""
+    """Whether the queue is never declared again after the broker lost it, because its absence shows the loss."""
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments of AMQP's declare; a quorum queue with dead-lettering gets at-least-once and reject-publish."""
+        """The arguments of the queue's AMQP declaration, such as type, limits and dead-letter exchange."""
         quorum = self.type is QueueType.QUORUM
         safe_dead_letters = quorum and self.dead_letter_exchange is not None
         wanted: dict[str, Argument | None] = {
@@ -122,7 +122,7 @@ class Queue:
 
     @property
     def bounded(self) -> bool:
-        """Whether the queue can be full."""
+        """Tell whether the queue has a limit of messages or bytes, so that it can be full."""
         return self.max_length is not None or self.max_length_bytes is not None
 
     @property
@@ -132,7 +132,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The rule that messages of an exchange with a key go to a queue."""
+    """A rule that messages with a routing key go from an exchange to a queue."""
 
     exchange: str
     queue: str
@@ -141,7 +141,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Exchanges, queues and bindings, in the order in which they must be declared."""
+    """A set of exchanges, queues and bindings, in the order in which they must be declared."""
 
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -156,13 +156,13 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """The part that is declared again after the broker lost it."""
+        """The topology without the queues that are declared only once."""
         if not any(one.once for one in self.queues):
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
 
     def only_queue(self, name: str) -> Topology:
-        """Return one queue and its bindings."""
+        """Return a topology of one of the queues and its bindings."""
         return Topology(
             (),
             tuple(one for one in self.queues if one.name == name),
@@ -179,7 +179,7 @@ class Topology:
 
 
 def base_topology() -> Topology:
-    """Return the topology that every process needs."""
+    """Return the exchanges and shared queues that every process declares."""
     exchanges = (
         Exchange(routing.UNROUTED, ExchangeType.FANOUT),
         Exchange(routing.DEAD, ExchangeType.TOPIC),
@@ -197,7 +197,7 @@ def base_topology() -> Topology:
 
 
 def _retry_delay_queues() -> Topology:
-    """Return the retry-delay queues, which all capabilities share, without the capabilities' queues behind them.
+    """Return the retry-delay queues, which all capabilities share, with their exchanges.
 
     RabbitMQ hands over only a few dozen dead letters of a queue at once, and waits while their target refuses them. So
     a retry-delay queue leads to a queue of the capability, which is never full; there a task waits, and holds up only
@@ -217,7 +217,7 @@ def _retry_delay_queues() -> Topology:
 
 
 def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
-    """Return a capability's queues: its dead letters and returning tasks first, then one per priority level."""
+    """Return a capability's queues: dead letters, returning retries, and one task queue for each priority."""
     dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
     back = Queue(
         routing.retry_back_queue(capability),
@@ -245,9 +245,10 @@ def capability_queues(capability: str, *, max_length: int | None = None) -> Topo
 
 
 def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
-    """Return one agent's queues: inbox (pinned tasks) and next tasks, both handed on after 1 s, and mailbox.
+    """Return one agent's queues: inbox for pinned tasks, next tasks, and mailbox for control messages.
 
-    The next tasks come from the ledger, which repeats lost ones: a classic queue hands them over at once.
+    Inbox and next tasks hand messages on to the task queues after 1 s. The next tasks come from the ledger, which
+    repeats lost ones: a classic queue hands them over at once.
     """
     inbox = Queue(
         routing.inbox_queue(agent_id),
@@ -272,7 +273,7 @@ def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
 
 
 def reply_queue(name: str, *, quorum: bool = False) -> Topology:
-    """Return one process's reply queue, which survives a broker restart and expires ten minutes after its process."""
+    """Return one process's reply queue, which survives broker restarts and expires 10 min after its last use."""
     queue = Queue(name, QueueType.QUORUM if quorum else QueueType.CLASSIC, expires_ms=REPLY_EXPIRES_MS)
     if quorum:
         queue = replace(queue, delivery_limit=TASK_DELIVERY_LIMIT)
@@ -280,20 +281,20 @@ def reply_queue(name: str, *, quorum: bool = False) -> Topology:
 
 
 def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
-    """Return one listener's queue of events, by topic pattern; bounded: the oldest go when they are not read.
+    """Return one subscriber's queue of events that match topic patterns; when full, the oldest events go.
 
-    A refusal of the newest would nack the publish, and its repetition would reach the other listeners twice.
+    A refusal of the newest event would nack the publish, and a repetition would reach the other subscribers twice.
     """
     queue = Queue(name, QueueType.CLASSIC, expires_ms=MAILBOX_EXPIRES_MS, max_length=10_000, drops_oldest=True)
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 
 def notices() -> Topology:
-    """Return the dispatchers' queues of copies of dead letters and of unroutable messages, to answer for such tasks.
+    """Return the dispatchers' queues of notices: copies of dead letters and of unroutable messages.
 
-    They hold only copies, so they are bounded whether a dispatcher runs or not: the oldest go first, each expires after
-    an hour, and so do the queues without a dispatcher for an hour. They never refuse a message: the refusal would reach
-    the publisher of the original, and hold up dead-lettering.
+    The queues hold only copies, so they are bounded whether a dispatcher runs or not: the oldest copies go first, each
+    expires after an hour, and so does a queue without a dispatcher. The queues never refuse a message: a refusal would
+    reach the publisher of the original, and hold up dead-lettering.
     """
     queues = tuple(
         Queue(
@@ -318,12 +319,12 @@ def notices() -> Topology:
 
 
 def control_plane(*, quorum: bool = False) -> Topology:
-    """Return the queue of requests that any dispatcher may take."""
+    """Return the queue of requests that any dispatcher may answer."""
     return _requests_queue(routing.CONTROL_QUEUE, "any", quorum)
 
 
 def shard_queues(shard: int, *, quorum: bool = False) -> Topology:
-    """Return a shard's two queues: agents' reports, and requests about its workflows."""
+    """Return a shard's two queues: results from agents, and requests about the shard's workflows."""
     return _results_queue(shard, quorum) + _requests_queue(routing.control_queue(shard), str(shard), quorum)
 
 
@@ -333,7 +334,7 @@ def marker_queue(name: str) -> Topology:
 
 
 def _results_queue(shard: int, quorum: bool) -> Topology:
-    """Return a shard's queue of results; they carry no task key, so a dead letter names the queue.
+    """Return a shard's queue of results, whose dead letters carry the queue's name as routing key.
 
     The queue is a hop of every node: a classic queue hands a message on at once where a quorum queue first writes it to
     the disk, and confirms it when it is on the disk or acked, which the consumer does when the ledger has it.
@@ -345,7 +346,7 @@ def _results_queue(shard: int, quorum: bool) -> Topology:
 
 
 def _requests_queue(name: str, key: str, quorum: bool) -> Topology:
-    """Return a queue of requests, without dead letters: an expired request is repeated by its client, or not needed."""
+    """Return a queue of clients' requests, without dead letters, since clients repeat their requests."""
     return Topology((), (_dispatchers_queue(name, quorum),), (Binding(routing.CONTROL, name, key),))
 
 

@@ -1,7 +1,7 @@
-"""The differences between the broker's topology and the code's, the ways out, and a document for import.
+"""The comparison of the broker's topology with the wanted one, with fixes, and the export of definitions.
 
 AMQP can create an entity but not change one, and it cannot list bindings. So a plan calls each exchange and queue the
-same, missing (apply creates it) or different (with the way out). Missing bindings are found where the management API
+same, missing (apply creates it) or different (with the fix). Missing bindings are found where the management API
 lists them; apply declares all of them again, which is idempotent.
 """
 
@@ -24,7 +24,7 @@ BINDINGS_NOTE = (
 
 
 class ProbeVerdict(Enum):
-    """The result of comparing the broker's entity with the code's."""
+    """The result of comparing the broker's exchange or queue with the wanted one."""
 
     SAME = "same"
     MISSING = "missing"
@@ -33,14 +33,14 @@ class ProbeVerdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The broker's answer about one entity; `text` is its 406 text when the entity differs."""
+    """The broker's answer about one exchange or queue, with its text when the arguments differ."""
 
     verdict: ProbeVerdict
     text: str = ""
 
     @classmethod
     def differs(cls, text: str) -> Probe:
-        """Return the probe of an entity whose arguments the broker refused with the given text."""
+        """Return the probe of an entity whose wanted arguments the broker refused with the given text."""
         return cls(ProbeVerdict.DIFFERS, text)
 
 
@@ -49,10 +49,10 @@ MISSING = Probe(ProbeVerdict.MISSING)
 
 
 class TopologyProbe(Protocol):
-    """A broker that can compare an entity with what it holds."""
+    """A broker that can compare a wanted exchange or queue with its own."""
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compare an entity, and change nothing.
+        """Compare a wanted exchange or queue with the broker's, and change nothing.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -60,11 +60,11 @@ class TopologyProbe(Protocol):
 
 
 class PlannedBroker(Broker, TopologyProbe, Protocol):
-    """The broker that `apply_topology` needs, which can also compare."""
+    """The port of a broker that `apply_topology` needs: one that declares and compares entities."""
 
 
 class DifferenceKind(StrEnum):
-    """The kind of an entity that may differ: exchange or queue."""
+    """The kind of an entity in a topology plan: exchange or queue."""
 
     EXCHANGE = "exchange"
     QUEUE = "queue"
@@ -72,54 +72,54 @@ class DifferenceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TopologyDifference:
-    """An argument that differs; the broker names only the first one, and others may differ, too."""
+    """An argument in which the broker's entity differs; the broker names only the first such argument."""
 
     argument: str
     """The argument's name, for example ``x-message-ttl``; empty when the broker's text could not be read."""
     current: str | None
-    """The value at the broker; None for none."""
+    """The argument's value at the broker; None when it is not set there."""
     wanted: str | None
-    """The value in the code; None for none."""
+    """The argument's wanted value; None when it should not be set."""
     text: str
-    """The broker's own text."""
+    """The broker's own text about the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyStep:
-    """An entity of the plan with its verdict, the difference, and how a person removes the difference."""
+    """One exchange or queue of a topology plan: the verdict, the difference, and the fix."""
 
     kind: DifferenceKind
     name: str
     verdict: ProbeVerdict
     difference: TopologyDifference | None = None
     fix: str = ""
-    """The instructions for a person to remove the difference."""
+    """The instructions by which a person removes the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyPlan:
-    """The comparison of every entity, in the order in which they are declared."""
+    """The comparison of a topology with the broker, entity by entity in the order of declaration."""
 
     steps: tuple[TopologyStep, ...]
     bindings: int
-    """The number of bindings that apply declares again."""
+    """The number of bindings that applying the plan declares again."""
     unbound: tuple[Binding, ...] | None = None
-    """The bindings that the broker lacks, also of living agents and clients; None when they cannot be listed."""
+    """The bindings that the broker lacks, for living agents and clients too; None when they cannot be listed."""
 
     def of(self, verdict: ProbeVerdict) -> tuple[TopologyStep, ...]:
-        """Return the steps of the plan with the given verdict."""
+        """Return the plan's steps with the given verdict."""
         return tuple(step for step in self.steps if step.verdict is verdict)
 
     @property
     def clean(self) -> bool:
-        """Whether the broker holds every exchange, queue and, as far as that is known, binding as wanted."""
+        """Tell whether every exchange and queue is as wanted, and no binding is known to be missing."""
         return not self.unbound and all(step.verdict is ProbeVerdict.SAME for step in self.steps)
 
 
 async def make_plan(
     broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
-    """Compare every exchange and queue with the broker, and all bindings with `bound`; change nothing."""
+    """Compare a topology with the broker's exchanges and queues, and with the `bound` bindings; change nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
@@ -141,9 +141,9 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
-    """Create missing entities and bind everything; leave different ones alone. Return the plan that was followed.
+    """Declare all missing entities and all bindings, keep those that differ, and return the plan.
 
-    Idempotent. The plan's differing steps are what remains for a person.
+    Idempotent. The plan's differing steps remain for a person.
     """
     plan = await make_plan(broker, topology)
     differing = {(step.kind, step.name) for step in plan.of(ProbeVerdict.DIFFERS)}
@@ -206,7 +206,7 @@ _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type |$)", re.DOTALL
 
 
 def parse_difference(text: str) -> TopologyDifference:
-    """Read RabbitMQ's 406 text about an argument that differs.
+    """Read from RabbitMQ's 406 text which argument differs, and both of its values.
 
     An example: ``inequivalent arg 'x-message-ttl' for queue 'retry.after.100' in vhost '/': received the value '100' of
     type 'signedint' but current is none``.
@@ -271,7 +271,7 @@ _TEXT_POLICIES = {
 
 
 def _policy(entity: Exchange | Queue, difference: TopologyDifference) -> str:
-    """Return the policy that brings the wanted value without deleting, or "" where there is none.
+    """Return a command that sets the wanted value by a policy, or "" where a policy cannot.
 
     An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is absent, or
     where the code wants less.

@@ -4,8 +4,8 @@
 virtual clock drives time-outs, delays and expiry. Both adapters pass `tests/contract/broker`.
 
 `exchanges` routes, `queue` stores and delivers, `dead_letter` writes the history of a dead letter, `table` converts a
-header table as the wire does, `server` puts them together and injects faults, `connection` is one process's with its
-consumers, `consumer` and `broker` implement the port.
+header table as the wire does, `server` puts them together and injects faults, `connection` is a process's connection,
+`consumer` and `broker` implement the port.
 """
 
 from coditect.broker.memory.broker import MemoryBroker

@@ -28,21 +28,21 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 15.0
 PAUSE_SECONDS = 0.01
 ASTRAY_SECONDS = 15.0
-"""How long a publish waits until the owner of a missing binding binds again."""
+"""The longest time for which a publish waits until the owner of a missing binding binds again."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """The state of one publish while it is under way."""
+    """The state of one publish, from its first try to its outcome."""
 
     publication: RoutedMessage
     wait_when_full: bool
     unknown: bool = False
     held_back: bool = False
-    """Refused by a full queue or stopped by an alarm: not taken."""
+    """Whether a full queue refused the message or an alarm stopped it, so that the broker does not have it."""
     astray: CoditectError | None = None
-    """The error that the exchange is missing, or that no queue is bound."""
+    """The error of a missing route: no exchange, or no bound queue."""
     astray_until: float = math.inf
 
     def error(self) -> CoditectError:
@@ -66,7 +66,7 @@ class MemoryBroker:
         self._topology = Topology()
         self._consumers: list[MemoryConsumer] = []
         self.health = Health()
-        """The health of the broker's loops, of which there are none."""
+        """The health of the broker's background loops, of which there are none."""
         self._background = Supervisor(self.health)
         self._check: Callable[[], Awaitable[None]] | None = None
         self._checking: asyncio.Task[None] | None = None
@@ -92,35 +92,35 @@ class MemoryBroker:
 
     @property
     def server(self) -> ServerInfo:
-        """Name and version of the broker."""
+        """The product and version of the in-memory broker."""
         return self._server.info
 
     @property
     def connected(self) -> bool:
-        """Whether the connection is open, the broker answers and every consumer is active."""
+        """Tell whether the connection is open, the broker answers and every consumer is active."""
         return self._connection.up and self.answering and all(one.active for one in self._consumers if not one.ended)
 
     @property
     def answering(self) -> bool:
-        """Whether the broker answers: false once the process has noticed that answers do not arrive."""
+        """Tell whether the broker answers; False once the process has noticed that no answers arrive."""
         return not self._connection.silent
 
     @property
     def blocked(self) -> bool:
-        """Whether an alarm of the broker stops the process's publishes."""
+        """Tell whether an alarm of the broker stops the process's publishes."""
         return self._connection.up and not self._connection.session.open.is_set()
 
     @property
     def path(self) -> NetworkPath:
-        """The network between the process and the broker. For tests."""
+        """The simulated network path between the process and the broker, for tests."""
         return self._connection.path
 
     def drop(self) -> None:
-        """Cut the connection, as a network fault would. For tests."""
+        """Cut the connection, as a network fault would, for tests."""
         self._connection.drop()
 
     def vanish(self) -> None:
-        """Break the connection for good without any callback, as if the process was killed. For tests."""
+        """Close the connection without any callback, as if the process was killed, for tests."""
         self._connection.close()
         self._let_go(tell=False)
 
@@ -161,13 +161,13 @@ class MemoryBroker:
             raise BrokerUnavailable("The broker cannot be reached", name=self.name) from error
 
     async def declare(self, topology: Topology, *, lazily: bool = False) -> None:
-        """Declare exchanges, queues and bindings; the lasting ones again after each reconnect."""
+        """Declare a topology, as `Broker.declare`, and again after each reconnect."""
         await self._answered()
         self._server.declare(topology)
         self._topology += topology.lasting
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the check that runs after each reconnect, and again after an error of the check."""
+        """Set a function that runs after each reconnect, and again after an error of the function."""
         self._check = check
 
     async def publish(
@@ -179,7 +179,7 @@ class MemoryBroker:
         timeout_seconds: float = 30.0,
         wait_when_full: bool = True,
     ) -> None:
-        """Publish a message and wait for the confirm; retries until the timeout."""
+        """Publish a message and wait for the confirm, with retries until the timeout."""
         attempt = _Attempt(RoutedMessage(message, exchange, routing_key), wait_when_full)
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -219,7 +219,7 @@ class MemoryBroker:
             await self._connection.ready()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """Try to publish once; return False when another try is worthwhile."""
+        """Make one try of a publish; return False when another try is worthwhile."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
         attempt.astray = None
@@ -252,10 +252,10 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _Attempt, why: CoditectError) -> bool:
-        """Have all processes restore a missing exchange or binding, and return False to try again.
+        """Make all processes declare a missing exchange or binding again, and return False to try again.
 
         Raises:
-            CoditectError: the given error, when no process owns the way, or the time is over.
+            CoditectError: the given error, when no process owns the route, or the time is over.
         """
         now = asyncio.get_running_loop().time()
         attempt.astray, attempt.astray_until = why, min(attempt.astray_until, now + ASTRAY_SECONDS)
@@ -295,7 +295,7 @@ class MemoryBroker:
         return consumer
 
     async def get(self, queue: str) -> Delivery | None:
-        """Take one message from a queue, as `basic.get`; None when the queue is empty."""
+        """Fetch one message of a queue to look at, as `basic.get`; None when the queue is empty."""
         await self._answered()
         give_up = asyncio.get_running_loop().time() + CALL_SECONDS
         while self._server.is_silent(queue):
@@ -307,11 +307,11 @@ class MemoryBroker:
         return None if stored is None else self._browsed.take(stored, source, None)
 
     async def release(self) -> None:
-        """Return all unsettled messages that `get` took to their queues."""
+        """Return all unsettled messages that `get` fetched to their queues."""
         self._browsed.lose()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the counts of a queue's ready messages and consumers; None when the queue does not exist."""
+        """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
         await self._answered()
         found = self._server.find(queue)
         if found is None:

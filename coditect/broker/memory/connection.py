@@ -1,4 +1,4 @@
-"""The connection of a process to the in-memory broker, which reconnects after every loss."""
+"""A process's connection to the in-memory broker, which reconnects after every loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
 NOTICED_SECONDS = 2.0
-"""Until a process notices, as with RabbitMQ, that nothing comes back on its connection, which it keeps."""
+"""The time after which a process notices that no answers arrive on its open connection, as with RabbitMQ."""
 
 
 class MemoryConnection:
@@ -39,9 +39,9 @@ class MemoryConnection:
         self._up = asyncio.Event()
         self._closed = False
         self.path = NetworkPath(context=server.context, changed=self._cut_or_healed)
-        """The network to the broker. A cut both ways breaks the connection at once; a cut one way leaves it open."""
+        """The simulated network path; a cut both ways breaks the connection at once, one way leaves it open."""
         self.silent = False
-        """Whether the process has noticed that nothing comes back."""
+        """Whether the process has noticed that no answers arrive."""
         self._noticing: asyncio.TimerHandle | None = None
         self._losses = 0
         self._context = copy_context()
@@ -49,7 +49,7 @@ class MemoryConnection:
 
     @property
     def up(self) -> bool:
-        """Whether the connection is open and restored."""
+        """Tell whether the connection is open and restored."""
         return self._up.is_set()
 
     def open(self) -> None:
@@ -78,7 +78,7 @@ class MemoryConnection:
         asyncio.get_running_loop().call_later(RECONNECT_SECONDS, self.open, context=self._context)
 
     def drop(self) -> None:
-        """Break the connection, as a network fault would."""
+        """Break the connection, as a network fault would, and reconnect."""
         if self.up:
             self.server.disconnect(self.session)
             self._broken()
@@ -103,13 +103,13 @@ class MemoryConnection:
         self._open_later()
 
     def close(self) -> None:
-        """Close the connection for good: it does not reconnect."""
+        """Close the connection for good, without reconnecting."""
         self._closed = True
         self._up.clear()
         self.server.disconnect(self.session)
 
     async def offer(self, publication: RoutedMessage) -> RouteVerdict:
-        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer arrived.
+        """Publish a message, and return the broker's answer; LOST when the connection broke before the answer.
 
         Raises:
             NotFound, SetupError, InvalidTask: as `MemoryServer.offer`.
@@ -123,7 +123,7 @@ class MemoryConnection:
         return verdict if losses == self._losses else RouteVerdict.LOST
 
     async def answered(self) -> None:
-        """Wait, without limit, until the connection is open and a message would have come to the broker and back.
+        """Wait without limit until the connection is open and a message could reach the broker and come back.
 
         Raises:
             BrokerUnavailable: when the connection was closed for good.
@@ -134,7 +134,7 @@ class MemoryConnection:
         await self.opened()
 
     async def ready(self) -> None:
-        """Wait, without limit, until the connection is open and no alarm stops publishes.
+        """Wait without limit until the connection is open and no alarm stops publishes.
 
         Raises:
             BrokerUnavailable: when the connection was closed for good.
@@ -145,7 +145,7 @@ class MemoryConnection:
         self._refuse_closed()
 
     async def opened(self) -> None:
-        """Wait, without limit, until the connection is open.
+        """Wait without limit until the connection is open.
 
         Raises:
             BrokerUnavailable: when the connection was closed for good.

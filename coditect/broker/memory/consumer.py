@@ -1,4 +1,4 @@
-"""The in-memory consumer: a subscription that is restored after every loss."""
+"""The in-memory consumer of a queue, which is restored after every loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CANCEL_SECONDS = 15.0
 
 
 class MemoryConsumer:
-    """The in-memory implementation of the port `Consumer`: one subscription to one queue."""
+    """The in-memory implementation of the port `Consumer`."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class MemoryConsumer:
         self._connected = False
         self._ended = False
         self._context = copy_context()
-        """The subscriber's context: a delivery must not run in the publisher's."""
+        """The context variables of the subscriber, in which the callback for deliveries runs."""
 
     @property
     def queue(self) -> str:
@@ -59,7 +59,7 @@ class MemoryConsumer:
 
     @property
     def active(self) -> bool:
-        """Whether the broker delivers to the consumer right now."""
+        """Tell whether the broker delivers to the consumer right now."""
         return self._subscription is not None
 
     @property
@@ -69,16 +69,16 @@ class MemoryConsumer:
 
     @property
     def ended(self) -> bool:
-        """Whether the process canceled the consumer."""
+        """Tell whether the process canceled the consumer."""
         return self._ended
 
     @property
     def finished(self) -> bool:
-        """Whether the process canceled the consumer and settled all its deliveries, and the broker knows both."""
+        """Tell whether the consumer is canceled and its deliveries are settled, both known to the broker."""
         return self._ended and not self.active and self._hand.empty
 
     def subscribe(self) -> None:
-        """Subscribe to the queue; deliveries begin at once.
+        """Start to consume the queue; deliveries begin at once.
 
         Raises:
             NotFound: when there is no such queue.
@@ -98,7 +98,7 @@ class MemoryConsumer:
         queue.subscribe(subscription)
 
     def resubscribe(self) -> None:
-        """Subscribe again unless subscribed; retry later when the queue is missing or exclusive."""
+        """Start to consume again unless active; retry later when the queue is missing or exclusive."""
         if self._ended or self.active:
             return
         try:
@@ -134,12 +134,12 @@ class MemoryConsumer:
             queue.unsubscribe(subscription)
 
     def detach(self) -> None:
-        """Stop deliveries, because the connection is gone."""
+        """Stop deliveries, because the connection was lost."""
         self._connected = False
         self._unsubscribe()
 
     def lose(self, *, tell: bool) -> None:
-        """Return all unsettled deliveries to the queue; call `on_lost` unless the process canceled the consumer."""
+        """Return all unsettled deliveries to the queue; with `tell`, call `on_lost` unless the consumer is canceled."""
         self._hand.lose()
         if tell:
             self._tell()
@@ -149,7 +149,7 @@ class MemoryConsumer:
             self._on_lost()
 
     async def cancel(self) -> None:
-        """Cancel the consumer; deliveries that the broker had sent already arrive before the return.
+        """Cancel the consumer; deliveries that the broker has already sent arrive before the return.
 
         On a network that is cut the call gives up after CANCEL_SECONDS, as with RabbitMQ.
         """

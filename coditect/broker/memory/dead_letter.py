@@ -28,7 +28,7 @@ class Reason(StrEnum):
 
 
 def routing_keys(message: Message, routing_key: str) -> tuple[str, ...]:
-    """Return the keys by which a message is routed: its own and the keys in its `CC` header."""
+    """Return all keys by which a message is routed: its routing key and the keys in its `CC` header."""
     carbon = message.headers.get("CC")
     if not isinstance(carbon, list):
         return (routing_key,)
@@ -82,7 +82,7 @@ def _same(earlier: Any, death: dict[str, Any]) -> bool:
 
 
 def is_cycle(headers: HeaderTable, target: str, reason: Reason) -> bool:
-    """Return whether a dead letter would come to a queue a second time without a reject in between.
+    """Tell whether a dead letter would come to a queue a second time without a reject in between.
 
     RabbitMQ drops such a message silently, also when a publisher copied `x-death` into it (3.10).
     """

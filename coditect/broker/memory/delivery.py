@@ -12,23 +12,23 @@ from coditect.model.message import Message
 
 
 class Hand:
-    """The unsettled deliveries of one consumer, or of one browser of a queue."""
+    """The unsettled deliveries of one consumer, or of one process's fetches with `get`."""
 
     def __init__(self, path: NetworkPath) -> None:
         self.path = path
-        """The network to the broker."""
+        """The simulated network path to the broker."""
         self._held: dict[MemoryDelivery, None] = {}
         self._settled: dict[MemoryDelivery, None] = {}
-        """Settled deliveries whose settlement has not reached the broker."""
+        """The settled deliveries whose settlement has not reached the broker yet."""
 
     @property
     def size(self) -> int:
-        """The number of the consumer's unsettled deliveries."""
+        """The number of unsettled deliveries."""
         return len(self._held)
 
     @property
     def empty(self) -> bool:
-        """Whether the broker knows that every delivery is settled."""
+        """Tell whether every delivery is settled, and the broker knows it."""
         return not self._held and not self._settled
 
     def take(self, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> MemoryDelivery:
@@ -38,7 +38,7 @@ class Hand:
         return delivery
 
     def settle(self, delivery: MemoryDelivery, tell: Callable[[], None]) -> None:
-        """Remove a delivery, and call `tell` when the settlement reaches the broker; idempotent."""
+        """Settle a delivery, and call `tell` when the settlement reaches the broker; idempotent."""
         if delivery not in self._held:
             return
         del self._held[delivery]
@@ -51,7 +51,7 @@ class Hand:
             tell()
 
     def lose(self) -> None:
-        """Return all deliveries that the broker does not know as settled to their queues: the connection is gone."""
+        """Return all deliveries whose settlement the broker does not know to their queues, after a lost connection."""
         held, self._held, self._settled = {**self._held, **self._settled}, {}, {}
         for delivery in held:
             delivery.lost = True
@@ -60,7 +60,7 @@ class Hand:
 
 
 class MemoryDelivery:
-    """The in-memory implementation of the port `Delivery`; settled at once."""
+    """The in-memory implementation of the port `Delivery`."""
 
     __slots__ = ("_hand", "_queue", "_returns", "_stored", "_subscription", "lost", "message")
 
@@ -75,12 +75,12 @@ class MemoryDelivery:
 
     @property
     def queue(self) -> str:
-        """Name of the queue that delivered the message."""
+        """The name of the queue that delivered the message."""
         return self._queue.declared.name
 
     @property
     def exchange(self) -> str:
-        """Name of the exchange to which the message was last published or dead-lettered."""
+        """The exchange to which the message was last published or dead-lettered."""
         return self._stored.exchange
 
     @property
@@ -90,28 +90,28 @@ class MemoryDelivery:
 
     @property
     def redelivered(self) -> bool:
-        """Whether the broker delivered the message before."""
+        """Tell whether the broker delivered the message before."""
         return self._returns > 0
 
     @property
     def delivery_count(self) -> int:
-        """The number of returns to its quorum queue; 0 for a classic queue, which does not count."""
+        """The number of the message's returns to its quorum queue; 0 for a classic queue, which does not count."""
         return self._returns if self._queue.declared.type is QueueType.QUORUM else 0
 
     def ack(self) -> None:
-        """Settle the delivery as done; without effect when it is settled."""
+        """Ack the delivery as done; without effect when it is settled already."""
         self._hand.settle(self, lambda: self._queue.ack(self._stored, self._subscription))
 
     def requeue(self) -> None:
-        """Return the message to its queue; without effect when it is settled."""
+        """Return the message to its queue; without effect when the delivery is settled already."""
         self._hand.settle(self, lambda: self._queue.requeue(self._stored, self._subscription))
 
     def reject(self) -> None:
-        """Send the message to the queue's dead-letter exchange; without effect when it is settled."""
+        """Send the message to the queue's dead-letter exchange; without effect when settled already."""
         self._hand.settle(self, lambda: self._queue.reject(self._stored, self._subscription))
 
     def give_back(self) -> None:
-        """Return the message of a lost connection to its queue."""
+        """Return the message to its queue, because the connection was lost."""
         self._queue.requeue(self._stored, self._subscription)
 
 

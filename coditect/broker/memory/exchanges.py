@@ -1,4 +1,4 @@
-"""The routing of messages: exchanges, bindings and their matching rules."""
+"""The routing of messages in memory: exchanges, bindings and their matching rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coditect.broker.topology import Binding, Exchange, ExchangeType
 from coditect.errors import NotFound, TopologyMismatch
 
 DEFAULT = ""
-"""The exchange to which every queue is bound under its own name."""
+"""The name of the default exchange, to which every queue is bound under its own name."""
 
 
 class Exchanges:
@@ -54,7 +54,7 @@ class Exchanges:
                 del bindings[binding]
 
     def route(self, exchange: str, keys: Iterable[str], queues: Iterable[str]) -> tuple[str, ...]:
-        """Return the queues to which an exchange routes any of the keys; without a match, try the alternate exchange.
+        """Return the queues to which an exchange, else its alternate exchange, routes any of the keys.
 
         Each queue is named once.
 
@@ -97,7 +97,7 @@ class Exchanges:
 
 @lru_cache(maxsize=4096)
 def topic_matches(pattern: str, key: str) -> bool:
-    """Return whether a topic pattern matches a key: ``*`` is exactly one word, ``#`` any number of words."""
+    """Tell whether a topic pattern matches a key: ``*`` is exactly one word, ``#`` any number of words."""
     return _words_match(_words(pattern), _words(key))
 
 

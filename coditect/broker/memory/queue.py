@@ -18,36 +18,36 @@ from coditect.broker.topology import Queue, QueueType
 from coditect.model.message import Message
 
 EARLY_SECONDS = 1e-6
-"""How much too early a timer may fire: by the resolution of the loop's clock, or the rounding of its sums."""
+"""The time by which a timer may fire too early, because clocks and sums are rounded."""
 DEAD_LETTER_RETRY_SECONDS = 180.0
-"""The interval at which an at-least-once queue retries a dead letter that no queue takes."""
+"""The interval at which an at-least-once queue retries to publish a dead letter that no queue takes."""
 BEFORE_ALL = 2**62
-"""Subtracted from the place of a returned message, which puts it before all other messages."""
+"""The number subtracted from a returned message's place, to put the message before all others."""
 
 
 @dataclass(slots=True, order=True)
 class Stored:
-    """A message in one queue, ordered by its place there."""
+    """A message in one queue, ordered by its place in the queue."""
 
     place: int
     message: Message = field(compare=False)
     exchange: str = field(compare=False)
     routing_key: str = field(compare=False)
     expires_at: float | None = field(compare=False, default=None)
-    """On the event loop's clock."""
+    """The time at which the message expires, on the event loop's clock; None for never."""
     returns: int = field(compare=False, default=0)
-    """How many times the message was delivered and came back."""
+    """The number of times that the message was delivered and returned."""
     gone: bool = field(compare=False, default=False)
     """Whether the message is settled for good, or its queue is deleted."""
 
 
 @dataclass(slots=True, eq=False)
 class QueueSubscription:
-    """A consumer as its queue sees it: its callbacks, its prefetch and its unsettled count."""
+    """A consumer of one queue: its callbacks, its prefetch and its number of unsettled deliveries."""
 
     deliver: Callable[[Stored], None]
     canceled: Callable[[], None]
-    """Called when the broker ends the subscription."""
+    """The callback for when the broker cancels the consumer."""
     prefetch: int
     exclusive: bool = False
     in_hand: int = 0
@@ -58,11 +58,11 @@ def _bytes(messages: Iterable[Stored]) -> int:
 
 
 GiveUp = Callable[[Queue, Stored, Reason], bool]
-"""The type of the function that publishes a dead letter; returns False when no queue took the letter."""
+"""A function that publishes a dead letter, and returns False when no queue took it."""
 
 
 class MemoryQueue:
-    """A queue that delivers messages in order to its consumers in turn, each up to its prefetch."""
+    """An in-memory queue that delivers messages in order to its consumers in turn, each up to its prefetch."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class MemoryQueue:
         seeded: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """Take the declaration and callbacks; `seeded` selects consumers at random, `context` is that of the timers."""
+        """Take declaration and callbacks; `seeded` picks consumers at random, timers run in `context`."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire
@@ -90,17 +90,17 @@ class MemoryQueue:
 
     @property
     def stats(self) -> QueueStats:
-        """The number of ready messages and of consumers."""
+        """The number of the queue's ready messages and of its consumers."""
         return QueueStats(messages=len(self._ready), consumers=len(self._subscriptions))
 
     @property
     def in_hand(self) -> int:
-        """The number of messages that are delivered and not settled."""
+        """The number of the queue's messages that are delivered and not settled."""
         return len(self._in_hand)
 
     @property
     def full(self) -> bool:
-        """Whether the queue refuses the next message; RabbitMQ lets a burst go a little over the limit."""
+        """Tell whether the queue refuses the next message; RabbitMQ lets a burst go a little over the limit."""
         if self.declared.drops_oldest or not self.declared.bounded:
             return False
         counted = self._ready
@@ -139,11 +139,11 @@ class MemoryQueue:
     # Consumers
 
     def admits(self, *, exclusive: bool) -> bool:
-        """Return whether another consumer may subscribe, exclusively or not."""
+        """Tell whether another consumer may be added, exclusively or not."""
         return not any(exclusive or one.exclusive for one in self._subscriptions)
 
     def subscribe(self, subscription: QueueSubscription) -> None:
-        """Add a consumer, which gets its share of messages from now on."""
+        """Add a consumer, and deliver ready messages to it."""
         self._subscriptions.append(subscription)
         self.used()
         self._turn()
@@ -155,14 +155,14 @@ class MemoryQueue:
             self.used()
 
     def cancel_consumers(self) -> None:
-        """Cancel all subscriptions from the broker's side."""
+        """Cancel all consumers of the queue, as the broker does when it deletes a queue."""
         subscriptions, self._subscriptions = self._subscriptions, deque()
         self.used()
         for subscription in subscriptions:
             subscription.canceled()
 
     def take(self) -> Stored | None:
-        """Remove the first ready message, unsettled from now on; None when there is none."""
+        """Remove the first ready message as unsettled, and return it; None when there is none."""
         self.used()
         self._expire_heads()
         if not self._ready:
@@ -174,7 +174,7 @@ class MemoryQueue:
     # Settling
 
     def ack(self, stored: Stored, subscription: QueueSubscription | None) -> None:
-        """Settle an unsettled message as done, for good."""
+        """Remove an unsettled message as done."""
         if self._let_go(stored, subscription):
             stored.gone = True
             self._turn()
@@ -192,10 +192,10 @@ class MemoryQueue:
         self._turn()
 
     def _come_back(self, stored: Stored, *, in_front: bool) -> None:
-        """Put a returned message at its place: the old place in a classic queue, near the front in a quorum queue.
+        """Insert a returned message: at its old place in a classic queue, near the front in a quorum queue.
 
-        In a quorum queue that is behind earlier returns and before the rest; without a delivery limit, at the end
-        (3.10).
+        In a quorum queue the place is behind earlier returns and before all other messages; without a delivery limit,
+        it is the end (3.10).
         """
         if self.declared.type is QueueType.QUORUM:
             stored.place = next(self._places) - (BEFORE_ALL if in_front else 0)
@@ -248,7 +248,7 @@ class MemoryQueue:
         return None
 
     def _expire_heads(self) -> None:
-        """Dead-letter expired messages at the head; as in RabbitMQ, a later message expires only once at the head."""
+        """Dead-letter expired messages at the head; later messages expire only once they are at the head."""
         now = asyncio.get_running_loop().time() + EARLY_SECONDS
         while self._ready and (due := self._ready[0].expires_at) is not None and due <= now:
             self._dead_letter(heapq.heappop(self._ready), Reason.EXPIRED)
@@ -287,13 +287,13 @@ class MemoryQueue:
     # The broker's own life
 
     def pause(self) -> None:
-        """Stop deliveries and timers, because the broker is down."""
+        """Stop deliveries and timers, because the broker is down or the queue's leader hangs."""
         self._paused = True
         for name in tuple(self._timers):
             self._set_timer(name, None)
 
     def resume(self) -> None:
-        """Restart deliveries and timers, because the broker is up again; expired messages are dead-lettered."""
+        """Restart deliveries and timers after a pause; messages that expired meanwhile are dead-lettered."""
         self._paused = False
         self.used()
         if self._retained:

@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class RouteVerdict(Enum):
-    """The broker's answer to a publish."""
+    """The in-memory broker's answer to a publish."""
 
     TAKEN = "taken"
     UNROUTABLE = "unroutable"
     REFUSED = "refused"
     """A full queue refused the message."""
     LOST = "lost"
-    """The connection broke before the confirm."""
+    """The connection broke before the confirm, so the outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +46,16 @@ class RoutedMessage:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """A process's connection as the broker sees it."""
+    """A process's connection as the in-memory broker sees it."""
 
     closed: Callable[[], None]
-    """Called when the broker goes down, or closes the connection."""
+    """The callback for when the broker stops or closes the connection."""
     process: str = ""
-    """The name of the process."""
+    """The name of the connected process."""
     declare: Callable[[], None] = lambda: None
-    """Makes the process declare its entities again."""
+    """The function that makes the process declare its entities again."""
     open: asyncio.Event = field(default_factory=asyncio.Event)
-    """Cleared while an alarm stops the process's publishes; the broker announces an alarm only to publishers."""
+    """The event that is cleared while an alarm stops the process's publishes."""
 
     def __post_init__(self) -> None:
         self.open.set()
@@ -65,12 +65,12 @@ class MemoryServer:
     """RabbitMQ 3.10 in memory, for one event loop; all entities and messages survive `stop` and `start`."""
 
     def __init__(self, *, clock: Clock | None = None, seeded: random.Random | None = None) -> None:
-        """Take the clock, and a random source that selects the next consumer; without one, consumers take turns."""
+        """Take the clock, and a random source that picks the next consumer; without one, consumers take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
         self._seeded = seeded
         self.context = copy_context()
-        """In which the broker acts of its own accord."""
+        """The context variables in which the broker's own timers run."""
         self._exchanges = Exchanges()
         self._queues: dict[str, MemoryQueue] = {}
         self._sessions: list[Session] = []
@@ -87,7 +87,7 @@ class MemoryServer:
     # Faults
 
     def stop(self) -> None:
-        """Stop the broker: every connection breaks, and unsettled messages come back at the next start."""
+        """Stop the broker: every connection breaks, and unsettled messages are ready again at the next start."""
         if not self._running:
             return
         self._running = False
@@ -99,7 +99,7 @@ class MemoryServer:
             session.closed()
 
     def start(self, *, lose_messages: bool = False) -> None:
-        """Start the broker again; with `lose_messages` all messages and entities are lost, as with wiped disks."""
+        """Start the stopped broker; with `lose_messages`, without its entities and messages, as with wiped disks."""
         if self._running:
             return
         if lose_messages:
@@ -114,23 +114,23 @@ class MemoryServer:
             arrived()
 
     def block(self) -> None:
-        """Raise an alarm (disk, memory): publishes are held until `unblock`, deliveries go on."""
+        """Raise an alarm, as for disk or memory: publishes are held until `unblock`, deliveries go on."""
         self._alarm = True
 
     def unblock(self) -> None:
-        """End the alarm: held publishes are taken, even after the publisher stopped waiting."""
+        """End the alarm, and take the held publishes, even if their publishers wait no longer."""
         self._alarm = False
         for session in self._sessions:
             session.open.set()
         self._take_held()
 
     def silence(self, queue: str) -> None:
-        """Hang a queue's leader until `end_silence`: publishes to the queue get no confirm, deliveries stop."""
+        """Make a queue's leader hang until `end_silence`: its publishes get no confirm, its deliveries stop."""
         self.queue(queue).pause()
         self._silent.add(queue)
 
     def end_silence(self, queue: str) -> None:
-        """Let a hanging queue leader go on: held publishes are taken."""
+        """Make a hanging queue leader work again, and take the held publishes."""
         if queue not in self._silent:
             return
         self._silent.discard(queue)
@@ -139,7 +139,7 @@ class MemoryServer:
         self._take_held()
 
     def is_silent(self, queue: str) -> bool:
-        """Return whether a queue's leader hangs."""
+        """Tell whether a queue's leader hangs."""
         return queue in self._silent
 
     def _take_held(self) -> None:
@@ -154,7 +154,7 @@ class MemoryServer:
                 _answer(answer, RouteVerdict.LOST)
 
     def _holds(self, publication: RoutedMessage) -> bool:
-        """Return whether a publish is held now, because of an alarm or a hanging queue leader."""
+        """Tell whether an alarm or a hanging queue leader holds a publish now."""
         return self._alarm or any(name in self._silent for name in self._led_to(publication))
 
     def _led_to(self, publication: RoutedMessage) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ class MemoryServer:
         self._confirms_to_lose += count
 
     def forbid(self, exchange: str) -> None:
-        """Forbid publishes to an exchange, as the broker's permissions would."""
+        """Refuse all publishes to an exchange, as missing permissions would."""
         self._forbidden.add(exchange)
 
     def cancel_consumers(self, queue: str) -> None:
@@ -182,7 +182,7 @@ class MemoryServer:
         return self._running
 
     def disconnect(self, session: Session) -> None:
-        """Remove a connection; its held publishes are lost."""
+        """Remove a connection; the outcome of its held publishes is lost."""
         if session in self._sessions:
             self._sessions.remove(session)
         session.open.set()
@@ -191,7 +191,7 @@ class MemoryServer:
         self._held = [one for one in self._held if one[0] is not session]
 
     async def evict(self, process: str) -> int:
-        """Close the connections of the process with the given name, as the management API would; return how many."""
+        """Close the connections of a process, as the management API would; return the number of connections."""
         found = [one for one in self._sessions if one.process == process]
         for session in found:
             self.disconnect(session)
@@ -222,7 +222,7 @@ class MemoryServer:
             self._bind(binding)
 
     def restore_all(self) -> None:
-        """Make all connected processes declare their entities again, as each does every few seconds with RabbitMQ."""
+        """Make all connected processes declare their entities again, as they regularly do with RabbitMQ."""
         for session in tuple(self._sessions):
             try:
                 session.declare()
@@ -257,7 +257,7 @@ class MemoryServer:
         return self._queues.get(name)
 
     def queue(self, name: str) -> MemoryQueue:
-        """Return the queue with the given name, which must exist.
+        """Return the queue with the given name.
 
         Raises:
             NotFound: when it does not exist.
@@ -277,7 +277,7 @@ class MemoryServer:
     # Messages
 
     def offer(self, session: Session, publication: RoutedMessage) -> asyncio.Future[RouteVerdict]:
-        """Publish a message with confirm and `mandatory`; the future is the broker's answer.
+        """Publish a message with confirm and `mandatory`; return the future of the broker's answer.
 
         Raises:
             NotFound: when there is no such exchange.
@@ -308,7 +308,7 @@ class MemoryServer:
         return RouteVerdict.TAKEN if self._put(publication, names) else RouteVerdict.REFUSED
 
     def _put(self, publication: RoutedMessage, names: tuple[str, ...]) -> bool:
-        """Put a copy of a message into each queue; return False when a queue refused (other queues keep their copy)."""
+        """Put a message into each named queue; return False when any of the queues refused the message."""
         taken = [
             self._queues[name].put(
                 publication.message, exchange=publication.exchange, routing_key=publication.routing_key

@@ -1,4 +1,4 @@
-"""Header tables as they come out of the wire: copied deep, with AMQP's types, or refused."""
+"""The conversion of header tables and texts as AMQP's wire does it, with the wire's limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LARGEST = 2**63
 
 
 def carried(headers: HeaderTable) -> dict[str, Any]:
-    """Return a copy of a header table as a consumer receives it.
+    """Return a copy of a header table as a consumer would receive it.
 
     Raises:
         InvalidTask: when AMQP has no type for a value or key.
@@ -25,7 +25,7 @@ def carried(headers: HeaderTable) -> dict[str, Any]:
 
 
 def carried_text(text: str | None) -> str | None:
-    """Return a property or key of at most 255 bytes as a consumer receives it; an empty text becomes None.
+    """Return a property or routing key as a consumer would receive it; an empty text becomes None.
 
     Raises:
         InvalidTask: when the text is longer.

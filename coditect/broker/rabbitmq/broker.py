@@ -1,6 +1,6 @@
-"""The AMQP adapter with two connections, one that publishes and one that consumes.
+"""The RabbitMQ adapter of the broker port, with one connection that publishes and one that consumes.
 
-A connection that the broker blocks (an alarm) stalls its consumers, too; hence two.
+A connection that the broker blocks (an alarm) stalls its consumers, too; hence two connections.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ T = TypeVar("T")
 class AmqpBroker:
     """The adapter of the port `Broker` for RabbitMQ 3.10 or newer.
 
-    `url` may name several hosts, separated by commas. `name` is this process's in the broker's connection list, by
-    which it is evicted: an agent's id, a dispatcher's owner name.
+    `url` may name several hosts, separated by commas. `name` is the process's name in the broker's connection list,
+    by which the process is evicted: an agent's id, a dispatcher's owner name.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class AmqpBroker:
         heartbeat_seconds: int | None = None,
     ) -> None:
         self.health = Health()
-        """The health of its loops."""
+        """The health of the broker's background loops."""
         self._background = Supervisor(self.health)
         self._connect_seconds = connect_seconds
         self._watch_seconds = watch_seconds
@@ -75,7 +75,7 @@ class AmqpBroker:
         self._groups: dict[str, Group] = {}
         self._check: Callable[[], Awaitable[None]] | None = None
         self.wire = DIRECT if wire == DIRECT and is_tested() else PLAIN
-        """The wire path in use."""
+        """The name of the wire path in use: direct or plain."""
         new_path = DirectPath if self.wire == DIRECT else PlainPath
         publishes, consumes = connection_names(name)
         connect = partial(RabbitConnection, url, heartbeat_seconds=heartbeat_seconds)
@@ -114,22 +114,22 @@ class AmqpBroker:
 
     @property
     def connected(self) -> bool:
-        """Whether both connections are open and answered, and every consumer is active."""
+        """Tell whether both connections are open and answered, and every consumer is active."""
         both = self._incoming.up and self._outgoing.up
         return both and all(one.active for group in self._groups.values() for one in group.subscriptions)
 
     @property
     def answering(self) -> bool:
-        """Whether the broker answers on the consuming connection, as `Broker.answering`."""
+        """Tell whether the broker answers on the consuming connection, as `Broker.answering`."""
         return self._incoming.answering
 
     @property
     def blocked(self) -> bool:
-        """Whether publishes wait for an alarm to end."""
+        """Tell whether publishes wait for the end of the broker's alarm."""
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Declare the topology before anything is published, so that nothing is refused for want of it."""
+        """Declare the topology on a new publishing connection, and run the reconnect check, before any publish."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -144,11 +144,11 @@ class AmqpBroker:
         await self._rarely(lambda connection: self._entities.declare(connection, topology, lazily=lazily))
 
     def on_return(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Set the check that runs after each reconnect, as `Broker.on_return`."""
+        """Set the function that runs after each reconnect, as `Broker.on_return`."""
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Declare again what the process owns of a missing route, and return whether a publish is worth another try."""
+        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -206,7 +206,7 @@ class AmqpBroker:
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """Consume a queue on the channel of a group, as `Broker.consume`."""
+        """Consume a queue on the channel that its group shares, as `Broker.consume`."""
         shared = self._groups.get(group)
         if shared is None:
             shared = self._groups[group] = Group(
@@ -223,27 +223,27 @@ class AmqpBroker:
         return subscription
 
     async def get(self, queue: str) -> Delivery | None:
-        """Fetch one message to look at, as `Broker.get`; None when the queue is empty."""
+        """Fetch one message of a queue to look at, as `Broker.get`; None when the queue is empty."""
         return await self._rarely(lambda connection: self._browsing.get(connection, queue))
 
     async def release(self) -> None:
-        """Return all unsettled messages of `get` to their queues."""
+        """Return all unsettled messages that `get` fetched to their queues."""
         await self._browsing.release()
 
     async def stats(self, queue: str) -> QueueStats | None:
-        """Return the figures of a queue, as `Broker.stats`; None when the queue does not exist."""
+        """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
         return await self._rarely(lambda connection: rare.stats(connection, queue))
 
     async def _look_at(self, queue: str) -> QueueStats | None:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End a round of looks at the consumers, and bind again."""
+        """End one round of the consumer watch, and declare the process's bindings again."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
     async def probe(self, entity: Exchange | Queue) -> Probe:
-        """Compare an entity with what the broker holds, and change nothing."""
+        """Compare a wanted exchange or queue with the broker's, and change nothing."""
         return await self._rarely(lambda connection: rare.probe(connection, entity))
 
     async def delete_queue(self, queue: str, *, if_empty: bool = False, classic: bool = False) -> None:
@@ -253,12 +253,12 @@ class AmqpBroker:
             self._entities.forget_queue(queue)
 
     def drop(self) -> None:
-        """Cut both connections, as a network fault would; for tests."""
+        """Cut both connections, as a network fault would, for tests."""
         self._incoming.abort()
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Make a rare call on the consuming connection, and repeat it after a loss, within the time.
+        """Make a rare call on the consuming connection, and repeat it when the connection is lost.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

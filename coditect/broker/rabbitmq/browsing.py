@@ -1,4 +1,4 @@
-"""Single messages fetched for a look, each request on a channel that waits for no other answer."""
+"""The fetching of single messages to look at, on channels that no silent queue can block for others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALL_SECONDS = 15.0
 
 
 class Browsing:
-    """The channels of one connection that fetch single messages; a silent queue holds up only its own request.
+    """The channels of one connection that fetch single messages; a silent queue blocks only its own fetch.
 
     A request is never withdrawn: aiormq would close its channel, and messages fetched over it would come again.
     """
@@ -32,10 +32,10 @@ class Browsing:
         self._inlets: list[PlainConsumerChannel] = []
         self._asking: set[PlainConsumerChannel] = set()
         self._given_up: dict[asyncio.Task[Delivery | None], str] = {}
-        """Requests whose callers have given up, with their queues."""
+        """The unanswered fetches whose callers have given up, with their queues."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """Fetch one message, see `Broker.get`; a caller that gave up and asks again waits for the same answer."""
+        """Fetch one message of a queue; after a caller gave up, the next caller waits for the same fetch."""
         asked = next((one for one, its in self._given_up.items() if its == queue), None)
         if asked is None:
             asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
@@ -48,7 +48,7 @@ class Browsing:
             raise
 
     def _answered(self, asked: asyncio.Task[Delivery | None]) -> None:
-        """Put a fetched message back into its queue when the caller that asked for it is gone."""
+        """Return a fetched message to its queue when the caller that fetched it has given up."""
         if self._given_up.pop(asked, None) is None or asked.cancelled():
             return
         if (error := asked.exception()) is not None:
@@ -81,7 +81,7 @@ class Browsing:
         return consumer_channel
 
     async def release(self) -> None:
-        """Return all messages that were fetched and not settled."""
+        """Return all messages that were fetched and not settled to their queues."""
         inlets, self._inlets = self._inlets, []
         for consumer_channel in inlets:
             try:
@@ -94,13 +94,13 @@ class Browsing:
 
 
 async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
-    """Drop the fetched messages of a channel when the channel is lost."""
+    """Wait for the loss of a channel, and mark the deliveries fetched over it as lost."""
     await asyncio.wait({consumer_channel.channel.closing})
     consumer_channel.lose()
 
 
 class _Browsed:
-    """The queue of a fetched message, in the form that a delivery needs."""
+    """The source of a fetched delivery: its queue, with the count of unsettled deliveries."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

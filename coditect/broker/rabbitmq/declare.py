@@ -1,4 +1,4 @@
-"""The declaring and probing of entities, and other rare calls, on channels of their own.
+"""The declaration and comparison of exchanges and queues, and other rare calls, on channels of their own.
 
 A refusal closes the channel.
 """
@@ -23,25 +23,25 @@ from coditect.broker.topology_diff import MISSING, SAME, Probe
 from coditect.errors import SetupError
 
 AT_ONCE = 50
-"""The number of entities that are sent before the broker is asked whether they are made."""
+"""The number of declarations that are sent before the broker's answer is awaited."""
 _NAMED = re.compile(r"(?:exchange|queue) '([^']*)'")
 _PRIVATE = re.compile(
     r"(reply|agent|events|coditect\.epoch)\.|(unrouted|dead)\.notices$|control$|(control|results)\.\d+$"
 )
-"""The queues that one process, or one role, alone consumes; only the ledger knows the number of shards."""
+"""A pattern of the queues that only one process or one role consumes."""
 
 
 def is_private(queue: str) -> bool:
-    """Return whether one process, or one role, alone consumes the queue."""
+    """Tell whether only one process or one role consumes the queue."""
     return _PRIVATE.match(queue) is not None
 
 
 async def declare(
     connection: AbstractConnection, topology: Topology, *, only_check: bool, channel: Channel | None = None
 ) -> None:
-    """Declare the entities; with `only_check` only the process's own queues, and all others must exist.
+    """Declare a topology; with `only_check`, declare only private queues, and check that the rest exists.
 
-    All are sent at once, with an answer awaited for every `AT_ONCE`. A given channel is used, and closed at the end.
+    All entities are sent at once, with an answer awaited for every `AT_ONCE`. A given `channel` is closed at the end.
 
     Raises:
         CoditectError: when the broker refuses an entity.
@@ -62,7 +62,7 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """Yield the entities to send, each with whether it is only checked for existence."""
+    """Yield the entities to declare in order, each with whether its existence is only checked."""
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:
@@ -73,7 +73,7 @@ def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchang
 
 
 def _frame(entity: Exchange | Queue | Binding, *, passive: bool) -> Frame:
-    """Return the AMQP frame that declares the entity without asking for an answer."""
+    """Return the AMQP frame that declares an exchange, queue or binding with `nowait`."""
     if isinstance(entity, Binding):
         return commands.Queue.Bind(queue=entity.queue, exchange=entity.exchange, routing_key=entity.key, nowait=True)
     arguments: dict[str, Any] = dict(entity.arguments)
@@ -92,7 +92,7 @@ def _frame(entity: Exchange | Queue | Binding, *, passive: bool) -> Frame:
 
 
 async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
-    """Write the frames as one piece, and return when the broker has carried them out.
+    """Write frames to a channel in one piece, and wait until the broker has carried them out.
 
     The library's own calls cost a task for each frame, which a dispatcher's 39 bindings, made again every five seconds,
     would show as an eighth of its time when it is idle.
@@ -108,7 +108,7 @@ async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
 
 
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
-    """Return the broker's reason for closing the channel on which a declaration was sent."""
+    """Return the error for a declaration whose channel the broker closed."""
     error = _ended_by(channel, error)
     named = _NAMED.search(str(error))
     entity = named[1] if named else ""
@@ -122,15 +122,15 @@ def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> Bas
 
 
 def _ended_by(channel: Channel, error: BaseException) -> BaseException:
-    """Return why the channel is closed: the call that notices it may not be the one to blame."""
+    """Return the error with which a channel was closed; the given error when the channel has none."""
     closing = channel.closing
     return (closing.exception() or error) if closing.done() and not closing.cancelled() else error
 
 
 async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Probe:
-    """Compare an entity, first passively for its existence, then with our arguments.
+    """Compare an exchange or queue with the broker's: first whether it exists, then its arguments.
 
-    An equal declare changes nothing.
+    A declaration with equal arguments changes nothing.
     """
     for passive in (True, False):
         channel = await open_channel(connection)
@@ -149,7 +149,7 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
 
 
 async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
-    """Return the counts of ready messages and consumers; None when there is no such queue."""
+    """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
     looks = Looks()
     try:
         return await looks.stats(connection, queue)
@@ -158,20 +158,20 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
 
 
 class Looks:
-    """Looks at one queue after the other over one channel: a third of the requests of `stats`.
+    """Reads of queue counts in rounds over one shared channel, with a third of the requests of `stats`.
 
-    Only one look at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
+    Only one read at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
     round.
     """
 
     def __init__(self) -> None:
         self.consumers: dict[str, int] = {}
-        """The consumers of the queues that were looked at in this round."""
+        """The number of consumers of each queue that was read in this round."""
         self._channel: Channel | None = None
         self._connection: AbstractConnection | None = None
 
     async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats | None:
-        """Return the counts of a queue, as the function `stats` does."""
+        """Return the number of a queue's ready messages and consumers, as the function `stats` does."""
         channel = await self._opened(connection)
         try:
             reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
@@ -193,20 +193,23 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End the round, and return its channel, which the caller closes, and the number of consumers of each queue."""
+        """End the round, and return its channel, which the caller closes, and each queue's number of consumers."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended
 
     async def close(self) -> None:
-        """End the round and close its channel; may raise what a call on a lost connection raises."""
+        """End the round and close its channel."""
         channel, _ = self.end()
         if channel is not None:
             await close_quietly(channel)
 
 
 async def delete_queue(connection: AbstractConnection, queue: str, *, if_empty: bool, classic: bool) -> None:
-    """Delete a queue if it exists; quorum queues know no conditional delete, so the count is read first."""
+    """Delete a queue if it exists; with `if_empty`, only when it has no messages.
+
+    Quorum queues know no conditional delete, so the number of messages is read first.
+    """
     found = await stats(connection, queue)
     if found is None or (if_empty and found.messages):
         return

@@ -1,4 +1,4 @@
-"""A delivery of AMQP, whose message is decoded when it is first used."""
+"""A delivery from RabbitMQ, whose message is decoded when it is first used."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from coditect.model.message import Message
 
 
 class Source(Protocol):
-    """The subscription or fetch that a delivery came from, which counts its unsettled deliveries."""
+    """The consumer or fetch that a delivery came from, which counts its unsettled deliveries."""
 
     unsettled: int
 
     @property
     def queue(self) -> str:
-        """The name of the queue that delivers."""
+        """The name of the queue that the deliveries come from."""
 
 
 @dataclass(slots=True, eq=False)
 class AmqpDelivery:
-    """The implementation of the port's `Delivery` for a delivery of AMQP."""
+    """The RabbitMQ implementation of the port's `Delivery`."""
 
     tag: int
     redelivered: bool
@@ -31,16 +31,16 @@ class AmqpDelivery:
     source: Source
     settlements: Settlements
     read: Callable[[bytes, bytes], Message]
-    """The function that decodes header and body into a message."""
+    """The function that decodes the content header and body into a message."""
     header: bytes
-    """The payload of the content header."""
+    """The payload of the message's AMQP content header."""
     body: bytes
     _message: Message | None = None
     _open: bool = True
 
     @property
     def message(self) -> Message:
-        """The message as it was published."""
+        """The delivered message, decoded on the first access."""
         if self._message is None:
             self._message = self.read(self.header, self.body)
         return self._message
@@ -60,19 +60,19 @@ class AmqpDelivery:
 
     @property
     def lost(self) -> bool:
-        """Whether the delivery's channel is gone."""
+        """Tell whether the delivery's channel is gone, so that the delivery can no longer be settled."""
         return self.settlements.lost
 
     def ack(self) -> None:
-        """Settle the message as done; the frame may carry other acks, too."""
+        """Ack the delivery as done; the frame may carry other acks, too."""
         self._settle(Settlement.ACK)
 
     def requeue(self) -> None:
-        """Return the message unstarted to its queue."""
+        """Return the message to its queue unstarted."""
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:
-        """Reject the message, which goes to the dead-letter exchange."""
+        """Reject the message, which goes to the queue's dead-letter exchange."""
         self._settle(Settlement.REJECT)
 
     def _settle(self, verdict: Settlement) -> None:

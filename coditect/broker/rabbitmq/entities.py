@@ -1,6 +1,6 @@
-"""The entities that a process declared, and declares again when the broker lost them.
+"""The exchanges, queues and bindings that a process declared, and declares again when the broker lost them.
 
-An exchange that is deleted takes all bindings with it, and a process that makes it again makes it without them. AMQP
+A deleted exchange takes all its bindings with it, and a process that declares the exchange again has no bindings. AMQP
 sends no notice of this and lists no bindings. So each process that owns a binding makes it again: after a reconnect,
 when a publish comes back or finds no exchange, and every few seconds.
 """
@@ -23,19 +23,19 @@ from coditect.errors import NotFound
 log = logging.getLogger(__name__)
 
 MEND_SECONDS = 0.5
-"""The least time between two repairs for publishes that came back."""
+"""The shortest time between two repeated declarations for publishes that found no queue."""
 SHARED_ROUNDS = 4
-"""The average number of rounds after which a process again binds a shared queue that it does not consume."""
+"""The average number of rounds between a process's declarations of a binding whose queue it only feeds."""
 
 Rarely = Callable[[Callable[[AbstractConnection], Awaitable[None]]], Awaitable[None]]
-"""A function that makes a call on an open connection."""
+"""A function that makes a call on the open connection, and repeats it after a loss."""
 
 
 class Entities:
-    """The topology of one process, at one broker."""
+    """The exchanges, queues and bindings that one process declared at its broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """Note no entities yet; with `only_check` only the process's own queues will be declared."""
+        """Begin without entities; with `only_check`, only the process's private queues will be declared."""
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
@@ -45,11 +45,11 @@ class Entities:
 
     @property
     def topology(self) -> Topology:
-        """The whole topology that must exist."""
+        """All exchanges, queues and bindings that must exist for the process."""
         return self._common + self._own
 
     async def declare(self, connection: AbstractConnection, topology: Topology, *, lazily: bool) -> None:
-        """Declare exchanges, queues and bindings, and remember them, as `Broker.declare`."""
+        """Declare a topology and remember it for reconnects, as `Broker.declare`."""
         if lazily:
             self._common += topology
             return
@@ -57,12 +57,12 @@ class Entities:
         self._own += topology.lasting
 
     def forget_queue(self, queue: str) -> None:
-        """Drop a queue that was deleted on purpose."""
+        """Forget a queue that was deleted on purpose, with its bindings."""
         self._own = self._own.without_queue(queue)
         self._common = self._common.without_queue(queue)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Declare the process's own entities again; the common ones only when they are found missing."""
+        """Declare the process's own entities again on a new connection, without those declared lazily."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
@@ -83,15 +83,15 @@ class Entities:
     # -- for publishes that came back -----------------------------------------------------------------------
 
     def has_exchange(self, exchange: str) -> bool:
-        """Return whether the process has declared the exchange."""
+        """Tell whether the process has declared the exchange."""
         return any(one.name == exchange for one in (*self._common.exchanges, *self._own.exchanges))
 
     def binds(self, exchange: str, key: str) -> bool:
-        """Return whether the process has declared a binding of the exchange for the key."""
+        """Tell whether the process has declared a binding of the exchange for the routing key."""
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
-        """Declare everything again; concurrent callers share one repair.
+        """Declare all of the process's entities again, at most once per 0.5 s for concurrent callers.
 
         Raises:
             Exception: any error of `declare`.
@@ -108,9 +108,9 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Bind again what may be unbound, and close the channel; `consumers` is the number of consumers by queue.
+        """Declare the process's bindings again, shared ones by chance, and close the channel.
 
-        To bind what is bound costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
+        A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
         each binding is made about twice a round, however many processes share it.
         """
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))

@@ -1,4 +1,4 @@
-"""The library's errors, sorted by their meaning for Coditect."""
+"""The translation of aiormq's errors into Coditect's."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from coditect.aio.cancellation import cancellations
 from coditect.errors import BrokerUnavailable, CoditectError, NotFound, SetupError, TooLarge, TopologyMismatch
 
 LOST: tuple[type[BaseException], ...] = (AMQPError, ConnectionError, OSError, RuntimeError, TimeoutError, EOFError)
-"""The errors that a call on a lost connection or channel may raise (aiormq raises RuntimeError for a closed one)."""
+"""The error types that a call on a lost connection or channel may raise, RuntimeError included."""
 _OVERSIZE = re.compile(r"message size (\d+) .*?larger than .*?(\d+)")
 
 
 def canceled_by_us() -> bool:
-    """Return whether a CancelledError is a real cancellation of the current task.
+    """Tell whether a CancelledError really cancels the current task, and does not come from aiormq.
 
     aiormq ends pending calls of a stuck connection with a CancelledError that no caller requested; taking it for a real
     cancellation would end a publisher silently. And Python 3.11's `wait_for`, which aiormq uses, swallows a
-    cancellation that arrives together with the awaited result: so endless loops ask this, too.
+    cancellation that arrives together with the awaited result: so endless loops call this function, too.
     """
     return cancellations() > 0
 
 
 def shown(url: str) -> str:
-    """Return the address of a broker for people: without user, password and query."""
+    """Return the broker's URL for people: without user, password and query."""
     return str(URL(url).with_password(None).with_user(None).with_query(None)) if url else "the broker"
 
 
 def unreachable(url: str, error: BaseException | None) -> CoditectError:
-    """Return the error for a missing connection to the given address, with the fix."""
+    """Return the error for a failed connection to the broker's URL, with the fix."""
     address = shown(url)
     if isinstance(error, SetupError):
         return error
@@ -70,7 +70,7 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
 
 
 def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
-    """Return the error for a channel that the broker closed because of the entity; None for another cause."""
+    """Return the error when the broker closed a channel because of the entity; None for another cause."""
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None
@@ -89,9 +89,9 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
 
 
 def oversize(error: BaseException, *, size: int) -> TooLarge | None:
-    """Return the error for a channel that the broker closed because of a body of the given size.
+    """Return the error when the broker closed a channel because of a body of this size; None otherwise.
 
-    None when another body was the cause: publishes share a channel, and those beside the culprit are worth another try.
+    Publishes share a channel, and the other publishes on the closed channel are worth another try.
     """
     found = _OVERSIZE.search(str(error)) if isinstance(error, ChannelPreconditionFailed) else None
     if found is None or int(found[1]) != size:

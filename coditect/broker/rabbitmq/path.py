@@ -1,4 +1,4 @@
-"""The port of the two wire paths, as publisher and consumer use them: `plain` is aiormq's own, `direct` Coditect's."""
+"""The port of the two wire paths: `plain` uses aiormq's own methods, `direct` writes and reads frames itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from coditect.model.message import Message
 
 
 class PublishRefused(Exception):
-    """The error of a message that the broker did not take (a full queue); worth another try."""
+    """The error of a message that the broker refused, as by a full queue; worth another try."""
 
 
 class PublishReturned(Exception):
-    """The error of a message that found no queue and came back."""
+    """The error of a message that the broker returned because no queue is bound to its key."""
 
 
 class Late(Exception):
@@ -30,26 +30,26 @@ class Late(Exception):
 
 
 Feed = Callable[[bytes], bytes]
-"""A function that sees all arriving bytes, and returns those for the library."""
+"""A function that gets all incoming bytes of a connection, and returns the bytes for aiormq."""
 
 
 class Publish(Protocol):
-    """A publish on its way, as a publisher channel sees it."""
+    """A publish with its message and outcome, as a publisher channel sees it."""
 
     message: Message
     exchange: str
     routing_key: str
     until: float
-    """The loop time after which the publish is `Late`."""
+    """The event loop's time after which the publish fails as `Late`."""
     returned: bool
-    """Whether the message came back; its confirm follows."""
+    """Whether the broker returned the message; the confirm of a returned message follows."""
 
     @property
     def promise(self) -> Promise:
         """The receiver of the publish's outcome."""
 
     def taken(self) -> None:
-        """Set the outcome: the broker has the message."""
+        """Set the publish's outcome to success: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
         """Set the outcome to PublishRefused, PublishReturned, Late or a lost channel; another may follow `Late`."""
@@ -57,16 +57,16 @@ class Publish(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """A publish that waits for its confirm: its number and its key."""
+    """A publish that waits for its confirm: its number, exchange and routing key."""
 
     number: int
-    """The number within its channel: from 1, in order."""
+    """The publish's sequence number on its channel, from 1."""
     exchange: str
     routing_key: str
 
 
 class PublisherChannel(Protocol):
-    """A channel that publishes with confirms and `mandatory`."""
+    """A channel that publishes messages as `mandatory` and with confirms."""
 
     @property
     def connection(self) -> AbstractConnection:
@@ -74,31 +74,31 @@ class PublisherChannel(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether the channel can take no more publishes."""
+        """Tell whether the channel can take no more publishes."""
 
     @property
     def ready(self) -> bool:
-        """Whether `begin` may be called now."""
+        """Tell whether `begin` may be called now."""
 
     @property
     def held_up(self) -> bool:
-        """Whether the broker has stopped publishing, or takes the bytes more slowly than they come."""
+        """Tell whether the broker has an alarm, or reads the bytes more slowly than they are written."""
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """The publish that waits longest for its confirm."""
+        """The publish that has waited longest for its confirm; None when none waits."""
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail the publishes under way as if the channel were lost; if possible, not those of the given key."""
+        """Fail all unconfirmed publishes, if possible except those to the given exchange and routing key."""
 
     async def close(self) -> None:
-        """Close the channel, without raising any error."""
+        """Close the channel, and fail its unconfirmed publishes; never raises."""
 
     async def gate(self) -> bool:
-        """Wait while the broker says `connection.blocked`; return False after a while, for another look."""
+        """Wait while the broker has an alarm or reads slowly; return False when that takes too long."""
 
     def send(self, message: Message, *, exchange: str, routing_key: str) -> Awaitable[object]:
-        """Publish one message; done when it is confirmed. Errors come here or when awaited.
+        """Publish one message; done when the broker has confirmed it.
 
         Raises:
             PublishRefused: when the broker did not take the message; worth another try.
@@ -108,7 +108,7 @@ class PublisherChannel(Protocol):
         """
 
     def begin(self, publish: Publish) -> None:
-        """Publish on a channel that is `ready`, without a coroutine; the outcome is set on `publish`.
+        """Write one publish on a channel that is `ready`; the publish gets its outcome later.
 
         Raises:
             InvalidTask: when AMQP cannot carry a property or header.
@@ -116,7 +116,7 @@ class PublisherChannel(Protocol):
 
 
 class Receiver(Protocol):
-    """A subscription, as a consumer channel sees it."""
+    """A consumer, as the consumer channel sees it, to which the channel passes deliveries."""
 
     unsettled: int
 
@@ -125,7 +125,7 @@ class Receiver(Protocol):
         """The name of the consumed queue."""
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Take a delivery, in the call that reads it from the connection."""
+        """Pass a delivery to the consumer's callback, in the call that reads it from the connection."""
 
 
 class ConsumerChannel(Protocol):
@@ -133,49 +133,49 @@ class ConsumerChannel(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """The library's channel, for rare calls."""
+        """The aiormq channel, for rare calls."""
 
     @property
     def settlements(self) -> Settlements:
-        """The outstanding deliveries and their settlements."""
+        """The channel's unsettled deliveries and the decided settlements."""
 
     def start(self, background: Supervisor) -> None:
-        """Begin to write settlements, until the channel is lost."""
+        """Start writing settlements, until the channel is lost."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """Subscribe a receiver; any of `errors.LOST` is raised when the connection or channel is lost."""
+        """Start a consumer of the receiver's queue; raises any of `errors.LOST` when the channel is lost."""
 
     async def cancel(self, tag: str) -> None:
-        """End a consumer, which still gets the deliveries on their way; raises as `consume` does."""
+        """Cancel a consumer, which still gets deliveries that are under way; raises as `consume` does."""
 
     def forget(self, tag: str) -> None:
-        """Drop a consumer that the broker has ended."""
+        """Drop the receiver of a consumer that the broker has canceled."""
 
     def lose(self) -> None:
-        """Note that the channel is gone, or goes: nothing is settled on it any more. Idempotent."""
+        """Mark the channel as gone: its deliveries can no longer be settled; idempotent."""
 
 
 class Question(Protocol):
-    """A question to the broker without effect, asked again and again over a channel of its own."""
+    """A question without side effect, over a channel of its own, that tests whether the broker answers."""
 
     def ask(self) -> asyncio.Future[bool]:
-        """Ask the broker unless the earlier question is still open, and return the future of the answer.
+        """Send the question unless an earlier one is still open, and return the future of the answer.
 
         The future is canceled when the channel is lost; the next question opens a new channel.
         """
 
 
 class WirePath(Protocol):
-    """A factory of channels of one kind, whose methods raise any of `errors.LOST` when the connection is lost."""
+    """A factory of publisher and consumer channels; its methods raise `errors.LOST` on a lost connection."""
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """Set up a new connection before its first byte."""
+        """Route a new connection's bytes, before the first, and return the function for incoming bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
-        """Open a channel to publish on."""
+        """Open a channel on which messages are published with confirms."""
 
     async def consumer_channel(self, connection: AbstractConnection) -> ConsumerChannel:
-        """Open a channel to consume on."""
+        """Open a channel on which queues are consumed."""
 
     async def question(self, connection: AbstractConnection) -> Question:
         """Open a channel that only asks whether the broker answers."""

@@ -30,11 +30,11 @@ class PlainPath(StreamPath):
     """The `WirePath` whose channels use aiormq's own methods."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PlainPublisherChannel:
-        """Open a channel to publish on."""
+        """Open a channel on which messages are published with confirms."""
         return PlainPublisherChannel(await open_channel(connection, confirms=True, frames=HOT_FRAMES))
 
     async def consumer_channel(self, connection: AbstractConnection) -> PlainConsumerChannel:
-        """Open a channel to consume on."""
+        """Open a channel on which queues are consumed."""
         return PlainConsumerChannel(await open_channel(connection, frames=HOT_FRAMES))
 
 
@@ -51,31 +51,31 @@ class PlainPublisherChannel:
 
     @property
     def held_up(self) -> bool:
-        """Whether the broker has an alarm and stops publishes."""
+        """Tell whether the broker has an alarm and stops publishes."""
         return is_blocked(self.connection)
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """The publish that waits longest for its confirm; None when none waits."""
+        """The publish that has waited longest for its confirm; None when none waits."""
         for number, goes_to in self._pending.items():
             return Unconfirmed(number, *goes_to)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all publishes under way, those of the given key too, by closing the channel."""
+        """Fail all unconfirmed publishes, those to the given key included, by closing the channel."""
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel, without raising any error."""
+        """Close the channel, and fail its unconfirmed publishes; never raises."""
         await give_up(self._channel)
 
     @property
     def closed(self) -> bool:
-        """Whether the channel can take no more publishes."""
+        """Tell whether the channel can take no more publishes."""
         return self._channel.is_closed
 
     async def gate(self) -> bool:
-        """Wait while the broker says `connection.blocked`; aiormq itself would go on sending."""
+        """Wait while the broker has an alarm, which aiormq ignores; return False after 0.5 s of waiting."""
         if not is_blocked(self.connection):
             return True
         try:
@@ -108,7 +108,7 @@ class PlainPublisherChannel:
             del self._pending[number]
 
     def begin(self, publish: Publish) -> NoReturn:
-        """Refuse: the channel is never `ready`."""
+        """Raise NotImplementedError, since the channel is never `ready`."""
         raise NotImplementedError
 
 
@@ -121,11 +121,11 @@ class PlainConsumerChannel:
         self.settlements = Settlements(self._wake.set)
 
     def start(self, background: Supervisor) -> None:
-        """Write decided settlements, once per turn of the loop."""
+        """Start writing decided settlements, once per turn of the event loop."""
         background.keep(self._settle, name="settle", critical=True, until=lambda: self.settlements.lost)
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """Subscribe a receiver, whose deliveries aiormq decodes."""
+        """Start a consumer, whose deliveries aiormq decodes."""
 
         def deliver(delivered: DeliveredMessage) -> None:
             if self.settlements.lost:
@@ -143,14 +143,14 @@ class PlainConsumerChannel:
         )
 
     async def cancel(self, tag: str) -> None:
-        """End a consumer at the broker; deliveries on their way still arrive."""
+        """Cancel a consumer at the broker; deliveries that are under way still arrive."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
 
     def forget(self, tag: str) -> None:
-        """Do nothing: aiormq has dropped the consumer."""
+        """Do nothing, since aiormq has dropped the consumer itself."""
 
     def lose(self) -> None:
-        """Note that the channel is gone: its deliveries can no longer be settled."""
+        """Mark the channel as gone: its deliveries can no longer be settled; idempotent."""
         self.settlements.lose()
 
     async def _settle(self) -> None:
@@ -177,7 +177,7 @@ class PlainConsumerChannel:
 
 
 def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:
-    """Return a delivery of aiormq as one of the port."""
+    """Convert a delivery of aiormq into an `AmqpDelivery`, to be settled by `settlements`."""
     tag = delivered.delivery_tag or 0
     settlements.took(tag)
     return AmqpDelivery(

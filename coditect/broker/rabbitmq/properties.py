@@ -1,4 +1,4 @@
-"""The translation between messages and AMQP properties."""
+"""The conversion between messages and AMQP properties."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from coditect.model.message import NO_HEADERS, Message
 
 PERSISTENT = 2
 UNSPEAKABLE = (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error)
-"""The errors for a property or header that AMQP cannot carry; nothing was sent then."""
+"""The error types for a property or header that AMQP cannot carry; nothing was sent then."""
 _TEXTS = ("message_id", "correlation_id", "reply_to", "type", "content_type", "app_id")
 
 
 def to_properties(message: Message) -> Basic.Properties:
-    """Return the properties of a message; always persistent."""
+    """Convert a message's properties and headers into AMQP properties, always persistent."""
     return Basic.Properties(
         content_type=message.content_type,
         headers={name: sendable(value) for name, value in message.headers.items()} if message.headers else None,
@@ -34,7 +34,7 @@ def to_properties(message: Message) -> Basic.Properties:
 
 
 def from_properties(properties: Basic.Properties, body: bytes) -> Message:
-    """Return the message of a delivery; an expiration that is no number is dropped.
+    """Convert AMQP properties and a body into a message; an expiration that is no number is dropped.
 
     A property that is not UTF-8 is left out and named in the header `x-coditect-undecodable`.
     """
@@ -64,7 +64,7 @@ def _without_wrong_texts(message: Message) -> Message:
 
 
 def sendable(value: Any) -> Any:
-    """Convert the types that pamqp reads but does not write: bytes to a byte array, tuples to lists.
+    """Convert a header value of a type that pamqp reads but cannot write: bytes to a byte array, tuples to lists.
 
     Raises:
         Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.

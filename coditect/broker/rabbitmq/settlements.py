@@ -1,6 +1,6 @@
 """The settlements of one channel's deliveries, in as few frames as possible.
 
-Finished deliveries at the head of the channel leave as one `multiple` ack; those behind a delivery that still runs are
+Finished deliveries at the head of the channel leave as one `multiple` ack; deliveries behind an unsettled one are
 acked singly, so a slow task never holds back its neighbours.
 """
 
@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class Settlement(Enum):
-    """The way in which a delivery is settled."""
+    """The way in which a delivery is settled: ack, requeue or reject."""
 
     ACK = "ack"
     REQUEUE = "requeue"
@@ -22,7 +22,7 @@ class Settlement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SettledRange:
-    """The content of one frame: a delivery, or with `multiple` that delivery and all before it."""
+    """The content of one settlement frame: a delivery tag, or with `multiple` all tags up to it."""
 
     tag: int
     verdict: Settlement
@@ -30,10 +30,10 @@ class SettledRange:
 
 
 class Settlements:
-    """The outstanding deliveries of one channel, in order, with the decided settlements."""
+    """The unsettled deliveries of one channel, in order, with the decided settlements that are not written yet."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Prepare the settlements; `wake` is called for new or urgent ones, to be fetched by `decided`."""
+        """Begin without deliveries; `wake` is called when `decided` has new or urgent settlements to write."""
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []
@@ -41,7 +41,7 @@ class Settlements:
         self._idle.set()
         self.lost = False
         self.pressing = False
-        """Whether a settlement to write returns a delivery, which others are waiting for."""
+        """Whether a decided settlement is a requeue or reject, for which other consumers wait."""
 
     @property
     def outstanding(self) -> int:
@@ -49,11 +49,11 @@ class Settlements:
         return len(self._outstanding)
 
     def took(self, tag: int) -> None:
-        """Note a delivery that arrived, to be settled in the order of arrival."""
+        """Add a delivery that arrived."""
         self._outstanding[tag] = None
 
     def settle(self, tag: int, verdict: Settlement) -> None:
-        """Decide a delivery; a second decision is ignored, and so is one of a lost channel."""
+        """Decide how a delivery is settled; ignored after an earlier decision or on a lost channel."""
         if self.lost or self._outstanding.get(tag, verdict) is not None:
             return
         self._outstanding[tag] = verdict
@@ -65,7 +65,7 @@ class Settlements:
             self._wake()
 
     def lose(self) -> None:
-        """Note that the channel is gone: none of its deliveries can be settled any more."""
+        """Mark the channel as gone: none of its deliveries can be settled any more; idempotent."""
         if self.lost:
             return
         self.lost = True
@@ -79,7 +79,7 @@ class Settlements:
         await self._idle.wait()
 
     def decided(self) -> list[SettledRange]:
-        """Return the decided settlements in the order in which to write them, and forget them here."""
+        """Return the decided settlements in the order in which to write them, each only once."""
         decided, self._decided, self.pressing = self._decided, [], False
         head = self._acked_head()
         settled = [SettledRange(head, Settlement.ACK, multiple=True)] if head else []
@@ -90,12 +90,12 @@ class Settlements:
         return settled
 
     def written(self) -> None:
-        """Note that the settlements of `decided` are on their way."""
+        """Mark the settlements that `decided` returned as written."""
         if not self._decided:
             self._idle.set()
 
     def _acked_head(self) -> int:
-        """Remove the unbroken run of acked deliveries at the head, and return its last tag; 0 for none."""
+        """Remove the acked deliveries before the first unacked one, and return the last tag; 0 for none."""
         head: list[int] = []
         for tag, verdict in self._outstanding.items():
             if verdict is not Settlement.ACK:

@@ -1,1 +1,1 @@
-"""A connection to RabbitMQ that recovers: the byte stream, the channels on it, and what happens after a loss."""
+"""A connection to RabbitMQ that reconnects: its byte stream, its channels, and the recovery after a loss."""

@@ -1,4 +1,4 @@
-"""The opening and closing of channels, typed as the library's own class."""
+"""The opening and closing of aiormq channels, each within a time limit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 CALL_SECONDS = 10.0
 RARE_FRAMES = 10
 HOT_FRAMES = 4096
-"""The frames that a busy channel may have read ahead; the library's default of 10 stalls the reader."""
+"""The number of frames that a busy channel may read ahead; the library's default of 10 stalls the reader."""
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool = False, frames: int = RARE_FRAMES) -> Channel:
-    """Open a channel, with publisher confirms if asked for, within a time limit.
+    """Open a channel on a connection, with publisher confirms if `confirms`, within a time limit.
 
     Raises:
         Exception: any of `errors.LOST`, when the connection is lost.
@@ -41,7 +41,7 @@ async def close_quietly(channel: Channel) -> None:
 
 
 async def give_up(channel: Channel) -> None:
-    """Close a channel and log a failure; calls under way on it end."""
+    """Close a channel and only log a failure; pending calls on the channel end."""
     try:
         await close_quietly(channel)
     except asyncio.CancelledError:
@@ -52,7 +52,7 @@ async def give_up(channel: Channel) -> None:
 
 
 def is_blocked(connection: AbstractConnection) -> bool:
-    """Return whether the broker has an alarm and stops publishes on the connection.
+    """Tell whether the broker has an alarm and stops publishes on the connection.
 
     Taking the first step of a wait answers that without a timer.
     """

@@ -1,4 +1,4 @@
-"""A lenient decoder of properties and headers from other programs, which never ends a connection.
+"""A lenient decoder of AMQP properties and headers, which marks undecodable values instead of failing.
 
 pamqp refuses a property that is not UTF-8, a time after the year 9999 and a table nested deeper than the interpreter's
 stack; aiormq then drops the connection, the broker delivers the message again, and one foreign message stops a fleet.
@@ -21,20 +21,20 @@ from pamqp.commands import Basic
 from coditect.wire.tasks import UNDECODABLE
 
 MAX_TABLE_BYTES = 64 * 1024
-"""The largest size of all headers together, encoded; Coditect's own stay below it."""
+"""The largest encoded size of a message's headers that is decoded; Coditect's own stay below it."""
 
 
 class Undecodable(str):
-    """A text that was not UTF-8; each wrong byte is written as an escape."""
+    """A text that was not UTF-8, with an escape for each wrong byte."""
 
     __slots__ = ()
 
 
 class LenientProperties(Basic.Properties):
-    """Properties whose decoding marks what pamqp would refuse."""
+    """AMQP properties whose decoding marks the values that pamqp would refuse."""
 
     def unmarshal(self, flags: int, data: bytes) -> None:
-        """Decode the properties that the flags name, as pamqp's own method, but leniently."""
+        """Decode the properties that the flags name, as pamqp does, but mark undecodable values."""
         for name in self.__slots__:
             if flags & self.flags[name]:
                 size, value = _PROPERTIES[self.amqp_type(name)](data)
@@ -70,7 +70,7 @@ def _table(value: bytes) -> tuple[int, Any]:
 
 
 def embedded_value(value: bytes) -> tuple[int, Any]:
-    """Return the size and the value of what begins with its kind, as pamqp's function of this name.
+    """Decode one typed header value leniently, and return the bytes it takes and the value.
 
     Raises:
         ValueError, ArithmeticError, IndexError, RecursionError, struct.error: for bytes that cannot be decoded.
@@ -129,5 +129,5 @@ _VALUES: dict[bytes, Callable[[bytes], tuple[int, Any]]] = {
 
 
 def marked(why: str) -> Mapping[str, str]:
-    """Return the headers that stand for undecodable ones."""
+    """Return the header that stands for undecodable headers, with the reason."""
     return {UNDECODABLE: why[:200]}

@@ -31,17 +31,17 @@ log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5
 LOOK_SECONDS = 0.25
 QUIET_SECONDS = 0.8
-"""The silence after which a connection is asked for an answer."""
+"""The silence of a connection after which the broker is asked for an answer."""
 LOST_SECONDS = 2.0
-"""The silence after which a connection with an open question may be replaced."""
+"""The silence of a connection without an answer after which the connection may be replaced."""
 ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RESTORE_SECONDS = 30.0
 CLOSED = Backoff(0.1, 1.0)
-"""The pauses between attempts while the port is closed, so that work goes on within a second after it opens."""
+"""The pauses between attempts to connect while the port is closed: at most 1 s."""
 REFUSED = Backoff(0.1, 5.0)
-"""The pauses between attempts while a broker refuses the connection."""
+"""The pauses between attempts to connect while a broker refuses the connection: at most 5 s."""
 OLDEST = (3, 10)
 
 _NOT_OPENED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
@@ -51,17 +51,17 @@ Restore = Callable[[AbstractConnection], Awaitable[None]]
 
 
 class _Connection(aiormq.Connection):
-    """aiormq's connection with a write queue that holds a confirm window's frames."""
+    """aiormq's connection with a write queue that is large enough for a full confirm window."""
 
     FRAME_BUFFER_SIZE = 2048
 
     async def close(self, exc: ExceptionType | None = asyncio.CancelledError, timeout: TimeoutType = None) -> None:
-        """Close, and end pending calls with a typed error instead of the bare `Exception` of aiormq."""
+        """Close the connection, and end pending calls with a typed error instead of aiormq's bare `Exception`."""
         await super().close(exc or ConnectionClosed(0, "The broker closed the connection"), timeout)
 
 
 class RabbitConnection:
-    """A connection that is kept open; `restore` runs on every new one before any other use.
+    """A connection to RabbitMQ that reconnects; `restore` runs on each new connection before any other use.
 
     Of several hosts the first that answers is taken, and another after a loss.
     """
@@ -86,33 +86,33 @@ class RabbitConnection:
         self._over = False
         self.last_error: BaseException | None = None
         self._away = False
-        """Whether there was a failure or a loss since the last connection."""
+        """Whether a connection attempt failed, or the connection was lost, since the last success."""
         self._noted: set[tuple[str, type[BaseException]]] = set()
-        """The hosts and errors that were logged since the last connection."""
+        """The hosts and error types that were logged since the last successful connection."""
 
     @property
     def _url(self) -> URL:
-        """The address of the current host, or of the host that was tried last."""
+        """The URL of the connected host, or of the host that was tried last."""
         return self._hosts[0]
 
     @property
     def address(self) -> str:
-        """The address of the current or last host, without secrets."""
+        """The URL of the connected or last tried host, without user, password and query."""
         return shown(str(self._url))
 
     @property
     def _facts(self) -> dict[str, str]:
-        """The facts of each log line about the connection."""
+        """The keyword facts of each log line about the connection: its name and URL."""
         return {"connection": self.name, "url": self.address}
 
     @property
     def up(self) -> bool:
-        """Whether the connection is open, restored and answered."""
+        """Tell whether the connection is open and restored, and the broker answers on it."""
         return self._up.is_set() and not self._over and not self._heard_nothing
 
     @property
     def answering(self) -> bool:
-        """Whether the connection answers: False while it is open and nothing comes back on it."""
+        """Tell whether the broker answers; False while the connection is open and nothing comes back on it."""
         return not self._heard_nothing
 
     @property
@@ -122,10 +122,10 @@ class RabbitConnection:
         return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
 
     async def connection(self) -> AbstractConnection:
-        """Return the open connection; waits for it without limit.
+        """Wait without limit for the open connection, and return it.
 
         Raises:
-            ConnectionError: when there will be no more connection.
+            ConnectionError: when `run` has ended.
         """
         while True:
             await self._up.wait()
@@ -136,7 +136,7 @@ class RabbitConnection:
             await asyncio.sleep(0)
 
     async def first(self, seconds: float) -> None:
-        """Wait until the first connection is open, at most the given number of seconds.
+        """Wait at most the given number of seconds until the first connection is open.
 
         Raises:
             BrokerUnavailable: when there is none in time, with the reason; retryable.
@@ -152,7 +152,7 @@ class RabbitConnection:
             raise unreachable(self.address, self.last_error) from self.last_error
 
     async def run(self) -> None:
-        """Open and restore the connection, wait for its loss, and repeat with growing pauses, until canceled."""
+        """Open and restore the connection after each loss, with growing pauses, until canceled."""
         self._up.clear()  # set by a run before this one that died, to say that there is no connection
         self._over = False
         failures = 0
@@ -176,19 +176,19 @@ class RabbitConnection:
             self._up.set()
 
     def _pause_seconds(self, failures: int) -> float:
-        """Return the next pause, which doubles with every failure in a row.
+        """Return the pause before the next attempt to connect, which doubles with every failure in a row.
 
-        Half of it is random, so that clients return apart.
+        Half of the pause is random, so that clients return apart.
         """
         away = isinstance(self.last_error, OSError) and not self._hopeless.is_set()
         return (CLOSED if away else REFUSED).pause(failures + 1) * self._random.uniform(0.5, 1.0)
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
-        """Wait for the loss; abort a connection that answers nothing while the broker greets a new one.
+        """Wait until the connection is lost; abort one that does not answer while the broker greets new ones.
 
-        So a dead path is left early, and a broker that stands still altogether costs no redelivery: its connections end
-        by aiormq's own limit of three heartbeats alone. The question is this program's own, not AMQP's heartbeat: an
-        event loop that was busy for seconds has its answer as soon as it reads again.
+        By this a dead path is left early, and a broker that stands still altogether costs no redelivery: its
+        connections end only by aiormq's own limit of three heartbeats. The question is Coditect's, not AMQP's
+        heartbeat: an event loop that was busy for seconds has its answer as soon as it reads again.
         """
         closing = connection.closing
         while not closing.done() and not canceled_by_us():
@@ -210,12 +210,12 @@ class RabbitConnection:
         return self._transport.silent_seconds > QUIET_SECONDS
 
     async def _is_greeted_anew(self) -> bool:
-        """Return whether any of the hosts answers the first bytes of a new connection."""
+        """Tell whether any of the hosts answers the first bytes of a new connection."""
         greetings = [self._transport.is_greeted_anew(host) for host in self._hosts]
         return any(await asyncio.gather(*greetings))
 
     async def answers(self) -> bool:
-        """Return whether the broker answers on the present connection within a second."""
+        """Ask the broker over the open connection, and tell whether it answers within a second."""
         connection = self._connection
         if connection is None or connection.is_closed or self._question is None:
             return False
@@ -267,12 +267,12 @@ class RabbitConnection:
         self.abort()
 
     def abort(self) -> None:
-        """Cut the transport, as a fault would."""
+        """Cut the connection's TCP transport at once, as a network fault would."""
         self._transport.abort()
 
 
 def hosts_of(url: str) -> tuple[URL, ...]:
-    """Return the addresses of a setting that may name several, separated by commas.
+    """Return the URLs of all hosts in a setting that may name several, separated by commas.
 
     Scheme, user, virtual host and query default to those of the first address.
     """

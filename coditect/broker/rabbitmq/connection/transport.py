@@ -1,4 +1,4 @@
-"""The byte stream below a connection, with the length of its silence and a probe of the broker's greeting."""
+"""The byte stream below a connection, which measures the broker's silence and can probe for its greeting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tap = Callable[[asyncio.StreamWriter], Callable[[bytes], bytes]]
 
 
 class Transport(TransportFactory):
-    """The factory of one connection's streams, which keeps the newest."""
+    """The factory of a connection's byte streams, which measures the silence on the newest stream."""
 
     def __init__(self, *, tap: Tap) -> None:
         self._tap = tap
@@ -32,7 +32,7 @@ class Transport(TransportFactory):
         self._heard_at = 0.0
 
     async def create(self, url: URL, **kwargs: Any) -> Streams:
-        """Open a pair of streams, as aiormq asks for it."""
+        """Open a TCP or TLS stream to the URL, as aiormq requests."""
         self._options = kwargs
         reader, self._writer = await self._factory(url).create(url, **kwargs)
         self._listen(reader, self._writer)
@@ -60,7 +60,7 @@ class Transport(TransportFactory):
         return time.monotonic() - self._heard_at
 
     async def is_greeted_anew(self, url: URL) -> bool:
-        """Return whether a broker at the address answers the first bytes of a new connection."""
+        """Tell whether a broker at the URL answers the first bytes of a new connection."""
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 reader, writer = await self._factory(url).create(url, **self._options)
@@ -74,6 +74,6 @@ class Transport(TransportFactory):
         return True
 
     def abort(self) -> None:
-        """Cut the stream, as a fault would."""
+        """Cut the newest stream at once, as a network fault would."""
         if self._writer is not None:
             self._writer.transport.abort()

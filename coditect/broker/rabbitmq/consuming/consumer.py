@@ -1,4 +1,4 @@
-"""Subscriptions that are restored after every loss, on one channel per group."""
+"""The consumers of RabbitMQ queues on one channel per group, restored after every loss."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RETRY_SECONDS = 0.3
 _NOT_YET: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 
 DeclareAgain = Callable[[AbstractConnection, str], Awaitable[None]]
-"""A function that declares a lost queue again, if this process declared it."""
+"""A function that declares a lost queue again, if this process declared it before."""
 
 
 class Subscription:
-    """The implementation of the port's `Consumer`, restored after reconnects until it is canceled."""
+    """The RabbitMQ implementation of the port's `Consumer`, restored after reconnects until it is canceled."""
 
     def __init__(
         self,
@@ -68,21 +68,21 @@ class Subscription:
 
     @property
     def active(self) -> bool:
-        """Whether the broker has the consumer right now."""
+        """Tell whether the broker has the consumer right now."""
         return self.tag is not None
 
     async def cancel(self) -> None:
-        """End the subscription, as `Consumer.cancel`; earlier deliveries can still be settled."""
+        """Cancel the consumer, as `Consumer.cancel`; earlier deliveries can still be settled."""
         self.canceled = True
         await self._group.unsubscribe(self)
 
     async def start(self, consumer_channel: ConsumerChannel, tag: str) -> None:
-        """Subscribe on the given channel, under the given consumer tag."""
+        """Start the consumer on a channel, under the given consumer tag."""
         await consumer_channel.consume(self, tag=tag, prefetch=self._prefetch, exclusive=self._exclusive)
         self.tag = tag
 
     def deliver(self, delivery: AmqpDelivery) -> None:
-        """Pass a delivery to the callback, and reject it after an exception: the caller is the transport itself."""
+        """Pass a delivery to the callback; reject the delivery when the callback raises."""
         self.unsettled += 1
         self.delivered += 1
         try:
@@ -92,19 +92,19 @@ class Subscription:
             delivery.reject()
 
     def lose(self) -> None:
-        """Note that the deliveries are lost with the channel."""
+        """Mark the consumer as inactive and its deliveries as lost with the channel."""
         self.unsettled = 0
         self.deafen()
 
     def deafen(self) -> None:
-        """Note that the broker has lost the consumer; its deliveries can still be settled."""
+        """Mark the consumer as inactive, and call `on_lost`; its deliveries can still be settled."""
         self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
 
 
 class Group:
-    """A channel with its subscriptions, opened again when the channel or the connection is lost."""
+    """A channel with the consumers that share it, opened again when the channel or the connection is lost."""
 
     def __init__(self, name: str, background: Supervisor, *, path: WirePath, declare_again: DeclareAgain) -> None:
         self._name = name
@@ -119,12 +119,12 @@ class Group:
 
     @property
     def opened(self) -> bool:
-        """Whether the group has its channel."""
+        """Tell whether the group's channel is open."""
         return self._channel is not None
 
     @property
     def _channel(self) -> Channel | None:
-        """The channel, while it is open."""
+        """The group's aiormq channel; None while it is not open."""
         return (
             None
             if self._consumer_channel is None or self._consumer_channel.channel.is_closed
@@ -132,13 +132,13 @@ class Group:
         )
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Open the channel and all subscriptions on a new connection."""
+        """Open the group's channel and start all its consumers on a new connection."""
         self._connection = connection
         async with self._lock:
             await self._reopen()
 
     async def subscribe(self, subscription: Subscription) -> None:
-        """Start a consumer on the group's channel, and restore it from then on.
+        """Start a consumer on the group's channel, and restore the consumer after each loss.
 
         Raises:
             CoditectError: when the broker refuses the consumer.
@@ -158,7 +158,7 @@ class Group:
                 raise refused from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
-        """End a consumer; a lost channel has ended it already."""
+        """Cancel a consumer at the broker, and restore it no longer."""
         async with self._lock:
             self.subscriptions.discard(subscription)
             tag, subscription.tag = subscription.tag, None
@@ -170,7 +170,7 @@ class Group:
                 log.debug("A consumer ended with its channel", extra={"reason": repr(error)})
 
     async def renew(self, subscription: Subscription) -> None:
-        """Subscribe again on the same channel, for a consumer that receives nothing."""
+        """Cancel a consumer that receives nothing, and start it again on the same channel."""
         async with self._lock:
             if subscription.canceled or self._consumer_channel is None or not self.opened:
                 return
@@ -180,7 +180,7 @@ class Group:
             await self._start(subscription)
 
     async def close(self) -> None:
-        """Write the decided settlements and close the channel; other deliveries go back to the queues."""
+        """Write the decided settlements and close the channel; the broker delivers unsettled messages again."""
         self._connection = None
         consumer_channel = self._consumer_channel
         if consumer_channel is None or not self.opened:
@@ -198,7 +198,7 @@ class Group:
             await subscription.start(self._consumer_channel, f"{self._name or 'c'}.{next(self._tags)}")
 
     async def _start_when_there(self, subscription: Subscription, connection: AbstractConnection) -> None:
-        """Subscribe to a queue if it exists, or later: consuming a missing one would close the channel for all."""
+        """Start a consumer if its queue exists, else try again later: a missing queue would close the channel."""
         if await rare.stats(connection, subscription.queue) is not None:
             await self._start(subscription)
         else:
@@ -222,7 +222,7 @@ class Group:
         connection = self._connection
 
         def is_over() -> bool:
-            """Return whether another channel has replaced the lost one, or the connection is to get none."""
+            """Tell whether a new channel has replaced the lost one, or the connection gets no new channel."""
             replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
@@ -231,7 +231,7 @@ class Group:
         )
 
     def _lose(self) -> None:
-        """Drop the channel and all of its deliveries, once per channel."""
+        """Drop the group's channel, and mark all of its deliveries as lost; idempotent."""
         if self._consumer_channel is None:
             return
         self._consumer_channel.lose()
@@ -240,7 +240,7 @@ class Group:
             subscription.lose()
 
     async def _watch(self, consumer_channel: ConsumerChannel) -> None:
-        """Open the channel again when only the channel was closed (consumer timeout, a refused call)."""
+        """Wait until the channel is closed, and open it again while the connection is open."""
         await asyncio.wait({consumer_channel.channel.closing})
         connection = self._connection
         if connection is None:
@@ -274,7 +274,7 @@ class Group:
         channel = self._channel
 
         def is_over() -> bool:
-            """Return whether the consumer is active or canceled, or a new channel has its subscriptions."""
+            """Tell whether the consumer is active or canceled, or a new channel has taken over the consumer."""
             return subscription.canceled or subscription.tag is not None or channel is not self._channel
 
         if channel is not None:
@@ -282,7 +282,7 @@ class Group:
             self._background.keep(work, name=f"resubscribe {subscription.queue}", critical=True, until=is_over)
 
     async def _resubscribe(self, subscription: Subscription, channel: Channel) -> None:
-        """Subscribe once the queue exists again; the broker cancels a consumer whose queue it deletes."""
+        """Start a consumer again, once its queue exists, after the broker deleted the queue."""
         while not subscription.canceled and subscription.tag is None and not canceled_by_us():
             await asyncio.sleep(RETRY_SECONDS)
             if channel is not self._channel:

@@ -1,4 +1,4 @@
-"""The watch over consumers: the field's commonest outage is a worker that is alive but receives nothing."""
+"""The watch that finds consumers which the broker counts as alive but which receive nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNCHECKED: tuple[type[BaseException], ...] = (*LOST, CoditectError)
 ON_ITS_WAY_SECONDS = 0.2
 FEW = 16
 TURNS = 3
-"""The number of rounds within which each of many consumers is looked at."""
+"""The number of rounds in which each of many consumers is checked once."""
 
 T = TypeVar("T")
 
@@ -29,10 +29,10 @@ EndRound = Callable[[], Awaitable[None]]
 
 
 async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: EndRound, *, seconds: float) -> None:
-    """Compare the broker's consumers with our own at intervals, and subscribe again when they differ.
+    """Compare the broker's consumers with the process's own in rounds, and start those again that differ.
 
-    A consumer is deaf when the broker has none on its queue, or when messages are ready, it has credit, and nothing
-    came since the last look. Ready messages are counted twice, so that a message on its way is no proof.
+    A consumer is deaf when the broker has none on its queue, or when messages are ready, the consumer has credit, and
+    nothing came since the last round. Ready messages are counted twice, so that a message on its way is no proof.
     """
     seen: dict[Subscription, int] = {}
     for number in count():
@@ -50,9 +50,9 @@ async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: 
 
 
 def due(consumers: Sequence[T], number: int) -> Sequence[T]:
-    """Return the consumers to look at in the present round: all of a few, a third in turn of many.
+    """Return the consumers to check in a round: all of at most 16, else a third in turn.
 
-    To look at all 40 queues of an idle dispatcher in every round would be a quarter of what it does.
+    To check all 40 queues of an idle dispatcher in every round would be a quarter of its work.
     """
     return consumers if len(consumers) <= FEW else consumers[number % TURNS :: TURNS]
 

@@ -1,14 +1,14 @@
-"""Direct frames: the hot frames of Coditect's own channels, cut and encoded here instead of by the library.
+"""The direct wire path: publishes, confirms, deliveries and acks as frames of Coditect's own, not aiormq's.
 
 ::
 
     fields             a message's properties and headers as bytes, and back          pure
     codec              publishes and settlements as frames; a stream cut into frames  pure
-    readable           frames for aiormq in a form that pamqp decodes, whoever wrote them
+    readable           foreign programs' frames in a form that pamqp decodes for aiormq
     stream             one connection's bytes: own frames are taken, the rest goes on to aiormq
     publisher_channel  a channel that publishes: sequence numbers, confirms, returns
     consumer_channel   a channel that consumes: deliveries, settlements
-    question           a question without effect, by which a silent connection is tried
+    question           a question without side effect, which tests a silent connection
     path               the factory of these channels
 
 Connection, handshake, topology and everything else that is rare stay with aiormq

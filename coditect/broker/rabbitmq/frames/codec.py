@@ -1,4 +1,4 @@
-"""The AMQP frames of Coditect's own channels: publishes and settlements as bytes, and a stream cut into frames.
+"""The encoding of publishes and settlements as AMQP frames, and the parsing of incoming frames.
 
 A frame is kind (1 byte), channel (2), size (4), payload, end (1). A message is a method frame, a header frame and as
 many body frames as its size needs, none when it is empty.
@@ -19,25 +19,25 @@ from coditect.model.message import Message
 METHOD, HEADER, BODY = 1, 2, 3
 END = 0xCE
 OVERHEAD = 8
-"""The bytes of a frame beside its payload."""
+"""The number of bytes of a frame beside its payload."""
 _LARGEST_KIND = 8
-"""The kind of the heartbeat."""
+"""The largest number of a frame kind, that of the heartbeat."""
 _LARGEST_FRAME = 2**29
-"""RabbitMQ's limit of a message; a larger size is a sign of a broken stream."""
+"""The largest size of a frame: RabbitMQ's limit of a message; a larger size means a broken stream."""
 
 HEAD = struct.Struct(">BHI")
-"""The head of a frame: kind, channel, size of the payload."""
+"""The layout of a frame's head: kind, channel, size of the payload."""
 _END = b"\xce"
 _SIZE = struct.Struct(">Q")
 _TAG = struct.Struct(">Q?")
 _BIT = struct.Struct(">QB")
 _CONTENT_HEAD = struct.Struct(">BHIHHQ")
-"""The head of a header frame, and the begin of its payload: class, weight, size of the body."""
+"""The layout of a header frame's first bytes: frame head, class, weight, size of the body."""
 _CONTENT_BYTES = 12
 _BODY_HEAD = struct.Struct(">BBHI")
-"""The end of the frame before, and the head of a body frame."""
+"""The layout of the end byte of a header frame, followed by the head of a body frame."""
 _HEADER_HEAD = struct.Struct(">BHI4xQ")
-"""The head of a header frame that is read, with the size of the body."""
+"""The layout by which a header frame's head is read, with the size of the body."""
 _BASIC = 60
 DELIVER, RETURN = struct.pack(">HH", _BASIC, 60), struct.pack(">HH", _BASIC, 50)
 _ACK, _NACK = struct.pack(">HH", _BASIC, 80), struct.pack(">HH", _BASIC, 120)
@@ -45,7 +45,7 @@ _CONFIRMS = (_ACK, _NACK)
 _FLOW, FLOW_OK = struct.pack(">HHB", 20, 20, 1), struct.pack(">HH", 20, 21)
 CHANNEL_CLOSE = struct.pack(">HH", 20, 40)
 CLOSING = (CHANNEL_CLOSE, struct.pack(">HH", 20, 41))
-"""The methods `channel.close` and `channel.close-ok`."""
+"""The methods `channel.close` and `channel.close-ok`, as class and method numbers."""
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\x01"
 _MULTIPLE, _REQUEUE = 1, 2
@@ -56,7 +56,7 @@ _LONGEST = 255
 
 
 def publish_frames(channel: int, message: Message, exchange: str, routing_key: str, *, frame_max: int) -> list[bytes]:
-    """Return the frames of one `mandatory` publish, to be written in order and without anything between them.
+    """Return the frames of one `mandatory` publish, to be written in order without other frames between.
 
     Raises:
         Exception: any of `UNSPEAKABLE`, for a message that AMQP cannot carry.
@@ -93,12 +93,12 @@ def _name(name: str) -> bytes:
 
 
 def flow_frame(channel: int) -> bytes:
-    """Return the frame of `channel.flow` that lets the flow go on: the broker answers, and nothing changes."""
+    """Return a `channel.flow` frame that changes nothing, which the broker answers."""
     return HEAD.pack(METHOD, channel, len(_FLOW)) + _FLOW + _END
 
 
 def settle_frame(channel: int, settled: SettledRange) -> bytes:
-    """Return the frame of an ack, or of a nack that returns or rejects."""
+    """Return the frame of an ack, or of a nack that requeues or rejects."""
     if settled.verdict is Settlement.ACK:
         payload = _ACK + _BIT.pack(settled.tag, _MULTIPLE if settled.multiple else 0)
     else:
@@ -111,14 +111,14 @@ def settle_frame(channel: int, settled: SettledRange) -> bytes:
 
 
 class FramingError(Exception):
-    """The error of a stream that is not, or no longer, a sequence of frames."""
+    """The error of a byte stream that is not a sequence of AMQP frames."""
 
 
 class Taken(Protocol):
     """The receiver of one channel's frames, to which the parser offers each frame."""
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame; return False to pass it on.
+        """Consume a frame and return True, or return False to pass the frame on to aiormq.
 
         Raises:
             FramingError: for a frame that must not come here.
@@ -126,9 +126,9 @@ class Taken(Protocol):
         """
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Take a delivery whose three frames are all there, and return where it ends; 0 when nothing was taken.
+        """Consume a delivery's three frames in `data`, and return their end; 0 when they are not consumed.
 
-        Its method frame begins at `at` and is complete, the next frame begins at `header_at`.
+        The method frame begins at `at` and is complete, the next frame begins at `header_at`.
         """
 
 
@@ -136,7 +136,7 @@ _MALFORMED = (ValueError, IndexError, struct.error)
 
 
 class FrameParser:
-    """A parser of a stream into frames, in reads of any size.
+    """The parser of incoming bytes into AMQP frames, which may be split anywhere.
 
     The frames of `channels` are offered to these; all other frames are passed on whole.
     """
@@ -148,10 +148,10 @@ class FrameParser:
         self._needed = OVERHEAD
 
     def feed(self, chunk: bytes) -> bytes:
-        """Parse arrived bytes, and return the complete frames that no channel took, in order.
+        """Parse incoming bytes, and return the complete frames that no channel consumed, in order.
 
         Raises:
-            FramingError: when the stream is broken, and of no more use.
+            FramingError: when the stream is broken and must be closed.
         """
         try:
             return self._cut(chunk)
@@ -193,11 +193,11 @@ class FrameParser:
 
 
 OnContent = Callable[[bytes, bytes, bytes], None]
-"""The callback for a message as it came: its method's arguments, its content header's payload, its body."""
+"""A callback for a message: its method's arguments, its content header's payload, its body, all encoded."""
 
 
 def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
-    """Return the arguments of a delivery: consumer, tag, redelivered, exchange, routing key."""
+    """Decode a `basic.deliver` method: consumer tag, delivery tag, redelivered, exchange, routing key."""
     at = 1 + method[0]
     tag, redelivered = _TAG.unpack_from(method, at)
     exchange, routing_key = _where_from(method[at + 9 :])
@@ -206,7 +206,7 @@ def read_deliver(method: bytes) -> tuple[bytes, int, bool, str, str]:
 
 @lru_cache(maxsize=4096)
 def _where_from(names: bytes) -> tuple[str, str]:
-    """Return exchange and routing key; another program may use a key that is not UTF-8."""
+    """Decode exchange and routing key of a delivery; bytes that are not UTF-8 become escapes."""
     at = 1 + names[0]
     key = names[at + 1 : at + 1 + names[at]]
     return names[1:at].decode(errors="backslashreplace"), key.decode(errors="backslashreplace")
@@ -214,7 +214,7 @@ def _where_from(names: bytes) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ReturnFrame:
-    """The arguments of AMQP's `basic.return`: why and from where a message came back."""
+    """The arguments of `basic.return`: reply code, reason, exchange and routing key of a returned message."""
 
     code: int
     reason: str
@@ -223,7 +223,7 @@ class ReturnFrame:
 
 
 def read_return(method: bytes) -> ReturnFrame:
-    """Return the arguments of a returned message."""
+    """Decode the arguments of a `basic.return` method."""
     texts, at = [], 2
     for _ in range(3):
         behind = at + 1 + method[at]
@@ -233,7 +233,7 @@ def read_return(method: bytes) -> ReturnFrame:
 
 
 class ContentAssembler:
-    """The assembler of messages from the hot frames of one channel."""
+    """The assembler of one channel's deliveries and returned messages from their frames."""
 
     def __init__(
         self,
@@ -243,9 +243,9 @@ class ContentAssembler:
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare the assembler; `confirmed` gets the tag, whether earlier tags are meant, too, and ack or nack.
+        """Take the callbacks; `confirmed` gets a publish's number, whether earlier ones are meant too, and ack or nack.
 
-        `closing` is called when the channel's end is read, before the library sees it: a frame that is written on this
+        `closing` is called when the channel's end is read, before aiormq sees it: a frame that is written on this
         channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.
         """
         self._wanted = {
@@ -258,10 +258,10 @@ class ContentAssembler:
         self._parts: list[bytes] = []
         self._missing = 0
         self._begun = self._passes = False
-        """Whether a content's header was read, and whether header and bodies belong to a method that was passed on."""
+        """Whether a content header was read, and whether header and bodies belong to aiormq's method."""
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame of a message or a confirm, as `Taken.take`; return False to pass it on."""
+        """Consume a frame of a message or a confirm, as `Taken.take`; return False to pass it on."""
         if kind == METHOD:
             return self._take_method(payload)
         if self._passes or kind not in (HEADER, BODY):
@@ -287,7 +287,7 @@ class ContentAssembler:
         return True
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Take a delivery of three frames at once, as `Taken.take_message`; 0 when it is not taken."""
+        """Consume a delivery of three frames at once, as `Taken.take_message`; 0 when it is not consumed."""
         handler = self._wanted.get(DELIVER)
         if handler is None or self._passes or self._handler is not None:
             return 0
@@ -304,7 +304,7 @@ class ContentAssembler:
         return end
 
     def _take_method(self, payload: bytes) -> bool:
-        """Take a method, which also ends a content that is not complete (AMQP 0-9-1, 4.2.6)."""
+        """Consume a method frame, or return False; a method ends an incomplete message (AMQP 0-9-1, 4.2.6)."""
         method = payload[:4]
         self._handler = handler = self._wanted.get(method)
         self._begun = self._passes = False

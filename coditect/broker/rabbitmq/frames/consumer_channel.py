@@ -1,4 +1,4 @@
-"""The consumer channel of direct frames: a delivery is handled in the very call that reads it.
+"""The consumer channel of the direct wire path, which passes deliveries on in the call that reads them.
 
 Settlements are written once per turn of the event loop; acks that are not urgent wait a moment for others.
 """
@@ -20,14 +20,14 @@ from coditect.broker.rabbitmq.path import Receiver
 from coditect.broker.rabbitmq.settlements import Settlement, Settlements
 
 LINGER_SECONDS = 0.03
-"""The time for which acks wait for others while no consumer needs its credit.
+"""The time for which an ack waits for other acks while no consumer needs its prefetch credit.
 
 Each ack of a quorum queue is a write of the broker that is synced, and messages published meanwhile wait for it. So a
 lone task's ack would hold up the next one, and a hop of a chain would take longer. A program that dies within that time
 has a few more tasks repeated.
 """
 SPARE_SHARE = 4
-"""The part of a consumer's credit, as a divisor, within which it needs no more credit."""
+"""The divisor of the prefetch: up to this share of unsettled deliveries, acks may wait for others."""
 
 
 class DirectConsumerChannel:
@@ -41,15 +41,15 @@ class DirectConsumerChannel:
         self._contents = ContentAssembler(delivered=self._delivered, closing=self.lose)
         self.settlements = Settlements(self._write_soon)
         self._spare: int | None = None
-        """The number of outstanding deliveries on the channel up to which acks linger."""
+        """The number of unsettled deliveries on the channel up to which acks wait for others."""
         self._lingering: asyncio.TimerHandle | None = None
         stream.attach(channel.number, self._contents)
 
     def start(self, background: Supervisor) -> None:
-        """Do nothing: settlements are written by the event loop."""
+        """Do nothing, since the event loop's callbacks write the settlements."""
 
     async def consume(self, receiver: Receiver, *, tag: str, prefetch: int, exclusive: bool) -> None:
-        """Subscribe a receiver; the first delivery may come before the broker's answer is seen here."""
+        """Start a consumer; its first delivery may come before this call returns."""
         self._receivers[tag.encode()] = receiver
         self._credit(prefetch)
         await self.channel.basic_qos(prefetch_count=prefetch, timeout=CALL_SECONDS)
@@ -62,16 +62,16 @@ class DirectConsumerChannel:
         self._spare = spare if self._spare is None else min(self._spare, spare)
 
     async def cancel(self, tag: str) -> None:
-        """End a consumer at the broker, and drop its receiver."""
+        """Cancel a consumer at the broker, and drop its receiver."""
         await self.channel.basic_cancel(tag, timeout=CALL_SECONDS)
         self.forget(tag)
 
     def forget(self, tag: str) -> None:
-        """Drop the receiver of a consumer that the broker has ended."""
+        """Drop the receiver of a consumer that the broker has canceled."""
         self._receivers.pop(tag.encode(), None)
 
     def lose(self) -> None:
-        """Note that the channel is gone: its deliveries can no longer be settled."""
+        """Mark the channel as gone: its deliveries can no longer be settled; idempotent."""
         self._stream.detach(self.channel.number, self._contents)
         self.settlements.lose()
         self._linger_no_longer()
@@ -120,4 +120,4 @@ class DirectConsumerChannel:
 
 
 async def _nothing_comes_here(_: DeliveredMessage) -> None:
-    """Do nothing: the channel's deliveries are taken out before aiormq could see them."""
+    """Do nothing, since aiormq never sees the channel's deliveries."""

@@ -1,4 +1,4 @@
-"""The encoding of a message's properties and header table, and back, in one pass over the usual kinds.
+"""The encoding and fast decoding of a message's AMQP properties and headers.
 
 An unusual part (a rare type of value, text that is not UTF-8, a table that is too large) is given to the lenient
 decoder. Both wire paths read messages here.
@@ -27,15 +27,15 @@ _TEXT, _BIG, _NUMBER, _TRUE_OR_FALSE, _TINY = b"SlItb"
 _LONGEST_NAME = 255
 _LARGEST_UNSIGNED = 2**32 - 1
 _REPEATED = 32
-"""The length of a text up to which its encoding is cached; a task's id has 36 characters."""
+"""The length up to which the encoding of a header's text is cached; a task's id has 36 characters."""
 _PROPERTIES_AT = 12
-"""The position of the properties, behind class, weight and body size of a content header."""
+"""The offset of the properties in a content header, behind class, weight and body size."""
 
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3
 _RARE = CONTENT_ENCODING | PRIORITY | EXPIRATION | TIMESTAMP | USER_ID | 0b111
-"""The flags of properties that Coditect's messages have rarely or never, and the bits behind the last property."""
+"""The flags of properties that Coditect's messages rarely have, which the lenient decoder reads."""
 
 
 _ORDINARY = CONTENT_TYPE | HEADERS
@@ -46,11 +46,11 @@ _BEGINS_A_TASK = b"".join(
         _OCTETS[len(PUBLISHED_AT)] + PUBLISHED_AT.encode() + b"l",
     )
 )
-"""The first bytes of nearly every task's properties: JSON, and the publication instant as the only header."""
+"""The first bytes of most tasks' properties: JSON, and the publication instant as the only header."""
 
 
 class _Unusual(ValueError):
-    """The error of a header or property that the fast pass cannot decode."""
+    """The error of a header or property that only the lenient decoder can decode."""
 
 
 _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
@@ -60,7 +60,7 @@ _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError
 
 
 def read_message(header: bytes, body: bytes) -> Message:
-    """Return the message of a content header's payload and its body; never raises."""
+    """Decode a content header's payload and a body into a message; never raises."""
     try:
         return _read(header, body)
     except _UNREADABLE:
@@ -126,7 +126,7 @@ def _read(header: bytes, body: bytes) -> Message:  # noqa: C901 - one flag after
 
 @lru_cache(maxsize=4096)
 def text(raw: bytes) -> str:
-    """Return a decoded text, cached for all messages that carry it.
+    """Decode a UTF-8 text, with a cache for texts that many messages share.
 
     Raises:
         ValueError: when the text is not UTF-8.
@@ -135,10 +135,10 @@ def text(raw: bytes) -> str:
 
 
 def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-    """Return the header table that begins at `at`, and where it ends.
+    """Decode the header table that begins at `at`, and return it with the offset of its end.
 
     Raises:
-        ValueError, IndexError, struct.error: for a table that is not for the fast pass.
+        ValueError, IndexError, struct.error: for a table that the lenient decoder must read.
     """
     size: int = _LENGTH.unpack_from(data, at)[0]
     at += 4
@@ -175,7 +175,7 @@ def read_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
 
 
 def write_properties(message: Message) -> bytes:
-    """Return flags and properties of a message; always persistent.
+    """Encode a message's property flags, properties and headers, always as persistent.
 
     The bytes are the same as pamqp's, except that the headers keep their order where pamqp sorts them.
 
@@ -219,14 +219,14 @@ def _write(message: Message) -> bytes:
 
 
 def _is_only_correlated(message: Message) -> bool:
-    """Return whether the message has a correlation id, and no address, id or expiration of its own."""
+    """Tell whether a message has a correlation id, but no reply address, message id or expiration."""
     if message.reply_to or message.message_id or message.expiration_ms is not None:
         return False
     return bool(message.correlation_id)
 
 
 def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
-    """Return a message's properties from an encoded template of their shared part, as results have it."""
+    """Encode a message's properties from a cached template of the part that many messages share."""
     before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
     own = _items(headers.own)
     size = _LENGTH.pack(len(shared) + len(own))
@@ -237,7 +237,7 @@ def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
 def _template(
     headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
 ) -> tuple[bytes, bytes, bytes]:
-    """Return the bytes before the header table, the table's shared part, and the bytes behind the correlation id."""
+    """Encode the shared part of many messages' properties, in three pieces around each message's own values."""
     flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
     before = behind = b""
     if content_type:
@@ -260,7 +260,7 @@ _short_shared = lru_cache(maxsize=4096)(_short)
 
 
 def write_table(headers: HeaderTable) -> bytes:
-    """Return a header table with its length.
+    """Encode a header table, with its length in front.
 
     Raises:
         Exception: any of `UNSPEAKABLE`, for a value that AMQP cannot carry.
@@ -290,7 +290,7 @@ def _items(headers: HeaderTable) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _item(name: str, value: str) -> bytes:
-    """Return a header whose value many messages share: a status, a capability, an agent's id."""
+    """Encode a header whose value many messages share, such as a status or an agent's id."""
     raw = value.encode()
     return _text_head(name, len(raw)) + raw
 

@@ -1,4 +1,4 @@
-"""The factory of channels with direct frames: one for each `RabbitConnection`, which has one connection at a time."""
+"""The direct wire path as a factory of its channels, and the check that it fits the installed aiormq."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from coditect.broker.rabbitmq.frames.question import StreamPath
 log = logging.getLogger(__name__)
 
 TESTED = frozenset({"7.2.4"})
-"""The versions of aiormq under which frames may be taken out of its stream: the whole suite ran on them."""
+"""The versions of aiormq with which direct frames were tested."""
 
 
 def is_tested() -> bool:
-    """Return whether direct frames were tested with the installed aiormq; log a warning if not."""
+    """Tell whether direct frames were tested with the installed aiormq; log a warning if not."""
     found = version("aiormq")
     if found not in TESTED:
         log.warning(
@@ -30,15 +30,15 @@ def is_tested() -> bool:
 
 
 class DirectPath(StreamPath):
-    """The `WirePath` whose channels write and read the hot frames themselves."""
+    """The `WirePath` whose channels write and read frames themselves, not through aiormq."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> DirectPublisherChannel:
-        """Open a channel to publish on."""
+        """Open a channel on which messages are published with confirms."""
         stream = self.stream
         channel = await open_channel(connection, confirms=True)
         return DirectPublisherChannel(channel, stream, frame_max=connection.connection_tune.frame_max)
 
     async def consumer_channel(self, connection: AbstractConnection) -> DirectConsumerChannel:
-        """Open a channel to consume on."""
+        """Open a channel on which queues are consumed."""
         stream = self.stream
         return DirectConsumerChannel(await open_channel(connection), stream)

@@ -1,4 +1,4 @@
-"""The publisher channel of direct frames: sequence numbers, confirms in order, returns before their ack.
+"""The publisher channel of the direct wire path, which matches confirms and returns with publishes.
 
 aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers diverge.
 """
@@ -24,12 +24,12 @@ from coditect.model.message import Message
 
 GATE_SECONDS = 0.5
 LARGEST_FRAME = 131_072
-"""The largest frame where the broker sets no limit: a larger one would hold up its neighbours."""
+"""The largest frame to write where the broker sets no limit, so that other channels are not held up."""
 
 
 @dataclass(slots=True, eq=False)
 class Once:
-    """A publish that is tried once: whoever waits for it repeats it after a failure, or does not."""
+    """A publish that is sent once and not repeated here; its future gets the outcome."""
 
     message: Message
     exchange: str
@@ -39,12 +39,12 @@ class Once:
     returned: bool = False
 
     def taken(self) -> None:
-        """Set the outcome: the broker has the message."""
+        """Set the publish's outcome to success: the broker has the message."""
         if not self.promise.done():
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome: the publish failed with the given error."""
+        """Set the publish's outcome to the given error."""
         if not self.promise.done():
             self.promise.set_exception(error)
 
@@ -70,28 +70,28 @@ class DirectPublisherChannel:
 
     @property
     def closed(self) -> bool:
-        """Whether the channel can take no more publishes."""
+        """Tell whether the channel can take no more publishes."""
         return self._going or self._closing.done() or self._channel.is_closed
 
     @property
     def ready(self) -> bool:
-        """Whether a publish can be written now, without waiting for an alarm or for bytes to leave."""
+        """Tell whether a publish can be written now, without waiting for an alarm or a full buffer."""
         return self._stream.open and not self._going
 
     @property
     def held_up(self) -> bool:
-        """Whether the broker has stopped publishing, or takes the bytes more slowly than they come."""
+        """Tell whether the broker has an alarm, or reads the bytes more slowly than they are written."""
         return self._stream.blocked or self._stream.congested
 
     @property
     def oldest(self) -> Unconfirmed | None:
-        """The publish that waits longest for its confirm; None when none waits."""
+        """The publish that has waited longest for its confirm; None when none waits."""
         for number, one in self._pending.items():
             return Unconfirmed(number, one.exchange, one.routing_key)
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail the publishes under way except those of the given key, which may still be confirmed."""
+        """Fail all unconfirmed publishes except those to the given exchange and routing key."""
         error = ChannelInvalidStateError("The channel waits for a queue")
         for number, one in tuple(self._pending.items()):
             if (one.exchange, one.routing_key) != (exchange, routing_key):
@@ -99,12 +99,12 @@ class DirectPublisherChannel:
                 one.failed(error)
 
     async def close(self) -> None:
-        """Close the channel; publishes under way fail; never raises."""
+        """Close the channel, and fail its unconfirmed publishes; never raises."""
         self._go()
         await give_up(self._channel)
 
     async def gate(self) -> bool:
-        """Wait while the broker says `connection.blocked` or takes the bytes more slowly than they come."""
+        """Wait while the broker has an alarm or reads slowly; return False after 0.5 s of waiting."""
         try:
             async with asyncio.timeout(GATE_SECONDS):
                 await self._stream.unblocked()
@@ -140,7 +140,7 @@ class DirectPublisherChannel:
     # -- what the broker says ---------------------------------------------------------------------------
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
-        """End a publish, or with `multiple` all up to it: they stand in order, so only the prefix is walked."""
+        """Set the outcome of the publish with a number, or with `multiple` of all up to the number."""
         pending = self._pending
         if not multiple:
             one = pending.pop(tag, None)
@@ -156,10 +156,10 @@ class DirectPublisherChannel:
             _end(pending.pop(sequence), has_it=taken)
 
     def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
-        """Match a returned message with its publish: a return comes before its confirm and without a number.
+        """Mark the publish that a `basic.return` belongs to, which comes before the confirm.
 
-        The broker returns in the order of the publishes, so it is the first of those that are alike. The message id
-        belongs to the comparison: a key that had a queue a moment ago may have none now.
+        The broker returns in the order of the publishes, so the first equal publish is marked. The message id is
+        compared, too: a key that had a queue a moment ago may have none now.
         """
         returned = read_return(method)
         sent = (returned.exchange, returned.routing_key, read_message(header, b"").message_id)
@@ -177,7 +177,7 @@ class DirectPublisherChannel:
         self._next_look = until
 
     def _expire(self) -> None:
-        """Fail publishes that are too late; they keep their places, since their confirms may still come."""
+        """Fail publishes whose time is over; they keep their numbers, since their confirms may still come."""
         self._timer, self._next_look = None, math.inf
         now, next_look = self._loop.time(), math.inf
         for one in tuple(self._pending.values()):
@@ -194,7 +194,7 @@ class DirectPublisherChannel:
         self._stream.detach(self._channel.number, self._contents)
 
     def _lose(self, closing: asyncio.Future[object]) -> None:
-        """Fail all publishes of a lost channel."""
+        """Fail all unconfirmed publishes of a lost channel."""
         self._go()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""A question to the broker that costs an idle process next to nothing: `channel.flow`, over a channel of its own."""
+"""A cheap question to the broker, by which a silent connection is tested: `channel.flow` on its own channel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelQuestion:
-    """The implementation of the port's `Question`: a frame of its own on a channel that does nothing else."""
+    """The implementation of the port's `Question`, by a `channel.flow` frame on a channel of its own."""
 
     def __init__(self, connection: AbstractConnection, stream: Stream) -> None:
         self._connection = connection
@@ -28,13 +28,13 @@ class ChannelQuestion:
         self._answer: asyncio.Future[bool] | None = None
 
     async def open(self) -> None:
-        """Open the channel; raises any of `errors.LOST` when the connection is lost."""
+        """Open the question's channel; raises any of `errors.LOST` when the connection is lost."""
         self._channel = channel = await open_channel(self._connection)
         self._stream.attach(channel.number, self)
         channel.closing.add_done_callback(partial(self._lose, channel))
 
     def ask(self) -> asyncio.Future[bool]:
-        """Ask the broker, as `Question.ask`; opening a channel anew is a question, too."""
+        """Ask the broker, as `Question.ask`; when the channel is lost, opening a new one is the question."""
         if self._answer is None or self._answer.done():
             loop = asyncio.get_running_loop()
             if self._channel is not None and self._channel.is_closed:
@@ -55,7 +55,7 @@ class ChannelQuestion:
         return True
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take the broker's answer, and pass on everything else; nothing is written behind the channel's end."""
+        """Consume the broker's `channel.flow-ok`, which answers the question; pass all other frames on."""
         if kind == METHOD and self._channel is not None and payload.startswith(CLOSING):
             self._lose(self._channel)
         if kind != METHOD or not payload.startswith(FLOW_OK):
@@ -65,11 +65,11 @@ class ChannelQuestion:
         return True
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Return 0: nothing is delivered on the channel."""
+        """Return 0, since no delivery comes on the channel."""
         return 0
 
     def _lose(self, channel: Channel, _: object = None) -> None:
-        """End an open question together with its channel; without effect for an earlier channel."""
+        """Cancel an open question whose channel is lost; without effect for an earlier channel."""
         if self._channel is not channel:
             return
         self._channel = None
@@ -79,19 +79,19 @@ class ChannelQuestion:
 
 
 class StreamPath:
-    """The part that both wire paths share: the stream of the present connection, and the question over it."""
+    """The base of both wire paths: the byte stream of the present connection, and the question over it."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """Route a new connection's bytes through a `Stream`."""
+        """Route a new connection's bytes through a `Stream`, and return the function for incoming bytes."""
         self._stream = Stream(writer, asyncio.get_running_loop())
         return self._stream.feed
 
     @property
     def stream(self) -> Stream:
-        """The stream of the present connection."""
+        """The `Stream` of the present connection."""
         if self._stream is None:
             raise RuntimeError("There is no connection yet")
         return self._stream

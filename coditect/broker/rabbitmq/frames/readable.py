@@ -1,4 +1,4 @@
-"""The frames that go on to aiormq, in a form that pamqp decodes, whatever another program wrote into them.
+"""The translation of frames for aiormq into a form that its decoder pamqp cannot refuse.
 
 aiormq decodes each frame with pamqp, and a value that pamqp refuses ends the connection. So a message's content header
 goes through aiormq packed: as a header table with one value, the original bytes, which `read_message` decodes later.
@@ -17,27 +17,27 @@ from coditect.broker.rabbitmq.frames.fields import HEADERS, MESSAGE_ID, read_mes
 _GET_OK = struct.pack(">HH", 60, 71)
 _CONNECTION_CLOSE = struct.pack(">HH", 10, 50)
 _TEXTS = {DELIVER: (4, 9, 0), _GET_OK: (13, 0), RETURN: (6, 0, 0), CHANNEL_CLOSE: (6,), _CONNECTION_CLOSE: (6,)}
-"""The methods with texts that may not be UTF-8, or are cut off, each with the bytes before each text."""
+"""The methods with texts that may not be UTF-8, each with the number of bytes before each text."""
 _TAG_BYTES = 14
-"""The bytes of a delivery's method before exchange and routing key, beside the consumer's tag."""
+"""The bytes of a delivery's method before exchange and routing key, without the consumer tag."""
 _LONGEST_TEXT = 255
 _PACKED = "packed"
 _CONTENT_BYTES = 12
 _NAME_AND_KIND = bytes((len(_PACKED),)) + _PACKED.encode() + b"x"
 _TABLE = struct.Struct(f">HI{len(_NAME_AND_KIND)}sI")
-"""Flags, size of the header table, and name, kind and size of its only value."""
+"""The layout of a packed header: flags, size of the table, and name, kind and size of its only value."""
 _FLAGS = struct.Struct(">H")
 
 
 class Readable:
-    """The translation of one connection's frames."""
+    """The translator of one connection's frames for aiormq."""
 
     def __init__(self) -> None:
         self._returning: set[int] = set()
-        """The channels on which the header of a returned message follows."""
+        """The numbers of the channels on which the header of a returned message comes next."""
 
     def frames(self, frames: bytes) -> bytes:
-        """Return whole frames with those replaced that pamqp might refuse."""
+        """Return whole frames, with those replaced by readable ones that pamqp might refuse."""
         at, kept = 0, 0
         pieces: list[bytes] = []
         while at < len(frames):
@@ -69,20 +69,20 @@ class Readable:
 
 
 def pack(payload: bytes) -> bytes:
-    """Return the payload of a content header whose only property holds the given one."""
+    """Return a content header's payload with only one property, which holds the original payload."""
     size = len(payload)
     table = _TABLE.size - _FLAGS.size - 4 + size
     return payload[:_CONTENT_BYTES] + _TABLE.pack(HEADERS, table, _NAME_AND_KIND, size) + payload
 
 
 def packed(header: ContentHeader) -> bytes:
-    """Return the payload that was given to `pack`, from the header that aiormq makes of its result."""
+    """Return the original payload of a content header that `pack` made and aiormq decoded."""
     properties: Any = header.properties
     return bytes(properties.headers[_PACKED])
 
 
 def _decodable(payload: bytes, before: tuple[int, ...]) -> bytes:
-    """Return a method whose texts are UTF-8, with escapes for wrong bytes; the same object when they are."""
+    """Return a method's payload with escapes for texts that are not UTF-8; the same object without any."""
     pieces: list[bytes] = []
     at, wrong = 0, False
     try:

@@ -1,4 +1,4 @@
-"""The bytes of a connection: frames of Coditect's channels are taken out, everything else goes on to aiormq.
+"""The byte stream of a connection, shared by Coditect's own channels and aiormq.
 
 Written frames are gathered and leave in one piece per turn of the event loop.
 """
@@ -19,27 +19,27 @@ log = logging.getLogger(__name__)
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 HEARTBEAT_SECONDS = 1.0
 CONGESTED_BYTES = 4 * 1024 * 1024
-"""The bytes in the transport's buffer from which publishes wait."""
+"""The number of unsent bytes from which publishes wait."""
 _CONNECTION = 10
 _BLOCKED, _UNBLOCKED = struct.pack(">HH", _CONNECTION, 60), struct.pack(">HH", _CONNECTION, 61)
 
 
 class Streams(Protocol):
-    """The part of aiormq's stream writer that is used."""
+    """The part of asyncio's stream writer that `Stream` uses."""
 
     @property
     def transport(self) -> asyncio.WriteTransport:
         """The asyncio transport below the writer."""
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport without waiting."""
+        """Write bytes to the transport's buffer without waiting."""
 
     async def drain(self) -> None:
         """Wait while the transport's buffer is full."""
 
 
 class Stream:
-    """The bytes of one connection, both ways."""
+    """The byte stream of one connection, which takes Coditect's own frames out and gathers written ones."""
 
     def __init__(self, writer: Streams, loop: asyncio.AbstractEventLoop) -> None:
         self._writer = writer
@@ -47,7 +47,7 @@ class Stream:
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self.open = True
-        """Whether publishes need not wait, neither for an alarm's end nor for bytes to leave."""
+        """Whether publishes can be written now: there is no alarm, and the buffer is not full."""
         self._channels: dict[int, Taken] = {0: self}
         self._cutter = FrameParser(self._channels)
         self._readable = Readable()
@@ -59,10 +59,10 @@ class Stream:
     # -- from the broker --------------------------------------------------------------------------------
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return those of the arrived frames that are for aiormq, in a form that pamqp can decode.
+        """Offer incoming frames to Coditect's channels, and return the other frames, readable for aiormq.
 
-        aiormq takes a connection for dead on which it sees nothing, so while all arriving frames are Coditect's own it
-        is given a heartbeat once a second.
+        aiormq takes a connection for dead when no frames arrive, so while all frames are Coditect's own, aiormq gets a
+        heartbeat once a second.
         """
         if self._torn:
             return b""
@@ -82,16 +82,16 @@ class Stream:
         return passed
 
     def attach(self, number: int, channel: Taken) -> None:
-        """Offer the frames with a channel number to the given channel from now on."""
+        """Offer the frames of a channel number to the given receiver from now on."""
         self._channels[number] = channel
 
     def detach(self, number: int, channel: Taken) -> None:
-        """End `attach`; without effect when the number belongs to another channel by now."""
+        """Stop offering the frames of a channel number to the receiver, unless another has replaced it."""
         if self._channels.get(number) is channel:
             del self._channels[number]
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Watch the connection's own frames for alarms, and take none."""
+        """Read the broker's alarms from frames of channel 0, and pass all frames on."""
         if kind == METHOD and payload.startswith(_BLOCKED):
             self._unblocked.clear()
             self.open = False
@@ -101,19 +101,19 @@ class Stream:
         return False
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Return 0: nothing is delivered on the connection itself."""
+        """Return 0, since no delivery comes on channel 0."""
         return 0
 
     # -- to the broker ----------------------------------------------------------------------------------
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker has an alarm and stops publishes."""
+        """Tell whether the broker has an alarm and stops publishes."""
         return not self._unblocked.is_set()
 
     @property
     def congested(self) -> bool:
-        """Whether more bytes are written than the broker takes for now."""
+        """Tell whether more unsent bytes wait than `CONGESTED_BYTES`."""
         return self._gathered + self._writer.transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def unblocked(self) -> None:
@@ -121,7 +121,7 @@ class Stream:
         await self._unblocked.wait()
 
     async def drained(self) -> None:
-        """Wait until the transport takes more bytes.
+        """Wait until the transport's buffer has room.
 
         Raises:
             ConnectionError: when the connection is lost.
@@ -131,7 +131,7 @@ class Stream:
         self.open = not (self.blocked or self.congested)
 
     def write(self, pieces: Iterable[bytes], *, size: int = 0) -> None:
-        """Write whole frames, with bodies of `size` bytes, together with others of the same turn of the event loop."""
+        """Write whole frames, together with all others of the same turn of the event loop."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces += pieces

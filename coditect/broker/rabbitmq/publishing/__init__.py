@@ -1,1 +1,1 @@
-"""Publishing with confirms: a window of unconfirmed messages, repetitions, and a channel of its own for a stuck key."""
+"""Publishing with confirms: a window of unconfirmed messages, retries, and own channels for stuck keys."""

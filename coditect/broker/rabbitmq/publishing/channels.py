@@ -1,9 +1,9 @@
-"""The channels of publishes, so that a publish without a confirm holds up only publishes of its own key.
+"""The channels for publishes, kept so that a queue without confirms blocks only publishes to itself.
 
 A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
-for it: half a minute for the first message, and for good when some hundreds lie before it; then the connection waits,
-too. So tasks, answers, retries and everything else have a channel each. Where the oldest publish of a channel stays
-unconfirmed for some seconds, its key keeps that channel, and the others go on over a new one.
+for the queue: half a minute for the first message, and for good when some hundreds lie before it; then the connection
+waits, too. So tasks, answers, retries and everything else have a channel each. Where the oldest publish of a channel
+stays unconfirmed for some seconds, its key keeps that channel, and the others go on over a new one.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 STUCK_SECONDS = 3.0
-"""The time for which the oldest publish of a channel may be unconfirmed while the connection answers."""
+"""The time after which a channel's oldest unconfirmed publish counts as stuck, if the broker answers."""
 GRACE_SECONDS = 1.0
-"""The time for the confirms of later publishes on that channel, before they are sent again and may be repeated."""
+"""The time that other publishes on a stuck channel have for their confirms before they are sent again."""
 APART_SECONDS = 5.0
-"""The time for which a key keeps a channel of its own when no publish is under way any more."""
+"""The time for which a key keeps a channel of its own after its last publish."""
 MOST_APART = 16
 APART_WINDOW = 100
 
 Key = tuple[str, str]
-"""Exchange and routing key."""
+"""The exchange and routing key of a publish."""
 
 
 @dataclass(slots=True, eq=False)
 class WindowedChannel:
-    """A channel for publishes, opened when it is needed, and its window of unconfirmed publishes."""
+    """A channel for publishes, opened on first use, with its window of unconfirmed publishes."""
 
     window: ConfirmWindow
     publisher_channel: PublisherChannel | None = None
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     oldest: int = 0
-    """The number of the oldest unconfirmed publish at the last look."""
+    """The number of the oldest unconfirmed publish at the last check."""
     since: float = 0.0
-    """The time since when that publish is the oldest, on the event loop's clock."""
+    """The time since when this publish is the oldest unconfirmed one, on the event loop's clock."""
 
     @property
     def first(self) -> Unconfirmed | None:
-        """The publish on the open channel that waits longest for its confirm; None when none waits."""
+        """The publish on the open channel that has waited longest for its confirm; None when none waits."""
         channel = self.publisher_channel
         return None if channel is None or channel.closed else channel.oldest
 
@@ -85,7 +85,7 @@ class PublishChannels:
         self._apart: dict[Key, WindowedChannel] = {}
 
     def of(self, exchange: str, routing_key: str) -> WindowedChannel:
-        """Return the channel for an exchange and a routing key."""
+        """Return the channel on which to publish to an exchange and routing key."""
         if self._apart and (apart := self._apart.get((exchange, routing_key))) is not None:
             return apart
         windowed = self._of_exchange.get(exchange)
@@ -102,7 +102,7 @@ class PublishChannels:
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Give stuck keys a channel of their own, until canceled; `answers` returns whether the connection answers."""
+        """Check every 0.5 s for stuck keys, and give each a channel of its own, until canceled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for windowed in tuple(self._kinds.values()):
@@ -112,7 +112,7 @@ class PublishChannels:
             self._join()
 
     def _stuck(self, windowed: WindowedChannel) -> Key | None:
-        """Return the key of a channel's oldest publish, if that is unconfirmed for too long."""
+        """Return the key of a channel's oldest publish if that is unconfirmed for 3 s; None otherwise."""
         first = windowed.first
         now = asyncio.get_running_loop().time()
         channel = windowed.publisher_channel
@@ -138,7 +138,7 @@ class PublishChannels:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Suspect each channel's oldest unconfirmed publish: its like get a channel of their own after a reconnect.
+        """Plan for each channel's oldest unconfirmed key a channel of its own after a reconnect.
 
         The current connection answers nothing, and these publishes may be the cause.
         """
@@ -150,7 +150,7 @@ class PublishChannels:
                 self._apart.setdefault(key, WindowedChannel(ConfirmWindow(APART_WINDOW), since=now))
 
     def _join(self) -> None:
-        """Drop separate channels on which no publish is under way any more."""
+        """Close the separate channels of keys that have had no unconfirmed publish for 5 s."""
         now = asyncio.get_running_loop().time()
         for key, windowed in tuple(self._apart.items()):
             if windowed.first is not None:

@@ -1,4 +1,4 @@
-"""A limit of publishes under way, as asyncio's semaphore, but with an entry that needs no coroutine."""
+"""A limit of unconfirmed publishes, as asyncio's semaphore, but also usable without a coroutine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import deque
 
 
 class ConfirmWindow:
-    """A window of `size` places; waiting callers get the places that become free, in order."""
+    """A window of `size` places for unconfirmed publishes; waiting callers get free places in order."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def enter_at_once(self) -> bool:
-        """Take a place if one is free and no caller waits for it; return whether it was taken."""
+        """Take a place if one is free and no caller waits for it; tell whether it was taken."""
         if self._free <= 0 or self._waiting:
             return False
         self._free -= 1
         return True
 
     async def enter(self) -> None:
-        """Wait for a place and take it."""
+        """Wait for a free place in the window, and take it."""
         if self.enter_at_once():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -34,7 +34,7 @@ class ConfirmWindow:
             raise
 
     def leave(self) -> None:
-        """Free a place of the window, which the caller that waits longest gets."""
+        """Free a place of the window, or give it to the caller that has waited longest."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

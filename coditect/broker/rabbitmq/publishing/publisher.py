@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _FAILED: tuple[type[BaseException], ...] = (PublishRefused, PublishReturned, *LOST)
 BACKOFF = Backoff(0.01, 0.5)
 ASTRAY_SECONDS = 15.0
-"""The time that a publish waits for the owner of a missing binding: each owner binds again every few seconds."""
+"""The longest time for which a publish waits until the owner of a missing binding binds again."""
 ASTRAY_PAUSE_SECONDS = 0.25
 
 
@@ -39,18 +39,16 @@ class Routes(Protocol):
     """The exchanges and bindings that the process owns, for publishes that find no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Return whether a publish that came back, or found no exchange (`exists` is False), is worth another try.
-
-        Declares again what this process owns of the route.
+        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again.
 
         Raises:
-            CoditectError: when that cannot be done now.
+            CoditectError: when the declaration cannot be made now.
         """
 
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """The state of a publish under way, from its first try to its outcome."""
+    """The state of a publish, from its first try to its outcome."""
 
     publisher: Publisher
     message: Message
@@ -58,28 +56,28 @@ class _Attempt:
     routing_key: str
     wait_when_full: bool
     until: float
-    """The end of its time, as loop time."""
+    """The event loop's time at which the publish fails."""
     promise: Promise
     """The receiver of the outcome."""
     returned: bool = False
     placed: ConfirmWindow | None = None
-    """The window in which it has a place."""
+    """The confirm window in which the publish holds a place; None without a place."""
     in_flight: bool = False
     unknown: bool = False
     refusals: int = 0
     blocked: bool = False
     astray: CoditectError | None = None
-    """The error of a missing route: the message came back, or there is no exchange."""
+    """The error of a missing route: the message was returned, or the exchange does not exist."""
     astray_until: float = math.inf
 
     def taken(self) -> None:
-        """Set the outcome: the broker has the message."""
+        """Set the publish's outcome to success: the broker has the message."""
         self.leave()
         if not self.promise.done():
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome, or begin a repetition, after the failure of the first try."""
+        """Set the outcome after a failed first try, or start to repeat the publish."""
         self.publisher.rescue(self, error)
 
     def leave(self) -> None:
@@ -90,14 +88,14 @@ class _Attempt:
 
     @property
     def may_be_there(self) -> bool:
-        """Whether an earlier try may be in a queue, or with a consumer.
+        """Tell whether an earlier try may have put the message into a queue.
 
-        RabbitMQ refuses also what a classic queue's process had delivered, and not yet confirmed, when it died.
+        RabbitMQ also refuses messages that a classic queue's process delivered but had not confirmed when it died.
         """
         return self.unknown or self.refusals > 0
 
     def lose(self) -> None:
-        """Note the loss of the connection: the outcome of a sent message is unknown."""
+        """Mark the outcome of a sent message as unknown, because the connection was lost."""
         self.unknown = self.unknown or self.in_flight
         self.in_flight = False
 
@@ -113,14 +111,14 @@ class _Attempt:
         return BrokerUnavailable("The broker could not be reached in time", url=self.publisher.address, **facts)
 
     def unroutable(self) -> Unroutable:
-        """Return the error for a message that came back."""
+        """Return the error for a message that the broker returned."""
         return Unroutable(
             "No queue is bound to this key; nothing was taken", exchange=self.exchange, routing_key=self.routing_key
         )
 
 
 class Publisher:
-    """A publisher over one connection: at most `window` unconfirmed at once, repeated until known or too late."""
+    """The publisher of one connection, with at most `window` unconfirmed publishes per channel, and retries."""
 
     def __init__(self, connection: RabbitConnection, background: Supervisor, *, window: int, ways: Routes) -> None:
         self._ways = ways
@@ -131,7 +129,7 @@ class Publisher:
         self._closed = False
 
     def open(self) -> None:
-        """Start the publisher; called on its event loop, before any publish."""
+        """Start the watch over stuck publishes; called on the event loop before any publish."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._connection.on_silence = self._channels.accuse
@@ -139,17 +137,17 @@ class Publisher:
         self._background.keep(watch, name="watch publishes", critical=True)
 
     def close(self) -> None:
-        """Stop repeating failed publishes, so that no caller is left waiting."""
+        """Fail all further retries of publishes, so that no caller is left waiting."""
         self._closed = True
 
     @property
     def address(self) -> str:
-        """The address of the broker, without secrets."""
+        """The broker's URL, without user, password and query."""
         return self._connection.address
 
     @property
     def blocked(self) -> bool:
-        """Whether publishes wait for the broker's alarm to end."""
+        """Tell whether publishes wait for the end of the broker's alarm."""
         return self._gated > 0 and self._connection.up
 
     def publish(
@@ -178,7 +176,7 @@ class Publisher:
     # -- at once ----------------------------------------------------------------------------------------
 
     def _begun(self, attempt: _Attempt) -> bool:
-        """Send a publish if nothing holds it up, and return whether it was sent."""
+        """Send a publish at once if its channel and window allow that, and tell whether it was sent."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         publisher_channel = windowed.publisher_channel
         if publisher_channel is None or not publisher_channel.ready or not windowed.window.enter_at_once():
@@ -195,7 +193,7 @@ class Publisher:
         return True
 
     def rescue(self, attempt: _Attempt, error: BaseException) -> None:
-        """Set the outcome after a failed first try, or repeat it while the outcome is wanted."""
+        """Set a publish's outcome after a failed first try, or repeat the publish in the background."""
         attempt.leave()
         if attempt.promise.done():
             return
@@ -215,7 +213,7 @@ class Publisher:
             attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
-        """Return when the publish is worth another try; else raise its final error."""
+        """Record the failure of a try, and return when another try is worthwhile; else raise the final error."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
         attempt.astray = None
@@ -241,12 +239,12 @@ class Publisher:
         attempt.lose()
 
     def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Note that the route is missing; `_find_way` finds out whether there should be one."""
+        """Record that the route of a publish is missing; `_find_way` decides later whether to wait for the route."""
         attempt.astray = why
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Return when there should be a route by now, or soon; else raise why there is none."""
+        """Return when the missing route may exist by now; else raise the error of the missing route."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)
@@ -273,7 +271,7 @@ class Publisher:
         raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """Make one try, with a place in its channel's window; return False when another one is worth it."""
+        """Make one try of a publish, with a place in the window; return False when another try is worthwhile."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         await windowed.window.enter()
         attempt.placed = windowed.window
@@ -302,7 +300,7 @@ class Publisher:
         return True
 
     async def _open_gate(self, publisher_channel: PublisherChannel) -> bool:
-        """Wait for the gate; return False after a while: a connection that dies while it is blocked never opens."""
+        """Wait while the broker has an alarm or reads slowly; return False after 0.5 s of waiting."""
         self._gated += 1
         try:
             return await publisher_channel.gate()
@@ -317,7 +315,7 @@ class Publisher:
 
 
 def _pass_on(again: asyncio.Task[None], attempt: _Attempt) -> None:
-    """Set the outcome of the repetition, even when it never began."""
+    """Give the outcome of the repeated publish to the caller's promise."""
     attempt.leave()
     error = attempt.verdict() if again.cancelled() else again.exception()
     if attempt.promise.done():
