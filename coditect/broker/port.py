@@ -66,7 +66,7 @@ class Promise(Protocol):
         """Set the publish's outcome to success: the broker has the message."""
 
     def set_exception(self, exception: BaseException) -> None:
-        """Set the publish's outcome to the error with which it failed."""
+        """Set the publish's outcome to the error with which the publish failed."""
 
 
 OnDelivery = Callable[[Delivery], None]

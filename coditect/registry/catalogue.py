@@ -31,7 +31,7 @@ class CapabilityCatalogue:
         return frozenset()
 
     async def missing(self, capabilities: Iterable[str]) -> frozenset[str]:
-        """Return the capabilities without a queue, which no agent at the broker ever offered.
+        """Return those of the given capabilities that have no queue, so that no agent has ever declared them.
 
         Raises:
             BrokerUnavailable: when the broker does not answer.
@@ -42,7 +42,7 @@ class CapabilityCatalogue:
         ])  # fmt: skip
 
     async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
-        """Return the error for a task that came back unroutable: unknown capability, or a missing queue binding."""
+        """Return the error for a task that no queue took: an unknown capability, or a missing binding."""
         offered = await self.registered()
         if capability in offered or not await self.missing((capability,)):
             return Unroutable(

@@ -1,4 +1,4 @@
-"""The registry's keys in Redis. Each of its Lua scripts (`lua/`) is one atomic step and one round trip.
+"""The keys of the registry in Redis, and the layout of its index of agents by capability and tag.
 
 ::
 

@@ -71,7 +71,7 @@ class MemoryRegistry:
                 self._entries[agent_id].ends += seconds
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Write an agent's registration and load; replaces an earlier registration of the agent."""
+        """Write an agent's registration and load, in place of an earlier registration."""
         entry = _Entry(encode_registration(registration), encode_load(load), 0)
         self._refuse_when_failing()
         entry.ends = self._now() + lease_seconds
@@ -89,7 +89,7 @@ class MemoryRegistry:
         return entry is not None
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Remove an agent with its registration and load; idempotent."""
+        """Remove an agent's registration and load; idempotent."""
         self._refuse_when_failing()
         self._entries.pop(agent_id, None)
         await self._answer()

@@ -60,13 +60,13 @@ class Registry(Protocol):
     """
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
+        """Write an agent's registration, load and index entries atomically, in place of an earlier registration."""
 
     async def renew(self, agent_id: AgentId, load: Load, *, lease_seconds: float) -> bool:
         """Extend an agent's lease and write its load; return False when the agent is unknown and must register."""
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Remove an agent and its index entries; idempotent."""
+        """Remove an agent's registration, load and index entries; idempotent."""
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:
         """Return the living agents that match a search, sorted by agent id."""

@@ -62,7 +62,7 @@ class RedisRegistry:
         await self._connection.close()
 
     async def register(self, registration: Registration, load: Load, *, lease_seconds: float) -> None:
-        """Write an agent's registration, load and index entries atomically; replaces an earlier registration."""
+        """Write an agent's registration, load and index entries atomically, in place of an earlier registration."""
         await self._run(
             "register",
             registration.agent_id,
@@ -78,7 +78,7 @@ class RedisRegistry:
         return bool(await self._run("renew", agent_id, written, _milliseconds(lease_seconds)))
 
     async def deregister(self, agent_id: AgentId) -> None:
-        """Remove an agent and its index entries; idempotent."""
+        """Remove an agent's registration, load and index entries; idempotent."""
         await self._run("deregister", agent_id)
 
     async def find(self, search: Search) -> tuple[AgentRecord, ...]:

@@ -51,7 +51,7 @@ class ReferenceClock:
         return self._own.now_ms() - self._correction_ms
 
     def chance(self) -> float:
-        """Return a random number in [0, 1)."""
+        """Return a random number in [0, 1) from the random source of the wrapped clock."""
         return self._own.chance()
 
     def new_id(self) -> TaskId:

@@ -24,12 +24,12 @@ SHORT = 3
 With 3, a third of the tasks takes below 1.5 ms.
 """
 MOST_ATTEMPTS = 12
-"""The attempts that each node of a workflow has, enough for the faults of a run."""
+"""The number of attempts that each node of a workflow has, enough for the faults of a run."""
 RETRY = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 LIMITS = TaskOptions(start_within="1s", timeout="30s", deadline="3s", heartbeat="45s")
 """The time limits of a limited node, which are passed only when a fault delays the node."""
 PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.P0: 2, Priority.P1: 4, Priority.P2: 3})
-"""The relative frequency of each priority."""
+"""The relative frequency of each task priority in a run's load."""
 BROKEN = "broken"
 """The name of the node that fails for good, until a redrive gives it another input."""
 CHAIN = "chain"
@@ -37,7 +37,7 @@ CHAIN = "chain"
 HOPELESS, SPARED = "hopeless", "spared"
 """The names of the node whose attempts all fail, and of its successor, which is then skipped."""
 FEW_ATTEMPTS = 2
-"""The attempts of the node or task whose attempts all fail."""
+"""The number of attempts of the node or task whose attempts all fail."""
 TAKEN, PASSED, BEHIND = "taken", "passed", "behind"
 """The names of the node whose condition holds, the node whose condition fails, and its successor."""
 MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -59,7 +59,7 @@ class Pace:
     workflows: int
     """The number of workflows under way at once."""
     tasks: int
-    """The number of direct tasks under way at once."""
+    """The number of direct or durable tasks under way at once."""
     width: int
     """The number of parallel nodes in a layer, and of layers in a row."""
     milliseconds: tuple[int, int]

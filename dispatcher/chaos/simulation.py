@@ -67,7 +67,7 @@ LONE_EVERY = 10
 LONE_SECONDS = (8.0, 10.0)
 LONE_PLAN_SECONDS = 22.0
 FAMILIES = 4
-"""The last digit of the seeds whose direct tasks come in waves and each await a child; they have one fault."""
+"""The last digit of the seeds whose direct tasks come in waves and each await a child, with one fault a run."""
 PARENTS = 60
 """The number of tasks in a wave: many times the slots of all agents."""
 FAMILY_PLAN_SECONDS = 12.0

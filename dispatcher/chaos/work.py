@@ -97,7 +97,7 @@ class EffectFolder:
 
 
 class EffectTable:
-    """The effects of simulated tasks, in memory."""
+    """The effects of simulated tasks, in memory, at most one for each key."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, str] = {}

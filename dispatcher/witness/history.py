@@ -75,9 +75,9 @@ class Type(StrEnum):
     INVOKE = "invoke"
     OK = "ok"
     FAIL = "fail"
-    """The operation certainly did not happen."""
+    """The operation ended, and certainly did not happen."""
     INFO = "info"
-    """The outcome of the operation is unknown."""
+    """The operation ended, and whether it happened is unknown."""
 
 
 def post_of(proc: str) -> str:

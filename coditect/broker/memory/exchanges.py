@@ -20,7 +20,7 @@ class Exchanges:
         self._bindings: dict[str, dict[Binding, None]] = {}
 
     def declare(self, exchange: Exchange) -> None:
-        """Create an exchange unless it exists; idempotent.
+        """Create an exchange in the in-memory broker unless it exists; idempotent.
 
         Raises:
             TopologyMismatch: when it exists with another type or alternate exchange.

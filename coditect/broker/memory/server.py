@@ -199,7 +199,7 @@ class MemoryServer:
         return len(found)
 
     def when_up(self, arrived: Callable[[], None]) -> None:
-        """Call a function once the broker accepts connections, now or later."""
+        """Call a function once the broker accepts connections: at once, or at the next start."""
         if self._running:
             arrived()
         else:

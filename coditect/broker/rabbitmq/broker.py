@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 class AmqpBroker:
-    """The adapter of the port `Broker` for RabbitMQ 3.10 or newer.
+    """The RabbitMQ implementation of the port `Broker`, for RabbitMQ 3.10 or newer.
 
     `url` may name several hosts, separated by commas. `name` is the process's name in the broker's connection list,
     by which the process is evicted: an agent's id, a dispatcher's owner name.

@@ -199,7 +199,7 @@ class Looks:
         return ended
 
     async def close(self) -> None:
-        """End the round and close its channel."""
+        """End the current round of reads and close its channel."""
         channel, _ = self.end()
         if channel is not None:
             await close_quietly(channel)

@@ -52,7 +52,7 @@ class AmqpDelivery:
 
     @property
     def delivery_count(self) -> int:
-        """The number of times the message returned to its quorum queue."""
+        """The number of the message's returns to its quorum queue; 0 when the broker does not report it."""
         if not self.redelivered:
             return 0  # RabbitMQ 4 passes on what the publisher wrote there, until it has a count of its own
         count = self.message.headers.get("x-delivery-count")

@@ -38,7 +38,7 @@ LATENCY_MS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ScoreTerms:
-    """The terms of one agent's score, each in [0, 1]; more is better."""
+    """The seven terms of one agent's score, each in [0, 1]; more is better."""
 
     free: float
     capacity: float

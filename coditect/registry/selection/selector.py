@@ -47,7 +47,7 @@ class Known:
 
     @property
     def age(self) -> float:
-        """Seconds since the registry entries were read."""
+        """The seconds since the registry entries were read."""
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
@@ -81,7 +81,7 @@ class _Order:
 
 
 class Selector:
-    """The selector of agents for one client; reads the registry in the client's background tasks."""
+    """The selector of agents for one client, which reads the registry in the client's background tasks."""
 
     def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
         self._registry = registry
@@ -159,7 +159,7 @@ class Selector:
             self._learner = self._background.start(self._learn_all(), name="learn strategies")
 
     async def _learn_all(self) -> None:
-        """Read the registry entries of all pending capabilities one by one, with pauses, and end."""
+        """Read the registry entries of capabilities with an unknown strategy, one by one with pauses, and end."""
         while self._learning:
             capability = next(iter(self._learning))
             try:

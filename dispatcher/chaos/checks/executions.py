@@ -49,7 +49,7 @@ def _over(index: HistoryIndex, node: str, place: int) -> bool:
 
 
 def executions(index: HistoryIndex) -> CheckResult:
-    """I6: check that a task runs once, and once more at most for each failed execution and each fault in its way.
+    """I6: check that a task runs once, plus at most once for each failed execution and each fault that met it.
 
     A fault touches a task when it lasted, or ended a moment before, at some time between the beginnings of the first
     and the last execution; the fault of an agent only if the task ever ran there. A take-over of its shard counts as a

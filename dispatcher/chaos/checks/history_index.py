@@ -84,11 +84,11 @@ class HistoryIndex:
                 self._redrives[_work_of(one.key)].append(one.first)
 
     def of(self, f: str) -> Sequence[Operation]:
-        """Return all operations with the given name."""
+        """Return all operations with the given name, such as `claim`."""
         return self._by_f.get(f, ())
 
     def about(self, f: str, key: str) -> Sequence[Operation]:
-        """Return all operations with the given name and key."""
+        """Return all operations with the given name and key, such as the claims of one node."""
         return self._by_key[f].get(key, ()) if f in self._by_f else ()
 
     def by_key(self, f: str) -> Iterator[tuple[str, Sequence[Operation]]]:

@@ -11,7 +11,7 @@ from dispatcher.witness.history import post_of
 
 PROMISED_SECONDS = 3.0
 ALLOWED_SECONDS = 1.0
-"""The tolerance of one read of the registry: a change came at any time since the read before."""
+"""The tolerance beyond the promised 3 s, since the registry is read only once a second."""
 GAP_SECONDS = 2.0
 """The distance between two reads of the registry above which the time between them is not judged."""
 

@@ -24,7 +24,7 @@ SUFFIXES = (".lua", ".py")
 
 
 def fingerprint(root: Path) -> str:
-    """Return a hash of all product and test code, which changes when a mutant may be caught otherwise."""
+    """Return a hash of all product and test code, whose change makes the record of caught mutants invalid."""
     digest = sha256()
     for file in sorted(one for folder in CODE for one in (root / folder).rglob("*") if one.suffix in SUFFIXES):
         digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())

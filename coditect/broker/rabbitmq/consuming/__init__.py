@@ -1,1 +1,1 @@
-"""Consuming: subscriptions that survive a loss of the connection, and the watch for deaf consumers."""
+"""The consuming of queues: consumers that are restored after a loss, and the watch for deaf consumers."""

@@ -115,7 +115,7 @@ class FramingError(Exception):
 
 
 class Taken(Protocol):
-    """The receiver of one channel's frames, to which the parser offers each frame."""
+    """The port of a channel to which the parser offers each frame with the channel's number."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Consume a frame and return True, or return False to pass the frame on to aiormq.
@@ -258,7 +258,7 @@ class ContentAssembler:
         self._parts: list[bytes] = []
         self._missing = 0
         self._begun = self._passes = False
-        """Whether a content header was read, and whether header and bodies belong to aiormq's method."""
+        """Whether the current message's header was read, and whether its frames are passed on to aiormq."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Consume a frame of a message or a confirm, as `Taken.take`; return False to pass it on."""

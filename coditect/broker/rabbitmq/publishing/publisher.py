@@ -58,7 +58,7 @@ class _Attempt:
     until: float
     """The event loop's time at which the publish fails."""
     promise: Promise
-    """The receiver of the outcome."""
+    """The receiver of the publish's outcome."""
     returned: bool = False
     placed: ConfirmWindow | None = None
     """The confirm window in which the publish holds a place; None without a place."""
