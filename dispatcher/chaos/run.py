@@ -53,7 +53,7 @@ PROGRESS_SECONDS = 5.0
 PROVING_SECONDS = 60.0
 """The length from which a run with all kinds of faults must have a case for every check."""
 MAY_BE_IDLE = frozenset({"recovered in time", "no idle slot"})
-"""The checks that may have no case in a run that proves something.
+"""The checks that may find no case even in a run that is long and varied enough to prove something.
 
 The only fault whose effect is measured may find all slots taken, and free slots are watched only in the simulation.
 """

@@ -193,7 +193,7 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End the round, and return its channel, which the caller closes, and each queue's number of consumers."""
+        """End the round of reads, and return its channel, still open, and each queue's number of consumers."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended

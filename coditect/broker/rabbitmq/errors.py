@@ -70,7 +70,7 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
 
 
 def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
-    """Return the error when the broker closed a channel because of the entity; None for another cause."""
+    """Return Coditect's error for a channel that the broker closed because of the entity; None for another cause."""
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None
@@ -89,7 +89,7 @@ def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
 
 
 def oversize(error: BaseException, *, size: int) -> TooLarge | None:
-    """Return the error when the broker closed a channel because of a body of this size; None otherwise.
+    """Return Coditect's error for a channel that the broker closed because of a body of this size, else None.
 
     Publishes share a channel, and the other publishes on the closed channel are worth another try.
     """
