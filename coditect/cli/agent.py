@@ -64,7 +64,7 @@ def list_agents(
     status: Annotated[AgentStatus | None, typer.Option("--status", help="Only in this state.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the living agents with what they carry.
+    """List the living agents with their status, running tasks, slots, capabilities and counters.
 
     \b
     Example: coditect agent list --capability code.review
@@ -125,7 +125,7 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
 
 
 def agent_json(record: AgentRecord) -> dict[str, object]:
-    """Return an agent as JSON values, for programs."""
+    """Return an agent's registry record as JSON values for `--output json`."""
     registration, load = record.registration, record.load
     return {
         "agent_id": record.agent_id,

@@ -26,7 +26,7 @@ def list_approvals(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the questions that wait for an answer.
+    """List the approvals of running workflows that have no answer yet.
 
     \b
     Example: coditect approval list
@@ -41,7 +41,7 @@ def list_approvals(
 def grant_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
 ) -> None:
-    """Grant an approval: the workflow goes on. The first answer counts.
+    """Grant an approval, so that its workflow goes on. Only the first answer to an approval counts.
 
     \b
     Example: coditect approval grant 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "reviewed"
@@ -53,7 +53,7 @@ def grant_approval(
 def deny_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""
 ) -> None:
-    """Deny an approval: the node ends as rejected. The first answer counts.
+    """Deny an approval, so that its node ends as rejected. Only the first answer to an approval counts.
 
     \b
     Example: coditect approval deny 01890a5d-ac96-774b-bcce-b302099a8057 ship_it --comment "not yet"

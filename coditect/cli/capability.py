@@ -31,7 +31,7 @@ def list_capabilities(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what the living agents can do.
+    """List the capabilities that the living agents offer.
 
     \b
     Example: coditect capability list
@@ -48,7 +48,7 @@ def show_capability(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `coditect capability list` shows it.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one capability: who offers it, the schemas of its input and value, and a task to try.
+    """Show one capability: the agents that offer it, its input and output schemas, and an example task.
 
     \b
     Example: coditect capability show code.review
@@ -85,12 +85,12 @@ def _json(offer: CapabilityOffer) -> dict[str, object]:
 
 
 def spec_cells(spec: CapabilitySpec) -> tuple[object, ...]:
-    """Return the cells of a capability under SPEC_COLUMNS."""
+    """Return a capability's timeout, cost, tags and description as the cells of a table row."""
     return spec.timeout_seconds, spec.cost, spec.tags, spec.description
 
 
 def spec_json(spec: CapabilitySpec) -> dict[str, object]:
-    """Return a capability as JSON values, for programs."""
+    """Return a capability's declaration as JSON values for `--output json`."""
     return {
         "name": spec.name,
         "description": spec.description,

@@ -1,4 +1,4 @@
-"""The composition root of the command line: makes a broker, a registry and a client from the settings."""
+"""The composition root of the command line, which makes a broker, a registry and a client from the settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from coditect.settings.settings import Settings
 
 
 async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
-    """Connect to the broker at an address with its user and password, and close again.
+    """Connect to the broker at a URL with its user and password, and close the connection again.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
@@ -31,7 +31,7 @@ async def sign_in(url: str, *, heartbeat_seconds: int | None = None) -> None:
 
 
 class RealConnections:
-    """The connections to the servers that the settings name."""
+    """The broker, registry and client of a command, made for the servers that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -45,7 +45,7 @@ class RealConnections:
         return os.environ
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """Return RabbitMQ's adapter, not opened yet; it may declare, since only people run the command line."""
+        """Return RabbitMQ's adapter, not opened yet, which may declare exchanges and queues."""
         self._say_guesses(AMQP)
         settings = self._settings
         return AmqpBroker(
@@ -57,7 +57,7 @@ class RealConnections:
         )
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Return the broker's bindings by the management API; None without its address.
+        """Return the broker's bindings from its management API; None when the settings name no such API.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.
@@ -73,15 +73,15 @@ class RealConnections:
         return RedisRegistry(self._settings.redis_url)
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return the public client, not opened yet."""
+        """Return the public client, not opened yet, typed by the few methods that most commands need."""
         return self.fleet()
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return the public client with all its methods, not opened yet."""
+        """Return the public client, not opened yet, typed with all its methods."""
         self._say_guesses(AMQP, REDIS)
         return Client.from_env()
 
     def _say_guesses(self, *variables: str) -> None:
-        """Say for each variable, once in all, when its address is a guess."""
+        """Print once for each unset address variable that localhost is tried instead."""
         say_guesses(*(one for one in variables if one not in self._said))
         self._said.update(variables)

@@ -1,4 +1,4 @@
-"""The connections of the running command: a test's own, else those that `compose` makes."""
+"""The broker, registry and client of the running command: injected by a test, or made by `compose`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coditect.settings.settings import read_settings
 
 
 def connections(context: typer.Context) -> Connections:
-    """Return the connections for the running command: a test's own, else the real ones of the settings."""
+    """Return the connections that a test put into the typer context, or make them from the settings."""
     if context.obj is None:
         from coditect.cli.compose import RealConnections
 

@@ -63,7 +63,7 @@ def list_letters(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List dead letters, oldest first in each queue, and then nodes of workflows whose agents died.
+    """List the dead letters of each queue, oldest first, and then the workflow nodes whose agents died.
 
     \b
     Example: coditect dead list --capability code.review --reason handler_error
@@ -121,7 +121,7 @@ def redrive_letters(
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Bring dead letters back as fresh tasks; what is not brought back stays where it is.
+    """Publish dead letters again as fresh tasks; a letter that cannot be redriven stays in its queue.
 
     With --node, run a node of a workflow again that ended without a value, from its recorded input or the one that
     --input gives; its dependents go on after it. An element of a map stands for its map, whose elements run again that
@@ -156,7 +156,7 @@ def discard_letters(
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Throw dead letters away for good.
+    """Delete dead letters for good.
 
     \b
     Example: coditect dead discard --id 01890a5d-ac96-774b-bcce-b302099a8057 --yes
@@ -229,7 +229,7 @@ def _short(value: object) -> object:
 
 
 def _node_row(row: DeadRow) -> dict[str, object]:
-    """Return a node in the form of a dead letter; its id is what `dead redrive --node` takes."""
+    """Return a dead workflow node as a row of the dead-letter table, with the id that `dead redrive --node` takes."""
     node = row.node
     return {
         "id": f"{row.workflow}:{node.name}",

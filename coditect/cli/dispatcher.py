@@ -18,23 +18,23 @@ from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, 
 from coditect.settings.settings import Settings, read_settings
 
 GROUP = "coditect.control_plane"
-"""The group of entry points under which a control plane offers its program."""
+"""The group of Python entry points under which a control plane offers its program."""
 INSTALL = "pip install 'coditect[dispatcher]'"
 
 app = typer.Typer(no_args_is_help=True)
 
 
 class ControlPlaneProgram(Protocol):
-    """The program of an installed control plane."""
+    """The interface that the entry point of an installed control plane offers to the command line."""
 
     def main(self, settings: Settings) -> int:
         """Run the control plane until SIGTERM or SIGINT, and return the exit code."""
 
     def backup(self, settings: Settings, target: Path) -> None:
-        """Copy the store into a new file while the store is in use."""
+        """Copy the ledger's store into a new file while dispatchers use the store."""
 
     def restore(self, settings: Settings, source: Path) -> Path | None:
-        """Put a copy in the store's place, and return where the former file is kept, if there was one."""
+        """Put a backup in the store's place and return the path of the replaced file, None without one."""
 
 
 @app.command("run")
@@ -56,7 +56,7 @@ def run_dispatcher(
         ),
     ] = None,
 ) -> None:
-    """Run the control plane until SIGTERM or SIGINT; it hands its shards over and ends.
+    """Run a dispatcher of the control plane until SIGTERM or SIGINT, which makes it hand over its shards.
 
     Any number of them share the work of a FoundationDB store. A SQLite file has one owner: another dispatcher stands
     by, and takes over when the owner has ended. What no option says is taken from the environment: those named below,
@@ -75,11 +75,11 @@ def run_dispatcher(
 
 @app.command("status")
 def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show the dispatchers with what they refused, and the shards with their owners and what is under way.
+    """Show each dispatcher with its counts of refusals, and each shard with its owner and running work.
 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE
-    results that a fence refused; STRANGE results of nodes that nobody knows; DROPPED tasks without a queue that came
+    results that a fence refused; STRANGE results of unknown nodes; DROPPED tasks without a queue that came
     too fast to be answered. NEWER: the nodes of its shards that are left alone, since a newer dispatcher wrote
     them. A dispatcher that does not answer, or has no shard, has none.
 
@@ -105,7 +105,7 @@ def _counts(one: DispatcherStatus) -> dict[str, int | None]:
 
 
 def installed() -> ControlPlaneProgram:
-    """Return the program of the installed control plane.
+    """Load and return the program of the installed control plane.
 
     Raises:
         ControlPlaneRequired: when no control plane is installed, or it cannot be loaded.
@@ -114,7 +114,7 @@ def installed() -> ControlPlaneProgram:
 
 
 def entry_point(group: str, missing: str) -> object:
-    """Return what an installed control plane offers in a group of entry points.
+    """Load and return the first object that an installed package offers in a group of entry points.
 
     Raises:
         ControlPlaneRequired: with the sentence `missing` when nothing is offered; also when it cannot be loaded.

@@ -52,7 +52,7 @@ def run_load(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Put the fleet under load; report throughput, latency, failures, losses and repeated executions.
+    """Put the fleet under load and report throughput, latency, failures, lost tasks and repeated executions.
 
     Exits 1 when a task was refused, failed, hung or lost. A repeated execution is no failure: it is listed.
 
@@ -76,7 +76,7 @@ def run_load(
 
 
 def default_log(environ: Mapping[str, str], folder: Path) -> Path:
-    """Return the path of the load agents' log: from the environment, else beside the env file of `coditect up`."""
+    """Return the path of the load agents' effect log: from the environment, else beside `coditect up`'s files."""
     named = environ.get(LOG_VARIABLE)
     if named:
         return Path(named)
@@ -93,7 +93,7 @@ async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
 
 @asynccontextmanager
 async def _progress(load: LoadPlan, counts: LoadCounts) -> AsyncIterator[None]:
-    """Show the progress inside the block: a bar on a terminal, else a line every `LINE_SECONDS`."""
+    """Show the load test's progress while the block runs: a bar on a terminal, else a line every few seconds."""
     showing = asyncio.create_task(_bar(load, counts) if sys.stderr.isatty() else _lines(load, counts))
     try:
         yield

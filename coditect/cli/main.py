@@ -24,14 +24,14 @@ from coditect import __version__
 from coditect.errors import CoditectError
 
 FEW_COLLECTIONS = 50_000
-"""The new objects after which Python looks for garbage: imports make many, which stay, and are an agent's start."""
+"""The garbage collector's threshold, raised because imports make many objects that stay."""
 
 
 class Branch(NamedTuple):
-    """A command or a group of commands below the root."""
+    """One command or group of commands below `coditect`, with its module and its help text."""
 
     module: str
-    """The module of this package whose `app` has the command by that name, or is the group."""
+    """The module of `coditect.cli` whose `app` holds the command or the group of this name."""
     help: str
 
 
@@ -59,18 +59,18 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
 
 
 class CommandTree(TyperGroup):
-    """The root command, which imports a branch only when it is called."""
+    """The root command `coditect`, which imports a subcommand's module only when the subcommand runs."""
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
         self.commands = dict.fromkeys(BRANCHES, TyperCommand(None))  # for suggestions: only the names count
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the branches, in the order of the help text."""
+        """Return the names of the subcommands in the order of the help text."""
         return list(BRANCHES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import the module of a branch and return its command; None when there is no such branch."""
+        """Import a subcommand's module and return the command; None when no subcommand has the name."""
         if cmd_name not in BRANCHES:
             return None
         branch = BRANCHES[cmd_name]
@@ -81,12 +81,12 @@ class CommandTree(TyperGroup):
         return group.commands.get(cmd_name, group)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the list of branches to the help text, without importing them."""
+        """Write the list of subcommands to the help text without importing their modules."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, branch.help) for name, branch in BRANCHES.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; print a CoditectError on stderr and exit with its code."""
+        """Run the command line; print a CoditectError on stderr and exit with the error's exit code."""
         try:
             return super().main(*args, **kwargs)
         except CoditectError as error:
@@ -120,7 +120,7 @@ def _root(
 
 
 def build() -> typer.Typer:
-    """Return the root command with all branches."""
+    """Return the typer application `coditect` with all its subcommands."""
     app = typer.Typer(
         name="coditect",
         cls=CommandTree,

@@ -1,4 +1,4 @@
-"""`coditect task`: submit a task and wait for its result; ask for a durable task later, by its id."""
+"""`coditect task`: submits a task and waits for its result, or asks for a durable task later by its id."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def why_not(
     ] = DEFAULT_MOST,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say which agents exist and why each would or would not take a task now.
+    """Say which agents exist, and why each of them would or would not take a task now.
 
     Of a capability: what each agent would do with such a task. Of a task (an id, or anything with
     --capability): where it is, as far as that can be known without a control plane. Exits 4 when no agent
@@ -118,7 +118,7 @@ def submit_task(
 
 @app.command("get")
 def get_task(context: typer.Context, task_id: DurableArgument, output: OutputOption = Output.TABLE) -> None:
-    """Say where a durable task is, with every attempt; its value or failure when it has ended.
+    """Show a durable task's state and attempts, and its value or failure once it ended.
 
     \b
     Example: coditect task get 01890a5d-ac96-774b-bcce-b302099a8057:task
@@ -140,7 +140,7 @@ def wait_for_task(
     wait: Annotated[str, typer.Option("--wait", callback=checked, help="At most so long.")] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Wait for a durable task and print its value; exits as `task submit` does.
+    """Wait for a durable task and print its value; the exit codes are those of `task submit`.
 
     \b
     Example: coditect task wait 01890a5d-ac96-774b-bcce-b302099a8057:task
@@ -150,7 +150,7 @@ def wait_for_task(
 
 @app.command("cancel")
 def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Ask every agent to end this task, or not to start it; best effort, remembered for ten minutes.
+    """Ask all agents to stop this task or not to start it; best effort, remembered for ten minutes.
 
     A durable task (its id ends in :task) is canceled by the control plane, which does not forget. Exits 4 when there is
     no such task to cancel, as far as agents and queues tell.
@@ -212,7 +212,7 @@ async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
 
 
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
-    """Return the outcome of a task as JSON values, for programs."""
+    """Return a task's outcome (status, value, failure, agent, times) as JSON values for `--output json`."""
     completed = outcome.status is Status.COMPLETED
     return {
         "task_id": task_id,
@@ -227,14 +227,14 @@ def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
 
 
 def failure_of(outcome: Outcome) -> CoditectError:
-    """Return the error for a task without a value; the error carries the exit code."""
+    """Return the error of a task that ended without a value; the error carries the command's exit code."""
     from coditect.client.handle import task_error
 
     return task_error(outcome)
 
 
 def _why_views(answer: WhyNot) -> Iterator[View]:
-    """Yield the verdict and the tables: all of it is the answer."""
+    """Yield the texts and tables that `task why-not` prints: verdict, fix, places, agents and queues."""
     yield f"{answer.verdict.sentence}."
     if answer.verdict.fix:
         yield f"Fix: {answer.verdict.fix}"

@@ -1,4 +1,4 @@
-"""`coditect topology`: compare the exchanges and queues that the code wants with those of the broker."""
+"""`coditect topology`: compares the exchanges and queues that the code declares with those of the broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CapabilitiesOption = Annotated[
 def plan_topology(
     context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show the difference between broker and code; exits 1 when there is one.
+    """Show how the broker's exchanges and queues differ from the code's; exits 1 when they differ.
 
     \b
     Example: coditect topology plan --capability code.review
@@ -41,7 +41,7 @@ def plan_topology(
 def apply_plan(
     context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Create what is missing and bind everything; what differs is left alone and listed. Idempotent.
+    """Create missing exchanges, queues and bindings; list those that differ, and leave them alone. Idempotent.
 
     \b
     Example: coditect topology apply --capability code.review --capability tests.run

@@ -44,7 +44,7 @@ from coditect.workflow.rows import ApprovalRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 MOST_SHOWN = 10_000
-"""Number of characters of a value that the text output shows; JSON has all of it."""
+"""The largest number of characters of a value that the text output shows; JSON shows the whole value."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,7 +53,7 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's 
 
 
 class GraphFormat(StrEnum):
-    """The format of a drawn graph."""
+    """The output format of `workflow graph`: text or Mermaid."""
 
     TEXT = "text"
     MERMAID = "mermaid"
@@ -77,7 +77,7 @@ def run_workflow(
     ] = "1h",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a workflow, show how far it is and whom it waits for, and list its nodes and its value when it has ended.
+    """Start a workflow, follow its progress and open approvals, and print its nodes and value at its end.
 
     Exits 0 when it completed, 1 when it did not, 2 when the file is no workflow, 3 when it did not end in time.
 
@@ -110,7 +110,7 @@ def check_workflow(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check a definition: fields, graph, expressions. Lists everything that is wrong and exits 2 then.
+    """Check a definition's fields, graph and expressions; list every mistake and exit 2 when there is one.
 
     \b
     Example: coditect workflow check examples/release.yaml
@@ -147,7 +147,7 @@ def draw_workflow(
         str | None, typer.Option("--live", metavar="RUN", help="Show the file with the states of this run.")
     ] = None,
 ) -> None:
-    """Draw a graph: of a file, with states where some are named, or of a run with its live states.
+    """Draw the graph of a workflow file, or of a run with the live states of its nodes.
 
     \b
     Example: coditect workflow graph examples/release.yaml --format mermaid
@@ -169,7 +169,7 @@ def list_workflows(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the workflows that the control plane has, the latest first.
+    """List the workflows that the control plane keeps, the latest first.
 
     \b
     Example: coditect workflow list --state running
@@ -208,7 +208,7 @@ def cancel_workflow(
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown with the workflow.")] = "",
 ) -> None:
-    """End a workflow: nothing new begins, what runs is asked to stop. It ends as canceled unless it completed before.
+    """Cancel a workflow: begin no node, ask running tasks to stop; it ends as canceled unless it completed.
 
     \b
     Example: coditect workflow cancel 01890a5d-ac96-774b-bcce-b302099a8057
@@ -218,7 +218,7 @@ def cancel_workflow(
 
 @app.command("pause")
 def pause_workflow(context: typer.Context, run: RunArgument) -> None:
-    """Publish nothing new of a workflow; what runs goes on.
+    """Pause a workflow: publish none of its further nodes; running tasks go on.
 
     \b
     Example: coditect workflow pause 01890a5d-ac96-774b-bcce-b302099a8057
@@ -228,7 +228,7 @@ def pause_workflow(context: typer.Context, run: RunArgument) -> None:
 
 @app.command("resume")
 def resume_workflow(context: typer.Context, run: RunArgument) -> None:
-    """Go on with a paused workflow, or run one that failed again from its first failed nodes.
+    """Resume a paused workflow, or run a failed one again from its failed nodes.
 
     \b
     Example: coditect workflow resume 01890a5d-ac96-774b-bcce-b302099a8057
@@ -247,7 +247,7 @@ async def _run(opened: Connections, order: WorkflowOrder) -> AcceptedWorkflow | 
 
 
 class _Watcher:
-    """Shows a person how far a workflow is, and the questions that it waits for."""
+    """Callbacks of `workflow run` that print a workflow's progress and its open approvals."""
 
     def __init__(self, order: WorkflowOrder, stack: ExitStack) -> None:
         self._order = order
@@ -256,13 +256,13 @@ class _Watcher:
         self.seen: Show = lambda _: None
 
     def uploaded(self, nodes: int, of: int) -> None:
-        """Say how much of a large workflow was sent, at most a line in a second."""
+        """Print how many nodes of a large workflow were sent, at most once a second."""
         if nodes < of and time.monotonic() - self._said_at >= LINE_SECONDS:
             self._said_at = time.monotonic()
             say(f"{nodes} of {of} nodes sent")
 
     def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Say which workflow it is, and show its progress from then on if it is followed."""
+        """Print the accepted workflow's id, and show its progress from then on unless detached."""
         run, followed, definition = accepted.id, self._order.wait is not None, self._order.definition
         if not accepted.new:
             where = f"ended: {accepted.state}" if accepted.state.terminal else f"still {accepted.state}"
@@ -275,7 +275,7 @@ class _Watcher:
             self.seen = self._stack.enter_context(shown_progress())
 
     def asked(self, approval: ApprovalRow) -> None:
-        """Say a question, with the command that answers it."""
+        """Print an open approval's question and the command that answers it."""
         answer = f"coditect approval grant {approval.workflow} {shlex.quote(approval.node)}"
         say(printable(f"{approval.node} waits for an answer: {approval.question}\n  {answer}   (or: deny)"))
 

@@ -12,7 +12,7 @@ from coditect.cli.dispatcher import entry_point
 from coditect.cli.terminal.output import Output, OutputOption, say, write_json
 
 GROUP = "coditect.chaos"
-"""The group of entry points under which a control plane offers its chaos program."""
+"""The group of Python entry points under which a control plane offers its chaos program."""
 FOLDER = Path(".coditect") / "chaos"
 
 
@@ -21,17 +21,17 @@ class Report(Protocol):
 
     @property
     def passed(self) -> bool:
-        """Whether every promise was kept, in a run that proves something."""
+        """Tell whether the run kept every promise and broke enough to prove it."""
 
     @property
     def caught(self) -> bool:
-        """Whether a checker for the mutant has found the mutant."""
+        """Tell whether the checker that is meant for the mutant found it."""
 
     def lines(self) -> list[str]:
-        """Return the result as lines for a person."""
+        """Return the result of the run as lines of text for a person."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result as JSON values, for programs."""
+        """Return the result of the run as JSON values for `--output json`."""
 
 
 app = typer.Typer()
@@ -54,7 +54,7 @@ def run_chaos(
     folder: Annotated[Path, typer.Option("--folder", help="Logs and histories; emptied first.")] = FOLDER,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Break a private fleet: kill -9, stop, wipe, restart, by a seed. Check every promise on its history.
+    """Break a private fleet by a seed (kill -9, stop, wipe, restart) and check every promise on its history.
 
     Starts its own RabbitMQ, Redis, dispatchers and agents, and stops them. Exits 1 when a promise was broken, or when
     the run proves nothing: less than a fault in 2 s, a kind of fault that never hit work in flight, or, in a minute of

@@ -1,4 +1,4 @@
-"""`coditect dev`: `coditect up` for whoever writes an agent. It shows all logs, and runs what was changed."""
+"""`coditect dev`: `coditect up` for the author of an agent, with all logs shown and changed agents restarted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coditect.local import Program
 
 STOP_SECONDS = 30
-"""The time that an agent has to finish its tasks before it is replaced."""
+"""The seconds that an agent has to finish its tasks before `coditect dev` replaces its process."""
 
 app = typer.Typer()
 
@@ -70,7 +70,7 @@ def dev_command(
 
 
 def _watched(program: Program) -> Program:
-    """Return the program under a watcher, which starts it again at each change in the folder."""
+    """Return the program wrapped in `watchfiles`, which restarts it when a Python file in the folder changes."""
     from dataclasses import replace
 
     watch = ("--filter", "python", "--sigint-timeout", str(STOP_SECONDS), "--target-type", "command")

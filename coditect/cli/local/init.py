@@ -1,4 +1,4 @@
-"""`coditect init`: a project of one's own that runs at once, copied from the package's `starter` folder."""
+"""`coditect init`: writes a small runnable project for a user, copied from the package's `starter` folder."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def up_command(
 
 @app.command("down")
 def down_command(output: OutputOption = Output.TABLE) -> None:
-    """Stop exactly what `coditect up` started here; agents finish their work first. Idempotent.
+    """Stop the servers and programs that `coditect up` started here; agents finish their tasks. Idempotent.
 
     \b
     Example: coditect down
@@ -102,7 +102,7 @@ def doctor_command(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Look for what is missing, unreachable or stale, and say how to mend it. Changes nothing but for --rebuild.
+    """Check servers, agents and settings, print a fix for each fault, and change nothing without --rebuild.
 
     \b
     Example: coditect doctor
@@ -148,18 +148,18 @@ def _rebuild(context: typer.Context, output: Output) -> None:
 
 
 def _named(url: str, default: str) -> str | None:
-    """Return the address, or None for the default one, which no variable has named."""
+    """Return a server's URL, or None when it is only the default that no setting named."""
     return None if url == default else url
 
 
 def _up_folder(start: Path) -> Path:
-    """Return the nearest folder, in `start` or above, in which `coditect up` ran; else the one below `start`."""
+    """Return the nearest `.coditect` folder, from `start` upwards, in which `coditect up` ran; else `start`'s own."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 
 
 def fleet(named: Sequence[str], folder: Path) -> dict[str, int]:
-    """Return the agents by file or module, with the number of processes of each."""
+    """Return the agent files or modules to run, each with its number of processes."""
     if named:
         return dict(_agent_count(text) for text in named)
     project = folder / "pyproject.toml"
@@ -199,7 +199,7 @@ def plan_of(programs: tuple[Program, ...], folder: Path, environ: Mapping[str, s
 
 
 def control_plane() -> list[Program]:
-    """Return the programs of the installed control planes; an entry point names a module that `python -m` runs."""
+    """Return the programs of the installed control planes as commands that `coditect up` starts."""
     from importlib.metadata import entry_points
     from importlib.util import find_spec
 
@@ -216,7 +216,7 @@ def control_plane() -> list[Program]:
 
 
 def programs_of(target: str, processes: int) -> list[Program]:
-    """Return the commands to run an agent in several processes, one for each, so that each restarts by itself."""
+    """Return one command for each process of an agent, so that each process restarts by itself."""
     from coditect import local
 
     name = Path(target.partition(":")[0]).stem if "/" in target or target.endswith(".py") else target

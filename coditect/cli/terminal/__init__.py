@@ -1,1 +1,1 @@
-"""What the commands share at a terminal: JSON arguments in, tables and JSON out, progress, errors and the wait."""
+"""Helpers of all commands at a terminal: JSON arguments, tables, JSON output, progress, errors and waits."""

@@ -1,4 +1,4 @@
-"""JSON arguments of the command line: given directly, as a file, or on stdin."""
+"""Reads the JSON arguments of the command line, given directly, as a file, or on stdin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 
 def read_body(argument: str) -> bytes:
-    """Return the JSON of an argument, which is the JSON itself, `@file`, or `-` for stdin.
+    """Return the JSON text of an argument: the argument itself, the file of `@file`, or stdin for `-`.
 
     Raises:
         InvalidTask: when the text is not JSON, or the file cannot be read.

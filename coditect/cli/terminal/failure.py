@@ -1,4 +1,4 @@
-"""The text of an error for a person: its sentence, its facts, and the way out."""
+"""The text of an error for a person: its sentence, its facts, and how to fix it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WAYS_OUT: tuple[tuple[type[CoditectError], str], ...] = (
 
 
 def describe(error: CoditectError) -> str:
-    """Return an error as lines of text, without passwords."""
+    """Return an error's sentence, facts and fix as lines of text, with passwords removed from URLs."""
     facts = {name: value for name, value in error.facts.items() if name != "fix" and value not in (None, "", ())}
     lines = [f"Error: {error.sentence}."]
     lines += [f"  {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
@@ -58,7 +58,7 @@ def describe(error: CoditectError) -> str:
 
 
 def say_guesses(*variables: str) -> None:
-    """Say for each variable without a value that localhost is tried, and what to do."""
+    """Print for each unset address variable that localhost is tried, and how to set it."""
     from coditect.settings.settings import DEFAULTS
 
     guesses = {AMQP: DEFAULTS.amqp_url, REDIS: DEFAULTS.redis_url}
@@ -68,7 +68,7 @@ def say_guesses(*variables: str) -> None:
 
 
 def _source(variable: str) -> str | None:
-    """Return where the address of a server comes from; None when no variable names it."""
+    """Return the place that sets an address variable (environment or env file); None when neither does."""
     from coditect.settings.settings import find_env_file
 
     if os.environ.get(variable):
@@ -86,7 +86,7 @@ def _unset(variable: str) -> str:
 
 
 def raised_at(traceback: str) -> str:
-    """Return file, line and function where a handler raised: the last frame of the traceback outside of libraries."""
+    """Return file, line and function of the traceback's last frame outside of libraries."""
     places = _PLACE.findall(traceback)
     own = [one for one in places if "site-packages" not in one[0] and "/lib/python" not in one[0]]
     return next((f"{file}:{line} in {name}" for file, line, name in (own or places)[-1:]), "")

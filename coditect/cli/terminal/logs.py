@@ -1,4 +1,4 @@
-"""The logs of several programs on one terminal, each line with the name of its program, in a colour of its own."""
+"""Shows the log files of several programs on one terminal, each line prefixed with its program's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 LOOK_SECONDS = 0.1
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 LONGEST_LINE = 20_000
-"""The most bytes without an end of line that wait for the rest of their line."""
+"""The number of bytes after which an unfinished log line is printed without its end."""
 
 
 @dataclass(slots=True)
@@ -23,12 +23,12 @@ class _Log:
     path: Path
     colour: str
     at: int
-    """The bytes that were read."""
+    """The offset in bytes up to which the log file was read."""
     rest: bytes = b""
-    """A line without its end."""
+    """The last line's beginning, read before the program wrote its end."""
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines since the last call; a file that became shorter is another one, and read from its start."""
+        """Yield the file's lines since the last call; a file that became shorter is read from its start."""
         try:
             with self.path.open("rb") as file:
                 if file.seek(0, 2) < self.at:
@@ -46,7 +46,7 @@ class _Log:
 
 
 class Logs:
-    """The logs of programs in one folder, written as they grow."""
+    """The log files of programs in one folder, printed to a terminal as they grow."""
 
     def __init__(self, folder: Path, console: Console) -> None:
         self._folder = folder
@@ -55,14 +55,14 @@ class Logs:
         self._over = Event()
 
     def follow(self, names: Iterable[str]) -> None:
-        """Write from now on what these programs log; what their files hold already is left out."""
+        """Print from now on the new log lines of these programs; lines already in their files are left out."""
         for name in names:
             path = self._folder / f"{name}.log"
             size = path.stat().st_size if path.exists() else 0
             self._logs = [*self._logs, _Log(name, path, COLOURS[len(self._logs) % len(COLOURS)], size)]
 
     def show(self) -> None:
-        """Write what is new."""
+        """Print the log lines that were written since the last call."""
         logs = self._logs
         width = max((len(one.name) for one in logs), default=0)
         for one in logs:
@@ -72,7 +72,7 @@ class Logs:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Write what is logged, in a thread, until the end of the block."""
+        """Print new log lines from a thread until the block ends."""
         thread = Thread(target=self._keep_showing, name="logs", daemon=True)
         thread.start()
         try:

@@ -1,4 +1,4 @@
-"""The output of commands: the answer on stdout, everything else on stderr.
+"""The output of commands: an answer goes to stdout, and all other text to stderr.
 
 `render` writes an answer: a JSON document for a program, or tables and fields, one below the other, for a person.
 """
@@ -17,7 +17,7 @@ import typer
 
 
 class Output(StrEnum):
-    """The reader of an answer: a person (table) or a program (JSON)."""
+    """The output format of a command: tables for a person, or JSON for a program."""
 
     TABLE = "table"
     JSON = "json"
@@ -28,12 +28,12 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for 
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """A table of an answer: drawn on a terminal, aligned plain text without colour in a pipe."""
+    """A table of a command's answer: drawn on a terminal, aligned plain text without colour in a pipe."""
 
     columns: Sequence[str]
     rows: Iterable[Sequence[object]]
     empty: str = ""
-    """What is said on stderr instead of a table without rows."""
+    """The text that stderr shows instead of a table without rows."""
 
     def write(self) -> None:
         """Write the table to stdout."""
@@ -52,12 +52,12 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class FieldsView:
-    """One object of an answer, a line for each field; empty fields are left out."""
+    """One object of a command's answer, printed as a line for each field that is not empty."""
 
     fields: Mapping[str, object]
 
     def write(self) -> None:
-        """Write the fields to stdout."""
+        """Write the names and values of the fields to stdout, aligned."""
         shown = {name: readable(value) for name, value in self.fields.items() if value not in (None, "", (), [], {})}
         width = max((len(name) for name in shown), default=0)
         for name, text in shown.items():
@@ -69,21 +69,21 @@ class FieldsView:
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A line about an answer, which is no part of it."""
+    """A remark for the person at the terminal, which goes to stderr and is no part of the answer."""
 
     text: str
 
     def write(self) -> None:
-        """Write the line to stderr."""
+        """Write the remark to stderr."""
         say(self.text)
 
 
 View = TableView | FieldsView | Aside | str
-"""A part of an answer for a person; a text is a line of its own."""
+"""One part of an answer for a person; a plain string is printed as a line."""
 
 
 def render(output: Output, document: object, *views: View) -> None:
-    """Write the answer: the document for a program, the views for a person."""
+    """Write a command's answer to stdout: the document as JSON, or the views for a person."""
     if output is Output.JSON:
         write_json(document)
     else:
@@ -91,7 +91,7 @@ def render(output: Output, document: object, *views: View) -> None:
 
 
 def show(*views: View) -> None:
-    """Write views, one below the other."""
+    """Write the views of an answer, one below the other."""
     for view in views:
         if isinstance(view, str):
             typer.echo(view)
@@ -100,12 +100,12 @@ def show(*views: View) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line for the person at the terminal on stderr; it is never part of the answer."""
+    """Print a line to stderr for the person at the terminal, outside of the command's answer."""
     typer.echo(text, err=True)
 
 
 def agree(question: str, *, yes: bool) -> None:
-    """Ask the person to confirm, unless `yes` is given.
+    """Ask the person at the terminal to confirm, unless `yes` is given.
 
     Raises:
         Abort: when the person says no.
@@ -115,18 +115,18 @@ def agree(question: str, *, yes: bool) -> None:
 
 
 def write_json(value: object) -> None:
-    """Write the answer as one JSON document."""
+    """Write a value to stdout as one indented JSON document."""
     typer.echo(_document(value, indent=2))
 
 
 def write_json_line(value: object) -> None:
-    """Write one of many answers on a line of its own (JSON Lines)."""
+    """Write a value to stdout as one line of JSON (JSON Lines) and flush."""
     typer.echo(_document(value))
     sys.stdout.flush()
 
 
 def _document(value: object, indent: int | None = None) -> str:
-    """Return the value as JSON in UTF-8; text that is no valid UTF-8 is escaped."""
+    """Return a value as JSON text; characters that are no valid UTF-8 are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
     return text.encode(errors="backslashreplace").decode()
 
@@ -149,7 +149,7 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 
 def readable(value: object) -> str:
-    """Return a value as text for people, without control characters."""
+    """Return a value as text for a table cell, without control characters."""
     match value:
         case None:
             return "-"
@@ -166,18 +166,18 @@ def readable(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text without control characters: text from others must not move the terminal's cursor."""
+    """Replace control characters by `?`, so that text from agents cannot move the terminal's cursor."""
     return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
 
 
 class Moment(str):
-    """An instant in ISO 8601 and UTC, for programs and pipes; on a terminal a table shows its `short` form."""
+    """An instant as ISO 8601 text in UTC, which a table on a terminal shows in its `short` form."""
 
     __slots__ = ()
 
     @property
     def short(self) -> str:
-        """The instant by the machine's clock: only the time when it is today, else date and time."""
+        """The instant in local time: only the time for an instant of today, else date and time."""
         try:
             local = datetime.fromisoformat(self).astimezone()
         except OverflowError:  # of the last day of the year 9999
@@ -186,7 +186,7 @@ class Moment(str):
 
 
 def instant(ms: int | None) -> str | None:
-    """Return milliseconds since the epoch as an instant; as a number when no calendar has the instant."""
+    """Return milliseconds since the epoch as a Moment, or as digits when they are beyond the calendar."""
     if ms is None:
         return None
     try:

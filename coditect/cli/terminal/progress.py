@@ -1,4 +1,4 @@
-"""The progress of a workflow or a task on stderr: a bar on a terminal, a line for each change elsewhere."""
+"""Shows the progress of a workflow or a task on stderr: a bar on a terminal, else a line for each change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LINE_SECONDS = 1.0
-"""The least time between two lines."""
+"""The least number of seconds between two printed progress lines."""
 BAR_WIDTH = 40
 PROGRESS = "task.progress"
 _STYLES = {
@@ -33,12 +33,12 @@ _STYLES = {
 SILENCE = "The control plane does not answer; the workflow is waited for"
 
 Show = Callable[[WorkflowRow | None], None]
-"""A callback for each look at the workflow; None stands for a look without an answer."""
+"""A callback that shows a workflow's latest row; None means that the control plane did not answer."""
 
 
 @contextmanager
 def shown_progress() -> Iterator[Show]:
-    """Yield a function that shows each look at a workflow, until the block is left."""
+    """Yield a function that shows a workflow's row as progress on stderr, until the block ends."""
     if sys.stderr.isatty():
         with _drawn() as show:
             yield show
@@ -47,7 +47,7 @@ def shown_progress() -> Iterator[Show]:
 
 
 class Lines:
-    """A line for each change, at most one in a second; the last look is always shown."""
+    """Progress of a workflow as printed lines: one for each change, at most one a second, and the final state."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class Lines:
         self._told = ""
 
     def show(self, row: WorkflowRow | None) -> None:
-        """Print the look as a line, if it is news and a second has passed."""
+        """Print the workflow's state as a line when it changed and a second has passed since the last line."""
         now = self._clock()
         text = SILENCE if row is None else counted(row)
         over = row is not None and row.state.terminal
@@ -66,14 +66,14 @@ class Lines:
 
 
 def counted(row: WorkflowRow) -> str:
-    """Return the number of nodes in each state, as text."""
+    """Return a workflow's state and its number of nodes in each state as one line of text."""
     states = ", ".join(f"{row.counts[state]} {state.value}" for state in TaskState if row.counts.get(state))
     return f"{row.state.value}: {row.ended} of {row.total} ended" + (f" ({states})" if states else "")
 
 
 @contextmanager
 def shown_events() -> Iterator[Callable[[Event], None]]:
-    """Yield a function that shows each event of one task, until the block is left."""
+    """Yield a function that shows each event of one task on stderr, until the block ends."""
     if not sys.stderr.isatty():
         yield lambda event: say(told(event))
         return
@@ -93,7 +93,7 @@ def shown_events() -> Iterator[Callable[[Event], None]]:
 
 
 def told(event: Event) -> str:
-    """Return an event of a task as a line of text for a person."""
+    """Return a task's event as a line of text for a person."""
     if event.type == PROGRESS:
         return printable(f"  {_share(event):4.0%}  {event.data.get('note') or ''}".rstrip())
     facts = ", ".join(f"{name} {value}" for name, value in event.data.items() if value not in (None, ""))

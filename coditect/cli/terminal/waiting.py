@@ -1,4 +1,4 @@
-"""The option `--wait`: checked before anything is sent; and the text for a person who ends the wait."""
+"""The option `--wait`, checked before the command sends anything, and the text printed on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from coditect.model.duration import seconds
 
 
 def checked(wait: str | None) -> str | None:
-    """Check the option's duration and return the option unchanged: the callback of typer.
+    """Check that the `--wait` option is a duration, and return it unchanged; a typer callback.
 
     Raises:
         InputError: when the text is no duration.
@@ -23,7 +23,7 @@ def checked(wait: str | None) -> str | None:
 
 @contextmanager
 def going_on(sentence: str) -> Iterator[None]:
-    """Print the sentence when Ctrl-C ends the block: what goes on, and how to see it."""
+    """Print a sentence when Ctrl-C ends the block: which work goes on, and how to see it."""
     try:
         yield
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""Workflows, nodes and attempts as the commands show them to a person."""
+"""Tables of workflows, nodes and attempts for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
 
 MOST_ROWS = 200
-"""Number of nodes, and of attempts, that a table shows."""
+"""The largest number of nodes or attempts that a table shows."""
 WIDEST_CELL = 60
 
 
 def workflow_fields(row: WorkflowRow) -> FieldsView:
-    """Return a workflow's own fields, without its nodes."""
+    """Return a workflow's own fields for printing: state, times, key, shard and node counts."""
     return FieldsView(
         {
             "workflow": row.workflow,
@@ -33,7 +33,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
 
 
 def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of the nodes, each after its predecessors; of too many the failed ones come first."""
+    """Return a table of a workflow's nodes in graph order, or of its worst nodes when they are too many."""
     shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(WORST_FIRST)}
@@ -45,7 +45,7 @@ def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]
 
 
 def attempts_table(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of every attempt with its agent, times and error, in the order of their publication."""
+    """Return a table of a workflow's attempts with agent, times and error, in order of publication."""
     columns = ("node", "attempt", "fence", "agent", "status", "published", "started", "took", "error")
     by_time = sorted(rows, key=lambda row: (row.published_at_ms or 0, row.fence))
     table = TableView(columns, [_attempt(row) for row in by_time[:most]], "No attempts yet.")
@@ -54,7 +54,7 @@ def attempts_table(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> list
 
 
 def workflows_table(rows: Iterable[WorkflowRow]) -> TableView:
-    """Return a table of workflows, a line for each."""
+    """Return a table with one row for each workflow."""
     columns = ("workflow", "name", "state", "nodes", "ended", "failed", "accepted", "took")
     return TableView(columns, [_workflow(row) for row in rows], "No workflows.")
 

@@ -1,4 +1,4 @@
-"""An agent with one capability, to begin with."""
+"""An example agent with one capability, for a new project."""
 
 from coditect import Agent, Context
 
@@ -7,6 +7,6 @@ greeter = Agent("greeter", version="0.1.0")
 
 @greeter.capability("hello.greet", timeout="30s")
 async def greet(name: str, ctx: Context) -> str:
-    """Greets somebody by name."""
+    """Greets a person by name."""
     await ctx.progress(0.5, "looking for words")
     return f"Hello, {name}!"

@@ -1,4 +1,4 @@
-"""What the fleet does, in a fleet without servers, in which no wait takes real time."""
+"""Tests of the greeter's capability and workflow on an in-memory fleet, with virtual time."""
 
 from pathlib import Path
 
