@@ -1,4 +1,4 @@
-"""Pauses between the tries of one thing: each is twice as long as the one before, up to a bound."""
+"""Exponential backoff: pauses between retries, each twice as long as the one before, up to a bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import count
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """The first and the longest pause, in seconds; a caller that wants jitter waits for a random share of a pause."""
+    """An exponential backoff with a first and a longest pause, in seconds, and without jitter of its own."""
 
     first: float
     longest: float
@@ -19,5 +19,5 @@ class Backoff:
         return min(self.longest, self.first * 2.0 ** min(failures - 1, 40))
 
     def pauses(self) -> Iterator[float]:
-        """Return the pauses after the first failure, the second, and so on, without end."""
+        """Yield without end the seconds to wait after the first failure, the second, and so on."""
         return map(self.pause, count(1))

@@ -32,11 +32,11 @@ class Act(StrEnum):
     """The action that a failpoint takes: kill the process, stop the process, or raise an error."""
 
     KILL = "kill"
-    """The process is gone, as by SIGKILL."""
+    """The process is killed, as by SIGKILL."""
     STOP = "stop"
-    """The process stands still, as by SIGSTOP, until a SIGCONT."""
+    """The process is stopped, as by SIGSTOP, until a SIGCONT."""
     RAISE = "raise"
-    """FailpointReached is raised."""
+    """The failpoint raises FailpointReached."""
 
 
 class FailpointReached(CoditectError):
@@ -50,7 +50,7 @@ class Failpoint:
     point: str
     act: Act
     at: int = 1
-    """The n-th time that the point is reached, from 1; no other time counts."""
+    """The visit of the point at which the action happens, counted from 1; other visits have no effect."""
 
 
 def strike(order: Failpoint) -> None:

@@ -16,7 +16,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with(parent_pid: int) -> None:
-    """Ask the kernel to kill this process when its parent ends; exit at once when the parent has ended already.
+    """Ask Linux to kill this process when its parent ends; exit at once when the parent has ended already.
 
     The request works on Linux only; elsewhere something else must tell the process, such as its standard input's end.
     """

@@ -22,7 +22,7 @@ from coditect.errors import SetupError
 T = TypeVar("T")
 
 EXIT_SECONDS = 5.0
-"""How long the end of the interpreter waits for a context that is still open."""
+"""How long the end of the interpreter waits for a `LoopThread` whose context is still open."""
 
 
 class LoopThread:
@@ -148,7 +148,7 @@ class _Life:
 
     @property
     def ours(self) -> bool:
-        """Whether the calling process started the thread; False in a child that was forked later."""
+        """Tell whether the calling process started the thread; False in a child that was forked later."""
         return self.process == os.getpid()
 
     @property
@@ -190,7 +190,7 @@ class _Life:
             loop.call_soon_threadsafe(leave.set if self.opened.done() else cancel)
 
     def leave_at_exit(self) -> None:
-        """Leave the context at the end of the interpreter, and wait for that at most `EXIT_SECONDS`."""
+        """Leave the context at the end of the interpreter, and wait at most `EXIT_SECONDS` for the thread's end."""
         self.leave()
         if self.ours:
             wait((self.ended,), timeout=EXIT_SECONDS)

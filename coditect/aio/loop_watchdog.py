@@ -28,13 +28,13 @@ from contextlib import contextmanager
 log = logging.getLogger(__name__)
 
 STALLED_EXIT_CODE = 70
-"""The exit code of a process that the watchdog ends: EX_SOFTWARE."""
+"""The exit code of a process that the watchdog ends: EX_SOFTWARE of sysexits.h."""
 LOOKS = 20
-"""How many times the watchdog looks within the bound."""
+"""How many times the watchdog checks the event loop within its bound."""
 LOOKS_TO_WARNING = LOOKS // 5
 BETWEEN_WARNINGS_SECONDS = 60.0
 LOG_SECONDS = 2.0
-"""How long the last log line may take: the code that blocks the loop may block the log, too."""
+"""How long the last log line may take: code that blocks the loop may block the log, too."""
 _FIX = "declare the handler as a plain function (def): it gets a thread; or await asyncio.to_thread(...) what blocks"
 
 
@@ -100,7 +100,7 @@ class LoopWatchdog:
         self._next_turn = self._loop.call_later(self._pause_seconds, self._turn)
 
     def _watch(self) -> None:
-        """Look in regular steps whether the loop turned; warn, and later end the process, when the loop stands still.
+        """Check at intervals that the event loop turns; warn, and later end the process, when it stands still.
 
         Each look counts once, however long ago the last look was: a process that did not run saw nothing.
         """
@@ -120,7 +120,7 @@ class LoopWatchdog:
                 faulthandler.cancel_dump_traceback_later()
 
     def _arm_last_resort(self) -> None:
-        """Put the last resort off, once in a bound's time: each time starts a thread."""
+        """Postpone `faulthandler`'s end of the process, once in a bound's time, since each call starts a thread."""
         now = time.monotonic()
         if self._last_resort and sys.__stderr__ is not None and now - self._armed_at >= self._bound_seconds:
             self._armed_at = now

@@ -1,7 +1,7 @@
-"""The network between a simulated process and a server: open, slow, or cut one way or both.
+"""The simulated network between a process and a server: open, slow, or cut in one direction or both.
 
-The in-memory twins send over it. What is sent on a way that is cut arrives when that is healed, in order, as TCP would
-repeat it; an end that gave the connection up meanwhile drops it then.
+The in-memory twins send over this network. A message that is sent in a cut direction arrives after the heal, in order,
+as TCP would repeat it; an end that gave the connection up meanwhile drops the message.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from contextvars import Context
 from enum import Enum
 
 LEAST_SECONDS = 1e-6
-"""Between two arrivals: the loop keeps no order among timers of one instant."""
+"""The least time between two arrivals, since the event loop does not order timers of one instant."""
 
 
 class Way(Enum):
-    """The direction of a message between a process and a server: a simulated network may break one of the two."""
+    """The direction of a message on a simulated network; a fault may cut one direction and leave the other."""
 
     TO_SERVER = "to the server"
     TO_CLIENT = "to the client"
@@ -32,30 +32,30 @@ def _nothing() -> None:
 
 
 class NetworkPath:
-    """The network between one process and one server; open until a fault cuts or slows it."""
+    """The simulated network between one process and one server; open until a fault cuts or slows it."""
 
     def __init__(self, *, context: Context | None = None, changed: Callable[[], None] = _nothing) -> None:
-        """Make an open path; late messages arrive in `context`, `changed` is called after each cut or heal."""
+        """Make an open path; delayed messages arrive in `context`, and `changed` is called after each cut or heal."""
         self._context = context
         self._changed = changed
         self._latency_seconds: Callable[[], float] | None = None
         self._held: dict[Way, deque[Callable[[], object]]] = {way: deque() for way in Way}
         self._arrives = dict.fromkeys(Way, -math.inf)
         self.cut: frozenset[Way] = frozenset()
-        """The ways on which nothing gets through."""
+        """The directions in which no message gets through."""
 
     @property
     def is_open(self) -> bool:
-        """Whether messages get through both ways without delay."""
+        """Tell whether messages get through without delay in both directions."""
         return not self.cut and self._latency_seconds is None
 
     def cut_off(self, *ways: Way) -> None:
-        """Hold back all messages on the given ways, or on both when none is given, until `heal`."""
+        """Hold back all messages in the given directions, by default in both, until `heal`."""
         self.cut = frozenset(ways or BOTH)
         self._changed()
 
     def slow(self, latency_seconds: Callable[[], float]) -> None:
-        """Delay each message, each way, by the seconds that the function returns, until `heal`."""
+        """Delay each message, in both directions, by the seconds that the function returns, until `heal`."""
         self._latency_seconds = latency_seconds
 
     def heal(self) -> None:
@@ -67,7 +67,7 @@ class NetworkPath:
                 held.popleft()()
 
     def carry(self, way: Way, arrive: Callable[[], object]) -> None:
-        """Send a message: call `arrive` once it is there, at once on an open way."""
+        """Send a message in a direction: call `arrive` when the message is there, at once on an open path."""
         if way in self.cut or self._held[way]:
             self._held[way].append(arrive)
             return
@@ -81,7 +81,7 @@ class NetworkPath:
             loop.call_at(at, arrive, context=self._context)
 
     async def travel(self, way: Way) -> None:
-        """Wait as long as a message needs on the way; without end while the way is cut."""
+        """Wait as long as a message in the direction needs; without end while the direction is cut."""
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.carry(way, lambda: _end(arrived))
         await arrived

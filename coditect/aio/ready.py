@@ -1,4 +1,4 @@
-"""The ready file, by which a program tells the process that started it that it takes work."""
+"""The ready file, which a program creates to tell its parent process that it takes work now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 READY_FILE = "CODITECT_READY_FILE"
-"""The environment variable with the path of the file."""
+"""The environment variable with the path of the ready file."""
 
 
 def tell_ready(*more: str) -> None:

@@ -33,7 +33,7 @@ _IDLE: WeakSet[asyncio.Task[Any]] = WeakSet()
 
 
 class LoopDied(CoditectError):
-    """The error of an endless loop that ended."""
+    """The error of a supervised endless loop that ended although its owner did not end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class RestartLimits:
     """The policy for loops that die: the pause before a restart, and the number of deaths that ends the process."""
 
     first_pause_seconds: float = 0.1
-    """The pause before the first restart; each death in a row doubles the pause."""
+    """The pause before a loop's first restart; each death in a row doubles the pause."""
     longest_pause_seconds: float = 30.0
     most_deaths: int = 8
     """How many deaths in a row of one critical loop end the process: 13 s of pauses, by the defaults."""
@@ -71,7 +71,7 @@ class _Kept:
     error: str = ""
 
     def is_down(self, now: float) -> bool:
-        """Return whether the loop waits for its restart, or has not yet run for `proven_seconds` since."""
+        """Tell whether the loop waits for its restart, or has run for less than `proven_seconds` since a restart."""
         return self.paused or (self.deaths_in_a_row > 0 and now - self.began < self.limits.proven_seconds)
 
 
@@ -206,12 +206,12 @@ class Supervisor:
 
 
 def is_idle(task: asyncio.Task[Any]) -> bool:
-    """Return whether the task is a loop of routine work, kept with `idle`."""
+    """Tell whether a task is a loop of routine work, which `Supervisor.keep` started with `idle`."""
     return task in _IDLE
 
 
 async def _life(kept: _Kept) -> Exception | None:
-    """Run the loop once, and return the error that ended the loop; None when the loop is over in order."""
+    """Run a supervised loop once; return the error that ended the loop, or None when the loop ended in order."""
     try:
         await kept.work()
     except asyncio.CancelledError as error:
@@ -230,7 +230,7 @@ async def _life(kept: _Kept) -> Exception | None:
 
 
 async def _paused(kept: _Kept, seconds: float) -> bool:
-    """Wait for the given pause; return False, early, when the loop is over."""
+    """Wait for a loop's restart pause; return False, early, when the loop is not wanted any more."""
     steps = math.ceil(seconds / STEP_SECONDS)
     for _ in range(steps):
         if kept.is_over():
@@ -240,7 +240,7 @@ async def _paused(kept: _Kept, seconds: float) -> bool:
 
 
 async def run_until(stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception]) -> None:
-    """Wait until the stop event is set or the first failure returns its error, which is raised.
+    """Wait until the stop event is set, or raise the error that the first of the failure coroutines returns.
 
     Raises:
         Exception: the error that the first failure returns.
