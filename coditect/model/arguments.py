@@ -44,7 +44,7 @@ def choice(parameter: str, given: object, kind: type[E]) -> E:
 
 
 def span(parameter: str, given: object) -> Duration:
-    """Check that an argument is a duration, and return the argument unchanged."""
+    """Check that an argument is a duration, such as `"30s"` or a number, and return the argument unchanged."""
     return _span(parameter, given, "a number and a unit: 250ms, 30s, 5m, 2h or 2d; or seconds, or a timedelta")
 
 

@@ -14,17 +14,17 @@ from coditect.model.strategy import Strategy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
 MAX_NAME_LENGTH = 100
-"""Leaves room for a queue's prefix and suffix within AMQP's 255 bytes."""
+"""The longest capability name, which leaves room for a queue's prefix and suffix in AMQP's 255 bytes."""
 LONGEST_DIRECT_SECONDS = 25 * 60.0
-"""Longest attempt of a task outside of workflows: the broker takes an unacknowledged delivery back after 30 minutes."""
+"""Longest attempt of a direct task: RabbitMQ takes an unacknowledged delivery back after 30 minutes."""
 LONG_SECONDS = 10 * 60.0
-"""A capability with a longer timeout takes only workflow tasks, whose agent sends the control plane signs of life."""
+"""A capability with a longer timeout takes only workflow tasks, whose agent reports progress to the control plane."""
 LONGEST_SECONDS = 7 * 24 * 3600.0
-"""Longest attempt that a capability may declare."""
+"""The longest timeout of an attempt that a capability may declare."""
 
 
 class Priority(StrEnum):
-    """The urgency of a task: one queue per level, admitted 8:4:1; P0 has a slot of its own."""
+    """The priority of a task: one queue per level, consumed 8:4:1; one slot of an agent is kept for P0."""
 
     P0 = "p0"
     P1 = "p1"
@@ -67,14 +67,14 @@ class CapabilitySpec:
     output_schema: Mapping[str, object] = field(default_factory=dict)
     """JSON Schema of the result's body."""
     cost: float = 1.0
-    """Estimated cost of one task, in whatever unit the fleet agrees on."""
+    """Estimated cost of one task, in a unit that the fleet agrees on."""
     tags: frozenset[str] = frozenset()
     timeout_seconds: float = 300.0
     """Longest run of one attempt."""
     strategy: Strategy | None = None
-    """How a sender picks the agent when the call does not say; None lets the broker balance."""
+    """The strategy by which a sender picks an agent, unless the call names one; None lets the broker balance."""
 
     @property
     def long(self) -> bool:
-        """Whether one attempt may take so long (over 10 minutes) that the capability takes only workflow tasks."""
+        """Tell whether one attempt may take over 10 minutes, so that the capability takes only workflow tasks."""
         return self.timeout_seconds > LONG_SECONDS

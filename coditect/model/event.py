@@ -18,7 +18,7 @@ class Event:
     """URI reference of the publisher, e.g. ``/agents/reviewer-1a2b3c4d``."""
     id: str
     time_ms: int
-    """Milliseconds since the epoch."""
+    """The instant of the event, in milliseconds since the epoch."""
     subject: str = ""
     """Id of the task or agent that the event is about."""
     data: Mapping[str, Any] = field(default_factory=dict)

@@ -42,7 +42,7 @@ class Example:
         self.body = self._value(schema, "body", (), 0)
 
     def _value(self, schema: Any, at: str, within: tuple[str, ...], nth: int) -> Any:
-        """Return an example value for a schema; `nth` selects among several possible values, as far as there are any.
+        """Return an example value for a schema; `nth` chooses among the possible values that differ.
 
         `within` are the definitions around the value.
         """
@@ -128,7 +128,7 @@ def _definition(schema: Mapping[str, Any]) -> str | None:
 
 
 def _rank(schema: Mapping[str, Any], within: tuple[str, ...]) -> int:
-    """Rank one of several alternative schemas; the lowest rank is used.
+    """Return the rank of one of several alternative schemas; the alternative with the lowest rank is used.
 
     A plain schema ranks first, then a definition, then null, and last a definition that contains the alternative.
     """

@@ -19,7 +19,7 @@ _CHILDREN = uuid5(NAMESPACE_OID, "coditect.child")
 
 
 def child_task_id(parent: TaskId, capability: str, body: bytes, ordinal: int) -> TaskId:
-    """Derive the id of a task that another task's handler requests; stable when the parent runs again, in any order.
+    """Derive the id of a task that another task's handler requests; the same whenever the parent runs again.
 
     `ordinal` counts the parent's requests with equal capability and body.
     """
@@ -28,7 +28,7 @@ def child_task_id(parent: TaskId, capability: str, body: bytes, ordinal: int) ->
 
 
 def is_uuid(text: str) -> bool:
-    """Return whether the text is a UUID of any version."""
+    """Tell whether a text is a UUID of any version."""
     try:
         UUID(text)
     except ValueError:

@@ -61,5 +61,5 @@ class Message:
     type: str | None = None
     content_type: str | None = JSON
     expiration_ms: int | None = None
-    """The broker's limit on waiting in a queue; None waits for ever."""
+    """How long the message may wait in a queue before the broker drops it; None means without limit."""
     app_id: str | None = None

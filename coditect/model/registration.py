@@ -11,7 +11,7 @@ from coditect.model.ids import AgentId
 
 
 class AgentStatus(StrEnum):
-    """The status of an agent process in its life cycle."""
+    """The status of an agent process: starting, idle, busy, draining or offline."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -47,16 +47,16 @@ class Load:
 
     status: AgentStatus = AgentStatus.STARTING
     running: int = 0
-    """Slots in use."""
+    """The number of slots in use."""
     suspended: int = 0
-    """Tasks without a slot, which await another agent or an answer of their dispatcher."""
+    """The number of tasks without a slot, which await another agent or an answer of their dispatcher."""
     cpu_percent: float = 0.0
-    """Share of one core, since the last heartbeat."""
+    """The process's share of one core since the last heartbeat, in percent."""
     resident_bytes: int = 0
     latency_ms: float = 0.0
-    """Moving average of a handler's run time."""
+    """Moving average of the handlers' run time."""
     completed: int = 0
-    """Since the process started."""
+    """The number of tasks that completed since the process started."""
     failed: int = 0
     awaiting_owner: int = 0
     """How many of the suspended tasks wait for a dispatcher that does not answer."""

@@ -11,7 +11,7 @@ from coditect.model.value import value
 
 
 class Status(StrEnum):
-    """The final status of a task."""
+    """The final status of a task: completed, failed, canceled or rejected."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -20,10 +20,10 @@ class Status(StrEnum):
 
 
 ENDED_AS = MappingProxyType({status: f"task.{status.value}" for status in Status})
-"""Types of the events that a task ends with, by status."""
+"""The type of the event that a task publishes at its end, by the task's status."""
 ENDINGS = frozenset(ENDED_AS.values())
 EXPIRED = frozenset({"expired", "start_timeout", "deadline"})
-"""Failure reasons of a task whose time was over: `expired` of a direct task, the others of a workflow's node."""
+"""Failure reasons of a task whose time limit passed: `expired` of a direct task, the others of a workflow's node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Failure:
     traceback: str = ""
     retryable: bool = False
     fix: str = ""
-    """Advice how to correct the cause, when an advice is known."""
+    """Advice how to remove the cause; empty when there is none."""
 
     def __post_init__(self) -> None:
         """Escape characters that UTF-8 cannot encode, so that a failure with any text can be sent."""
@@ -61,12 +61,12 @@ class Failure:
 
 
 NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
-"""The failure of a granted attempt that an agent gives back unstarted: the same attempt is for another agent."""
+"""The failure of a granted attempt that an agent returns unstarted, so that another agent runs the same attempt."""
 
 
 @value
 class Outcome:
-    """The end of a task, as a result carries it; `body` is the JSON of the value, or of the failure."""
+    """The end of a task as its result message carries it; `body` is the JSON of the value, or of the failure."""
 
     status: Status
     body: bytes
@@ -81,9 +81,9 @@ class Outcome:
     """Epoch milliseconds at the agent when the handler ended."""
     failure: Failure | None = None
     claims: bool = False
-    """Whether the body holds blob references, to large values that were not fetched yet."""
+    """Whether the body holds blob references whose large values were not fetched yet."""
     retry_ms: int | None = None
-    """The delay before the next attempt by the capability's own policy; None for no further attempt.
+    """The delay before the next attempt by the capability's own retry policy; None without a next attempt.
 
     Only the result of a workflow task's failed attempt has one, for its owner.
     """

@@ -28,7 +28,7 @@ class Retry:
     """
 
     max_attempts: int = 3
-    """Attempts in all, the first included; 1 means never again."""
+    """Number of attempts in all, the first included; 1 means no retry."""
     first: Duration = "1s"
     """Upper bound of the first delay; doubled for every further attempt."""
     cap: Duration = "1m"
@@ -56,12 +56,12 @@ class Retry:
         return self.ceiling_seconds(attempt) * chance
 
     def allows(self, error: BaseException) -> bool:
-        """Return whether the policy allows another attempt after an error of the given type."""
+        """Tell whether the policy allows another attempt after an error of the given type."""
         return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
 
 
 def retry_of(given: Retry | int | None) -> Retry:
-    """Return the retry policy that a declaration names; a whole number means so many attempts, None the default policy.
+    """Return the retry policy that a declaration means: a Retry, a number of attempts, or None for the default.
 
     Raises:
         InputError: for any other value.
@@ -74,7 +74,7 @@ def retry_of(given: Retry | int | None) -> Retry:
 
 
 def retry_delay_ms(delay_seconds: float, chance: float) -> int:
-    """Choose the retry-delay queue, by its delay in milliseconds, for a wanted delay in seconds.
+    """Choose the retry-delay queue for a wanted delay in seconds, and return the queue's delay in milliseconds.
 
     The choice falls on one of the two neighbours, drawn with `chance` so that the mean delay is kept.
     """

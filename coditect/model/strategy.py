@@ -10,7 +10,7 @@ from coditect.errors import InputError
 
 
 class Strategy(StrEnum):
-    """A strategy by which a sender selects the agent to prefer for a task."""
+    """A strategy by which a sender selects the agent that it prefers for a task."""
 
     ROUND_ROBIN = "round_robin"
     LEAST_BUSY = "least_busy"
@@ -27,11 +27,11 @@ class Wanted:
     """
 
     tags: Collection[str] = frozenset()
-    """Tags of the agent, or of one of its capabilities."""
+    """Tags that the agent, or one of its capabilities, should have."""
     capabilities: Collection[str] = frozenset()
-    """Further capabilities that the agent offers."""
+    """Further capabilities that the agent should offer."""
     keywords: Collection[str] = frozenset()
-    """Words that occur, in any case, in the agent's name or tags, or in a capability's name, description or tags."""
+    """Words that should occur, in any case, in the agent's name or tags, or in a capability's name, text or tags."""
 
     def __post_init__(self) -> None:
         for given in (self.tags, self.capabilities, self.keywords):
@@ -43,4 +43,4 @@ class Wanted:
 
 
 ANYTHING = Wanted()
-"""No criteria: every agent that offers the capability matches equally well."""
+"""No criteria at all: every agent that offers the capability matches equally well."""

@@ -18,7 +18,7 @@ from coditect.model.value import value
 
 ExecutionKey = tuple[str, int, int, int, str, int]
 MAX_DEPTH = 64
-"""Deepest nesting of requests; a fleet that asks itself in a circle ends here."""
+"""The deepest nesting of tasks that request tasks, which ends agents that request each other in a circle."""
 
 
 @value
@@ -30,9 +30,9 @@ class Limits:
     start_by_ms: int | None = None
     """The instant after which the task is not started any more."""
     timeout_ms: int | None = None
-    """Longest run of one attempt; never longer than the capability's own timeout, which counts when None."""
+    """Longest run of one attempt, at most the capability's own timeout, which applies when None."""
     max_attempts: int | None = None
-    """Number of attempts in all; never more than the capability's own number, which counts when None."""
+    """Number of attempts in all, at most the capability's own number, which applies when None."""
 
 
 NO_LIMITS = Limits()
@@ -40,12 +40,12 @@ NO_LIMITS = Limits()
 
 @value
 class Owner:
-    """The workflow node that a task belongs to; its dispatcher, and not the agent, decides about a failure."""
+    """The workflow node that a task belongs to; after a failure its dispatcher, not the agent, decides on a retry."""
 
     workflow: str
     node: str
     origin: str
-    """The shard whose dispatcher records the outcome."""
+    """The shard whose dispatcher records the task's outcome."""
     fence: int
 
 
@@ -78,7 +78,7 @@ class Task:
 
     @property
     def execution_key(self) -> ExecutionKey | None:
-        """The key that deliveries of one execution share within a process; a retry or redrive has another key.
+        """The key that all deliveries of one attempt share within a process; a retry or redrive has another key.
 
         An id that comes with another body is another task: two publishers may have chosen the same id. None without an
         id. The hash of the body is one that no other process can foresee.

@@ -1,4 +1,4 @@
-"""The dataclass decorator of the small values that the hot path makes for every task."""
+"""The dataclass decorator of the few small values that are made for every task, faster than a frozen dataclass."""
 
 from __future__ import annotations
 
