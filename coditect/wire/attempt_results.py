@@ -28,13 +28,13 @@ MOST_NUMBER = 2**53 - 1
 RESULTS_TYPE = "coditect.results.v1"
 MOST_TOGETHER = 128
 MOST_BYTES = 65_536
-"""Limit of the values in one message, together."""
+"""The most bytes that the values in one result batch have together."""
 LONGEST_BYTES = 4_096
-"""Limit of each value in a batch."""
+"""The most bytes of a single value in a result batch."""
 
 
 def may_share(result: AttemptResult) -> bool:
-    """Return whether a workflow task's result can travel in a batch: a small value of a completed attempt."""
+    """Tell whether a workflow task's result may travel in a batch: a small value of a completed attempt."""
     outcome = result.outcome
     return (
         outcome.status is Status.COMPLETED
@@ -50,13 +50,13 @@ def may_share(result: AttemptResult) -> bool:
 
 
 def results_message(results: Sequence[AttemptResult], *, message_id: str) -> Message:
-    """Build one message of several results of one agent and one shard, each of which passes `may_share`."""
+    """Build one message from several results of one agent for one shard, each allowed by `may_share`."""
     body = b"[%s]" % b",".join(map(_written, results))
     return Message(body, {}, message_id, type=RESULTS_TYPE, app_id=results[0].outcome.agent_id)
 
 
 def read_results(message: Message, origin: str) -> list[AttemptResult]:
-    """Parse a result batch, as `results_message` builds it, for the owner of the shard `origin`.
+    """Parse a result batch that `results_message` built, for the owner of the shard `origin`.
 
     Raises:
         InvalidTask: when the message has another form.
@@ -69,7 +69,7 @@ def read_results(message: Message, origin: str) -> list[AttemptResult]:
 
 
 def read_owners(message: Message, origin: str) -> list[tuple[Owner, int]]:
-    """Return the owners and publications named in a result batch, also in one that is only partly readable."""
+    """Return the nodes and publications named in a result batch, even if other parts of it are unreadable."""
     try:
         rows = loads(message.body)
     except InvalidTask:

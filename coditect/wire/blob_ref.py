@@ -50,7 +50,7 @@ def claim_check_of(body: bytes) -> ClaimCheck:
 
 
 def as_claim(value: object) -> ClaimCheck | None:
-    """Return the blob reference that a JSON value is; None when the value is no blob reference."""
+    """Parse a JSON value as a blob reference; None when the value is none."""
     if not isinstance(value, dict) or len(value) != 1:
         return None
     told = value.get(MARK)
@@ -87,7 +87,7 @@ def redeemed(value: Any, values: Mapping[ClaimCheck, Any]) -> Any:
 
 
 def has_claims(body: bytes) -> bool:
-    """Return whether a JSON document holds a blob reference; almost free for a document without."""
+    """Tell whether a JSON document holds a blob reference; almost free for a document without one."""
     return _MARK_BYTES in body and any(claims_in(loads(body)))
 
 

@@ -42,58 +42,60 @@ PROGRESS_TYPE = "coditect.progress.v1"
 
 VERB = tasks.PREFIX + "verb"
 ANY = "any"
-"""The routing key of requests that any dispatcher may take."""
+"""The routing key of requests to the control plane that any dispatcher may take."""
 
 
 class Verb(StrEnum):
     """The verbs of requests to the control plane; every answer is a JSON object."""
 
     START = "workflow.start"
-    """One chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
+    """Send one chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
     (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in
     topological order). The last chunk accepts: `{"workflow": id, "state": "accepted", "new": true}`; with a known key
     the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated."""
     GET = "workflow.get"
-    """`workflow` → its state, name, counts by state, times, and with one node that node's value or failure."""
+    """Get a workflow: `workflow` → its state, name, counts by state, times, and with one node its value or failure."""
     LIST = "workflow.list"
-    """`state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
+    """List workflows: `state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
     NODES = "workflow.nodes"
-    """`workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent, times of each, its
-    edges with what they do on failure, and its definition but for the input."""
+    """List a workflow's nodes: `workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent
+    and times of each, its edges with what they do on failure, and its definition but for the input.
+    """
     ATTEMPTS = "workflow.attempts"
-    """`workflow`, `node` or all, `after`, `limit` → `{"attempts": [...], "next": ...}`."""
+    """List attempts: `workflow`, `node` (default: all), `after`, `limit` → `{"attempts": [...], "next": ...}`."""
     RESULT = "workflow.result"
-    """`workflow`, `node` (default: its last one) → `{"state": ..., "value": ..., "failure": ...}`."""
+    """Get a result: `workflow`, `node` (default: the last) → `{"state": ..., "value": ..., "failure": ...}`."""
     CANCEL = "workflow.cancel"
-    """`workflow`, `reason`."""
+    """Cancel a workflow: `workflow`, `reason`."""
     PAUSE = "workflow.pause"
-    """`workflow`: nothing new is published."""
+    """Pause a workflow, so that none of its further nodes is published: `workflow`."""
     RESUME = "workflow.resume"
-    """`workflow`: a paused one goes on; a failed one runs again from its first failed nodes → its `state`, and in the
-    second case `again` and `more` as of a redrive."""
+    """Resume a workflow: a paused one goes on; a failed one again from its first failed nodes → its `state`, and in
+    the second case `again` and `more` as of a redrive."""
     REDRIVE = "node.redrive"
-    """`workflow`, `node`, `input` (optional), `dry_run` → `again`: nodes that start again, at most 500 of them; and
+    """Run a node again: `workflow`, `node`, `input` (optional), `dry_run` → `again`: at most 500 nodes that start, and
     whether there are `more`, or may be.
     """
     DEAD = "dead.list"
-    """`after`, `limit` → `{"dead": [...], "next": ...}`: nodes whose agents died until no attempt was left, with the
-    fields of `nodes` and `workflow`; nodes of the workflow that was accepted first come first.
+    """List nodes that were given up after their agents died: `after`, `limit` → `{"dead": [...], "next": ...}`, with
+    the fields of `nodes` and `workflow`; nodes of the workflow that was accepted first come first.
     """
     APPROVALS = "approval.list"
-    """`after`, `limit` → `{"approvals": [...], "next": ...}`."""
+    """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
-    """`workflow`, `node`, `granted`, `by`, `comment`."""
+    """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
     CLAIM = "node.claim"
-    """`workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
+    """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
-    """→ `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
-    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`: of the
-    dispatcher that answers, since its start: how many commits a lease refused, how many results a fence refused, how
+    """Get the status: → `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers":
+    [...], "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`: of
+    the dispatcher that answers, since its start: commits that a lease refused, how many results a fence refused, how
     many results were of unknown nodes, how many could not be recorded; and how many nodes of its shards a newer
-    dispatcher must handle. With `shard`, the owner of that shard answers, with `answered_by` alone."""
+    dispatcher must handle. With `shard`, the owner of that shard answers, with `answered_by` alone.
+    """
     REBUILD = "control.rebuild"
-    """`shard`, `occasion` → what was restored, by kind: queues, published, working, workflows, jobs; and
-    `compared`, whether all of RQ was compared to count the last two. A repeated occasion publishes nothing more.
+    """Rebuild a shard: `shard`, `occasion` → what was restored, by kind: queues, published, working, workflows, jobs;
+    and `compared`, whether all of RQ was compared to count the last two. A repeated occasion publishes nothing more.
     """
 
 
@@ -101,11 +103,11 @@ class Verdict(StrEnum):
     """The decision of the control plane about a delivery that an agent wants to run."""
 
     RUN = "run"
-    """Run it, as the attempt and with the fence of the answer."""
+    """Run the delivery's task, as the attempt and with the fence of the answer."""
     STALE = "stale"
-    """Drop it: there is a newer publication, or the node has ended."""
+    """Drop the delivery: the node has a newer publication, or has ended."""
     WAIT = "wait"
-    """Another agent has the task, as far as is known: hand the delivery back and ask again. An owner outside of the
+    """Hand the delivery back and ask again, because another agent seems to have the task. An owner outside of the
     product may answer so; the dispatcher never does."""
 
 
@@ -117,9 +119,9 @@ class Claim:
     fence: int = 0
     attempt: int = 1
     suspect: bool = False
-    """Whether to run the task in a worker process of its own: the task may have killed the agent that had it."""
+    """Whether to run the task in a process of its own, because it may have killed the agent that ran it before."""
     known: bool = True
-    """Whether the node exists; a delivery of an unknown node is stale, and comes from a foreign publisher."""
+    """Whether the node exists; the delivery of an unknown node is stale, and comes from a foreign publisher."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the control plane's answer to an acquire request as the JSON object of its message body."""
@@ -160,19 +162,19 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A report of a workflow task's progress; also the sign of life of a task whose delivery was acknowledged early."""
+    """A report of a workflow task's progress, which also shows that a long task, acknowledged early, still runs."""
 
     workflow: str
     node: str
     fence: int
     share: float
-    """The finished share of the work, 0 to 1."""
+    """The finished share of the task's work, 0 to 1."""
     message: str
     at_ms: int
 
 
 def request(verb: str, body: dict[str, Any], *, reply_to: str | None, correlation_id: str) -> Message:
-    """Build the message of a request to the control plane; `correlation_id` is the message id, too."""
+    """Build the message of a request to the control plane; its `correlation_id` is its message id, too."""
     return Message(
         body=dumps(body),
         headers={VERB: str(verb)},
@@ -184,7 +186,7 @@ def request(verb: str, body: dict[str, Any], *, reply_to: str | None, correlatio
 
 
 def read_request(message: Message) -> tuple[str, dict[str, Any]]:
-    """Parse a request to the control plane into its verb, which may be one that the receiver does not know, and body.
+    """Parse a request to the control plane into its verb, possibly an unknown one, and its body.
 
     Raises:
         InvalidTask: when the message is no request, or its body is no JSON object.

@@ -12,19 +12,19 @@ from coditect.model.task import Task
 from coditect.wire.json import dumps
 
 CANCEL = "coditect.cancel.v1"
-"""Cancel a task; the content is a `Cancel`."""
+"""Order to cancel a task; the content is a `Cancel`."""
 PING = "coditect.ping.v1"
-"""Ask whether the agent is alive; the answer has its id and load, and with `{"task_id": ...}` also that task."""
+"""Question whether the agent is alive; the answer has its id and load, and with `{"task_id": ...}` also that task."""
 DRAIN = "coditect.drain.v1"
-"""Finish the running tasks, return the rest, and end the process. Never by broadcast."""
+"""Order to finish the running tasks, return all others, and end the process; never sent by broadcast."""
 LISTEN = "coditect.listen.v1"
-"""Events have a listener now: send muted ones again, or with `{"subjects": [...]}` the events about these subjects."""
+"""News that events have a listener: publish them again, or with `{"subjects": [...]}` those about these subjects."""
 BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
 
 _LONGEST_REASON = 500
 MOST_SUBJECTS = 100
-"""The subjects of one control message; further ones are not read."""
+"""The largest number of subjects that an agent reads from one control message."""
 TOPIC = "x-coditect-topic"
 EXCEPT = "x-coditect-except"
 
@@ -36,12 +36,12 @@ class Cancel:
     task_id: str
     reason: str = ""
     publication: int | None = None
-    """Cancel the task only up to this publication; later ones, with the same id, go on."""
+    """The last publication to cancel; later publications of the task, with the same id, go on."""
     correlation_id: str | None = None
-    """Cancel only this request of a child task, which may be requested again under its id."""
+    """The one request of a child task to cancel; the task may be requested again under the same id."""
 
     def means(self, task: Task) -> bool:
-        """Return whether the order to cancel applies to the given task."""
+        """Tell whether the order to cancel applies to the given task."""
         return (
             task.id == self.task_id
             and (self.publication is None or task.publication <= self.publication)
@@ -75,7 +75,7 @@ def message(kind: str, content: Any = None, **headers: Any) -> Message:
 def cancel(
     task_id: str, *, reason: str = "", publication: int | None = None, correlation_id: str | None = None
 ) -> Message:
-    """Build a control message that asks an agent to cancel a task, up to a publication, or of one request only."""
+    """Build a control message that orders an agent to cancel a task, some of its publications, or one request."""
     narrowed = {"publication": publication, "correlation_id": correlation_id}
     return message(
         CANCEL,
@@ -89,13 +89,13 @@ def listen(subjects: tuple[str, ...] = ()) -> Message:
 
 
 def listened(content: Any) -> tuple[str, ...]:
-    """Return the subjects in the content of a `LISTEN` message; none when the message is about all events."""
+    """Return the subjects of a `LISTEN` message, empty when the message is about all events."""
     subjects = content.get("subjects") if isinstance(content, dict) else None
     return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
 
 
 def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
-    """Build a control message that asks an agent whether it is alive, and optionally whether a given task runs."""
+    """Build a control message that asks an agent whether it is alive, and optionally whether it runs a task."""
     content = None if task_id is None else {"task_id": task_id}
     return replace(message(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 

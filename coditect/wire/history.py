@@ -15,15 +15,15 @@ from coditect.wire.json import dumps, loads
 
 HEADER = "x-coditect-errors"
 MOST_BYTES = 16 * 1024
-"""The longest text that is written; twice as much is read."""
+"""The longest history header that is written, in bytes; reading accepts twice as much."""
 MOST_ATTEMPTS = 100
-"""How many attempts, the latest, are kept."""
+"""How many failed attempts, the latest ones, a task carries."""
 _LONGEST = 500
 _KINDS: Mapping[str, type] = {"agent": str, "attempt": int, "type": str, "message": str, "reason": str, "at_ms": int}
 
 
 def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
-    """Parse the header text into the latest failed attempts, oldest first; anything else in the text is left out.
+    """Parse the header text into the latest failed attempts, oldest first; other content of the text is left out.
 
     Raises:
         InvalidTask: when the text is too long, no JSON, or no list.
@@ -40,7 +40,7 @@ def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def _plain(attempt: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known fields of an attempt that have the right type, with long texts shortened."""
+    """Return the known fields of a failed attempt that have the right type, with long texts shortened."""
     known = {name: attempt.get(name) for name in _KINDS}
     return {
         name: value[:_LONGEST] if isinstance(value, str) else value

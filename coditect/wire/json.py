@@ -94,7 +94,7 @@ def _read(body: bytes) -> Any:
 
 
 def _agrees(value: Any) -> bool:
-    """Return whether each null that orjson wrote stands for None; orjson writes null for NaN, too."""
+    """Tell whether each null in orjson's output stands for None, since orjson writes null for NaN, too."""
     try:
         _written(value)
     except (TypeError, ValueError, RecursionError):
@@ -131,7 +131,7 @@ def _finite(text: str) -> float:
 
 
 def _plain(value: Any, otherwise: Callable[[Any], Any], levels: int) -> Any:
-    """Convert a value to nothing but None, bool, int, float, str, list and dict."""
+    """Convert a value to None, bool, int, float, str, list and dict all the way down."""
     if levels < 0:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     if type(value) in _PLAIN:

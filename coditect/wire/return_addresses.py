@@ -1,4 +1,4 @@
-"""The check of reply addresses: which queues the process may send answers to.
+"""The check of reply addresses: to which queues a process may send results.
 
 The publisher of a task names the queue for the result, and the agent may write to more queues than the publisher may.
 So a name outside of Coditect's own reply queues is answered only if it fits a pattern of `CODITECT_ANSWER_QUEUES`.
@@ -16,23 +16,23 @@ from coditect.errors import CoditectError, InvalidTask, SetupError
 from coditect.wire.routing import Address, reply_address
 
 ANSWER_QUEUES = "answers*,*answers"
-"""The default patterns: queue names that show their purpose."""
+"""The default patterns of queue names that results may go to: names that show this purpose."""
 _MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to.")
-"""Prefixes of the names that the broker generates, which cannot be guessed."""
+"""Prefixes of queue names that the broker generates and that strangers cannot guess."""
 REFUSED_SECONDS = 60.0
-"""How long no answer is tried after the broker's permissions refused one: each refusal closes the channel."""
+"""How long a process sends no result to foreign queues after the broker refused one, which closed the channel."""
 
 
 class ReturnAddresses:
-    """The reply addresses that the process may answer to, and whether the broker's permissions allow it."""
+    """The reply queues that a process may send results to, by name patterns and by the broker's permissions."""
 
     def __init__(self, patterns: str = ANSWER_QUEUES) -> None:
         """Take the permitted queue names as comma-separated patterns; `*` stands for any text."""
         self._patterns = tuple(one.strip() for one in patterns.split(","))
         self.find = lru_cache(maxsize=4096)(self._find)
-        """Return the address of a `reply_to`; None when no answer is wanted, or the queue may not be written to."""
+        """The cached lookup of a `reply_to`'s address; None when no result is wanted, or the queue is not permitted."""
         self.check = lru_cache(maxsize=4096)(self._check)
-        """Check that answers may be sent to a `reply_to`; raises InvalidTask when the queue may not be written to."""
+        """The cached check that results may go to a `reply_to`; raises InvalidTask for a forbidden queue."""
         self._closed_until = -math.inf
 
     def _find(self, reply_to: str | None) -> Address | None:
@@ -52,11 +52,11 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Return whether the broker's permissions allow an answer to the address, as far as is known."""
+        """Tell whether the broker's permissions, as far as known, allow a result to be sent to the address."""
         return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
 
     def refused(self, address: Address, error: CoditectError) -> bool:
-        """Return whether an answer's error concerns the receiver alone: a lack of permission for a foreign queue.
+        """Tell whether a failed publish lacked permission to write to a foreign reply queue, and remember it if so.
 
         If so, `reachable` is False for all foreign queues for `REFUSED_SECONDS`.
         """

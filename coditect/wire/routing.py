@@ -85,12 +85,12 @@ def task_queue(capability: str, priority: Priority) -> str:
 
 
 def queue_key(queue: str) -> str | None:
-    """Return the routing key that belongs to a capability's queue; None for any other queue."""
+    """Return the routing key that leads to a capability's task queue; None for any other queue."""
     return queue.removeprefix("tasks.") if queue.startswith("tasks.") else None
 
 
 def queue_for(exchange: str, key: str) -> str | None:
-    """Return the queue that a publish to an exchange with a routing key must reach.
+    """Return the queue that a publish to an exchange with a routing key reaches, if the names alone tell it.
 
     None where the queue depends on bindings by listeners, or where the exchange is a fanout.
     """
@@ -114,7 +114,7 @@ def dead_queue(capability: str) -> str:
 
 
 def inbox_queue(agent_id: AgentId) -> str:
-    """Return the name of the queue of tasks that are pinned to one agent process."""
+    """Return the name of an agent's inbox, the queue of tasks that are pinned to this agent process."""
     return f"agent.{agent_id}.tasks"
 
 
@@ -129,7 +129,7 @@ def next_key(agent_id: AgentId) -> str:
 
 
 def hands_on(queue: str) -> bool:
-    """Return whether a queue is an agent's own task queue, which passes on the tasks that the agent does not take."""
+    """Tell whether a queue is an agent's own task queue, which passes tasks on that the agent does not take."""
     return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 
@@ -144,7 +144,7 @@ def mailbox_key(agent_id: AgentId) -> str:
 
 
 def results_queue(shard: int) -> str:
-    """Return the name of the queue of agents' reports to a shard's owner; the routing key is the shard's number."""
+    """Return the name of a shard's queue of results and reports from agents; the routing key is the shard's number."""
     return f"results.{shard}"
 
 
@@ -173,7 +173,7 @@ def retry_back_queue(capability: str) -> str:
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Return the address of the answer to a `reply_to`; None without a `reply_to` and for the system's own queues.
+    """Return the address that a `reply_to` means; None without a `reply_to`, and for Coditect's own work queues.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

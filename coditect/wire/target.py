@@ -1,4 +1,4 @@
-"""The capability and priority that a task's message is for: from its routing key, or the CC key of a pinned task."""
+"""The capability and priority of a task message: from its routing key, or from the CC key of a pinned task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pinned_message(message: Message, task: Task) -> Message:
 
 
 def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
-    """Return the capability and priority of a task's message, by the routing key, or by a pinned task's first CC key.
+    """Return the capability and priority of a task message: from its routing key, or a pinned task's first CC key.
 
     Raises:
         InvalidTask: when the capability is not a valid name.
@@ -39,7 +39,7 @@ def task_target(headers: HeaderTable, routing_key: str) -> tuple[str, Priority]:
 
 @lru_cache(maxsize=4096)
 def target_of(key: str) -> tuple[str, Priority]:
-    """Return the capability and priority of a routing key.
+    """Split a routing key into a capability and a priority.
 
     Raises:
         InvalidTask: when the capability is not a valid name.

@@ -1,4 +1,4 @@
-"""The wire format: how tasks and results lie in AMQP properties, headers and body.
+"""The wire format of tasks and results: AMQP properties, headers and body.
 
 The body is the input (or the value, or the failure) and nothing else. Everything about it is optional:
 
@@ -56,7 +56,7 @@ PUBLICATION = PREFIX + "publication"
 RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
 SENT_AGAIN = PREFIX + "sent-again"
-"""Set by the adapter on a message that the broker may have taken before, so that there may be two copies."""
+"""The mark that the broker adapter puts on a message that it sends again, so that two copies may exist."""
 REDRIVE = PREFIX + "redrive"
 DEPTH = PREFIX + "depth"
 ERRORS = HEADER
@@ -75,17 +75,17 @@ REASON = PREFIX + "reason"
 ERROR = PREFIX + "error"
 DEAD_AT = PREFIX + "dead-at"
 UNDECODABLE = PREFIX + "undecodable"
-"""Set by the adapter: the part of the message that could not be decoded, and why."""
+"""The mark that the broker adapter puts on a message with an undecodable part: which part, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
 _STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
 _MAX_INSTANT = 2**53
 _MAX_EXPIRATION_MS = 2**32 - 1
-"""The longest expiration: RabbitMQ closes the channel of a publish with a longer one."""
+"""The longest expiration of a message: RabbitMQ closes the channel of a publish with a longer one."""
 
 
 def task_message(task: Task, *, first: bool = False) -> Message:
-    """Build the message of a task; only values that differ from the default are sent.
+    """Build the message of a task; fields with their default value are left out.
 
     The `first` message of a direct task expires in its queue when the task was not started in time.
     """
@@ -109,12 +109,12 @@ def task_message(task: Task, *, first: bool = False) -> Message:
 
 
 def sent_again(message: Message) -> Message:
-    """Return a copy of a message, marked as one that the broker may have taken before."""
+    """Return a copy of a message with the mark that the broker may have taken the message before."""
     return replace(message, headers={**message.headers, SENT_AGAIN: True})
 
 
 def _expires_ms(task: Task) -> int | None:
-    """Return after how many milliseconds the broker drops a task that was not started; None for no limit."""
+    """Return the milliseconds after which the broker drops a task that was not started; None for no limit."""
     ends = [one for one in (task.limits.deadline_ms, task.limits.start_by_ms) if one is not None]
     if not ends or task.published_at_ms is None:
         return None
@@ -242,7 +242,7 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
 
 
 def owner_of(message: Message) -> tuple[Owner, int] | None:
-    """Return owner and publication of a message that is no readable task; None without a readable owner."""
+    """Return the node and publication of a message that is no readable task; None without a readable node."""
     try:
         owner = None if message.reply_to else _read_owner(message.headers)
         return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)
@@ -278,7 +278,7 @@ def _text(headers: HeaderTable, name: str, longest: int) -> str | None:
 
 
 def result_message(outcome: Outcome, *, capability: str) -> Message:
-    """Build the message of a result, with the ids of its task."""
+    """Build the message of a task's result, with the task's id and correlation id."""
     own: dict[str, Any] = {}
     if outcome.task_id is not None:
         own[TASK] = outcome.task_id
@@ -303,7 +303,7 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
 
 @lru_cache(maxsize=4096)
 def _shared_by_results(status: str, attempt: int, capability: str, agent_id: AgentId | None) -> SharedHeaders:
-    """Return the headers that the results of one capability and agent have in common."""
+    """Return the headers that all results of one agent for one capability have in common."""
     shared = SharedHeaders({STATUS: status, ATTEMPT: attempt, CAPABILITY: capability})
     if agent_id is not None:
         shared[AGENT] = agent_id
@@ -311,7 +311,7 @@ def _shared_by_results(status: str, attempt: int, capability: str, agent_id: Age
 
 
 def read_result(message: Message) -> Outcome:
-    """Parse the outcome in a delivered reply.
+    """Parse the outcome in a reply message.
 
     Raises:
         InvalidTask: when the message is no result.
@@ -348,15 +348,15 @@ def _read_failure(body: bytes) -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """The result of one attempt of a workflow task, as its owner receives it."""
+    """The result of one attempt of a workflow task, as the shard's owner receives it."""
 
     owner: Owner
-    """The owner, with the fence of the attempt: that of the publication, or of a later grant."""
+    """The workflow node of the attempt, with the fence of its publication, or of a later grant."""
     publication: int
     outcome: Outcome
     capability: str
     free: bool = False
-    """Whether the agent would start another task of the capability at once, and the broker has none."""
+    """Whether the agent has a free slot for another task of the capability, and the broker has none waiting."""
 
 
 def attempt_result_message(result: AttemptResult, *, message_id: str) -> Message:
