@@ -1,4 +1,4 @@
-"""The builder of workflows in Python: each call adds a node and returns the node, for later nodes to come after."""
+"""The builder of workflows in Python: each call adds a node and returns it, as a predecessor for later nodes."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ T = TypeVar("T")
 
 
 class Placing(TypedDict, total=False):
-    """The options that place a node in the graph; all are optional."""
+    """The options of every node's place in the graph: name, predecessors, join, condition, failure policy."""
 
     name: str
-    """Default: derived from the capability or the question."""
+    """The node's name; by default derived from the capability or the question."""
     after: Sequence[Node | After | str]
-    """The predecessors: nodes, names, or `After(name, on_failure=...)`. A name may be of a later node."""
+    """The predecessors: nodes, names, or `After(name, on_failure=...)`; a name may belong to a later node."""
     join: Join
-    """How many predecessors must be met: all (default), any, or a number."""
+    """How many predecessors must be met before the node runs: all (default), any, or a number."""
     when: str
-    """An expression; the node is skipped where the expression does not hold."""
+    """An expression; the node is skipped when its result is null, false or empty."""
     on_failure: OnFailure | str
-    """The policy of edges without a policy of their own; default: fail."""
+    """The failure policy of this node's edges that name no policy of their own; default: fail."""
 
 
 class TaskOptions(Placing, total=False):
@@ -59,15 +59,15 @@ class TaskOptions(Placing, total=False):
     deadline: Duration
     """How long all attempts may take together, from when the node is ready; default: for ever."""
     heartbeat: Duration
-    """How long the task's agent may be silent, at least 45 s; default: a minute, once the task ran for ten minutes."""
+    """How long the task's agent may be silent, at least 45 s; default: a minute, after the task's first ten minutes."""
     retry: Retry
-    """Default: the capability's own."""
+    """The retry policy of the task; default: the capability's own."""
     compensate: str
-    """The capability that is to undo the task when the workflow does not complete. Kept; nothing runs it yet."""
+    """The capability meant to undo the task when the workflow fails; stored, but nothing runs it yet."""
 
 
 class Workflow:
-    """A builder of a workflow's definition; `definition` returns the frozen value, and nothing runs here.
+    """A builder of a workflow; `definition` returns the frozen definition, and nothing runs here.
 
     Every method raises InputError for invalid arguments.
     """
@@ -86,7 +86,7 @@ class Workflow:
     def map(
         self, capability: str, over: str | From, value: Any = None, *, limit: int, **options: Unpack[TaskOptions]
     ) -> Node:
-        """Add a node that runs a task for each element of the list that `over` finds; `From("item")` in `value`.
+        """Add a node that runs a task for each element of the list that the expression `over` finds.
 
         A list longer than `limit` fails the node.
         """
@@ -101,7 +101,7 @@ class Workflow:
         on_timeout: OnTimeout | str = OnTimeout.REJECT,
         **placing: Unpack[Placing],
     ) -> Node:
-        """Add a node that waits until a person grants or denies the question, or the timeout is over."""
+        """Add a node that waits until a person grants or denies the question, or its timeout ends."""
         waits = None if timeout is None else fields.duration_ms(timeout)
         work = Approval(fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
         return self._add(work, question, _Place(**placing))
@@ -156,7 +156,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The options of a node's place in the graph, with their defaults; refuses unknown options."""
+    """The options of a node's place in the graph, with their defaults; unknown options are refused."""
 
     name: str | None = None
     after: Sequence[Node | After | str] = ()
@@ -166,7 +166,7 @@ class _Place:
 
 
 _OWN = TaskOptions.__annotations__.keys() - Placing.__annotations__.keys()
-"""The options that concern the task and not its place."""
+"""The options of a task node that no other kind of node has."""
 
 
 def _given(read: Callable[[object], T], value: object) -> T | None:

@@ -27,35 +27,35 @@ from coditect.model.retry import Retry
 from coditect.model.value import value
 
 MOST_NODES = 100_000
-"""The limit of one workflow, without the elements of maps."""
+"""The largest number of nodes in one workflow, not counting the elements of maps."""
 MOST_ELEMENTS = 10_000
-"""The highest limit that a map may state."""
+"""The largest number of elements that a map may allow for its list."""
 MOST_PREDECESSORS = 10_000
-"""The limit of one node: the stored form of its edges fits into one transaction."""
+"""The largest number of predecessors of one node, whose stored edges must fit into one transaction."""
 MOST_NAME_CHARACTERS = 100
 LEAST_HEARTBEAT_MS = 45_000
 """The shortest heartbeat: agents report a running task every 20 s, and one report may be lost or late."""
 
 Join: TypeAlias = Literal["all", "any"] | int
-"""How many predecessors must be met: all of them, any one, or that many."""
+"""How many of a node's predecessors must be met: "all", "any" or a number."""
 
 _NODE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class OnFailure(StrEnum):
-    """The policy of an edge whose predecessor ended without a value."""
+    """The policy of an edge for a predecessor that ended without a value: fail, skip or allow."""
 
     FAIL = "fail"
-    """The node ends in the predecessor's state, without having run."""
+    """The dependent node ends in the predecessor's state without having run."""
     SKIP = "skip"
-    """The node is skipped."""
+    """The dependent node is skipped."""
     ALLOW = "allow"
-    """The node runs regardless; also when the predecessor was skipped."""
+    """The dependent node runs regardless, also when the predecessor was skipped."""
 
 
 class OnTimeout(StrEnum):
-    """The result of an approval that was not answered in time."""
+    """The result of an approval that no person answered in time."""
 
     REJECT = "reject"
     GRANT = "grant"
@@ -63,7 +63,7 @@ class OnTimeout(StrEnum):
 
 @value
 class After:
-    """An edge from a predecessor, with the policy for the predecessor's failure."""
+    """An edge from a predecessor into a node, with the policy for the predecessor's failure."""
 
     node: str
     on_failure: OnFailure = OnFailure.FAIL
@@ -75,20 +75,20 @@ class Call:
 
     capability: str
     input: Any = None
-    """JSON with `{"$from": expression}` in it; None is an empty object."""
+    """The task's input: JSON that may hold `{"$from": expression}`; None is an empty object."""
     priority: Priority = Priority.P1
     timeout_ms: int | None = None
-    """Longest run of one attempt; the capability's own when None."""
+    """Longest run of one attempt; None means the capability's own timeout."""
     retry: Retry | None = None
-    """The capability's own when None. Its `on` is the default: an exception is no data."""
+    """The task's retry policy; None means the capability's own. Exceptions (`on`) keep the default."""
     compensate: str | None = None
-    """The capability that is to undo the task when the workflow does not complete. Kept; nothing runs it yet."""
+    """The capability meant to undo the task when the workflow fails; stored, but nothing runs it yet."""
     start_within_ms: int | None = None
-    """How long an attempt may wait unstarted from when it is ready; no bound when None."""
+    """How long an attempt may wait for an agent after it became ready; None means without limit."""
     deadline_ms: int | None = None
-    """How long all of its attempts may take together, from when the first is ready; no bound when None."""
+    """How long all attempts may take together after the first became ready; None means without limit."""
     heartbeat_ms: int | None = None
-    """How long the task's agent may be silent; when None, the bound applies only to tasks that ran for ten minutes."""
+    """How long the task's agent may be silent; None means a default that holds after ten minutes of run time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Each:
     over: str
     """The expression that finds the list."""
     limit: int
-    """A longer list fails the node."""
+    """The largest number of elements in the list; a longer list fails the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Approval:
 
     question: str
     timeout_ms: int | None = None
-    """The approval waits for ever when None."""
+    """How long the approval waits for an answer; None means without limit."""
     on_timeout: OnTimeout = OnTimeout.REJECT
 
 
@@ -124,11 +124,11 @@ class Node:
     after: tuple[After, ...] = ()
     join: Join = "all"
     when: str | None = None
-    """An expression; when it finds nothing, false or something empty, the node is skipped."""
+    """An expression; the node is skipped when its result is null, false or empty."""
 
     @property
     def call(self) -> Call | None:
-        """The task of the node, or of each element of a map; None for an approval."""
+        """The task of a task node, or of each element of a map node; None for an approval."""
         match self.work:
             case Call() as call:
                 return call
@@ -151,7 +151,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A whole workflow as a value: a name, the nodes with their edges, and a description."""
+    """A workflow as a frozen value: a name, a description, and the nodes with their edges."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -159,7 +159,7 @@ class Definition:
 
     @property
     def to_compensate(self) -> tuple[str, ...]:
-        """The names of the nodes that name a compensating capability; nothing runs the compensation yet."""
+        """The names of the nodes that declare a compensating capability, which nothing runs yet."""
         return tuple(node.name for node in self.nodes if node.call is not None and node.call.compensate is not None)
 
 

@@ -1,4 +1,4 @@
-"""Conversion between definitions and documents, the content of a YAML or JSON file, by the models of `schema.py`.
+"""Conversion between workflow definitions and documents, which are the content of a YAML or JSON file.
 
 `to_document` and `from_document` are each other's reverse. Fields with their default value are left out.
 """
@@ -67,7 +67,7 @@ def read_node(name: str, document: object) -> Node:
 
 
 def known_node(name: str, given: Mapping[str, Any]) -> Node:
-    """Return the node of fields that were checked: those of a model, or a document of `node_document`.
+    """Build a node from fields that were checked before: those of a pydantic model, or a stored node document.
 
     Nothing is checked again: what was stored once stays readable, whatever is refused later.
     """
@@ -101,7 +101,7 @@ def _call(capability: str, given: Mapping[str, Any]) -> Call:
 
 
 def _period_ms(period: str | int | None) -> int | None:
-    """Return a period in milliseconds; a model has it already, a document as text."""
+    """Return a node's period in milliseconds: a number as given, and a text such as `5m` converted."""
     return fields.duration_ms(period) if isinstance(period, str) else period
 
 
@@ -139,7 +139,7 @@ def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iter
 
 
 def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield what a person is told of an error of the validation."""
+    """Yield the problem, with place and fix for a person, that an error of pydantic's validation means."""
     path, given, facts = _path(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case schema.REFUSED if location[-1] == "[key]":
@@ -175,7 +175,7 @@ def _no_object(path: Path, what: str, given: object) -> Problem:
 
 
 def _no_kind(path: Path, given: object) -> Iterator[Problem]:
-    """Yield the problems of a node whose kind is not known: of the other fields, only the place can be checked."""
+    """Yield the problems of a node whose kind (task, map or approval) is unknown, and of its place in the graph."""
     if not isinstance(given, dict):
         yield _no_object(path, "A node is", given)
         return
@@ -190,7 +190,7 @@ def _no_kind(path: Path, given: object) -> Iterator[Problem]:
 
 
 def _path(location: tuple[str | int, ...]) -> Path:
-    """Return a location without the names of the alternatives: the kind of a node, an edge as text or object."""
+    """Return pydantic's location of an error as a path in the document, without the names of union alternatives."""
     match location:
         case ("nodes", name, _, "after", number, _, *rest):
             return ("nodes", name, "after", number, *rest)
@@ -201,7 +201,7 @@ def _path(location: tuple[str | int, ...]) -> Path:
 
 
 def _names(location: tuple[str | int, ...]) -> tuple[str, ...]:
-    """Return the fields that the object at a location may have."""
+    """Return the field names that the object at a location of the document may have."""
     match location:
         case ("nodes", _, _, "after", _, _, _):
             return tuple(EdgeFields.model_fields)
@@ -221,7 +221,7 @@ def to_document(definition: Definition) -> dict[str, Any]:
 
 
 def node_document(node: Node) -> dict[str, Any]:
-    """Convert a node to a document of its fields, without the name."""
+    """Convert a node to a document: an object of its fields, without the name."""
     document: dict[str, Any] = _work_document(node.work)
     if node.after:
         document["after"] = [_edge_document(edge) for edge in node.after]

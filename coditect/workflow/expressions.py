@@ -38,21 +38,21 @@ except ModuleNotFoundError as _missing:
 
 MOST_DEPTH = 64
 MOST_STEPS = 2_000_000
-"""A quarter of a second's work, and a second's on a machine that is four times slower."""
+"""The most steps of one node's expressions: 0.25 s of work, or 1 s on a machine four times slower."""
 STEPS_PER_VISIT = 8
-"""The steps of evaluating one part: a microsecond, where a weighed value takes an eighth of one."""
+"""The steps charged for each evaluated part of an expression, which takes about a microsecond."""
 
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|`((?:[^`\\]|\\.)*)`", re.DOTALL)
 CHARACTERS_PER_STEP = 64
 _FUNCTIONS = frozenset(Functions.FUNCTION_TABLE)
 _REFUSALS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, RecursionError)
-"""The errors that JMESPath raises for an expression or a value that does not fit: its own errors are ValueErrors."""
+"""The exceptions by which JMESPath refuses an expression or a value that does not fit."""
 _ROOTS = frozenset({"input", "results", "states"})
 _ROOTS_OF_AN_ELEMENT = _ROOTS | {"item", "index"}
 _MOVING = frozenset(
     {"subexpression", "index_expression", "pipe", "projection", "value_projection", "filter_projection"}
 )
-"""The parts whose first child reads the scope and whose other children read the first child's result."""
+"""The parts of an expression whose first child reads the scope and whose other children read its result."""
 
 Tree = Mapping[str, Any]
 
@@ -64,7 +64,7 @@ class Scope:
     input: Any
     """The workflow's own input."""
     results: Mapping[str, Any]
-    """Values of the direct predecessors; null for a predecessor without a value."""
+    """The values of the direct predecessors; null for a predecessor without a value."""
     states: Mapping[str, str]
 
     def document(self) -> dict[str, Any]:
@@ -85,11 +85,11 @@ class Account:
 
     @property
     def overdrawn(self) -> bool:
-        """Whether more steps were charged than the bound allows."""
+        """Tell whether the node's expressions have taken more steps than the limit allows."""
         return self.spent > self._most_steps
 
     def charge(self, steps: int) -> None:
-        """Count evaluation steps against the node's limit.
+        """Count evaluation steps against the node's limit, and raise an error beyond the limit.
 
         Raises:
             InputError: when the limit is exceeded.
@@ -99,7 +99,7 @@ class Account:
             raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
-        """Count steps for every value inside a value, shared parts as often as they occur.
+        """Count one step for each value nested inside a value; a shared part counts as often as it occurs.
 
         Raises:
             InputError: when the bound is exceeded.
@@ -119,7 +119,7 @@ class Account:
 
 
 def condition_holds(node: Node, scope: Scope, account: Account | None = None) -> bool:
-    """Evaluate a node's `when`, and return whether the result is not null, false, or an empty text, list or object.
+    """Evaluate a node's `when`, and tell whether the result is neither null nor false nor empty.
 
     0 holds. A node without `when` holds.
 
@@ -134,7 +134,7 @@ def condition_holds(node: Node, scope: Scope, account: Account | None = None) ->
 
 
 def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
-    """Evaluate the input of a node's task.
+    """Evaluate the expressions in a node's input, and return the input of the node's task.
 
     Raises:
         InvalidWorkflow: when an expression fails, as in `condition_holds`.
@@ -143,7 +143,7 @@ def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
 
 
 def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:
-    """Return the inputs of a map's tasks, one for each element of the list, each evaluated when it is taken.
+    """Yield the inputs of a map's tasks, one for each element of its list, each evaluated when taken.
 
     Raises:
         InvalidWorkflow: when an expression fails; and before the first input, when there is no list, or a list over the
@@ -195,7 +195,7 @@ def parse(text: str) -> Tree:
 
 
 def _refuse_old_literals(text: str) -> None:
-    """Refuse an expression with invalid JSON between backquotes, which the library would accept as text."""
+    """Raise an error for invalid JSON between backquotes, which the JMESPath library would take as text."""
     for found in _QUOTED.finditer(text):
         if found[1] is not None:
             try:
@@ -206,7 +206,7 @@ def _refuse_old_literals(text: str) -> None:
 
 
 class _Evaluation:
-    """The evaluation of one node's expressions over one document."""
+    """The evaluation of one node's expressions over one scope document."""
 
     def __init__(self, node: Node, document: Mapping[str, Any], account: Account) -> None:
         self._node = node
@@ -242,7 +242,7 @@ def _reason(error: InputError) -> str:
 
 
 class _CountingInterpreter(TreeInterpreter):
-    """JMESPath's interpreter, which charges an account for its steps."""
+    """A JMESPath interpreter that charges each evaluation step to an account."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(Options(custom_functions=_CountingFunctions(account)))
@@ -270,7 +270,7 @@ class _CountingInterpreter(TreeInterpreter):
 
 
 class _CountingFunctions(Functions):
-    """JMESPath's functions, which charge an account for their arguments; no function is added."""
+    """JMESPath's own functions, charging the size of their arguments to an account."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
@@ -285,7 +285,7 @@ class _CountingFunctions(Functions):
 
 
 def _depth(tree: Any) -> int:
-    """Return the depth of an expression tree; iterative, because the depth bounds the recursion of other functions."""
+    """Return the depth of an expression tree, counted without recursion, which a deep tree would exhaust."""
     deepest, to_see = 0, [(tree, 1)]
     while to_see:
         node, depth = to_see.pop()
@@ -322,7 +322,7 @@ def _functions(tree: Tree) -> set[str]:
 
 
 def _references(tree: Tree) -> Iterator[tuple[str, str | None]]:
-    """Yield the names of the scope that an expression reads: `results.build.x` gives `results` and `build`."""
+    """Yield the names that an expression reads from the scope: `results.build.x` gives `results` and `build`."""
     children = _children(tree)
     match tree["type"]:
         case "field":

@@ -1,4 +1,4 @@
-"""Checks of a definition's field values: each returns the stored form, or raises an InputError with a valid example.
+"""Checks of a definition's field values: each returns the checked value, or raises an InputError with an example.
 
 Builder and schema share the checks, so that a workflow in Python and a workflow in a file mean the same.
 """
@@ -31,7 +31,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def text(value: object) -> str:
-    """Check a text for people, up to 2,000 characters, and return the text."""
+    """Check that a value is a text of up to 2,000 characters, and return the text."""
     if not isinstance(value, str):
         raise InputError("Text is expected", given=_shown(value))
     if len(value) > MOST_TEXT_CHARACTERS:
@@ -60,7 +60,7 @@ def capability(value: object) -> str:
 
 
 def duration_ms(value: object) -> int:
-    """Convert a duration to milliseconds; at least 1 ms, at most ten years."""
+    """Convert a duration of 1 ms to ten years to milliseconds."""
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         raise InputError("A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d", given=_shown(value))
     whole: int = _milliseconds(value)
@@ -70,7 +70,7 @@ def duration_ms(value: object) -> int:
 
 
 def heartbeat_ms(value: object) -> int:
-    """Convert the longest allowed silence of an agent to milliseconds; at least 45 s."""
+    """Convert a heartbeat, the longest silence allowed to a task's agent, to milliseconds; at least 45 s."""
     whole = duration_ms(value)
     if whole < LEAST_HEARTBEAT_MS:
         fix = "agents say every 20 s that a task still runs, and one word of them may be lost"
@@ -122,19 +122,19 @@ priority = one_of(Priority)
 
 
 def delay(value: object) -> str:
-    """Convert a delay to its usual text."""
+    """Check a retry delay, and return it as a duration text such as `1s`."""
     return _duration_text(duration_ms(value))
 
 
 def longest_delay(value: object) -> str:
-    """Convert the longest delay of a retry policy to its usual text; at most 1 h."""
+    """Check the longest delay of a retry policy, at most 1 h, and return it as a duration text."""
     if duration_ms(value) > RETRY_DELAYS_MS[-1]:
         raise InputError("A retry's cap is at most 1h", given=_shown(value), fix="1h or less")
     return delay(value)
 
 
 def retry(value: object) -> Retry:
-    """Convert a retry policy, or an object of its fields, to the policy of a workflow's task, with texts for delays."""
+    """Convert a retry policy, or an object of its fields, to a policy whose delays are texts, as a file has them."""
     policy = value if isinstance(value, Retry) else Retry(**_retry_fields(retry_object(value)))
     if policy.on != (Exception,):
         raise InputError("A workflow's retry says nothing of exceptions", fix="say `on` where the handler is")
@@ -142,7 +142,7 @@ def retry(value: object) -> Retry:
 
 
 def retry_object(value: object) -> Mapping[str, Any]:
-    """Check that a retry policy is an object, and return the object; its fields are checked by the schema."""
+    """Check that a document's retry policy is an object, and return it; the schema checks its fields."""
     if not isinstance(value, Mapping):
         raise InputError("A retry policy is an object of max_attempts, first, cap", given=_shown(value))
     return value
@@ -155,7 +155,7 @@ def _retry_fields(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def template(value: object) -> Any:
-    """Convert an input with `From` and `Literal` objects to plain JSON, check its marks, and return a new copy."""
+    """Convert an input with `From` and `Literal` objects to plain JSON, check it, and return a new copy."""
     try:
         plain = loads(dumps(value, otherwise=_plain))
         check_template(plain)
@@ -165,7 +165,7 @@ def template(value: object) -> Any:
 
 
 def nearest(name: str, known: tuple[str, ...]) -> str:
-    """Return a hint for a mistyped word: the most similar known word, or all known words."""
+    """Return a hint for a mistyped word: the most similar of the known words, or all of them."""
     found = nearest_names(name, known)
     return f"did you mean {found[0]}?" if found else f"there are {', '.join(known)}"
 

@@ -1,4 +1,4 @@
-"""Readers and writers of workflow files: YAML or JSON, by equal rules, with the line of each problem.
+"""Reader and writer of workflow files, YAML or JSON under the same rules; a problem names its line.
 
 The text is a stranger's. The reader takes events, without tags, anchors or Python objects; a repeated key, a document
 over 8 MB, and a document nested over 200 levels are refused. Plain words of YAML mean what version 1.2 says: `yes`,
@@ -41,7 +41,7 @@ _TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
 
 
 def load_workflow(path: Path, *, capabilities: Collection[str] | None = None) -> Definition:
-    """Read and check the workflow definition in a file; JSON when the file's name ends in `.json`, else YAML.
+    """Read and check the workflow definition in a file: JSON when its name ends in `.json`, else YAML.
 
     With `capabilities`, any other capability is a problem.
 

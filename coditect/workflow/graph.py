@@ -20,7 +20,7 @@ class Graph:
     """A checked definition with indexes of its nodes, order and dependents; made by `graph_of`."""
 
     nodes: Mapping[str, Node]
-    """By name, in the order of the definition."""
+    """The nodes by name, in the order of the definition."""
     order: tuple[str, ...]
     """A topological order: every node after its predecessors, otherwise in the order of the definition."""
     dependents: Mapping[str, tuple[str, ...]]
@@ -82,7 +82,7 @@ def _edges(definition: Definition) -> list[Problem]:
 
 
 def edge_problems(node: Node, names: Collection[str] | None = None) -> Iterator[Problem]:
-    """Yield the problems of the edges into a node; with `names`, any other node is unknown."""
+    """Yield the problems of the edges into a node; with `names`, a node outside of these is a problem."""
     if len(node.after) > MOST_PREDECESSORS:
         sentence = f"A node comes after at most {MOST_PREDECESSORS:,} others, {node.name!r} after {len(node.after):,}"
         yield Problem(("nodes", node.name, "after"), sentence, "gather them in several nodes, or use a map")
@@ -136,7 +136,7 @@ def _dependents(nodes: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
 
 
 def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return a topological order by Kahn's algorithm; nodes in a cycle, or behind a cycle, are left out."""
+    """Return a topological order by Kahn's algorithm, without the nodes in a cycle or behind one."""
     missing = {name: len(node.after) for name, node in nodes.items()}
     free = deque(name for name, count in missing.items() if not count)
     order: list[str] = []
@@ -150,7 +150,7 @@ def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]])
 
 
 def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
-    """Return the problem that shows one cycle among the nodes left over from the topological order.
+    """Return the problem that describes one cycle among the nodes that no topological order can hold.
 
     Every node left has a predecessor that is left, so going back from any of them ends in a cycle.
     """

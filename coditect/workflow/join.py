@@ -1,4 +1,4 @@
-"""The rules that follow from node states: which nodes may run, and which never will.
+"""The rules by which the states of a node's predecessors decide whether the node runs, waits or ends.
 
 An edge is met when its predecessor completed, or when its policy is `allow` and the predecessor ended in any way. A
 node may run once as many edges are met as its join needs; it waits while enough edges may still be met; otherwise it
@@ -36,14 +36,14 @@ _WORST_FIRST = (TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED, TaskSt
 
 @value
 class Tally:
-    """The counts of a node's edges: enough to decide about the node without another look at its predecessors."""
+    """The counts of a node's edges by state, enough to decide whether the node runs, waits or ends."""
 
     needed: int
     open: int
-    """Edges whose predecessor has not ended."""
+    """The number of edges whose predecessor has not ended."""
     met: int = 0
     worst: TaskState | None = None
-    """Of the edges that can never be met: the node's end state when too many edges are lost."""
+    """The state in which the node ends if too many edges can never be met; None while all still can."""
 
     @classmethod
     def of(cls, node: Node) -> Self:

@@ -119,7 +119,7 @@ def _join_text(node: Node) -> str:
 
 
 def _elements(states: States) -> dict[str, str]:
-    """Return, for each map, a text with the counts of its elements by state."""
+    """Return, for each map, a text with the number of its elements in each state."""
     counts: dict[str, Counter[TaskState]] = {}
     for name, state in states.items():
         base, bracket, _ = name.partition("[")

@@ -32,7 +32,7 @@ class WorkflowRow:
     accepted_at_ms: int | None
     finished_at_ms: int | None
     reason: str
-    """Why the workflow ended or stands still; may be empty."""
+    """The reason why the workflow ended or does not go on; may be empty."""
     key: str | None
     """The idempotency key of the workflow's start."""
 
@@ -69,22 +69,22 @@ class NodeRow:
     name: str
     state: TaskState
     kind: str
-    """task, map or approval."""
+    """The kind of the node: task, map or approval."""
     after: tuple[str, ...]
     on_failure: Mapping[str, OnFailure]
-    """The policies of edges from the given predecessors; edges from other predecessors fail the node, too."""
+    """The failure policies of the edges, by predecessor; an edge that is not listed has the policy `fail`."""
     definition: Mapping[str, Any]
-    """The node's other fields in the form of a file, without the input; empty for an element."""
+    """The node's other fields as a workflow file has them, without the input; empty for a map's element."""
     capability: str
     priority: str
     question: str
     """The question of an approval."""
     attempt: int
-    """The current attempt, else the last, else the next."""
+    """The number of the attempt under way; else of the last attempt, or of the next one."""
     fence: int
-    """Grows with every publication; 0 before the first."""
+    """The fence, which grows with every publication of the node; 0 before the first."""
     agent: str
-    """The latest agent; for an approval, the person who answered."""
+    """The agent that ran the node last; for an approval, the person who answered."""
     ready_at_ms: int | None
     published_at_ms: int | None
     started_at_ms: int | None
@@ -134,7 +134,7 @@ class AttemptRow:
     started_at_ms: int | None
     finished_at_ms: int | None
     status: str
-    """completed, failed, canceled, rejected, or lost (without a reported end); published or working until the end."""
+    """The attempt's state: published, working, completed, failed, canceled, rejected, or lost (no end was reported)."""
     reason: str
     message: str
 

@@ -1,4 +1,4 @@
-"""The schema of workflow documents: what a YAML or JSON file, or a request, may say of a node.
+"""The pydantic models of workflow documents: the fields of a workflow and a node in a YAML or JSON file.
 
 The models check a document by the checks of `fields.py`; `document.py` makes the frozen values of `definition.py` from
 them. `docs/workflows.md` lists the fields, too.
@@ -18,12 +18,12 @@ from coditect.workflow import fields
 from coditect.workflow.definition import Join, OnFailure, OnTimeout, check_node_name, check_workflow_name
 
 REFUSED = "refused"
-"""The type of the error of a validation whose context has the InputError of a check."""
+"""The error type by which a pydantic validation reports the InputError of a check, kept in its context."""
 _NO_EDGES: Any = ()
 
 
 def _told(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the check with its InputError as one of the errors of a validation."""
+    """Wrap a check so that its InputError becomes an error of pydantic's validation."""
 
     def checked(value: Any) -> Any:
         try:
@@ -35,7 +35,7 @@ def _told(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _by(check: Callable[[Any], Any], written: Any = str) -> PlainValidator:
-    """Return the validator of a field by a check; in a document the field is written as the given type."""
+    """Return a pydantic validator that applies a check; `written` is the field's type in a document."""
     return PlainValidator(_told(check), json_schema_input_type=written)
 
 
@@ -61,13 +61,13 @@ _WorkflowName: TypeAlias = Annotated[str, _by(lambda name: check_workflow_name(f
 
 
 class _Fields(BaseModel):
-    """An object in a workflow document; a field that its class does not have is a problem."""
+    """The base of all objects in a workflow document, which refuses unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class RetryFields(_Fields):
-    """A retry policy: how often a task is tried, and how long after a failure."""
+    """The fields of a retry policy: how often a task is tried, and how long after a failure."""
 
     max_attempts: _Attempts = Field(3, description="Attempts in all, the first included; 1 to 1,000.")
     first: _Delay = Field("1s", description="The longest first delay; doubled for every further attempt.")
@@ -75,7 +75,7 @@ class RetryFields(_Fields):
 
 
 class EdgeFields(_Fields):
-    """An edge from a predecessor, with the policy for the predecessor's failure."""
+    """The fields of an edge: the predecessor, and the policy for the predecessor's failure."""
 
     node: _Text = Field(description="The predecessor's name.")
     on_failure: _OnFailure = Field(
@@ -87,7 +87,7 @@ _Retry: TypeAlias = Annotated[RetryFields | None, BeforeValidator(_told(fields.r
 
 
 class PlaceFields(_Fields):
-    """The place of a node in the graph, which nodes of every kind have."""
+    """The fields of a node's place in the graph, common to nodes of every kind."""
 
     after: list[str | EdgeFields] = Field(_NO_EDGES, description="The predecessors; at most 10,000.")
     join: _Join = Field("all", description="How many of the predecessors must be met: all, any, or a number.")
@@ -95,7 +95,7 @@ class PlaceFields(_Fields):
 
 
 class CallFields(PlaceFields):
-    """The input and the limits of a task, or of the task for each element of a map."""
+    """The fields of a task's input and limits, common to task nodes and map nodes."""
 
     input: _Input = Field(None, description="JSON; `{$from: expression}` stands for what the expression finds.")
     priority: _Priority = Field(Priority.P1, description="p0 goes before p1, and p1 before p2.")
@@ -108,13 +108,13 @@ class CallFields(PlaceFields):
 
 
 class TaskFields(CallFields):
-    """A node that runs one task."""
+    """The fields of a node that runs one task."""
 
     task: _Capability = Field(description="The capability.")
 
 
 class MapFields(CallFields):
-    """A node that runs a task for every element of a list."""
+    """The fields of a node that runs a task for every element of a list."""
 
     map: _Capability = Field(description="The capability, for every element of a list.")
     over: _Expression = Field(description="The expression that finds the list.")
@@ -122,7 +122,7 @@ class MapFields(CallFields):
 
 
 class ApprovalFields(PlaceFields):
-    """A node that waits for a person's answer."""
+    """The fields of a node that waits for a person's answer."""
 
     approval: _Question = Field(description="The question to a person.")
     timeout: _Period = Field(None, description="How long the question waits for an answer; else for ever.")
@@ -134,16 +134,16 @@ KINDS: Mapping[str, type[TaskFields | MapFields | ApprovalFields]] = {
     "map": MapFields,
     "approval": ApprovalFields,
 }
-"""The kinds of nodes, by the field that tells the kind."""
+"""The models of the three kinds of nodes, by the field that only this kind has."""
 
 
 def kinds_of(document: Mapping[str, Any]) -> list[str]:
-    """Return the kinds that a node's document names; it should be one."""
+    """Return the kinds (task, map, approval) whose field a node's document has; a valid document has one."""
     return [kind for kind in KINDS if kind in document]
 
 
 def _kind(document: object) -> str | None:
-    """Return the only kind that a node's document names."""
+    """Return a node document's kind: task, map or approval; None unless it is exactly one."""
     kinds = kinds_of(document) if isinstance(document, dict) else []
     return kinds[0] if len(kinds) == 1 else None
 
@@ -155,7 +155,7 @@ Nodes: TypeAlias = dict[_NodeName, Annotated[_Task | _Map | _Approval, Discrimin
 
 
 class WorkflowFields(_Fields):
-    """A workflow document as a whole."""
+    """The fields of a whole workflow document: name, description and nodes."""
 
     name: _WorkflowName = Field(description="The workflow's name.")
     description: _Text = Field("", description="What the workflow is for.")

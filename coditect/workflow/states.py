@@ -1,4 +1,4 @@
-"""The states of tasks and workflows; messages, ledger and all tables use these names.
+"""The states of tasks and workflows, with the same names in messages, ledger and tables.
 
 ::
 
@@ -22,21 +22,21 @@ class TaskState(StrEnum):
     PUBLISHED = "published"
     WORKING = "working"
     RETRY_WAIT = "retry_wait"
-    """An attempt failed, and the next attempt's time has not come."""
+    """An attempt failed, and the node waits for the time of its next attempt."""
     AWAITING_APPROVAL = "awaiting_approval"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELED = "canceled"
     REJECTED = "rejected"
-    """Refused before it ran, or an approval that was denied."""
+    """The task was refused before it ran, or the approval was denied."""
     SKIPPED = "skipped"
-    """The node was not wanted: its condition was false, or a predecessor's failure is allowed to skip the node."""
+    """The node did not run: its condition was false, or its edge skips it when a predecessor fails."""
     DEAD = "dead"
-    """Given up with a dead letter."""
+    """The node was given up, and a dead letter kept."""
 
     @property
     def terminal(self) -> bool:
-        """Whether the state is final, but for a redrive."""
+        """Tell whether the node has ended; only a redrive changes the state then."""
         return self in _ENDS
 
 
@@ -65,5 +65,5 @@ class WorkflowState(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether the state is final: the workflow has ended."""
+        """Tell whether the workflow has ended."""
         return self not in (WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED)

@@ -25,7 +25,7 @@ from coditect.workflow.definition import Each, Node
 FROM = "$from"
 LITERAL = "$literal"
 MOST_LEVELS = 100
-"""How deep a node's input may be nested."""
+"""How many levels deep a node's input may be nested."""
 
 Path: TypeAlias = tuple[str | int, ...]
 """The place of a value in a document: `("nodes", "build", "after", 0)`."""
@@ -40,7 +40,7 @@ class From:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value in an input that is taken unchanged, without a search for expressions."""
+    """A part of an input that is passed on unchanged, without a search for `$from` inside."""
 
     value: Any
 
@@ -71,7 +71,7 @@ def check_template(template: Any) -> None:
 
 
 def template_expressions(template: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Yield the expressions of a template with their places.
+    """Yield the expressions in a template, each with its path in the template.
 
     Raises:
         InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
@@ -99,7 +99,7 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Yield every expression of a node, with its place below the node."""
+    """Yield every expression of a node (input, condition, list), each with its path below the node."""
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):
