@@ -1,4 +1,4 @@
-"""Settings: a program reads them once, at its start, from the environment and `.coditect/env`, and passes values on.
+"""The settings of a program, read once at its start from the environment and `.coditect/env`.
 
 No module below a program reads them.
 """

@@ -1,4 +1,4 @@
-"""Server addresses in a form that may be shown, without passwords."""
+"""Text about server addresses with the passwords removed, for logs and terminals."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
 
 
 def without_passwords(text: str) -> str:
-    """Replace the password of every address in a text with `***`: `amqp://user:***@host:5672/`."""
+    """Replace the password in every URL of a text with `***`: `amqp://user:***@host:5672/`."""
     return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text

@@ -1,4 +1,4 @@
-"""Files that a program finds in its folder or above, and trusts only where no other user can write."""
+"""Files in the current folder or above, which a program trusts only if no other user can write them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file exists, is the user's, and only the user can write it; otherwise log a warning.
+    """Tell whether the user owns an existing file and alone can write it; otherwise log a warning.
 
     A missing file, and a path that is no regular file, give False without a warning.
     """
@@ -31,5 +31,5 @@ def is_own(path: Path) -> bool:
 
 
 def read_own(path: Path) -> str | None:
-    """Return the text of a file that `is_own` accepts; None for any other."""
+    """Return the text of a file that `is_own` accepts, and None for any other file."""
     return path.read_text() if is_own(path) else None

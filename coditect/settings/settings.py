@@ -1,4 +1,4 @@
-"""Settings, read once by a program and passed on as values.
+"""The settings of all programs, read once by each program and passed on as values.
 
 =============================  ==========================  ==============================================
 variable                       default                     meaning
@@ -55,7 +55,7 @@ ENV_FILE = Path(".coditect") / "env"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings of a program, checked; the environment variable is `CODITECT_` and the field's name."""
+    """The checked settings of a program; a field's environment variable is `CODITECT_` and the field's name."""
 
     amqp_url: str = "amqp://localhost:5672/"
     redis_url: str = "redis://localhost:6379/0"
@@ -93,7 +93,7 @@ DEFAULTS = Settings()
 
 
 def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> Settings:
-    """Read the settings of the process: its environment over the nearest `.coditect/env` over the defaults.
+    """Read the settings of the process from its environment, then the nearest `.coditect/env`, then the defaults.
 
     Raises:
         SetupError: for a value outside its range; the error names the variable.
@@ -135,7 +135,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 
 
 def find_env_file(folder: Path) -> Path | None:
-    """Return the nearest `.coditect/env`, in the folder or above, that only the user can write; None without any."""
+    """Return the nearest `.coditect/env`, from the folder upwards, that only the user can write; else None."""
     return next((place / ENV_FILE for place in (folder, *folder.parents) if is_own(place / ENV_FILE)), None)
 
 

@@ -1,1 +1,1 @@
-"""Telemetry of all programs, at present the formats of logs."""
+"""Telemetry of all programs: log formats, and the metrics of a process."""

@@ -1,4 +1,4 @@
-"""Log formats: one JSON object a line on stderr when it is a pipe, plain text on a terminal; never passwords."""
+"""Log formats: one JSON object a line when stderr is a pipe, plain text on a terminal; never passwords."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class JsonLines(logging.Formatter):
 
 
 class PlainLines(logging.Formatter):
-    """A log formatter for people: time, level, sentence and facts on one line."""
+    """A log formatter for people: time, level, sentence and extra fields on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a log record as a line for people, with tracebacks below."""
+        """Format a log record as one line for people, followed by a traceback if it has one."""
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         extra = _extra(record)
         trace = extra.pop("traceback", "")  # of a handler, perhaps of another process
@@ -49,7 +49,7 @@ class PlainLines(logging.Formatter):
 
 
 def configure_logs(level: str) -> None:
-    """Set the logging of the process up; called once by a program, at its start.
+    """Set up the logging of the process; a program calls this once, at its start.
 
     The AMQP library's own reports of lost connections, with tracebacks, are silenced; Coditect logs each loss once.
     """

@@ -1,4 +1,4 @@
-"""All metrics of all programs; the table in `docs/operations.md` is the same."""
+"""The declarations of all metrics of all programs, the same as the table in `docs/operations.md`."""
 
 from __future__ import annotations
 
