@@ -1,4 +1,4 @@
-"""The command line, run as ``python -m coditect``."""
+"""The start of the command line by ``python -m coditect``."""
 
 from coditect.cli.main import main
 

@@ -1,4 +1,4 @@
-"""The store for large values, over the inline limit, in a folder that every process can reach (EIP's Claim Check).
+"""The store for large values, in a folder that every process can reach (EIP's Claim Check).
 
 A message carries a blob reference (`wire.blob_ref`) in place of such a value. The folder is an fsspec URL,
 `CODITECT_BLOB_URL`: `file:///srv/blobs`, `s3://bucket/folder`, `gs://...`; needs the extra `blob`, and for most URLs
@@ -26,24 +26,24 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 T = TypeVar("T")
 
 TRANSFER_SECONDS = 60.0
-"""The longest time to write or read one value."""
+"""The longest time to write or read one large value."""
 MOST_AT_ONCE = 16
-"""Concurrent transfers of one process."""
+"""The largest number of concurrent transfers of one process."""
 _SET_IT = "set CODITECT_BLOB_URL everywhere to a folder that all can reach, or pass a reference to where it lies"
 
 
 class Blobs(Protocol):
-    """The port of the store for large values."""
+    """The port of the store for large values, which are over the inline limit of a message."""
 
     def check(self, size_bytes: int) -> None:
-        """Check that a value of the given size may be held in memory.
+        """Check that a value of the given size may be read into memory.
 
         Raises:
             TooLarge: when the value is over the limit for large values.
         """
 
     async def put(self, body: bytes) -> ClaimCheck:
-        """Store a value so that it can be fetched from now on, and return its reference; idempotent.
+        """Store a large value durably, and return its blob reference; idempotent.
 
         Raises:
             TooLarge: when the value is over the limit for large values.
@@ -51,7 +51,7 @@ class Blobs(Protocol):
         """
 
     async def get(self, claim: ClaimCheck) -> bytes:
-        """Fetch the value of a reference, and verify its hash and size.
+        """Fetch the large value of a blob reference, and verify its hash and size.
 
         Raises:
             ClaimBroken: when the value is missing or differs.
@@ -62,7 +62,7 @@ class Blobs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NoBlobs:
-    """The absence of a store for large values: every value over the inline limit is refused."""
+    """The adapter without a store for large values: every value over the inline limit is refused."""
 
     def check(self, size_bytes: int) -> NoReturn:
         """Refuse a large value, because no store is set up.
@@ -98,29 +98,29 @@ def _threads() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True, slots=True)
 class FolderBlobs:
-    """A store for large values in a folder of any file system of fsspec, whose blocking `files` are used in threads."""
+    """A store for large values in a folder of any fsspec file system, accessed from threads."""
 
     files: Any
     folder: str
     most_bytes: int
     durable: bool = False
-    """Whether the folder is on this machine, where a file must be synced and put in place."""
+    """Whether the folder is on this machine, so that files are synced and renamed into place."""
     transfer_seconds: float = TRANSFER_SECONDS
     threads: ThreadPoolExecutor = field(default_factory=_threads, compare=False, repr=False)
-    """Threads of the store's own: when a folder hangs, nothing else waits for a thread of the event loop."""
+    """The store's own threads, so that a hanging folder takes no thread from the event loop's pool."""
 
     async def put(self, body: bytes) -> ClaimCheck:
-        """Store a value in a file named by its hash, and return its reference; idempotent."""
+        """Store a large value in a file named by its hash, and return its blob reference; idempotent."""
         self.check(len(body))
         return await self._transferred(lambda: self._write(body))
 
     async def get(self, claim: ClaimCheck) -> bytes:
-        """Fetch the value of a reference from its file, and verify its hash and size."""
+        """Fetch the large value of a blob reference from its file, and verify its hash and size."""
         self.check(claim.size_bytes)
         return await self._transferred(lambda: self._read(claim))
 
     def check(self, size_bytes: int) -> None:
-        """Check that a value's size is within `most_bytes`.
+        """Check that a large value's size is at most `most_bytes`.
 
         Raises:
             TooLarge: when the value is larger.
@@ -159,7 +159,7 @@ class FolderBlobs:
         return f"{self.folder}/{claim.name}"
 
     async def _transferred(self, transfer: Callable[[], T]) -> T:
-        """Run a transfer in a thread within the time limit, and return its result; leave a hanging thread behind."""
+        """Run a transfer in a thread within the time limit and return its result; a hanging thread is left behind."""
         try:
             async with asyncio.timeout(self.transfer_seconds):
                 return await asyncio.get_running_loop().run_in_executor(self.threads, transfer)
@@ -175,7 +175,7 @@ class FolderBlobs:
 
 
 def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
-    """Return the store that the URL names, without reading or writing yet; no URL gives `NO_BLOBS`.
+    """Return the store for large values at a URL, without any I/O yet; no URL gives `NO_BLOBS`.
 
     Raises:
         SetupError: when fsspec, or what it needs for this URL, is not installed.
@@ -198,7 +198,7 @@ def open_blobs(url: str | None, *, most_bytes: int) -> Blobs:
 
 
 async def whole(blobs: Blobs, body: bytes) -> bytes:
-    """Return a JSON document with each blob reference replaced by its value.
+    """Return a JSON document with each blob reference replaced by the value it refers to.
 
     Raises:
         CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
@@ -211,7 +211,7 @@ async def whole(blobs: Blobs, body: bytes) -> bytes:
 
 
 async def whole_value(blobs: Blobs, value: Any) -> Any:
-    """Return a JSON value with each blob reference replaced by its value; the value itself without references.
+    """Return a JSON value with each blob reference replaced by the large value it refers to.
 
     Raises:
         CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
@@ -224,7 +224,7 @@ async def whole_value(blobs: Blobs, value: Any) -> Any:
 
 
 async def fetched(blobs: Blobs, outcome: Outcome) -> Outcome:
-    """Return an outcome with the blob references in its body replaced by their values.
+    """Return a task's outcome with the blob references in its body replaced by the values they refer to.
 
     Raises:
         CoditectError: any error of `Blobs.get`, and InvalidTask for invalid JSON.
@@ -233,7 +233,7 @@ async def fetched(blobs: Blobs, outcome: Outcome) -> Outcome:
 
 
 def _write_in_place(path: Path, body: bytes) -> None:
-    """Write a file that appears whole, and is on the disk when the function returns."""
+    """Write a file that appears complete in its folder, and is synced to disk on return."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
@@ -249,7 +249,7 @@ def _write_in_place(path: Path, body: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Sync a folder's entries to the disk."""
+    """Sync a folder's entries to the disk, so that a new file survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

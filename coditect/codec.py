@@ -1,4 +1,4 @@
-"""Codecs by Python type: validation of a handler's input, encoding of its output, and the published JSON Schemas."""
+"""Codecs by Python type: they validate a handler's input, encode its output, and give the JSON Schemas of both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coditect.errors import InvalidTask, SetupError
 from coditect.wire.json import dumps, loads
 
 LARGE_BYTES = 256 * 1024
-"""The size over which a body is validated with pauses, in which other threads run."""
+"""The size of a body from which on validation pauses, so that other threads run in between."""
 _MAX_SHOWN = 5
 _SAID_BY_JSON = (dict, list, tuple, str, int, float)
 
@@ -26,12 +26,12 @@ def _decode_json(body: bytes) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """The wire form of one type: decoder, encoder and JSON Schema."""
+    """The wire form of one Python type: decoder, encoder and JSON Schema."""
 
     decode: Callable[[bytes], Any] = _decode_json
-    """Decode a body to a value; raises InvalidTask."""
+    """Decode a JSON body to a value of the type; raises InvalidTask."""
     encode: Callable[[Any], bytes] = dumps
-    """Encode a value as a body; raises InvalidTask."""
+    """Encode a value of the type as a JSON body; raises InvalidTask."""
     schema: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -78,7 +78,7 @@ def _decoder(adapter: TypeAdapter[Any], type_: Any) -> Callable[[bytes], Any]:
 
 @lru_cache(maxsize=100)
 def _interruptible(type_: Any) -> TypeAdapter[Any]:
-    """Return the adapter of a type, with a call into Python after each item of a list or value of a dict.
+    """Return a pydantic adapter of a type that lets other threads run between the items of a list or dict.
 
     Validation holds the interpreter's lock from beginning to end, so that a thread of its own is not enough: other
     threads, such as the event loop's, run only during such calls. The items of an inner list have no such calls.
@@ -113,7 +113,7 @@ def _shown(error: ValidationError) -> list[str]:
 
 
 def encode_any(value: Any) -> bytes:
-    """Encode a value of any supported type as JSON, alone or inside lists and dicts; bytes alone are JSON already.
+    """Encode a value of any supported type, nested or not, as JSON; bytes count as JSON already.
 
     Raises:
         InvalidTask: when JSON or the value's type does not allow the value.

@@ -63,7 +63,7 @@ class Retryable(CoditectError):
 
 
 class BrokerUnavailable(Retryable):
-    """The error of a missing connection to the broker within the deadline; nothing was sent."""
+    """The error of a broker that could not be reached within the deadline; nothing was sent."""
 
 
 class PublishUnconfirmed(Retryable):
@@ -71,22 +71,22 @@ class PublishUnconfirmed(Retryable):
 
 
 class Overloaded(Retryable):
-    """The error of a broker that refused a message until the deadline: a full queue, or an alarm.
+    """The error of a broker that refuses a message until the deadline, because of a full queue or an alarm.
 
     Nothing was taken, unless the process of a classic queue died behind a delivery.
     """
 
 
 class RegistryUnavailable(Retryable):
-    """The error of a registry that did not answer in time."""
+    """The error of a registry (Redis) that did not answer in time."""
 
 
 class BlobUnavailable(Retryable):
-    """The error of a store for large values that did not answer in time, or refused."""
+    """The error of a store for large values that did not answer in time, or refused the request."""
 
 
 class InputError(CoditectError):
-    """The base of errors that the caller mends by changing the input."""
+    """The base of errors that the caller corrects by changing the input."""
 
     exit_code = 2
 
@@ -103,19 +103,19 @@ class TooLarge(InvalidTask):
 
 
 class ClaimBroken(InvalidTask):
-    """The error of a blob reference whose large value is missing, or has another content than the reference says."""
+    """The error of a blob reference whose large value is missing, or does not match the reference's hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem in a document: its place, a sentence, and how to correct it."""
+    """One problem in a document: its place, a sentence, and how to correct it."""
 
     path: tuple[str | int, ...]
     """The path from the document's root: `("nodes", "build", "after", 0)`."""
     sentence: str
     fix: str = ""
     line: int | None = None
-    """The line, from 1; None when the document was not a text."""
+    """The line in the file, from 1; None when the document was not a text."""
 
     @property
     def place(self) -> str:
@@ -138,7 +138,7 @@ class InvalidWorkflow(InputError):
 
     @classmethod
     def of(cls, problems: tuple[Problem, ...], **facts: object) -> InvalidWorkflow:
-        """Return the error for a list of problems, with the first problem in full."""
+        """Return the error for a list of problems; its message has the first problem in full."""
         first, *others = problems
         told = {"at": first.place or None, "line": first.line, "others": tuple(str(one) for one in others[:9])}
         shown = {name: fact for name, fact in (facts | told).items() if fact not in (None, ())}
@@ -152,7 +152,7 @@ class UnknownCapability(InputError):
 
 
 class Unroutable(InputError):
-    """The error of a routing key to which no queue is bound; the message was not taken."""
+    """The error of a message whose routing key has no queue; the broker did not take the message."""
 
     exit_code = 4
 
@@ -164,11 +164,11 @@ class NotFound(InputError):
 
 
 class SetupError(CoditectError):
-    """The base of errors that the caller mends by changing the set-up around the program."""
+    """The base of errors that the caller corrects by changing the set-up around the program."""
 
 
 def missing_extra(extra: str) -> SetupError:
-    """Return the error for a feature whose extra of the package is not installed."""
+    """Return the error for a feature whose package extra (such as `coditect[blob]`) is not installed."""
     fix = f"pip install 'coditect[{extra}]'"
     return SetupError("This needs a part of Coditect that is not installed", extra=extra, fix=fix)
 
@@ -178,15 +178,15 @@ class TopologyMismatch(SetupError):
 
 
 class UnsupportedBroker(SetupError):
-    """The error of a broker that is too old for a required feature."""
+    """The error of a broker that is too old for a feature that Coditect needs."""
 
 
 class ControlPlaneRequired(SetupError):
-    """The error of a request that only a dispatcher can serve, when none runs."""
+    """The error of a request that only a dispatcher can serve, when no dispatcher runs."""
 
 
 class NewerVersion(SetupError):
-    """The error of data from a newer version: upgrade the process that read the data. Nothing was changed.
+    """The error of data that a newer version wrote; nothing was changed. The process must be upgraded.
 
     Retryable: an upgraded process may answer the next time. Facts: `kind`, `version`, `known`, `fix`.
     """
@@ -199,11 +199,11 @@ class TaskError(CoditectError):
 
 
 class TaskFailed(TaskError):
-    """The error of a task whose handler failed, with no attempt left."""
+    """The error of a task whose handler failed, or whose attempts are used up."""
 
 
 class TaskRejected(TaskError):
-    """The error of a task that was refused before it ran."""
+    """The error of a task that an agent or dispatcher refused before it ran."""
 
 
 class TaskCanceled(TaskError):
@@ -211,12 +211,12 @@ class TaskCanceled(TaskError):
 
 
 class TaskExpired(TaskError):
-    """The error of a task whose deadline passed before the end."""
+    """The error of a task whose deadline passed before its end."""
 
     exit_code = 3
 
 
 class ResultTimeout(TaskError):
-    """The error of a wait for a result beyond the caller's time; the task itself goes on."""
+    """The error of a wait for a result that took longer than the caller allows; the task goes on."""
 
     exit_code = 3
