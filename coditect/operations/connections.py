@@ -1,4 +1,4 @@
-"""The connections that the use cases ask for, as protocols: each program makes its own, and so does a test."""
+"""The protocol of the connections that use cases ask for; each program, and each test, makes its own."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ if TYPE_CHECKING:  # it is heavy, and most use cases do without
 
 
 class Connections(Protocol):
-    """The factory of the connections that a use case asks for."""
+    """The factory of a use case's connections: broker, registry and client."""
 
     @property
     def environ(self) -> Mapping[str, str]:
         """The environment variables of the program."""
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """Return the broker, to be entered.
+        """Return the broker as an async context manager that connects on entry.
 
         Raises:
             BrokerUnavailable: on entry, when the broker does not answer.
         """
 
     async def bindings(self) -> frozenset[Binding] | None:
-        """Return the bindings of the broker; None without its management API.
+        """Return the broker's bindings from its management API; None when no address of the API is known.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.
         """
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
-        """Return the registry, to be entered."""
+        """Return the registry as an async context manager that connects on entry."""
 
     def client(self) -> AbstractAsyncContextManager[Client]:
-        """Return a client for direct tasks and events, to be entered.
+        """Return a client for direct tasks and events, as an async context manager that connects on entry.
 
         Raises:
             BrokerUnavailable: on entry, when the broker does not answer.
         """
 
     def fleet(self) -> AbstractAsyncContextManager[Client]:
-        """Return a client for what the control plane keeps, to be entered; it raises the same."""
+        """Return a client for durable tasks and workflows, as an async context manager that connects on entry."""

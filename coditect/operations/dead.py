@@ -1,4 +1,4 @@
-"""What was given up in the whole fleet: dead letters of tasks and nodes of workflows, listed, redriven, discarded.
+"""Lists, redrives and discards the fleet's dead letters, and redrives workflow nodes that were given up.
 
 Every function raises BrokerUnavailable, which is retryable, when the broker does not answer at its start. `note` is
 called for what cannot be seen.
@@ -25,18 +25,18 @@ from coditect.workflow.rows import DeadRow
 
 @dataclass(frozen=True, slots=True)
 class DeadListing:
-    """The queues of dead letters, and the nodes that were given up."""
+    """The result of listing dead letters: the queues, and the workflow nodes that were given up."""
 
     queues: tuple[DeadQueue, ...]
-    """The queues that were looked through."""
+    """The queues of dead letters that were searched."""
     nodes: list[DeadRow]
-    """The selected nodes of workflows; empty without a control plane."""
+    """The selected workflow nodes that were given up; empty without a control plane."""
 
 
 async def list_dead(
     opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
 ) -> DeadListing:
-    """Call `each` with at most `most` selected dead letters, and return the nodes if the letters were fewer.
+    """Call `each` with at most `most` selected dead letters, and return the dead workflow nodes if room is left.
 
     Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
     capability that no agent offers now are found when the selection names it, or by the broker's management API.
@@ -65,13 +65,13 @@ async def show_letter(opened: Connections, letter_id: str, *, capability: str | 
 async def redrive_letters(
     opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note
 ) -> SettledLetter:
-    """Publish the selected dead letters as fresh tasks, by the promises of `DeadLetters.redrive`."""
+    """Publish the selected dead letters as fresh tasks, with the guarantees of `DeadLetters.redrive`."""
     async with _letters(opened, selection.capability, note) as (letters, queues):
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
 
 
 async def discard_letters(opened: Connections, selection: Selection, *, dry_run: bool, note: Note) -> SettledLetter:
-    """Remove the selected dead letters for good."""
+    """Delete the selected dead letters for good."""
     async with _letters(opened, selection.capability, note) as (letters, queues):
         return await letters.discard(queues, selection, dry_run=dry_run)
 
@@ -79,7 +79,7 @@ async def discard_letters(opened: Connections, selection: Selection, *, dry_run:
 async def redrive_node(
     opened: Connections, workflow: str, node: str, value: bytes | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    """Run a node that ended without a value again, with its dependents, from its recorded input or from `value`.
+    """Run a workflow node that ended without a value again, from its recorded input or from `value`.
 
     Returns the control plane's answer: `again` names nodes that begin again, or would with `dry_run`; `more` is true
     when there are others.
@@ -97,7 +97,7 @@ async def redrive_node(
 async def _letters(
     opened: Connections, capability: str | None, note: Note
 ) -> AsyncIterator[tuple[DeadLetters, list[str]]]:
-    """Yield the dead letters and the names of their queues, over a connection of their own."""
+    """Open a broker connection, and yield its dead letters with the names of their queues."""
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock())
         yield letters, [queue.name for queue in await _queues(opened, letters, capability, note)]
@@ -111,7 +111,7 @@ async def _queues(
 
 
 async def _had_letters(opened: Connections, note: Note) -> list[str]:
-    """Return the capabilities with a queue of dead letters, also those that no agent offers now."""
+    """Return the capabilities that have a queue of dead letters, also those that no living agent offers."""
     try:
         bindings = await opened.bindings()
     except ManagementUnavailable as error:
@@ -127,7 +127,7 @@ async def _had_letters(opened: Connections, note: Note) -> list[str]:
 async def _dead_nodes(
     opened: Connections, broker: Broker, selection: Selection, most: int, note: Note
 ) -> list[DeadRow]:
-    """Return the selected nodes that were given up, `most` of them at most; none without a control plane."""
+    """Return at most `most` selected workflow nodes that were given up; none without a control plane."""
     found: list[DeadRow] = []
     if most <= 0:
         return found

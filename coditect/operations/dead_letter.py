@@ -1,4 +1,4 @@
-"""A dead letter as a value: read from a message in its queue, and turned into a fresh task again.
+"""A dead letter as a value, read from a message in its queue, and its conversion to a fresh task.
 
 A dead letter lies in ``dead.<capability>`` (or ``unrouted``) as the message of the former task. The agent that gave the
 task up adds headers: ``x-coditect-reason``, ``-agent``, ``-attempt``, ``-error`` (JSON), ``-errors`` (JSON),
@@ -30,29 +30,29 @@ _MAX_REDRIVES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A task that was given up, with the reason."""
+    """A task that was given up, with the reason and its failed attempts."""
 
     id: str | None
     """The task's id; None when the publisher gave no `message_id`, and then only the other filters find the letter."""
     capability: str
     priority: Priority
     reason: str
-    """The agent's reason, or the broker's: expired, delivery_limit, rejected, maxlen; else unrouted or unknown."""
+    """Why the task was given up: the agent's reason, or the broker's such as expired; else unrouted or unknown."""
     agent_id: str | None
     attempts: int
-    """The number of the last attempt; 0 when the broker made the letter and no attempt was counted."""
+    """The number of the last attempt; 0 when the broker dropped the task and no attempt was counted."""
     error: Failure | None
     dead_at_ms: int | None
     body: bytes
     redrives: int
-    """The number of earlier redrives."""
+    """How many times the task was redriven before."""
     errors: tuple[Mapping[str, object], ...]
     """The earlier failed attempts, oldest first."""
     queue: str
 
 
 def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: bool) -> Task:
-    """Return the fresh task for a dead letter, with only the fields that the wire format knows.
+    """Build a fresh task from a dead letter, with only the fields that the wire format knows.
 
     The attempts begin at 1. Limits that have passed are dropped, unless `keep_limits`.
 
@@ -84,7 +84,7 @@ def _unless_past(instant_ms: int | None, now_ms: int) -> int | None:
 
 
 def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
-    """Return the failed attempts of a letter, with the last failure once at the end."""
+    """Return the failed attempts of a dead letter, ending with the last failure once."""
     error = letter.error
     if error is None:
         return letter.errors
@@ -105,7 +105,7 @@ def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
 
 
 def read_dead_letter(delivery: Delivery) -> DeadLetter:
-    """Return the dead letter in a delivery; never raises, and leaves out each field that cannot be read."""
+    """Parse a delivery as a dead letter; never raises, and leaves out each field that is unreadable."""
     message = delivery.message
     headers = message.headers
     death = _death(message)
@@ -145,7 +145,7 @@ def _reason(delivery: Delivery, death: Mapping[str, object]) -> str:
 
 
 def broker_reason(message: Message) -> str | None:
-    """Return the broker's reason for giving a task up: expired, delivery_limit, rejected or maxlen.
+    """Return the reason why the broker dropped a task: expired, delivery_limit, rejected or maxlen.
 
     None for a dead letter of an agent: such a letter has `x-coditect-reason` and no `x-death`.
     """
@@ -153,7 +153,7 @@ def broker_reason(message: Message) -> str | None:
 
 
 def _death(message: Message) -> Mapping[str, object]:
-    """Return the `x-death` entry of the task queue that dropped the message; retries add entries of other queues."""
+    """Return the `x-death` header's entry for the task queue that dropped the message."""
     deaths = message.headers.get("x-death")
     if not isinstance(deaths, list):
         return {}

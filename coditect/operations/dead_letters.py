@@ -1,4 +1,4 @@
-"""The dead letters of tasks outside workflows: browse, redrive and discard.
+"""The dead letters of direct tasks: browse, redrive and discard.
 
 To browse is to `get` messages until the queue is empty, and then to `release` them all back into the queue. AMQP cannot
 list queues, so the caller names the capabilities (the registry knows those of living agents).
@@ -19,14 +19,14 @@ from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
 from coditect.wire import routing, tasks
 
 WINDOW = 100
-"""The number of letters in work at once: a redrive that is killed half-way repeats at most so many."""
+"""The number of dead letters handled at once; a redrive that is killed repeats at most as many."""
 WINDOW_BYTES = 16 * 1024 * 1024
-"""The size of the letters' bodies in memory at once, exceeded by one body at most."""
+"""The most bytes of dead letters' bodies in memory at once, exceeded by one body at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The criteria that select dead letters: every field that is set must match; none set selects all letters."""
+    """The criteria that select dead letters: each set field must match; without fields all letters match."""
 
     ids: frozenset[str] = frozenset()
     capability: str | None = None
@@ -34,12 +34,12 @@ class Selection:
     agent_id: str | None = None
 
     def takes(self, letter: DeadLetter) -> bool:
-        """Return whether the criteria select a letter."""
+        """Tell whether the criteria select a dead letter."""
         known = not self.ids or letter.id in self.ids
         return known and self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
 
     def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
-        """Return whether the criteria, except the ids, select a letter with these facts."""
+        """Tell whether the criteria, except the ids, match a capability, reason and agent."""
         return (
             self.capability in (None, capability)
             and self.reason in (None, reason)
@@ -49,7 +49,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class DeadQueue:
-    """An existing queue of dead letters, with the number of messages in it."""
+    """An existing queue of dead letters, with its number of messages."""
 
     name: str
     messages: int
@@ -57,7 +57,7 @@ class DeadQueue:
 
 @dataclass(frozen=True, slots=True)
 class KeptLetter:
-    """A letter that stays in its queue, with the reason."""
+    """A dead letter that a redrive or discard left in its queue, with the reason."""
 
     id: str | None
     queue: str
@@ -66,18 +66,18 @@ class KeptLetter:
 
 @dataclass(frozen=True, slots=True)
 class SettledLetter:
-    """The result of a redrive or discard; for a dry run, the result that a real run would have."""
+    """The result of a redrive or discard of dead letters; in a dry run, the result that a real run would have."""
 
     count: int
     ids: tuple[str, ...]
-    """The ids of the letters, as far as the letters have ids."""
+    """The task ids of the settled letters that have an id."""
     kept: tuple[KeptLetter, ...] = ()
     stopped: CoditectError | None = None
-    """The error that ended the run early; the remaining letters stay, and the run can be repeated."""
+    """The error that ended the run early; the remaining letters stay in their queues, and the run can be repeated."""
     dry_run: bool = False
 
     def shortfall(self, selection: Selection) -> CoditectError | None:
-        """Return the error that tells that not all was done: stopped early, an id that no letter has, or kept letters.
+        """Return the error that says why letters were left over: an early stop, an unknown id, or kept letters.
 
         None when every letter that the selection names is settled.
         """
@@ -115,14 +115,14 @@ _Settle = Callable[[Sequence[_Held]], Awaitable[Sequence[CoditectError | None]]]
 
 
 class DeadLetters:
-    """The dead letters of one broker. The connection must be the caller's alone while a call runs."""
+    """The queues of dead letters of one broker; the connection must be the caller's alone while a call runs."""
 
     def __init__(self, broker: Broker, clock: Clock) -> None:
         self._broker = broker
         self._clock = clock
 
     async def queues(self, capabilities: Iterable[str]) -> tuple[DeadQueue, ...]:
-        """Return the existing queues of dead letters of the given capabilities, and `unrouted`.
+        """Return the existing queues of dead letters of the given capabilities, and the queue `unrouted`.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -138,7 +138,7 @@ class DeadLetters:
     async def browse(
         self, queues: Iterable[str], selection: Selection, *, most: int
     ) -> AsyncGenerator[DeadLetter, None]:
-        """Yield at most `most` selected letters, oldest first in each queue; all letters go back at the end.
+        """Yield at most `most` selected dead letters, oldest first in each queue, and return all of them at the end.
 
         A caller that stops early closes the generator (`contextlib.aclosing`), so that the letters go back at once.
 
@@ -158,7 +158,7 @@ class DeadLetters:
             await self._release()
 
     async def show(self, queues: Iterable[str], letter_id: str) -> DeadLetter:
-        """Return the dead letter with an id, which stays in its queue.
+        """Return the dead letter with a given task id, and leave it in its queue.
 
         Raises:
             NotFound: when the letter is in none of the queues.
@@ -173,7 +173,7 @@ class DeadLetters:
     async def redrive(
         self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False, keep_limits: bool = False
     ) -> SettledLetter:
-        """Publish the selected letters to `coditect.tasks` as fresh tasks, then remove the letters, in that order.
+        """Publish the selected dead letters as fresh tasks to `coditect.tasks`, then ack the letters, in that order.
 
         Keeps id, reply address, owner and history; the attempts start again at 1, and limits that have passed are
         dropped unless `keep_limits`. A run that is killed at any instant loses nothing, and its repetition publishes at
@@ -190,7 +190,7 @@ class DeadLetters:
         return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
 
     async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
-        """Remove the selected letters for good; a lost connection ends the run, and the result tells it."""
+        """Delete the selected dead letters for good; a lost connection ends the run, as the result says."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
             return [_discard(held, dry_run=dry_run) for held in window]
@@ -274,7 +274,7 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 
 
 class _Redrive:
-    """A redrive under way, which publishes a window of letters at once and acks each after its confirm."""
+    """One redrive under way, which publishes a window of dead letters and acks each after its confirm."""
 
     def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker = broker
@@ -284,11 +284,11 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Return whether a redrive, the present or a concurrent one, has brought the letter back and it died again."""
+        """Tell whether a letter was redriven by this run, or by a concurrent one, and died again."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-        """Redrive a window; return, for each letter, None when it is done, else the error for which it stays."""
+        """Redrive a window of dead letters; return for each letter None, or the error for which it stays."""
         revived = [self._revive(held) for held in window]
         for task in revived:
             if isinstance(task, Task):

@@ -1,4 +1,4 @@
-"""The living agents and what they offer, as the registry has them; and the drain of an agent.
+"""Use cases on the registry: list living agents and their capabilities, and drain an agent.
 
 What asks the registry raises RegistryUnavailable, which is retryable, when the registry does not answer.
 """
@@ -19,31 +19,31 @@ from coditect.wire import control_messages, routing
 
 POLL_SECONDS = 0.2
 DRAIN_SECONDS = 10.0
-"""The time in which the broker has to confirm the request to drain."""
+"""How long the broker may take to confirm the drain message."""
 
 Note = Callable[[str], None]
-"""A callback for a sentence about what a use case could not see and so leaves out of its answer."""
+"""A callback that takes a sentence about something that a use case could not see."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapabilityOffer:
-    """A capability, as the agent that started last declares it."""
+    """A capability with the agents that offer it, described as the latest started agent declares it."""
 
     spec: CapabilitySpec
     agents: tuple[str, ...]
-    """The ids of the agents that offer it, sorted."""
+    """The ids of the agents that offer the capability, sorted."""
     versions: tuple[str, ...]
-    """The versions of these agents, sorted, each once."""
+    """The versions of the agents that offer the capability, sorted, each once."""
 
 
 async def find_agents(opened: Connections, search: Search) -> tuple[AgentRecord, ...]:
-    """Return the living agents that match the search."""
+    """Return the registry records of the living agents that match a search."""
     async with opened.registry() as registry:
         return await registry.find(search)
 
 
 async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
-    """Return a living agent.
+    """Return the registry record of a living agent by its id.
 
     Raises:
         NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
@@ -58,7 +58,7 @@ async def get_agent(opened: Connections, agent_id: AgentId) -> AgentRecord:
 
 
 async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: float | None = None) -> None:
-    """Ask an agent to take nothing new, finish what it runs, and end; wait until it left the registry.
+    """Send an agent the order to drain, and optionally wait until it has left the registry.
 
     Idempotent. With `wait_seconds=None` the call returns once the broker has the request.
 
@@ -93,7 +93,7 @@ async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: f
 
 
 async def find_offers(opened: Connections, search: Search) -> list[CapabilityOffer]:
-    """Return the capabilities of the living agents that match the search, by name."""
+    """Return the capabilities of the living agents that match a search, sorted by name."""
     specs: dict[str, CapabilitySpec] = {}
     agents: dict[str, dict[str, str]] = {}
     for record in sorted(await find_agents(opened, search), key=lambda one: one.registration.started_at_ms):
@@ -107,7 +107,7 @@ async def find_offers(opened: Connections, search: Search) -> list[CapabilityOff
 
 
 async def get_offer(opened: Connections, name: str) -> CapabilityOffer:
-    """Return a capability that a living agent offers.
+    """Return a capability that a living agent offers, by its name.
 
     Raises:
         NotFound: when no living agent offers it; its fact `nearest` holds similar names.
@@ -121,7 +121,7 @@ async def get_offer(opened: Connections, name: str) -> CapabilityOffer:
 
 
 async def known_capabilities(opened: Connections, named: Iterable[str], *, note: Note) -> tuple[str, ...]:
-    """Return the named capabilities, each once; when none is named, all that living agents offer.
+    """Return the given capability names, each once; without any, the names that living agents offer.
 
     Without a registry the result is empty, and `note` is called: a use case goes on with less.
 

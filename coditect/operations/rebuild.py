@@ -1,4 +1,4 @@
-"""The rebuild: the control plane makes again, from its ledger, everything outside of the ledger."""
+"""The rebuild use case: the control plane restores from its ledger what the broker, Redis or RQ lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = {
     "workflows": "workflows with jobs that RQ did not have, or not as they are",
     "jobs": "those jobs, made or put right",
 }
-"""The kinds of a rebuild's counts, with their meaning; a count holds each thing that was made again once.
+"""The kinds of things that a rebuild restores and counts, each with its meaning.
 
 The counts of workflows and jobs are exact where `Rebuilt.compared` is true, else lower bounds.
 """
@@ -28,17 +28,17 @@ The counts of workflows and jobs are exact where `Rebuilt.compared` is true, els
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """The result of a rebuild: the number of shards, and counts of the things that were made again."""
+    """The result of a rebuild: the number of shards, and the number of restored things by kind."""
 
     shards: int
     counts: dict[str, int]
-    """The counts by kind; see `KINDS`."""
+    """The number of restored things by kind; see `KINDS`."""
     compared: bool = True
-    """Whether all of RQ's jobs were compared; if not, more of them may have been made than are counted."""
+    """Whether all jobs of RQ were compared; if not, more jobs may have been restored than are counted."""
 
 
 async def rebuild(broker: Broker, *, clock: Clock | None = None) -> Rebuilt:
-    """Declare missing queues, and rebuild every shard, one after the other.
+    """Declare missing queues, and let the dispatchers rebuild every shard, one after the other.
 
     A task that was begun is executed again only where the broker is not the one that the shard knew.
 

@@ -1,4 +1,4 @@
-"""The status of the control plane: its shards, and its dispatchers with their counts of refused work."""
+"""The status of the control plane: its shards, and each dispatcher's counts of refused work."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from coditect.errors import ControlPlaneRequired, Retryable
 from coditect.wire.control import Verb
 
 OWN_SECONDS = 3.0
-"""The time that each dispatcher has to answer with its own counts."""
+"""How long each dispatcher may take to answer with its own counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardStatus:
-    """The status of a shard, by the ledger."""
+    """The status of one shard according to the ledger: owner, epoch, workflows and running nodes."""
 
     shard: int
     owner: str | None
-    """The dispatcher that owns the shard; None when no living one does."""
+    """The dispatcher that owns the shard; None when no living dispatcher owns it."""
     epoch: int
     workflows: int
     """The number of workflows that have not ended."""
     under_way: int
-    """The number of nodes that are published or run."""
+    """The number of nodes that are published or running."""
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalCounts:
-    """The counts of a dispatcher since its start, except `under_way`, which is the present number."""
+    """A dispatcher's counts of refused work since its start, and its present number of running nodes."""
 
     under_way: int
-    """Nodes of its shards that are published or run."""
+    """The number of nodes of its shards that are published or running now."""
     refused: int
-    """Commits that came too late: another dispatcher owned the shard by then."""
+    """Commits refused because another dispatcher owned the shard by then."""
     late: int
-    """Results that a fence refused."""
+    """Results refused because their fence was outdated."""
     strange: int
-    """Results of unknown nodes."""
+    """Results of nodes that the ledger does not have."""
     unrecorded: int
-    """Results that the ledger could not take."""
+    """Results that the ledger could not store."""
     dropped: int
     """Unrouted tasks whose publishers get no answer: a flood dropped the copies from which answers are made."""
     restarts: int
-    """Loops of the process that died and were started again."""
+    """Background loops of the process that died and were started again."""
     newer: int
-    """Nodes under way of its shards that a newer dispatcher wrote."""
+    """Nodes of its shards that were written by a newer dispatcher, which alone may handle them."""
 
 
 COUNTS = tuple(field.name for field in fields(RefusalCounts))
@@ -58,24 +58,24 @@ COUNTS = tuple(field.name for field in fields(RefusalCounts))
 
 @dataclass(frozen=True, slots=True)
 class DispatcherStatus:
-    """The status of a dispatcher that counts as living."""
+    """The status of a living dispatcher: its shards and its counts of refused work."""
 
     owner: str
     shards: tuple[int, ...]
     counts: RefusalCounts | None
-    """The dispatcher's own counts; None when it did not answer, or owns no shard through which to ask it."""
+    """The dispatcher's own counts; None when it did not answer, or owns no shard by which to address it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """The status of the control plane."""
+    """The status of the whole control plane: dispatchers and shards."""
 
     dispatchers: tuple[DispatcherStatus, ...]
     shards: tuple[ShardStatus, ...]
 
 
 async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> ClusterStatus:
-    """Return the status of the control plane; changes nothing.
+    """Ask the control plane for its shards, and each dispatcher for its counts; read-only.
 
     Raises:
         ControlPlaneRequired: when no dispatcher answers.
@@ -94,7 +94,7 @@ async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> Clust
 
 
 async def _ask(control: ControlPlane, shard: int) -> Mapping[str, Any] | None:
-    """Return the counts of a shard's owner; None when the owner does not answer in time."""
+    """Ask a shard's owner for its counts; None when the owner does not answer in time."""
     try:
         answer = await control.ask(Verb.STATUS, {"shard": shard}, timeout=OWN_SECONDS)
     except (ControlPlaneRequired, Retryable):

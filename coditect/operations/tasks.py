@@ -1,7 +1,7 @@
-"""Tasks: submit and follow one, look at a durable task, wait for it, cancel any.
+"""Use cases for tasks: submit and follow a task, show a durable task, wait for it, cancel a task.
 
-What asks the control plane raises ControlPlaneRequired when no dispatcher answers, and everything BrokerUnavailable,
-which is retryable, when the broker does not.
+A call to the control plane raises ControlPlaneRequired when no dispatcher answers; every call raises BrokerUnavailable,
+which is retryable, when the broker does not answer.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from coditect.operations.diagnosis.why_not import find_task
 from coditect.workflow.rows import AttemptRow, NodeRow
 
 LAST_EVENTS_SECONDS = 0.5
-"""How long the events of an end may come after the result."""
+"""How long a task's last events may arrive after its result."""
 
 _CANCELABLE = (SightingPlace.WORKING, SightingPlace.WAITING, SightingPlace.RETRYING)
 
 ShownEvents = Callable[[], AbstractContextManager[Callable[[Event], None]]]
-"""A context manager whose function is called with each event of the task."""
+"""A factory of a context manager whose function shows each event of a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +43,28 @@ class TaskOrder:
 
 @dataclass(frozen=True, slots=True)
 class DurableTask:
-    """A durable task, as the control plane has it."""
+    """The control plane's record of a durable task: state, attempts and outcome."""
 
     row: NodeRow
     attempts: list[AttemptRow]
     outcome: Outcome | None
-    """The outcome; None as long as the task has not ended."""
+    """The task's outcome; None while the task has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class CancelReport:
-    """The result of a request to cancel a task."""
+    """The result of a request to cancel a task: who took the request, and whether the task was found."""
 
     durable: bool
-    """Whether the control plane took the request; else it was sent to every agent."""
+    """Whether the control plane accepted the request; False when it went to every agent."""
     error: NotFound | None
-    """The error that tells that no such direct task waits or runs, as far as agents and queues tell."""
+    """The error that no such direct task waits or runs, as far as agents and queues tell; else None."""
 
 
 async def submit_task(
     opened: Connections, order: TaskOrder, wait: str | None, *, submitted: Callable[[str], None], shown: ShownEvents
 ) -> tuple[str, Outcome | None]:
-    """Publish a direct task; return its id, and its outcome unless `wait` is None.
+    """Publish a direct task, and return its id, with its outcome unless `wait` is None.
 
     With a wait, `submitted` is called with the id, and then the events of the task are shown, from the first one on. A
     task goes on when the caller is canceled.
@@ -93,7 +93,7 @@ async def submit_task(
 async def submit_durable(
     opened: Connections, order: TaskOrder, wait: str | None, *, accepted: Callable[[str, bool], None]
 ) -> tuple[str, Outcome | None]:
-    """Submit a task that the control plane keeps; return its id, and its outcome unless `wait` is None.
+    """Submit a durable task to the control plane, and return its id, with its outcome unless `wait` is None.
 
     `accepted` is called with the id, and whether the task is new: the same key gives the same task. The
     preferred agent has no effect. A task goes on when the caller is canceled.
@@ -134,7 +134,7 @@ async def wait_for_task(opened: Connections, task_id: str, wait: str) -> Outcome
 
 
 async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
-    """Ask for the end of a task: of a durable one the control plane, of a direct one every agent, at best effort.
+    """Ask the control plane to cancel a durable task, or all agents to cancel a direct one at best effort.
 
     Whether a direct task waits or runs is looked up before, by `find_task`; the request is sent in either case.
     """
@@ -150,12 +150,12 @@ async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
 
 
 def is_durable(task_id: str) -> bool:
-    """Return whether an id is that of a durable task."""
+    """Tell whether a task id is that of a durable task."""
     return workflow_of(task_id) is not None
 
 
 async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
-    """Show the events of a task, to its end; the stream was opened before the task was submitted."""
+    """Show a task's events until its end, from a stream that was opened before the submit."""
     with shown() as show:
         async for event in events:
             if event.subject == task_id:

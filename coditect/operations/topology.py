@@ -1,4 +1,4 @@
-"""The wanted topology, of the fleet's base and of capabilities: compared with the broker's, created, or exported.
+"""Use cases for the exchanges and queues of fleet and capabilities: compare with the broker, create, export.
 
 Every function raises InputError when a name is none of a capability. Without names the capabilities are those that
 living agents offer; `note` is called when these are unknown.
@@ -15,7 +15,7 @@ from coditect.operations.fleet import Note, known_capabilities
 
 
 async def plan_topology(opened: Connections, named: Iterable[str], *, note: Note) -> TopologyPlan:
-    """Return the difference between the broker and the code; changes nothing.
+    """Compare the exchanges and queues of the broker with those of the code; read-only.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.
@@ -27,7 +27,7 @@ async def plan_topology(opened: Connections, named: Iterable[str], *, note: Note
 
 
 async def create_topology(opened: Connections, named: Iterable[str], *, note: Note) -> TopologyPlan:
-    """Create what is missing and bind everything; what differs is left alone, and named by the plan. Idempotent.
+    """Create missing exchanges, queues and bindings; leave those that differ alone. Idempotent.
 
     Raises:
         BrokerUnavailable: when the broker does not answer; retryable.
@@ -38,7 +38,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 
 
 async def export_topology(opened: Connections, named: Iterable[str], *, vhost: str, note: Note) -> dict[str, object]:
-    """Return the topology as a RabbitMQ definitions document; needs no broker, and with names no registry."""
+    """Return the topology as a RabbitMQ definitions document, without the broker; with names also without Redis."""
     return export_definitions(await _wanted(opened, named, note), vhost=vhost)
 
 

@@ -1,6 +1,6 @@
-"""Workflows: run and follow one, look at it, steer it, answer its approvals, and say why it failed.
+"""Use cases for workflows: run, follow, show and control them, answer their approvals, explain their failures.
 
-What asks the control plane raises ControlPlaneRequired when no dispatcher answers, BrokerUnavailable (retryable) when
+A call to the control plane raises ControlPlaneRequired when no dispatcher answers, BrokerUnavailable (retryable) when
 the broker does not, and NotFound for a workflow or a node that the control plane does not have.
 """
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:  # it is heavy, and drawing a file does without
     from coditect.client.workflow_run import Ending
 
 MOST_NAMED = 5
-"""The number of nodes that a sentence names."""
+"""The largest number of nodes that an error message names."""
 WORST_FIRST = (TaskState.DEAD, TaskState.FAILED, TaskState.REJECTED, TaskState.CANCELED)
-"""The states of nodes that ended without a value."""
+"""The states of nodes that ended without a value, the worst first."""
 _NEVER_RAN = frozenset({"predecessor", "canceled"})
 _CONSEQUENCES = _NEVER_RAN | {"element"}
-"""Reasons of nodes that ended without a value because other nodes did."""
+"""The reasons of nodes that ended without a value only because another node did."""
 _ENDED: Mapping[TaskState, str] = MappingProxyType(
     {TaskState.FAILED: "failed", TaskState.DEAD: "was given up", TaskState.REJECTED: "was rejected"}
 )
 
 
 class Steer(StrEnum):
-    """An action on a workflow: cancel, pause or resume."""
+    """An operator's action on a workflow: cancel, pause or resume."""
 
     CANCEL = "cancel"
     PAUSE = "pause"
@@ -50,33 +50,33 @@ class WorkflowOrder:
     definition: Definition
     input: bytes
     key: str | None
-    """The idempotency key: the same key gives the same workflow."""
+    """The idempotency key: a second start with the same key returns the same workflow."""
     wait: str | None
-    """How long the workflow is followed, as a duration; None: not at all."""
+    """How long to follow the workflow, as a duration; None means not to follow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcceptedWorkflow:
-    """A workflow that the control plane has."""
+    """A workflow that the control plane accepted, with its state."""
 
     id: str
     state: WorkflowState
     new: bool
-    """Whether this start created the workflow; False when its key was known, so that it is the earlier one."""
+    """Whether this start created the workflow; False when an earlier start had the same key."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndedWorkflow:
-    """A workflow that was followed to its end."""
+    """A followed workflow after its end: its row, nodes and value."""
 
     row: WorkflowRow
     nodes: list[NodeRow]
     value: Any
-    """The value; None when the workflow did not complete."""
+    """The workflow's value; None when the workflow did not complete."""
 
     @property
     def error(self) -> TaskError | None:
-        """The error of a workflow that did not complete, with its first cause; None of one that completed."""
+        """The error of a workflow that did not complete, with the first cause; None for a completed one."""
         if self.row.state is WorkflowState.COMPLETED:
             return None
         ended = [node.name for node in self.nodes if node.state in WORST_FIRST]
@@ -99,29 +99,29 @@ class WorkflowDetails:
     nodes: list[NodeRow]
     attempts: list[AttemptRow]
     ending: Ending | None
-    """The end of the one node that was asked for, if it has ended."""
+    """The end of the one node asked for; None without such a node, or before its end."""
 
 
 class WorkflowWatcher(Protocol):
-    """The caller of `run_workflow`, which learns how far the workflow is."""
+    """The callbacks by which `run_workflow` reports a workflow's progress to its caller."""
 
     def uploaded(self, nodes: int, of: int) -> None:
-        """Learn how many nodes of a large workflow were sent."""
+        """Receive how many nodes of a large workflow were sent to the control plane."""
 
     def accepted(self, accepted: AcceptedWorkflow) -> None:
-        """Learn, once, that the control plane has the workflow."""
+        """Receive, once, that the control plane accepted the workflow."""
 
     def seen(self, row: WorkflowRow | None, /) -> None:
-        """Learn the present state of a workflow that is followed; None stands for a look without an answer."""
+        """Receive the followed workflow's present row; None when the control plane did not answer."""
 
     def asked(self, approval: ApprovalRow) -> None:
-        """Learn, once each, an approval for which a workflow that is followed waits."""
+        """Receive, once for each, an approval that the followed workflow waits for."""
 
 
 async def run_workflow(
     opened: Connections, order: WorkflowOrder, watcher: WorkflowWatcher
 ) -> AcceptedWorkflow | EndedWorkflow:
-    """Start a workflow and follow it to its end, or with `wait=None` return once it is accepted.
+    """Start a workflow and follow it to its end; with `wait=None` return when it is accepted.
 
     A workflow goes on when the caller is canceled.
 
@@ -149,7 +149,7 @@ async def run_workflow(
 
 
 class _Questions:
-    """The search for the approvals that a followed workflow waits for."""
+    """A search for the open approvals of a followed workflow, each reported once."""
 
     def __init__(self, client: Client, workflow: str, watcher: WorkflowWatcher) -> None:
         self._client = client
@@ -160,14 +160,14 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """Pass a look on; search for approvals when one waits and any count has changed."""
+        """Report a workflow's row to the watcher, and start a search when an approval waits and counts changed."""
         self._watcher.seen(row)
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
             self._news.set()
 
     async def tell(self) -> None:
-        """Pass new approvals on until the call is canceled."""
+        """Report new open approvals to the watcher after each change, until canceled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -181,20 +181,20 @@ class _Questions:
 
 
 async def list_workflows(opened: Connections, *, state: WorkflowState | None, most: int) -> list[WorkflowRow]:
-    """Return at most `most` workflows, or those in one state, the latest first."""
+    """Return at most `most` workflows, of all states or of one, the latest first."""
     async with opened.fleet() as client:
         return [row async for row in client.runs(state=state, most=most)]
 
 
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:
-    """Return the name of a workflow, and its nodes."""
+    """Return a workflow's name and the rows of its nodes."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         return (await run.overview()).name, [row async for row in run.nodes()]
 
 
 async def show_workflow(opened: Connections, workflow: str, node: str | None) -> WorkflowDetails:
-    """Return a workflow with all its nodes and attempts, or with those of one node, and that node's end."""
+    """Return a workflow with its nodes and attempts, of all nodes or of one, whose end is included."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         overview = await run.overview()
@@ -207,7 +207,7 @@ async def show_workflow(opened: Connections, workflow: str, node: str | None) ->
 
 
 async def steer_workflow(opened: Connections, workflow: str, what: Steer, *, reason: str = "") -> WorkflowState:
-    """Cancel, pause or resume a workflow, and return its state after that; `reason` is for a cancel."""
+    """Cancel, pause or resume a workflow, and return its state afterwards; `reason` is for a cancel."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         match what:
@@ -221,7 +221,7 @@ async def steer_workflow(opened: Connections, workflow: str, what: Steer, *, rea
 
 
 async def list_approvals(opened: Connections, *, most: int) -> list[ApprovalRow]:
-    """Return at most `most` approvals that wait for an answer."""
+    """Return at most `most` open approvals of all workflows."""
     async with opened.fleet() as client:
         return [row async for row in client.approvals(most=most)]
 
@@ -229,13 +229,13 @@ async def list_approvals(opened: Connections, *, most: int) -> list[ApprovalRow]
 async def answer_approval(
     opened: Connections, workflow: str, node: str, *, granted: bool, by: str, comment: str
 ) -> None:
-    """Grant or deny an approval; the first answer counts."""
+    """Grant or deny an approval; only the first answer to an approval counts."""
     async with opened.fleet() as client:
         await client.run(workflow).answer(node, granted=granted, by=by, comment=comment)
 
 
 def first_cause(rows: Sequence[NodeRow]) -> str:
-    """Return the first failure and its consequences: `fetch[12] failed: no such file; 4 nodes did not run`."""
+    """Describe a workflow's first failure and what followed: `fetch[12] failed: no such file; 4 nodes did not run`."""
     failed = [row for row in rows if row.state in _ENDED and row.reason not in _CONSEQUENCES]
     if not failed:
         return ""
@@ -251,7 +251,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return what may be a mistake in a definition: maps that pass no element to their tasks, and `compensate`."""
+    """Return warnings about a definition: maps that pass no element to their tasks, and `compensate` fields."""
     found = [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes
@@ -263,7 +263,7 @@ def likely_mistakes(definition: Definition) -> list[str]:
 
 
 def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
-    """Return the nodes, each after its predecessors, by the longest way from a root; elements after their map."""
+    """Return nodes sorted by their longest distance from a root, a map's elements directly after the map."""
     after = {row.name: row.after for row in rows}
     depths: dict[str, int] = {}
     to_see = list(after)

@@ -1,1 +1,1 @@
-"""The answer to "where is my task, and why does no agent take it?": agents and queues are asked, a verdict is given."""
+"""Answers where a task is and why no agent takes it, from registry, queues and agents."""

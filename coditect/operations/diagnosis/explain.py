@@ -1,4 +1,4 @@
-"""The reason why no agent takes a task: what each agent would do with the task, and a sentence with a remedy. Pure.
+"""The pure rules that explain why no agent takes a task: a reason for each agent, and a verdict with a fix.
 
 The answer is a snapshot: an agent reports its load once a second, and a queue's length is the broker's of this moment.
 """
@@ -19,7 +19,7 @@ START_ONE = "start an agent that declares it: coditect agent run FILE"
 
 
 class Obstacle(StrEnum):
-    """The reasons why an agent would not take a task now, the most telling first."""
+    """The reasons why an agent would not take a task now, the most important first."""
 
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"
@@ -52,7 +52,7 @@ _DOES_NOT_OFFER = (Obstacle.NOT_OFFERED, Obstacle.OTHER_VERSION)
 
 @dataclass(frozen=True, slots=True)
 class TaskQuestion:
-    """The facts of the task about which an operator asks."""
+    """The facts of the task that an operator asks about: capability, priority and wanted tags."""
 
     capability: str
     priority: Priority = Priority.P1
@@ -66,53 +66,53 @@ class TaskQuestion:
 
 @dataclass(frozen=True, slots=True)
 class QueueSeen:
-    """A queue's figures from the broker."""
+    """A queue's message and consumer counts as the broker reported them."""
 
     name: str
     exists: bool
     messages: int = 0
-    """The number of ready messages, without those that are delivered and not yet settled."""
+    """The number of ready messages, without those delivered and not yet settled."""
     consumers: int = 0
     """The number of consumers: one or more for each agent with a free slot; a full agent stops consuming."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The diagnosis of one agent: what it would do with the task now, with a text for people."""
+    """The diagnosis of one agent: whether it would take the task now, and the reason as text for people."""
 
     agent_id: AgentId
     version: str
     obstacle: Obstacle | None
-    """The reason why the agent would not take the task; None when the agent would take it."""
+    """The reason why the agent would not take the task now; None when it would."""
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TakeVerdict:
-    """The answer in one line, and the remedy (`fix`), which is empty when there is nothing to mend."""
+    """The answer to `why-not` in one sentence, with a fix, which is empty when nothing is wrong."""
 
     sentence: str
     fix: str = ""
     takes: bool = False
-    """Whether an agent would take the task now, or, for a task that was sought, has it already."""
+    """Whether an agent would take the task now, or already has the one task asked about."""
     known: bool = True
-    """Whether the capability exists, or, for a task that was sought, whether the task was found."""
+    """Whether the capability exists, or whether the one task asked about was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole answer to one question."""
+    """The answer why no agent takes a task: the verdict, each agent's diagnosis, and the queues."""
 
     question: TaskQuestion
     agents: tuple[Diagnosis, ...]
     queues: tuple[QueueSeen, ...]
     nearest: tuple[str, ...]
-    """Similar names of offered capabilities, when no agent offers the one of the question."""
+    """Names of offered capabilities similar to the unknown one of the question."""
     verdict: TakeVerdict
 
 
 def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues: Sequence[QueueSeen]) -> Explanation:
-    """Explain why no agent takes the task, or which agent would.
+    """Explain why no agent takes a task, or which agents would, from the registry's records and the queues.
 
     `fleet` holds every agent; None when the registry does not answer. `queues` holds the queues that were looked at.
     """
@@ -125,7 +125,7 @@ def explain(question: TaskQuestion, fleet: Sequence[AgentRecord] | None, queues:
 
 
 def judge(record: AgentRecord, question: TaskQuestion, fleet: Collection[AgentRecord]) -> Diagnosis:
-    """Return what an agent would do with the task now."""
+    """Return the diagnosis of one agent: whether it would take the task now, and else why not."""
     obstacle, text = _obstacle(record, question, fleet) or (None, _free(record))
     return Diagnosis(record.agent_id, record.registration.version, obstacle, text)
 

@@ -1,4 +1,4 @@
-"""The search for one task, in queues, whose messages all go back, and among the agents, which are asked.
+"""The search for one task, in the queues, which keep their messages, and at the agents.
 
 Direct tasks have no record, so the search has blind spots: `sightings.UNSEEN` names them.
 """
@@ -23,19 +23,19 @@ from coditect.wire.json import loads
 from coditect.wire.target import task_target
 
 MOST_BYTES = 16 * 1024 * 1024
-"""The size of the bodies in memory at once during the search of a queue, exceeded by one body at most."""
+"""The most bytes of message bodies in memory at once while a queue is searched, exceeded by one body at most."""
 ANSWER_SECONDS = 1.0
-"""The time that agents have to answer whether they work on the task."""
+"""How long the agents may take to answer whether they run the task."""
 
 
 class TaskLocator:
-    """A search for tasks at one broker; the connection must be the caller's alone while a call runs."""
+    """A search for tasks in the queues and agents of one broker, over a connection that only the search uses."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     async def find(self, task_id: str, *, waiting: Iterable[str], dead: Iterable[str], most: int) -> Found:
-        """Search for the task at every agent, then among the first `most` messages of each queue.
+        """Ask every agent whether it runs the task, and search the first `most` messages of each queue.
 
         `waiting` names the capabilities whose task queues are searched, `dead` those whose dead letters are. The search
         fetches each message for a moment and gives it back to its old place; the broker counts that as a delivery, so
@@ -60,7 +60,7 @@ class TaskLocator:
         return Found(tuple(sightings), tuple(looked), tuple(cut), asked)
 
     async def _look(self, queue: str, task_id: str, most: int) -> tuple[list[Sighting], bool]:
-        """Return the sightings of the task in a queue, at most one, and whether the queue was searched to its end."""
+        """Search a queue for the task; return at most one sighting, and whether the whole queue was searched."""
         size = 0
         try:
             for before in range(most):
@@ -80,7 +80,7 @@ class TaskLocator:
                 await self._broker.release()
 
     async def _ask(self, task_id: str) -> tuple[list[Sighting], int]:
-        """Ask every agent whether it works on the task; return the sightings, and the number of answers.
+        """Ask every agent whether it runs the task; return the agents that do, and the number of answers.
 
         The wait ends with the first agent that has the task, or after ANSWER_SECONDS.
 

@@ -1,4 +1,4 @@
-"""The places at which a task was seen, and what they mean for a caller that waits for the task. Pure."""
+"""The places where a task was found, and the verdict that they give; pure functions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ UNSEEN = (
     "it is in an agent's inbox or on its way to a slot, for at most a second or so",
     "it is with a consumer that is no agent of this fleet, or with an agent that did not answer",
 )
-"""The places at which a task that was not found can be all the same, as sentences: direct tasks have no record."""
+"""Sentences about where a task can be although the search did not find it, since direct tasks have no record."""
 UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capability to look there"
 
 
 class SightingPlace(StrEnum):
-    """The places at which a task can be, the most telling first."""
+    """The kinds of places where a task can be, the most telling first: at an agent, waiting, dead and so on."""
 
     WORKING = "working"
     WAITING = "waiting"
@@ -30,7 +30,7 @@ class SightingPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A place at which the task was seen."""
+    """One place where a task was found: an agent or a queue, with the position in the queue."""
 
     place: SightingPlace
     capability: str | None
@@ -38,39 +38,39 @@ class Sighting:
     queue: str | None = None
     agent_id: AgentId | None = None
     before: int = 0
-    """The number of messages before the task in the queue."""
+    """The number of messages ahead of the task in the queue."""
     reason: str = ""
-    """The reason of a dead letter."""
+    """The reason why the task was given up, of a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search for a task."""
+    """The result of a search for a task: where it was found, and where the search looked."""
 
     sightings: tuple[Sighting, ...]
-    """The places at which the task was seen."""
+    """The places where the task was found."""
     looked: tuple[str, ...]
     """The queues that were searched."""
     cut: tuple[str, ...]
-    """Those of the searched queues that hold more messages than were looked at."""
+    """The queues that hold more messages than the search looked at."""
     asked: int
-    """The number of agents that answered whether they work on the task."""
+    """The number of agents that answered whether they run the task."""
 
     @property
     def best(self) -> Sighting | None:
-        """The most telling sighting: a task can be at two places when an agent died, or after a redrive."""
+        """The most telling place where the task was found; there may be two after a redrive or an agent's death."""
         order = list(SightingPlace)
         return min(self.sightings, key=lambda one: order.index(one.place), default=None)
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
-    """Return the places at which the task can be all the same; `named` when its capability's queues were searched."""
+    """Return sentences about where a task can be that the search did not find."""
     further = tuple(f"it lies further back in {queue} than was looked: --most" for queue in found.cut)
     return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
 
 
 def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *, named: bool) -> TakeVerdict:
-    """Return what became of the task; `explanation` is that of its capability, None when the capability is unknown."""
+    """Return the verdict about one task, with a fix: where it is, and else that it was not found."""
     seen = found.best
     if seen is None:
         fix = "see where it can be; ask who submitted it" if named else "name its capability with --capability"

@@ -1,4 +1,4 @@
-"""The reason why no agent takes a task, or a task of a capability: asks the registry, the broker and the agents.
+"""Use cases that say why no agent takes a task, from the registry, the broker and the agents.
 
 Every function raises BrokerUnavailable, and the other retryable errors of `TaskLocator.find`, when the broker does not
 answer, and goes on without the registry.
@@ -23,26 +23,26 @@ from coditect.registry.port import Search
 from coditect.wire import routing
 
 DEFAULT_MOST = 1_000
-"""The number of messages of each queue that are looked at, unless the caller says another."""
+"""The number of messages that a search looks at in each queue by default."""
 LOOK_AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class WhyNot:
-    """The answer to why no agent takes a task."""
+    """The answer why no agent takes a task: the verdict, the explanation, and where the task was found."""
 
     verdict: TakeVerdict
     explanation: Explanation | None
-    """What each agent would do; None when the capability is unknown."""
+    """The diagnosis of each agent; None when the capability is unknown."""
     task_id: str | None = None
-    """The task that was sought; None when the question was about a capability. So is `found`."""
+    """The id of the task asked about; None, like `found`, when the question was about a capability."""
     found: Found | None = None
     unseen: tuple[str, ...] = ()
-    """The places at which a task that was not found can be all the same."""
+    """Sentences about where the task can be although the search did not find it."""
 
 
 async def why_not_capability(opened: Connections, question: TaskQuestion) -> WhyNot:
-    """Say what each agent would do with such a task now; changes nothing."""
+    """Say for each agent whether it would take a task of a capability now, and else why not; read-only."""
     fleet = await _fleet(opened)
     async with opened.broker() as broker:
         explanation = await _explained(broker, question, fleet)
@@ -50,7 +50,7 @@ async def why_not_capability(opened: Connections, question: TaskQuestion) -> Why
 
 
 async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | None, *, most: int) -> WhyNot:
-    """Say where a direct task is, and what each agent would do with it.
+    """Say where a direct task is, and for each agent whether it would take the task.
 
     The search is that of `TaskLocator.find`: it fetches at most `most` messages of each queue and gives them back. With
     `given` the task queues of its capability are searched, too.
@@ -67,7 +67,7 @@ async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | 
 
 
 async def find_task(opened: Connections, task_id: str) -> Found:
-    """Search for a direct task: ask the agents, and search the queues of all capabilities that they offer.
+    """Search for a direct task at the agents and in the queues of the capabilities that they offer.
 
     Looks a second time after LOOK_AGAIN_SECONDS: a task on its way to a slot is nowhere for a moment.
     """
@@ -105,7 +105,7 @@ async def _explained(broker: Broker, question: TaskQuestion, fleet: Sequence[Age
 
 
 def _question_of(seen: Sighting | None, given: TaskQuestion | None) -> TaskQuestion | None:
-    """Return the question to explain; the task's own capability and priority precede those of the command line."""
+    """Build the question about a task; the found task's capability and priority override the given ones."""
     if seen is None or seen.capability is None:
         return given
     return TaskQuestion(seen.capability, seen.priority or Priority.P1, given.tags if given is not None else frozenset())

@@ -1,1 +1,1 @@
-"""A load test: the generator, and the report that compares submissions with answers and effects."""
+"""A load test: the generator of tasks, and the report that compares tasks with answers and effects."""

@@ -20,13 +20,13 @@ _GOLDEN = 0.618033988749895
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """The tasks of a load test, and the rate of their submission."""
+    """The plan of a load test: number and length of its tasks, and the rate of their submission."""
 
     tasks: int
     concurrency: int
-    """Closed loop: number of tasks in flight; each end starts a new task."""
+    """The number of tasks in flight in a closed loop, in which each end of a task submits the next."""
     per_second: float | None
-    """Open loop: submissions per second, whatever the answers; concurrency does not bound it; None: closed loop."""
+    """The submissions per second in an open loop, regardless of concurrency; None means a closed loop."""
     min_ms: int
     max_ms: int
     capability: str
@@ -35,13 +35,13 @@ class LoadPlan:
     """How long an answer may take before the task counts as hung."""
 
     def milliseconds(self, number: int) -> int:
-        """Return the length of one task: spread evenly over the range, the same in every run."""
+        """Return the run time of the n-th task: spread evenly over the range, equal in every run."""
         return self.min_ms + int((number * _GOLDEN) % 1.0 * (self.max_ms - self.min_ms + 1))
 
 
 @dataclass(slots=True)
 class LoadCounts:
-    """The counts of a run so far, from which the progress is shown."""
+    """The counts of a running load test, which a progress display reads."""
 
     submitted: int = 0
     answers: list[LoadAnswer] = field(default_factory=list)
@@ -49,13 +49,13 @@ class LoadCounts:
     in_flight: int = 0
 
     def add(self, answer: LoadAnswer) -> None:
-        """Add the answer to one more submission."""
+        """Add the end of one more submitted task to the counts."""
         self.answers.append(answer)
         self.failed += answer.ending is not LoadEnding.COMPLETED
 
 
 async def drive(client: Client, load: LoadPlan, counts: LoadCounts) -> None:
-    """Submit every task, wait for every answer, and fill `counts`; a task that fails or is refused raises nothing.
+    """Submit all tasks of a load test and wait for their ends, counted in `counts`; a failed task raises nothing.
 
     The counts may be read while the call runs. What was submitted goes on when the caller is canceled.
     """

@@ -1,4 +1,4 @@
-"""The report of a load test, which compares answers with submissions and real effects."""
+"""The report of a load test, which compares submitted tasks with their answers and real effects."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 
 
 class LoadEnding(StrEnum):
-    """The way in which a submission ended, as its client saw it."""
+    """How a submitted task ended for its client: completed, failed, hung or refused."""
 
     COMPLETED = "completed"
     FAILED = "failed"
-    """Answered, without a value."""
+    """The task was answered without a value."""
     HUNG = "hung"
-    """Taken, but without an answer within the wait."""
+    """The task was accepted, but no answer came within the wait."""
     REFUSED = "refused"
-    """Not taken, or not known to be taken: submit raised."""
+    """The submit raised an error: the task was not accepted, or not known to be."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadAnswer:
-    """A submission of the load test and its end."""
+    """One submitted task of a load test, with its end, agent and latency."""
 
     task_id: str | None
     """The task's id; None when the submission was refused."""
@@ -32,15 +32,15 @@ class LoadAnswer:
     finished_at_seconds: float
     """The instant of the end, in seconds since the start of the run."""
     latency_seconds: float
-    """The time from the instant at which the task was due (open loop) or submitted (closed loop)."""
+    """The seconds from the instant at which the task was due (open loop) or submitted (closed loop) to its end."""
     agent_id: str | None = None
     problem: str = ""
-    """The reason why there is no value; empty with a value."""
+    """The reason why the task has no value; empty with a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """An execution that left its line in the effect log."""
+    """One execution of a load test's task, read from a line of the effect log."""
 
     agent_id: str
     pid: int
@@ -67,27 +67,27 @@ class LoadReport:
     latency_ms: Percentiles
     problems: Mapping[str, int]
     agents: Mapping[str, int]
-    """Number of answers, by agent."""
+    """The number of answered tasks by agent."""
     hung: tuple[str, ...]
     submitted_twice: tuple[str, ...]
     """Ids that two submissions got: always empty, unless the client is broken."""
     effects_compared: bool
     lost: tuple[str, ...]
-    """Ids of tasks that were taken and left no effect, answered or not."""
+    """Ids of tasks that were accepted and left no line in the effect log, answered or not."""
     repeated: Mapping[str, tuple[Effect, ...]]
-    """Ids with more than one effect, and all their effects: the result of at-least-once execution."""
+    """Ids of tasks that ran more than once (at-least-once execution), with each of their effects."""
     executions: int
-    """Number of lines in the effect log for this run's ids."""
+    """The number of executions in the effect log that belong to this run's tasks."""
 
     @property
     def ok(self) -> bool:
-        """Whether every task was taken, done and answered."""
+        """Tell whether every task was accepted, executed and answered with a value."""
         unhappy = self.endings[LoadEnding.FAILED] + self.endings[LoadEnding.HUNG] + self.endings[LoadEnding.REFUSED]
         return not (unhappy or self.lost or self.submitted_twice)
 
 
 def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, list[Effect]]:
-    """Return the effects of the given tasks from lines ``<task_id> <agent_id> <pid> <attempt>``."""
+    """Parse the executions of the given tasks from log lines ``<task_id> <agent_id> <pid> <attempt>``."""
     effects: dict[str, list[Effect]] = {}
     for line in lines:
         words = line.split()
@@ -97,7 +97,7 @@ def parse_effects(lines: Iterable[str], task_ids: frozenset[str]) -> dict[str, l
 
 
 def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Effect]] | None:
-    """Return the effects of the answered tasks from the effect log of the load agents; None when there is no log."""
+    """Read the executions of the answered tasks from the effect log; None when the file does not exist."""
     if not log.is_file():
         return None
     ids = frozenset(answer.task_id for answer in answers if answer.task_id is not None)
@@ -106,7 +106,7 @@ def read_effects(log: Path, answers: Iterable[LoadAnswer]) -> dict[str, list[Eff
 
 
 def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effect]] | None) -> LoadReport:
-    """Return the report; without effects (no log to read) the report counts no executions."""
+    """Build the report of a load test from answers and effects; effects are None when no log was found."""
     endings = Counter(answer.ending for answer in answers)
     elapsed = max((answer.finished_at_seconds for answer in answers), default=0.0)
     completed = [answer for answer in answers if answer.ending is LoadEnding.COMPLETED]
@@ -130,7 +130,7 @@ def summarize(answers: Sequence[LoadAnswer], effects: Mapping[str, Sequence[Effe
 
 
 def percentiles(values: Sequence[float]) -> Percentiles:
-    """Return nearest-rank percentiles; zeros without values."""
+    """Return the nearest-rank percentiles of latencies in milliseconds; zeros when there are none."""
     ordered = sorted(values)
     if not ordered:
         return Percentiles(0.0, 0.0, 0.0, 0.0)
@@ -142,7 +142,7 @@ def percentiles(values: Sequence[float]) -> Percentiles:
 
 
 def report_json(report: LoadReport) -> dict[str, object]:
-    """Return the report as JSON values, for programs."""
+    """Return the report of a load test as JSON values for `--output json`."""
     latency = report.latency_ms
     return {
         "ok": report.ok,
