@@ -1,4 +1,4 @@
-"""The reference fleet: real agents, each small, built on nothing but the public `coditect`.
+"""The reference fleet: small agents that do real work, written with nothing but the public names of `coditect`.
 
 Run one with ``coditect agent run agents/reviewer.py``, watch all of them with ``python -m agents.demo``.
 They are not part of the wheel; take them as examples for your own.

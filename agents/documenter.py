@@ -1,4 +1,4 @@
-"""The agent that writes API references: Markdown from source alone, nothing is imported or run."""
+"""The agent that writes API references in Markdown from Python source, without importing or running it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_MARKDOWN_BYTES = 786_432  # a result is carried in one message
 
 
 class DocsRequest(BaseModel):
-    """A request for an API reference: which source to document, and how."""
+    """A request for an API reference: which source to document, and whether to put a summary on top."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,16 +31,16 @@ class DocsRequest(BaseModel):
 
 
 class Docs(BaseModel):
-    """An API reference as Markdown for a file, with counts of its objects."""
+    """An API reference in Markdown of a file or package, with counts of its public objects."""
 
     title: str
     markdown: str
     modules: int
     objects: int
-    """Number of public modules, classes and functions."""
+    """The number of public modules, classes and functions in the source."""
 
     documented: int
-    """Number of those objects that have a docstring."""
+    """The number of public objects that have a docstring."""
 
 
 @documenter.capability(
@@ -52,7 +52,7 @@ class Docs(BaseModel):
     cost=1.0,
 )
 async def generate(task: DocsRequest, ctx: Context) -> Docs:
-    """Write the reference; the same source gives the same text. Private names and imported ones are left out.
+    """Write the API reference of a file's or package's public names; the same source gives the same text.
 
     With `summary` another agent is asked (`text.summarize`), and this agent's slot is free meanwhile.
 
@@ -91,7 +91,7 @@ def _visit(source: SourceFile) -> griffe.Module:
 
 
 def _module_name(path: Path) -> str:
-    """Return the dotted name: the packages around a file (folders with an ``__init__.py``) and its own name."""
+    """Return a file's dotted module name: the packages around it (folders with an ``__init__.py``) and its own name."""
     resolved = path.resolve()
     parts = [] if resolved.name == "__init__.py" else [resolved.stem if resolved.is_file() else resolved.name]
     for folder in resolved.parents:

@@ -1,4 +1,4 @@
-"""The agent of the load test: waits as long as the task says and appends a line to the effect log.
+"""The agent of the load test, which waits as long as a task says and appends a line to the effect log.
 
 The agent is no example of work; it exists so that ``coditect load`` can compare what was submitted, what was answered
 and what really happened. One line per execution: ``<task_id> <agent_id> <pid> <attempt>``.
@@ -18,7 +18,7 @@ load = Agent("load", version="1.0.0", slots=50, tags=frozenset({"test"}))
 
 
 class LoadWork(BaseModel):
-    """A task of a load test: how long to wait, in milliseconds."""
+    """The input of a load test's task: how many milliseconds to wait."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,7 +26,7 @@ class LoadWork(BaseModel):
 
 
 class LoadDone(BaseModel):
-    """The result of a load test's task: which execution, agent and process did the work."""
+    """The result of a load test's task: the task, attempt, agent and process that ran."""
 
     task_id: str
     agent_id: str
@@ -43,7 +43,7 @@ class LoadDone(BaseModel):
     cost=0.0,
 )
 async def work(task: LoadWork, ctx: Context) -> LoadDone:
-    """Wait, then append one line. At least once: an execution repeated after a fault leaves another line.
+    """Wait as long as the task says, then append one line to the effect log. A repeated execution adds another.
 
     A wait that is canceled or killed leaves no line.
     """
@@ -59,7 +59,7 @@ def effect_log() -> Path:
 
 
 def append_effect(log: Path, done: LoadDone) -> None:
-    """Append one line in one write, so that lines of several processes never mix; creates the folder."""
+    """Append one line to the effect log in a single write, so that lines of several processes never mix."""
     line = f"{done.task_id} {done.agent_id} {done.pid} {done.attempt}\n".encode()
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o644)

@@ -1,4 +1,4 @@
-"""The agent that publishes releases: a folder of pages and a manifest, which appears whole or not at all.
+"""The agent that publishes releases: folders of pages with a manifest, which appear whole or not at all.
 
 The release is keyed by the task's id. A task that is executed again, after a fault or beside itself, finds its own
 release and answers as the first time; another task never replaces a release that is there.
@@ -26,7 +26,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class Page(BaseModel):
-    """A page of a release: the file's name and text."""
+    """A page of a release: file name and text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,14 +53,14 @@ class ReleaseRequest(BaseModel):
 
 
 class Release(BaseModel):
-    """A published release, equal to what its manifest holds."""
+    """A published release, as its manifest file records it."""
 
     task_id: str
-    """The id of the task that published the release: the idempotency key."""
+    """The id of the task that published the release, which makes a repetition idempotent."""
 
     name: str
     files: dict[str, str]
-    """SHA-256 of each file, by its name."""
+    """The SHA-256 hash of each file, by file name."""
 
     facts: dict[str, Any]
 
@@ -112,7 +112,7 @@ def _put(place: Path, task: ReleaseRequest, release: Release) -> None:
 
 
 def _made_by(task_id: str, place: Path) -> Release:
-    """Return the release in the folder, if the task itself made it in an earlier attempt.
+    """Return the folder's release if an earlier attempt of the same task published it.
 
     Raises:
         InputError: not retryable; another task made it.

@@ -1,4 +1,4 @@
-"""The agent that reviews Python code: ruff, and a pass of its own over the syntax tree.
+"""The agent that reviews Python code with ruff and with its own checks of the syntax tree.
 
 ``{"path": "coditect/model"}`` reviews files of a repository that the agent can read, ``{"diff": "…"}`` the
 lines that a unified diff adds. ``{"roots": ["."]}`` finds the packages that there are to review.
@@ -24,7 +24,7 @@ reviewer = Agent("reviewer", version="1.0.0", slots=48, tags=frozenset({"python"
 
 
 class ReviewRequest(BaseModel):
-    """A request for a review of Python code, by exactly one of `path` and `diff`."""
+    """A request for a review of Python code, given by exactly one of `path` and `diff`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,23 +41,23 @@ class ReviewRequest(BaseModel):
 
 
 class Review(BaseModel):
-    """The findings of a review, worst first."""
+    """The findings of a code review, worst first, with counts."""
 
     findings: list[Finding]
     counts: dict[Severity, int]
-    """Number of findings by severity, also of those left out."""
+    """The number of findings by severity, including findings that were left out."""
 
     files: int
-    """Number of files (of a diff: hunks) that were read."""
+    """The number of files, or of a diff's hunks, that were reviewed."""
 
     unparsed: list[str] = []
-    """Files whose syntax tree could not be read: they have only ruff's findings."""
+    """The files that do not parse, which have only ruff's findings."""
 
     truncated: bool = False
 
 
 class PackagesRequest(BaseModel):
-    """A request for the packages in some folders."""
+    """A request for the Python packages in some folders."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -71,7 +71,7 @@ class PackagesRequest(BaseModel):
     tags=frozenset({"python"}),
 )
 def packages(task: PackagesRequest) -> list[str]:
-    """Return the packages' paths, in order. Reads only.
+    """Return the paths of the Python packages in the folders, sorted. Reads only.
 
     Raises:
         InputError: not retryable; a folder does not exist here, or there is no package.
@@ -88,7 +88,7 @@ def packages(task: PackagesRequest) -> list[str]:
     cost=1.0,
 )
 async def review(task: ReviewRequest, ctx: Context) -> Review:
-    """Return findings with file, line, severity and rule. Reads only; running it again changes nothing.
+    """Review Python code: findings with file, line, severity and rule. Reads only, so it may run twice.
 
     Raises:
         InputError: not retryable; the path does not exist here, nothing matches, or the text is no diff.

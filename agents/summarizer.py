@@ -1,4 +1,4 @@
-"""The agent that shortens text by picking its most central sentences, without a language model."""
+"""The agent that shortens a text to its most central sentences, without a language model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ summarizer = Agent("summarizer", version="1.0.0", slots=16, tags=frozenset({"tex
 
 
 class SummaryRequest(BaseModel):
-    """A request for a summary: the text to shorten, and how far."""
+    """A request for a summary: the text, and the number of sentences and keywords."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,7 +21,7 @@ class SummaryRequest(BaseModel):
 
 
 class Summary(BaseModel):
-    """A summary: sentences of the text, word for word and in their order, and keywords."""
+    """A summary: unchanged sentences of the text in their order, and keywords."""
 
     summary: str
     sentences: list[str]
@@ -38,7 +38,7 @@ class Summary(BaseModel):
     cost=0.5,
 )
 def summarize(task: SummaryRequest, ctx: Context) -> Summary:
-    """Pick sentences and keywords; the same text gives the same result.
+    """Shorten a text to its most central sentences, with keywords; the same text gives the same result.
 
     A plain function, so the runtime runs it in a thread, off the event loop.
     """

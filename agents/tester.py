@@ -1,4 +1,4 @@
-"""The agent that runs pytest: in a process group of its own, within limits, without the agent's secrets.
+"""The agent that runs pytest in a process group of its own, within limits, without the agent's secrets.
 
 The agent executes code: anyone who may submit tasks and write files in the fleet's folder can have it run anything, as
 the agent's user. So `coditect up` starts the agent only when it is named. The limits are a fence against accidents
@@ -33,7 +33,7 @@ _USAGE_ERROR, _NO_TESTS = 4, 5
 
 
 class TestsRequest(BaseModel):
-    """A request to run tests: which ones, and how much time and memory they may use."""
+    """A request to run tests: which tests, and how much time and memory they may use."""
 
     __test__ = False
     model_config = ConfigDict(extra="forbid")
@@ -47,21 +47,21 @@ class TestsRequest(BaseModel):
 
 
 class SuiteOutcome(StrEnum):
-    """The outcome of a test run as a whole."""
+    """How a whole test run ended: passed, failed, broken, killed and so on."""
 
     PASSED = "passed"
     FAILED = "failed"
     NO_TESTS = "no_tests"
     BROKEN = "broken"
-    """No test ran: a conftest.py fails. `TestsReport.output` tells why."""
+    """No test ran, because a conftest.py fails; `TestsReport.output` shows the reason."""
 
     TIMED_OUT = "timed_out"
     KILLED = "killed"
-    """Killed by a limit, or crashed: there is no report, or one cut off."""
+    """The run crashed or was killed by a limit, so that its report is missing or cut off."""
 
 
 class FailedTest(BaseModel):
-    """A test that failed, or that could not be run."""
+    """A test that failed, or that could not run."""
 
     nodeid: str
     message: str
@@ -81,7 +81,7 @@ class TestsReport(BaseModel):
     duration_seconds: float
     failures: list[FailedTest]
     output: str = ""
-    """The end of the console output, at most 8 KiB; empty when the tests passed or failed normally."""
+    """The end of the console output, at most 8 KiB; empty when the run ended normally."""
 
 
 @tester.capability(
@@ -93,7 +93,7 @@ class TestsReport(BaseModel):
     cost=5.0,
 )
 async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
-    """Run pytest; failing, crashing and endless tests are a result, not an error. On cancel the whole group is killed.
+    """Run pytest within limits; failed, crashed and endless tests are a result. A cancel kills the group.
 
     At least once: the tests may run again after a fault, so they must stand that.
 
@@ -120,7 +120,7 @@ async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
 
 
 def clean_environment(environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """Return the tests' environment: how to find programs, the language, a home of their own, and nothing else."""
+    """Return the environment for the tests: PATH, language, a temporary home, and none of the agent's secrets."""
     kept = {key: value for key, value in environment.items() if key in _KEPT_VARIABLES or key.startswith("LC_")}
     return kept | {"HOME": str(home), "TMPDIR": str(home)}
 
@@ -137,7 +137,7 @@ def _check_paths(task: TestsRequest) -> Path:
 
 
 def _limits(task: TestsRequest) -> list[str]:
-    """Return the start of a command that runs within limits, and ends with the agent also when that is killed."""
+    """Return the command prefix that sets limits and makes the tests die with the agent."""
     program = Path(__file__).with_name("tools") / "limits.py"
     return [
         sys.executable, "-I", "-S", launch.__file__, str(os.getpid()),

@@ -40,7 +40,7 @@ _STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console) -> Totals:
-    """Start the fleet, run all work, show it, and stop the fleet; a cancellation stops everything, too.
+    """Start the demo's fleet, run and show all its work, and stop the fleet, also when canceled.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -77,7 +77,7 @@ async def run_demo(root: Path, console: Console) -> Totals:
 
 
 def _log_to(file: Path) -> None:
-    """Write the logs of the demo's parts to a file, beside the logs of servers and agents; the screen is the demo's."""
+    """Write the log of the demo's own process to a file, since the demo's display needs the terminal."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(file)
     handler.setFormatter(JsonLines())
@@ -87,7 +87,7 @@ def _log_to(file: Path) -> None:
 async def _work(
     client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
-    """Submit all jobs, show them with a kill on the way, and return every job's end and the seconds that all took."""
+    """Submit the demo's tasks and kill an agent meanwhile; return each task's end and the seconds in all."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
@@ -105,7 +105,7 @@ async def _listen(events: EventStream, board: Board) -> None:
 
 
 async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
-    """Submit every job at the same time and wait for every answer; the order is that of the jobs."""
+    """Submit all tasks at the same time, and return their ends in the order of the tasks."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]
@@ -134,7 +134,7 @@ async def _do(client: Client, job: DemoTask, board: Board) -> Settled:
 
 
 def write_docs(settled: Sequence[Settled], folder: Path) -> None:
-    """Write each page that the documenter made; pages of an earlier run are replaced."""
+    """Write each page that the documenter agent returned to the folder, over those of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     for one in settled:
         if isinstance(one.value, Docs):
@@ -142,7 +142,7 @@ def write_docs(settled: Sequence[Settled], folder: Path) -> None:
 
 
 async def _stopped_by_signals(root: Path, console: Console) -> Totals:
-    """Run the demo, and cancel it on SIGINT, SIGTERM and SIGHUP, so that it stops what it started.
+    """Run the demo, and cancel it on SIGINT, SIGTERM and SIGHUP, so that it stops all that it started.
 
     A second signal cancels the stopping as well.
     """
@@ -173,7 +173,7 @@ def main() -> int:
 
 @contextmanager
 def _told(console: Console) -> Iterator[None]:
-    """Print an error as a sentence with a fix, in place of a traceback, where a person can act upon the error."""
+    """Print an error with its fix, and no traceback, when a person can correct the cause."""
     try:
         yield
     except* CoditectError as errors:

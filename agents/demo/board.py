@@ -1,4 +1,4 @@
-"""The display of the running demo: a live table on a terminal, a line now and then anywhere else."""
+"""The display of the running demo: a live table on a terminal, else a line when counts change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINE_EVERY_SECONDS = 0.5
 
 @dataclass(slots=True)
 class BoardRow:
-    """The counts of one capability; a submitted task that is in none of the last three still waits."""
+    """The counts of one capability's tasks; a submitted task that is not running, done or failed still waits."""
 
     submitted: int = 0
     running: int = 0
@@ -33,7 +33,7 @@ class BoardRow:
 
 @dataclass(slots=True)
 class Board:
-    """The state of every task: the demo notes submits and ends, the agents' events tell the starts.
+    """The states of the demo's tasks: the demo reports submits and ends, the agents' events report starts.
 
     An event may come before its task's submit has returned, and a missed one only makes "running" too low. Only one
     event loop uses the board.
@@ -47,16 +47,16 @@ class Board:
     _agents: set[tuple[str, str]] = field(default_factory=set)
 
     def submitted(self, task_id: str, job: DemoTask) -> None:
-        """Count a task as submitted, because the broker has it."""
+        """Count a task as submitted, once the broker has confirmed it."""
         self._jobs[task_id] = job
 
     def heard(self, event: Event) -> None:
-        """Count a task as running, when an agent's event says that it started."""
+        """Count a task as running when the event is the agent's `task.started`."""
         if event.type == "task.started":
             self._started.add(event.subject)
 
     def settled(self, task_id: str, one: Settled) -> None:
-        """Count a task as done or failed, and keep its result if it is the latest."""
+        """Count a task as done or failed, and show its result as the latest."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self._agents.add((one.job.capability, one.agent_id))
@@ -64,7 +64,7 @@ class Board:
 
     @property
     def rows(self) -> dict[str, BoardRow]:
-        """The counts by capability, in alphabetical order."""
+        """The counts of tasks by capability, in alphabetical order."""
         rows = {capability: BoardRow() for capability in sorted({job.capability for job in self._jobs.values()})}
         for task_id, job in self._jobs.items():
             row = rows[job.capability]
@@ -78,34 +78,34 @@ class Board:
         return rows
 
     def done(self, capability: str) -> int:
-        """Return how many tasks of the capability ended with a value."""
+        """Return how many tasks of a capability ended with a value."""
         row = self.rows.get(capability)
         return row.done if row else 0
 
     def agents(self, capability: str) -> int:
-        """Return how many agents have answered tasks of the capability."""
+        """Return how many agents have answered tasks of a capability."""
         return sum(of == capability and bool(agent_id) for of, agent_id in self._agents)
 
     @property
     def open(self) -> int:
-        """Number of tasks that were submitted and have not ended."""
+        """The number of tasks that were submitted and have not ended."""
         return len(self._jobs) - len(self._settled)
 
     @property
     def asked(self) -> int:
-        """Number of started tasks that agents submitted to each other."""
+        """The number of started tasks that agents, and not the demo, submitted."""
         return len(self._started - self._jobs.keys())
 
     @property
     def counts(self) -> str:
-        """The counts of all capabilities in one line, with the latest result."""
+        """The counts of all capabilities' tasks in one line, with the latest result."""
         rows = self.rows.values()
         done, failed = sum(row.done for row in rows), sum(row.failed for row in rows)
         submitted, running = sum(row.submitted for row in rows), sum(row.running for row in rows)
         return f"submitted {submitted}  running {running}  done {done}  failed {failed}  {self.latest}".rstrip()
 
     def table(self) -> Group:
-        """Return the counts as a table, with the latest result below it."""
+        """Return the counts of tasks as a table, with the latest result below it."""
         table = Table("capability", "submitted", "running", "done", "failed", title="The fleet at work")
         for column in table.columns[1:]:
             column.justify = "right"
@@ -118,7 +118,7 @@ class Board:
 
 @asynccontextmanager
 async def show(board: Board, console: Console) -> AsyncIterator[None]:
-    """Show the board while the block runs, and once more at its end."""
+    """Show the board on the console while the block runs, and once more at its end."""
     if not console.is_terminal:
         lines = _Lines(board, console)
         async with _repeated(lines.print, _LINE_EVERY_SECONDS):
@@ -136,7 +136,7 @@ class _Lines:
     said: str = ""
 
     def print(self) -> None:
-        """Print one line, if the counts have changed since the last."""
+        """Print the board's counts as one line, if they have changed since the last line."""
         counts = self.board.counts
         if counts != self.said:
             self.said = counts

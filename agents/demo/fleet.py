@@ -1,4 +1,4 @@
-"""The demo's fleet: a folder of its own, private servers, a dispatcher, and six agent processes."""
+"""The demo's fleet: its own folder, private servers, a dispatcher and six agent processes."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class RunningFleet:
     """The demo's servers and agents while they run."""
 
     environ: dict[str, str]
-    """The environment for a client of this fleet."""
+    """The environment variables for a client of this fleet."""
 
     servers: PrivateServers | None
-    """The servers that the demo started; None when RabbitMQ is the user's."""
+    """The servers that the demo started; None when the user named a RabbitMQ."""
 
     supervisor: ProcessSupervisor
 
     def process_of(self, name: str) -> ProcessId | None:
-        """Return the process that runs the agent now; None between a death and a restart."""
+        """Return the process of an agent by its name; None between a death and its restart."""
         return next((child.process for child in self.supervisor.children if child.name == name), None)
 
 
 @contextmanager
 def demo_folder(root: Path) -> Iterator[Path]:
-    """Hold ``.coditect/demo`` below `root`, or ``demo-2`` and so on while other demos run, inside the block.
+    """Lock ``.coditect/demo`` below `root`, or ``demo-2`` and so on beside other demos, while the block runs.
 
     Remains of an earlier demo (it may have been killed) on its broker and in its ledger are removed.
 
@@ -84,7 +84,7 @@ def _hold_first(below: Path, stack: ExitStack) -> Path:
 
 @asynccontextmanager
 async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[RunningFleet]:
-    """Start servers and agents, which are ready inside the block and end after it.
+    """Start the demo's servers and agents, ready when the block begins, and stop them at its end.
 
     Servers that ``CODITECT_AMQP_URL`` and ``CODITECT_REDIS_URL`` name are used; the others are started. The agents
     start beside them: most of that is loading code, and then they wait for the broker.
@@ -141,7 +141,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
 
 @asynccontextmanager
 async def _supervised(supervisor: ProcessSupervisor, marker: str, ready: asyncio.Event) -> AsyncIterator[None]:
-    """Run the agents inside the block; `ready` is set once they are ready, and after the block they drain and end."""
+    """Run the agents while the block runs, set `ready` when they are ready, and drain them at the end."""
     stop = asyncio.Event()
     with guarded(marker):
         async with asyncio.TaskGroup() as group:

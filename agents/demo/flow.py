@@ -1,4 +1,4 @@
-"""The demo's workflow: `examples/repository.yaml` over the same fleet, in which the demo answers for a person."""
+"""The demo's workflow, `examples/repository.yaml`, whose approvals the demo grants in a person's place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A workflow that ended, and its nodes, the elements of maps among them."""
+    """A workflow of the demo after its end, with the rows of its nodes and of its maps' elements."""
 
     definition: Definition
     state: WorkflowState
@@ -48,7 +48,7 @@ async def run_flow(
     say: Callable[[str], None],
     meanwhile: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Flow:
-    """Start a workflow, grant its approvals and wait for the end; `meanwhile` is awaited beside it, to its own end.
+    """Start a workflow, grant its approvals, and wait for its end and for that of `meanwhile`, run beside it.
 
     Raises:
         ResultTimeout: the workflow did not end within two minutes.
@@ -66,7 +66,7 @@ async def run_flow(
 
 
 async def look_at(run: Run) -> list[NodeRow]:
-    """Return the present state of every node; none while the broker is away."""
+    """Return the present rows of a workflow's nodes; an empty list while the broker is away."""
     try:
         return [row async for row in run.nodes()]
     except Retryable:
@@ -79,7 +79,7 @@ async def _beside(run: Run, meanwhile: Callable[[Run], Awaitable[None]] | None) 
 
 
 async def _grant(run: Run, say: Callable[[str], None]) -> None:
-    """Grant each approval in place of a person: a demo has no person who could read first."""
+    """Grant each approval of a workflow, since the demo has no person to ask."""
     while True:
         for row in (row for row in await look_at(run) if row.state is TaskState.AWAITING_APPROVAL):
             say(f"  {row.name} asks: {row.question}  Granted by the demo, for a person.")
@@ -88,7 +88,7 @@ async def _grant(run: Run, say: Callable[[str], None]) -> None:
 
 
 def describe_flow(flow: Flow) -> str:
-    """Return the graph as plain text: each node with its state, its times from the start, and its agents."""
+    """Return a workflow as plain text: each node with its state, times and agents."""
     starts = [at for row in flow.rows for at in (row.ready_at_ms, row.started_at_ms) if at is not None]
     begin = min(starts, default=0)
     end = max((row.finished_at_ms for row in flow.rows if row.finished_at_ms is not None), default=begin)

@@ -1,4 +1,4 @@
-"""The demo's kills: an agent process amid the tasks, RabbitMQ amid the workflow; both come back."""
+"""The demo's kills: an agent process amid its tasks, and RabbitMQ amid the workflow; both are restarted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 async def kill_agent(fleet: RunningFleet, board: Board, *, say: Say) -> None:
-    """Kill one agent process with -9 while it has work; its supervisor starts the next one.
+    """Kill one agent process with -9 while it runs tasks; the supervisor starts a new process.
 
     The kill waits until every reviewer has answered something, also on a machine that gave one of them no time at
     first.
@@ -42,7 +42,7 @@ def _amid_reviews(board: Board) -> bool:
 
 
 async def kill_broker(fleet: RunningFleet, run: Run, *, say: Say) -> None:
-    """Kill RabbitMQ with -9 amid a workflow, and start it again on its files; leave a broker of the user's alone."""
+    """Kill the demo's RabbitMQ with -9 amid a workflow, and start it again; leave a user's own broker alone."""
     if fleet.servers is None:
         say("RabbitMQ is a server of yours (CODITECT_AMQP_URL): the demo does not kill it")
         return

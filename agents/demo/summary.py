@@ -1,4 +1,4 @@
-"""The summary of the demo for a person, and the judgement whether the demo did enough."""
+"""The demo's summary for a person, and the check whether the demo reached its goals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Next:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A task of the demo and its end: a value, or an error, or (lost) no answer at all."""
+    """A task of the demo with its end: a value, an error, or no answer at all (lost)."""
 
     job: DemoTask
     value: BaseModel | None = None
@@ -40,14 +40,14 @@ class Settled:
     lost: bool = False
     agent_id: str = ""
     started_ms: int = 0
-    """The start by the agent's clock, in milliseconds since the epoch; 0 when the task never began."""
+    """The start by the agent's clock, in milliseconds since the epoch; 0 when the task never started."""
 
     finished_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The numbers by which the demo judges itself."""
+    """The counts and times of a demo run, which are compared with the demo's goals."""
 
     completed: int
     failed: int
@@ -56,11 +56,11 @@ class Totals:
     at_once: int
     wall_seconds: float
     workflow: WorkflowState
-    """The final state of the workflow."""
+    """The final state of the demo's workflow."""
 
     @property
     def shortfalls(self) -> list[str]:
-        """The numbers that were not reached, as sentences; empty is success."""
+        """The goals that the demo did not reach, as sentences; empty on success."""
         checks = {
             f"{self.lost} tasks were lost": self.lost == 0,
             f"{self.failed} tasks failed": self.failed == 0,
@@ -73,7 +73,7 @@ class Totals:
 
 
 def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: WorkflowState) -> Totals:
-    """Return the totals of what the agents reported about themselves."""
+    """Return the totals of a demo run from the ends of its tasks and the state of its workflow."""
     completed = sum(one.value is not None for one in settled)
     lost = sum(one.lost for one in settled)
     return Totals(
@@ -88,7 +88,7 @@ def total(settled: Sequence[Settled], wall_seconds: float, *, workflow: Workflow
 
 
 def peak(spans: Sequence[tuple[int, int]]) -> int:
-    """Return the most spans that overlap at one instant; a span that ends when another begins does not overlap it."""
+    """Return the largest number of spans (start, end) that overlap at one instant; touching spans do not."""
     edges = sorted([(start, 1) for start, _ in spans] + [(max(end, start + 1), -1) for start, end in spans])
     highest = running = 0
     for _, step in edges:
@@ -98,7 +98,7 @@ def peak(spans: Sequence[tuple[int, int]]) -> int:
 
 
 def describe(settled: Sequence[Settled], totals: Totals) -> str:
-    """Return the summary as plain text."""
+    """Return the demo's summary as plain text."""
     lines = [
         "",
         f"{totals.completed} tasks completed by {totals.processes} agent processes in {totals.wall_seconds:.1f} s",
@@ -115,7 +115,7 @@ def describe(settled: Sequence[Settled], totals: Totals) -> str:
 
 
 def latest(value: BaseModel | None) -> str:
-    """Return one line about a result, for a person who watches."""
+    """Return one line of text about a task's result, for the running display."""
     match value:
         case Review():
             return f"reviewed {value.files} files, {sum(value.counts.values())} remarks"
@@ -136,7 +136,7 @@ def _about_agents(settled: Sequence[Settled]) -> Iterator[str]:
 
 
 def _example(settled: Sequence[Settled]) -> Iterator[str]:
-    """Yield one task as it went over the broker: its input, and its output."""
+    """Yield lines that show one task of the demo with its input and its output."""
     for one in settled:
         if one.job.subject == _EXAMPLE and one.value is not None:
             yield f"One of them, {one.job.capability} of {one.job.subject}:"
@@ -146,7 +146,7 @@ def _example(settled: Sequence[Settled]) -> Iterator[str]:
 
 
 def _shortened(value: BaseModel) -> str:
-    """Return the value as JSON, its long texts cut."""
+    """Return a value as JSON text in which long strings are cut."""
     fields = value.model_dump(mode="json", exclude_unset=True)
     return json.dumps({name: _cut(field) for name, field in fields.items()}, ensure_ascii=False)
 

@@ -1,4 +1,4 @@
-"""The demo's tasks: real work over the repository's own packages, pages and tests."""
+"""The demo's tasks: reviews, tests, references and summaries of the repository's own files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DemoTask:
 
 
 def plan_work(root: Path) -> list[DemoTask]:
-    """Return more than 100 tasks for a repository of the project's size, in the order of their submission.
+    """Return the demo's tasks for a repository, over 100 of them, in the order of their submission.
 
     Tasks that a person waits for are urgent (P0): the tests and the reviews of the modules at a package's top. Other
     reviews are normal (P1), documents and summaries are bulk (P2). Paths are relative to `root`, where the agents run.
@@ -63,7 +63,7 @@ def plan_work(root: Path) -> list[DemoTask]:
 
 
 def announce(jobs: Sequence[DemoTask]) -> str:
-    """Return how many tasks the demo will submit, by priority, as text."""
+    """Return a sentence with the number of tasks that the demo submits, by priority."""
     counts = Counter(job.priority for job in jobs)
     urgent, normal, bulk = (counts[priority] for priority in (Priority.P0, Priority.P1, Priority.P2))
     return f"{len(jobs)} tasks ({urgent} urgent, {normal} normal, {bulk} bulk)"
@@ -110,7 +110,7 @@ def _docstrings(root: Path, modules: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _parse(module: Path) -> ast.Module | None:
-    """Return the syntax tree; None for a file that does not parse, e.g. amid an edit, and is only reviewed."""
+    """Return a file's syntax tree; None when the file does not parse, for instance amid an edit."""
     try:
         return ast.parse(module.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):  # ValueError: null bytes, or no UTF-8

@@ -1,4 +1,4 @@
-"""The findings of a review, each at a line and with a severity."""
+"""The findings of a code review, each with a file, a line and a severity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Severity(StrEnum):
-    """The weight of a finding: `error` is likely a defect, `warning` a risk, `info` a matter of style."""
+    """The severity of a finding: `error` is likely a defect, `warning` a risk, `info` a matter of style."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -16,12 +16,12 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """The position in the order of severities; 0 is the worst."""
+        """The severity as a sort key; 0 is the worst."""
         return list(Severity).index(self)
 
 
 class Finding(BaseModel):
-    """A remark of a review about one line of a file."""
+    """A remark of a code review about one line of a file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,5 +39,5 @@ class Finding(BaseModel):
 
 
 def worst_first(findings: list[Finding]) -> list[Finding]:
-    """Return the findings sorted by severity, then by place."""
+    """Return findings sorted by severity, worst first, then by file and line."""
     return sorted(findings, key=lambda found: (found.severity.rank, found.file, found.line, found.rule))

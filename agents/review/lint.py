@@ -1,4 +1,4 @@
-"""The part of a review that ruff does: one run of it over all files, its JSON turned into findings."""
+"""The ruff part of a code review: one run over all files, whose JSON output becomes findings."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _DIAGNOSTICS = TypeAdapter(list[_Diagnostic])
 
 
 async def lint(sources: Sequence[SourceFile], workspace: Path) -> list[Finding]:
-    """Run ruff and return its findings on lines that count, under the sources' own names.
+    """Run ruff over the sources, and return its findings on the lines that the request asks about.
 
     The run reads no configuration of the project, so the same code gets the same findings everywhere.
 
@@ -92,7 +92,7 @@ def _read(report: Path, sources: Sequence[SourceFile]) -> list[Finding]:
 
 
 def _finding(said: _Diagnostic, source: SourceFile) -> Finding | None:
-    """Return a finding; None when its line does not count, or a fragment is too little to judge."""
+    """Convert ruff's diagnostic to a finding; None for a line outside the request, or a rule unfit for fragments."""
     code = said.code or "invalid-syntax"
     line = said.location.row if said.location else 1
     if source.lines is not None and line not in source.lines:

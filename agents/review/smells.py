@@ -1,4 +1,4 @@
-"""The part of a review that reads the syntax tree: code that is hard to change, and errors that vanish."""
+"""The syntax-tree part of a code review: code that is hard to change, and swallowed errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BRANCHES = (
 
 
 def find_smells(source: SourceFile) -> list[Finding] | None:
-    """Return findings on lines that count; None when the file does not parse (ruff names the line then)."""
+    """Return smells on the lines that the request asks about; None when the file does not parse."""
     try:
         tree = ast.parse(read_source(source))
     except (SyntaxError, ValueError, RecursionError):  # ValueError: null bytes
@@ -91,7 +91,7 @@ def _parameters(function: _Function) -> int:
 
 
 def _own_nodes(function: _Function) -> Iterator[ast.AST]:
-    """Yield every node of a function except those of the functions and classes inside it."""
+    """Yield the syntax nodes of a function, without those of functions and classes nested in it."""
     pending: list[ast.AST] = list(function.body)
     while pending:
         node = pending.pop()
@@ -101,7 +101,7 @@ def _own_nodes(function: _Function) -> Iterator[ast.AST]:
 
 
 def _weight(node: ast.AST) -> int:
-    """Return McCabe's count for a node, as linters take it: statements that branch, not expressions."""
+    """Return how much a syntax node adds to McCabe's complexity: statements that branch, not expressions."""
     if isinstance(node, ast.Match):
         return len(node.cases)
     return int(isinstance(node, _BRANCHES))

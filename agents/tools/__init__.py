@@ -1,1 +1,1 @@
-"""What several agents share: confined paths, limited child processes, and readers and writers of their formats."""
+"""Helpers that several agents share: confined paths, limited child processes, readers and writers of formats."""

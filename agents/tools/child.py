@@ -1,4 +1,4 @@
-"""Child processes for the tools that the agents run, each in a process group that is killed as a whole.
+"""Child processes of agents, each in a process group that is killed as a whole.
 
 A child writes into a file rather than a pipe: a flood of output cannot fill the agent's memory, and a grandchild that
 keeps the output open cannot make the agent wait.
@@ -19,13 +19,13 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """The end of a child process: its exit code, whether it ran out of time, and its last output."""
+    """The end of a child process: exit code, timeout and last output."""
 
     code: int
-    """The exit code; negative is the signal that ended the process."""
+    """The exit code; a negative one is the signal that ended the process."""
 
     timed_out: bool
-    """Whether the process was killed because its time was up."""
+    """Whether the process was killed because it ran too long."""
 
     tail: str
     """The last 8 KiB of the process's stdout and stderr."""
@@ -39,7 +39,7 @@ async def run_child(
     timeout_seconds: float,
     environment: Mapping[str, str] | None = None,
 ) -> Exit:
-    """Run a program in a process group of its own; the whole group is dead when the function returns.
+    """Run a program in its own process group to its end; the whole group is dead on return.
 
     A timeout kills the group and sets `Exit.timed_out`; a cancellation kills the group and goes on. A process that left
     the group (`setsid`) is out of reach.

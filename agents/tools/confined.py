@@ -1,4 +1,4 @@
-"""Confinement of the paths in requests to the fleet's folder."""
+"""The check that paths in requests stay inside the fleet's folder."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from coditect.errors import InputError
 
 ROOT = "CODITECT_FLEET_ROOT"
-"""The environment variable that names the folder; without it the folder is the agent's working folder."""
+"""The environment variable with the fleet's folder; by default the agent's working folder."""
 
 
 def confined(path: str) -> str:
-    """Return the path if it leads into the fleet's folder, also through links.
+    """Return a path unchanged if it leads, with links resolved, into the fleet's folder; else raise an error.
 
     Raises:
         InputError: not retryable; the path leads elsewhere.

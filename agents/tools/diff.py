@@ -1,4 +1,4 @@
-"""Unified diffs: the parts of files that a change added, as fragments that tools can read.
+"""Unified diffs: reads the code fragments that a change added, and writes them for tools to check.
 
 Each hunk becomes a file of its own below the workspace, with its lines at their real numbers (blank lines before them).
 A hunk that starts inside a block gets openers (``if 1:``) in those blank lines, so that most fragments parse.
@@ -20,7 +20,7 @@ _MAX_LINE = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """The new side of a hunk of a diff: its lines, and which of them were added."""
+    """A hunk of a diff, as the new file has it: its lines, and which of them the change added."""
 
     file: str
     start: int
@@ -57,7 +57,7 @@ def parse_diff(text: str) -> list[Hunk]:
 
 
 def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
-    """Write each Python hunk below the workspace and return them as sources that count only added lines.
+    """Write each Python hunk to a file in the workspace, and return these as sources to review.
 
     Raises:
         InputError: not retryable; there are too many hunks.
@@ -86,7 +86,7 @@ def _file_name(field: str) -> str:
 
 
 def _read_hunk(lines: list[str], at: int, *, header: re.Match[str], file: str) -> tuple[Hunk, int]:
-    """Return the hunk whose lines begin at index `at`, and the index behind it.
+    """Parse the hunk whose lines begin at index `at`; return it with the index of the next line.
 
     Raises:
         InputError: not retryable; the hunk is cut off or damaged.
@@ -121,7 +121,7 @@ def _padding(hunk: Hunk) -> list[str]:
 
 
 def _openers(lines: tuple[str, ...]) -> Iterator[str]:
-    """Yield one opener for every indentation that the fragment returns to and never opened, outermost first."""
+    """Yield block openers, such as `if 1:`, that let an indented fragment parse, outermost first."""
     shallowest: dict[int, str] = {}
     least: int | None = None
     for line in lines:

@@ -1,4 +1,4 @@
-"""A reader of pytest's JUnit reports, which trusts nothing: foreign code ran beside the file."""
+"""A reader of pytest's JUnit reports that trusts nothing, since the tested code could write the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAX_REPORT_BYTES = 16_777_216
 
 @dataclass(slots=True)
 class Case:
-    """A test and its outcome: passed, failed, errored or skipped."""
+    """One test in a report, with its outcome: passed, failed, errored or skipped."""
 
     nodeid: str
     outcome: str
@@ -21,18 +21,18 @@ class Case:
 
 @dataclass(slots=True)
 class JUnitReport:
-    """The tests of a run; `readable` is False when there is no report, or one that cannot be trusted."""
+    """The tests of a pytest run; `readable` is False for a missing or untrustworthy report."""
 
     readable: bool
     cases: list[Case] = field(default_factory=list)
 
     def count(self, outcome: str) -> int:
-        """Return how many tests had the given outcome."""
+        """Return how many tests of the report had a given outcome."""
         return sum(case.outcome == outcome for case in self.cases)
 
 
 def read_junit(path: Path) -> JUnitReport:
-    """Read the cases of a report; raises no error for the file's content.
+    """Read a JUnit report file; invalid content gives an unreadable report, never an error.
 
     Refused: more than 16 MiB, and any document type declaration (no entity is ever expanded).
     """

@@ -1,4 +1,4 @@
-"""A program that limits itself and then becomes the program that it was asked to run.
+"""A launcher program that sets resource limits on itself and then becomes the given command.
 
 ``python limits.py --cpu-seconds 60 --memory-bytes 2147483648 --file-bytes 33554432 -- pytest``
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Apply the limits to the process, and replace its program by the command behind ``--``.
+    """Set the resource limits of this process, and replace its program by the command after ``--``.
 
     A limit above the hard limit that already holds is lowered to it. CPU time counts for each process of the command by
     itself; at the limit the process gets SIGXCPU, a second later SIGKILL.

@@ -1,4 +1,4 @@
-"""Markdown from griffe's syntax trees: one section per module, class and function, signatures as code."""
+"""Renders griffe's syntax trees as Markdown: a section per module, class and function."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_VALUE = 80
 
 
 def render_module(module: griffe.Module) -> Iterator[str]:
-    """Yield the blocks of one module's page: its docstring, then its public classes, functions and values."""
+    """Yield a module's page as Markdown blocks: its docstring, public classes, functions and values."""
     yield f"# `{module.path}`"
     yield from _docstring(module)
     values = [member for member in _public(module) if isinstance(member, griffe.Attribute)]
@@ -25,7 +25,7 @@ def render_module(module: griffe.Module) -> Iterator[str]:
 
 
 def public_objects(module: griffe.Module) -> Iterator[griffe.Object]:
-    """Yield the module, its public classes and functions, and those inside its classes."""
+    """Yield a module, its public classes and functions, and the public members of its classes."""
     yield module
     pending: list[griffe.Object] = [module]
     while pending:

@@ -1,4 +1,4 @@
-"""The search for the Python source files that a request means, within bounds."""
+"""The bounded search for the Python source files that a request names."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _NOT_OURS = frozenset({"__pycache__", "node_modules", "site-packages", "build", 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A source file, or a fragment of one, to review or document."""
+    """A Python source file, or a fragment of one, to review or document."""
 
     name: str
-    """The file's name in reports."""
+    """The file's name as reports show it."""
 
     path: Path
-    """The path at which the file is stored."""
+    """The path of the file on disk."""
 
     lines: frozenset[int] | None = None
-    """The lines that count, from 1; None: all."""
+    """The line numbers that the request asks about, from 1; None means all lines."""
 
     whole: bool = True
-    """Whether the source is a whole file; nothing is known of a fragment outside its lines."""
+    """Whether the source is a whole file, and not a fragment with unknown surroundings."""
 
 
 def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
-    """Return the Python files at a path, in order: the file itself, or those below the folder that match a glob.
+    """Return the Python files at a path, sorted: the file itself, or the folder's files that match a glob.
 
     Skipped: hidden folders, environments, build output, links that lead out of the folder.
 
@@ -56,7 +56,7 @@ def find_sources(path: str, globs: Sequence[str]) -> list[SourceFile]:
 
 
 def find_packages(roots: Sequence[str]) -> list[str]:
-    """Return the paths of the packages at and below the given folders, sorted.
+    """Return the paths of the Python packages at and below the given folders, sorted.
 
     A package is a folder with an `__init__.py`; the same folders are skipped as in `find_sources`.
 
@@ -77,7 +77,7 @@ def find_packages(roots: Sequence[str]) -> list[str]:
 
 
 def read_source(source: SourceFile) -> str:
-    """Return the text of a file; bytes that are not UTF-8 are replaced, so that their line is still counted."""
+    """Return a file's text; bytes that are no UTF-8 are replaced, so that line numbers stay correct."""
     return source.path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""TextRank: ranks sentences by how much the others resemble them, without a language model.
+"""TextRank: ranks the sentences of a text by their similarity to the others, without a language model.
 
 After Mihalcea and Tarau, "TextRank: Bringing Order into Texts" (EMNLP 2004); the similarity is the TF-IDF cosine.
 """
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 MAX_SENTENCES = 400
-"""Number of sentences that are ranked; the ranking is quadratic, so of more the ones with frequent words are kept."""
+"""The most sentences that are ranked, since ranking is quadratic; those with frequent words are kept."""
 
 _ROUNDS = 30
 _DAMPING = 0.85
@@ -35,7 +35,7 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of plain text or Markdown, in order; code blocks, headings and marks are left out."""
+    """Return the sentences of plain text or Markdown in order, without code blocks, headings and markup."""
     prose = _MARK.sub("\n\n", _HEADING.sub("\n\n", _FENCE.sub("\n\n", text)))
     sentences: list[str] = []
     for part in _END.split(prose):
@@ -48,12 +48,12 @@ def split_sentences(text: str) -> list[str]:
 
 
 def words_of(sentence: str) -> list[str]:
-    """Return the words that carry meaning, in lower case."""
+    """Return the words of a text in lower case, without stop words."""
     return [word for word in _WORD.findall(sentence.lower()) if word not in _STOP]
 
 
 def top_sentences(sentences: Sequence[str], limit: int) -> list[str]:
-    """Return the most central sentences, at most `limit`, in their order in the text; ties go to the earlier one."""
+    """Return at most `limit` central sentences in the text's order; the earlier sentence wins a tie."""
     unique = list(dict.fromkeys(sentences))
     words = [words_of(sentence) for sentence in unique]
     kept = _thin_out(words)
@@ -63,7 +63,7 @@ def top_sentences(sentences: Sequence[str], limit: int) -> list[str]:
 
 
 def top_words(sentences: Sequence[str], limit: int) -> list[str]:
-    """Return the words that occur most, ties in alphabetical order."""
+    """Return the most frequent words; the alphabetical order decides a tie."""
     counts = Counter(word for sentence in sentences for word in words_of(sentence))
     return [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
 
@@ -97,7 +97,7 @@ def _rank(words: list[list[str]]) -> list[float]:
 
 
 def _vectors(words: list[list[str]]) -> list[dict[str, float]]:
-    """Return TF-IDF vectors of length one, so that their product is their cosine."""
+    """Return the sentences' TF-IDF vectors, scaled to length one, so that their product is the cosine."""
     document_counts = Counter(word for sentence in words for word in set(sentence))
     vectors = []
     for sentence in words:
