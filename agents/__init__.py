@@ -1,5 +1,5 @@
 """The reference fleet: small agents that do real work, written with nothing but the public names of `coditect`.
 
 Run one with ``coditect agent run agents/reviewer.py``, watch all of them with ``python -m agents.demo``.
-They are not part of the wheel; take them as examples for your own.
+The agents are not part of the wheel; they serve as examples.
 """

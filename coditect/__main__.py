@@ -1,4 +1,4 @@
-"""The start of the command line by ``python -m coditect``."""
+"""The entry point of ``python -m coditect``, which runs the command line."""
 
 from coditect.cli.main import main
 

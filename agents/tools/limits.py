@@ -2,7 +2,7 @@
 
 ``python limits.py --cpu-seconds 60 --memory-bytes 2147483648 --file-bytes 33554432 -- pytest``
 
-It is a program and not a `preexec_fn`, because code between fork and exec of a process with threads may deadlock.
+The launcher is no `preexec_fn`, because code between fork and exec of a process with threads may deadlock.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class LoopThread:
         self._closed = False
 
     def open(self) -> None:
-        """Start the thread, and return once the thread has entered the context.
+        """Start the thread, and return once the thread has entered the asynchronous context.
 
         Raises:
             SetupError: when the thread was opened before.
@@ -59,7 +59,7 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Leave the context and end the thread; may be repeated.
+        """Leave the asynchronous context and end the thread; may be repeated.
 
         A `run` that still waits raises SetupError.
 

@@ -33,7 +33,7 @@ def run_agent(
         int | None, typer.Option("--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any.")
     ] = None,
 ) -> None:
-    """Run an agent until SIGTERM or SIGINT; it finishes what it runs and returns the rest.
+    """Run an agent until SIGTERM or SIGINT; it then finishes its running tasks and returns all others.
 
     \b
     Example: coditect agent run agents/reviewer.py --processes 2

@@ -31,8 +31,11 @@ class Failure:
     """The reason why a task has no value: a machine-readable reason, an error type and a message."""
 
     reason: str
-    """One word a program can act on: handler_error, timeout, process_died, deadline, start_timeout, invalid_input,
-    too_large, unknown_capability, expired, canceled, result_too_large, ..."""
+    """One word on which a program can act, such as `handler_error` or `timeout`.
+
+    Others are process_died, deadline, start_timeout, invalid_input, too_large, unknown_capability, expired, canceled
+    and result_too_large.
+    """
     type: str
     """Name of the exception."""
     message: str

@@ -79,7 +79,7 @@ async def discard_letters(opened: Connections, selection: Selection, *, dry_run:
 async def redrive_node(
     opened: Connections, workflow: str, node: str, value: bytes | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    """Run a workflow node that ended without a value again, from its recorded input or from `value`.
+    """Run again a workflow node that ended without a value, on its recorded input or on `value`.
 
     Returns the control plane's answer: `again` names nodes that begin again, or would with `dry_run`; `more` is true
     when there are others.

@@ -49,17 +49,22 @@ class Verb(StrEnum):
     """The verbs of requests to the control plane; every answer is a JSON object."""
 
     START = "workflow.start"
-    """Send one chunk of a workflow: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key`
-    (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in
-    topological order). The last chunk accepts: `{"workflow": id, "state": "accepted", "new": true}`; with a known key
-    the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated."""
+    """Send one chunk of a workflow; the last chunk accepts the workflow.
+
+    Fields: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `input`, `key` (idempotency), `chunk`
+    (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in topological order). The
+    last chunk gives `{"workflow": id, "state": "accepted", "new": true}`; with a known key the earlier workflow's id,
+    its state and `"new": false`. Each chunk may be repeated.
+    """
     GET = "workflow.get"
     """Get a workflow: `workflow` → its state, name, counts by state, times, and with one node its value or failure."""
     LIST = "workflow.list"
     """List workflows: `state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
     NODES = "workflow.nodes"
-    """List a workflow's nodes: `workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`: state, attempt, agent
-    and times of each, its edges with what they do on failure, and its definition but for the input.
+    """List a workflow's nodes: `workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`.
+
+    Each with state, attempt, agent and times, its edges with what they do on failure, and its definition but for the
+    input.
     """
     ATTEMPTS = "workflow.attempts"
     """List attempts: `workflow`, `node` (default: all), `after`, `limit` → `{"attempts": [...], "next": ...}`."""
@@ -70,15 +75,19 @@ class Verb(StrEnum):
     PAUSE = "workflow.pause"
     """Pause a workflow, so that none of its further nodes is published: `workflow`."""
     RESUME = "workflow.resume"
-    """Resume a workflow: a paused one goes on; a failed one again from its first failed nodes → its `state`, and in
-    the second case `again` and `more` as of a redrive."""
+    """Resume a paused workflow, or run a failed one again from its first failed nodes: `workflow` → `state`.
+
+    In the second case also `again` and `more` as of a redrive.
+    """
     REDRIVE = "node.redrive"
-    """Run a node again: `workflow`, `node`, `input` (optional), `dry_run` → `again`: at most 500 nodes that start, and
-    whether there are `more`, or may be.
+    """Run a node again: `workflow`, `node`, `input` (optional), `dry_run` → `again`, `more`.
+
+    `again` has at most 500 nodes that start again; `more` tells whether there are others, or may be.
     """
     DEAD = "dead.list"
-    """List nodes that were given up after their agents died: `after`, `limit` → `{"dead": [...], "next": ...}`, with
-    the fields of `nodes` and `workflow`; nodes of the workflow that was accepted first come first.
+    """List nodes that were given up after their agents died: `after`, `limit` → `{"dead": [...], "next": ...}`.
+
+    Each with the fields of `nodes` and `workflow`; nodes of the workflow that was accepted first come first.
     """
     APPROVALS = "approval.list"
     """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
@@ -87,15 +96,19 @@ class Verb(StrEnum):
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"
-    """Get the status: → `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers":
-    [...], "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`: of
-    the dispatcher that answers, since its start: commits that a lease refused, how many results a fence refused, how
-    many results were of unknown nodes, how many could not be recorded; and how many nodes of its shards a newer
-    dispatcher must handle. With `shard`, the owner of that shard answers, with `answered_by` alone.
+    """Get the status of the control plane: its shards, its dispatchers, and the counts of the one that answers.
+
+    → `{"shards": [{"shard", "owner", "epoch", "marker", "workflows", "under_way"}], "dispatchers": [...],
+    "answered_by": {"owner", "shards", "under_way", "refused", "late", "strange", "unrecorded", "newer"}}`. The counts
+    are since the dispatcher's start: commits that a lease refused, results that a fence refused, results of unknown
+    nodes, results that could not be recorded; and nodes of its shards that a newer dispatcher must handle. With
+    `shard`, the owner of that shard answers, with `answered_by` alone.
     """
     REBUILD = "control.rebuild"
-    """Rebuild a shard: `shard`, `occasion` → what was restored, by kind: queues, published, working, workflows, jobs;
-    and `compared`, whether all of RQ was compared to count the last two. A repeated occasion publishes nothing more.
+    """Rebuild a shard: `shard`, `occasion` → the number of restored things by kind, and `compared`.
+
+    The kinds are queues, published, working, workflows and jobs; `compared` tells whether all of RQ was compared to
+    count the last two. A repeated occasion publishes nothing more.
     """
 
 
@@ -107,8 +120,10 @@ class Verdict(StrEnum):
     STALE = "stale"
     """Drop the delivery: the node has a newer publication, or has ended."""
     WAIT = "wait"
-    """Hand the delivery back and ask again, because another agent seems to have the task. An owner outside of the
-    product may answer so; the dispatcher never does."""
+    """Hand the delivery back and ask again, because another agent seems to have the task.
+
+    An owner outside of the product may answer so; the dispatcher never does.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +235,7 @@ def started_message(started: list[Started]) -> Message:
 
 
 def read_started(message: Message) -> list[Started]:
-    """Parse the message that `started_message` builds into its list of reports.
+    """Parse the reports of started workflow tasks from a message that `started_message` built.
 
     Raises:
         InvalidTask: when the message has another form.
@@ -240,7 +255,7 @@ def progress_message(progress: list[Progress]) -> Message:
 
 
 def read_progress(message: Message) -> list[Progress]:
-    """Parse the message that `progress_message` builds into its list of reports.
+    """Parse the reports of workflow tasks' progress from a message that `progress_message` built.
 
     Raises:
         InvalidTask: when the message has another form.

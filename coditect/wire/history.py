@@ -1,6 +1,6 @@
 """The failed attempts that travel with a task, as JSON text in the header `x-coditect-errors`.
 
-Each is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may come from a stranger, and
+Each attempt is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may be foreign, and
 every retry writes the text again. Reading therefore bounds the number, depth and length of the attempts, so that the
 text can always be written again; reading and writing look at each attempt once.
 """

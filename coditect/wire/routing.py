@@ -80,7 +80,7 @@ def parse_task_key(key: str) -> tuple[str, Priority]:
 
 
 def task_queue(capability: str, priority: Priority) -> str:
-    """Return the name of the queue of one capability and priority."""
+    """Return the name of the task queue of one capability and priority."""
     return f"tasks.{capability}.{priority.value}"
 
 
@@ -129,7 +129,7 @@ def next_key(agent_id: AgentId) -> str:
 
 
 def hands_on(queue: str) -> bool:
-    """Tell whether a queue is an agent's own task queue, which passes tasks on that the agent does not take."""
+    """Tell whether a queue is an agent's own task queue, whose tasks move on when the agent does not take them."""
     return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 

@@ -114,7 +114,7 @@ def _edge(edge: str | EdgeFields | Mapping[str, str]) -> After:
 
 
 def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
-    """Build the definition of a reported workflow from the rows of its nodes, without inputs and without map elements.
+    """Build a workflow's definition from the node rows of a run, without inputs and without map elements.
 
     Raises:
         InvalidWorkflow: when the control plane knows fields that this version does not.

@@ -1,6 +1,6 @@
 """Evaluation of expressions in workflows: JMESPath over the values visible to a node, at a bounded cost.
 
-An expression is text of a stranger. An expression can read the given scope and nothing else, has JMESPath's own
+An expression is untrusted text. An expression can read the given scope and nothing else, has JMESPath's own
 functions and no others, and is refused when it is long, deep, or takes too many steps. A step is one value that is
 copied, compared or handed to a function; one evaluated part of the expression counts as 8 steps, since it takes so much
 longer. JMESPath can double a value with a few characters, so results are weighed as they are made.
@@ -99,7 +99,7 @@ class Account:
             raise InputError("It takes too many steps", most_steps=self._most_steps)
 
     def weigh(self, value: Any) -> None:
-        """Count one step for each value nested inside a value; a shared part counts as often as it occurs.
+        """Charge one step for each value nested inside a value; a shared part counts as often as it occurs.
 
         Raises:
             InputError: when the bound is exceeded.

@@ -79,7 +79,7 @@ def heartbeat_ms(value: object) -> int:
 
 
 def count(most: int) -> Callable[[object], int]:
-    """Return a check for whole numbers from 1 to `most`."""
+    """Return a function that checks that a value is a whole number from 1 to `most`."""
 
     def read(value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
@@ -106,7 +106,7 @@ def join(value: object) -> Join:
 
 
 def one_of(choices: type[Choice]) -> Callable[[object], Choice]:
-    """Return a check that converts a text to a member of the given enum."""
+    """Return a function that converts a text to a member of the given enum, or raises an InputError."""
 
     members = {choice.value: choice for choice in choices}
 

@@ -1,6 +1,6 @@
 """Reader and writer of workflow files, YAML or JSON under the same rules; a problem names its line.
 
-The text is a stranger's. The reader takes events, without tags, anchors or Python objects; a repeated key, a document
+The text is untrusted. The reader takes events, without tags, anchors or Python objects; a repeated key, a document
 over 8 MB, and a document nested over 200 levels are refused. Plain words of YAML mean what version 1.2 says: `yes`,
 `on` and `2026-01-01` are text.
 """
@@ -106,7 +106,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """A mark in the stream of a document's events: the end of an object or a list."""
+    """The type of the marker that stands for the end of an object or list among parser events."""
 
 
 _END = _Open()
@@ -114,7 +114,7 @@ _END = _Open()
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event in the reading of a document: a value, or the start or end of an object or list.
+    """One event of the parsing of a document: a value, or the start or end of an object or list.
 
     The start of an object or list is an empty dict or list.
     """
@@ -125,13 +125,13 @@ class _Event:
 
 @dataclass(slots=True)
 class _Builder:
-    """A builder of the document's value from events, which keeps the line numbers of the wanted places."""
+    """Builds a document's value from parser events, and keeps the line numbers of its fields."""
 
     wanted: frozenset[Place] = frozenset()
     lines: dict[Place, int] = field(default_factory=dict)
 
     def line(self, place: Place) -> int | None:
-        """Return the line of a place, or of the nearest existing place above; None without any."""
+        """Return the line of a path in the document, or of its nearest existing parent; None without any."""
         return next((self.lines[place[:end]] for end in range(len(place), -1, -1) if place[:end] in self.lines), None)
 
     def build(self, events: Iterator[_Event]) -> Any:
@@ -223,7 +223,7 @@ def _plain(word: str, line: int) -> Any:
 
 
 def _json_events(text: str) -> Iterator[_Event]:
-    """Yield the events of a JSON text with their lines.
+    """Yield the values, starts and ends in a JSON text as events with line numbers.
 
     The standard library checks the text but gives no lines, so the tokens are found once more.
     """

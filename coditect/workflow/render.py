@@ -2,7 +2,7 @@
 
 A map's elements, such as `review[3]`, are not nodes of the graph: elements with known states are counted at their map.
 
-Names and questions are a stranger's: control characters are replaced, and Mermaid's own signs written as entities.
+Names and questions are untrusted: control characters are replaced, and Mermaid's own signs written as entities.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def doctor_command(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check servers, agents and settings, print a fix for each fault, and change nothing without --rebuild.
+    """Check Python, disk, servers and leftover files, and print a fix for each fault; only --rebuild changes anything.
 
     \b
     Example: coditect doctor

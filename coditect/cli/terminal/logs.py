@@ -25,7 +25,7 @@ class _Log:
     at: int
     """The offset in bytes up to which the log file was read."""
     rest: bytes = b""
-    """The last line's beginning, read before the program wrote its end."""
+    """The unfinished last line of the file, as far as it was read."""
 
     def lines(self) -> Iterator[str]:
         """Yield the file's lines since the last call; a file that became shorter is read from its start."""
