@@ -101,7 +101,7 @@ class Failpoints:
 
 
 def read_orders(text: str, known: Collection[str]) -> tuple[Failpoint, ...]:
-    """Parse the text of the environment variable into failpoint orders; an empty text gives none.
+    """Parse the text of CODITECT_FAILPOINTS into failpoint orders; an empty text gives none.
 
     Raises:
         SetupError: when a part of the text is not an order, or names a point that is not known.

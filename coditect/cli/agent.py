@@ -33,7 +33,7 @@ def run_agent(
         int | None, typer.Option("--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any.")
     ] = None,
 ) -> None:
-    """Run an agent until SIGTERM or SIGINT; it then finishes its running tasks and returns all others.
+    """Run an agent until SIGTERM or SIGINT. It then finishes its running tasks and returns all others.
 
     \b
     Example: coditect agent run agents/reviewer.py --processes 2
@@ -64,7 +64,7 @@ def list_agents(
     status: Annotated[AgentStatus | None, typer.Option("--status", help="Only in this state.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the living agents with their status, running tasks, slots, capabilities and counters.
+    """List the living agents with their state, load and capabilities.
 
     \b
     Example: coditect agent list --capability code.review
@@ -78,7 +78,7 @@ def list_agents(
 
 @app.command("show")
 def show_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOption = Output.TABLE) -> None:
-    """Show one agent: its capabilities with their schemas, its load and its lease.
+    """Show one agent: capabilities with schemas, load and lease.
 
     \b
     Example: coditect agent show reviewer-1f2e3d4c

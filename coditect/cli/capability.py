@@ -48,7 +48,7 @@ def show_capability(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `coditect capability list` shows it.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one capability: the agents that offer it, its input and output schemas, and an example task.
+    """Show one capability: its agents, schemas, and an example task.
 
     \b
     Example: coditect capability show code.review

@@ -63,7 +63,7 @@ def list_letters(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the dead letters of each queue, oldest first, and then the workflow nodes whose agents died.
+    """List dead letters, oldest first in each queue. Nodes of workflows whose agents died follow.
 
     \b
     Example: coditect dead list --capability code.review --reason handler_error
@@ -89,7 +89,7 @@ def show_letter(
     capability: CapabilityOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one dead letter: why it died, every failed attempt, and its body.
+    """Show one dead letter: its reason, failed attempts and body.
 
     \b
     Example: coditect dead show 01890a5d-ac96-774b-bcce-b302099a8057
@@ -121,7 +121,7 @@ def redrive_letters(
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Publish dead letters again as fresh tasks; a letter that cannot be redriven stays in its queue.
+    """Publish dead letters again as fresh tasks. A letter that cannot be redriven stays in its queue.
 
     With --node, run a node of a workflow again that ended without a value, from its recorded input or the one that
     --input gives; its dependents go on after it. An element of a map stands for its map, whose elements run again that

@@ -56,7 +56,7 @@ def run_dispatcher(
         ),
     ] = None,
 ) -> None:
-    """Run a dispatcher of the control plane until SIGTERM or SIGINT, which makes it hand over its shards.
+    """Run a dispatcher until SIGTERM or SIGINT. At its end it hands its shards of the control plane over.
 
     Any number of them share the work of a FoundationDB store. A SQLite file has one owner: another dispatcher stands
     by, and takes over when the owner has ended. What no option says is taken from the environment: those named below,
@@ -75,7 +75,7 @@ def run_dispatcher(
 
 @app.command("status")
 def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show each dispatcher with its counts of refusals, and each shard with its owner and running work.
+    """Show the dispatchers and the shards of the control plane. Dispatchers have counts of refusals.
 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE

@@ -21,7 +21,7 @@ StoreOption = Annotated[str | None, typer.Option("--store", help="The ledger: sq
 def back_up(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="A new file for the copy.")], store: StoreOption = None
 ) -> None:
-    """Copy the ledger at this instant into a new file while the dispatcher keeps running.
+    """Copy the ledger at this instant into a new file. The dispatcher keeps running.
 
     \b
     Example: coditect store backup backups/monday.db
@@ -36,7 +36,7 @@ def restore(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="What `coditect store backup` made.")],
     store: StoreOption = None,
 ) -> None:
-    """Put a backup in the ledger's place while no dispatcher runs; the former file is kept beside it.
+    """Put a backup in the ledger's place while no dispatcher runs. The former file is kept beside it.
 
     What was begun since the copy was made is forgotten: late results of it are refused, and what the copy has as
     published or running is published again when a dispatcher starts.

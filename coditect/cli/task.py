@@ -51,7 +51,7 @@ def why_not(
     ] = DEFAULT_MOST,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say which agents exist, and why each of them would or would not take a task now.
+    """Say why each agent would or would not take a task now.
 
     Of a capability: what each agent would do with such a task. Of a task (an id, or anything with
     --capability): where it is, as far as that can be known without a control plane. Exits 4 when no agent
@@ -118,7 +118,7 @@ def submit_task(
 
 @app.command("get")
 def get_task(context: typer.Context, task_id: DurableArgument, output: OutputOption = Output.TABLE) -> None:
-    """Show a durable task's state and attempts, and its value or failure once it ended.
+    """Show a durable task's state and attempts. Once it has ended, also its value or failure.
 
     \b
     Example: coditect task get 01890a5d-ac96-774b-bcce-b302099a8057:task
@@ -140,7 +140,7 @@ def wait_for_task(
     wait: Annotated[str, typer.Option("--wait", callback=checked, help="At most so long.")] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Wait for a durable task and print its value; the exit codes are those of `task submit`.
+    """Wait for a durable task and print its value. The exit codes are those of `task submit`.
 
     \b
     Example: coditect task wait 01890a5d-ac96-774b-bcce-b302099a8057:task
@@ -150,7 +150,7 @@ def wait_for_task(
 
 @app.command("cancel")
 def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Ask all agents to stop this task or not to start it; best effort, remembered for ten minutes.
+    """Cancel a task: every agent is asked to stop it or not to start it. Best effort, remembered for 10 minutes.
 
     A durable task (its id ends in :task) is canceled by the control plane, which does not forget. Exits 4 when there is
     no such task to cancel, as far as agents and queues tell.

@@ -26,7 +26,7 @@ CapabilitiesOption = Annotated[
 def plan_topology(
     context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Show how the broker's exchanges and queues differ from the code's; exits 1 when they differ.
+    """Compare the broker's exchanges and queues with the code's. Exits 1 when they differ.
 
     \b
     Example: coditect topology plan --capability code.review
@@ -41,7 +41,7 @@ def plan_topology(
 def apply_plan(
     context: typer.Context, capability: CapabilitiesOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Create missing exchanges, queues and bindings; list those that differ, and leave them alone. Idempotent.
+    """Create missing exchanges, queues and bindings. Those that differ are listed and left alone. Idempotent.
 
     \b
     Example: coditect topology apply --capability code.review --capability tests.run
@@ -61,7 +61,7 @@ def export_topology(
     capability: CapabilitiesOption = None,
     vhost: Annotated[str, typer.Option("--vhost", help="The virtual host that it is for.")] = "/",
 ) -> None:
-    """Write the topology as a RabbitMQ definitions file; needs no broker when capabilities are named.
+    """Write the topology as a RabbitMQ definitions file. Needs no broker when capabilities are named.
 
     \b
     Example: coditect topology export -c code.review > topology.json

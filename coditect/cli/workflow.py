@@ -77,7 +77,7 @@ def run_workflow(
     ] = "1h",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a workflow, follow its progress and open approvals, and print its nodes and value at its end.
+    """Start a workflow and follow it to its end. Shows progress and open approvals, then nodes and value.
 
     Exits 0 when it completed, 1 when it did not, 2 when the file is no workflow, 3 when it did not end in time.
 
@@ -110,7 +110,7 @@ def check_workflow(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Check a definition's fields, graph and expressions; list every mistake and exit 2 when there is one.
+    """Check a workflow file: fields, graph and expressions. Lists every mistake, and exits 2 when there is one.
 
     \b
     Example: coditect workflow check examples/release.yaml
@@ -147,7 +147,7 @@ def draw_workflow(
         str | None, typer.Option("--live", metavar="RUN", help="Show the file with the states of this run.")
     ] = None,
 ) -> None:
-    """Draw the graph of a workflow file, or of a run with the live states of its nodes.
+    """Draw the graph of a workflow file or of a run. A run's nodes are drawn with their live states.
 
     \b
     Example: coditect workflow graph examples/release.yaml --format mermaid
@@ -185,7 +185,7 @@ def show_workflow(
     node: Annotated[str | None, typer.Option("--node", help="Only this node, with its value or failure.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a workflow: its nodes, and every attempt with its agent, times and error.
+    """Show a workflow with its nodes and attempts. Each attempt has its agent, times and error.
 
     \b
     Example: coditect workflow show 01890a5d-ac96-774b-bcce-b302099a8057
@@ -208,7 +208,7 @@ def cancel_workflow(
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown with the workflow.")] = "",
 ) -> None:
-    """Cancel a workflow: begin no node, ask running tasks to stop; it ends as canceled unless it completed.
+    """Cancel a workflow: its running tasks are asked to stop. It ends as canceled unless it completed before.
 
     \b
     Example: coditect workflow cancel 01890a5d-ac96-774b-bcce-b302099a8057
@@ -218,7 +218,7 @@ def cancel_workflow(
 
 @app.command("pause")
 def pause_workflow(context: typer.Context, run: RunArgument) -> None:
-    """Pause a workflow: publish none of its further nodes; running tasks go on.
+    """Pause a workflow: no further node of it is published. Running tasks go on.
 
     \b
     Example: coditect workflow pause 01890a5d-ac96-774b-bcce-b302099a8057
@@ -228,7 +228,7 @@ def pause_workflow(context: typer.Context, run: RunArgument) -> None:
 
 @app.command("resume")
 def resume_workflow(context: typer.Context, run: RunArgument) -> None:
-    """Resume a paused workflow, or run a failed one again from its failed nodes.
+    """Resume a paused workflow, or run a failed one again. A failed one goes on from its failed nodes.
 
     \b
     Example: coditect workflow resume 01890a5d-ac96-774b-bcce-b302099a8057

@@ -9,7 +9,7 @@ from functools import lru_cache
 from coditect.errors import InputError
 
 Duration = str | int | float | timedelta
-"""The type of every public parameter that is a time span."""
+"""The type of a time span in public parameters: a text such as `"30s"`, or a number of seconds."""
 
 NO_DURATION = "A duration needs a number and a unit: 250ms, 30s, 5m, 2h or 2d"
 

@@ -123,7 +123,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """The report of one publication of a node, and of its outcome."""
+    """The report of one attempt: one publication of a node to an agent, with its outcome."""
 
     node: str
     attempt: int

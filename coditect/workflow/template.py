@@ -61,7 +61,7 @@ def fill(template: Any, find: Callable[[str], Any]) -> Any:
 
 
 def check_template(template: Any) -> None:
-    """Check the `$from` and `$literal` objects of a template.
+    """Check that the `$from` and `$literal` objects of a template have the right form.
 
     Raises:
         InputError: where `$from` or `$literal` is not alone in its object, or holds no expression.
