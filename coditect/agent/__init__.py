@@ -1,15 +1,15 @@
-"""An agent process: the declaration of an agent, and the way of a delivery to a settled task.
+"""The agent process: how a user declares an agent, and how a delivered task is run and settled.
 
 ::
 
     declaration     Agent, @capability: what a user writes
-    context         what a handler may ask for
-    intake/         who starts next, and how much is in hand
+    context         what a handler may read and call
+    intake/         which task starts next, and how many deliveries the agent holds
     execution/      one task runs within its limits
     processes/      handlers in processes, and several processes of one agent
     workflow_tasks/ tasks that a workflow owns
-    settle          publish what follows, then acknowledge; outcomes says what follows
-    runtime         all of that together
+    settlement/     choose retry, dead letter or result, publish it, then acknowledge
+    runtime         consumes, executes and settles with all of the above
     quarantine      tasks that may have killed their agent
     mailbox         cancel, ping, drain, broadcasts
     heartbeat       registration and lease

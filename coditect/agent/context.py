@@ -1,4 +1,4 @@
-"""The `Context` that a handler may take as its second parameter: what the task is, and what a handler may ask for."""
+"""The `Context` that a handler may take as its second parameter: the task's facts, and the services to call."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Services(Protocol):
         """Publish the progress of the task; may be called from any thread."""
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event, at most once."""
+        """Publish an event to its subscribers, at most once."""
 
 
 class Context:
@@ -55,7 +55,7 @@ class Context:
         self._folder = folder
         self._workspace: Path | None = None
         self._asked: Counter[tuple[str, int]] = Counter()
-        """How many times each request was made: by capability and hash of the input."""
+        """The number of equal requests made so far, by capability and hash of the input."""
         self.task_id = task_id
         """The id of the task, the same over all attempts: an idempotency key for effects."""
         self.agent_id = agent_id
@@ -105,15 +105,15 @@ class Context:
             self._workspace = None
 
     async def progress(self, share: float, note: str = "") -> None:
-        """Publish how far the task is (0 to 1, clamped), with a note: an event `task.progress`, at most once."""
+        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
         self.services.progress(min(1.0, max(0.0, share)), note)
 
     def report(self, share: float, note: str = "") -> None:
-        """Publish progress as `progress` does, for a plain handler, which cannot await."""
+        """Publish the task's progress from a plain handler, which cannot await, as `progress` does."""
         self.services.report(min(1.0, max(0.0, share)), note)
 
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event of the handler's own, at most once; without a subject its subject is the task's id."""
+        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
         self.services.emit(type_, subject=subject or self.task_id, **data)
 
     @overload
@@ -139,7 +139,7 @@ class Context:
         timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
         priority: Priority | str | None = None,
     ) -> Any:
-        """Ask another agent to do a task, and return its value; the asking task holds no slot while it waits.
+        """Submit a task to another agent and return its value; the asking task holds no slot while it waits.
 
         The child's id follows from the request, so a task that runs again finds its children, in any order of the
         requests; two equal requests are two children. The child's priority is this task's own unless one is given, also

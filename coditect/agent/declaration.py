@@ -118,7 +118,7 @@ class Agent:
         is a failed attempt; an exception whose `retryable` is False makes the attempt the last. `strategy` is how
         clients pick the agent when a call does not say; without a strategy the broker balances.
 
-        `retry=3` is short for `Retry(max_attempts=3)`, and a text does for one tag or a strategy.
+        `retry=3` is short for `Retry(max_attempts=3)`, and a plain text may stand for one tag or a strategy.
 
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
@@ -163,7 +163,7 @@ class Agent:
         return declare
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
-        """Declare a listener: called with the data of every broadcast of the topic, at most once for each broadcast.
+        """Declare a listener of a broadcast topic; the listener gets the data of each broadcast at most once.
 
         Raises:
             SetupError: when the topic is no text, or the listener cannot be called.
@@ -190,7 +190,7 @@ def _refusal(error: InputError) -> SetupError:
 
 
 def _written_at() -> str:
-    """Return file and line of the declaration in the user's code: the nearest caller outside of the module."""
+    """Return file and line of the user's declaration: those of the nearest caller outside of this module."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back

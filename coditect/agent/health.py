@@ -48,7 +48,7 @@ async def health_server(
 
 @asynccontextmanager
 async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) -> AsyncIterator[None]:
-    """Run the server on the loop of its thread; `bound` gets the port."""
+    """Run the health server on its thread's event loop inside the block; `bound` gets the server's port."""
     try:
         server = await asyncio.start_server(probes.answer, host, port, limit=MOST_REQUEST_BYTES)
     except OSError as error:
@@ -64,7 +64,7 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
 
 
 class _Probes:
-    """The answers to probes of a program, whose event loop is given."""
+    """The answers to a program's `/livez` and `/readyz` probes, checked on the program's event loop."""
 
     def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop, restarts: Callable[[], int]) -> None:
         self._ready = ready
@@ -72,7 +72,7 @@ class _Probes:
         self._loop = loop
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the one request of a connection, and close the connection."""
+        """Answer the single HTTP request of a connection, and close the connection."""
         try:
             async with asyncio.timeout(READ_SECONDS):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -94,7 +94,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez or /readyz")
 
     async def _wrong(self, check: Check) -> str:
-        """Return what is wrong by the check on the program's loop, or that the loop does not turn."""
+        """Run a check on the program's event loop; return what is wrong, or that the loop stands still."""
         told: Future[str] = Future()
 
         def tell() -> None:

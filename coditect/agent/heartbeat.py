@@ -27,7 +27,7 @@ REPAIR_SECONDS = 0.5
 
 SHORTEST_PAUSE_SECONDS = 0.02
 OFFLINE_SECONDS = 1.5
-"""The longest remaining lease of an agent whose broker does not answer: long enough for observers to see it."""
+"""The longest lease of an agent whose broker does not answer: observers have time to see it as offline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Usage:
 
 
 def load_sampler() -> Callable[[], Usage]:
-    """Return a function that samples the calling process (not its children) in well under a millisecond."""
+    """Return a function that samples the CPU and memory use of this process, not of its children, within 1 ms."""
     process = psutil.Process()
     process.cpu_percent()
 
@@ -88,11 +88,11 @@ class Heartbeat:
 
     @property
     def known(self) -> bool:
-        """Whether the registry took the last heartbeat."""
+        """Whether the registry accepted the agent's last heartbeat."""
         return self._registered and not self._failing
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Publish the given status from now on, at once; None returns to the status in the load."""
+        """Publish a status of the agent at once and in all later heartbeats; None restores the status from `load`."""
         self._status = status
         self._hurry.set()
 

@@ -1,4 +1,4 @@
-"""The limits of one agent process: how much work it may take on, and whom it may answer."""
+"""The limits of one agent process: how much work it may take on, and which addresses it may answer."""
 
 from __future__ import annotations
 

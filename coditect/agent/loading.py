@@ -39,7 +39,7 @@ def load_agents(target: str) -> tuple[Agent, ...]:
 
 
 def load_agent(target: str) -> Agent:
-    """Return the one agent that the target names.
+    """Return the only agent that a file, a module, or `package.module:name` declares.
 
     Raises:
         SetupError: when no agent or more than one agent is declared there, or the import fails.

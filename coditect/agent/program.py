@@ -78,7 +78,7 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
 
 
 def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:
-    """Return the registry's description of an agent process."""
+    """Return the description of an agent process with which it registers."""
     return Registration(
         agent_id=agent_id,
         name=agent.name,
@@ -121,11 +121,9 @@ async def running_agent(
     agent_id: AgentId | None = None,
     host: Host | None = None,
 ) -> AsyncIterator[Runtime]:
-    """Run an agent on the given ports inside the block.
+    """Run an agent on the given broker and registry inside the block; leaving the block drains the agent.
 
-    Leaving the block drains it: tasks, then registration, then queues.
-
-    The agent gets a fresh id unless one is given.
+    The drain ends tasks first, then the registration, then the queues. The agent gets a fresh id unless one is given.
     """
     agent_id, host = agent_id or new_agent_id(agent), host or Host()
     slots = settings.slots or agent.slots
@@ -219,7 +217,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the process's own queues; an inbox that still holds tasks stays and hands the tasks on by itself."""
+    """Delete the agent's own queues; an inbox that still holds tasks stays and hands the tasks on by itself."""
     try:
         await broker.delete_queue(routing.mailbox_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")
@@ -329,7 +327,7 @@ async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
 
 
 async def _serve_and_end(agent: Agent, settings: Settings, *, source: str) -> None:
-    """Serve the agent, and end the process within `EXIT_SECONDS` although a handler's thread never ends.
+    """Serve the agent, and end the process `EXIT_SECONDS` later even if a handler's thread never ends.
 
     Python itself waits for every thread before a process ends.
     """

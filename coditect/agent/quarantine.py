@@ -55,7 +55,7 @@ NOTE_SECONDS = 0.05
 
 
 class Recorded(Enum):
-    """The place where the registry knows a start of the task."""
+    """The registry's knowledge of an earlier start of a task: by which agent, and whether that agent still lives."""
 
     UNKNOWN = auto()
     """The registry does not answer."""
@@ -76,7 +76,7 @@ class Suspicion(Enum):
 
 
 def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
-    """Return the suspicion of a task, by its history, its number of deliveries, and the recorded start."""
+    """Return the suspicion against a task, by its errors, its number of deliveries, and its recorded start."""
     if recorded is Recorded.AT_GONE_AGENT or killed_its_process(task):
         return Suspicion.RECORDED
     if recorded is Recorded.UNKNOWN and deliveries >= MANY_DELIVERIES:
@@ -85,12 +85,12 @@ def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
 
 
 def killed_its_process(task: Task) -> bool:
-    """Return whether an earlier attempt ended with its process, by the task's history of errors."""
+    """Tell whether the process of an earlier attempt died with the attempt, by the task's history of errors."""
     return any(isinstance(one, dict) and one.get("reason") == PROCESS_DIED for one in task.errors)
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """Return how often an agent may have started the task before: it came back, or an agent's queue handed it on."""
+    """Return how often agents may have started a task before, by redeliveries and a hand-on by an agent's queue."""
     first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on
@@ -118,11 +118,11 @@ class _Start:
     mark: str
     deliveries: int
     holder: AgentId | None = None
-    """The agent whose mark it is; None when that is not known."""
+    """The agent that holds the start mark; None when the agent is not known."""
 
 
 class Quarantine:
-    """The recorder of starts, which judges for each start whether the task is a suspect.
+    """The recorder of task starts in the registry, which judges whether a task may have killed an agent.
 
     `patience_seconds` is how long an agent's lease may go without renewal before the agent counts as gone.
     """
@@ -138,18 +138,16 @@ class Quarantine:
         self._unanswered_until = 0.0
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
-        """Return whether a start must be examined: redeliveries must, first deliveries need not."""
+        """Tell whether a task's start must be recorded and judged: redeliveries and retries must, others need not."""
         if task.errors or delivery.redelivered:
             return True
         return _FIRST_DEATH in delivery.message.headers and earlier_deliveries(delivery) > 0
 
     @asynccontextmanager
     async def examined(self, task: Task, delivery: Delivery, aside: Aside) -> AsyncIterator[Suspicion]:
-        """Record a start for the time of the block, and yield the suspicion against the task.
+        """Record a task's start in the registry during the block, and yield the suspicion against the task.
 
-        `aside` awaits long checks.
-
-        A suspect that is not settled keeps its mark for the agent that gets it next.
+        `aside` awaits long checks without a slot. A suspect that is not settled keeps its mark for the next agent.
         """
         start = _Start(mark_of(task), earlier_deliveries(delivery))
         recorded = await self._record(start, aside) if start.deliveries else Recorded.NOWHERE_ELSE
@@ -209,7 +207,7 @@ class Quarantine:
             log.info("What was handed back is not counted", extra={"reason": str(error)})
 
     async def _lives(self, agent_id: AgentId) -> bool:
-        """Return whether the agent lives; concurrent callers wait for one answer."""
+        """Tell whether another agent is alive; concurrent callers share one check."""
         inquiry = self._inquiries.get(agent_id)
         if inquiry is None:
             inquiry = self._background.start(self._renews(agent_id), name=f"look for {agent_id}", awaited=True)
@@ -218,7 +216,7 @@ class Quarantine:
         return await asyncio.shield(inquiry)
 
     async def _renews(self, agent_id: AgentId) -> bool:
-        """Return whether the agent's lease is renewed.
+        """Watch another agent's lease for up to `patience_seconds`, and return whether the agent renews it.
 
         A lease that has not lapsed yet proves nothing right after a crash.
         """

@@ -1,4 +1,4 @@
-"""The return of deliveries that could not be settled: after a pause that doubles, and not for ever."""
+"""The return of unsettled deliveries to their queues: after pauses that double, and at last as dead letters."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class InHand(Protocol):
 
 
 async def guarded(work: Coroutine[Any, Any, None], delivery: Delivery, in_hand: InHand | None = None) -> None:
-    """Await work that settles a delivery; if the work fails, settle the delivery by `not_settled`."""
+    """Await a coroutine that settles a delivery; if that fails, return the delivery or make it a dead letter."""
     try:
         await work
     except Exception as error:  # noqa: BLE001 - told in full

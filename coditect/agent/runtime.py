@@ -1,4 +1,4 @@
-"""The runtime of an agent at work: consume → execute → settle.
+"""The runtime of an agent process: consumes tasks, executes them and settles their deliveries.
 
 Each delivery is settled once: acked after the confirm of what follows from it, or returned to its queue. An error of
 the runtime itself is a failed attempt; a delivery that cannot be settled at all becomes a dead letter.
@@ -68,11 +68,11 @@ MOST_CHANNELS = 16
 """Number of channels for each priority level: a queue that does not answer holds up the queues on its channel."""
 RETURN_SECONDS = 1.0
 WAVE_SECONDS = 0.025
-"""Duration above which tasks may end together by the hundred."""
+"""The run time above which hundreds of tasks may end at the same moment."""
 
 
 class Runtime:
-    """The work of one agent process; `async with` consumes, and leaving drains."""
+    """The runtime of one agent process: runs tasks inside `async with`, and drains at its end."""
 
     def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
@@ -142,7 +142,7 @@ class Runtime:
         self._executors.threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self) -> None:
-        """Take nothing new, return unstarted tasks, let running tasks end; return the rest after `drain_seconds`."""
+        """Take no new tasks, return unstarted ones, await running ones for `drain_seconds`, then return those, too."""
         await self._intake.close()
         self._managed.hand_back()
         if self._executions:
@@ -180,7 +180,7 @@ class Runtime:
         )
 
     def cancel(self, cancel: Cancel) -> None:
-        """Cancel a task that runs here, or that will arrive within ten minutes.
+        """Cancel a task that runs in this process, or that arrives within the next ten minutes.
 
         Of a workflow task only publications up to a number are canceled; without a number only one that runs here.
         """
@@ -196,7 +196,7 @@ class Runtime:
     # -- consume ----------------------------------------------------------------------------------------
 
     def _screen(self, delivery: Delivery) -> Task | None:
-        """Return the task of a delivery that needs a slot; settle any other without a slot, and return None."""
+        """Return a delivery's task if it needs a slot; settle any other delivery without a slot, and return None."""
         try:
             task = tasks.read_task(delivery.message, delivery.routing_key)
             if task.limits is not NO_LIMITS:
@@ -224,7 +224,7 @@ class Runtime:
         delivery.requeue()
 
     def _not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Settle a task of another capability: the inbox hands on a wrong pin; elsewhere the `CC` header is wrong."""
+        """Settle a task of a capability that this agent lacks: hand it on from an own queue, or refuse it elsewhere."""
         if routing.queue_key(delivery.queue) is None:
             delivery.reject()
         else:
@@ -232,7 +232,7 @@ class Runtime:
             self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Return whether the same execution runs or ran in the process, so that the delivery only wants its outcome."""
+        """Tell whether the same execution runs or ran in this process; if so, answer the delivery with its outcome."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -247,7 +247,7 @@ class Runtime:
         return outcome is not None
 
     def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
-        """Return, for a workflow task, whether its execution runs or ran here already."""
+        """Tell whether a workflow task's execution runs or ran in this process; if so, handle the repeated delivery."""
         known = partial(self._outcomes.known, key)
         if running is None and known() is None:
             return False
@@ -255,7 +255,7 @@ class Runtime:
         return True
 
     def _not_any_more(self, task: Task) -> HandlerEnd | None:
-        """Return the end of a task that must not start; None when the task may start."""
+        """Return the rejection or cancellation of a task that must not start; None when the task may start."""
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
         canceled = self._canceled.reason(task, self._now())
@@ -297,7 +297,7 @@ class Runtime:
                 self._end(execution)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
-        """Run one attempt and settle it; with `post` an answer is not awaited, and `_answered` continues."""
+        """Run one attempt and settle it; with `post`, leave the end to `_answered` after the reply's confirm."""
         began, started_ms = self._now(), self._clock.now_ms()
         received.consumer.began(received, began)
         try:
@@ -328,7 +328,7 @@ class Runtime:
             self._answered(answer, error)
 
     def _answered(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
-        """End a posted execution: its answer was confirmed, or the publish failed."""
+        """Handle the confirm or error of a posted reply: end the execution, or continue it in an asyncio task."""
         execution = answer.execution
         if failed is None:
             self._outcomes.posted(answer)
@@ -339,7 +339,7 @@ class Runtime:
         execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
 
     async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
-        """Continue an execution from its answer on: the publish failed, or attached deliveries want answers."""
+        """Finish an execution after its posted reply: repeat a failed reply, or answer the attached redeliveries."""
         try:
             if failed is not None:
                 await self._outcomes.answer(execution, outcome, failed)
@@ -380,7 +380,7 @@ class Runtime:
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
-        """Free the slot of an ended handler; return whether a waiting task may have got the slot in a wave."""
+        """Free the slot of an ended handler; return whether a task waited for it while the handler ran long."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)

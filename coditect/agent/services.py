@@ -41,7 +41,7 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class TaskServices:
-    """The `context.Services` of a handler in the agent's own process."""
+    """The requests, progress reports and events of one running handler: the agent's own `context.Services`."""
 
     execution: Execution
     received: ReceivedTask
@@ -96,7 +96,7 @@ class TaskServices:
                 self.means.executors.limits.go_on(self.execution)
 
     def _most_seconds(self) -> float:
-        """Return how long the task may last from now on by the clock, its waits included."""
+        """Return the seconds that the task may last from now on in total, its waits included."""
         task, most = self.received.task, LONGEST_SECONDS
         if task.owner is None:  # its delivery stays unacknowledged
             most = self.received.since + LONGEST_DIRECT_SECONDS - self.means.executors.loop.time()
@@ -151,7 +151,7 @@ class TaskServices:
         )
 
     def progress(self, share: float, note: str) -> None:
-        """Publish an event about the task's progress; the owner of a workflow task gets a report instead."""
+        """Publish the task's progress as an event; for a workflow task report the progress to its owner instead."""
         owner = self.received.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
@@ -163,5 +163,5 @@ class TaskServices:
         self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event of the handler's own, at most once."""
+        """Publish an event that the handler defines, at most once."""
         self.means.events.emit(type_, subject=subject, **data)

@@ -44,7 +44,7 @@ def signature(handler: Callable[..., Any]) -> Signature:
 
 
 def line_of(handler: object) -> str:
-    """Return where a handler begins, as file and line for messages about it; an empty text if it has no line."""
+    """Return the file and line at which a handler begins, for error messages; "" if it has no line."""
     code = getattr(_function(handler), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 

@@ -23,10 +23,10 @@ MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
 
 class ExecutionState(Enum):
-    """The state of an execution: where the task is between its slot and the end of its last reply."""
+    """The state of a task's execution in an agent, from the accepted delivery to the confirm of the last reply."""
 
     ACCEPTED = auto()
-    """The task has, or waits for, all that its handler needs: a grant, a slot, a place, its input."""
+    """The task has, or waits for, all that its handler needs: a grant, a slot, a process, its input."""
     LOADING = auto()
     """A process that serves only this execution loads the handler."""
     RUNNING = auto()
@@ -35,11 +35,11 @@ class ExecutionState(Enum):
     HANDLED = auto()
     """The handler has ended, or will not run, and the task still holds its slot."""
     SETTLING = auto()
-    """The slot is free, or frees itself later, and what follows from the end is published."""
+    """The agent publishes the result, retry or dead letter; the slot is free now, or later by itself."""
     POSTED = auto()
-    """The reply is on its way, and no asyncio task waits for the confirm."""
+    """The reply is on its way to the broker, and no asyncio task waits for the confirm."""
     ANSWERING = auto()
-    """The posted reply has failed, or redeliveries want replies of their own; another asyncio task sends them."""
+    """Another asyncio task repeats a reply whose publish failed, or sends the replies to redeliveries."""
     ENDED = auto()
 
 
@@ -51,7 +51,7 @@ LEFT_BEHIND = (_POSTED, _ANSWERING, _ENDED)
 
 
 class ForbiddenTransition(AssertionError):
-    """The error of a transition that the table of `Execution` does not draw: a bug of the runtime."""
+    """The error of a state change that the diagram of `Execution` does not allow: a bug of the runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Interruption:
     canceled: str | None = None
     """The reason of the cancel request; None when the time of the handler is over."""
     by_clock: bool = False
-    """Whether the limit was the deadline, or the longest life of a task with its waits."""
+    """Whether the task exceeded its deadline or its longest total time, in which its waits count."""
 
 
 TIME_OVER = Interruption()
@@ -119,13 +119,13 @@ class Execution:
     # -- transitions ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Begin the handler; `leave` must follow."""
+        """Enter the state RUNNING, before the handler is called; `leave` must follow."""
         if self.state is not _ACCEPTED:
             raise self._forbidden("run")
         self.state = _RUNNING
 
     def leave(self) -> bool:
-        """Leave the handler, or the loading of the handler; return whether the handler was asked to end."""
+        """Leave the state RUNNING, INTERRUPTED or LOADING; return whether the handler was asked to end."""
         state = self.state
         if state is _RUNNING:
             self.state = _HANDLED
@@ -139,31 +139,31 @@ class Execution:
         return True
 
     def settle(self) -> None:
-        """Begin what follows from the end of the attempt; the slot is passed on."""
+        """Enter the state SETTLING, in which the attempt's result, retry or dead letter is published."""
         if self.state is not _HANDLED and self.state is not _ACCEPTED:
             raise self._forbidden("settle")
         self.state = _SETTLING
 
     def post(self) -> None:
-        """Leave the reply to the broker; `answer` or `end` must follow the outcome of the publish."""
+        """Enter the state POSTED, before the reply is sent; `answer` or `end` must follow its confirm or error."""
         if self.state is not _SETTLING:
             raise self._forbidden("post")
         self.state = _POSTED
 
     def end(self) -> None:
-        """End the execution, whose deliveries are settled."""
+        """Enter the final state ENDED, after all deliveries of the execution are settled."""
         if self.state in HANDLING or self.state is _ENDED:
             raise self._forbidden("end")
         self.state = _ENDED
 
     def load(self) -> None:
-        """Begin to load the handler in a process of its own; `leave` must follow."""
+        """Enter the state LOADING, in which a process of its own loads the handler; `leave` must follow."""
         if self.state is not _ACCEPTED:
             raise self._forbidden("load")
         self.state = _LOADING
 
     def answer(self) -> None:
-        """Go on after a posted reply, in another asyncio task; `end` must follow."""
+        """Enter the state ANSWERING, in which another asyncio task goes on after a posted reply; `end` must follow."""
         if self.state is not _POSTED:
             raise self._forbidden("answer")
         self.state = _ANSWERING
@@ -172,19 +172,16 @@ class Execution:
         return ForbiddenTransition(f"An execution that is {self.state.name} cannot {transition}")
 
     def cancel(self, reason: str) -> None:
-        """Cancel the handler for the given reason.
-
-        Has no effect when the handler does not run or was canceled before.
-        """
+        """Cancel the running handler for a reason; without effect when no handler runs or it was canceled before."""
         if self.interruption is None or self.interruption.canceled is None:
             self._interrupt(Interruption(canceled=reason))
 
     def expire(self) -> None:
-        """Cancel the handler because its time is over; has no effect when the handler does not run."""
+        """Cancel the running handler because its time limit is over; without effect when no handler runs."""
         self._interrupt(self.interruption or TIME_OVER)
 
     def expire_by_clock(self) -> None:
-        """Cancel the handler as `expire` does, because of its limit by the clock, which counts its waits, too."""
+        """Cancel the running handler because its limit of total time, waits included, is over; see `expire`."""
         self._interrupt(self.interruption or OVER_BY_CLOCK)
 
     def _interrupt(self, why: Interruption) -> None:
@@ -199,24 +196,24 @@ class Execution:
 
     @property
     def overdue(self) -> bool:
-        """Whether the handler was asked to end because its time was over, and for nothing else."""
+        """Whether the handler was asked to end only because its time limit was over."""
         return self.interruption is not None and self.interruption.canceled is None
 
     # -- deliveries -------------------------------------------------------------------------------------------
 
     def wanted_by(self, cancel: Cancel) -> bool:
-        """Return whether a cancel message means the task and all attached tasks."""
+        """Tell whether a cancel message applies to the task and to all its attached redeliveries."""
         return cancel.means(self.task) and all(cancel.means(task) for task, _ in self.attached or ())
 
     def attach(self, task: Task, delivery: Delivery) -> None:
-        """Add a redelivery of the task, which gets the execution's outcome."""
+        """Add a redelivery of the task, to be settled with the outcome of this execution."""
         if self.attached is None:
             self.attached = []
         self.attached.append((task, delivery))
 
     @property
     def lost(self) -> bool:
-        """Whether every delivery is lost to the agent process, so that none can be settled here."""
+        """Whether every delivery was lost with its channel, so that none can be settled by this process."""
         return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
 
     def ack(self) -> None:
@@ -226,7 +223,7 @@ class Execution:
             delivery.ack()
 
     def ack_early(self) -> None:
-        """Acknowledge the deliveries of a task that runs on; also those that were attached since the last call."""
+        """Acknowledge the deliveries of a long task that still runs; repeat it for deliveries attached later."""
         self.acked_early = True
         self.ack()
 
@@ -258,18 +255,18 @@ class RememberedAnswer:
         return self.over
 
     def set_result(self, _: None) -> None:
-        """Note the confirm and call back (see `Promise`)."""
+        """Note that the broker confirmed the reply, and call `told` with None (see `Promise`)."""
         self.over = True
         self.told(self, None)
 
     def set_exception(self, exception: BaseException) -> None:
-        """Note the failed publish and call back with its error (see `Promise`)."""
+        """Note that the publish of the reply failed, and call `told` with the error (see `Promise`)."""
         self.over = True
         self.told(self, exception)
 
 
 class Remembered:
-    """The outcomes of the last ten minutes, which answer repeated deliveries; bounded in number and bytes."""
+    """The cache of task outcomes of the last ten minutes for repeated deliveries; bounded in number and bytes."""
 
     def __init__(self) -> None:
         self._outcomes: OrderedDict[ExecutionKey, Outcome] = OrderedDict()
@@ -322,7 +319,7 @@ class CanceledIds:
             self.reasons.popitem(last=False)
 
     def reason(self, task: Task, now: float) -> str | None:
-        """Return why a task was canceled; None when it was not."""
+        """Return the reason for which a task was canceled in the last ten minutes; None when it was not."""
         found = self.reasons.get(task.id or "")
         if found is None or now - found[0] > REMEMBER_SECONDS:
             return None

@@ -1,4 +1,4 @@
-"""The run of a handler within its limits: on the loop, in a thread, or in a process that a timeout kills."""
+"""The run of a handler within its limits: on the event loop, in a thread, or in a process that a timeout kills."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ KEEP_IT = (
 
 
 class SentBack(BaseException):
-    """The signal that a task goes back to its queue unfinished, attempt unchanged.
+    """The signal that a task goes back to its queue unfinished, under the same attempt number.
 
-    No `Exception`, so that handlers let the signal pass.
+    The signal is no `Exception`, so that handlers let it pass.
     """
 
 
 @value
 class HandlerEnd:
-    """The end of one attempt, before a decision about what follows."""
+    """The end of one attempt, with its value or failure, before the choice of result, retry or dead letter."""
 
     status: Status
     body: bytes = b""
@@ -55,14 +55,14 @@ class HandlerEnd:
 
 @dataclass(frozen=True, slots=True)
 class Executors:
-    """The places in which the handlers of one agent process run."""
+    """The executors of an agent process's handlers: event loop, threads and worker processes, with time limits."""
 
     loop: asyncio.AbstractEventLoop
     limits: TimeLimits
     threads: Executor
     workers: Workers
     alone: Worker | None = None
-    """The worker process of this one execution, used instead of the place that the capability declares."""
+    """The worker process of this one execution, used instead of the executor that the capability declares."""
 
 
 async def run_handler(
@@ -103,7 +103,7 @@ async def run_handler(
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
-    """Return how long an attempt may run: the least of the capability's and the task's limits, never below 0."""
+    """Return the seconds that an attempt may run: the least of the capability's and the task's limits, at least 0."""
     seconds, limits = capability.spec.timeout_seconds, task.limits
     if limits is NO_LIMITS:
         return seconds
@@ -117,7 +117,7 @@ def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
 def unstartable(
     task: Task, clock: ReferenceClock, *, long: bool = False, canceled: str | None = None
 ) -> HandlerEnd | None:
-    """Return the end of a task that must not start, and None when the task may start.
+    """Return the rejection or cancellation of a task that must not start; None when the task may start.
 
     A task must not start after its deadline or its start-by instant, nor when it was `canceled`, for the given reason.
     A `long` capability refuses a task without an owner, unless the task's own timeout or deadline is within 25 minutes.
@@ -141,7 +141,7 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Return the refusal of a direct task for a long capability; None when the task's own limits are short enough."""
+    """Return the rejection of a direct task for a long capability; None when its own limits are at most 25 minutes."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:
@@ -151,7 +151,7 @@ def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
 
 
 def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds: float) -> HandlerEnd:
-    """Return the end of an attempt that a cancellation ended: canceled, timed out, or failed by the handler's doing.
+    """Return the end of an attempt after a CancelledError: canceled, timed out, or failed by the handler itself.
 
     Raises:
         CancelledError: the given error, when the process itself is to end.
@@ -169,14 +169,14 @@ def cut_short(execution: Execution, error: asyncio.CancelledError, limit_seconds
 
 
 def _go_on() -> None:
-    """Take back the cancellation that ended the handler, so that the asyncio task itself can go on."""
+    """Undo the cancellation of the current asyncio task, so that the task can go on after its handler."""
     current = asyncio.current_task()
     if current is not None and current.cancelling():
         current.uncancel()
 
 
 class _BadInput(Exception):
-    """The error of an input that does not fit; not the same as an InvalidTask that the handler itself raises."""
+    """The error of a task's input that does not fit the handler's type, unlike an InvalidTask from the handler."""
 
     def __init__(self, cause: InvalidTask) -> None:
         super().__init__(str(cause))
@@ -198,7 +198,7 @@ def _arguments(capability: Capability, execution: Execution, context: Context | 
 
 
 def _in_thread(capability: Capability, execution: Execution, context: Context | None) -> bytes:
-    """Run a plain handler, from its input's bytes to its value's.
+    """Decode the task's input, call a plain handler in this thread, and return its encoded value.
 
     Raises:
         _BadInput: when the input does not fit the handler's type.
@@ -211,7 +211,7 @@ def _in_thread(capability: Capability, execution: Execution, context: Context | 
 async def _elsewhere(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors
 ) -> bytes:
-    """Run the handler in a process or a thread, and return the bytes of its value."""
+    """Run the handler in a worker process or a thread, and return its encoded value."""
     if capability.where is Where.THREAD and executors.alone is None:
         # In a copy of the context: a thread's own would keep what a task sets for the next one.
         run = partial(copy_context().run, _in_thread, capability, execution, context)
@@ -247,7 +247,7 @@ def said(error: BaseException) -> str:
 
 
 def _shown(error: BaseException) -> str:
-    """Return the traceback from the handler on, without the frames of the runtime above the handler."""
+    """Return an exception's traceback from the handler on, without the runtime's frames above the handler."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -271,7 +271,7 @@ def _rejected(error: InvalidTask) -> HandlerEnd:
 
 
 async def tidied(context: Context, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
-    """Await the handling of an attempt, and delete the attempt's workspace afterwards."""
+    """Await the run of an attempt, and delete the attempt's workspace folder afterwards."""
     try:
         return await handling
     finally:

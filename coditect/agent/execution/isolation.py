@@ -30,7 +30,7 @@ RETURN_SECONDS = 1.0
 
 
 class Isolation:
-    """The places for the suspects that run in one agent process.
+    """The places of one agent process, each for one running suspect (a task that may kill its process).
 
     Each depth of nesting has as many places as the machine has processors, at most as many as slots: a task that a
     suspect awaits can then always run in its turn.
@@ -45,7 +45,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
-        """Examine a task, record its start, and give a place if the task is a suspect; waits hold no slot."""
+        """Record a task's start, hold a place if the task is a suspect, and yield the suspicion; waits hold no slot."""
         aside = partial(self._aside, received)
         async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -56,7 +56,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
-        """Hold a place for a suspect inside the block; the wait for the place holds no slot."""
+        """Hold one of the places for suspects inside the block; the wait for the place holds no slot."""
         async with AsyncExitStack() as stack:
             await self._take_place(received, stack)
             facts = {
@@ -89,7 +89,7 @@ class Isolation:
             await self._aside(received, enter())
 
     async def _aside(self, received: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
-        """Await the work without a slot; keep the slot when too many tasks wait without one already."""
+        """Await a coroutine without the task's slot; keep the slot when too many tasks wait without one already."""
         if not self._intake.may_suspend(received, self._most_suspended):
             return await work
         self._intake.suspend(received)
@@ -105,7 +105,7 @@ class Isolation:
 async def run_apart(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
-    """Run a suspect's handler in a process of its own, as `run_handler` does otherwise.
+    """Run one attempt of a suspect's handler in a process of its own, and return how the attempt ended.
 
     A handler that no other process can load runs in this process when only the number of deliveries speaks against its
     task; otherwise the handler does not run any more. When an agent ended while it ran the task, and the handler then
@@ -124,7 +124,7 @@ async def run_apart(
 async def run_alone(
     capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
 ) -> HandlerEnd:
-    """Run a handler as `run_handler` does, in a new process that serves nothing else.
+    """Run one attempt of a handler in a new process that runs nothing else, and return how the attempt ended.
 
     The time to load the handler does not count to the limit.
 

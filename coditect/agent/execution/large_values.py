@@ -12,7 +12,7 @@ from coditect.model.result import Failure, Status
 
 
 async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
-    """Fetch an execution's large input into the task's body; return how the attempt ended if that fails, else None."""
+    """Fetch a task's large input from the blob store into its body; return None, or the attempt's end on a failure."""
     try:
         execution.task = replace(execution.task, body=await whole(blobs, execution.task.body))
     except (TooLarge, ClaimBroken) as error:
@@ -24,10 +24,7 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
 
 
 async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
-    """Store a handler's large value, and return the end with a blob reference in the value's place.
-
-    Return the end with the blob reference as its body, or with the failure to store the value.
-    """
+    """Store a handler's large value as a blob; return the end with the blob's reference, or with the failure."""
     try:
         claim = await blobs.put(ended.body)
     except TooLarge as error:

@@ -31,7 +31,7 @@ class TaskRunner:
         self._loop = loop
         self._ready: deque[tuple[Execution, ReceivedTask]] = deque()
         self._wait: set[str] = set()
-        """The capabilities whose handlers have waited."""
+        """The capabilities with a handler that has had to wait; their executions get asyncio tasks of their own."""
         self._context = copy_context()
         """A context without any handler's changes, since the end of one execution often starts another."""
         self._next: asyncio.Task[None] | None = None
@@ -77,7 +77,7 @@ class TaskRunner:
 
 @coroutine
 def _carry_on(work: Work, awaited: Any, context: Context) -> Generator[Any, Any, None]:
-    """Await work that has begun already, in the work's own context."""
+    """Await a coroutine that was started already, in the coroutine's own context."""
     try:
         while True:
             try:

@@ -15,7 +15,7 @@ LOOK_SECONDS = 0.1
 class _Pause:
     left: float
     bound: asyncio.TimerHandle
-    """The timer of the limit by the clock, which counts whether the task runs or waits."""
+    """The timer of the task's total time, in which its waits count."""
 
 
 class TimeLimits:
@@ -34,7 +34,7 @@ class TimeLimits:
         self._look: asyncio.TimerHandle | None = None
 
     def begin(self, execution: Execution, seconds: float) -> None:
-        """Start the time of an execution, which may run for so many seconds from now."""
+        """Start the time limit of an execution: the handler is canceled `seconds` from now."""
         if seconds <= LOOK_SECONDS:
             self._timers[execution] = self._loop.call_later(seconds, execution.expire)
             return
@@ -43,7 +43,7 @@ class TimeLimits:
             self._look = self._loop.call_later(LOOK_SECONDS, self._give_timers)
 
     def end(self, execution: Execution) -> None:
-        """Stop the time of an execution; without effect for an execution that has none."""
+        """Remove the time limit of an execution; without effect when it has none."""
         if self._fresh.pop(execution, None) is None:
             timer = self._timers.pop(execution, None)
             if timer is not None:
@@ -52,7 +52,7 @@ class TimeLimits:
                 pause.bound.cancel()
 
     def pause(self, execution: Execution, most_seconds: float) -> None:
-        """Stop the time of an execution until `go_on`; by the clock it may last `most_seconds` more. Idempotent."""
+        """Pause an execution's time limit until `go_on`; cancel the handler after `most_seconds` anyway. Idempotent."""
         due, timer = self._fresh.pop(execution, None), self._timers.get(execution)
         if due is None:
             if timer is None or execution.asked_to_end:
@@ -63,7 +63,7 @@ class TimeLimits:
         self._paused[execution] = _Pause(due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock))
 
     def go_on(self, execution: Execution) -> None:
-        """Let the time of an execution run again, if it stood still."""
+        """Resume the paused time limit of an execution; without effect when it is not paused."""
         pause = self._paused.get(execution)
         if pause is not None and not execution.asked_to_end:
             self.end(execution)

@@ -1,4 +1,4 @@
-"""The correction of a task's instants when the clocks of the sender and of the agent's machine differ.
+"""The correction of a task's deadline and start-by instant when the sender's and the agent's clocks differ.
 
 A limit travels as an instant beside the instant of the publication, both by the sender's clock: their difference is the
 time that was left. Two signs show that the sender's clock and this machine's differ, however well each is kept. One is
@@ -17,10 +17,7 @@ from coditect.model.task import Limits, Task
 
 
 def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
-    """Return a task that has limits with instants that the agent's own clock can judge.
-
-    The same task comes back unless the two clocks seem to differ.
-    """
+    """Return the task with its deadline and start-by instant moved to the agent's clock, if the clocks differ."""
     published_ms, limits = task.published_at_ms, task.limits
     if published_ms is None:
         return task
@@ -37,6 +34,6 @@ def by_our_clock(task: Task, message: Message, clock: Clock) -> Task:
 
 
 def _refuted(limits: Limits, published_ms: int, expiration_ms: int | None, now_ms: int) -> bool:
-    """Return whether a limit is over by the agent's clock although the broker has not let the message expire."""
+    """Tell whether a limit is over by the agent's clock although the broker did not expire the message yet."""
     over = [one for one in (limits.deadline_ms, limits.start_by_ms) if one is not None and one <= now_ms]
     return expiration_ms is not None and any(expiration_ms <= one - published_ms for one in over)

@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.01
 FETCH_SECONDS = 0.025
-"""The time in which a new consumer gets what its queue holds; a queue found empty is not asked again for so long."""
+"""The time in which a new consumer gets its queue's messages; for so long an empty queue is not asked again."""
 MANY = 4
-"""The number of free slots from which a new consumer is cheaper than a question for each slot."""
+"""The number of free slots from which a new consumer is cheaper than a `basic.get` for each slot."""
 EMPTY_SECONDS = 0.1
-"""The time after a queue was found empty in which it gets a consumer rather than another question."""
+"""The time after a queue was found empty in which it gets a consumer rather than another `basic.get`."""
 RETRY_SECONDS = 0.5
-"""The pause before a queue that failed is asked again; a queue without an answer for so long loses its slots."""
+"""The pause after a failed `basic.get`; a queue that does not answer for so long loses its reserved slots."""
 MOST_AT_EACH_LOOK = 32
 MOST_CLOSED = 64
-"""The limit of queues closed for want of slots: as many as can be asked, or opened again, in a moment."""
+"""The most queues without a consumer for want of slots: as many as can be consumed again in a moment."""
 
 
 class Intake:
@@ -53,9 +53,10 @@ class Intake:
         start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
-        """Prepare an intake; `screen` reads a delivery (None: no slot), `unsettled` holds started tasks to settle.
+        """Prepare an intake that reads each delivery with `screen`, and calls `start` with each task that has a slot.
 
-        `returns` is awaited with the tasks that go back unstarted, before they go back.
+        `screen` returns None for a delivery that needs no slot. `returns` is awaited with the tasks that go back
+        unstarted, before they go back. `unsettled` holds the started tasks that are not settled yet.
         """
         self._broker, self._slots, self._background = broker, slots, background
         self._screen, self._start, self._returns = screen, start, returns
@@ -63,24 +64,24 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._consumers: dict[str, QueueConsumer] = {}
         self._lively: dict[QueueConsumer, None] = {}
-        """The queues that each look visits; of `_others` a look visits some, `_unvisited` before the looks pause."""
+        """The queues that each periodic check visits; of `_others` a check visits some, until none is unvisited."""
         self._others: deque[QueueConsumer] = deque()
         self._unvisited = self._parked = 0
         self._candidates: dict[Priority, dict[QueueConsumer, None]] = {level: {} for level in Priority}
         self._resuming: dict[Priority, deque[asyncio.Future[None]]] = {level: deque() for level in Priority}
         self._lines = (*self._candidates.values(), *self._resuming.values())
-        """All that waits for a slot: a task that arrives while all lines are empty may start at once."""
+        """All queues and tasks that wait for a slot; a task that arrives while there are none may start at once."""
         self._closed: dict[QueueConsumer, None] = {}
         self._suspended: Counter[int] = Counter()
         self._next_look: asyncio.TimerHandle | None = None
         self._lag = 0.0
         self.waiting = 0
-        """The number of deliveries in hand without a slot."""
+        """The number of deliveries that this agent holds and that wait for a slot."""
         self.closed = False
 
     @property
     def suspended(self) -> int:
-        """The number of tasks without a slot: they await other tasks, or wait beside their run (`park`)."""
+        """The number of tasks that need no slot for now: they await other tasks, or are parked (see `park`)."""
         return self._suspended.total() + self._parked
 
     async def open(self, consumer: QueueConsumer) -> None:
@@ -92,7 +93,7 @@ class Intake:
         self._watch()
 
     def is_free(self, queue: str) -> bool:
-        """Return whether another task of a queue would start here at once as a P1, with no delivery before it."""
+        """Tell whether this agent would start another task of a queue at once, at priority P1."""
         consumer = None if self.closed else self._consumers.get(queue)
         return bool(consumer and not any(self._lines) and consumer.unused and self._slots.startable(Priority.P1) > 0)
 
@@ -123,7 +124,7 @@ class Intake:
         self._watch()
 
     def _admit(self) -> None:
-        """Give free slots to the levels by weight; in a level, to tasks that resume, then to its queues in turn."""
+        """Give free slots to priority levels by weight; in a level first to resuming tasks, then to queues in turn."""
         asked: dict[QueueConsumer, None] = {}
         waiting = dict.fromkeys(Priority, ()) if self.closed else self._candidates
         while (
@@ -140,7 +141,7 @@ class Intake:
             self._background.start(self._ask(consumer), name=f"ask {consumer.queue}")
 
     def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
-        """Start a task that waits in hand, or have its queue asked; return whether that takes the slot."""
+        """Start a waiting task of a level, or reserve the slot to fetch one; return whether the slot is taken."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
             return False
@@ -179,7 +180,7 @@ class Intake:
             self._release(consumer)
 
     async def _get(self, consumer: QueueConsumer) -> Delivery | None:
-        """Fetch a queue's next message; a silent queue loses its slots, and a late answer arrives as any delivery."""
+        """Fetch a queue's next message, if any; a queue silent for RETRY_SECONDS loses its reserved slots meanwhile."""
         silent = self._loop.call_later(RETRY_SECONDS, self._release, consumer)
         try:
             return await self._broker.get(consumer.queue)
@@ -193,12 +194,12 @@ class Intake:
         self._reconsider(consumer)
 
     def _doubt(self, consumer: QueueConsumer) -> None:
-        """Have a queue asked as soon as a slot is free."""
+        """Let the next free slot fetch a task from a queue."""
         consumer.hungry = True
         self._reconsider(consumer)
 
     def _reconsider(self, consumer: QueueConsumer) -> None:
-        """Decide again, after a change of a queue, whether the queue is a candidate for free slots."""
+        """Decide again whether a queue is a candidate for free slots, after the state of the queue changed."""
         self._lively[consumer] = None
         if consumer.wants_a_slot:
             self._candidates[consumer.level][consumer] = None
@@ -223,7 +224,7 @@ class Intake:
         self._watch()
 
     def _doubt_closed(self) -> None:
-        """Have the queues asked that were closed for want of slots, because a slot is free now."""
+        """Let free slots fetch tasks from the queues whose consumers were closed for want of slots."""
         since = self._loop.time() - FETCH_SECONDS
         for consumer in self._closed:
             is_asked = consumer.hungry or consumer.changing or consumer.empty_at > since
@@ -232,12 +233,12 @@ class Intake:
                 self._candidates[consumer.level][consumer] = None
 
     def _has_room(self, level: Priority) -> bool:
-        """Return whether a task of a level could start, and not too many tasks are unsettled already."""
+        """Tell whether a task of a priority level could start, and not too many tasks are unsettled already."""
         unsettled = len(self._unsettled) - self.suspended
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, received: ReceivedTask, most: int) -> bool:
-        """Return whether a task may give its slot up while it awaits another task, with `most` at its depth.
+        """Tell whether a task may give up its slot while it awaits another task: at most `most` at each nesting depth.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
@@ -253,7 +254,7 @@ class Intake:
                 self._free(received.consumer.level)
 
     async def resume(self, received: ReceivedTask) -> None:
-        """End an await of a task; after the last one wait for the next slot of its level, before any new task.
+        """End one await of a suspended task; after its last await, wait for a slot of its level before any new task.
 
         A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
@@ -281,18 +282,18 @@ class Intake:
             raise
 
     def abandon(self, received: ReceivedTask) -> None:
-        """End an await whose result is not used, because the await was canceled or the task's handler ended."""
+        """End one await of a suspended task whose result is not used: the await was canceled, or the handler ended."""
         received.awaiting -= 1
         if received.awaiting == 0 and not received.over:
             self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
-        """Count `many` more deliveries that wait beside their run, without a slot; others may come in their place."""
+        """Count `many` more deliveries as held without a slot, so that others may come; a negative number uncounts."""
         self._parked += many
         self._watch()
 
     def _watch(self) -> None:
-        """Look at the queues in a moment, and again as long as their credit may change."""
+        """Schedule a check of all queues' credit in a moment; checks repeat as long as credit may change."""
         self._unvisited = len(self._others)
         if self._next_look is None and not self.closed:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -321,7 +322,7 @@ class Intake:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Return whether a consumer asks its queue for as many tasks as could start; else set `consumer.missing`.
+        """Tell whether a queue has credit for as many tasks as could start; if not, set `consumer.missing`.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """
@@ -341,7 +342,7 @@ class Intake:
         return True
 
     async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
-        """Give a queue more credit, or close its consumers and give it less.
+        """Give a queue more credit by another consumer, or close its consumers and open one with less credit.
 
         With `returns` the queue has no credit for now, so that waiting tasks can go back without coming again.
         """
@@ -380,7 +381,7 @@ class Intake:
         self._closed.pop(consumer, None)
 
     async def close(self) -> None:
-        """Take nothing more, and return the deliveries that have not started."""
+        """Close all consumers, and return the deliveries that have not started to their queues."""
         self.closed = True
         if self._next_look is not None:
             self._next_look.cancel()

@@ -25,21 +25,21 @@ QUICK_SECONDS = 0.12
 FETCH_SECONDS = 0.05
 """The time in which an acknowledgement brings another task, even where a hundred tasks end at once."""
 UNKNOWN_SECONDS = 1.0
-"""The assumed run time before the first run."""
+"""The assumed run time of a queue's tasks before the first run."""
 FORGETTING = 0.9
 """The factor by which the longest run time shrinks with each later run: 30 minutes are forgotten after a hundred."""
 PATIENCE_SECONDS = 0.02
-"""The time after which credit that does not fit is changed."""
+"""The time for which credit must differ from what could start before the credit is changed."""
 MOST_CONSUMERS = 8
 STARVING_SECONDS = 0.01
-"""The same time for a queue without unused credit."""
+"""The time in place of `PATIENCE_SECONDS` for a queue without unused credit."""
 ACK_SECONDS = 0.05
-"""The time in addition while an acknowledgement is due that brings another delivery."""
+"""The time added to the patience while an acknowledgement is due that brings another delivery."""
 
 
 @dataclass(eq=False, slots=True)
 class ReceivedTask:
-    """A task in hand, which waits, then holds a slot, may be suspended, and is settled once."""
+    """A task that the agent received: it waits, then holds a slot, may be suspended, and is settled once."""
 
     delivery: Delivery
     task: Task
@@ -57,7 +57,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare a queue's consumers; `own`: consumed by one agent; `passes_on`: dead-letters to other queues."""
+        """Prepare to consume a queue; `own`: no other agent consumes it; `passes_on`: it dead-letters to others."""
         self.queue = queue
         self.level = level
         self.group = group
@@ -66,16 +66,16 @@ class QueueConsumer:
         self.waiting: deque[ReceivedTask] = deque()
         self.consumers: list[Consumer] = []
         self.hungry = False
-        """Whether the queue may hold more that does not come by itself: it is asked when a slot is free."""
+        """Whether the queue may hold tasks that no consumer brings; a free slot then fetches one."""
         self.changing = True
-        """Whether the queue is being asked, or a consumer is being opened, as at first, or closed."""
+        """Whether a fetch is under way, or a consumer is being opened (as at first) or closed."""
         self.empty_at = -inf
-        """The event loop's time at which the queue was last asked and found empty."""
+        """The event loop's time at which a fetch last found the queue empty."""
         self.missing = 0
-        """The credit that the queue lacks, since `misfit_since`; below 0, the credit that it has too much."""
+        """The credit that the queue lacks since `misfit_since`; negative when the queue has too much."""
         self.misfit_since: float | None = None
         self.reserved = 0
-        """The number of slots taken for tasks for which the queue is being asked."""
+        """The number of slots reserved for tasks that are being fetched from the queue."""
         self.slots = 0
         """The number of slots that the queue's tasks hold."""
         self.open = 0
@@ -95,7 +95,7 @@ class QueueConsumer:
         self.slots += 1
 
     def stopped(self, received: ReceivedTask) -> bool:
-        """Record that a task runs no more, for now or for good; return whether that gives a slot back."""
+        """Record that a task stops running, for now or for good; return whether the task held a slot."""
         if not received.slot:
             return False
         received.slot = False
@@ -104,7 +104,7 @@ class QueueConsumer:
         return True
 
     def ended(self, received: ReceivedTask, ran_seconds: float | None) -> bool:
-        """Record the end of a task, and the duration of its run if it ran; return whether that gives a slot back."""
+        """Record the end of a task, and its run time if it ran; return whether the task held a slot."""
         received.over = True
         self.open -= 1
         if ran_seconds is not None:
@@ -112,7 +112,7 @@ class QueueConsumer:
         return self.stopped(received)
 
     def is_quick(self, now: float, lag: float = 0.0) -> bool:
-        """Return whether the tasks are known to be quick, by the longest recent run and the oldest run under way.
+        """Tell whether the queue's tasks are quick, by the longest recent run and the oldest run under way.
 
         `lag` is the event loop's delay in seconds, by which all runs and round trips are longer.
         """
@@ -123,26 +123,26 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """Return how many quick tasks may be in hand: those that run, and those that end while another is fetched."""
+        """Return how many quick tasks the agent may hold: those that run, and those that end during a fetch."""
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 
     @property
     def unused(self) -> int:
-        """The number of deliveries that may still come unasked."""
+        """The unused credit: how many deliveries the broker may still send to the queue's consumers."""
         return sum(max(0, consumer.prefetch - consumer.unsettled) for consumer in self.consumers)
 
     def is_lively(self) -> bool:
-        """Return whether a task of the queue holds a slot or waits, or no credit is left."""
+        """Tell whether a task of the queue holds a slot or waits for one, or no credit is left."""
         return bool(self.slots or self.waiting or not self.unused)
 
     @property
     def wants_a_slot(self) -> bool:
-        """Whether there is a task to start, in hand or perhaps in the queue."""
+        """Whether the queue can use a free slot: a task waits in this agent, or perhaps in the queue."""
         return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
-        """Return whether the credit has differed, for a while, from what could start by more than a factor of two.
+        """Tell whether the credit has been more than twice, or less than half, what could start for a while.
 
         Sets `missing`. Quick tasks may be in hand before their slots are free, up to `most`. When a task has ended, its
         acknowledgement is probably on the way and brings another delivery; the patience with it is limited, because the
@@ -163,7 +163,7 @@ class QueueConsumer:
         return over
 
     async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
-        """Open another consumer with `many` credits; with `MOST_CONSUMERS` consumers already, in their place.
+        """Open another consumer of the queue with a prefetch of `many`; it replaces the others at `MOST_CONSUMERS`.
 
         Raises:
             NotFound: when there is no such queue.
@@ -174,7 +174,7 @@ class QueueConsumer:
         self.consumers.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
 
     async def close_consumers(self) -> None:
-        """Cancel all consumers of the queue; their deliveries stay in hand, and no longer count."""
+        """Cancel all consumers of the queue; their deliveries stay with the agent and no longer use credit."""
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
             await consumer.cancel()
@@ -190,14 +190,14 @@ class QueueConsumer:
         return None
 
     def give_back(self, delivery: Delivery) -> None:
-        """Give back a delivery that was not begun, for any agent that can take it."""
+        """Return an unstarted delivery to the broker, for any agent that can take it."""
         if self.passes_on:
             delivery.reject()
         else:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
-        """Return the waiting tasks that may go back, and had waited long enough at the event loop's time `overdue`.
+        """Return the waiting tasks that may go back to the queue and had waited long enough at loop time `overdue`.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
         """

@@ -22,13 +22,13 @@ def most_in_hand(slots: int) -> int:
 
 
 class Turns:
-    """The turns of the levels, by weight; a level that had nothing to start neither saves nor owes turns."""
+    """The weighted round robin of the priority levels; a level without tasks to start neither saves nor owes turns."""
 
     def __init__(self) -> None:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """Choose one of the eligible levels; the other waiting levels save their turns."""
+        """Choose the eligible priority level whose turn it is; the other waiting levels save their turns."""
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:
@@ -42,10 +42,10 @@ class Turns:
 
 
 class Slots:
-    """The slots of an agent process, counted, and given to the levels by turns."""
+    """The slots of an agent process, given to the priority levels by weighted turns."""
 
     def __init__(self, total: int, *, reserve: int = 1) -> None:
-        """`reserve` is the number of slots kept for P0; with a single slot none is kept."""
+        """Create `total` free slots, of which `reserve` are kept for P0; a single slot is never kept."""
         self.total = total
         self._reserve = min(reserve, total - 1)
         self._taken = dict.fromkeys(Priority, 0)
@@ -58,17 +58,17 @@ class Slots:
         return self._in_use
 
     def startable(self, level: Priority) -> int:
-        """Return how many tasks of a level could start now."""
+        """Return how many tasks of a priority level could start now."""
         kept = 0 if level is Priority.P0 else max(0, self._reserve - self._taken[Priority.P0])
         return max(0, self.total - self._in_use - kept)
 
     def take(self, level: Priority) -> None:
-        """Take a slot for a task of a level."""
+        """Take a slot for a task of a priority level, without a check that one is free."""
         self._taken[level] += 1
         self._in_use += 1
 
     def take_at_once(self, level: Priority) -> bool:
-        """Take a slot for a task of a level if the task could start now; return whether a slot was taken."""
+        """Take a slot for a task of a priority level if one is free; return whether a slot was taken."""
         if self._in_use + self._reserve >= self.total and not self.startable(level):
             return False
         self._taken[level] += 1
@@ -76,12 +76,12 @@ class Slots:
         return True
 
     def give_back(self, level: Priority) -> None:
-        """Free the slot of a task of a level."""
+        """Free the slot of a task of a priority level."""
         self._taken[level] -= 1
         self._in_use -= 1
 
     def choose(self, waiting: Collection[Priority]) -> Priority | None:
-        """Return the waiting level whose turn it is; None when none of them may start now."""
+        """Return the waiting priority level that gets the next slot; None when no waiting level may start a task."""
         eligible = [level for level in waiting if self.startable(level)]
         if not eligible:
             return None

@@ -27,14 +27,14 @@ from coditect.agent.processes.restarts import RestartPolicy
 log = logging.getLogger(__name__)
 
 PARENT = "CODITECT_PARENT_PID"
-"""The environment variable with the pid of the parent, with which the process ends."""
+"""The environment variable with the pid of the parent; the process ends when the parent does."""
 BEGAN = "CODITECT_BEGAN_FILE"
-"""The environment variable with the path of the file that the process creates when it works."""
+"""The environment variable with the path of the file that the process creates once it is ready."""
 POLICY = RestartPolicy(start_attempts=5)
 
 
 class Processes:
-    """The keeper of `count` processes of one command."""
+    """The parent of `count` processes of one command, which starts each again after a death."""
 
     def __init__(
         self, command: Sequence[str], count: int, *, stall_seconds: float = 0.0, policy: RestartPolicy = POLICY
@@ -100,7 +100,7 @@ class Processes:
 
 
 async def keep_processes(command: Sequence[str], count: int, *, stall_seconds: float) -> int:
-    """Keep the processes until SIGTERM or SIGINT has drained them; return the exit code."""
+    """Run `count` processes of a command until SIGTERM or SIGINT has drained them; return the exit code."""
     processes = Processes(command, count, stall_seconds=stall_seconds)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

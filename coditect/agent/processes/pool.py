@@ -41,7 +41,7 @@ class WorkerUnavailable(Retryable):
 
 
 class RemoteError(Exception):
-    """An exception in the handler's process, with its type name and traceback as text."""
+    """An exception that a handler raised in its worker process, with its type name and traceback as text."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         super().__init__(facts.get("message", ""))
@@ -67,7 +67,7 @@ class Worker:
         return self._process.returncode is None
 
     async def loaded(self) -> None:
-        """Return when the process has loaded the handler.
+        """Wait until the worker process has loaded the handler.
 
         Raises:
             SetupError: when the process cannot load the handler.
@@ -86,7 +86,7 @@ class Worker:
             )
 
     async def call(self, task: Task, context: Context) -> bytes:
-        """Run one task in the process, and return the body of the result.
+        """Run one task in the worker process, and return the body of the result.
 
         Raises:
             RemoteError: when the handler raised an exception.
@@ -123,7 +123,7 @@ class Worker:
         self._stdin.write(frame.packed())
 
     async def kill(self) -> None:
-        """Kill the process and everything that it started."""
+        """Kill the worker process and its whole process group."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -156,7 +156,7 @@ class Workers:
         self._busy: set[Worker] = set()
 
     async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
-        """Run one task in a process that other tasks use before and after.
+        """Run one task in an idle or a new worker process of its capability, and return the body of the result.
 
         A cancellation, as by a timeout, kills the process.
 
@@ -181,7 +181,7 @@ class Workers:
             self._busy.discard(worker)
 
     async def start(self, capability: Capability) -> Worker:
-        """Start a new process and return it once it has loaded the handler; the caller ends the process.
+        """Start a new worker process and return it once it has loaded the handler; the caller ends the process.
 
         Raises:
             SetupError: when the handler cannot be loaded.
@@ -197,7 +197,7 @@ class Workers:
         return worker
 
     async def end(self, worker: Worker) -> None:
-        """Kill a worker process, and take it off the list."""
+        """Kill a worker process, and remove it from the pool."""
         await worker.kill()
         self._busy.discard(worker)
 

@@ -28,7 +28,7 @@ class ProcessId:
 
 
 def identify(pid: int) -> ProcessId | None:
-    """Return the identity of the process that has the pid now; None for none, or only its zombie."""
+    """Return the identity of the process that has the pid now; None when there is none, or only a zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -39,13 +39,13 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def is_running(process: ProcessId) -> bool:
-    """Return whether exactly the identified process still runs; a zombie does not run."""
+    """Tell whether exactly the identified process still runs; a zombie does not run."""
     return identify(process.pid) == process
 
 
 @asynccontextmanager
 async def ended_if_stopped(pid: int, *, name: str, bound_seconds: float) -> AsyncIterator[None]:
-    """Kill the process when it stands stopped (SIGSTOP) for `bound_seconds` inside the block; 0 never kills it.
+    """Kill a process that stays stopped (SIGSTOP) for `bound_seconds` inside the block; with 0 never kill it.
 
     A process that runs and hangs ends itself (`loop_watchdog`); a stopped one cannot.
     """

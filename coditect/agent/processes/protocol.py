@@ -53,7 +53,7 @@ class Frame:
 
 
 async def receive(stream: asyncio.StreamReader) -> Frame:
-    """Read and return the next frame.
+    """Read the next frame from an asyncio stream, and return it.
 
     Raises:
         IncompleteReadError: when the stream ends.

@@ -28,9 +28,9 @@ class RestartPolicy:
     stopped_seconds: float = 10.0
 
     def deaths_in_a_row(self, before: int, *, worked_seconds: float) -> int:
-        """Return the new number of deaths in a row; only time at work makes a life healthy, not a slow start."""
+        """Return the number of deaths in a row after one more: 1 when the process worked for `healthy_seconds`."""
         return 1 if worked_seconds >= self.healthy_seconds else before + 1
 
     def delay(self, deaths_in_a_row: int) -> float:
-        """Return the seconds to wait after so many deaths without a healthy life between them."""
+        """Return the seconds to wait before the next start of a process that died so many times in a row."""
         return 0.0 if deaths_in_a_row <= 1 else Backoff(self.first_seconds, self.cap_seconds).pause(deaths_in_a_row - 1)

@@ -22,7 +22,7 @@ from coditect.wire.tasks import read_result, result_message
 
 
 def is_awaited(service: str) -> bool:
-    """Return whether a handler awaits the service of that name.
+    """Tell whether a handler awaits the service of the given name, because it is a coroutine.
 
     Raises:
         AttributeError: when `Services` has no such service.
@@ -33,7 +33,7 @@ def is_awaited(service: str) -> bool:
 
 
 def call_frame(number: int, service: str, arguments: Sequence[Any], options: Mapping[str, Any]) -> Frame:
-    """Return the frame that calls a service; its arguments are JSON values, but for one of bytes among the first."""
+    """Return the CALL frame of a service; one positional argument may be bytes, all others are JSON values."""
     place = next((place for place, one in enumerate(arguments) if isinstance(one, bytes)), None)
     told = [None if at == place else one for at, one in enumerate(arguments)]
     head = {"number": number, "service": service, "arguments": told, "options": options, "bytes": place}
@@ -41,7 +41,7 @@ def call_frame(number: int, service: str, arguments: Sequence[Any], options: Map
 
 
 class WorkerRpc:
-    """The calls of one execution; awaited ones run in `group`, and their answers go out through `send`."""
+    """The agent's side of a worker's service calls: runs each call, and sends the answers of awaited calls."""
 
     def __init__(self, services: Services, group: asyncio.TaskGroup, send: Callable[[Frame], None]) -> None:
         self._services = services
@@ -50,7 +50,7 @@ class WorkerRpc:
         self._awaited: dict[int, asyncio.Task[None]] = {}
 
     def run(self, frame: Frame) -> None:
-        """Carry out the call in a frame; an awaited one runs in the background.
+        """Carry out a worker's CALL or ABANDON frame; an awaited call runs in the background.
 
         Raises:
             ValueError: when the frame is of a kind that a worker does not send.
@@ -91,7 +91,7 @@ class WorkerRpc:
 
 
 def _answer(number: int, result: Any) -> Frame:
-    """Return the frame of a service's result: an `Outcome`, or a JSON value."""
+    """Return the ANSWER frame with the result of a service: an `Outcome`, or a JSON value."""
     if not isinstance(result, Outcome):
         return Frame(FrameKind.ANSWER, {"number": number, "value": result})
     message = result_message(result, capability="")
@@ -105,7 +105,7 @@ def _described(error: CoditectError) -> dict[str, Any]:
 
 
 def result_in(frame: Frame) -> Any:
-    """Return the result of a service in an ANSWER frame.
+    """Return the result of a service call from an ANSWER frame, or raise the service's error.
 
     Raises:
         CoditectError: the error with which the service ended, of the same type.

@@ -29,7 +29,7 @@ from coditect.wire.tasks import read_task
 
 
 class _Link:
-    """The connection to the agent: sends frames, and reads tasks and answers in a thread."""
+    """The worker process's connection to its agent: sends frames, and reads tasks and answers in a thread."""
 
     def __init__(self, source: BinaryIO, target: BinaryIO) -> None:
         self._source = source
@@ -73,7 +73,7 @@ class _Link:
             del self._waiting[number]
 
     def tell(self, service: str, /, *arguments: Any, **options: Any) -> None:
-        """Call a service of the agent that returns nothing."""
+        """Call a service of the agent that returns nothing, without waiting for it."""
         self.send(call_frame(0, service, arguments, options))
 
 
@@ -83,7 +83,7 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 
 
 class _RemoteServices:
-    """The `context.Services` of a worker process: the agent carries out each of them, whatever its name."""
+    """The `context.Services` of a worker process: each call is sent to the agent, which carries it out."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -108,7 +108,7 @@ class _ProcessContext(Context):
         self._workspace = Path(head["workspace"])
 
     def remove_workspace(self) -> None:
-        """Leave the workspace alone: the agent deletes it."""
+        """Do nothing: the agent deletes the workspace folder."""
 
 
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes:
@@ -121,7 +121,7 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes
 
 
 def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
-    """Run one task, and return the frame with its value or failure."""
+    """Run one task of the capability, and return the frame with its value or failure."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:
@@ -158,7 +158,7 @@ def _die_first() -> None:
 
 
 def main(target: str, capability_name: str, agent_pid: int) -> None:
-    """Serve one capability of the agent in a file or module; end with the agent's process."""
+    """Run tasks of one capability from stdin until stdin or the agent's process ends; `target` declares the agent."""
     die_with(agent_pid)
     _die_first()
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))

@@ -1,1 +1,1 @@
-"""Settlement: decide what follows from the end of an attempt, publish it, then acknowledge the delivery."""
+"""Settlement: choose result, retry or dead letter for an ended attempt, publish it, then acknowledge the task."""

@@ -1,4 +1,4 @@
-"""The decision about what follows from the end of an attempt: another attempt, a dead letter, or an answer.
+"""The choice of what an ended attempt leads to: another attempt, a dead letter, or a reply.
 
 A task without an owner is tried again while attempts are left, and becomes a dead letter when they are used up. A
 workflow task's owner gets a report of every end, and decides. The delivery is acknowledged last.
@@ -41,7 +41,7 @@ MOST_SHOWN = 500
 
 
 class Outcomes:
-    """The outcomes of one agent process: ends executions, answers for them, and remembers the answers."""
+    """The settlement of one agent process's executions: chooses, publishes and remembers their outcomes."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class Outcomes:
         return outcome
 
     def post(self, answer: RememberedAnswer) -> None:
-        """Start to send the reply; the answer learns the result, and `answer` must follow if anything went wrong."""
+        """Post a completed task's reply without waiting; `self.answer` must follow an error of the publish."""
         if answer.execution.task.owner is not None:
             self._managed.post(answer)
         else:
             self._settler.post_reply(answer.execution.task, answer.outcome, answer)
 
     def posted(self, answer: RememberedAnswer) -> None:
-        """Note that a posted reply was confirmed, and acknowledge its delivery."""
+        """Note that the broker confirmed a posted reply, and acknowledge the task's delivery."""
         task = answer.execution.task
         if task.owner is not None:
             self._managed.taken(task.owner)
@@ -110,7 +110,7 @@ class Outcomes:
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Reply, and acknowledge the deliveries; `failed` is the error of a first try, if there was one.
+        """Send a task's reply, await the confirm, then acknowledge its deliveries; `failed` is a first try's error.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
@@ -123,7 +123,7 @@ class Outcomes:
         await self.answer_attached(execution, outcome)
 
     async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
-        """Answer each attached delivery by itself and acknowledge it; a workflow task's owner gets a single answer.
+        """Reply to each attached redelivery by itself and acknowledge it; a workflow task's owner gets one reply.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries that were not answered are not settled then.
@@ -139,7 +139,7 @@ class Outcomes:
             answered += 1
 
     async def settle(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """Publish what follows from the end of an attempt, and acknowledge the deliveries.
+        """Publish the result, retry or dead letter of an ended attempt, then acknowledge its deliveries.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
@@ -185,7 +185,7 @@ class Outcomes:
             self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
-        """Report the end of a workflow task to its owner, with what the retry policy says of the end."""
+        """Report the end of a workflow task to its owner, with the retry and delay that the retry policy wants."""
         task, failure, retry_ms = execution.task, ended.failure, None
         if ended.status is Status.FAILED and failure is not None:
             policy = self._capabilities[task.capability].retry
@@ -252,7 +252,7 @@ class Outcomes:
             delivery.reject()
 
     async def unsettled(self, execution: Execution, error: BaseException) -> None:
-        """Settle an attempt that ended with an error of the runtime; a cancel returns its deliveries and goes on."""
+        """Settle an execution on which the runtime failed; a cancellation returns its deliveries and is raised."""
         try:
             await self._settle_failed(execution, error)
         except BaseException:
@@ -260,7 +260,7 @@ class Outcomes:
             raise
 
     async def _settle_failed(self, execution: Execution, error: BaseException) -> None:
-        """Settle an attempt on which the runtime itself failed, as a failed attempt, so that it counts.
+        """Settle an execution on which the runtime itself failed, as a failed attempt, so that it counts.
 
         Trouble of the broker or the set-up is no fault of the task: its deliveries go back unchanged.
         """
@@ -289,13 +289,13 @@ class Outcomes:
         execution.ack()
 
     async def settle_unstarted(self, task: Task, delivery: Delivery, ended: HandlerEnd) -> None:
-        """Settle a task that never started here, as `settle` does; an error settles the delivery by `not_settled`."""
+        """Settle the delivery of a task that must not start, as expired, canceled or refused."""
         now = self._clock.now_ms()
         execution = Execution(task, delivery, task.execution_key)
         await guarded(self.settle(execution, ended, now, now), delivery)
 
     async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        """Answer a repeated delivery with the outcome that is known, and acknowledge it."""
+        """Reply to a repeated delivery with the remembered outcome, and acknowledge the delivery."""
 
         async def tell() -> None:
             await self._settler.reply(task, _for_another(outcome, task))
@@ -304,7 +304,7 @@ class Outcomes:
         await guarded(tell(), delivery)
 
     async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Refuse a message that is no task: a dead letter with the reason, an answer if possible, and an ack."""
+        """Refuse a message that is no valid task: publish a dead letter, reply if possible, and acknowledge it."""
         reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
         failure = Failure(
             reason,
@@ -357,10 +357,10 @@ class Outcomes:
 
 
 def _for_another(outcome: Outcome, task: Task) -> Outcome:
-    """Return an outcome for a repeated delivery, which may carry a correlation id of its own."""
+    """Return the outcome under the correlation id of a repeated delivery's task."""
     return replace(outcome, correlation_id=task.correlation_id or task.id)
 
 
 def _body(failure: Failure) -> bytes:
-    """Return the body of a result without a value."""
+    """Return the JSON body of a result that reports a failure."""
     return dumps(failure.as_json())

@@ -30,21 +30,21 @@ _OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.
 
 
 class Pacing:
-    """The failures of an agent process for reasons of its own, and the time for which it keeps slots after them."""
+    """The slowdown of an agent process that fails tasks for want of memory, disk space or file descriptors."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._kept = 0
         self._failed: OrderedDict[TaskId, None] = OrderedDict()
         self.trouble = ""
-        """The reason for which tasks fail here; empty while they do not."""
+        """The reason of its own for which the process fails tasks; empty when there is none."""
 
     def for_another(self, task: Task, delivery: Delivery) -> bool:
-        """Return whether a retry goes to another agent: the process failed the task before; twice at most."""
+        """Tell whether a retry goes to another agent because this process failed the task before; twice at most."""
         return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return for how long an attempt's slot stays closed after its end; `over` must follow unless 0."""
+        """Return the seconds that an ended attempt keeps its slot, to slow the agent; `over` must follow unless 0."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:
@@ -69,7 +69,7 @@ class Pacing:
 
 
 def own_reason(error: BaseException | None) -> str:
-    """Return what the process lacked, by the error or one of its causes; an empty text for any other error."""
+    """Return the resource that the process lacked, by an error or one of its causes; "" for any other error."""
     for _ in range(MOST_CAUSES):
         if error is None:
             break

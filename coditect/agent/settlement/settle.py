@@ -1,4 +1,4 @@
-"""Settlement of deliveries: publish what follows from the end of an attempt, then acknowledge the delivery.
+"""The publishing of replies, retries and dead letters, which precedes the acknowledgement of a delivery.
 
 The owner of a workflow task decides about its failure. A task without an owner is tried again through the retry-delay
 queues while attempts are left, and then becomes a dead letter.
@@ -68,7 +68,7 @@ class Settler:
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
         """Post a reply to the task's return address, if it has one, and resolve the promise.
 
-        `reply` must handle its errors.
+        `reply` must handle an error of the post.
         """
         address = self._address(task)
         if address is None:
@@ -84,7 +84,7 @@ class Settler:
         )
 
     def taken(self, task: Task) -> None:
-        """Note that the broker took a reply: the reply queue of its receiver, if it was full, has room again."""
+        """Note that the broker took a reply, so that the reply queue of its receiver is not full any more."""
         if (address := self._addresses.find(task.reply_to)) is not None:
             self.full_since.pop(address, None)
 
@@ -125,7 +125,7 @@ class Settler:
             return
 
     def _may_try_again(self, task: Task, address: routing.Address, error: CoditectError) -> bool:
-        """Return whether a reply is worth another try; drop the reply if it is not.
+        """Tell whether a reply that failed is worth another try; drop the reply if it is not.
 
         Raises:
             CoditectError: the given error, when the trouble is the broker's and not the receiver's.
@@ -153,7 +153,7 @@ class Settler:
         return None
 
     def _may_wait(self, address: routing.Address) -> bool:
-        """Return whether a full reply queue is waited for: only for a moment, which all replies to it share.
+        """Tell whether to wait for a full reply queue: for FULL_REPLIES_SECONDS, which all replies to it share.
 
         The deliveries that wait for the queue take places that all tasks need.
         """
@@ -196,7 +196,7 @@ class Settler:
         )
 
     async def bury(self, message: Message, routing_key: str, failure: Failure, *, attempt: int, errors: Any) -> None:
-        """Make a dead letter of the message: unchanged, with the reason in its headers.
+        """Publish a message unchanged as a dead letter, with the failure in its headers.
 
         Raises:
             Unroutable: when the capability has no dead-letter queue.
@@ -241,7 +241,7 @@ def _error_header(failure: Failure) -> str:
 
 
 def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Return the headers worth carrying on: plain values not of the broker's own, 16 KiB of them, Coditect's first.
+    """Return the headers to copy to the next message: plain values, none of the broker's own, at most 16 KiB.
 
     All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
     `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
@@ -261,14 +261,14 @@ def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> d
 
 
 def _carried_bytes(name: str, value: object) -> int:
-    """Return the size of a header on the wire; 0 for a header that is not carried on."""
+    """Return the size of a header on the wire, in bytes; 0 for a header that is not copied."""
     if isinstance(value, str):
         return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
     return len(name) + 10 if isinstance(value, bool | int | float) else 0
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Return whether the retry policy allows another attempt; a worker process has applied the policy already."""
+    """Tell whether the retry policy allows another attempt; a worker process has applied the policy already."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

@@ -79,7 +79,7 @@ class AcquireClient:
         """Whether no further request is sent; earlier ones may still be answered."""
 
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
-        """Return whether the task must not run without a grant."""
+        """Tell whether a workflow task must not run before its shard grants it."""
         published = task.published_at_ms
         if earlier_deliveries(delivery) or published is None or owner.origin in self._silent:
             return True
@@ -88,7 +88,7 @@ class AcquireClient:
         return not -MOST_AHEAD_MS <= self._clock.now_ms() - published <= FRESH_MS
 
     def silent(self, origin: str) -> bool:
-        """Return whether the shard left the last request, or the last result, without an answer."""
+        """Tell whether a shard left the last request, or the last result, without an answer."""
         return origin in self._silent
 
     def heard(self, origin: str) -> None:
@@ -169,7 +169,7 @@ class AcquireClient:
         return None
 
     def _answered(self, question: AcquireRequest) -> Claim | None:
-        """Return the answer that came between two sends; None when it is unreadable or an error."""
+        """Return the shard's answer that came between two sends; None when it is unreadable or an error."""
         try:
             return self._read(question)
         except CoditectError as error:
@@ -177,7 +177,7 @@ class AcquireClient:
             return None
 
     def _read(self, question: AcquireRequest) -> Claim:
-        """Return the answer in the reply, and expect another reply.
+        """Return the shard's answer from a request's reply, and expect another reply to the request.
 
         Raises:
             CoditectError: when the reply is unreadable or an error.

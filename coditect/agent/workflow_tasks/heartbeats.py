@@ -53,7 +53,7 @@ class TaskHeartbeats:
         self._follow(execution, self._loop.time())
 
     def began(self, execution: Execution) -> None:
-        """Note that the task runs from now on.
+        """Note that a workflow task starts to run, and report the start to its owner after 100 ms.
 
         An owner that granted the task gets no report, unless it counts the task's run time.
         """
@@ -64,25 +64,25 @@ class TaskHeartbeats:
             self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look)
 
     def granted_anew(self, execution: Execution) -> None:
-        """Note that the owner lets a running task go on under another fence, by a grant during the run."""
+        """Note that the owner granted a running task again, under another fence; report its start again."""
         if self._runs(execution):
             self.began(execution)
 
     def ended(self, execution: Execution) -> None:
-        """Note that the task does not run any more. Idempotent."""
+        """Stop the heartbeats of a workflow task that does not run any more. Idempotent."""
         self._untold.pop(execution, None)
         timer = self._told.pop(execution, None)
         if timer is not None:
             timer.cancel()
 
     def _follow(self, execution: Execution, since: float) -> None:
-        """Start the timers of a task that its owner knows to be here: heartbeats, and the end of its delivery."""
+        """Start the timers of a task: heartbeats to its owner, and the early acknowledgement after ten minutes."""
         self._told[execution] = self._loop.call_at(since + LONG_SECONDS, self._grown_long, execution)
         if self._beat_at is None:
             self._beat_at = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _look(self) -> None:
-        """Report all tasks that began at least 100 ms ago, and schedule the next look for as long after."""
+        """Report the starts of all tasks that began at least 100 ms ago, and schedule the next check."""
         now = self._loop.time()
         by_shard: dict[str, dict[Execution, int]] = {}
         for execution, since in list(self._untold.items()):
@@ -97,7 +97,7 @@ class TaskHeartbeats:
         self._look_at = self._loop.call_at(now + TELL_SECONDS, self._look) if self._untold else None
 
     async def _tell(self, heartbeats: dict[Execution, int], origin: str) -> None:
-        """Report starts, with their instants, until the broker confirms or none of the tasks runs any more."""
+        """Report the starts of tasks to a shard until the broker confirms, or none of the tasks runs any more."""
         pauses = BACKOFF.pauses()
         while running := [self._started(one, at_ms) for one, at_ms in heartbeats.items() if self._runs(one)]:
             try:
@@ -121,7 +121,7 @@ class TaskHeartbeats:
         self._background.start(self.acked_early(execution), name="let go")
 
     async def acked_early(self, execution: Execution) -> None:
-        """Report that a long task runs on without its deliveries, and acknowledge those that it has.
+        """Report to the owner that a long task still runs, and acknowledge the task's deliveries early.
 
         A task that was granted and still waits is not reported: its owner knows from the acquire request which agent
         has it.

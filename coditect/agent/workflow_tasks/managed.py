@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 SHARE = 4
-"""The tasks that wait for one shard take at most this part of the places for tasks without a slot."""
+"""Tasks that wait for one shard take at most one in so many of the places for tasks without a slot."""
 LAST_ANSWER_SECONDS = 1.0
 """How long a drain waits for answers: a later answer may have granted an attempt to an agent that is gone."""
 INTERRUPTED = Failure("interrupted", "AgentStopped", "The agent was stopped before the task ended", retryable=True)
@@ -57,11 +57,11 @@ class ManagedRun(Protocol):
     """A function that runs one attempt and settles it; with `post` it returns while the result is still on its way."""
 
     def __call__(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> Awaitable[None]:
-        """Run the attempt; raises errors that are not the handler's own."""
+        """Run one attempt and settle it; raise errors that are not the handler's own."""
 
 
 class ManagedTasks:
-    """The workflow tasks of one agent process."""
+    """The workflow tasks of one agent process: asks for grants, runs the tasks, and reports to their owners."""
 
     def __init__(
         self,
@@ -80,15 +80,15 @@ class ManagedTasks:
         self._most_suspended = most_suspended
         self._stages = heartbeats.stages
         self._asking: set[asyncio.Task[None]] = set()
-        """The asyncio tasks with an open acquire request, of executions and of other deliveries of theirs."""
+        """The asyncio tasks that have an open acquire request."""
         self._waiting_for: Counter[str] = Counter()
-        """Number of tasks that wait for an answer of each shard, without a slot."""
+        """The number of tasks that wait without a slot for an answer, by shard."""
         self._leaving = asyncio.Event()
 
     # -- before it runs -----------------------------------------------------------------------------------
 
     async def execute(self, execution: Execution, received: ReceivedTask, run: ManagedRun) -> None:
-        """Ask the owner for a grant if one is needed, and run the task; every end settles the delivery."""
+        """Run a workflow task, after its owner's grant if one is needed; every end settles the delivery."""
         task, owner = execution.task, owner_of(execution.task)
         suspect, claimed = killed_its_process(task), False
         if self._grants.needed(task, owner, received.delivery):
@@ -135,7 +135,7 @@ class ManagedTasks:
             await run(execution, received)
 
     async def _decided(self, execution: Execution, received: ReceivedTask, owner: Owner) -> Claim | None:
-        """Return the grant, maybe without a slot; else settle the deliveries, and return None."""
+        """Ask the owner for a grant and return it; without a grant, settle the deliveries and return None."""
         self._stages[execution] = Stage.ASKING
         try:
             async with self._question(execution.task) as question:
@@ -155,7 +155,7 @@ class ManagedTasks:
         return claim
 
     async def _waited(self, received: ReceivedTask, question: AcquireRequest, claim: Claim | None) -> Claim | None:
-        """Wait without the slot for an answer; return None when the delivery is to go back.
+        """Wait without a slot for the owner's answer, and return it; None when the delivery must go back.
 
         Tasks that wait for one shard take a share of the places, the others are sent back. A grant brings no slot yet.
         """
@@ -182,11 +182,11 @@ class ManagedTasks:
 
     @property
     def waiting_for_owner(self) -> int:
-        """Number of tasks that wait for a word of their owner, without a slot."""
+        """The number of tasks that wait without a slot for an answer of their owners."""
         return self._waiting_for.total()
 
     async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
-        """Give back a grant for a lost delivery: it replaced any earlier grant, so no other agent begins the task."""
+        """Return the grant of a lost delivery to the owner, because no other agent would begin the task under it."""
         if received.awaiting:
             self._intake.abandon(received)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
@@ -205,7 +205,7 @@ class ManagedTasks:
             self._grants.forget(question)
 
     def hand_back(self) -> None:
-        """Start a drain: tasks that pause or wait for room go back now, those that wait for answers a moment later."""
+        """Start a drain: tasks that wait for a slot go back now, tasks that wait for a grant one second later."""
         self._leaving.set()
         self._grants.closed = True
         for waiting in self._waiting():
@@ -226,7 +226,7 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Handle another delivery of a task that runs here, or that ended here (then `known` returns its outcome)."""
+        """Handle a repeated delivery of a task that runs here, or ended here (then `known` returns its outcome)."""
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
@@ -236,7 +236,10 @@ class ManagedTasks:
     async def _rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Ask before joining: another agent may have had the task and died, which would make the result stale."""
+        """Ask the owner about a repeated delivery, then attach it to the running task, settle it, or return it.
+
+        Another agent may have had the task and died meanwhile, which would make the result stale.
+        """
         async with self._question(task, running=True) as question:
             claim = await self._grants.insist(question, delivery)
         if claim is None or claim.verdict is Verdict.WAIT:
@@ -263,7 +266,7 @@ class ManagedTasks:
     # -- after it ran ---------------------------------------------------------------------------------------
 
     def post(self, answer: RememberedAnswer) -> None:
-        """Post a completed task's result to its owner; `answer` learns the outcome, and `report` must follow a failure.
+        """Post a completed task's result to its owner without waiting; `report` must follow an error of the publish.
 
         A delivery that comes meanwhile asks for a grant, and has the value reported again under the granted fence.
         """
@@ -275,7 +278,7 @@ class ManagedTasks:
         self._reports.post(AttemptResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
 
     def taken(self, owner: Owner) -> None:
-        """Note that a posted result was confirmed."""
+        """Note that the broker confirmed a posted result, so that the owner's shard exists."""
         self._grants.heard(owner.origin)
 
     async def report(
@@ -323,7 +326,7 @@ class ManagedTasks:
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
-        """Count a delivery, inside the block, that stays in hand without a slot."""
+        """Count one more delivery as held without a slot inside the block."""
         self._intake.park(1)
         try:
             yield
@@ -337,7 +340,7 @@ class ManagedTasks:
                 await self._leaving.wait()
 
     async def _publish(self, execution: Execution, outcome: Outcome) -> None:
-        """Publish the result, and again when another delivery joined meanwhile under a new fence."""
+        """Publish a task's result to its owner, and again if a redelivery brought a new fence meanwhile."""
         fence = None
         while fence != owner_of(execution.task).fence:
             task, owner = execution.task, owner_of(execution.task)
@@ -354,7 +357,7 @@ class ManagedTasks:
         )
 
     async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
-        """Have the owner start the task again, then ack: a redelivery would count as another attempt."""
+        """Ask the owner to start the task again, then acknowledge it: a redelivery would count as another attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(

@@ -84,7 +84,7 @@ class Reports:
         self._timer: asyncio.TimerHandle | None = None
 
     async def result(self, result: AttemptResult) -> None:
-        """Publish how an attempt ended, and return after the broker's confirm.
+        """Publish the result of an attempt to the task's owner, and return after the broker's confirm.
 
         Raises:
             Unroutable: when no dispatcher ever had this shard.
@@ -93,7 +93,7 @@ class Reports:
         await self.tell(self._message(result), result.owner.origin)
 
     def post(self, result: AttemptResult, promise: Promise) -> None:
-        """Post a result without waiting; results for one shard in one turn of the loop travel together where they may.
+        """Post a result without waiting; small results for one shard in one turn of the loop share a message.
 
         The promise is resolved by the confirm, or fails with the error of the publish.
         """
@@ -152,7 +152,7 @@ class Reports:
         self._say(owner, share, note)
 
     def alive(self, owners: Iterable[Owner]) -> None:
-        """Report that the tasks of these owners run, by a repetition of the last progress of each."""
+        """Report that the tasks of these owners still run, by a repetition of the last progress of each."""
         for owner in owners:
             self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
 
