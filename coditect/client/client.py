@@ -1,4 +1,4 @@
-"""The `Client`: submits tasks, starts workflows, listens to events, and reaches the agents."""
+"""The `Client`: submits tasks, starts workflows, listens to events, and sends broadcasts to the agents."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NO_OPTIONS = Options()
 
 
 def _chosen(options: Options | None, fields: OptionFields) -> Options:
-    """Return the options with the keywords in place of their fields.
+    """Return the submit options with the given keywords in place of their fields.
 
     Raises:
         InputError: when `options` is no `Options`, a keyword is unknown, or a value is wrong; names the parameter.
@@ -70,7 +70,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
 
 
 class Client:
-    """The object by which a process submits tasks and starts workflows; tasks may share it.
+    """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.
     """
@@ -86,7 +86,7 @@ class Client:
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
     ) -> None:
-        """Take the ports; `name`, a fresh one by default, names the client's reply queue and its events."""
+        """Take a broker and a registry; `name`, random by default, names the client's reply queue and its events."""
         self._broker = broker
         self._registry = registry
         self._clock = clock or SystemClock()
@@ -127,7 +127,7 @@ class Client:
 
     @classmethod
     def connecting(cls, settings: Settings) -> Client:
-        """Return a client that opens and closes its own connections."""
+        """Return a client that connects to the servers in the settings when opened, and disconnects when closed."""
         from coditect.client.program import adapters  # noqa: PLC0415 - the composition root imports the adapters
 
         broker, registry = adapters(settings)
@@ -137,10 +137,10 @@ class Client:
         return client
 
     def sync(*self: Client) -> SyncClient:
-        """Return the same client for code without an event loop, not opened yet.
+        """Return the blocking counterpart of this client, not opened yet, for code without an event loop.
 
-        `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`. On the class, the client is one
-        for the servers of the environment, as by `from_env`.
+        `with Client.sync() as client: client.submit(...).result()`. See `SyncClient`. On the class, the method makes a
+        client for the servers of the environment, as `from_env` does.
         """
         from coditect import SyncClient as Blocking  # noqa: PLC0415 - it is made of this class
 
@@ -234,7 +234,7 @@ class Client:
         concurrency: int = DEFAULT_CONCURRENCY,
         **fields: Unpack[OptionFields],
     ) -> AsyncIterator[Handle]:
-        """Submit each value, at most `concurrency` unconfirmed at once; yield the handles in order.
+        """Submit one task for each value, at most `concurrency` unconfirmed at once; yield the handles in order.
 
         As many values as `concurrency` are read and checked before any of them is sent. With a strategy the agents are
         assigned in batches of that size: no agent gets more than it can take, and the broker balances the rest.
@@ -294,7 +294,7 @@ class Client:
     async def cancel(self, task_id: str, *, reason: str = "") -> None:
         """Ask the agents to cancel a task; best effort, remembered by the agents for ten minutes.
 
-        The control plane cancels a durable task, and does not forget.
+        The control plane cancels a durable task, and remembers that without a limit of time.
         """
         if workflow_of(task_id) is not None:
             await self.task(task_id).cancel(reason=reason)
@@ -382,7 +382,7 @@ class Client:
     def events(self, pattern: str = "#", *, of: str | None = None) -> EventStream:
         """Return a stream of the events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).
 
-        With `of`, such as the id of a task, the broker sends only the events about that one subject.
+        With `of`, such as the id of a task, the broker sends only the events about this subject.
 
         `async with client.events("task.*") as events: async for event in events`. The stream has the events since the
         block was entered; a listener more than 10,000 events behind misses the oldest.

@@ -1,4 +1,4 @@
-"""Notification of waits for the end of a workflow: one queue of events wakes all waits of a client.
+"""The notification of workflow ends: one queue of events wakes all of a client's waits for workflows.
 
 An event may be missed, so a wait also asks the control plane, but rarely. The client listens from the first wait until
 there has been no wait for a while.
@@ -24,33 +24,33 @@ log = logging.getLogger(__name__)
 ENDINGS: Mapping[str, WorkflowState] = MappingProxyType(
     {f"workflow.{state.value}": state for state in WorkflowState if state.terminal}
 )
-"""The event types of the end of a workflow, with the state that each means."""
+"""The event types that report the end of a workflow, with the final state that each means."""
 IDLE_SECONDS = 5.0
-"""How long the client still listens after the last wait."""
+"""How long the client still listens to workflow events after its last wait."""
 
 
 class Completions:
-    """The notifications of workflows' ends to the waits of one client."""
+    """The notifier of one client's waits for workflow ends, by `workflow.*` events."""
 
     def __init__(self, event_stream: EventStreams, background: Supervisor) -> None:
         self._event_stream = event_stream
         self._background = background
         self._waits: Counter[str] = Counter()
-        """Number of waits for each workflow."""
+        """The number of waits for the end of each workflow, by workflow id."""
         self._expected: dict[str, asyncio.Future[None]] = {}
         self._listener: asyncio.Task[None] | None = None
         self._listens = False
 
     @property
     def heard(self) -> bool:
-        """Whether the client listens already; before that, a wait cannot rely on an event."""
+        """Whether the client listens to workflow events already; before that, a wait cannot rely on an event."""
         return self._listens
 
     @contextmanager
     def waiting(self, workflow: str) -> Iterator[Callable[[], asyncio.Future[None]]]:
-        """Yield, for the time of a wait, a function whose future is done when an event tells of the workflow's end.
+        """Yield a function that returns a future, which is done when an event reports the workflow's end.
 
-        All waits for a workflow share the future; call the function again before each look.
+        All waits for a workflow share the future; call the function again before each request for the state.
         """
         self._waits[workflow] += 1
         try:

@@ -1,7 +1,7 @@
 """Requests to the control plane: published to `coditect.control`, answered to the process's reply queue.
 
-Every request may be repeated: it carries an id, and the control plane does once what it asks for. So a request that was
-not answered, because the broker, a dispatcher or the way between them was gone, is sent again until the time is over.
+Every request may be repeated: the control plane carries out the requests with one id once. So a request that was not
+answered, because the broker, a dispatcher or the way between them was gone, is sent again until the time is over.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 ASK_SECONDS = 30.0
 WAITS = Backoff(2.0, 8.0)
-"""How long an answer is awaited before the same request is sent again."""
+"""How long an answer of the control plane is awaited before the same request is sent again."""
 PAUSES = Backoff(0.1, 2.0)
-"""The pauses after refusals that are retryable."""
+"""The pauses before a request is sent again after a retryable refusal."""
 GRACE_SECONDS = 2.0
-"""How long a control plane may take to appear: one that is just starting has no queue yet."""
+"""How long a request waits for the queue of a control plane that is just starting."""
 START_ONE = "start one: `coditect dispatcher run`, or `coditect up` for everything"
 
 
 class ControlPlane:
-    """The control plane as one process sees it; tasks may share it."""
+    """The sender of one process's requests to the control plane; asyncio tasks may share it."""
 
     def __init__(self, broker: Broker, requests: Requests, clock: Clock) -> None:
         self._broker = broker
         self._requests = requests
         self._clock = clock
         self.blobs = requests.blobs
-        """The store of the large values for which blob references stand in an answer."""
+        """The store of the large values that an answer names by blob references."""
         self.answered = False
         """Whether the control plane ever answered this process; if so, its silence is an outage and not its absence."""
 
     async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ASK_SECONDS) -> dict[str, Any]:
-        """Send a request, again as often as needed within the time, and return the answer.
+        """Send a request, repeat it until the control plane answers or the time is over, and return the answer.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answered; the request may have been carried out all the same, or
@@ -116,7 +116,7 @@ class ControlPlane:
         return reply.result() if reply.done() else None
 
     async def _silence(self, verb: Verb) -> CoditectError:
-        """Return the error that stands for a missing answer.
+        """Return the error of a missing answer, after a check that a control plane is there.
 
         Raises:
             ControlPlaneRequired: when there is no control plane that could answer later.
@@ -134,7 +134,7 @@ class ControlPlane:
 
 @asynccontextmanager
 async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
-    """Yield the control plane for a few requests over the connection; use a name once, its reply queue is removed.
+    """Yield a `ControlPlane` for a few requests over an open broker; delete the reply queue of `name` at the end.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
@@ -150,7 +150,7 @@ async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[Co
 
 
 def refusal(outcome: Outcome) -> CoditectError:
-    """Return the error that a refusal names, with its facts; a plain CoditectError when it names an unknown error."""
+    """Return the error that the control plane's refusal names, with its facts; a CoditectError for an unknown name."""
     failure = outcome.failure
     assert failure is not None
     found = getattr(errors, failure.type, None)

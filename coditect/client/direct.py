@@ -29,7 +29,7 @@ MOST_WINDOW_BYTES = 16 * 1024 * 1024
 
 
 class DirectLane:
-    """The direct submits of one client."""
+    """The direct lane of one client, which publishes tasks straight to the capabilities' queues."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class DirectLane:
 
 
 def encoded(source: Iterator[Any], most: int) -> list[bytes]:
-    """Return the bodies of the next values; fewer than `most` when they are large.
+    """Return the JSON bodies of the next `most` values, or of fewer values when they are large.
 
     Raises:
         InvalidTask: when a value cannot be written as JSON.

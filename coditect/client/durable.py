@@ -23,7 +23,7 @@ from coditect.workflow.states import TaskState
 from coditect.workflow.template import LITERAL
 
 NODE = "task"
-"""The name of the workflow's only node."""
+"""The name of the only node in a durable task's workflow."""
 
 _STATUSES = {
     TaskState.COMPLETED: Status.COMPLETED,
@@ -66,7 +66,7 @@ def _ms(duration: Duration | None) -> int | None:
 
 
 class KeptOptions:
-    """The access of a handle to one durable task at the control plane."""
+    """The part of a durable task's handle that asks the control plane for the outcome, state and events."""
 
     __slots__ = ("_task_id", "known", "run")
 
@@ -75,7 +75,7 @@ class KeptOptions:
         self.run = run
         """The handle of the task's workflow."""
         self.known: Outcome | None = None
-        """The last outcome from the control plane; None before the first."""
+        """The last outcome of the task that the control plane gave; None before the first."""
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
         """Wait for the end of the task and return its outcome; see `Handle.outcome`."""
@@ -84,7 +84,7 @@ class KeptOptions:
         return self.known
 
     async def _ended(self, seconds: float) -> Outcome:
-        """Wait for the end of the task; ask again where the control plane falls silent behind the end."""
+        """Wait for the end of the task and return its outcome; ask a silent control plane again until the timeout."""
         now = asyncio.get_running_loop().time
         until = now() + seconds
         pauses = PAUSES.pauses()
@@ -98,7 +98,7 @@ class KeptOptions:
             await asyncio.sleep(max(0.0, min(next(pauses), until - now())))
 
     async def row(self) -> NodeRow:
-        """Return the present state of the task.
+        """Return the present state of the durable task: the row of its workflow's only node.
 
         Raises:
             NotFound: when the id is that of a workflow of several nodes.

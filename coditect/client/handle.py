@@ -1,4 +1,4 @@
-"""The handle of a submitted task, by which its submitter waits for the result, listens, and cancels."""
+"""The handle of a submitted task, by which its submitter waits for the result, reads events, and cancels."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT: Duration = "10m"
 CANCEL_SECONDS = 10.0
 LAST_EVENT_SECONDS = 1.0
-"""How long the event of the end may come after the outcome itself."""
+"""How long after a task's outcome the event of the task's end may come."""
 
 
 class Handle:
-    """A submitted task: waits for the result, listens to the events, and cancels; made by `Client.submit`.
+    """The handle of a submitted task: waits for its result, reads its events, cancels it; see `Client.submit`.
 
-    The handle of a durable task asks the control plane, from any process: `Client.task` makes it of the id alone.
+    The handle of a durable task asks the control plane, from any process: `Client.task` makes it from the id alone.
     """
 
     __slots__ = ("__weakref__", "_broker", "_event_stream", "_kept", "_reply", "_requests", "_task")
@@ -78,14 +78,14 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether the outcome has arrived; of a durable task only an outcome that was asked for arrives."""
+        """Whether the task's outcome has arrived; for a durable task, whether `outcome` or `result` has fetched it."""
         if self._kept is not None:
             return self._kept.known is not None
         return self._reply is not None and self._reply.done()
 
     @property
     def run(self) -> Run:
-        """The workflow of a durable task, with every attempt and the means to redrive it.
+        """The handle of a durable task's workflow, which lists every attempt and can redrive the task.
 
         Raises:
             InputError: when the task is a direct one.
@@ -180,7 +180,7 @@ class Handle:
     async def cancel(self, *, reason: str = "") -> None:
         """Ask the agents, or the control plane for a durable task, to cancel the task.
 
-        The outcome tells whether it was in time.
+        The outcome shows whether the request was in time.
         """
         if self._kept is not None:
             await self._kept.run.cancel(reason=reason)
@@ -196,12 +196,12 @@ class Handle:
             return  # no agent is there: nothing runs
 
     def forget(self) -> None:
-        """Stop expecting the result, and free the memory for it."""
+        """Stop waiting for the task's result, and free the memory for it; the task goes on."""
         self._requests.forget(self._task.correlation_id or "")
 
 
 async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
-    """Return the next event of any task; None when the outcome came and its event did not follow."""
+    """Return the next event of a stream; None when the task's outcome came and no event followed in time."""
     waiting = asyncio.ensure_future(anext(stream))
     either: set[asyncio.Future[Any]] = {waiting, reply}
     try:
@@ -214,7 +214,7 @@ async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Ev
 
 
 async def _done_within(reply: asyncio.Future[Outcome], seconds_: float) -> bool:
-    """Return whether the reply is done in time; leave the reply alone when it is not, or when the wait is canceled.
+    """Wait some seconds for a reply, and return whether it came; neither a timeout nor a cancel touches the reply.
 
     The function does what `asyncio.timeout` around a shield would do, at a third of the cost: every round trip waits
     here.
@@ -244,7 +244,7 @@ _ERRORS: dict[Status, type[TaskError]] = {
 
 
 def task_error(outcome: Outcome) -> TaskError:
-    """Return the error for an outcome without a value."""
+    """Return the exception that reports an outcome without a value: failed, rejected, canceled or expired."""
     failure = outcome.failure
     if failure is None:
         return TaskError("The task ended without a value", task_id=outcome.task_id)

@@ -38,15 +38,13 @@ class Options:
     pin: AgentId | None = None
     """The preferred agent; another one does the task when the preferred agent does not take it within a second."""
     strategy: Strategy | None = None
-    """How to pick the preferred agent from the registry, also as a text: `"least_busy"`. None means the capability's
-    own strategy, or else the broker's balance.
-    """
+    """The strategy to pick an agent, such as `"least_busy"`; None: the capability's own, else the broker's balance."""
     wanted: Wanted = ANYTHING
-    """The wishes for the agent, for `best_match`, which is the strategy when only this field is given."""
+    """The wanted properties of the agent, for the strategy `best_match`, which this field alone implies."""
     max_attempts: int | None = None
     """Number of attempts in all, 1 to 1,000, never more than the capability's own number, which counts when None."""
     results: bool = True
-    """Whether the result is wanted; without it no result comes back."""
+    """Whether the task's result comes back to the client."""
     durable: bool = False
     """Whether the control plane keeps the task, so that it survives the broker's disks and may run for hours."""
     idempotency_key: str | None = None
@@ -54,7 +52,7 @@ class Options:
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
     task_id: TaskId | None = None
-    """An id for a direct task, for a submitter who must know it before; never used before. None makes a new id."""
+    """A never used id for a direct task, if its submitter must know the id beforehand; None makes a new id."""
 
     def __post_init__(self) -> None:
         for name, (default, checked) in _CHECKS.items():
@@ -134,6 +132,6 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "task_id": _optional(arguments.text, shortest=1),
     }
 )
-"""The default of each field, and the check of any other value."""
+"""The default of each option, and the check of any other value."""
 NONE_FIELDS = frozenset(name for name, (default, _) in _CHECKS.items() if default is None)
-"""The fields that may be None."""
+"""The names of the options that may be None."""

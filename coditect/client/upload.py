@@ -28,10 +28,10 @@ SMALLER = "put a reference into the input in place of what is large: a URL, a pa
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A workflow cut into chunks; `cut` makes it."""
+    """A checked workflow, cut into the chunks in which it is sent to the control plane; made by `cut`."""
 
     head: dict[str, Any]
-    """The fields that every chunk carries."""
+    """The fields that every chunk of the workflow carries."""
     input: Any
     """The workflow's input, which the first chunk carries."""
     definition: Definition
@@ -40,7 +40,7 @@ class Upload:
     """The indexes of the nodes with which the chunks begin, and the number of nodes."""
 
     def chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the body of each request, and the number of nodes up to its end."""
+        """Yield the request body of each chunk, and the number of nodes up to the chunk's end."""
         for number, (start, end) in enumerate(pairwise(self.cuts), 1):
             part = replace(self.definition, nodes=self.definition.nodes[start:end])
             first = {"input": self.input} if number == 1 else {}
@@ -49,7 +49,7 @@ class Upload:
 
 
 def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -> Upload:
-    """Check a definition with its graph and expressions, and cut it into chunks.
+    """Check a workflow's definition, graph and expressions, and cut the workflow into chunks.
 
     Raises:
         InvalidWorkflow: when the graph or an expression is wrong.
@@ -71,7 +71,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
 
 
 def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """Return the problems of the expressions; none without JMESPath, since the control plane checks them, too."""
+    """Return the problems of a definition's expressions; none without JMESPath: the control plane checks, too."""
     if not any(True for node in definition.nodes for _ in node_expressions(node)):
         return ()
     try:
@@ -99,5 +99,5 @@ def _cuts(definition: Definition, head: dict[str, Any], input_bytes: int) -> tup
 
 
 def _bytes(node: Node) -> int:
-    """Return the size of the node in a chunk, with its comma."""
+    """Return the size of a node in a chunk, in bytes, with its comma."""
     return len(dumps({node.name: node_document(node)}))

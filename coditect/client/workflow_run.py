@@ -40,25 +40,25 @@ DEFAULT_TIMEOUT: Duration = "1h"
 PAGE = 1_000
 """Number of rows in one page of a listing."""
 LOOK_SECONDS = 5.0
-"""How long one look may take before it counts as unanswered."""
+"""How long one request for a workflow's state may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 FIRST_HEARD_PAUSE_SECONDS = 0.1
 LONGEST_HEARD_PAUSE_SECONDS = 30.0
-"""Longest pause between looks while events are heard: a look only makes up for a lost event."""
+"""The longest pause between state requests while events arrive: a request only makes up for a lost event."""
 PAUSE_SHARE = 0.2
-"""The pause between looks, as a part of the time waited so far: quick ends are seen soon, slow ones cost few looks."""
+"""The pause between state requests, as a part of the time waited so far: a long wait costs few requests."""
 LAST_EVENT_SECONDS = 1.0
-"""How long the event of the end may come after the end itself was seen."""
+"""How long after a workflow's end the event of the end may come."""
 LATE_EVENT_SECONDS = 0.1
-"""How long the event of the end waits for earlier events, because events are published side by side."""
+"""How long the event of a workflow's end is held back for earlier events, which may arrive later."""
 EVENT_PATTERNS = ("workflow.*", "node.*")
 _UNENDED = frozenset(state.value for state in WorkflowState if not state.terminal)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The end of a node, or of a workflow: a value or a failure."""
+    """The end of a node or a workflow: its state, with a value or a failure."""
 
     state: TaskState
     value: Any
@@ -68,7 +68,7 @@ class Ending:
 
 
 class Run:
-    """A started workflow, made by `Client.start`, or of its id by `Client.run`; sends no request until it is used.
+    """The handle of a started workflow; made by `Client.start`, or from the workflow's id by `Client.run`.
 
     The control plane answers from the ledger.
 
@@ -86,9 +86,7 @@ class Run:
         self.id = workflow
         """The workflow's id, by which any process may ask the control plane."""
         self.new = new
-        """Whether the start that made this handle had the workflow accepted. False when its idempotency key was known,
-        so that this is the earlier workflow, which may have ended; and for a handle that was made of an id.
-        """
+        """Whether `start` started this workflow; False for an earlier one with the same key, or a handle from an id."""
         self._control = control
         self._event_stream = event_stream
         self._ends = ends
@@ -128,7 +126,7 @@ class Run:
     async def wait(self, *, timeout: Duration = DEFAULT_TIMEOUT, seen: Seen | None = None) -> WorkflowState:
         """Wait for the end of the workflow, through outages, and return its final state.
 
-        `seen` is called with the result of each look on the way, and with None for a look without an answer.
+        `seen` is called with the state that each request on the way returns, and with None without an answer.
 
         Raises:
             ResultTimeout: when the workflow did not end in time; it goes on.
@@ -152,7 +150,7 @@ class Run:
     @overload
     async def result(self, model: type[T], *, node: str | None = ..., timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, node: str | None = None, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the end and return the value of the last node, or of a named node, validated as `model`.
+        """Wait for the workflow's end and return its last node's value, or a named node's, validated as `model`.
 
         With `node` the call waits for that node alone. A skipped node gives None.
 
@@ -174,7 +172,7 @@ class Run:
         return codec(model).decode(dumps(ending.value))
 
     async def _last(self, timeout: Duration) -> Ending:
-        """Return the workflow's ending with its value; once the end was heard of, one look fetches both."""
+        """Wait for the workflow's end, and return its final state with its value or failure."""
         begun = False
 
         async def look(left: float) -> Ending | None:
@@ -195,7 +193,7 @@ class Run:
         return await self._ending(node, ASK_SECONDS)
 
     async def ending(self, node: str, *, timeout: Duration = DEFAULT_TIMEOUT, alone: bool = False) -> Ending:
-        """Wait for the end of a node, with a value or without, and return it.
+        """Wait for the end of a node, and return its final state with its value or failure.
 
         `alone` says that the workflow ends with the node.
 
@@ -244,9 +242,9 @@ class Run:
         *,
         by_event: bool,
     ) -> R:
-        """Repeat a look until it shows enough; wait out a silent control plane once it has answered the process.
+        """Repeat a request until its answer is `enough`; wait out the silence of a control plane that answered before.
 
-        With `by_event` only the end of the workflow is enough, so that a look only makes up for a lost event.
+        With `by_event` only the end of the workflow is enough, so that a request only makes up for a lost event.
         """
         longest = LONGEST_HEARD_PAUSE_SECONDS if by_event else LONGEST_PAUSE_SECONDS
         now = asyncio.get_running_loop().time
@@ -277,7 +275,7 @@ class Run:
     # -- as it happens ----------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield the events from now on to the end: `node.started`, `node.completed`, ..., `workflow.completed`.
+        """Yield the workflow's events from now on to its end: `node.started`, ..., `workflow.completed`.
 
         An event may be missed, but not the last one: the end is also asked for, and made an event when none comes.
         """
@@ -285,7 +283,7 @@ class Run:
             yield event
 
     async def told(self, patterns: tuple[str, ...], subjects: Collection[str]) -> AsyncIterator[Event]:
-        """Yield the workflow's events of the given patterns and subjects, to the end, which is never missed."""
+        """Yield the workflow's events of the given patterns and subjects; the event of its end is never missed."""
         async with self._event_stream.stream(*patterns, of=subjects) as stream:
             ended = asyncio.ensure_future(self._end_after_its_events())
             late = asyncio.ensure_future(asyncio.Event().wait())
@@ -318,12 +316,12 @@ class Run:
         """Cancel the workflow: no node starts any more, and running nodes are asked to stop.
 
         A cancel survives restarts and is done once. The cancel and the workflow's own completion race to exactly one
-        end, which `wait` tells.
+        end, which `wait` returns.
         """
         await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason})
 
     async def pause(self) -> None:
-        """Stop publishing nodes; nodes that were published go on."""
+        """Pause the workflow: no further node is published, and published nodes go on."""
         await self._control.ask(Verb.PAUSE, {"workflow": self.id})
 
     async def resume(self) -> None:
@@ -333,7 +331,7 @@ class Run:
     async def redrive(self, node: str, value: Any = None, *, dry_run: bool = False) -> dict[str, Any]:
         """Run a node that ended without a value again, from its recorded input or the given one.
 
-        Dependents of the node follow it. With `dry_run` nothing is done; the answer says what would be.
+        Dependents of the node follow it. With `dry_run` nothing is done, and the answer describes the redrive.
         """
         asked: dict[str, Any] = {"workflow": self.id, "node": node, "dry_run": dry_run}
         if value is not None:
@@ -352,7 +350,7 @@ class Run:
 
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
-    """Return the state of a node in an answer, or the state that the workflow would have as a node."""
+    """Return the state of a node or a workflow in an answer, as a node's state."""
     state = str(answer.get("state"))
     if state in _UNENDED:
         return TaskState.WORKING
@@ -365,7 +363,7 @@ def _state_of(answer: Mapping[str, Any]) -> TaskState:
 async def pages(
     control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
 ) -> AsyncIterator[object]:
-    """Yield the rows of a listing, page after page, at most `most` of them."""
+    """Yield the rows of a listing by the control plane, page after page, at most `most` of them."""
     after: object = None
     left = most
     while left is None or left > 0:

@@ -42,7 +42,7 @@ Progress = Callable[[int, int], object]
 
 
 class WorkflowLane:
-    """The workflows and durable tasks of one client."""
+    """The workflow lane of one client: sends workflows and durable tasks to the control plane."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class WorkflowLane:
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
     ) -> Run:
-        """Check a workflow, have the control plane accept it, and return its handle; see `Client.start`."""
+        """Check a workflow, send it to the control plane, and return its handle; see `Client.start`."""
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
@@ -126,7 +126,7 @@ class WorkflowLane:
     # -- durable tasks ----------------------------------------------------------------------------------
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
-        """Have the control plane keep one task, and return its handle; see `Client.submit`."""
+        """Submit one durable task to the control plane, and return its handle; see `Client.submit`."""
         if options.task_id is not None:
             fix = "give it an idempotency key of your own"
             raise InputError("The control plane names a durable task", parameter="task_id", fix=fix)
@@ -140,7 +140,7 @@ class WorkflowLane:
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
     ) -> AsyncGenerator[Handle, None]:
-        """Have the control plane keep a task for each value, one after the other; see `Client.submit_many`."""
+        """Submit a durable task for each value, one after another, and yield the handles; see `Client.submit_many`."""
         source = iter(values)
         while bodies := encoded(source, concurrency):
             for body in bodies:
