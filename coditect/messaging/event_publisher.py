@@ -42,20 +42,20 @@ class Events:
         self._clock = clock
         self._source = source
         self._muted: dict[str, asyncio.TimerHandle] = {}
-        """The types of which no event is sent, each with the timer that ends it."""
+        """The muted event types, of which no event is sent, each with the timer that ends the muting."""
         self._untried: set[str] = set()
-        """The types that were muted until now: one event is sent, to find out whether it has a listener."""
+        """The event types that were muted until now: one event of each is sent, to see whether it has a listener."""
         self._followed: OrderedDict[str, None] = OrderedDict()
         """Subjects that listeners announced to follow, until the last event, or an event without a listener."""
         self._under_way = 0
         self.dropped = (metrics or MemoryMetrics()).counter(EVENTS_DROPPED)
 
     def heard(self, type_: str, subject: str = "") -> bool:
-        """Return whether an event may have a listener; asked before the facts of a frequent event are gathered."""
+        """Tell whether an event may have a listener, before a caller gathers the facts of a frequent event."""
         return type_ not in self._muted or subject in self._followed
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event in the background; drop the event without listeners, or with too many under way."""
+        """Publish an event in the background; drop it when it has no listeners, or too many events are under way."""
         if not self.heard(type_, subject):
             return
         if self._under_way >= MOST_UNDER_WAY:
@@ -68,7 +68,7 @@ class Events:
         self._background.start(self._publish(event), name=f"event {type_}")
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """Send events again after a listener's announcement: all events, or the events about the given subjects."""
+        """Send muted events again after a listener's announcement: all of them, or those about the given subjects."""
         if not subjects:
             for type_ in tuple(self._muted):
                 self._end_mute(type_)

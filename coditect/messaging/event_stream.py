@@ -26,7 +26,7 @@ ANNOUNCE_SECONDS = 5.0
 
 
 class EventStream:
-    """A stream of events that match topic patterns, optionally of some subjects only, while the block lasts."""
+    """A subscription to the events that match topic patterns, or some subjects only, inside `async with`."""
 
     def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
         self._broker = broker
@@ -50,7 +50,7 @@ class EventStream:
         return self
 
     async def _announce(self) -> None:
-        """Announce the listener to all agents, which mute events without listeners."""
+        """Announce this listener to all agents, which mute events without listeners."""
         try:
             await self._broker.publish(
                 control_messages.listen(self._subjects),

@@ -63,15 +63,15 @@ class Requests:
     ) -> None:
         self._broker = broker
         self.blobs = blobs
-        """The store for bodies over the inline limit; the makers of tasks and the readers of outcomes use it."""
+        """The blob store for bodies over the inline limit, for makers of tasks and readers of outcomes."""
         self.reply_to = f"reply.{name}"
         self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
         self._consumer: Consumer | None = None
         self.new_token = partial(next, tokens())
-        """Return a correlation id for the next request."""
+        """Return a fresh random correlation id for the next request."""
         self._looked_at: dict[AgentId, float] = {}
-        """The last time each agent's inbox was seen, on the event loop's clock."""
+        """The event loop's time at which each agent's inbox queue was last seen."""
         self.strays = (metrics or MemoryMetrics()).counter(REPLIES_STRAY)
 
     async def __aenter__(self) -> Self:
@@ -96,7 +96,7 @@ class Requests:
         return future
 
     def forget(self, correlation_id: str) -> None:
-        """Cancel the wait for a reply."""
+        """Cancel the future of the reply with a correlation id, so that a later reply is dropped."""
         future = self._waiting.pop(correlation_id, None)
         if future is not None:
             future.cancel()
@@ -167,7 +167,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Return whether an agent's inbox exists, and will stay while a task is in it, from a look not long ago."""
+        """Tell whether an agent's inbox queue exists; trust a yes for INBOX_LOOK_SECONDS, while it cannot expire."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True
