@@ -1,4 +1,4 @@
-"""Blocking counterparts of the asynchronous objects, for scripts, notebooks and threads.
+"""The blocking counterparts of client, handle, workflow run and event stream, for scripts, notebooks and threads.
 
 The module repeats no logic: each method runs the asynchronous method of the same name in the event loop's thread,
 waits for its result, and takes over its signature and documentation.
@@ -33,11 +33,11 @@ K = TypeVar("K")
 C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
 
 CHUNK = 500
-"""The number of values that are submitted together: a change to the loop's thread for each value would cost more."""
+"""The number of values that `submit_many` submits together: a thread switch for each value would cost more."""
 
 
 class Blocking(Generic[A]):
-    """The base of the blocking objects: an asynchronous object, and the thread of its event loop."""
+    """The base class of blocking objects: an asynchronous object, and the thread of its event loop."""
 
     def __init__(self, inner: A, thread: LoopThread) -> None:
         self._inner = inner
@@ -45,7 +45,7 @@ class Blocking(Generic[A]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """Return the blocking method with a signature and help that name its own return type."""
+    """Set the return type in a blocking method's signature, remove `async` from its help, and return the method."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -53,7 +53,7 @@ def _giving(method: T, kind: str) -> T:
 
 
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
-    """Return a blocking method for a coroutine method, which waits for the result; a subclass's override is called."""
+    """Return the blocking counterpart of a coroutine method or its override, which waits for the result."""
 
     @wraps(method)
     def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,7 +64,7 @@ def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Call
 
 
 class SyncEvents(Blocking[EventStream]):
-    """A stream of events, from the beginning of the block: `with client.events() as events`."""
+    """A blocking stream of events from the beginning of the block: `with client.events() as events`."""
 
     def __enter__(self) -> Self:
         self._thread.run(self._inner.__aenter__())
@@ -82,7 +82,7 @@ class SyncEvents(Blocking[EventStream]):
         return self._thread.run(self._inner.__anext__())
 
     def next(self, *, timeout: Duration) -> Event | None:
-        """Wait for the next event and return it; None without an event in time."""
+        """Wait for the next event and return it; None when no event comes within `timeout`."""
         return self._thread.run(_in_time(self._inner, seconds(timeout)))
 
 
@@ -119,7 +119,7 @@ class SyncContext(Blocking[C]):
 def making(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A], P], K]:
-    """Return a blocking method for a coroutine method that makes an asynchronous object.
+    """Return the blocking counterpart of a coroutine method that makes an asynchronous object.
 
     The blocking method returns the object's blocking counterpart, of the class `kind`.
     """
@@ -134,7 +134,7 @@ def making(
 def naming(
     method: Callable[Concatenate[A, P], B], kind: Callable[[B, LoopThread], K]
 ) -> Callable[Concatenate[Blocking[A], P], K]:
-    """Return a blocking method for a plain method that makes an asynchronous object.
+    """Return the blocking counterpart of a plain method that makes an asynchronous object.
 
     The blocking method returns the object's blocking counterpart, of the class `kind`.
     """
@@ -149,7 +149,7 @@ def naming(
 def iterating(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Blocking[A], P], Iterator[T]]:
-    """Return a method that gives an ordinary iterator, for a method that gives an asynchronous iterator."""
+    """Return the blocking counterpart of a method that gives an asynchronous iterator: it gives a plain one."""
 
     @wraps(method)
     def iterate(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
@@ -161,7 +161,7 @@ def iterating(
 
 
 class SyncRun(Blocking[Run]):
-    """A handle to a workflow, which reads its state and results and controls it; `SyncClient.start` makes it."""
+    """The blocking handle of a workflow: reads its state and results, and controls it; see `SyncClient.start`."""
 
     @property
     def id(self) -> str:
@@ -207,7 +207,7 @@ class SyncRun(Blocking[Run]):
 
 
 class SyncHandle(Blocking[Handle]):
-    """A handle to one task, which gives its result and events and cancels it; `SyncClient.submit` makes it."""
+    """The blocking handle of one task: gives its result and events, and cancels it; see `SyncClient.submit`."""
 
     @property
     def task_id(self) -> TaskId:
@@ -226,7 +226,7 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def run(self) -> SyncRun:
-        """The workflow of a durable task, for its attempts and a redrive.
+        """The handle of a durable task's workflow, which lists every attempt and can redrive the task.
 
         Raises:
             InputError: when the task is a direct one.
@@ -243,7 +243,7 @@ class SyncHandle(Blocking[Handle]):
     @overload
     def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the result and return its value, validated as `model`; may be called again.
+        """Wait for the task's result and return its value, validated as `model`; may be called again.
 
         Ctrl-C ends the wait, and the task goes on.
 
@@ -255,14 +255,14 @@ class SyncHandle(Blocking[Handle]):
         return self._thread.run(self._inner.result(model, timeout=timeout))
 
     def forget(self) -> None:
-        """Give up the result, and free the memory that waits for it; the task goes on."""
+        """Stop waiting for the task's result, and free the memory for it; the task goes on."""
         self._thread.run(_called(self._inner.forget))
 
 
 def handing_many(
     method: Callable[Concatenate[A, str, Iterable[Any], P], AsyncIterator[Handle]],
 ) -> Callable[Concatenate[Blocking[A], str, Iterable[Any], P], Iterator[SyncHandle]]:
-    """Return a method that submits many values and gives an ordinary iterator of handles.
+    """Return the blocking counterpart of `submit_many`, which gives a plain iterator of handles.
 
     The method takes the values in the caller's thread, `CHUNK` at a time.
     """

@@ -1,4 +1,4 @@
-"""The client for callers without an event loop."""
+"""The `SyncClient`: the blocking client for callers without an event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coditect.sync.blocking import (
 
 
 class SyncClient(SyncContext[Client]):
-    """The client for code without an event loop: scripts, notebooks, threads; `Client.sync` makes it.
+    """The blocking client for code without an event loop: scripts, notebooks, threads; made by `Client.sync`.
 
     `with` opens and closes the client; in a notebook, `open()` and `close()` do. Threads may share a client. Each call
     waits; Ctrl-C ends the wait at once, and the client stays usable. A coroutine must not call the client: a waiting
@@ -29,7 +29,7 @@ class SyncClient(SyncContext[Client]):
 
     @property
     def name(self) -> str:
-        """The client's name, by which the fleet knows it."""
+        """The client's name, which its reply queue and its events carry."""
         return self._inner.name
 
     submit = making(Client.submit, SyncHandle)
