@@ -2,10 +2,10 @@
 
 `TestFleet` runs the real runtime, client and control plane over the in-memory twins of broker and registry.
 
-``fleet``          what a test holds: the fleet, its faults, and what a test can look at
+``fleet``          the `TestFleet`: its processes, faults to inject, and views of its state
 ``process``        one simulated process
 ``processes``      all simulated processes, and the actions on them: start, kill, pause, restart, drain
-``schedule``       the order of the processes' callbacks; makes processes of the parts of one event loop
+``schedule``       the order, by the seed, of the processes' callbacks on one event loop
 ``virtual_clock``  the loop's virtual time: it stands still while there is work, and jumps while there is none
 ``seeded``         time of day, ids and random numbers from a seed
 ``crashes``        the errors of background work

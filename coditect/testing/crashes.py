@@ -21,7 +21,7 @@ def warnings_muted() -> Iterator[None]:
 
 
 class Crashes(logging.Handler):
-    """The exceptions that the given packages logged as errors, or that reached the event loop."""
+    """The collector of exceptions that the given packages log as errors, or that reach the event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, packages: Iterable[str]) -> None:
         super().__init__(logging.ERROR)
@@ -49,7 +49,7 @@ class Crashes(logging.Handler):
             self.add(record.exc_info[1], record.getMessage())
 
     def add(self, error: Exception, where: str) -> None:
-        """Collect an exception, once, with a note of where it was found."""
+        """Collect an exception, each only once, with a note of the place where it was found."""
         if not any(error is known for known in self.found):
             error.add_note(f"In the background of a TestFleet: {where}")
             self.found.append(error)

@@ -6,7 +6,7 @@ from coditect.errors import CoditectError
 
 
 class FleetStuck(CoditectError):
-    """The error of a test that waits in vain: nothing runs, and nothing waits for time."""
+    """The error of a test that waits in vain, because nothing in the fleet can bring about what it awaits."""
 
 
 class FleetCrashed(ExceptionGroup[Exception]):

@@ -1,4 +1,4 @@
-"""The fleet that a test holds: a whole fleet in the test's own process, faults to inject, and views of its state."""
+"""The `TestFleet`: a whole fleet in the test's own process, with faults to inject and views of its state."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class TestFleet:
         patience: Duration = "7d",
         clocks_ahead_seconds: Mapping[str, float] | None = None,
     ) -> None:
-        """Declare the fleet; `replicas` is the number of processes of each agent, or of those it names.
+        """Declare the fleet; `replicas` is the number of processes per agent, for all agents or by the agent's name.
 
         `start` is the time of day at which virtual time begins. A plain handler's thread that takes longer than
         `stuck_after`, in real time, no longer holds virtual time up. A test that waits for `patience`, in virtual time,
@@ -213,7 +213,7 @@ class TestFleet:
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        """Return the installed control planes by name."""
+        """Return the functions that run the installed control planes, by name."""
         return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:
@@ -228,7 +228,7 @@ class TestFleet:
         return self._replicas if isinstance(self._replicas, int) else self._replicas.get(agent.name, 1)
 
     def _registry_of(self, process: VirtualProcess) -> Registry:
-        """Return the registry as the process reaches it."""
+        """Return the registry through which a process works; a subclass may return one with faults."""
         return self.registry
 
     def _agent(self, agent: Agent, process: VirtualProcess) -> AbstractAsyncContextManager[Runtime]:
@@ -254,7 +254,7 @@ class TestFleet:
         return plane
 
     async def _observe(self) -> None:
-        """Consume every event until the fleet ends."""
+        """Record every event of the fleet until the fleet ends."""
         broker = await MemoryBroker(self.server, name="observer").__aenter__()
         await broker.declare(base_topology() + event_queue("events.test", ("#",)))
         await broker.consume("events.test", self._heard, prefetch=1_000)
@@ -277,20 +277,20 @@ class TestFleet:
         return self._virtual_clock.now
 
     async def advance(self, span: Duration) -> None:
-        """Let virtual time pass, with everything that happens in it, also at its very end."""
+        """Let a span of virtual time pass; return when all that is due in it, also at its very end, has happened."""
         await self.settled()
         self._virtual_clock.heard = self._virtual_clock.now + seconds(span)
         await asyncio.sleep(seconds(span))
         await self.settled()
 
     async def settled(self) -> None:
-        """Return when nothing is left to do before time goes on; no virtual time passes."""
+        """Wait until no process has anything to do before virtual time goes on; no virtual time passes."""
         await self._virtual_clock.settled()
 
     # -- work -------------------------------------------------------------------------------------------
 
     async def submit(self, capability: str, value: Any = None, **how: Any) -> Handle:
-        """Submit a task by the fleet's own client, as `Client.submit`."""
+        """Submit a task by the fleet's own client; see `Client.submit`."""
         return await self.client.submit(capability, value, **how)
 
     async def start(self, workflow: Workflow | Definition, value: Any = None, **how: Any) -> Run:
@@ -304,7 +304,7 @@ class TestFleet:
     # -- processes --------------------------------------------------------------------------------------
 
     async def add(self, agent: Agent, *, replicas: int = 1) -> tuple[VirtualProcess, ...]:
-        """Start more processes of an agent; return them when they are at work."""
+        """Start more processes of an agent, and return them when they are ready for tasks."""
         self._added.append(agent)
         start = partial(self._processes.start, agent.name, partial(self._agent, agent))
         return tuple([await start() for _ in range(replicas)])
@@ -321,29 +321,29 @@ class TestFleet:
         return self._processes.kill(target)
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Stop a process, or every one of an agent, as SIGSTOP does: it does nothing until `resume`.
+        """Stop a process, or every process of an agent, as SIGSTOP does: a stopped process does nothing until `resume`.
 
-        Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker,
-        having heard nothing for 10 s, gives its connection up. A thread that runs is not stopped.
+        Its lease lapses after 3 s. It keeps its deliveries until the control plane evicts it then, or the broker gives
+        its connection up after 10 s of silence. A thread that runs is not stopped.
         """
         return self._processes.pause(target)
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Let a paused process, or every one of an agent, go on where it stopped, as SIGCONT does."""
+        """Let a paused process, or every process of an agent, go on where it stopped, as SIGCONT does."""
         return self._processes.resume(target)
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Start a process again, or every one of an agent, under fresh ids; kill living ones first."""
+        """Start a process, or every process of an agent, again under a fresh id; kill the living ones first."""
         return await self._processes.restart(target)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
-        """End a process, or every one of an agent, as SIGTERM does; return when it has ended."""
+        """Drain a process, or every process of an agent, as SIGTERM does; return when the processes have ended."""
         return await self._processes.drain(target)
 
     # -- other faults -----------------------------------------------------------------------------------
 
     def drop_connections(self, target: str | None = None) -> None:
-        """Cut the broker connections of a process or agent; without a target all of them, also the client's."""
+        """Cut the broker connections of a process or an agent; without a target cut all, also the client's."""
         for process in self._processes.living(target):
             process.broker.drop()
         if target is None:
@@ -363,12 +363,12 @@ class TestFleet:
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
-        """The processes that ever started, also those of the control plane and dead ones."""
+        """All processes of the fleet that ever started, also those of the control plane and dead ones."""
         return () if self._started is None else self._started.processes
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The events so far, in the order of their arrival."""
+        """The events that the fleet has published so far, in the order of their arrival."""
         return tuple(self._events)
 
     @property
@@ -383,7 +383,7 @@ class TestFleet:
         return forgiven
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
-        """Return the dead letters of one capability, or of all that the fleet has with the unrouted ones; all stay."""
+        """Return the dead letters of one capability, or all of the fleet with the unrouted tasks; remove none."""
         declared = {one.name for agent in self._added for one in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]

@@ -27,11 +27,11 @@ class State(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
-    """Stopped, as by SIGSTOP."""
+    """The process is stopped, as by SIGSTOP."""
     KILLED = "killed"
-    """Killed, as by SIGKILL."""
+    """The process is dead, as by SIGKILL."""
     ENDED = "ended"
-    """Drained, and ended by itself."""
+    """The process drained and ended by itself."""
 
 
 class VirtualProcess:
@@ -74,7 +74,7 @@ class VirtualProcess:
         return self.state in (State.STARTING, State.RUNNING, State.PAUSED)
 
     async def start(self) -> None:
-        """Start the process beside the test, and return when it is at work.
+        """Start the simulated process in the background, and return when it is ready for work.
 
         Raises:
             Exception: any error that the program raises.
@@ -102,7 +102,7 @@ class VirtualProcess:
 
 
 class InProcess(Agent):
-    """The same agent with its `process=True` handlers in threads or on the loop, since a test has no processes."""
+    """A copy of an agent whose `process=True` handlers run in threads or on the loop: a test has one process only."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(
@@ -117,7 +117,7 @@ class InProcess(Agent):
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
-        """The agent's capabilities, each with a place where its handler can run in a test."""
+        """The agent's capabilities, each with its handler in a thread or on the event loop."""
         return tuple(_here(one) for one in self._agent.capabilities)
 
     @property

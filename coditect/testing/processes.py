@@ -19,7 +19,7 @@ _END_ROUNDS = 3
 
 
 class VirtualProcesses:
-    """The simulated processes; each action takes the id of a process, or a name that several share."""
+    """The simulated processes of a fleet; each action takes a process's id, or a name that several processes share."""
 
     def __init__(self, server: MemoryServer, schedule: Schedule) -> None:
         self._server = server
@@ -29,11 +29,11 @@ class VirtualProcesses:
 
     @property
     def processes(self) -> tuple[VirtualProcess, ...]:
-        """Every process that was ever started, in that order."""
+        """Every simulated process that ever started, in the order of the starts."""
         return tuple(self._processes)
 
     async def start(self, name: str, program: Program) -> VirtualProcess:
-        """Start a new process, and return it when it is at work."""
+        """Start a new simulated process, and return it when it is ready for work."""
         number = next(self._numbers.setdefault(name, count(1)))
         id_ = AgentId(f"{name}-{number}")
         process = VirtualProcess(id_, name, MemoryBroker(self._server, name=id_), Actor(id_), program)
@@ -42,7 +42,7 @@ class VirtualProcesses:
         return process
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Kill processes without warning, as `TestFleet.kill`."""
+        """Kill simulated processes without warning; see `TestFleet.kill`."""
         return tuple(self._kill(process) for process in self.living(target))
 
     def _kill(self, process: VirtualProcess) -> VirtualProcess:
@@ -53,7 +53,7 @@ class VirtualProcesses:
         return process
 
     def pause(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Pause processes until `resume`, as `TestFleet.pause`."""
+        """Pause simulated processes until `resume`; see `TestFleet.pause`."""
         paused = tuple(one for one in self.living(target) if one.state is not State.PAUSED)
         for process in paused:
             self._schedule.stop(process.actor)
@@ -62,7 +62,7 @@ class VirtualProcesses:
         return paused
 
     def resume(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Let paused processes go on, as `TestFleet.resume`."""
+        """Let paused simulated processes go on; see `TestFleet.resume`."""
         resumed = tuple(one for one in self.living(target) if one.state is State.PAUSED)
         for process in resumed:
             process.state = State.RUNNING
@@ -77,7 +77,7 @@ class VirtualProcesses:
             process.silence = None
 
     async def restart(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Start processes again under fresh ids, as `TestFleet.restart`."""
+        """Start simulated processes again under fresh ids; see `TestFleet.restart`."""
         former = self._known(target)
         for process in former:
             if process.lives:
@@ -90,7 +90,7 @@ class VirtualProcesses:
         return tuple(started)
 
     async def drain(self, target: str) -> tuple[VirtualProcess, ...]:
-        """End processes gently, and wait for their end, as `TestFleet.drain`."""
+        """Drain simulated processes, and wait for their end; see `TestFleet.drain`."""
         draining = self.living(target)
         for process in draining:
             process.drain.set()

@@ -1,4 +1,4 @@
-"""The scheduler of simulated processes: makes them of the parts of one event loop, in an order by the seed.
+"""The scheduler of simulated processes: runs their callbacks on one event loop, in an order that the seed decides.
 
 A context variable names the process that a task, callback or timer belongs to; each inherits the variable from the code
 that started it. Within a process everything runs in asyncio's order. Between processes, which in reality share nothing
@@ -22,13 +22,13 @@ _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=
 
 
 class Actor:
-    """A simulated process, as the scheduler sees it."""
+    """A simulated process, as the scheduler sees it: its tasks, its ready callbacks, and whether it is stopped."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.stopped = False
         self.ready: deque[tuple[asyncio.Handle, asyncio.Handle]] = deque()
-        """The callbacks in order, each with the handle that may cancel it."""
+        """The callbacks that are ready to run, in order, each with the handle that may cancel it."""
         self._tasks: list[asyncio.Task[Any]] = []
         self._most_tasks = 64
 
@@ -39,7 +39,7 @@ class Actor:
         return context
 
     def add(self, task: asyncio.Task[Any]) -> None:
-        """Keep a task of the process, so that a task which stands still for ever is not garbage-collected."""
+        """Keep a reference to a task of the process, so that a task that never ends is not garbage-collected."""
         if len(self._tasks) >= self._most_tasks:
             self._tasks = [one for one in self._tasks if not one.done()]
             self._most_tasks = 2 * len(self._tasks) + 64
@@ -47,7 +47,7 @@ class Actor:
 
     @property
     def tasks(self) -> tuple[asyncio.Task[Any], ...]:
-        """The tasks that are not done, and some of those that are."""
+        """The process's asyncio tasks that are not done, and some of those that are."""
         return tuple(self._tasks)
 
 
@@ -56,7 +56,7 @@ def _owner(context: Context | None) -> Actor | None:
 
 
 class Schedule:
-    """The order of callbacks that replaces the loop's own between `open` and `close`."""
+    """The seeded order of callbacks, which replaces the event loop's own order between `open` and `close`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, virtual_clock: VirtualClock, random: Random) -> None:
         self._loop = loop
@@ -76,7 +76,7 @@ class Schedule:
         )
 
     def close(self) -> None:
-        """Give the loop its own methods back; processes that stand still do so for ever."""
+        """Give the event loop its own methods back; stopped processes never run again."""
         for name in ("call_soon", "call_at", "create_task", "run_in_executor"):
             del vars(self._loop)[name]
 
@@ -87,7 +87,7 @@ class Schedule:
             self._runnable.remove(actor)
 
     def go_on(self, actor: Actor) -> None:
-        """Let a process go on where it stopped; timers that passed meanwhile fire at once."""
+        """Let a stopped process go on where it stopped; timers that passed meanwhile fire at once."""
         actor.stopped = False
         self._wake(actor)
 
@@ -115,7 +115,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Return whether a timer belongs to an idle loop, or to the regular check of an intake."""
+        """Tell whether a timer belongs to a background loop that is idle, or to the regular check of an intake."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):
@@ -153,7 +153,7 @@ class Schedule:
             self._real_soon(self._turn, context=Context())
 
     def _turn(self) -> None:
-        """Run as many callbacks as are ready now, one at a time, each of a process that the seed picks."""
+        """Run as many callbacks as are ready now, one at a time, each of a process that the seed picks at random."""
         self._turning = False
         for _ in range(sum(len(actor.ready) for actor in self._runnable)):
             if not self._runnable:

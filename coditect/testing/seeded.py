@@ -13,7 +13,7 @@ class SeededClock:
     """A `coditect.aio.clock.Clock` whose random numbers and ids are the same for the same seed."""
 
     def __init__(self, epoch_ms: int, elapsed: Callable[[], float], random: Random) -> None:
-        """Take the sources; `elapsed` returns the virtual time since `epoch_ms`, in seconds."""
+        """Make a clock that begins at `epoch_ms`; `elapsed` returns the virtual seconds since then."""
         self._epoch_ms = epoch_ms
         self._elapsed = elapsed
         self._random = random

@@ -1,4 +1,4 @@
-"""Virtual time for a running event loop: it stands still while there is work, and jumps while there is none.
+"""Virtual time for an event loop: time stands still while callbacks are ready, else jumps to the next timer.
 
 The loop asks its selector to wait until the next timer; here the wait does not happen, and its length is added to the
 time. Real events outside of the loop keep their place: while a plain handler runs in a thread, time stands still; while
@@ -24,13 +24,14 @@ STEADY_BEATS = 2
 IO_SECONDS = 0.02
 """How long an open socket or pipe is waited for, in real time, before each step of virtual time."""
 LAST_CHANCE_SECONDS = 0.25
-"""How long events from outside are waited for, in real time, before the fleet counts as stuck."""
+"""How long, in real time, sockets are waited for before the fleet counts as stuck."""
 LONGEST_SELECT_SECONDS = 24 * 3600.0
 """The longest wait of asyncio itself, which cuts longer ones."""
 ROUNDING_SECONDS = 1e-9
 RESOLUTION_SECONDS = 1e-8
-"""The amount that asyncio adds to the time to see which timers are due. Its own nanosecond is lost in a float after
-three months: no timer would ever be due again.
+"""The amount that asyncio adds to the time to see which timers are due.
+
+Its own nanosecond is lost in a float after three months: no timer would ever be due again.
 """
 _MOST_IDLE = 1_000
 
@@ -66,7 +67,7 @@ class VirtualClock:
     ) -> None:
         """Take the loop and the callbacks: `skipped` gets each skip in seconds, `stuck` the reason of a vain wait."""
         self.now = 0.0
-        """Virtual seconds since the beginning."""
+        """The virtual seconds since the clock was opened."""
         self.heard = 0.0
         """The virtual instant at which the test itself last did something, or will do something."""
         self.jobs = Jobs()
@@ -116,7 +117,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
-        """Note a new timer; an idle timer only checks whether anything happened."""
+        """Note a new timer of the loop; an `idle` timer only checks whether anything happened."""
         if not idle:
             self._stirred = self.now
             return
@@ -126,7 +127,7 @@ class VirtualClock:
         self._idle[id(timer)] = timer
 
     async def settled(self) -> None:
-        """Return when nothing is left to do before time goes on; no time passes meanwhile."""
+        """Wait until no callback is left to run before virtual time goes on; no virtual time passes meanwhile."""
         settled: asyncio.Future[None] = self._loop.create_future()
         self._settling.append(settled)
         await settled
@@ -153,7 +154,7 @@ class VirtualClock:
         return []
 
     def _outside(self) -> list[Any]:
-        """Wait, in real time, for threads and sockets."""
+        """Wait, in real time, for threads and open sockets; return the sockets' events."""
         events: list[Any] = []
         if (since := self.jobs.last_start()) is not None:
             left = since + self._stuck_after_seconds - time.monotonic()
@@ -179,10 +180,7 @@ class VirtualClock:
         return []
 
     def _skip(self, to: float) -> bool:
-        """Skip whole heartbeats, so that everything is as it was before.
-
-        Return False for less than one heartbeat.
-        """
+        """Move virtual time and idle timers ahead by whole heartbeats; return False for less than one heartbeat."""
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False
@@ -200,7 +198,7 @@ class VirtualClock:
 
 
 def _snapped(instant: float) -> float:
-    """Return the instant on a whole microsecond if only the rounding of sums keeps it off.
+    """Return the instant rounded to a microsecond if only rounding errors of sums keep it off.
 
     The loop itself rounds by as much.
     """
