@@ -1,6 +1,6 @@
 """Private servers and a supervised fleet on one machine, for `coditect up`, `down` and `doctor`.
 
-Start reading at `up.py`; `supervisor.py` keeps programs running, `servers.py` starts servers without a supervisor, for
+Start reading at `up.py`; `supervisor.py` keeps programs running, `private.py` starts servers without a supervisor, for
 tests and benchmarks. Linux and macOS.
 """
 

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program to keep running, with the means to see that it works, and to stop it.
+    """A program that a supervisor keeps running: its command, its readiness probe, and how it is stopped.
 
     `env` is the whole environment. Children of a lower `stage` are ready before the next stage starts, and are stopped
     after it. A `ready_file` of the process before is removed before each start. Without a probe the program counts as
@@ -62,7 +62,7 @@ class RunningChild:
         return self._popen.poll()
 
     async def exited(self) -> int:
-        """Wait until the process itself has ended; returns its exit code."""
+        """Wait until the process itself has ended, and return its exit code."""
         if self._popen.poll() is None:
             await _end_of(self._popen)
         return self._popen.wait()
@@ -110,7 +110,7 @@ def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """Return the end of a log, indented for a message; empty if there is no log."""
+    """Return the last lines of a log file, indented for a message; an empty text if there is no log."""
     if not log.exists():
         return ""
     with log.open("rb") as lines:
@@ -120,7 +120,7 @@ def last_lines(log: Path, count: int = 15) -> str:
 
 
 async def _end_of(popen: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of a process without reaping it: by a descriptor on Linux, else by looking."""
+    """Wait for the end of a process without reaping it: by a pid descriptor on Linux, else by polling."""
     try:
         descriptor = os.pidfd_open(popen.pid)
     except (AttributeError, OSError):

@@ -31,7 +31,7 @@ SignIn = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check; `fix` says what to do when it is not `ok`."""
+    """The result of one check by `coditect doctor`; `fix` is the remedy when the check is not `ok`."""
 
     name: str
     ok: bool
@@ -48,7 +48,7 @@ def doctor(
     management_url: str | None = None,
     sign_in: SignIn | None = None,
 ) -> list[Check]:
-    """Check everything that `up` and the programs need; starts, stops and changes nothing.
+    """Check everything that `up` and the programs need, and return the results; start and change nothing.
 
     A server without a given address is checked at the address of a running `up` in `folder`; without an `up` it has no
     address. The broker passes only when `sign_in`, if it is given, raises nothing. Runs its own event loop.
@@ -80,7 +80,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
 
 
 def check_speed(parts: Mapping[str, Any]) -> Check:
-    """List the parts of the `speed` extra that are in use; everything works without them, only slower."""
+    """Report which packages of the `speed` extra are in use; everything works without them, only slower."""
     used = [f"{name} {part.__version__}" for name, part in parts.items() if part is not None]
     missing = [name for name, part in parts.items() if part is None]
     hint = f"without {', '.join(missing)} (pip install 'coditect[speed]')" if missing else ""
@@ -88,7 +88,7 @@ def check_speed(parts: Mapping[str, Any]) -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Check whether there is room for the broker's data; below its own limit a broker takes no messages."""
+    """Check whether the disk has room for the broker's data; below its own limit a broker takes no messages."""
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     fix = "" if free >= FREE_BYTES_AT_LEAST else f"Free some space on the disk of {place}: 1 GB is needed"
@@ -96,7 +96,7 @@ def check_disk(folder: Path) -> Check:
 
 
 def check_up(files: UpFolder, state: UpState | None) -> Check:
-    """Check whether the state that `up` wrote is true: its supervisor lives and every child is ready."""
+    """Check whether the state file of `up` is true: the supervisor lives, and every program is ready."""
     if state is None:
         stale = files.env.exists()
         fix = f"Remove {files.env}, or run `coditect up`" if stale else ""
@@ -130,9 +130,9 @@ async def check_server(
 
 
 async def check_eviction(url: str | None) -> Check:
-    """Check whether frozen agents and dispatchers can be evicted from the broker.
+    """Check whether the broker's management API can evict frozen agents and dispatchers.
 
-    Otherwise their tasks return later.
+    Otherwise the tasks of these return later.
     """
     if url is None:
         return Check("eviction", True, "not possible without CODITECT_MANAGEMENT_URL: frozen agents hold tasks 15 s")

@@ -1,4 +1,4 @@
-"""The errors of private servers, each with the way out.
+"""The errors of private servers and of `up`, each with the remedy.
 
 ::
 
@@ -24,7 +24,7 @@ INSTALL_SERVERS = """\
 
 
 class LocalError(SetupError):
-    """The base of errors whose text ends with the way out, on lines of their own."""
+    """The base of the errors of private servers, whose text ends with a log excerpt and the remedy."""
 
     def __init__(self, sentence: str, *, fix: str = "", log: str = "", **facts: object) -> None:
         super().__init__(sentence, **facts)

@@ -46,7 +46,7 @@ class UpPlan:
     amqp_url: str | None = None
     redis_url: str | None = None
     management_url: str | None = None
-    """The management API of a given broker; a private broker has its own."""
+    """The URL of a given broker's management API; a private broker has its own."""
 
 
 LEDGER = "ledger.db"
@@ -55,13 +55,13 @@ LEDGER = "ledger.db"
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """A plan made concrete: the addresses to use and every child, servers first."""
+    """The concrete plan of one `up`: the servers' addresses, and every program to supervise, servers first."""
 
     amqp_url: str
     redis_url: str
     children: tuple[Child, ...]
     management_url: str | None = None
-    """The broker's management API; None when the broker has none, or its address is not known."""
+    """The URL of the broker's management API; None when the broker has none, or the URL is not known."""
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
@@ -120,7 +120,7 @@ class WantedServers:
 def server_children(
     binaries: Binaries, addresses: Addresses, wanted: WantedServers, *, folder: Path, environ: Mapping[str, str]
 ) -> list[Child]:
-    """Return the children of the wanted private servers, with their files below `folder`."""
+    """Return the wanted private servers as programs to supervise, with their files below `folder`."""
     children: list[Child] = []
     if wanted.redis:
         children.append(redis_child(binaries, addresses, folder=folder / "redis", environ=environ))

@@ -1,6 +1,6 @@
-"""Private servers for as long as a block lasts: for the demo, the tests and the benchmarks.
+"""Private servers that run as long as a block lasts, for the demo, the tests and the benchmarks.
 
-No supervisor: what dies stays dead until it is started again, which is what a fault test wants. The servers
+No supervisor: a server that dies stays dead until a caller starts it again, as a fault test wants. The servers
 end with the block, with the thread that started them, and with the process, also when that is killed.
 """
 
@@ -59,11 +59,11 @@ class PrivateServers:
         return {name: running.process for name, running in self._running.items() if running.exit_code is None}
 
     async def kill_broker(self) -> None:
-        """Kill the broker with SIGKILL; returns when it is gone."""
+        """Kill the broker with SIGKILL, and return when its process is gone."""
         await self._kill(BROKER)
 
     async def start_broker(self) -> None:
-        """Start the broker again on the same data and port; returns when it opens a handshake.
+        """Start the broker again on the same data and port, and return when it opens a handshake.
 
         Raises:
             StartFailed: it died or was not ready in time.
@@ -71,11 +71,11 @@ class PrivateServers:
         await self._start(BROKER)
 
     async def kill_redis(self) -> None:
-        """Kill Redis with SIGKILL; returns when it is gone."""
+        """Kill Redis with SIGKILL, and return when its process is gone."""
         await self._kill(REDIS)
 
     async def start_redis(self) -> None:
-        """Start Redis again on the same data and port; returns when it answers.
+        """Start Redis again on the same data and port, and return when it answers.
 
         Raises:
             StartFailed: it died or was not ready in time.
@@ -96,7 +96,7 @@ class PrivateServers:
         await flush_redis(self.redis_url)
 
     async def start(self) -> None:
-        """Start every server; returns when all are ready.
+        """Start every private server, and return when all are ready.
 
         Raises:
             StartFailed: one of them died or was not ready in time.
@@ -106,7 +106,7 @@ class PrivateServers:
             await self._start(child.name)
 
     async def stop(self, *, gently: bool = False) -> None:
-        """Stop every server: at once, or `gently`, giving each the time to close its files."""
+        """Stop every private server: at once, or `gently`, with time for each to close its files."""
         for name, running in reversed(self._running.items()):
             if gently:
                 await running.stop()
@@ -147,7 +147,7 @@ async def private_servers(
     redis: bool = True,
     management: bool = False,
 ) -> AsyncIterator[PrivateServers]:
-    """Private servers with all their files below `folder`, ready inside the block and gone after it.
+    """Start private servers with all their files below `folder`, and stop them at the end of the block.
 
     The data stays in the folder; the same folder again gives the same ports, queues and keys. With `management` the
     broker serves its management API.

@@ -3,7 +3,7 @@
 ::
 
     .coditect/
-    ├── up.json        who supervises, what runs (pid and start time), since when, how often restarted
+    ├── up.json        the supervisor, the running programs (pid and start time), and their restarts
     ├── up.lock        held by the supervisor as long as it lives (flock: it cannot outlive its process)
     ├── env            CODITECT_AMQP_URL, CODITECT_REDIS_URL and CODITECT_MANAGEMENT_URL, while it is up
     ├── servers.json   ports and secrets of the private servers
@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChildState:
-    """The state of a child: its present process, the number of its restarts, and its last exit code."""
+    """The state of a supervised program: its present process, its number of restarts, and its last exit code."""
 
     name: str
     phase: Phase
@@ -55,7 +55,7 @@ class ChildState:
 
 @dataclass(frozen=True, slots=True)
 class UpState:
-    """The state of one `up`: its supervisor, the servers' addresses, and the children."""
+    """The state of one `up`: its supervisor, the servers' addresses, and the supervised programs."""
 
     marker: str
     phase: Phase
@@ -80,17 +80,17 @@ class UpFolder:
 
     @property
     def state(self) -> Path:
-        """The file of the state: the supervisor and the children."""
+        """The file of `UpState`: the supervisor and the programs."""
         return self.path / "up.json"
 
     @property
     def lock(self) -> Path:
-        """The file whose lock the supervisor holds."""
+        """The file whose lock the supervisor holds as long as it lives."""
         return self.path / "up.lock"
 
     @property
     def env(self) -> Path:
-        """The file of the addresses that later commands find by themselves."""
+        """The file of the servers' addresses, which later commands read by themselves."""
         return self.path / "env"
 
     @property
@@ -100,12 +100,12 @@ class UpFolder:
 
     @property
     def log(self) -> Path:
-        """The folder of logs, one per child."""
+        """The folder of the log files, one per supervised program."""
         return self.path / "log"
 
     @property
     def run(self) -> Path:
-        """The folder of the children's ready files."""
+        """The folder of the files with which programs announce that they are ready."""
         return self.path / "run"
 
 
@@ -133,7 +133,7 @@ def read_state(folder: UpFolder) -> UpState | None:
 
 
 def write_env(folder: UpFolder, *, amqp_url: str, redis_url: str, management_url: str | None = None) -> None:
-    """Write the addresses for later commands, readable by the user only, because they hold a password."""
+    """Write the servers' addresses for later commands; only the user can read the file, which has passwords."""
     lines = [f"CODITECT_AMQP_URL={amqp_url}", f"CODITECT_REDIS_URL={redis_url}"]
     if management_url is not None:
         lines.append(f"CODITECT_MANAGEMENT_URL={management_url}")
@@ -149,7 +149,7 @@ def forget(folder: UpFolder) -> None:
 
 @contextmanager
 def hold(folder: UpFolder) -> Iterator[None]:
-    """Hold the folder for the calling process; the kernel frees it when the process ends, also by a kill.
+    """Lock the folder of an `up` inside the block; the kernel frees the lock when the process ends, also by a kill.
 
     Raises:
         AlreadyUp: another process holds the folder.
@@ -170,7 +170,7 @@ def hold(folder: UpFolder) -> Iterator[None]:
 
 @contextmanager
 def hold_data(folder: Path) -> Iterator[None]:
-    """Hold a folder of servers: two brokers on one folder destroy each other's files.
+    """Lock a folder of servers inside the block: two brokers on one folder destroy each other's files.
 
     Raises:
         AlreadyUp: servers run on the folder.

@@ -29,7 +29,7 @@ from coditect.local.state import ChildState, Phase
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-"""A function that takes one line for a person."""
+"""A function that shows the user one line of text."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class _Post:
 
 
 class ProcessSupervisor:
-    """The supervisor of `children`, from the start to the end of `run`; for one run only."""
+    """The supervisor of child processes, from the start to the end of `run`; for one run only."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class ProcessSupervisor:
 
     @property
     def children(self) -> tuple[ChildState, ...]:
-        """The present state of every child, in the order given."""
+        """The present state of every child, in the given order of the children."""
         return tuple(post.state for post in self._posts)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
-        """Start every child, stage by stage, call `ready`, keep them until `stop`, and stop them in reverse.
+        """Start all children stage by stage, call `ready`, keep them running until `stop`, then stop them in reverse.
 
         Raises:
             StartFailed: a child died repeatedly, or was not ready in time; the others have been stopped.
@@ -145,7 +145,7 @@ class ProcessSupervisor:
             await self._after_death(post, code, worked_seconds=0.0 if post.ready_at is None else now - post.ready_at)
 
     async def _until_ready(self, post: _Post, began: float) -> None:
-        """Return when the child is ready, dead, about to be stopped, or killed for being late."""
+        """Wait until a child is ready, dead, about to be stopped, or killed because it was not ready in time."""
         running = post.running
         assert running is not None
         while running.exit_code is None and not post.leave.is_set():

@@ -39,7 +39,7 @@ class StopReport:
 
 
 def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[], None] = lambda: None) -> None:
-    """Start everything, call `ready`, and supervise in the foreground until SIGINT, SIGTERM or SIGHUP.
+    """Start a plan's servers and programs, call `ready`, and supervise them until SIGINT, SIGTERM or SIGHUP.
 
     Runs its own event loop, in the main thread. The remains of a killed `up` are stopped first.
 
@@ -62,7 +62,7 @@ def up(plan: UpPlan, *, environ: Mapping[str, str], say: Say, ready: Callable[[]
 
 
 def up_detached(plan: UpPlan, *, environ: Mapping[str, str], say: Say) -> UpState:
-    """Start everything under a supervisor in the background, and return its state when all is ready.
+    """Start a plan's servers and programs under a background supervisor; return its state when all are ready.
 
     The supervisor outlives the shell and this process. An interrupt of the wait stops the supervisor again.
 
@@ -178,7 +178,7 @@ async def _supervise(
 
 
 def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
-    """Hand over the plan and read the supervisor's lines until it is ready; a closed pipe means that it died."""
+    """Send the plan to the background supervisor and show its lines until it is ready; fail when its pipe closes."""
     assert starter.stdin is not None and starter.stdout is not None
     with starter.stdout, starter.stdin:
         starter.stdin.write(TypeAdapter(UpPlan).dump_json(plan))

@@ -39,7 +39,7 @@ def marked(prefix: str) -> list[psutil.Process]:
 
 
 def kill_marked(prefix: str, *, within_seconds: float = 10.0) -> int:
-    """Kill every process whose marker starts with `prefix` until none is left; returns how many were killed.
+    """Kill every process whose marker starts with `prefix` until none is left; return how many were killed.
 
     No process is reaped: the exit codes stay with the parents that wait for them.
     """

@@ -1,1 +1,1 @@
-"""Private servers: the search for their programs, their ports and secrets, their start, and the probe of an address."""
+"""Private servers: the search for installed programs, ports and secrets, the start, and probes of an address."""

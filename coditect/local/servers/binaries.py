@@ -36,13 +36,13 @@ MORE_FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """The paths of the programs; None for one that is not installed."""
+    """The paths of RabbitMQ, Erlang's port mapper and Redis; None for a program that is not installed."""
 
     rabbitmq: Path | None
     epmd: Path | None
     redis: Path | None
     rabbitmq_sbin: str | None = None
-    """The folder that was named for RabbitMQ's scripts; None when the usual places were searched."""
+    """The folder of RabbitMQ's scripts that the environment names; None when the usual places were searched."""
 
 
 def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Binaries:
@@ -58,7 +58,7 @@ def find_binaries(environ: Mapping[str, str], *, root: Path = Path("/")) -> Bina
 
 
 def require_rabbitmq(found: Binaries) -> tuple[Path, Path]:
-    """Return the programs of the broker and of Erlang's port mapper.
+    """Return the paths of RabbitMQ and of Erlang's port mapper, which must be installed.
 
     Raises:
         MissingServer: one of them is not installed, or not in the folder that was named.

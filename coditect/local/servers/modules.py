@@ -19,17 +19,17 @@ PACKAGED = Path("/usr/lib/rabbitmq")
 """The folder in which Linux packages install RabbitMQ."""
 _BROKER = "rabbit"
 _CORE = (_BROKER, "mnesia")
-"""The broker starts Mnesia itself, without stating that it needs it."""
+"""The applications that every broker runs; its stated dependencies leave out Mnesia, which it starts itself."""
 _DEPENDENCIES = re.compile(r"\{\s*applications\s*,\s*\[([^\]]*)\]")
 
 
 def plugins_of(server: Path) -> Path:
-    """Return the folder of a RabbitMQ's parts, the optional plug-ins beside the core."""
+    """Return the folder of an installed RabbitMQ in which its core and its optional plug-ins lie."""
     return server.resolve().parent.parent / "plugins"
 
 
 def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Path, packaged: Path = PACKAGED) -> bool:
-    """Link below `folder` the broker's modules (``modules``) and its `plugins` (``applications``).
+    """Make folders of links to the broker's modules (``modules``) and `plugins` (``applications``) below `folder`.
 
     `path` is the PATH of the broker's start script. Returns False when the broker's parts are not found, e.g. packed
     into archives; then there is neither folder. A module without a link is still found in its usual place.

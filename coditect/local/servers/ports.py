@@ -33,7 +33,7 @@ class ServerPorts:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports and secrets of one folder; the data on disk depends on password and cookie, so these never change."""
+    """The ports and secrets of one folder's servers; data on disk depends on the secrets, so these never change."""
 
     ports: ServerPorts
     password: str
@@ -59,7 +59,7 @@ class Addresses:
 
 
 def keep_addresses(file: Path) -> Addresses:
-    """Return the addresses kept in `file`; choose and keep new ports without a file, or when one is taken meanwhile.
+    """Return the addresses kept in `file`; choose and keep new ports when there is no file, or a port is taken.
 
     Raises:
         StartFailed: there are no free ports.

@@ -106,7 +106,7 @@ async def flush_redis(url: str, *, within_seconds: float = 10.0) -> None:
 
 
 def broker_answers(url: str) -> Probe:
-    """Return a probe of whether the broker at `url` opens the handshake."""
+    """Return a probe that tells whether the broker at `url` opens an AMQP handshake."""
 
     async def answers() -> bool:
         try:
@@ -119,7 +119,7 @@ def broker_answers(url: str) -> Probe:
 
 
 def redis_answers(url: str) -> Probe:
-    """Return a probe of whether the Redis at `url` answers PING and has loaded its data."""
+    """Return a probe that tells whether the Redis at `url` answers PING and has loaded its data."""
 
     async def answers() -> bool:
         try:
@@ -132,7 +132,7 @@ def redis_answers(url: str) -> Probe:
 
 
 def port_open(port: int) -> Probe:
-    """Return a probe of whether a port of the loopback interface accepts connections."""
+    """Return a probe that tells whether a port of the loopback interface accepts connections."""
 
     async def answers() -> bool:
         try:
@@ -187,7 +187,7 @@ async def _sign_in(url: str, reader: asyncio.StreamReader, writer: asyncio.Strea
 
 
 async def _redis_command(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
-    """Send one command in RESP, and return the first line of the answer.
+    """Send one command to Redis in RESP, and return the first line of the answer.
 
     Raises:
         ServerUnreachable: the answer is an error, which begins with `-`.

@@ -32,27 +32,25 @@ consumer_timeout = 7200000
 disk_free_limit.absolute = 50MB
 """
 ERLANG = "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"
-"""RabbitMQ's scripts split this variable at spaces, so a folder in it is relative to the broker's working folder."""
+"""The variable of Erlang's arguments, split at spaces: folders in it are relative to the broker's working folder."""
 MANAGEMENT = "rabbitmq_management"
 MANAGEMENT_CONFIGURATION = """\
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {port}
 management.rates_mode = none
 """
-"""The management API without message rates: only the list of connections is needed, and rates cost memory and time per
-queue.
-"""
+"""The management API's settings, without message rates, which are not needed and cost memory and time per queue."""
 
 
 def has_management(server: Path) -> bool:
-    """Return whether a RabbitMQ has the plug-in of the management API, as all but hand-picked packages do."""
+    """Tell whether an installed RabbitMQ has the plug-in of the management API, as nearly all packages do."""
     return any(plugins_of(server).glob(f"{MANAGEMENT}-[0-9]*"))
 
 
 def rabbitmq_children(
     binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str], management: bool = False
 ) -> tuple[Child, Child]:
-    """Write the broker's files below `folder`; returns the port mapper and, one stage later, the broker.
+    """Write the broker's files below `folder`; return the programs: Erlang's port mapper, one stage later the broker.
 
     With `management` the broker serves its management API, which takes some 10 MB.
 

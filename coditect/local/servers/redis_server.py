@@ -35,7 +35,7 @@ logfile ""
 
 
 def redis_child(binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str]) -> Child:
-    """Write Redis' configuration below `folder`, and return the child.
+    """Write Redis' configuration below `folder`, and return Redis as a program to supervise.
 
     Raises:
         MissingServer: Redis is not installed.
