@@ -25,7 +25,7 @@ DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 class Services(Protocol):
     """The port through which a `Context` reaches the runtime: requests, progress and events.
 
-    A handler in a worker process reaches every method by its name: see `processes.rpc` for what may be its arguments.
+    A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
     """
 
     async def request(
@@ -71,8 +71,8 @@ class Context:
         """A number that grows with every attempt, so that the receiver of an effect can refuse an older attempt.
 
         The number stays the same from the start of the execution to its end, also when the control plane grants the
-        task again under a newer fence meanwhile. Another agent may have had the task in between: what this execution
-        has read may be outdated, so its effects must not count as newer than the other agent's.
+        task again under a newer fence meanwhile. Another agent may have had the task in between: this execution may
+        have read outdated data, so its effects must not count as newer than the other agent's.
         """
         return self._task.owner.fence if self._task.owner else self._task.redrive * 1_000_000 + self._task.attempt
 

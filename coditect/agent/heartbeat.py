@@ -1,6 +1,6 @@
 """The heartbeat of an agent: its registration, the renewal of its lease, and its deregistration.
 
-The agent goes on working whatever happens to the registry.
+The agent goes on working without the registry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coditect.registry.port import BEAT_SECONDS, LEASE_SECONDS, Registry
 log = logging.getLogger(__name__)
 
 REPAIR_SECONDS = 0.5
-"""Longest pause between two attempts while the registry fails."""
+"""Longest pause between two heartbeats while the registry does not answer."""
 
 SHORTEST_PAUSE_SECONDS = 0.02
 OFFLINE_SECONDS = 1.5

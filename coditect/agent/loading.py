@@ -13,7 +13,7 @@ from coditect.agent.declaration import Agent
 from coditect.errors import CoditectError, SetupError
 
 _LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-"""Folders whose code is not the user's."""
+"""The folders of Coditect and of installed libraries, whose code is not the user's."""
 
 
 def load_agents(target: str) -> tuple[Agent, ...]:
@@ -77,7 +77,7 @@ def _import(place: str) -> ModuleType:
 
 
 def _line_of(error: BaseException) -> tuple[str, str]:
-    """Return the place and the line of an error in the user's own code: the last frame outside of libraries."""
+    """Return the file, line number and source line at which an error left the user's own code."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}", (error.text or "").strip()
     frames = traceback.extract_tb(error.__traceback__)

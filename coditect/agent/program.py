@@ -292,7 +292,7 @@ def _log_ready(agent: Agent, agent_id: AgentId, settings: Settings) -> None:
 
 
 def publish_window(agent: Agent, settings: Settings) -> int:
-    """Return how many publishes may wait for their confirm: at least as many as deliveries may be in hand.
+    """Return how many publishes may wait for their confirm: at least as many as the agent may hold deliveries.
 
     A wait for the confirm of another reply would cost more than the reply itself.
     """

@@ -43,15 +43,15 @@ log = logging.getLogger(__name__)
 _FIRST_DEATH = "x-first-death-queue"
 MANY_DELIVERIES = 50
 KEEP_SECONDS = 86_400.0
-"""How long a mark outlives a fleet whose agents are all gone."""
+"""How long the registry keeps a task's start mark after all agents are gone."""
 HANDED_BACK_SECONDS = 3_600.0
-"""How long the count of a task's hand-backs is kept."""
+"""How long the registry keeps the count of a task's hand-backs."""
 LOOK_SECONDS = 0.2
-"""Pause between two looks at the lease of an agent that may be gone."""
+"""Pause between two checks of the lease of an agent that may be gone."""
 UNANSWERED_SECONDS = 5.0
-"""How long a registry that did not answer is not asked again: each question may take a second."""
+"""How long a registry that did not answer is left alone: each request to it may take a second."""
 NOTE_SECONDS = 0.05
-"""How long a hand-back waits at most for the registry to count it."""
+"""How long a hand-back of tasks waits at most for the registry to count it."""
 
 
 class Recorded(Enum):
@@ -61,7 +61,7 @@ class Recorded(Enum):
     """The registry does not answer."""
     NOWHERE_ELSE = auto()
     AT_LIVING_AGENT = auto()
-    """Another agent that lost its connection gets the delivery no more, and may still run the task."""
+    """Another living agent has started the task, lost its connection and the delivery, and may still run the task."""
     AT_GONE_AGENT = auto()
 
 
@@ -70,9 +70,9 @@ class Suspicion(Enum):
 
     NONE = auto()
     COUNTED = auto()
-    """Many deliveries, and no registry that could say more."""
+    """The task was delivered many times, and the registry, which could say more, does not answer."""
     RECORDED = auto()
-    """A process ended while it ran the task."""
+    """By the registry or the task's history, a process ended while it ran the task."""
 
 
 def suspicion(task: Task, deliveries: int, recorded: Recorded) -> Suspicion:
@@ -99,7 +99,7 @@ def earlier_deliveries(delivery: Delivery) -> int:
 def mark_of(task: Task) -> str:
     """Return the name of the registry's start mark for one execution of a task.
 
-    For a task without an id the name is made of what else tells the task from others.
+    For a task without an id the name is made of its key, correlation id, return address, attempt and body.
     """
     content: tuple[object, ...]
     if task.id is None:

@@ -1,6 +1,6 @@
 """The runtime of an agent process: consumes tasks, executes them and settles their deliveries.
 
-Each delivery is settled once: acked after the confirm of what follows from it, or returned to its queue. An error of
+Each delivery is settled once: acked after the confirm of its result or retry, or returned to its queue. An error of
 the runtime itself is a failed attempt; a delivery that cannot be settled at all becomes a dead letter.
 """
 
@@ -166,7 +166,7 @@ class Runtime:
                     await asyncio.wait(self._settling)
 
     def load(self) -> Load:
-        """Return the present load of the process: its status, counts and trouble."""
+        """Return the present load of the agent process: its status, counts of tasks, latency and trouble."""
         draining = AgentStatus.DRAINING if self._intake.closed else AgentStatus.IDLE
         return Load(
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
@@ -275,7 +275,7 @@ class Runtime:
         self._task_runner.start(execution, received)
 
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
-        """Run an execution to its end: the boundary at which each delivery is settled or returned, errors or not."""
+        """Run one task's execution to its end, and settle or return its deliveries, also after any error."""
         key = execution.key
         try:
             if not self._joined(received.task, key, received.delivery):

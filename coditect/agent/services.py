@@ -159,7 +159,7 @@ class TaskServices:
         self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
-        """Publish progress as `progress` does, from a handler's thread."""
+        """Publish the task's progress from a handler's thread, as `progress` does on the event loop."""
         self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:

@@ -17,7 +17,7 @@ from coditect.wire.control_messages import Cancel
 
 REMEMBER_SECONDS = 600.0
 SWEEP_EVERY = 64
-"""Number of remembered outcomes between two removals of those that are too old."""
+"""The number of newly remembered outcomes between two removals of outcomes that are too old."""
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
 
@@ -102,12 +102,12 @@ class Execution:
     task: Task
     delivery: Delivery
     key: ExecutionKey | None
-    """The task's `execution_key`."""
+    """The key that all deliveries of the execution share (`Task.execution_key`); None for a task without an id."""
     state: ExecutionState = _ACCEPTED
     interruption: Interruption | None = None
     """The reason why the handler was asked to end; a cancel request replaces the end of the handler's time."""
     attached: list[tuple[Task, Delivery]] | None = None
-    """The redeliveries with their tasks; None when there is none."""
+    """The task's redeliveries, which wait for the execution's outcome; None when there is none."""
     work: asyncio.Task[None] | None = None
     thread: asyncio.Future[Any] | None = None
     """The thread in which a plain handler runs; the thread may outlive the attempt."""

@@ -48,7 +48,7 @@ class HandlerEnd:
     body: bytes = b""
     failure: Failure | None = None
     error: BaseException | None = None
-    """The exception that the retry policy judges."""
+    """The exception of the attempt, by which the retry policy allows another attempt or not."""
     claims: bool = False
     """Whether the value was over the inline limit and stored as a blob, so that the body is its blob reference."""
 

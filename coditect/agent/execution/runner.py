@@ -35,7 +35,7 @@ class TaskRunner:
         self._context = copy_context()
         """A context without any handler's changes, since the end of one execution often starts another."""
         self._next: asyncio.Task[None] | None = None
-        """The shift that will run the executions that are ready."""
+        """The asyncio task that will run the executions that are ready; None when there is none."""
 
     def start(self, execution: Execution, received: ReceivedTask) -> None:
         """Run an execution in the next turn of the event loop; `execution.work` is its asyncio task from then on."""

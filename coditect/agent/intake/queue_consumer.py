@@ -1,4 +1,4 @@
-"""One queue as an agent consumes it: its consumers, its deliveries in hand, and the run times of its tasks.
+"""An agent's consumption of one queue: its consumers, its unsettled deliveries, and the run times of its tasks.
 
 The credit of a queue is the sum of its consumers' prefetch. Since a consumer's prefetch cannot change, more credit is
 another consumer, and less credit is a canceled one. The deliveries of a canceled consumer stay in hand, and no longer
@@ -50,7 +50,7 @@ class ReceivedTask:
     awaiting: int = 0
     """The number of other tasks that the task awaits now; a task that awaits others has no slot."""
     over: bool = False
-    """Whether the handler has ended."""
+    """Whether the task's handler has ended."""
 
 
 class QueueConsumer:
@@ -86,11 +86,11 @@ class QueueConsumer:
     # -- how long its tasks take ------------------------------------------------------------------------
 
     def began(self, received: ReceivedTask, now: float) -> None:
-        """Record that the handler of a task begins, or goes on."""
+        """Record that a task's handler begins, or goes on after an await of other tasks."""
         self._running[received] = now
 
     def took_slot(self, received: ReceivedTask) -> None:
-        """Record that a task holds a slot, so that it may begin or go on."""
+        """Record that a task takes a slot, to begin or to go on."""
         received.slot = True
         self.slots += 1
 
@@ -142,11 +142,11 @@ class QueueConsumer:
         return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
-        """Tell whether the credit has been more than twice, or less than half, what could start for a while.
+        """Tell whether the credit has differed from what could start by more than a factor of two for a while.
 
-        Sets `missing`. Quick tasks may be in hand before their slots are free, up to `most`. When a task has ended, its
-        acknowledgement is probably on the way and brings another delivery; the patience with it is limited, because the
-        acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
+        The method sets `missing`. Quick tasks may arrive before their slots are free, up to `most`. When a task has
+        ended, its acknowledgement is probably on the way and brings another delivery; the patience with it is limited,
+        because the acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
         """
         unused, credit, coming = self.unused, sum(consumer.prefetch for consumer in self.consumers), False
         if free and credit and self.is_quick(now, lag):

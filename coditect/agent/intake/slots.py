@@ -28,7 +28,7 @@ class Turns:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """Choose the eligible priority level whose turn it is; the other waiting levels save their turns."""
+        """Choose the eligible priority level with the most saved turns; the other waiting levels save theirs."""
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:

@@ -47,7 +47,7 @@ class Processes:
         self._stop = asyncio.Event()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send a signal to every process, to drain and end; may be repeated."""
+        """Send a signal to every process, which then drains and ends; may be repeated."""
         self._stop.set()
         for process in self._running:
             with suppress(ProcessLookupError):

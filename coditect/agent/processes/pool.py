@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 STREAM_BYTES = 4 * 1024 * 1024
 PROCESS_DIED = "process_died"
-"""The failure reason of an attempt that ended with its process."""
+"""The failure reason of an attempt whose process died before the result."""
 START_SECONDS = 60.0
 """How long a worker process may take to load the agent's file."""
 

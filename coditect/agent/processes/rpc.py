@@ -1,7 +1,7 @@
 """The services that a handler in a worker process calls: every method of `context.Services`, by its name.
 
-A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes, and
-what it returns, when it is awaited, is a JSON value or an `Outcome`.
+A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes; the
+result of an awaited service is a JSON value or an `Outcome`.
 """
 
 from __future__ import annotations

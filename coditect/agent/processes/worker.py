@@ -57,7 +57,7 @@ class _Link:
     async def ask(self, service: str, /, *arguments: Any, **options: Any) -> Any:
         """Call a service of the agent and return its result, or raise its error.
 
-        A cancellation tells the agent that the answer is not awaited any more.
+        A cancellation sends the agent an ABANDON frame: the answer is not awaited any more.
         """
         self._asked += 1
         number = self._asked
@@ -121,7 +121,7 @@ def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes
 
 
 def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
-    """Run one task of the capability, and return the frame with its value or failure."""
+    """Run the task in a TASK frame, and return the VALUE or FAILURE frame of its result."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:

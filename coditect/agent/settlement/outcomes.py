@@ -72,7 +72,7 @@ class Outcomes:
         """
         self.completed = 0
         self.failed = 0
-        """Number of failed attempts, and of tasks that ended without a value."""
+        """Number of failed attempts, with the tasks that were refused or canceled."""
         self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 

@@ -29,11 +29,11 @@ from coditect.wire.tasks import SENT_AGAIN
 log = logging.getLogger(__name__)
 
 FRESH_MS = 1_000
-"""How long after its publication a first delivery runs without a grant."""
+"""The age, since the publication, up to which the first delivery of a task runs without a grant."""
 MOST_AHEAD_MS = 500
 """How far before its publication a delivery may arrive; after an earlier arrival its age counts as unknown."""
 ANSWER_SECONDS = 5.0
-"""How long an answer is awaited before the request is sent again, and how long with the slot in hand."""
+"""How long an answer is awaited before the request is sent again; the first wait holds the task's slot."""
 BACKOFF = Backoff(0.5, 60.0)
 GIVE_UP_SECONDS = 600.0
 """The time after which the delivery goes back: after 30 minutes the broker would take all deliveries of its channel."""

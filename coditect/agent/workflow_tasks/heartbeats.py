@@ -37,7 +37,7 @@ class TaskHeartbeats:
 
     def __init__(self, reports: Reports, background: Supervisor, clock: Clock, *, agent_id: AgentId) -> None:
         self.stages: Stages = {}
-        """The stage of each workflow task in hand, which `ManagedTasks` sets."""
+        """The stage of each workflow task that the agent holds, which `ManagedTasks` sets."""
         self._reports = reports
         self._background = background
         self._clock = clock

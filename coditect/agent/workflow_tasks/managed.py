@@ -1,4 +1,4 @@
-"""Workflow tasks on the agent's side: the owner records the end and decides what follows, the agent only runs the task.
+"""Workflow tasks on the agent's side: the agent runs a task; its owner records the end and decides about retries.
 
 ::
 
@@ -334,7 +334,7 @@ class ManagedTasks:
             self._intake.park(-1)
 
     async def _rest(self, seconds: float) -> None:
-        """Pause for so many seconds, or until a drain."""
+        """Pause for so many seconds, or until the agent drains."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._leaving.wait()

@@ -1,4 +1,4 @@
-"""The stages of the workflow tasks that one agent process has in hand, from the first question to the last report."""
+"""The stages of the workflow tasks that an agent process holds, from the first question to the last report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stage(Enum):
         any other ──► ASKING ──► GRANTED ──►─┘  │            │
                                     └───────────┴────────────┴──► GIVEN_BACK
 
-    A task that has no stage is not in hand, or its deliveries are settled without a run.
+    A task without a stage is not with the agent, or its deliveries are settled without a run.
     """
 
     ASKING = auto()
@@ -26,7 +26,7 @@ class Stage(Enum):
     WAITING = auto()
     """The task, a suspect, has begun for its owner, and waits for a place for its process."""
     RUNNING = auto()
-    """The handler runs, or its result is on the way."""
+    """The task's handler runs, or its result is on the way to the owner."""
     GIVEN_BACK = auto()
     """The agent drains, and asks the owner to start the task again."""
 
@@ -34,6 +34,6 @@ class Stage(Enum):
 UNBEGUN = (Stage.GRANTED, Stage.WAITING)
 """The stages in which the handler has not begun, and a drain cancels the wait."""
 BEGUN_FOR_OWNER = (Stage.WAITING, Stage.RUNNING)
-"""The stages in which the owner hears that the task has started."""
+"""The stages in which the owner gets reports that the task has started."""
 
 Stages = dict[Execution, Stage]
