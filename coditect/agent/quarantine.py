@@ -58,7 +58,7 @@ class Recorded(Enum):
     """The registry's knowledge of an earlier start of a task: by which agent, and whether that agent still lives."""
 
     UNKNOWN = auto()
-    """The registry does not answer."""
+    """The registry does not answer, so that no earlier start is known."""
     NOWHERE_ELSE = auto()
     AT_LIVING_AGENT = auto()
     """Another living agent has started the task, lost its connection and the delivery, and may still run the task."""

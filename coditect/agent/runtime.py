@@ -119,7 +119,7 @@ class Runtime:
         self._running, self._canceled = dict[ExecutionKey, Execution](), CanceledIds()
         self._settling = set[asyncio.Task[Any]]()
         self._end_of_one: asyncio.Future[None] | None = None
-        """A future for the end of any execution, which a drain awaits."""
+        """A future that is done at the end of any execution, for which a drain waits."""
         self._now, self._mean_ms, self._pacing = self._loop.time, 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ class Runtime:
         delivery.requeue()
 
     def _not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Settle a task of a capability that this agent lacks: hand it on from an own queue, or refuse it elsewhere."""
+        """Settle a task of a capability that this agent lacks: pass it on if it came to the inbox, else refuse it."""
         if routing.queue_key(delivery.queue) is None:
             delivery.reject()
         else:

@@ -37,7 +37,7 @@ class Upload:
     definition: Definition
     """The definition, with its nodes in topological order."""
     cuts: tuple[int, ...]
-    """The indexes of the nodes with which the chunks begin, and the number of nodes."""
+    """The index of each chunk's first node, and at the end the number of all nodes."""
 
     def chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield the request body of each chunk, and the number of nodes up to the chunk's end."""

@@ -47,7 +47,7 @@ class Jobs:
         self._since[job] = (time.monotonic(), counts)
 
     def last_start(self) -> float | None:
-        """Return the latest start among the running jobs that count, by the monotonic clock; None when none runs."""
+        """Return the latest start (monotonic clock) of the running jobs that hold virtual time up; None without any."""
         self._since = {job: since for job, since in self._since.items() if not job.done()}
         return max((since for since, counts in self._since.values() if counts()), default=None)
 

@@ -33,7 +33,7 @@ class TaskRunner:
         self._wait: set[str] = set()
         """The capabilities with a handler that has had to wait; their executions get asyncio tasks of their own."""
         self._context = copy_context()
-        """A context without any handler's changes, since the end of one execution often starts another."""
+        """A clean `contextvars` context for executions, without the changes of any earlier handler."""
         self._next: asyncio.Task[None] | None = None
         """The asyncio task that will run the executions that are ready; None when there is none."""
 

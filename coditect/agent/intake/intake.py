@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.01
 FETCH_SECONDS = 0.025
-"""The time in which a new consumer gets its queue's messages; for so long an empty queue is not asked again."""
+"""The time that a new consumer has to get messages, and the pause between fetches from an empty queue."""
 MANY = 4
 """The number of free slots from which a new consumer is cheaper than a `basic.get` for each slot."""
 EMPTY_SECONDS = 0.1

@@ -19,7 +19,7 @@ from coditect.model.task import Task
 MOST_HAND_BACKS = 3
 """The number of times that a task goes back for an idle peer; after that an agent keeps it for its next slot."""
 HAND_BACK_SECONDS = 0.01
-"""The wait for a slot before a task goes back, doubled each time: full peers close their consumers meanwhile."""
+"""How long a task waits for a slot before it goes back to its queue for another agent, doubled after each return."""
 QUICK_SECONDS = 0.12
 """The run time below which tasks are quick: a quick queue may deliver a task before its slot is free."""
 FETCH_SECONDS = 0.05
@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 0.02
 """The time for which credit must differ from what could start before the credit is changed."""
 MOST_CONSUMERS = 8
 STARVING_SECONDS = 0.01
-"""The time in place of `PATIENCE_SECONDS` for a queue without unused credit."""
+"""The time for which the credit of a queue without unused credit must differ before it is changed."""
 ACK_SECONDS = 0.05
 """The time added to the patience while an acknowledgement is due that brings another delivery."""
 
@@ -146,7 +146,7 @@ class QueueConsumer:
 
         The method sets `missing`. Quick tasks may arrive before their slots are free, up to `most`. When a task has
         ended, its acknowledgement is probably on the way and brings another delivery; the patience with it is limited,
-        because the acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
+        as the acknowledgement may wait for the task's owner. Tasks that await others use credit up and start nothing.
         """
         unused, credit, coming = self.unused, sum(consumer.prefetch for consumer in self.consumers), False
         if free and credit and self.is_quick(now, lag):

@@ -145,7 +145,7 @@ def _remote(facts: dict[str, Any]) -> Exception:
 
 
 class Workers:
-    """The worker processes of one agent; an idle process is kept per capability and slot.
+    """The worker processes of one agent, each of which runs one task after another of a single capability.
 
     `source` is the file or module that declares the agent; without a source each handler's own file is loaded.
     """

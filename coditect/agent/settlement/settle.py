@@ -66,7 +66,7 @@ class Settler:
         """The receivers whose reply queue is full, each with the event loop's time at which that was first seen."""
 
     def post_reply(self, task: Task, outcome: Outcome, promise: Promise) -> None:
-        """Post a reply to the task's return address, if it has one, and resolve the promise.
+        """Post a reply to the task's return address, if any; the confirm or an error resolves the promise.
 
         `reply` must handle an error of the post.
         """

@@ -36,7 +36,7 @@ ANSWER_SECONDS = 5.0
 """How long an answer is awaited before the request is sent again; the first wait holds the task's slot."""
 BACKOFF = Backoff(0.5, 60.0)
 GIVE_UP_SECONDS = 600.0
-"""The time after which the delivery goes back: after 30 minutes the broker would take all deliveries of its channel."""
+"""How long an acquire request is repeated before the delivery goes back: the broker waits 30 minutes for its ack."""
 
 
 class NoOwner(InvalidTask):
@@ -76,7 +76,7 @@ class AcquireClient:
         self._heard: set[str] = set()
         """The shards that ever answered or took something; each has a queue, so no publisher can make this set grow."""
         self.closed = False
-        """Whether no further request is sent; earlier ones may still be answered."""
+        """Whether the client sends no further request; earlier requests may still be answered."""
 
     def needed(self, task: Task, owner: Owner, delivery: Delivery) -> bool:
         """Tell whether a workflow task must not run before its shard grants it."""

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
-"""How long the publish of a progress message may take; the next message says more."""
+"""How long the publish of a progress message may take; a later message makes up for a lost one."""
 GATHER_SECONDS = 0.1
 """The time within which reports of progress are gathered into one message."""
 EVERY_SECONDS = 1.0
@@ -157,7 +157,7 @@ class Reports:
             self._say(owner, *self._last_said.get((owner.workflow, owner.node), (0.0, "")))
 
     def forget(self, owner: Owner) -> None:
-        """Forget the progress of a task that ended."""
+        """Forget the last progress of a workflow task that ended."""
         if self._last_said:
             self._last_said.pop((owner.workflow, owner.node), None)
             self._pending.pop(owner, None)
