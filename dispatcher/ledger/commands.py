@@ -1,4 +1,4 @@
-"""The commands to a shard: every change of a shard's workflows, as a value.
+"""The commands to a shard as values: every change of a shard's workflows begins with one of them.
 
 Each command is idempotent by a natural key, since a transaction may be repeated and a message may come twice.
 """
@@ -21,26 +21,26 @@ from dispatcher.ledger.timers import Timer
 
 @value
 class Finished:
-    """The report that an attempt ended, from its agent, or that the broker gave up a publication.
+    """The report of an agent that an attempt ended, or of the broker that it gave a task's message up.
 
     Counts once per fence.
     """
 
     node_key: NodeKey
     fence: int
-    """The fence of the attempt; 0 for the publication itself, whichever attempt of it was granted last."""
+    """The fence of the ended attempt; 0 when the report is about a publication and any attempt of it."""
     publication: int
     outcome: Outcome
     free: bool = False
-    """Whether the agent would start another task of the same kind at once, and the broker has none for the agent."""
+    """Whether the reporting agent has a free slot and the broker has no task of the same capability for it."""
 
     @property
     def is_unrecorded(self) -> bool:
-        """Whether the command stands for an end that could not be recorded."""
+        """Tell whether the report replaces another one that the ledger could not record."""
         return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE
 
     def unrecorded(self, error: Exception) -> Finished:
-        """Return the command for the same attempt as failed, because its end cannot be recorded."""
+        """Return a report that the same attempt failed, to use when the ledger cannot record its real end."""
         fix = "look at the message in the queue `unrouted`, and at the dispatcher's log"
         failure = Failure(UNRECORDABLE, type(error).__name__, str(error)[:MOST_MESSAGE], retryable=True, fix=fix)
         outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
@@ -49,14 +49,14 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """An agent's report that an attempt runs, or still runs."""
+    """An agent's report that it has started an attempt, or that the attempt still runs."""
 
     started: Started
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An agent's report of a running attempt that the dispatcher does not count as under way."""
+    """The report of an agent that runs an attempt which the dispatcher does not expect to be running."""
 
     node_key: NodeKey
     fence: int
@@ -64,7 +64,7 @@ class Heard:
 
 @value
 class Claimed:
-    """An agent's question whether it may run a task that was delivered before or waited long, answered by a `Claim`."""
+    """An agent's question whether it may run a task that was redelivered or waited long, answered by a `Claim`."""
 
     node_key: NodeKey
     publication: int
@@ -73,36 +73,36 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client's request about a workflow of the command's shard; the answer is a JSON object."""
+    """A client's request about a workflow of the shard, such as cancel or pause; the answer is a JSON object."""
 
     verb: str
     body: Mapping[str, Any]
     identity: str = ""
-    """The identity of the request, the same for each repetition and for no other request; empty when it has none."""
+    """The id that a client gives a request and repeats with each repetition; empty when the request has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The notice that a timer's instant has come."""
+    """The notice that the time of a timer has come."""
 
     timer: Timer
 
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """RQ's proposal of nodes that may run; the answer is how many were claimed.
+    """RQ's proposal of nodes that may run; the answer is how many of them the ledger claimed.
 
     The nodes in `Effects.proposed` were not examined.
     """
 
     node_keys: tuple[NodeKey, ...]
     room: str = ""
-    """The capability in whose capacity room is reserved for each of the nodes; empty when none is reserved."""
+    """The capability for which one publication is reserved for each proposed node; empty when none is reserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The order to claim up to `room` ready nodes of a capability from the backlog; room is reserved for them.
+    """The order to claim up to `room` ready nodes of a capability from the backlog, with `room` publications reserved.
 
     The answer is whether there may be more ready nodes.
     """
@@ -113,7 +113,7 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class NoQueue:
-    """The notice that the broker returned a publication: no queue takes tasks of the capability."""
+    """The broker's notice that it returned a task, because no queue takes tasks of the capability."""
 
     node_key: NodeKey
     publication: int
@@ -121,15 +121,15 @@ class NoQueue:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The notice that a publication, or the agent that had it, is gone.
+    """The notice that a node's published task is gone, or that the agent which had the task is gone.
 
-    The node is published again if it still is where it was lost.
+    The node is published again unless it has moved on since.
     """
 
     node_key: NodeKey
     publication: int
     agent: str = ""
-    """The agent that had the task; empty for none: a task that an agent has begun meanwhile is not lost then."""
+    """The agent that had the task; empty when no agent had it: the task is not lost if an agent began it since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +141,15 @@ class Show:
 
     workflow: str
     nodes: tuple[str, ...] = ()
-    """The nodes to show; empty for all, unless the workflow has ended."""
+    """The names of the nodes to send to RQ; empty for all nodes, unless the workflow has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The request for the current snapshots of some nodes, to compare RQ's copy with; changes nothing.
+    """The request for the current snapshots of some nodes, to compare with RQ's copy of them; it changes nothing.
 
-    The answer is a list of `NodeSnapshot` in the same order. The nodes behind the last of the list may be left for
-    another `Look`; an empty list says that none of the nodes exists.
+    The answer is a list of `NodeSnapshot` in the same order. It may end early, and another `Look` then asks for the
+    remaining nodes; an empty list says that none of the nodes exists.
     """
 
     node_keys: tuple[NodeKey, ...]
@@ -157,7 +157,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The values of a node's expressions, or why there are none; counts once per token of `Effects.evaluations`."""
+    """The values of a node's expressions, or the failure of their evaluation; counts once per `token`."""
 
     node_key: NodeKey
     token: str
@@ -166,7 +166,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """The order to continue work that earlier transactions left over.
+    """The order to continue work that was too long for earlier transactions.
 
     The answer is False when the batch was full before any of that work was done.
     """
@@ -174,7 +174,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """The order to publish again what the broker may have lost; counts once per marker and occasion.
+    """The order to publish nodes again that the broker may have lost; counts once per marker and occasion.
 
     The answer is the last publication number before the rebuild.
     """
@@ -182,7 +182,7 @@ class Rebuild:
     marker: str
     occasion: str
     kept: bool = False
-    """Whether the broker is the one that the shard was built on, so that agents keep what they have begun."""
+    """Whether the broker still has the shard's marker queue, so that agents keep the tasks that they have begun."""
 
 
 Command: TypeAlias = (

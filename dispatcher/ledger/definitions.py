@@ -1,4 +1,4 @@
-"""Definitions of nodes as they are stored, cached between transactions: a definition never changes.
+"""The definitions of workflow nodes in the store, and a cache of them; a definition never changes.
 
 A workflow's nodes are read three or four times: when they are shown, released, claimed and recorded. Each read of the
 store is a statement that gives the interpreter's lock away. So the cache keeps the rows, and of the newest rows also
@@ -23,20 +23,20 @@ from dispatcher.store.transaction import Reads, Transaction
 
 KIND = "definition"
 MOST_ROW_BYTES = 90_000
-"""The largest definition that is kept in the row; a larger one lies among the values."""
+"""The largest definition in bytes that lies in the node's row; a larger one lies in pieces among the values."""
 MOST_BYTES = 50_000_000
-"""The size of one shard's cache; a node of a few edges and a small input takes some 400 bytes."""
+"""The largest size in bytes of one shard's cache of definitions; a small node takes some 400 bytes."""
 OVERHEAD_BYTES = 250
-"""The approximate size of a cache entry beside its row."""
+"""The approximate size in bytes of an entry of the cache, without the definition itself."""
 MOST_READ_BYTES = 2_000_000
-"""The size of the rows whose parsed nodes are kept, too: some 15,000 small nodes between their release and their end.
+"""The largest size in bytes of the definitions that the cache keeps parsed, some 15,000 small nodes.
 
 A node that waits for room is claimed seconds later. A large input takes ten times its row once it is parsed.
 """
 
 
 def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
-    """Store the definition of a new node.
+    """Write the definition of a new node to the store.
 
     Raises:
         ValueBeyondBound: when the definition is larger than one value may be.
@@ -48,7 +48,7 @@ def write(tr: Transaction, node_key: NodeKey, definition: bytes) -> None:
 
 
 def find(tr: Reads, node_key: NodeKey) -> bytes | None:
-    """Return a node's definition; None when there is no such node.
+    """Read a node's stored definition and return it; None when there is no such node.
 
     Raises:
         DamagedValue: when a large definition is not what was written.
@@ -58,7 +58,7 @@ def find(tr: Reads, node_key: NodeKey) -> bytes | None:
 
 
 def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
-    """Yield the definitions of nodes, in the order given, by one read and another one for each large definition.
+    """Yield the stored definitions of several nodes in order, by one read and one more for each large definition.
 
     Raises:
         DamagedValue: at a large definition that is not what was written.
@@ -69,12 +69,12 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:
-    """Return the node that a definition's row describes."""
+    """Parse the stored definition of a node and return the node."""
     return known_node(node_key.node, versions.NODE.unpack(row))
 
 
 class Definitions:
-    """The cache of one shard's definitions: beyond `most_bytes` the oldest entries go.
+    """The cache of one shard's node definitions; beyond `most_bytes` the oldest entries are dropped.
 
     Only `note` changes the cache; the other methods may run in a store's thread at the same time.
     """
@@ -90,16 +90,16 @@ class Definitions:
         return len(self._rows)
 
     def node(self, node_key: NodeKey) -> Node | None:
-        """Return the parsed node, if it is cached."""
+        """Return the parsed definition of a node; None when the cache does not have it."""
         read = self._read.get(node_key)
         return None if read is None else read[0]
 
     def row(self, node_key: NodeKey) -> bytes | None:
-        """Return the node's row, if it is cached."""
+        """Return the stored bytes of a node's definition; None when the cache does not have them."""
         return self._rows.get(node_key)
 
     def note(self, told: Mapping[NodeKey, Defined | None]) -> None:
-        """Add what a committed transaction read or wrote, and remove the nodes that ended in it."""
+        """Add the definitions that a committed transaction read or wrote, and drop those of nodes that ended in it."""
         for node_key, definition in told.items():
             self._forget(node_key)
             if definition is not None:
@@ -128,9 +128,9 @@ class Definitions:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """The caches that a shard's worker keeps between transactions; transactions only read them."""
+    """The caches that a shard's worker keeps between transactions; a transaction only reads them."""
 
     definitions: Definitions = field(default_factory=Definitions)
-    """The shard's definitions, filled from `Effects.definitions`."""
+    """The cache of the shard's node definitions, filled from `Effects.definitions` after each commit."""
     set_aside: frozenset[bytes] = frozenset()
-    """Keys of left-over pieces of work that are not to be continued for now."""
+    """The keys of unfinished pieces of work that failed and are not to be continued for now."""

@@ -1,4 +1,4 @@
-"""The effects of a transaction outside of the store, applied after the commit."""
+"""The effects of a transaction outside of the store, such as messages to publish, applied after the commit."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger.rows import RunRecord
 
 Defined: TypeAlias = tuple[bytes, Node | None]
-"""A node's definition as it is stored, and the parsed node if it was parsed."""
+"""A node's definition as stored bytes, and the parsed node; None in its place when it was not parsed."""
 
 
 class NodeKey(NamedTuple):
-    """The key of a node: the ids of its workflow and of the node in it."""
+    """The key of a workflow's node: the id of the workflow and the name of the node."""
 
     workflow: str
     node: str
 
     @property
     def task_id(self) -> str:
-        """The id of the node's task, which is its idempotency key, too: the same for all attempts."""
+        """The id of the node's task, which is also its idempotency key: the same for all attempts."""
         return f"{self.workflow}:{self.node}"
 
 
 @value
 class Publication:
-    """A task to be published; its outbox row is cleared once the broker has the task."""
+    """A node's task that is to be published; its outbox row is removed once the broker has confirmed the task."""
 
     node_key: NodeKey
     number: int
     task: Task
     agent: str = ""
-    """The agent that has just ended a predecessor of the node and is free; empty for any agent."""
+    """The free agent that has just ended a predecessor of the node, and gets the task; empty for any agent."""
 
 
 @value
 class Transition:
-    """A change of a node's state, with the node's row after it."""
+    """A change of a node's state in a transaction, with the node's row after the change."""
 
     node_key: NodeKey
     state: TaskState
     capability: str
-    """The name of the called capability; empty for an approval."""
+    """The name of the capability that the node calls; empty for an approval."""
     level: str
     row: Any
-    """The node's row after the transaction."""
+    """The node's row as the transaction leaves it."""
 
 
 @value
 class NodeSnapshot:
-    """The state of a node after a transaction, with all that RQ's copy of the node shows."""
+    """A node's state after a transaction, with everything that RQ's copy of the node shows."""
 
     node_key: NodeKey
     state: TaskState
     capability: str
     level: str
     after: tuple[str, ...]
-    """The nodes that must all complete before this one may run; empty when the edges say anything else."""
+    """The predecessors, if the node runs once all of them complete; empty for any other rule."""
     timeout_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """An event about a workflow, to publish to listeners."""
+    """An event about a workflow, to be published to listeners."""
 
     type: str
     workflow: str
@@ -81,35 +81,35 @@ class Effects:
     publications: list[Publication] = field(default_factory=list)
     moved: list[Transition] = field(default_factory=list)
     results: dict[NodeKey, bytes] = field(default_factory=dict)
-    """The results of nodes that got one."""
+    """The encoded results of the nodes that completed in the transaction."""
     failures: dict[NodeKey, Failure] = field(default_factory=dict)
-    """The failures of nodes that ended without a result, where the failure is known."""
+    """The failures of the nodes that ended without a result in the transaction, where the failure is known."""
     notices: list[Notice] = field(default_factory=list)
     shown: list[NodeSnapshot] = field(default_factory=list)
     adopted: set[NodeKey] = field(default_factory=set)
-    """Nodes that RQ proposed and that were claimed: RQ has them as started already."""
+    """The nodes that RQ proposed and the transaction claimed: RQ has their jobs as started already."""
     proposed: list[NodeKey] = field(default_factory=list)
-    """Nodes that RQ proposed and that are left for another transaction."""
+    """The nodes that RQ proposed and that the transaction left for another one to examine."""
     accepted: list[str] = field(default_factory=list)
-    """Workflows that run from now on."""
+    """The ids of the workflows that the transaction accepted, and that run from now on."""
     unshown: list[str] = field(default_factory=list)
-    """Workflows whose nodes later transactions have to show: accepted in several chunks, or twice, or reopened."""
+    """The ids of workflows whose nodes later transactions have to send to RQ: large, submitted twice, or reopened."""
     runs: list[tuple[str, RunRecord]] = field(default_factory=list)
-    """The rows of workflows after the transaction."""
+    """The ids and rows of the workflows that the transaction used, as it leaves them."""
     cancels: list[tuple[NodeKey, int]] = field(default_factory=list)
-    """Publications to cancel: the agents that may run them get a cancel message."""
+    """The nodes and publication numbers to cancel: the agents that may run them get a cancel message."""
     late: int = 0
-    """The number of results that a fence refused."""
+    """The number of results that were refused, because their fence is older than the node's."""
     strange: int = 0
-    """The number of results of unknown nodes."""
+    """The number of results that were dropped, because the ledger has no such node."""
     evaluations: list[tuple[NodeKey, str]] = field(default_factory=list)
-    """Nodes whose expressions are to be evaluated, with the token to give to `advance.evaluated`."""
+    """Nodes whose expressions are to be evaluated outside, with the token to give to `advance.evaluated`."""
     definitions: dict[NodeKey, Defined | None] = field(default_factory=dict)
-    """Definitions that were read or written, to be cached; None for the nodes that ended."""
+    """Definitions that the transaction read or wrote, for the cache; None for the nodes that ended in it."""
     unfinished: bool = False
-    """Whether work is left over for another transaction."""
+    """Whether the transaction left work for a later one."""
     timers: bool = False
-    """Whether a timer was set, which may be due before the timer that the timer service waits for."""
+    """Whether a timer was set that may be due before the one for which the timer service waits."""
 
     def say(self, type_: str, workflow: str, **facts: Any) -> None:
         """Add an event about a workflow, to be published after the commit."""

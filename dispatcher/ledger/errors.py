@@ -1,4 +1,4 @@
-"""The errors of the ledger, ordered by what the caller can do. Errors of the store itself pass through.
+"""The errors of the ledger, ordered by what the caller can do; errors of the store itself are not translated.
 
 ::
 
@@ -16,19 +16,19 @@ from coditect.errors import CoditectError, InputError
 
 
 class LostLease(CoditectError):
-    """The error of a lease that was released or taken over by another owner; nothing is written, now or later.
+    """The error of a dispatcher that works under a lease which it has released or lost to another owner.
 
-    If the answer to an earlier commit of the same call was lost, that commit may have been written, while the lease was
-    still held. Never retryable: acquire the lease again. Facts: `lease`, `owner`, `epoch`, `owner_now`, `epoch_now`.
+    Nothing is written, unless an earlier commit of the same call, while the lease was still held, lost its answer.
+    Never retryable: acquire the lease again. Facts: `lease`, `owner`, `epoch`, `owner_now`, `epoch_now`.
     """
 
 
 class DamagedValue(CoditectError):
-    """The error of a value whose pieces are not what was written. Facts: `workflow`, `node`, `kind`, `reason`."""
+    """The error of a stored value that differs from the value that was written, by its size or its hash."""
 
 
 class ValueBeyondBound(InputError):
-    """The error of a value over `values.LARGEST_BYTES`; nothing was written."""
+    """The error of a value that is larger than `values.LARGEST_BYTES` and therefore was not written."""
 
 
 class UnfitKey(InputError):

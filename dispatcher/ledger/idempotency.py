@@ -1,4 +1,4 @@
-"""Idempotency keys: the same key means the same workflow, until the key expires."""
+"""The idempotency keys of workflows: two submissions with the same key mean one workflow, until the key expires."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dispatcher.ledger.keyspace import KEY_EXPIRIES, KEYS
 from dispatcher.store.transaction import Reads, Transaction
 
 KEEP_MS = 7 * 24 * 3_600_000
-"""The time for which a key is kept: a week."""
+"""The time for which an idempotency key is kept, in milliseconds: a week."""
 LONGEST_KEY_BYTES = 1_000
 
 
 def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int = KEEP_MS) -> str:
-    """Return the workflow that has the key: the given one if the key was free or expired, else an earlier one.
+    """Give a workflow the idempotency key if it is free or expired, and return the id of the workflow that has it now.
 
     The caller accepts its workflow in the same transaction, and only when the answer is the workflow's own id.
 
@@ -29,7 +29,7 @@ def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int
 
 
 def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
-    """Extend the workflow's key to expire no sooner than `until_ms`; return False when the workflow lost the key.
+    """Extend a workflow's idempotency key to expire at `until_ms` or later; return False when it lost the key.
 
     Raises:
         UnfitKey: when the key is empty or too long.
@@ -44,7 +44,7 @@ def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
 
 
 def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
-    """Return the workflow that has the key; None when there is none, or the key has expired.
+    """Return the id of the workflow that has the idempotency key; None when there is none or the key has expired.
 
     Raises:
         UnfitKey: when the key is empty or too long.
@@ -57,7 +57,7 @@ def read(tr: Reads, key: str, *, now_ms: int) -> str | None:
 
 
 def holder(tr: Reads, key: str) -> str | None:
-    """Return the workflow that has the key, expired or not; None when there is none.
+    """Return the id of the workflow that has the idempotency key, expired or not; None when there is none.
 
     Raises:
         UnfitKey: when the key is empty or too long.
@@ -67,7 +67,7 @@ def holder(tr: Reads, key: str) -> str | None:
 
 
 def forget(tr: Transaction, key: str, workflow: str) -> None:
-    """Free the key if the workflow has it.
+    """Free an idempotency key if the given workflow has it.
 
     Raises:
         UnfitKey: when the key is empty or too long.
@@ -77,7 +77,7 @@ def forget(tr: Transaction, key: str, workflow: str) -> None:
 
 
 def sweep(tr: Transaction, *, now_ms: int, limit: int = 1_000) -> int:
-    """Remove at most `limit` expired keys, and return how many were removed.
+    """Remove at most `limit` expired idempotency keys from the store, and return how many were removed.
 
     Call again until the number is below the limit.
     """

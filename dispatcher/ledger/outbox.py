@@ -1,4 +1,4 @@
-"""The outbox: messages to publish, written with the state that wants them and cleared after the broker has them.
+"""The outbox: rows for tasks to publish, written in the transaction that claims them, cleared after the confirm.
 
 A row is published after the commit and cleared with the next one. Every row has a *publication number*, which grows
 within its shard and is never given twice, not even after the row is gone. A row that outlived its dispatcher may have
@@ -21,7 +21,7 @@ from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 @value
 class Row:
-    """The row of the outbox for a node on its way to the broker."""
+    """A row of the outbox: a node whose task is to be published, under a publication number."""
 
     publication: int
     workflow: str
@@ -30,7 +30,7 @@ class Row:
 
 
 def put(tr: Transaction, shard: int, row: Row) -> None:
-    """Write down that a task is to be published, so that a crash between commit and publish loses no task.
+    """Write the row of a task that is to be published, so that a crash between commit and publish loses no task.
 
     The number of the row follows the one of `last_number`, and `count` records it.
     """
@@ -44,18 +44,18 @@ def last_number(tr: Reads, shard: int) -> int:
 
 
 def count(tr: Transaction, shard: int, last: int) -> None:
-    """Record `last` as the highest publication number that the shard has used."""
+    """Record `last` as the highest publication number that the shard has given."""
     tr.set(PUBLISHED.pack((shard,)), versions.PUBLISHED.pack((last,)))
 
 
 def waiting(tr: Reads, shard: int, *, after: int = 0, limit: int = 100) -> list[Row]:
-    """Return the shard's first rows with numbers above `after`, in the order of their numbers."""
+    """Return the shard's first outbox rows above number `after`, in the order of their publication numbers."""
     begin, end = OUTBOX.pack((shard, after + 1)), OUTBOX.range((shard,))[1]
     return [_row(pair) for pair in tr.get_range(begin, end, limit=limit)]
 
 
 def clear(tr: Transaction, shard: int, publications: Iterable[int]) -> None:
-    """Remove rows that the broker confirmed; missing rows are ignored."""
+    """Remove the outbox rows of confirmed publications; a row that is missing is ignored."""
     for publication in publications:
         tr.clear(OUTBOX.pack((shard, publication)))
 

@@ -11,9 +11,9 @@ found.epoch + 1, found.owner)
 
 
 def release(tr: Transaction, lease: Lease) -> bool:
-    \"\"\"Free the lease; return False when it was lost before. The epoch stays, so that the next owner's is higher.
+    \"\"\"Free a lease so that its next owner gets a higher epoch; return False when it was lost before.
 
-    Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
+    The next owner finds no `previous`, because the owner has closed its work and need not be evicted.
     \"\"\"
     if not _is_held(tr, lease):
         return False

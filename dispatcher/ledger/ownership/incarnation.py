@@ -1,4 +1,4 @@
-"""Incarnations of a store's data, so that a restored backup never repeats a number of an abandoned run.
+"""The incarnations of a store's data, so that a restored backup never gives a fence or publication number again.
 
 Every start of a dispatcher begins an *incarnation*, and so does a restore. Fences and publication numbers that are
 given in it lie above its `floor`: 3,000,000,017 is the 17th number of the third one. A store that was copied back knows
@@ -16,21 +16,21 @@ from dispatcher.ledger.keyspace import MARKERS, STORE
 from dispatcher.store.transaction import Reads, Transaction
 
 NUMBERS = 1_000_000_000
-"""The numbers of one incarnation; JSON keeps nine million incarnations exact."""
+"""The count of numbers that one incarnation can give; JSON keeps nine million incarnations exact."""
 HOUR_MS = 3_600_000
 HOURS_FROM_MS = 1_767_225_600_000
-"""The beginning of 2026, in milliseconds since the epoch."""
+"""The instant from which a restore counts hours: the beginning of 2026, in milliseconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """An incarnation of a store's data, under a number that grows with each start and each restore."""
+    """One life of a store's data, under a number that grows with each start of a dispatcher and each restore."""
 
     store: str
-    """The store's identity, the same in every copy."""
+    """The identity of the store, which is the same in every copy of its data."""
     number: int
     is_restored: bool = False
-    """Whether the store knew fewer incarnations than Redis."""
+    """Whether the data is an older copy: the store knew fewer incarnations than Redis."""
 
     @property
     def floor(self) -> int:
@@ -39,13 +39,13 @@ class Incarnation:
 
 
 def current(tr: Reads) -> Incarnation | None:
-    """Return the last incarnation that the store knows; None in a new store."""
+    """Return the latest incarnation that the store has recorded; None in a new store."""
     row = tr.get(STORE.pack())
     return None if row is None else Incarnation(*versions.STORE.unpack(row))
 
 
 def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
-    """Begin the next incarnation, above all that the store knows and the one that is `known` elsewhere.
+    """Begin the store's next incarnation, with a number above the store's last one and above `known`, from Redis.
 
     The publications of a restored store may be with no broker: its shards forget their broker's markers, so that all of
     them are published again. A repeated call, when the answer to the commit was lost, skips a number.
@@ -60,7 +60,7 @@ def begin(tr: Transaction, new_id: str, *, known: int) -> Incarnation:
 
 
 def restore(tr: Transaction, now_ms: int) -> None:
-    """Mark a store as a restored copy, so that its next start begins an incarnation that the original does not have."""
+    """Mark a store as a restored copy, so that its next start begins an incarnation that the original never had."""
     before = current(tr)
     if before is not None:
         hours = (now_ms - HOURS_FROM_MS) // HOUR_MS

@@ -1,4 +1,4 @@
-"""Named leases, each with an epoch that fences off its former owners: they decide which dispatcher may work on what.
+"""Named leases with epochs, which decide which dispatcher may work on which shard and fence off former owners.
 
 An *owner* is one life of one dispatcher, by a name that is never used again. An owner is alive while its *beat* grows,
 and one beat keeps all of its leases. Clocks of two processes are never compared: an observer that wants a lease watches
@@ -25,24 +25,24 @@ from dispatcher.ledger.keyspace import BEATS, LEASES
 from dispatcher.store.transaction import Reads, Transaction
 
 TTL_MS = 2_500
-"""The time for which a beat may stand still; the docstring of `shards` gives the reason for its length."""
+"""The time in milliseconds after which an owner whose beat has not moved counts as dead."""
 LOOKS_PER_TTL = 3
-"""The number of looks in a TTL: between two looks at most this part of the TTL counts, fewer looks expire nothing."""
+"""The number of looks at a beat in `TTL_MS` before its owner can count as dead."""
 
 Name = tuple[str | int, ...]
-"""The name of a lease: `("shard", 7)`, `("leader", "sweep")`."""
+"""The name of a lease as a tuple, such as `("shard", 7)` or `("leader", "sweep")`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as its owner holds it."""
+    """A lease as its owner holds it: name, owner, epoch and former owner."""
 
     name: Name
     owner: str
     epoch: int
-    """The number of the ownership, which grows with every owner and is never reused, not even after a release."""
+    """The number of this ownership, which grows with every owner and is never given twice, even after a release."""
     previous: str = ""
-    """The former owner, which was taken for dead; empty when the lease was released in order."""
+    """The former owner, if it was taken for dead; empty when it released the lease in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +52,22 @@ class Pulse:
     owner: str
     beat: int
     still_ms: int
-    """The time for which the beat has not moved, as far as the observer looked."""
+    """The milliseconds for which the beat has not moved, counting only time in which the observer looked."""
     at_ms: int
-    """The time of the last look, on the observer's own clock."""
+    """The time of the observer's last look in milliseconds, on the observer's own clock."""
 
     def has_lapsed(self, ttl_ms: int = TTL_MS) -> bool:
-        """Return whether the owner's beat has not moved for `ttl_ms`, so that the owner counts as dead."""
+        """Tell whether the owner's beat has not moved for `ttl_ms`, so that the owner counts as dead."""
         return self.still_ms >= ttl_ms
 
 
 def look(
     pulses: Mapping[str, Pulse], beats: Mapping[str, int], *, now_ms: int, ttl_ms: int = TTL_MS
 ) -> dict[str, Pulse]:
-    """Return the pulses after another look; owners without a beat are left out.
+    """Return the observed beats after another look, with the time for which each has not moved.
 
-    `now_ms` is on any clock of the observer that never goes back. Pure: call it after the transaction, not in it.
+    Owners without a beat are left out. `now_ms` is on any clock of the observer that never goes back. Pure: call it
+    after the transaction, not in it.
     """
     return {owner: _look(pulses.get(owner), owner, beat, now_ms, ttl_ms) for owner, beat in beats.items()}
 
@@ -79,17 +80,17 @@ def _look(before: Pulse | None, owner: str, beat: int, now_ms: int, ttl_ms: int)
 
 
 def beats(tr: Reads) -> dict[str, int]:
-    """Return the beat of every owner that is not taken for dead; for `look`, read by snapshot."""
+    """Read the current beat of every owner that does not count as dead, for `look`."""
     return {BEATS.unpack(key)[0]: versions.BEAT.unpack(value)[0] for key, value in tr.get_range(*BEATS.range())}
 
 
 def renew(tr: Transaction, owner: str, beat: int) -> None:
-    """Write the owner's beat, which begins or extends its life; `beat` is a count that the owner raises each time."""
+    """Write an owner's beat, which keeps the owner and its leases alive; the owner raises `beat` each time."""
     tr.set(BEATS.pack((owner,)), versions.BEAT.pack((beat,)))
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
-    """Take the owner for dead if its beat is still the observed one: all of its leases are free then.
+    """Take an owner for dead, and so free its leases, if its beat is still the observed one.
 
     Return whether the owner is dead after the call, also when another observer expired it. A living owner that was
     taken for dead may renew again, and keeps the leases that no other owner took meanwhile. The caller checks whether
@@ -106,14 +107,14 @@ def expire(tr: Transaction, pulse: Pulse) -> bool:
 
 
 def expire_others(tr: Transaction, owner: str) -> None:
-    """Take every other owner for dead; only in a store that no other process can have open."""
+    """Take every owner but the given one for dead, in a store that no other process can have open."""
     for other in beats(tr):
         if other != owner:
             tr.clear(BEATS.pack((other,)))
 
 
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
-    """Return the lease if the owner has it already, the lease is free, or its holder is dead; else None.
+    """Return the lease for an owner, if the lease is free, its holder is dead or the owner has it; else None.
 
     Raises:
         LostLease: when this owner itself is taken for dead: it must `renew` first.
@@ -131,9 +132,9 @@ def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
 
 
 def release(tr: Transaction, lease: Lease) -> bool:
-    """Free the lease; return False when it was lost before. The epoch stays, so that the next owner's is higher.
+    """Free a lease so that its next owner gets a higher epoch; return False when it was lost before.
 
-    Who takes it next finds no `previous`: the owner has let go of what it held, and is not to be evicted.
+    The next owner finds no `previous`, because the owner has closed its work and need not be evicted.
     """
     if not _is_held(tr, lease):
         return False
@@ -163,18 +164,18 @@ def check(tr: Transaction, lease: Lease) -> None:
 
 
 def leave(tr: Transaction, owner: str) -> None:
-    """End the owner at once: its leases are free, and their next owners find it as `previous`."""
+    """End a dispatcher's life as an owner at once: its leases are free, and their next owners find it as `previous`."""
     tr.clear(BEATS.pack((owner,)))
 
 
 def read(tr: Reads, name: Name) -> Lease:
-    """Return the current lease: owner "" when it is free, epoch 0 when it was never held."""
+    """Return the current state of a lease: owner "" when it is free, epoch 0 when it was never held."""
     value = tr.get(LEASES.pack(name))
     return Lease(name, "", 0) if value is None else _lease(name, value)
 
 
 def read_all(tr: Reads, kind: str) -> list[Lease]:
-    """Return the leases whose names begin with the kind, in the order of their names."""
+    """Return all leases of one kind, such as `shard`, in the order of their names."""
     return [_lease(LEASES.unpack(key), value) for key, value in tr.get_range(*LEASES.range((kind,)))]
 
 
