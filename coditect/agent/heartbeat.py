@@ -88,7 +88,7 @@ class Heartbeat:
 
     @property
     def known(self) -> bool:
-        """Whether the registry accepted the agent's last heartbeat."""
+        """True when the registry accepted the agent's last heartbeat."""
         return self._registered and not self._failing
 
     def set_status(self, status: AgentStatus | None) -> None:

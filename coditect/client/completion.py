@@ -43,7 +43,7 @@ class Completions:
 
     @property
     def heard(self) -> bool:
-        """Whether the client listens to workflow events already; before that, a wait cannot rely on an event."""
+        """True when the client listens to workflow events already; before that, a wait cannot rely on an event."""
         return self._listens
 
     @contextmanager

@@ -78,7 +78,7 @@ class Handle:
 
     @property
     def done(self) -> bool:
-        """Whether the task's outcome has arrived; for a durable task, whether `outcome` or `result` has fetched it."""
+        """True when the outcome has arrived; for a durable task, when `outcome` or `result` has fetched it."""
         if self._kept is not None:
             return self._kept.known is not None
         return self._reply is not None and self._reply.done()

@@ -62,7 +62,7 @@ class Options:
 
     @property
     def kept(self) -> bool:
-        """Whether the task is durable, by the fields that its submitter gave."""
+        """True when the task is durable, by the fields that its submitter gave."""
         return self.durable or self.idempotency_key is not None
 
 

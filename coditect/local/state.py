@@ -68,7 +68,7 @@ class UpState:
 
     @property
     def running(self) -> bool:
-        """Whether the supervisor that wrote the state still lives."""
+        """True when the supervisor that wrote the state still lives."""
         return is_running(self.supervisor)
 
 

@@ -170,7 +170,7 @@ class SyncRun(Blocking[Run]):
 
     @property
     def new(self) -> bool:
-        """Whether the call that made the handle started the workflow; False when its idempotency key was known."""
+        """True when the call that made the handle started the workflow; False when its idempotency key was known."""
         return self._inner.new
 
     state = waiting(Run.state)
@@ -221,7 +221,7 @@ class SyncHandle(Blocking[Handle]):
 
     @property
     def done(self) -> bool:
-        """Whether the outcome of the task has arrived."""
+        """True when the outcome of the task has arrived."""
         return self._inner.done
 
     @property

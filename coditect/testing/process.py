@@ -70,7 +70,7 @@ class VirtualProcess:
 
     @property
     def lives(self) -> bool:
-        """Whether the process was started and has not ended; a paused process lives."""
+        """True when the process was started and has not ended; a paused process lives."""
         return self.state in (State.STARTING, State.RUNNING, State.PAUSED)
 
     async def start(self) -> None:

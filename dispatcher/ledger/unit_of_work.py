@@ -87,7 +87,7 @@ class UnitOfWork:
 
     @property
     def is_full(self) -> bool:
-        """Whether the transaction is so large, long or old that the remaining work is for a later one."""
+        """True when the transaction is so large, long or old that the remaining work is for a later one."""
         return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------

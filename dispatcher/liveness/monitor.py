@@ -105,7 +105,7 @@ class Monitor:
 
     @property
     def leads(self) -> bool:
-        """Whether the monitor acts on the broker for the whole fleet, because it holds the lease for that."""
+        """True when the monitor acts on the broker for the whole fleet, because it holds the lease for that."""
         return self._lease is not None
 
     async def __aenter__(self) -> Self:

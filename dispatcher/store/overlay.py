@@ -23,7 +23,7 @@ class Overlay:
 
     @property
     def changed(self) -> bool:
-        """Whether a key was written since the last `keep`."""
+        """True when a key was written since the last `keep`."""
         return bool(self._before)
 
     def put(self, key: bytes, value: bytes | None) -> None:

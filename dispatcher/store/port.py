@@ -87,4 +87,4 @@ class Database(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Whether no other process can have the store open, so that the owner of any foreign lease has ended."""
+        """True when no other process can have the store open, so that the owner of any foreign lease has ended."""

@@ -213,7 +213,7 @@ class Transaction:
 
     @property
     def is_aging(self) -> bool:
-        """Whether half of the transaction's permitted time is over: leave further work to another transaction."""
+        """True when half of the transaction's permitted time is over: leave further work to another transaction."""
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:

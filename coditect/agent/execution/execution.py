@@ -191,12 +191,12 @@ class Execution:
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether `cancel` or `expire` canceled the handler."""
+        """True when `cancel` or `expire` canceled the handler."""
         return self.interruption is not None
 
     @property
     def overdue(self) -> bool:
-        """Whether the handler was asked to end only because its time limit was over."""
+        """True when the handler was asked to end only because its time limit was over."""
         return self.interruption is not None and self.interruption.canceled is None
 
     # -- deliveries -------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Execution:
 
     @property
     def lost(self) -> bool:
-        """Whether every delivery was lost with its channel, so that none can be settled by this process."""
+        """True when every delivery was lost with its channel, so that none can be settled by this process."""
         return self.delivery.lost and all(delivery.lost for _, delivery in self.attached or ())
 
     def ack(self) -> None:

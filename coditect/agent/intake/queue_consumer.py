@@ -138,7 +138,7 @@ class QueueConsumer:
 
     @property
     def wants_a_slot(self) -> bool:
-        """Whether the queue can use a free slot: a task waits in this agent, or perhaps in the queue."""
+        """True when the queue can use a free slot: a task waits in this agent, or perhaps in the queue."""
         return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:

@@ -63,7 +63,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the worker process has not ended."""
+        """True when the worker process has not ended."""
         return self._process.returncode is None
 
     async def loaded(self) -> None:

@@ -39,7 +39,7 @@ class ResultBatch:
 
     @property
     def full(self) -> bool:
-        """Whether the batch has no room for another result, by number or by bytes."""
+        """True when the batch has no room for another result, by number or by bytes."""
         return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
 
     def add(self, result: AttemptResult, promise: Promise) -> None:

@@ -31,7 +31,7 @@ def test_run_ends_with_the_value(terminal: Terminal, file: Path) -> None:
 def test_run_shows_the_beginning_of_a_long_value_and_says_so(
     terminal: Terminal, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coditect.cli.workflow.MOST_SHOWN", 5)
+    monkeypatch.setattr("coditect.cli.work.workflow.MOST_SHOWN", 5)
 
     ran = terminal.run("workflow", "run", str(file))
 

@@ -1,0 +1,1 @@
+"""The commands on work: tasks, workflows, their approvals, and dead letters."""
