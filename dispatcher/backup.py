@@ -75,8 +75,8 @@ def _mark(path: Path) -> None:
 
 
 def _file_of(settings: Settings) -> Path:
-    kind, _, place = settings.store.partition(":")
+    kind, _, place = settings.store_url.partition(":")
     if kind != "sqlite" or not place:
         fix = "FoundationDB has tools of its own: fdbbackup and fdbrestore"
-        raise SetupError("Only a SQLite store is backed up here", given=settings.store, fix=fix)
+        raise SetupError("Only a SQLite store is backed up here", given=settings.store_url, fix=fix)
     return Path(place)

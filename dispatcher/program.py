@@ -236,7 +236,7 @@ async def _owned_store(
     """Open the store; stand by while another process owns it. Return None when the program is stopped meanwhile."""
 
     def stand_by() -> None:
-        log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store})
+        log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store_url})
         readiness.check = lambda: "the dispatcher stands by: another process owns the store"
         tell_ready()
 
@@ -258,7 +258,7 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
     Raises:
         SetupError: when there is no such store.
     """
-    kind, _, place = settings.store.partition(":")
+    kind, _, place = settings.store_url.partition(":")
     match kind:
         case "sqlite" if place:
             return SqliteDatabase(Path(place), wait_seconds=math.inf, on_wait=on_wait)
@@ -276,8 +276,8 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
         case "memory":
             return MemoryDatabase()
         case _:
-            fix = "CODITECT_STORE=sqlite:PATH or fdb:CLUSTER_FILE"
-            raise SetupError("There is no such store", given=settings.store, fix=fix)
+            fix = "CODITECT_STORE_URL=sqlite:PATH or fdb:CLUSTER_FILE"
+            raise SetupError("There is no such store", given=settings.store_url, fix=fix)
 
 
 def unready(broker: Broker, dispatcher: Dispatcher) -> str:

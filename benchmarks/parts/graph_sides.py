@@ -41,7 +41,7 @@ class Plane:
 def dispatcher(stage: Stage, *, store: str | None = None) -> Program:
     """Return a dispatcher as a program, on a new store, or on the given one."""
     place = store or f"sqlite:{stage.fresh_folder('store') / 'ledger.db'}"
-    return python("dispatcher", "dispatcher", env={"CODITECT_STORE": place})
+    return python("dispatcher", "dispatcher", env={"CODITECT_STORE_URL": place})
 
 
 def agents(target: str = ECHOER, *, slots: int = PREFETCH) -> list[Program]:

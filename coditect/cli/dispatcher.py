@@ -40,7 +40,7 @@ class ControlPlaneProgram(Protocol):
 @app.command("run")
 def run_dispatcher(
     store: Annotated[
-        str | None, typer.Option("--store", help="The ledger: sqlite:PATH, or fdb:CLUSTER_FILE. [CODITECT_STORE]")
+        str | None, typer.Option("--store", help="The ledger: sqlite:PATH, or fdb:CLUSTER_FILE. [CODITECT_STORE_URL]")
     ] = None,
     shards: Annotated[
         int | None, typer.Option("--shards", min=1, max=1_024, help="Shards of a new ledger. [CODITECT_SHARDS]")
@@ -67,7 +67,7 @@ def run_dispatcher(
     \b
     Example: coditect dispatcher run --store sqlite:ledger.db
     """
-    given: dict[str, Any] = {"store": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
+    given: dict[str, Any] = {"store_url": store, "shards": shards, "keep_days": keep_days, "health_port": health_port}
     settings = replace(read_settings(), **{name: one for name, one in given.items() if one is not None})
     say_guesses(AMQP, REDIS)
     raise typer.Exit(installed().main(settings))

@@ -14,7 +14,7 @@ from coditect.settings.settings import Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True)
 
-StoreOption = Annotated[str | None, typer.Option("--store", help="The ledger: sqlite:PATH. [CODITECT_STORE]")]
+StoreOption = Annotated[str | None, typer.Option("--store", help="The ledger: sqlite:PATH. [CODITECT_STORE_URL]")]
 
 
 @app.command("backup")
@@ -28,7 +28,7 @@ def back_up(
     """
     settings = _settings(store)
     installed().backup(settings, target)
-    say(f"{settings.store} was copied to {target}.")
+    say(f"{settings.store_url} was copied to {target}.")
 
 
 @app.command("restore")
@@ -46,11 +46,11 @@ def restore(
     """
     settings = _settings(store)
     kept = installed().restore(settings, source)
-    say(f"{settings.store} was restored from {source}.")
+    say(f"{settings.store_url} was restored from {source}.")
     if kept is not None:
         say(f"What it was before is in {kept}.")
 
 
 def _settings(store: str | None) -> Settings:
     settings = read_settings()
-    return settings if store is None else replace(settings, store=store)
+    return settings if store is None else replace(settings, store_url=store)

@@ -13,6 +13,7 @@ from coditect.local.servers.ports import Addresses, keep_addresses
 from coditect.local.servers.rabbitmq import has_management, rabbitmq_children
 from coditect.local.servers.redis_server import redis_child
 from coditect.local.state import UpFolder
+from coditect.settings.settings import store_url
 
 PROGRAM_STAGE = 10
 
@@ -82,7 +83,7 @@ def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
             management_url = addresses.management_url if wanted.management else None
         amqp_url, redis_url = amqp_url or addresses.amqp_url, redis_url or addresses.redis_url
     urls = {"CODITECT_AMQP_URL": amqp_url, "CODITECT_REDIS_URL": redis_url}
-    urls |= {"CODITECT_STORE": environ.get("CODITECT_STORE", f"sqlite:{plan.folder / LEDGER}")}
+    urls |= {"CODITECT_STORE_URL": store_url(environ) or f"sqlite:{plan.folder / LEDGER}"}
     if management_url is not None:
         urls["CODITECT_MANAGEMENT_URL"] = management_url
     folder.run.mkdir(parents=True, exist_ok=True)

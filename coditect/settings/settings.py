@@ -25,7 +25,7 @@ CODITECT_BLOB_URL              none                        where values over 1 M
 CODITECT_BLOB_MAX_BYTES        67108864                    the largest such value, 1048576 to 1073741824
 CODITECT_BEAT_SECONDS          1                           heartbeat to the registry
 CODITECT_LEASE_SECONDS         3                           lease in the registry
-CODITECT_STORE                 sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
+CODITECT_STORE_URL             sqlite:coditect.db          the dispatcher's ledger; fdb:CLUSTER_FILE for several
 CODITECT_FDB_TLS_CERT_FILE     none                        FoundationDB's TLS: the certificate, PEM
 CODITECT_FDB_TLS_KEY_FILE      none                        its key, PEM
 CODITECT_FDB_TLS_KEY_PASSWORD  none                        the key's password
@@ -79,7 +79,7 @@ class Settings:
     blob_max_bytes: int = 64 * 1024 * 1024
     beat_seconds: float = 1.0
     lease_seconds: float = 3.0
-    store: str = "sqlite:coditect.db"
+    store_url: str = "sqlite:coditect.db"
     fdb_tls_cert_file: str | None = None
     fdb_tls_key_file: str | None = None
     fdb_tls_key_password: str | None = field(default=None, repr=False)
@@ -123,7 +123,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         blob_max_bytes=_whole(values, "CODITECT_BLOB_MAX_BYTES", DEFAULTS.blob_max_bytes, 2**20, 2**30),
         beat_seconds=_number(values, "CODITECT_BEAT_SECONDS", DEFAULTS.beat_seconds, 0.05, 60),
         lease_seconds=_number(values, "CODITECT_LEASE_SECONDS", DEFAULTS.lease_seconds, 0.1, 600),
-        store=values.get("CODITECT_STORE", DEFAULTS.store),
+        store_url=store_url(values) or DEFAULTS.store_url,
         fdb_tls_cert_file=values.get("CODITECT_FDB_TLS_CERT_FILE") or None,
         fdb_tls_key_file=values.get("CODITECT_FDB_TLS_KEY_FILE") or None,
         fdb_tls_key_password=values.get("CODITECT_FDB_TLS_KEY_PASSWORD") or None,
@@ -132,6 +132,11 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
         keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
     )
+
+
+def store_url(environment: Mapping[str, str]) -> str | None:
+    """Return the ledger that an environment names, by the setting's former name too; None without either."""
+    return environment.get("CODITECT_STORE_URL") or environment.get("CODITECT_STORE")
 
 
 def find_env_file(folder: Path) -> Path | None:

@@ -164,7 +164,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
     history = order.folder / "history"
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
-    settings = {"CODITECT_STORE": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
+    settings = {"CODITECT_STORE_URL": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
     async with private_testbed(
         order.folder,
         history,

@@ -24,7 +24,7 @@ def copy(source: Path, target: Path) -> None:
         StoreFailed: when SQLite fails.
     """
     if not source.is_file():
-        raise StoreMisconfigured("There is no store", path=str(source), fix="name one by --store or CODITECT_STORE")
+        raise StoreMisconfigured("There is no store", path=str(source), fix="name one by --store or CODITECT_STORE_URL")
     if target.exists():
         raise StoreMisconfigured("The file is there already; name another", path=str(target))
     try:

@@ -96,7 +96,7 @@ class Plant:
     def begin(self, **more: str) -> Process:
         """A dispatcher, which may die before it is at work."""
         return self.fleet.begin(
-            "dispatcher", CODITECT_STORE=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
+            "dispatcher", CODITECT_STORE_URL=f"sqlite:{self.ledger}", CODITECT_SHARDS=str(SHARDS), **more
         )
 
     async def _start(self, client: Client) -> Run:

@@ -32,7 +32,7 @@ async def dispatcher(servers: Servers, folder: Path, *, amqp_url: str, store: st
         "CODITECT_AMQP_URL": amqp_url,
         "CODITECT_REDIS_URL": servers.redis_url,
         "CODITECT_READY_FILE": str(ready),
-        "CODITECT_STORE": store,
+        "CODITECT_STORE_URL": store,
         "CODITECT_SHARDS": "1",
         "CODITECT_HEALTH_PORT": str(port),
         "CODITECT_LOG_LEVEL": "ERROR",

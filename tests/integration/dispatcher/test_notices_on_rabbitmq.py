@@ -195,7 +195,7 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
         "CODITECT_AMQP_URL": servers.amqp_url,
         "CODITECT_REDIS_URL": servers.redis_url,
         "CODITECT_READY_FILE": str(ready),
-        "CODITECT_STORE": f"sqlite:{tmp_path / 'ledger.db'}",
+        "CODITECT_STORE_URL": f"sqlite:{tmp_path / 'ledger.db'}",
         "CODITECT_SHARDS": "1",
     }
     process = subprocess.Popen([sys.executable, "-m", "dispatcher"], env=environment, stderr=subprocess.PIPE)

@@ -52,7 +52,7 @@ class Plant:
         return self.fleet.folder / "ledger.db"
 
     def begin(self, **more: str) -> Popen[bytes]:
-        return self.fleet.begin("dispatcher", CODITECT_STORE=f"sqlite:{self.ledger}", CODITECT_SHARDS="1", **more)
+        return self.fleet.begin("dispatcher", CODITECT_STORE_URL=f"sqlite:{self.ledger}", CODITECT_SHARDS="1", **more)
 
     @asynccontextmanager
     async def dispatcher(self) -> AsyncIterator[None]:

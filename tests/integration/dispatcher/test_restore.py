@@ -37,7 +37,7 @@ async def command(fleet: Fleet, *arguments: str) -> str:
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "coditect", "store", *arguments],
-        env=fleet.environment(CODITECT_STORE=f"sqlite:{fleet.folder / 'ledger.db'}"),
+        env=fleet.environment(CODITECT_STORE_URL=f"sqlite:{fleet.folder / 'ledger.db'}"),
         capture_output=True,
         text=True,
         check=False,
@@ -53,7 +53,7 @@ async def test_workflows_of_a_backup_under_load_end_once_each_after_it_was_resto
     store, copy = f"sqlite:{tmp_path / 'ledger.db'}", tmp_path / "copy.db"
     async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
-        dispatcher = await fleet.run("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS="4")
+        dispatcher = await fleet.run("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS="4")
         runs = [await client.start(chain()) for _ in range(RUNS)]
         await eventually(lambda: len(fleet.noted("end")) > RUNS, seconds=SECONDS)
 
@@ -65,7 +65,7 @@ async def test_workflows_of_a_backup_under_load_end_once_each_after_it_was_resto
         dispatcher.kill()
         await asyncio.to_thread(dispatcher.wait)
         assert "What it was before is in" in await command(fleet, "restore", str(copy))
-        await fleet.run("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS="4")
+        await fleet.run("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS="4")
 
         assert {await run.wait(timeout=SECONDS) for run in runs} == {WorkflowState.COMPLETED}
         for run in runs:

@@ -45,7 +45,7 @@ async def plant(servers: PrivateServers, folder: Path) -> AsyncIterator[tuple[Fl
 
 async def dispatcher(fleet: Fleet) -> subprocess.Popen[bytes]:
     store = f"sqlite:{fleet.folder / LEDGER}"
-    return await fleet.ready(fleet.begin("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS)))
+    return await fleet.ready(fleet.begin("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS=str(SHARDS)))
 
 
 async def moved(client: Client, process: subprocess.Popen[bytes]) -> float:

@@ -40,7 +40,7 @@ class Plant:
     async def start(self) -> None:
         """A dispatcher and the agents."""
         store = f"sqlite:{self.fleet.folder / 'ledger.db'}"
-        await self.fleet.run("dispatcher", CODITECT_STORE=store, CODITECT_SHARDS=str(SHARDS))
+        await self.fleet.run("dispatcher", CODITECT_STORE_URL=store, CODITECT_SHARDS=str(SHARDS))
         await asyncio.gather(*(self.fleet.start(target=AGENT) for _ in range(AGENTS)))
 
     async def amid(self, run: Run) -> None:

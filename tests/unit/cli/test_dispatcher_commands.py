@@ -35,20 +35,20 @@ def test_installed_program_is_run_and_its_exit_code_is_the_command_s(terminal: T
     assert terminal.run("dispatcher", "run", *words).code == 3
 
     (settings,) = ran
-    assert (settings.store, settings.shards, settings.keep_days) == ("sqlite:here.db", 4, 0.5)
+    assert (settings.store_url, settings.shards, settings.keep_days) == ("sqlite:here.db", 4, 0.5)
     assert settings.health_port == 0
 
 
 def test_what_no_option_says_is_taken_from_the_environment(
     terminal: Terminal, ran: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CODITECT_STORE", "fdb:/etc/fdb.cluster")
+    monkeypatch.setenv("CODITECT_STORE_URL", "fdb:/etc/fdb.cluster")
     monkeypatch.setenv("CODITECT_SHARDS", "7")
 
     terminal.run("dispatcher", "run", "--shards", "8")
 
     (settings,) = ran
-    assert (settings.store, settings.shards, settings.health_port) == ("fdb:/etc/fdb.cluster", 8, None)
+    assert (settings.store_url, settings.shards, settings.health_port) == ("fdb:/etc/fdb.cluster", 8, None)
 
 
 def test_the_dispatcher_s_program_is_what_is_installed() -> None:

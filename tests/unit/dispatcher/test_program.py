@@ -41,7 +41,7 @@ def binding(monkeypatch: pytest.MonkeyPatch) -> FdbStub:
 
 async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(binding: FdbStub, tmp_path: Path) -> None:
     environment = {
-        "CODITECT_STORE": "fdb:/etc/fdb.cluster",
+        "CODITECT_STORE_URL": "fdb:/etc/fdb.cluster",
         "CODITECT_FDB_TLS_CERT_FILE": "cert.pem",
         "CODITECT_FDB_TLS_KEY_FILE": "key.pem",
         "CODITECT_FDB_TLS_KEY_PASSWORD": "secret",
@@ -65,7 +65,7 @@ async def test_fdb_opens_the_named_cluster_over_tls_as_the_environment_says(bind
 
 
 async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -> None:
-    async with open_store(Settings(store="fdb:")):
+    async with open_store(Settings(store_url="fdb:")):
         pass
 
     assert (binding.opened, binding.options.chosen) == ([None], [])
@@ -74,7 +74,7 @@ async def test_fdb_alone_is_the_system_s_cluster_without_tls(binding: FdbStub) -
 async def test_sqlite_opens_the_named_file(tmp_path: Path) -> None:
     path = tmp_path / "here.db"
 
-    async with open_store(Settings(store=f"sqlite:{path}")) as database:
+    async with open_store(Settings(store_url=f"sqlite:{path}")) as database:
         assert isinstance(database, SqliteDatabase)
 
     assert path.is_file()
@@ -83,10 +83,18 @@ async def test_sqlite_opens_the_named_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "sqlite", "sqlite:", "redis://localhost/0", "here.db"])
 def test_store_that_there_is_not_is_refused_and_the_fix_named(name: str) -> None:
     with pytest.raises(SetupError) as refused:
-        open_store(Settings(store=name))
+        open_store(Settings(store_url=name))
 
     assert refused.value.facts["given"] == name
-    assert "CODITECT_STORE=sqlite:PATH" in str(refused.value.facts["fix"])
+    assert "CODITECT_STORE_URL=sqlite:PATH" in str(refused.value.facts["fix"])
+
+
+def test_store_is_read_by_its_former_name_while_the_new_one_is_not_set(tmp_path: Path) -> None:
+    former = {"CODITECT_STORE": "sqlite:old.db"}
+    both = {**former, "CODITECT_STORE_URL": "sqlite:new.db"}
+
+    assert read_settings(former, folder=tmp_path).store_url == "sqlite:old.db"
+    assert read_settings(both, folder=tmp_path).store_url == "sqlite:new.db"
 
 
 class Failing(MemoryDatabase):

@@ -36,7 +36,7 @@ async def rows_of(path: Path) -> tuple[int, int]:
 
 
 def settings(path: Path) -> Settings:
-    return Settings(store=f"sqlite:{path}")
+    return Settings(store_url=f"sqlite:{path}")
 
 
 async def test_backup_under_load_is_one_instant_and_holds_nobody_up(tmp_path: Path) -> None:
@@ -135,6 +135,6 @@ async def test_backup_overwrites_nothing_and_knows_only_sqlite(tmp_path: Path) -
     with pytest.raises(StoreMisconfigured, match="there already"):
         await asyncio.to_thread(backup, settings(path), there)
     with pytest.raises(SetupError, match="Only a SQLite store"):
-        backup(Settings(store="fdb:"), tmp_path / "copy.db")
+        backup(Settings(store_url="fdb:"), tmp_path / "copy.db")
 
     assert there.read_text() == "mine"
