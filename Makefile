@@ -74,13 +74,15 @@ UNTRACED := tests/docs tests/contract/graph tests/contract/store \
 	tests/unit/store
 
 # Tests wait now and then, those with servers most of the time: each process has a broker and a Redis of its own.
+SERVERS ?= private
 THREE := -n 3 --dist worksteal
 WITH_SERVERS := $(THREE) -m "servers and not endurance" --ignore=tests/unit
 
-test: setup ## Every test, on private RabbitMQs and Redises that the run starts itself (about 18 minutes)
+test: setup ## Every test, on RabbitMQs and Redises that the run starts itself (about 18 minutes; SERVERS=containers: in Docker)
 	@echo "Two parts: without servers, then with RabbitMQ and Redis (some 7 and 11 minutes on two cores)"
 	@$(PYTHON) -m pytest $(THREE) -m "not servers and not endurance"
-	@$(PYTHON) -m pytest $(WITH_SERVERS)
+	@CODITECT_TEST_SERVERS=$(SERVERS) $(PYTHON) -m pytest $(WITH_SERVERS)
+	@if [ "$(SERVERS)" = containers ]; then scripts/test-fdb.sh $(PYTHON); fi
 
 coverage: setup ## The library's tests without servers again, by branch coverage: at least 90 % (eight minutes)
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not endurance" --cov --cov-report=term:skip-covered \
@@ -88,7 +90,7 @@ coverage: setup ## The library's tests without servers again, by branch coverage
 
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
-	env -u CODITECT_TEST_AMQP_URL CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(WITH_SERVERS)
+	env -u CODITECT_TEST_AMQP_URL -u CODITECT_TEST_SERVERS CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(WITH_SERVERS)
 
 endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests

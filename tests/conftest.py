@@ -17,6 +17,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from coditect.settings.settings import Settings
+from coditect.testing import servers as servers_plugin
 from tests.rerun import ROOMS, Impure, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
@@ -37,6 +38,11 @@ def pytest_configure() -> None:
     """A run that a shell put in the background has SIGINT ignored, its children inherit that: Ctrl-C is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Which servers the run takes, if it takes any."""
+    return None if "not servers" in config.option.markexpr else servers_plugin.pytest_report_header()
 
 
 @pytest.hookimpl(wrapper=True)

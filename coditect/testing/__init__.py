@@ -9,6 +9,8 @@
 ``virtual_clock``  the loop's virtual time: it stands still while there is work, and jumps while there is none
 ``seeded``         time of day, ids and random numbers from a seed
 ``crashes``        the errors of background work
+``servers``        a plugin of pytest: a real RabbitMQ and Redis for a run, as private processes or in containers
+``containers``     those in containers, by testcontainers
 """
 
 from coditect.testing.errors import FleetCrashed, FleetStuck

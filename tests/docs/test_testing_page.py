@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "testing.md"
 
 
 def test_copied_test_runs_as_it_stands(tmp_path: Path) -> None:
-    [block] = [one for one in blocks(PAGE) if one.mark is Mark.FILE]
+    [block] = [one for one in blocks(PAGE) if one.mark is Mark.FILE and one.remark == "examples/test_courier.py"]
     (tmp_path / "test_courier.py").write_text(block.text, encoding="utf-8")
     unset = ("CODITECT_", "PYTEST_", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unset)}

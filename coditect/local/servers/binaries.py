@@ -8,8 +8,10 @@ other place is looked at then.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +85,21 @@ def require_redis(found: Binaries) -> Path:
     if found.redis is None:
         raise MissingServer("Redis is not installed", fix=INSTALL_SERVERS)
     return found.redis
+
+
+def versions(found: Binaries) -> tuple[str, str]:
+    """Return the names and versions of RabbitMQ and Redis, for a person; the broker's is read from its folder."""
+    return (
+        _named("RabbitMQ", found.rabbitmq, lambda path: str(path.resolve().parent.parent.name)),
+        _named("Redis", found.redis, lambda path: subprocess.check_output([path, "--version"], text=True)),
+    )
+
+
+def _named(name: str, program: Path | None, text_of: Callable[[Path], str]) -> str:
+    if program is None:
+        return f"{name} (not installed)"
+    version = re.search(r"\d+(\.\d+)+", text_of(program))
+    return f"{name} {version[0]}" if version else name
 
 
 def _find(name: str, folders: Iterable[str]) -> Path | None:

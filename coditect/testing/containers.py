@@ -1,0 +1,110 @@
+"""RabbitMQ, Redis and FoundationDB in containers, by the library testcontainers: the extra `containers`."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from coditect.errors import missing_extra
+from coditect.local.errors import StartFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images that containers are made of."""
+
+    rabbitmq: str = "rabbitmq:4"
+    redis: str = "redis:7"
+    foundationdb: str = "foundationdb/foundationdb:7.3.79"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that a container runs: its port, its environment, and a command in it that succeeds once it serves.
+
+    With `host_network` the port is the machine's own; otherwise the engine chooses the machine's port.
+    """
+
+    image: str
+    port: int
+    ready: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: str | None = None
+    host_network: bool = False
+
+
+def rabbitmq(image: str, password: str) -> Server:
+    """Return a broker with the user `coditect`, whose password it takes."""
+    environment = {"RABBITMQ_DEFAULT_USER": "coditect", "RABBITMQ_DEFAULT_PASS": password}
+    return Server(image, 5672, ("rabbitmq-diagnostics", "-q", "check_port_connectivity"), environment)
+
+
+def redis(image: str, password: str) -> Server:
+    """Return a Redis that asks for a password."""
+    environment = {"REDISCLI_AUTH": password}
+    return Server(image, 6379, ("redis-cli", "-e", "ping"), environment, f"redis-server --requirepass {password}")
+
+
+def foundationdb(image: str, port: int) -> Server:
+    """Return a FoundationDB cluster of one process that listens on a port of the machine.
+
+    A client connects to the address that the cluster file names, so the address is the same inside and outside.
+    """
+    cli = "fdbcli --timeout 5 --exec"
+    ready = f"{cli} 'configure new single memory'; {cli} 'status minimal' | grep -q 'is available'"
+    environment = {"FDB_NETWORKING_MODE": "host", "FDB_PORT": str(port)}
+    return Server(image, port, ("sh", "-c", ready), environment, host_network=True)
+
+
+def docker_answers() -> bool:
+    """Tell whether a Docker engine answers where `DOCKER_HOST`, the current context or the usual socket says.
+
+    Raises:
+        SetupError: the extra `containers` is not installed.
+    """
+    try:
+        from docker.errors import DockerException  # noqa: PLC0415 - optional: the extra `containers`
+        from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415
+    except ImportError as error:
+        raise missing_extra("containers") from error
+    with warnings.catch_warnings():
+        # docker's client leaves its socket open when nothing answers: a test run for which warnings are errors fails
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            DockerClient().client.close()
+        except DockerException:
+            answers = False
+        else:
+            answers = True
+        gc.collect()
+    return answers
+
+
+@contextmanager
+def container(server: Server) -> Iterator[str]:
+    """Run a server in a container for as long as the block lasts, and yield its address: host and port.
+
+    Raises:
+        StartFailed: the engine refused, or the server was not ready in time; `TC_MAX_TRIES` is the bound in seconds.
+    """
+    from docker.errors import DockerException  # noqa: PLC0415 - optional: the extra `containers`
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+    from testcontainers.core.wait_strategies import ExecWaitStrategy  # noqa: PLC0415
+
+    made = DockerContainer(server.image, env=dict(server.environment), command=server.command)
+    if server.host_network:
+        made.with_kwargs(network_mode="host")
+    else:
+        made.with_exposed_ports(server.port)
+    made.waiting_for(ExecWaitStrategy(list(server.ready)))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(made)
+        except (DockerException, TimeoutError) as error:
+            log = str(error)
+            raise StartFailed("A server could not be started in a container", image=server.image, log=log) from error
+        port = server.port if server.host_network else made.get_exposed_port(server.port)
+        yield f"{made.get_container_host_ip()}:{port}"

@@ -1,0 +1,89 @@
+"""Which servers a run takes, and how containers are configured; no engine is needed for either."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coditect.errors import SetupError
+from coditect.testing import containers
+from coditect.testing.servers import AMQP, REDIS, WANTED, Kind, ServerUrls, describe, running_servers, select
+
+NAMED = {AMQP: "amqp://a:1", REDIS: "redis://b:2/0"}
+NOBODY = "unix:///nowhere/docker.sock"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answers", "kind"),
+    [
+        ({}, True, Kind.PRIVATE),
+        ({WANTED: ""}, True, Kind.PRIVATE),
+        ({WANTED: "private"}, True, Kind.PRIVATE),
+        ({WANTED: "containers"}, True, Kind.CONTAINERS),
+        ({WANTED: "containers"}, False, Kind.PRIVATE),
+    ],
+)
+def test_containers_are_taken_where_they_are_wanted_and_docker_answers(
+    wanted: dict[str, str], answers: bool, kind: Kind
+) -> None:
+    assert select(wanted, docker_answers=lambda: answers) is kind
+
+
+def test_servers_that_there_are_not_are_refused_and_the_fix_named() -> None:
+    with pytest.raises(SetupError) as refused:
+        select({WANTED: "podman"})
+
+    assert "CODITECT_TEST_SERVERS=containers" in str(refused.value.facts["fix"])
+
+
+def test_docker_that_is_not_there_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", NOBODY)
+
+    assert not containers.docker_answers()
+
+
+def test_run_says_which_servers_it_takes_and_why() -> None:
+    wanted = {**os.environ, WANTED: "containers"}
+
+    assert describe(NAMED) == "those of CODITECT_TEST_AMQP_URL and CODITECT_TEST_REDIS_URL"
+    assert describe(wanted, docker_answers=lambda: True) == "containers of rabbitmq:4 and redis:7"
+    assert describe(wanted, docker_answers=lambda: False).startswith("private RabbitMQ ")
+    assert describe(wanted, docker_answers=lambda: False).endswith(", because no Docker engine answers")
+    assert "Docker" not in describe({"PATH": ""})
+
+
+def test_named_servers_are_taken_and_nothing_is_started() -> None:
+    with running_servers(environ=NAMED) as found:
+        assert found.environment == {"CODITECT_AMQP_URL": "amqp://a:1", "CODITECT_REDIS_URL": "redis://b:2/0"}
+
+
+def test_named_cluster_is_the_store() -> None:
+    with running_servers(foundationdb=True, environ={**NAMED, "FDB_CLUSTER_FILE": "/etc/fdb.cluster"}) as found:
+        assert found == ServerUrls(NAMED[AMQP], NAMED[REDIS], "fdb:/etc/fdb.cluster")
+        assert found.environment["CODITECT_STORE_URL"] == "fdb:/etc/fdb.cluster"
+
+
+def test_foundationdb_without_docker_and_cluster_is_refused_and_the_fix_named(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="FoundationDB") as refused, running_servers(foundationdb=True, environ=NAMED):
+        pass
+
+    assert "FDB_CLUSTER_FILE" in str(refused.value.facts["fix"])
+
+
+def test_containers_ask_for_a_password_and_say_themselves_when_they_serve() -> None:
+    broker = containers.rabbitmq("rabbitmq:4", "secret")
+    registry = containers.redis("redis:7", "secret")
+
+    assert (broker.port, broker.environment["RABBITMQ_DEFAULT_PASS"], broker.host_network) == (5672, "secret", False)
+    assert (registry.port, registry.command) == (6379, "redis-server --requirepass secret")
+    assert (broker.ready[0], registry.ready[0]) == ("rabbitmq-diagnostics", "redis-cli")
+
+
+def test_cluster_listens_on_the_port_that_clients_are_told() -> None:
+    cluster = containers.foundationdb("fdb:7", 4689)
+
+    assert cluster.host_network
+    assert (cluster.port, cluster.environment) == (4689, {"FDB_NETWORKING_MODE": "host", "FDB_PORT": "4689"})
+    assert "configure new" in cluster.ready[-1]
