@@ -233,7 +233,7 @@ class Readiness:
 async def _owned_store(
     stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, readiness: Readiness
 ) -> Database | None:
-    """Open the store; stand by while another process owns it. Return None when the program is stopped meanwhile."""
+    """Open the store; wait while another process owns it. Return None when the program is stopped meanwhile."""
 
     def stand_by() -> None:
         log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store_url})
@@ -281,7 +281,7 @@ def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None
 
 
 def unready(broker: Broker, dispatcher: Dispatcher) -> str:
-    """Return why the dispatcher cannot work; empty with broker, store and every critical loop in order."""
+    """Return why the dispatcher cannot work; empty while broker, store and every critical loop work."""
     if dispatcher.ownership.cut_off_from:
         return f"the dispatcher is cut off from the {dispatcher.ownership.cut_off_from} and gave its shards up"
     if not broker.connected:

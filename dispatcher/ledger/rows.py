@@ -123,7 +123,7 @@ class NodeRecord:
 
     @property
     def tally(self) -> Tally:
-        """The count of the node's edges."""
+        """How many of the node's predecessors ended, by how they ended."""
         return Tally(self.needed, self.open, self.met, self.worst)
 
     @tally.setter

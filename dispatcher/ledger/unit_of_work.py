@@ -113,7 +113,7 @@ class UnitOfWork:
         return self._runs[workflow][1]
 
     def begin_run(self, workflow: str) -> RunRecord:
-        """Create the row of a new run."""
+        """Create the progress row of a newly accepted workflow."""
         run = RunRecord()
         self._runs[workflow] = (None, run)
         return run
@@ -135,7 +135,7 @@ class UnitOfWork:
         return self._nodes[node_key][1]
 
     def expect(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the rows of several nodes at once, because they are needed soon, one by one."""
+        """Read the rows of several nodes at once, because commands need them one by one soon."""
         unread = [node_key for node_key in dict.fromkeys(node_keys) if node_key not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
             return
@@ -168,7 +168,7 @@ class UnitOfWork:
                 self._rows[node_key] = row
 
     def seen(self, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
-        """Return the progress of any number of nodes by one read; the records must not be changed."""
+        """Return the progress of any number of nodes by one read; callers must not change the records."""
         unread = [node_key for node_key in node_keys if node_key not in self._nodes]
         rows = self.tr.snapshot.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
         read = {node_key: NodeRecord.unpack(row) for node_key, row in zip(unread, rows, strict=True) if row is not None}
@@ -237,7 +237,7 @@ class UnitOfWork:
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
-        """Return the first pieces of work that earlier transactions left, without those that are set aside."""
+        """Return the stored cursors of unfinished work, without the pieces that are set aside."""
         aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
@@ -256,7 +256,7 @@ class UnitOfWork:
         self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
 
     def show(self, node_key: NodeKey) -> None:
-        """Send the node's state to RQ after the commit; the definition is read now, because reading counts as steps."""
+        """Send a node's state to RQ after the commit."""
         self.definition(node_key)
         self._to_show.append(node_key)
 
@@ -300,23 +300,23 @@ class UnitOfWork:
         return known
 
     def note_backlog(self, capability: str) -> None:
-        """Note that a node of the capability waits for room: later ones of this transaction queue up behind it."""
+        """Record that a node of the capability waits for room, so that later ones queue up behind it."""
         self._backlog[capability] = True
 
     def has_room(self, capability: str) -> bool:
-        """Return whether one more publication of the capability may be under way."""
+        """Return whether the dispatcher may publish one more task of the capability now."""
         return self.room.get(capability, self.room.get("", 0)) > 0
 
     def add_room(self, capability: str, number: int) -> None:
-        """Allow `number` more publications of the capability: room was reserved for them."""
+        """Allow `number` more publications of a capability, for which room was reserved."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
 
     def take_room(self, capability: str) -> None:
-        """Use the room of one publication."""
+        """Count one publication of a capability against the room that is left."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
 
     def note_free(self, agent: str, capability: str) -> None:
-        """Note that the agent would start one more node of the capability at once."""
+        """Record that an agent would start one more node of the capability at once."""
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:

@@ -1,4 +1,4 @@
-"""Values larger than a store's value may be: in pieces, with their size and SHA-256, which reading verifies."""
+"""Values of any size in the store: cut into pieces, with their size and SHA-256, which reading verifies."""
 
 from __future__ import annotations
 

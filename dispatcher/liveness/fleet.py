@@ -34,7 +34,7 @@ class Fleet:
         self._whole_at: float | None = None
 
     async def look(self) -> tuple[AgentRecord, ...]:
-        """Return the living agents, by agent id; the load of an agent that beats in time may be of an earlier look.
+        """Read which agents live from the registry, and return them by id.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.

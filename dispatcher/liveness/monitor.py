@@ -67,7 +67,7 @@ class AgentGone:
 
 
 class Monitor:
-    """The watch of one dispatcher over all agents, begun by `async with`; errors of its servers never end it.
+    """The monitor in one dispatcher: it watches the leases of all agents, and reports those that are gone.
 
     `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
     watches. Without `evict` frozen agents keep their connections.
@@ -186,7 +186,7 @@ class Monitor:
             entry.examined = False
 
     async def _has_lapsed(self, entry: RosterEntry) -> bool:
-        """Wait for the end of the agent's lease, and return whether it was not renewed until then."""
+        """Wait for the end of an agent's lease, and return whether the agent did not renew it."""
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:
@@ -198,7 +198,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Return whether an answer proves an end: a mailbox is also missing for a moment when the broker was wiped."""
+        """Return whether a ping's answer proves that the agent has ended."""
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True
@@ -220,7 +220,7 @@ class Monitor:
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> tuple[bool, int]:
-        """Make the broker release the agent's deliveries; return whether it did, and the number of closed connections.
+        """Close a dead agent's connections at the broker, so that its tasks return; tell whether that worked.
 
         A connected agent has a consumer on its mailbox.
         """
@@ -280,7 +280,7 @@ class Monitor:
                 return
 
     async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Remove the queue if it may be, and return whether there is nothing more to do about it."""
+        """Delete an agent's queue if it is empty, and return whether nothing more is to do about it."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
@@ -292,7 +292,7 @@ class Monitor:
     # -- who acts? --------------------------------------------------------------------------------------
 
     async def _campaign(self) -> None:
-        """Take the lease when no living owner has it.
+        """Try to acquire the lease for the fleet-wide watch.
 
         Two leaders for a moment do no harm, since all acts are idempotent.
         """

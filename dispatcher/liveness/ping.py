@@ -60,7 +60,7 @@ class Pings:
     async def ask(
         self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
     ) -> PingAnswer:
-        """Return the agent's answer within that time, about the task if one is named; never fails."""
+        """Ping an agent and return its answer within the given time, about a task if one is named; never raises."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         answered: asyncio.Future[PingAnswer] = loop.create_future()

@@ -43,7 +43,7 @@ class RosterEntry:
         return self.lapses_at - min(EARLY_SECONDS, self.lease_seconds / 2)
 
     def grant(self, now: float) -> None:
-        """Count the agent as living for another lease."""
+        """Count an agent as living for another lease time."""
         self.lapses_at = max(self.lapses_at, now + self.lease_seconds)
 
 
@@ -59,7 +59,7 @@ class Roster:
         return len(self._entries)
 
     def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
-        """Note all agents that the registry lists now, and return those that were gone and are back."""
+        """Record all agents that the registry lists now, and return those that were gone and are back."""
         back = [record.agent_id for record in records if self.note_one(record, now)]
         if self._looked_at is None or now - self._looked_at > PAUSE_SECONDS:
             for entry in self._entries.values():
@@ -69,7 +69,7 @@ class Roster:
         return back
 
     def note_one(self, record: AgentRecord, now: float) -> bool:
-        """Note one agent that the registry lists; return True when it was gone and is back."""
+        """Record one agent that the registry lists; return True when the agent was gone and is back."""
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
@@ -85,7 +85,7 @@ class Roster:
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
     def strike(self, agent: AgentId, now: float) -> None:
-        """Note that an agent is gone."""
+        """Record that an agent is gone."""
         self._entries.pop(agent, None)
         self._gone[agent] = now
         if len(self._gone) > MOST_GONE:

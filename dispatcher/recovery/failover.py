@@ -69,7 +69,7 @@ class Predecessors:
             self._closing.discard(previous)
 
     async def _lives(self, owner: str) -> bool:
-        """Return whether the owner has recovered, so that its connections at the broker are new ones."""
+        """Return whether a shard's former owner is alive again, so that its connections are new ones."""
         try:
             return owner in await self._database.read(leases.beats)
         except Retryable:

@@ -76,7 +76,7 @@ async def rebuild_shard(
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """Return the numbers of published nodes when all that is lost is, and the walk is over, or set aside."""
+    """Wait for the end of a rebuild, and return the numbers of published nodes."""
     before: bytes | None = b""
     while True:
         has_gone_on, gone_on = False, CommandAnswer[bool]()
@@ -95,7 +95,7 @@ async def _walked(ports: Ports, worker: ShardWorker) -> Built:
 async def _wrong(
     ports: Ports, worker: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the number of jobs that RQ lacks or has otherwise, as far as it could be compared."""
+    """Return the number of jobs that RQ lacks or has in a wrong state."""
     found, jobs, compared = set[str](), 0, True
     try:
         if graph is not None and worker.projector is not None:

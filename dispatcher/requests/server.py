@@ -164,7 +164,7 @@ class RequestServer:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
 
     def _hand(self, delivery: Delivery, command: Command, key: str) -> None:
-        """Give a command to the worker of the shard that follows from the key, or forward the request to its owner."""
+        """Give a request's command to the worker of its shard, or forward the request to the shard's owner."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
         if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
@@ -221,7 +221,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Answer in the background; a refusal is an answer, too."""
+        """Answer a request in the background with the result of a coroutine; a refusal is an answer, too."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
@@ -284,7 +284,7 @@ def answer_message(request: Message, answer: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """The completion that answers after the commit, or returns a request that was not applied."""
+    """The completion that answers a request after the commit, or returns a request that was not applied."""
 
     control: RequestServer
     delivery: Delivery

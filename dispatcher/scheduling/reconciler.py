@@ -61,7 +61,7 @@ class Reconciler:
         """The number of jobs that RQ did not have, or had otherwise."""
 
     def open(self, supervisor: Supervisor) -> None:
-        """Begin the rounds over live workflows, and beside them the search for ended ones.
+        """Start the loop that compares live workflows, and the search for ended ones.
 
         Neither loop is critical: RQ's tools show the differences until one runs again.
         """
@@ -180,7 +180,7 @@ async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[
 
 
 async def _reads(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the workflows' nodes as they are read: the first of many workflows at once, the rest of each by itself."""
+    """Yield the nodes of workflows, page by page: first pages of many workflows at once, later pages one by one."""
     for at in range(0, len(workflows), TOGETHER):
         together = workflows[at : at + TOGETHER]
         for workflow, first in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
@@ -201,7 +201,7 @@ async def _rest(began: float) -> None:
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Return those jobs of a page that differ in a second look in the same way."""
+    """Return the jobs of a page that differ from RQ in a second look in the same way."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
@@ -213,7 +213,7 @@ async def _differing(
     node_keys: Sequence[NodeKey],
     queued: Collection[Key] = (),
 ) -> set[Job]:
-    """Return the jobs, as the ledger has them now, that RQ lacks or has otherwise."""
+    """Return the jobs that RQ lacks, or has in another state than the ledger."""
     jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
     await projector.told()
     found = await graph.difference(jobs, queued)
@@ -235,7 +235,7 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
 
 
 async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
-    """Show these nodes, in as many batches as that takes."""
+    """Send the given nodes' states to RQ, in as many batches as needed."""
     while nodes:
         answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
         worker.put(Show(workflow, nodes), answer)

@@ -39,7 +39,7 @@ CLAIM_BYTES = 4_000
 
 
 class Scheduler:
-    """The scheduler of one dispatcher's shard workers, which serves the bridge."""
+    """The scheduler of one dispatcher, which claims ready nodes for its shard workers as room appears."""
 
     def __init__(self, ports: Ports, ownership: ShardOwnership, graph: TaskGraph | None) -> None:
         self._ports = ports
@@ -59,7 +59,7 @@ class Scheduler:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
-        """Look for nodes at once, because there is room, or a node waits for it."""
+        """Look for ready nodes at once, because there is room, or a node waits for room."""
         if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
@@ -104,13 +104,13 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """Free reserved room after nodes that RQ brought were claimed or not."""
+        """Free the room that was reserved for nodes which RQ proposed, after their claims."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, node_key: NodeKey) -> None:
-        """Have the ledger claim the node if there is room, or else send its state to RQ."""
+        """Have the ledger claim a node if there is room, or else send its state to RQ."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
@@ -121,7 +121,7 @@ class Scheduler:
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out people's requests in RQ; the state of a job that a stock worker took is set again."""
+        """Carry out the requests that people made with RQ's tools."""
         for request in requests:
             node_key = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}

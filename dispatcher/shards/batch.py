@@ -1,4 +1,4 @@
-"""A batch: some commands to a shard in one transaction."""
+"""A batch: several commands to one shard, applied in one transaction."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The effects of a committed batch, and the answers to its commands."""
+    """The result of a committed batch: its effects outside of the store, and the answers to its commands."""
 
     effects: Effects
     answers: tuple[Any, ...]
@@ -84,14 +84,14 @@ class BatchResult:
 
 
 class BatchTooLong(CoditectError):
-    """The error of a batch that would always be too old.
+    """The error of a batch of commands that cannot finish within a transaction's time.
 
     Its commands are run one by one, and a single one is refused.
     """
 
 
 def run(tr: Transaction, batch: Batch) -> BatchResult:
-    """Run a batch, and limit its tries when it takes longer than a transaction may.
+    """Run a batch in transactions until one commits, and limit the tries of a batch that takes too long.
 
     Raises:
         BatchTooLong: when the batch takes too long.
@@ -113,7 +113,7 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply the commands of a batch in order, and their consequences.
+    """Apply a batch's commands in order within one transaction, and continue unfinished work.
 
     Raises:
         LostLease: when the shard has another owner.
@@ -137,7 +137,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
-    """Read at once what the commands need one by one, because each read is a round trip to the store."""
+    """Read the rows that a batch's commands need at once, because each read is a round trip to the store."""
     node_keys, ending = [], []
     for command in commands:
         match command:
@@ -162,7 +162,7 @@ def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
 
 
 def _answer(unit: UnitOfWork, command: Command) -> Any:
-    """Apply a command; the refusal of a request is its answer, since a command checks before it writes.
+    """Apply one command and return its answer; a refused request gets its refusal as the answer.
 
     An error of the store, or a damaged value, is raised, for it may come between two writes: nothing of the batch
     stays.
@@ -181,7 +181,7 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Show nodes, only the named ones if the workflow has ended; return the named nodes that are left."""
+    """Send the states of a live workflow's nodes to RQ; return the named nodes that had no room."""
     run = unit.run(command.workflow)
     if run is None:
         return ()
@@ -196,7 +196,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
 
 
 def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
-    """Return the snapshots of the existing ones of the given nodes, as far as the transaction has room."""
+    """Return the current snapshots of the given nodes that exist, as far as the transaction has room."""
     found: list[NodeSnapshot] = []
     for node_key in command.node_keys:
         if found and unit.is_full:
@@ -207,7 +207,7 @@ def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
 
 
 def propose(unit: UnitOfWork, command: Proposed) -> int:
-    """Claim the nodes that RQ proposes if the ledger permits it and there is room, and return how many were claimed.
+    """Claim the nodes that RQ proposes, if the ledger permits it and there is room; return how many.
 
     RQ is shown the state of every other node, so that it queues a ready node without room again, behind the others.
     Nodes that are too much for one transaction are left.

@@ -23,7 +23,7 @@ class Settle(Protocol):
         """Complete a command that is committed; the answer may be a CoditectError that refused it."""
 
     def undone(self) -> None:
-        """Complete a command that was not applied: it may come again, here or elsewhere."""
+        """Handle that the command was not applied: it may come again, at this dispatcher or another."""
 
 
 class Nothing:

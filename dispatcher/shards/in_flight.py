@@ -1,4 +1,4 @@
-"""The publications of one shard that have not ended, in memory, and the rule by which one counts as lost.
+"""The published tasks of one shard that have not ended (flights), and the rule by which one counts as lost.
 
 A lost flight is with nobody: no agent works on it, and the broker gives it to none. It is published again, under a new
 publication; a wrong finding is safe, because the older publication is stale and its results are refused. The rule is
@@ -33,7 +33,7 @@ EARLY_ACK_MS = 600_000
 
 
 class Fate(Enum):
-    """What is known of a flight."""
+    """The judgement about a published task: held by an agent or the broker, to be searched for, or lost."""
 
     HELD = auto()
     """An agent or the broker has it, as far as is known."""
@@ -45,7 +45,7 @@ class Fate(Enum):
 
 @dataclass(slots=True)
 class Flight:
-    """A publication of a node that has not ended, and the last report about it."""
+    """A published node that has not ended, with the last report about it."""
 
     capability: str
     level: str
@@ -64,7 +64,7 @@ class Flight:
 
 
 class InFlight:
-    """The flights of one shard, counted in the dispatcher's capacity; instants are on the loop's clock."""
+    """The flights of one shard, each a published node that has not ended, with their number per capability."""
 
     def __init__(self, window: Capacity) -> None:
         self._window = window
@@ -81,11 +81,11 @@ class InFlight:
         return iter(tuple(self._flights.items()))
 
     def get(self, node_key: NodeKey) -> Flight | None:
-        """Return the flight of a node; None when it has none."""
+        """Return the flight of a node; None when the node is not published."""
         return self._flights.get(node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
-        """Apply a node's change of state."""
+        """Add, change or remove a node's flight after a committed change of the node's state."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._flights.get(moved.node_key)
@@ -118,7 +118,7 @@ class InFlight:
             self.started[queue] = flight.publication
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Replace all flights by the publications that the ledger counts as under way."""
+        """Replace all flights by the publications that the ledger has recorded as not ended."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -136,7 +136,7 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """Return and forget which attempts agents run although another one is under way: nodes, with fences.
+        """Return the nodes of which agents run an attempt other than the current one, with the fences, and forget them.
 
         The orphan detector has such attempts canceled.
         """
@@ -144,16 +144,16 @@ class InFlight:
         return others
 
     def grant(self, now: float) -> None:
-        """Give all agents their full time again, because no report could arrive until now."""
+        """Restart the time in which agents must report on their flights, because no report could arrive."""
         for flight in self._flights.values():
             flight.heard = now
 
     def doubt(self, last: int) -> None:
-        """Note that the broker may not have the publications with numbers up to `last`."""
+        """Mark all flights with publication numbers up to `last` as perhaps missing in the broker."""
         self._doubtful = max(self._doubtful, last)
 
     def fate(self, flight: Flight, now: float, now_ms: int, gone: AgentGone | None = None) -> Fate:
-        """Return what is known of a flight; with `gone`, only what follows from that."""
+        """Return whether a flight is held, to be searched for, or lost; with `gone`, its agent is known to be dead."""
         doubted, silent = flight.publication <= self._doubtful, now - flight.heard
         alone = doubted or now_ms - flight.published_ms > EARLY_ACK_MS
         if gone is not None:
@@ -167,14 +167,14 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
-        """Return the commands that publish again what is lost without a search; it counts as heard of now."""
+        """Return the commands that publish all lost flights again, and count each as reported now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
         for _, flight in lost:
             flight.heard = now
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def close(self) -> None:
-        """Forget all published tasks without a result, because the shard has another owner."""
+        """Remove all flights, because the shard has another owner."""
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()

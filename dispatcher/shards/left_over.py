@@ -1,4 +1,4 @@
-"""The left-over pieces of one shard's work: costly expressions, and the backoff of pieces that took too long.
+"""A shard's unfinished work: expressions that take long to evaluate, and retries of pieces that took too long.
 
 Expressions may take seconds on a slow machine, which no transaction may, and on SQLite every other transaction would
 wait. They are evaluated in a thread, between two transactions. The values that they see do not change meanwhile: the
@@ -46,7 +46,7 @@ MOST_SECONDS = 3_600.0
 
 
 class Evaluations:
-    """The evaluations of one shard, one after the other."""
+    """The evaluations of one shard's costly expressions, one after the other, outside of transactions."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate a node's expressions in the background, unless that is under way for the same `token`.
+        """Begin to evaluate a node's expressions in the background, unless it is under way for the same `token`.
 
         The token stands for the state of the node in which its expressions are evaluated.
         """
@@ -90,35 +90,35 @@ class Evaluations:
                     return
 
     def taken(self, key: bytes, token: str) -> None:
-        """End an evaluation whose result is committed or refused."""
+        """Forget an evaluation whose values the ledger has recorded or refused."""
         if self._tokens.get(key) == token:
             del self._tokens[key]
             self._aside.discard(key)
 
     def close(self) -> None:
-        """Begin no more evaluations, and repeat no reads."""
+        """Stop all evaluations, because the shard has another owner."""
         self._tokens.clear()
 
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The end of one evaluation of a node's expressions: the ledger took the values, or the shard has a new owner."""
+    """The completion of the command that carries an evaluation's values into the ledger."""
 
     evaluations: Evaluations
     key: bytes
     token: str
 
     def done(self, answer: Any) -> None:
-        """End the evaluation, because the ledger has its result."""
+        """Forget the evaluation, because the ledger has its values."""
         self.evaluations.taken(self.key, self.token)
 
     def undone(self) -> None:
-        """End the evaluation here; the shard's next owner begins it again."""
+        """Forget the evaluation; the shard's next owner evaluates again."""
         self.evaluations.taken(self.key, self.token)
 
 
 async def evaluate(database: Database, node_key: NodeKey) -> Inputs | Failure:
-    """Return the values of the node's expressions, or the failure why there are none.
+    """Return the values of a node's expressions, or the failure that ends the node.
 
     Raises:
         Retryable: when the store does not answer.
@@ -143,7 +143,7 @@ def _seen(tr: Reads, node_key: NodeKey) -> tuple[Node, Scope, bool, Account]:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """The wait before the last retry of a piece of work; in seconds, `until` on the loop's clock."""
+    """The last pause before a piece of work was tried again, in seconds, with its end on the loop's clock."""
 
     seconds: float
     until: float
@@ -154,7 +154,7 @@ class Waited:
 
 
 class ContinuationBackoff:
-    """The left-over pieces of one shard's work that are set aside, for ever or until a retry."""
+    """The pieces of one shard's unfinished work that are set aside, for ever or until a retry."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()
@@ -164,7 +164,7 @@ class ContinuationBackoff:
         self._waiting: dict[bytes, asyncio.TimerHandle] = {}
 
     def set_aside(self, error: SetAside) -> None:
-        """Set a piece aside, and plan a retry if it took too long."""
+        """Skip a piece of work that failed, and plan a retry if it only took too long."""
         log.error("What was left over cannot be done; it is set aside", exc_info=error.__cause__, extra=error.facts)
         self.aside.add(error.piece)
         if error.overdue:

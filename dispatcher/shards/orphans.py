@@ -1,4 +1,4 @@
-"""The orphan detector: it searches for flights of one shard that are silent, and for reports without a flight.
+"""The orphan detector: it searches for published tasks of one shard that neither broker nor agent has.
 
 What is lost without a search `in_flight.py` says. The search finds a flight with nobody when
 
@@ -41,7 +41,7 @@ MOST_ASKED = 200
 
 
 class OrphanDetector:
-    """The orphan detector of one shard worker; `run` looks until it is canceled."""
+    """The orphan detector of one shard worker, which looks for lost tasks until it is canceled."""
 
     def __init__(self, worker: ShardWorker, broker: Broker, clock: Clock, pings: Pings) -> None:
         self._worker = worker
@@ -66,7 +66,7 @@ class OrphanDetector:
                 log.info("The orphan detector could not look", extra=facts)
 
     async def look(self) -> None:
-        """Examine all flights once, and publish again what neither the broker nor an agent has.
+        """Examine all published tasks of the shard once, and publish again what neither broker nor agents have.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -99,7 +99,7 @@ class OrphanDetector:
         self._worker.put(lost)
 
     async def _look_for(self, begun: Sequence[tuple[Lost, Flight]], empty: dict[str, bool]) -> None:
-        """Publish tasks again that neither the broker nor their agents have, and that were not reported meanwhile.
+        """Ask broker and agents for the given tasks, and publish again the ones that neither has.
 
         The order matters: a task that an agent takes from its queue after the look at the queue is with the agent when
         the agent is asked.
@@ -124,7 +124,7 @@ class OrphanDetector:
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
-        """Return whether reports could arrive since the last step; if not, give all agents their full time again."""
+        """Return whether agents' reports could arrive since the last step; if not, restart the agents' time."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:

@@ -158,7 +158,7 @@ class ShardOwnership:
                 log.warning("A step of the leases did not come through", extra={"reason": str(error)})
 
     async def _watch(self) -> None:
-        """Give the shards up when the broker or the store is missed for as long as a lease lasts."""
+        """Give up all shards when the broker or the store does not answer for as long as a lease lasts."""
         now = asyncio.get_running_loop().time
         while not self._ending.is_set():
             looked = now()
@@ -172,7 +172,7 @@ class ShardOwnership:
                 await self._give_up()
 
     async def _give_up(self) -> None:
-        """Close every shard, and end the leases in the store if it answers, so that they need not lapse."""
+        """Close every shard's worker, and end the leases in the store if the store answers."""
         facts = {"cut_off_from": self.cut_off_from, "shards": sorted(self.workers)}
         log.warning("The dispatcher was cut off for as long as a lease lasts: it gives its shards up", extra=facts)
         start = self._ports.background.start
@@ -187,7 +187,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Fix the number of shards, and expire all other owners in a store that no other process can open."""
+        """Fix the store's number of shards, and expire dead owners if no other process can have the store open."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)
@@ -221,7 +221,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Open a shard; an error is logged, and the next step tries again, so that other shards are opened."""
+        """Open a shard that the dispatcher took; after an error the next step tries again."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:
@@ -269,7 +269,7 @@ class ShardOwnership:
             await self._ports.broker.declare(base_topology() + queues)
 
     async def _consume(self, shard: int, worker: ShardWorker) -> bool:
-        """Consume the shard's queues; return False when the shard was closed meanwhile."""
+        """Consume a shard's queues; return False when the shard was closed meanwhile."""
         consumers: list[Consumer] = []
         self._consumers[shard] = consumers
         for queue, take, prefetch in (
@@ -287,7 +287,7 @@ class ShardOwnership:
         return True
 
     async def returned(self) -> None:
-        """Check the markers after a new connection to the broker, and publish again what the broker does not have.
+        """Check after a reconnect whether the broker kept its data, and publish again what the broker lost.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -340,7 +340,7 @@ class ShardOwnership:
         return None if worker is None or worker.closed else worker.status_cache
 
     def figures(self) -> dict[str, Any]:
-        """Return the dispatcher's figures for its status."""
+        """Return the numbers of this dispatcher's work for `coditect dispatcher status`."""
         counter = self._ports.metrics.counter
         return {
             "owner": self.owner,

@@ -35,7 +35,7 @@ Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """The publisher of one shard; `sent` gets the outcome of each publication that was not dropped."""
+    """The publisher of one shard's tasks; a callback gets the outcome of each publish."""
 
     def __init__(self, broker: Broker, sent: Sent) -> None:
         self._broker = broker
@@ -45,7 +45,7 @@ class ShardPublisher:
         self._last = 0
 
     def send(self, publication: Publication) -> None:
-        """Send a publication, unless the rebuild publishes it again."""
+        """Publish a node's task, unless a rebuild is about to publish it again."""
         number = publication.number
         if self._held is not None:
             self._held.append(publication)
@@ -67,12 +67,12 @@ class ShardPublisher:
             self._sent(publication, error)
 
     async def settled(self, within_seconds: float) -> None:
-        """Wait until no publication is on its way, or the time is up."""
+        """Wait until the broker has answered every publish, or the time is up."""
         if self._under_way:
             await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
     def hold(self, *, recall: bool) -> None:
-        """Hold all publications from now on; with `recall` also those on their way to another broker."""
+        """Hold all publications back from now on; with `recall` also those that wait for a broker's confirm."""
         if self._held is None:
             self._held = []
         if recall:
@@ -101,7 +101,7 @@ class ShardPublisher:
 
 
 def _for_anybody(publication: Publication) -> Publication:
-    """Return a publication for any agent of the capability, after an agent's own queue refused it.
+    """Return a publication for any agent of the capability, after one agent's own queue refused it.
 
     Agents must ask for a claim before they run it, since an earlier try may have reached the agent all the same.
     """
@@ -109,7 +109,7 @@ def _for_anybody(publication: Publication) -> Publication:
 
 
 def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
-    """Publish a workflow task to any agent or to one agent's own queue; done when the broker has it.
+    """Publish a workflow task to any agent or to one agent's own queue, and await the broker's confirm.
 
     Raises:
         Unroutable: when the agent's queue is gone, or no queue takes the task.
@@ -140,7 +140,7 @@ async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> No
 
 
 def tell(ports: Ports, effects: Effects) -> None:
-    """Publish the events and the cancels of a transaction."""
+    """Publish the events and the cancels that a committed transaction caused."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:

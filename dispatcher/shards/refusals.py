@@ -1,4 +1,4 @@
-"""The refusal of commands that cannot be applied, not even alone."""
+"""The refusal of commands that fail in every batch, even alone in one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAUSES_OF_KEPT = 25
 
 @value
 class QueuedCommand:
-    """A command in the worker's queue."""
+    """A command in a shard worker's queue, with its completion and its number of tries."""
 
     command: Command
     settle: Settle
@@ -57,7 +57,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Keep an agent's report until a dispatcher that can read the row has the shard; no try is counted."""
+        """Return an agent's report to its queue, for a newer dispatcher that can read the node's row."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

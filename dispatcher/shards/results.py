@@ -32,7 +32,7 @@ class ResultsConsumer:
         self._worker = worker
 
     def take(self, delivery: Delivery) -> None:
-        """Handle a result, starts, or heartbeats; an unreadable message becomes a dead letter and holds up no other."""
+        """Handle a message of an agent: results, starts, or heartbeats; an unreadable one becomes a dead letter."""
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
@@ -77,7 +77,7 @@ class ResultsConsumer:
         return [] if owned is None else [owned]
 
     def _take_starts(self, delivery: Delivery) -> None:
-        """Hand starts over in their order, so that all are recorded when the last one is."""
+        """Give an agent's start reports to the shard worker in order."""
         began = [Began(started) for started in read_started(delivery.message)]
         if not began:
             delivery.ack()
@@ -103,7 +103,7 @@ def finished(told: AttemptResult) -> Finished:
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
-    """Return the command that fails the attempt whose result cannot be read."""
+    """Return the command that fails an attempt whose result cannot be read."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)

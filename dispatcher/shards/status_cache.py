@@ -19,7 +19,7 @@ class StatusCache:
     """The rows of workflows that a client asked for and that have not ended."""
 
     def __init__(self, most: int = MOST) -> None:
-        """Empty the cache whenever it would hold more than `most` workflows."""
+        """Keep at most `most` workflows: the cache is emptied when it would hold more."""
         self._most = most
         self._heads: dict[str, WorkflowRecord] = {}
         self._runs: dict[str, RunRecord] = {}

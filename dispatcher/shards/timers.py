@@ -62,7 +62,7 @@ class TimerService:
         self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
 
     async def _run(self) -> None:
-        """Wait for each wake-up, and look for the next timer or hand over the due ones."""
+        """Hand due timers to the shard worker, and sleep until the next one, for ever."""
         while not self._closed:
             await self._wake.wait()
             self._wake.clear()
@@ -74,7 +74,7 @@ class TimerService:
                 raise
 
     def set(self, due_ms: int | None) -> None:
-        """Fire at `due_ms` instead of at an earlier set instant; never, for None."""
+        """Wake up at `due_ms` and look for due timers; with None, do not wake up."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -83,18 +83,18 @@ class TimerService:
             self._handle = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def look_again(self) -> None:
-        """Look for the next timer, because one was set or done."""
+        """Look in the store for the next due timer, because a timer was set or carried out."""
         self._wake.set()
 
     def listen(self, consumers: Collection[Consumer]) -> None:
-        """Take the consumers of agents' reports, which arrive from now on."""
+        """Watch the consumers of agents' reports, since time limits count only while reports can arrive."""
         self._consumers = consumers
         self._held_until = _now() + GRACE_SECONDS
         if not self._hears():
             self.deafened()
 
     def deafened(self) -> None:
-        """Hold time limits back until a lost consumer, which recovers by itself, is active again."""
+        """Hold time limits back until the lost consumer of agents' reports is active again."""
         if not self._deaf:
             self._deaf = True
             name = f"consumers of shard {self._shard}"
@@ -165,7 +165,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """Look again after a pause, and hold time limits back: reports of that time are not recorded yet."""
+        """Look for due timers after a pause, and hold time limits back, since reports may not be recorded yet."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
@@ -177,7 +177,7 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _LastDue:
-    """The completion of the last due timer, which looks for the next one."""
+    """The completion of the last of several due timers, which looks for the next one."""
 
     look: Callable[[], None]
     pause: Callable[[], None]

@@ -54,7 +54,7 @@ MOST_FILL = 500
 
 
 class ShardWorker:
-    """The worker of one shard, until it is closed or the lease is lost."""
+    """The worker of one shard, which applies commands in batches until it is closed or its lease is lost."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class ShardWorker:
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
-        """Take the ledger's publications into memory, and publish again those that were not sent."""
+        """Take over the publications that the ledger has recorded, and publish again those that were not sent."""
         known = {flight.publication for _, flight in self.in_flight}
         waiting = {moved.row.publication for moved in found.in_flight if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
@@ -151,7 +151,7 @@ class ShardWorker:
         self._give_back()
 
     async def _clear_last(self) -> None:
-        """Clear the confirmed publications, so that the next owner publishes none of them again."""
+        """Clear the outbox rows of confirmed publications, so that the next owner publishes none of them again."""
         if not self._lost:
             await self._publisher.settled(CLOSE_SECONDS)
         if self._confirmed and not self._lost:
@@ -178,7 +178,7 @@ class ShardWorker:
         self.in_flight.close()
 
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
-        """Publish all earlier publications again; nothing else is sent until the ledger has recorded the rebuild.
+        """Publish all earlier publications of the shard again, because the broker may have lost them.
 
         When the broker was `kept`, they are only doubted, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
@@ -297,7 +297,7 @@ class ShardWorker:
             self._after(done.effects)
 
     def _doubt(self) -> None:
-        """Clear the caches, because a try whose outcome is unknown may be committed.
+        """Clear the caches, because a transaction may have been committed although its answer was lost.
 
         Until memory knows its effects the ledger answers state queries.
         """
@@ -306,7 +306,7 @@ class ShardWorker:
         self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
-        """Count flights and backlog, before anything is settled and may free room for others."""
+        """Update the numbers of published and waiting nodes after a commit."""
         now = asyncio.get_running_loop().time()
         self._late.value += effects.late
         self._strange.value += effects.strange
@@ -321,7 +321,7 @@ class ShardWorker:
                 self.in_flight.set_apart(publication.node_key)
 
     def _after(self, effects: Effects) -> None:
-        """Apply the effects of a commit; the next batch's transaction runs in its own thread at the same time."""
+        """Carry out the effects of a committed batch: publish, answer, and tell RQ."""
         self._unsent.append(effects)
         asyncio.get_running_loop().call_soon(self._send)
         if self.projector is not None:
@@ -369,7 +369,7 @@ class ShardWorker:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Learn the effects of an unknown try from the ledger, behind a commit whose outcome is known.
+        """Read from the ledger what a transaction with a lost answer changed, after the next known commit.
 
         No write of an earlier try comes after that commit.
         """
@@ -389,7 +389,7 @@ class ShardWorker:
             self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
 
     def _filled(self, capability: str, room: int, more: bool) -> None:
-        """Free the reserved room, and note whether the capability may have more ready nodes."""
+        """Free the room that a fill reserved, and note whether the capability may have more ready nodes."""
         self._ports.window.free(capability, room)
         if more:
             self.backlog[capability] = None

@@ -120,7 +120,7 @@ _CONSTANTS: dict[int, Element] = {_NULL: None, _FALSE: False, _TRUE: True}
 
 
 def _content(packed: bytes, at: int) -> tuple[bytes, int]:
-    """Return text or bytes up to the zero that ends them; one that is followed by 255 belongs to them."""
+    """Return the text or bytes of an element, up to the zero byte that ends it; zero and 255 is an escaped zero."""
     end = packed.index(b"\0", at)
     while packed[end + 1 : end + 2] == b"\xff":
         end = packed.index(b"\0", end + 2)

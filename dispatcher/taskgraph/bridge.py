@@ -35,17 +35,17 @@ class ShardCommands(Protocol):
         """Return how many nodes may be published now, by capability; empty to adopt none."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Claim these nodes, which were queued in RQ and are started there, or tell RQ their states."""
+        """Claim the nodes whose jobs RQ had queued, or tell RQ their states."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out people's requests in RQ; each comes again until RQ has the job's new state."""
+        """Carry out requests that people made with RQ's tools; a request comes again until RQ has the new state."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Reconcile shards that RQ lost or never had, then call `TaskGraph.remember`."""
+        """Show RQ all workflows of shards that RQ lost or never had, then call `TaskGraph.remember`."""
 
 
 class Bridge:
-    """The bridge's two loops over the task graph; nothing is lost when a loop is canceled or killed."""
+    """The bridge from RQ to the shard workers: one loop adopts queued jobs, another looks for people's requests."""
 
     def __init__(
         self,
@@ -68,11 +68,11 @@ class Bridge:
         """Whether Redis answered the last time."""
 
     def wake(self) -> None:
-        """Look at once, because there is room, or a job was queued."""
+        """Look for queued jobs at once, because there is room, or a job was queued."""
         self._wake.set()
 
     def open(self, supervisor: Supervisor) -> None:
-        """Begin to adopt and to look; neither loop is critical, since nodes are dispatched without RQ, too."""
+        """Start the two loops over RQ; nodes are dispatched without RQ, too, so neither is critical."""
         supervisor.keep(self._adopting, name="adopt from RQ", critical=False)
         supervisor.keep(self._looking, name="requests in RQ", critical=False)
 

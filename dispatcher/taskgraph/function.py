@@ -1,4 +1,4 @@
-"""The one function that the jobs name, for a stock RQ worker that takes one by mistake.
+"""The function that every job of ours in RQ names, which refuses to run in a stock RQ worker.
 
 A dispatcher publishes a node to the agents and never calls a function. A stock worker that was started on the
 dispatcher's queues imports this function, which refuses: the job fails in RQ, the ledger does not change, and the

@@ -86,7 +86,7 @@ class MemoryTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the states, then queue jobs whose last predecessor is finished."""
+        """Set the given states of jobs, then queue the deferred jobs whose last predecessor is finished."""
         self._check("tell")
         for page in (changes[at : at + BATCH] for at in range(0, len(changes), BATCH)):
             ids = [(Key(one.workflow, one.node), one) for one in page]
@@ -120,7 +120,7 @@ class MemoryTaskGraph:
         return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
 
     def _looked_at(self, queues: list[list[Key]], taken: list[Key], most: int) -> Iterator[Key]:
-        """Yield the heads of all queues in rounds, until enough are taken, then a piece further behind in the first."""
+        """Yield queued jobs in the order in which `adopt` examines them: the heads of all queues in rounds."""
         seen, heads = looks(most), [iter([*queue]) for queue in queues]
         full = heads
         while full and len(taken) < most and seen > 0:
@@ -182,7 +182,7 @@ class MemoryTaskGraph:
         return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
-        """Note the shard as reconciled, until the next wipe."""
+        """Record that RQ has the state of a shard, until the next wipe."""
         self._check("remember")
         self._known.add(shard)
 
@@ -194,7 +194,7 @@ class MemoryTaskGraph:
         return before
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards that were noted since the last wipe."""
+        """Return the shards that `remember` recorded since the last wipe."""
         self._check("known")
         return self._known.intersection(shards)
 
@@ -208,7 +208,7 @@ class MemoryTaskGraph:
         return [*self._jobs[Key(workflow, node)].results.values()]
 
     def wipe(self) -> None:
-        """Lose everything, as a Redis that came back empty."""
+        """Remove all data, like a Redis that came back empty."""
         self._jobs.clear()
         self._dependents.clear()
         self._queues.clear()
@@ -216,7 +216,7 @@ class MemoryTaskGraph:
         self._incarnations.clear()
 
     def lose(self, workflow: str, node: str) -> None:
-        """Lose one job's hash, as with `DEL rq:job:<key>`."""
+        """Remove one job's hash, as with `DEL rq:job:<key>`."""
         key = Key(workflow, node)
         self._unqueue(key, self._jobs.pop(key))
 

@@ -30,7 +30,7 @@ class TaskGraphUnavailable(Retryable):
 
 
 def looks(room: int) -> int:
-    """Return how many jobs of one level a round trip examines: more when there is `room` for more."""
+    """Return how many queued jobs of one level a round trip examines: more when there is `room` for more."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
@@ -188,7 +188,7 @@ class TaskGraph(Protocol):
         """
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the states, in order, then queue the deferred jobs whose last predecessor is now finished.
+        """Set the given states of jobs, in order, then queue the deferred jobs whose last predecessor is finished.
 
         A job that a change of the same call names is queued only by that change. A job that RQ does not have is passed
         over: it was lost, and `difference` finds it.
@@ -229,7 +229,7 @@ class TaskGraph(Protocol):
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return those of the shards that `remember` noted and Redis has not lost since.
+        """Return which of the given shards `remember` has recorded and Redis has not lost since.
 
         For the others Redis was wiped, or another dispatcher had the shard.
         """

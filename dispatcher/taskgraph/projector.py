@@ -80,11 +80,11 @@ class Projector:
 
     @property
     def waiting(self) -> int:
-        """The number of entries that are not in RQ yet."""
+        """The number of changes that are not written to RQ yet."""
         return len(self._entries)
 
     def follow(self, effects: Effects) -> None:
-        """Add the changes of one commit; of a node that changed twice, the last one.
+        """Queue the job changes of one commit for RQ; of a node that changed twice, only the last.
 
         RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
@@ -101,7 +101,7 @@ class Projector:
         self.append(entries)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add the changes of one commit; creations stand before changes of the same jobs."""
+        """Queue the given job changes of one commit; creations stand before changes of the same jobs."""
         if self._closed or not entries:
             return
         if self.waiting + len(entries) > self._most_waiting:
@@ -117,11 +117,11 @@ class Projector:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
-        """Note that all nodes are about to be shown after the overflow."""
+        """Record that all nodes are about to be shown again, after the queue had overflowed."""
         self.overflowed = False
 
     async def told(self) -> None:
-        """Wait until all present changes are in RQ, or thrown away; none of them waits for others meanwhile."""
+        """Wait until all changes that are queued now are in RQ, or were dropped."""
         if not self._entries:
             return
         last = self._added
@@ -138,7 +138,7 @@ class Projector:
                     await self.told()
 
     def close(self) -> None:
-        """Throw away present and later changes, because the dispatcher no longer works for the shard."""
+        """Drop all queued and later changes, because the dispatcher no longer owns the shard."""
         self._closed = True
         if self._gathering is not None:
             self._gathering.cancel()
@@ -163,7 +163,7 @@ class Projector:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def job(self, shown: NodeSnapshot) -> Job:
-        """Return the node's job as RQ is to have it."""
+        """Return a node in the form of RQ's job."""
         node_key, level = shown.node_key, _level(shown.level)
         return Job(
             node_key.workflow,
@@ -200,7 +200,7 @@ class Projector:
         self._fewer.set()
 
     async def _step(self) -> int:
-        """Write the first entries, all creations or all changes, and return their number.
+        """Write the first queued changes to RQ, all creations or all updates, and return their number.
 
         They stay until that is done.
         """

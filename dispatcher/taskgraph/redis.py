@@ -102,7 +102,7 @@ class RedisTaskGraph:
             await self._tell_rows([change_row(one) for one in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take queued jobs, the urgent first; each is started in the step that takes it."""
+        """Take queued jobs, the urgent first, and mark each as started in the same step."""
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []

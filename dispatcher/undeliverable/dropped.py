@@ -1,4 +1,4 @@
-"""The count of unrouted tasks whose copies a flood dropped before an answer: the broker counts none of them.
+"""The count of undeliverable tasks that the broker dropped in a flood before the dispatcher could answer them.
 
 ``unrouted`` has every such task once. So the tasks that came to it, less the copies handed out of ``unrouted.notices``
 and those waiting in it, were dropped. That holds while one dispatcher reads the copies, and no originals are removed:
@@ -22,7 +22,7 @@ LOOK_SECONDS = 15.0
 
 
 class Dropped:
-    """The count of unanswered copies for one dispatcher, made whenever no copy is in motion."""
+    """The counter of one dispatcher for copies of undeliverable tasks that the broker dropped."""
 
     def __init__(self, broker: Broker, counter: Counter) -> None:
         self._broker = broker

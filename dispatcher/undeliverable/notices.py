@@ -224,7 +224,7 @@ def _facts(delivery: Delivery, refusal: Refusal) -> dict[str, object]:
 
 
 def _key(delivery: Delivery) -> bytes:
-    """Return a key that two deliveries of the same copy share."""
+    """Return a key under which two deliveries of the same copy are equal."""
     message = delivery.message
     named = (delivery.queue, delivery.routing_key, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(repr(named).encode(errors="replace") + message.body, digest_size=16).digest()

@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """Return the end of a task without a queue; `known` are the capabilities of the living agents."""
+    """Return the refusal of a task whose capability has no queue; `known` are the living agents' capabilities."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"
@@ -83,7 +83,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 
 def given_up(delivery: Delivery) -> Refusal | None:
-    """Return the end of a task that the broker gave up; None for an agent's dead letter."""
+    """Return the refusal of a task that the broker gave up; None for an agent's own dead letter."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
     if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None

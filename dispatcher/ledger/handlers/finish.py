@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows import republish
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
-    """Record the end of an attempt, once."""
+    """Record the end of an attempt, once, and try the node again or end it."""
     node_key, outcome = command.node_key, command.outcome
     row = unit.node(node_key)
     if row is None:
@@ -56,7 +56,7 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
 
 
 def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """Note the end of the attempt in the node's row, where it stays until the next attempt."""
+    """Write the end of an attempt into the node's row, where it stays until the next attempt."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
@@ -118,7 +118,7 @@ def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 
 
 def began(unit: UnitOfWork, command: Began) -> None:
-    """Record that an attempt runs, if its fence is current."""
+    """Record that an agent runs an attempt, if the attempt's fence is the node's current one."""
     started = command.started
     node_key = NodeKey(started.workflow, started.node)
     row = unit.node(node_key)
@@ -133,7 +133,7 @@ def began(unit: UnitOfWork, command: Began) -> None:
 
 
 def heard(unit: UnitOfWork, command: Heard) -> None:
-    """Send another cancel to an agent that runs an unwanted attempt: the first one is sent once, and may be lost.
+    """Send a second cancel to an agent that runs an unwanted attempt, because the first one may be lost.
 
     An attempt is unwanted when it is older than the node's end, or than the publication by which the node works. The
     cancel names the last such publication, and so never ends a newer attempt.
@@ -149,7 +149,7 @@ def heard(unit: UnitOfWork, command: Heard) -> None:
 
 
 def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
-    """Decide whether a delivery that is not the first of its publication may run, and as which attempt.
+    """Decide whether an agent may run a redelivered workflow task, and as which attempt.
 
     A newer publication or the node's end makes the delivery stale. Otherwise it runs with a new fence, so that reports
     of the agent that had it before are refused; if that agent may have started, this is another attempt. An agent that
@@ -193,7 +193,7 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
 
 
 def lost(unit: UnitOfWork, command: Lost) -> None:
-    """Publish a node again whose publication, or the agent that had it, is gone.
+    """Publish a node again whose published task is gone, or whose agent is gone.
 
     Nothing is lost when another agent has the task by now: it may have begun during the search.
     """

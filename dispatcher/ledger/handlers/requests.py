@@ -28,14 +28,14 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The handling of a verb that only reads: any dispatcher answers it, from one read transaction."""
+    """A read-only request verb: any dispatcher answers it, from one read transaction."""
 
     read: Callable[[Reads, Body], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ShardChange:
-    """The handling of a verb that changes a shard: the shard's owner applies it, in a batch with other commands."""
+    """A request verb that changes a shard: the shard's owner applies it, in a batch with other commands."""
 
     apply: Callable[[UnitOfWork, Body], dict[str, Any]]
     shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
@@ -91,7 +91,7 @@ def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
 
 
 def refusal_document(error: CoditectError) -> dict[str, Any]:
-    """Return a refusal as JSON values; the type is the nearest class of the error that clients have, too."""
+    """Return the JSON document of a refused request; its type is the nearest error class that clients have."""
     known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
     facts = {name: _plain(fact) for name, fact in error.facts.items()}
     return {"type": known, "sentence": error.sentence, "facts": facts}

@@ -24,7 +24,7 @@ NO_QUEUE_MS = 1_000
 
 
 def due(unit: UnitOfWork, command: Due) -> None:
-    """Carry out a due timer, if it is still set."""
+    """End, retry or expire a node because its timer came due, if the timer is still set."""
     timer = command.timer
     if not timers.finish(unit.tr, timer):
         return

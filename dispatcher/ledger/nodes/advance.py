@@ -59,7 +59,7 @@ ROOT = ""
 
 
 def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
-    """End a node; `follow` then releases its dependents."""
+    """End a node in a final state; `follow` then releases its dependents."""
     limits.clear(unit, node_key, row)
     unit.move(node_key, row, state)
     row.finished_ms, row.reason = unit.now_ms, reason
@@ -71,7 +71,7 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
 def fail(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, state: TaskState = TaskState.FAILED
 ) -> None:
-    """End a node without a result, for the given reason."""
+    """End a node as failed, without a result, for the given reason."""
     write(unit, node_key, FAILURE, dumps(failure.as_json()))
     unit.effects.failures[node_key] = failure
     end(unit, node_key, row, state, reason=failure.reason)
@@ -106,7 +106,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Record where a piece of work stopped (`cursor`), so that later transactions do the rest."""
+    """Store the cursor at which a long piece of work stopped, so that later transactions do the rest."""
     run = unit.run(node_key.workflow)
     assert run is not None
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
@@ -116,7 +116,7 @@ def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
 
 
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
-    """Drop a left-over piece of work, and return whether there was one."""
+    """Delete the stored cursor of a piece of unfinished work, and return whether there was one."""
     run = unit.run(node_key.workflow)
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
     if run is None or not run.todo or unit.tr.get(key) is None:
@@ -160,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Return whether the workflow's dependents wait for a redrive that still takes earlier ends back (`again.py`)."""
+    """Return whether the workflow's dependents wait for a redrive that still resets nodes (`again.py`)."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False
@@ -282,7 +282,7 @@ def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
-    """Have later transactions make the map's elements from its recorded input; existing elements run again."""
+    """Have later transactions make one node for each element of a map's recorded input; existing ones run again."""
     row.tally = Tally(count, count)
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
@@ -293,7 +293,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make at most `most` of the map's elements from the cursor on, and return how many were made, at least 1."""
+    """Make nodes for at most `most` elements of a map, from the cursor on; return their number, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -373,7 +373,7 @@ def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw a node, and have an agent that may run it canceled."""
+    """Withdraw a node from its queue or timer, and have an agent that may run it canceled."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         unit.effects.cancels.append((node_key, row.publication))
         unit.advance_fence(row)  # what its agent may still tell is late
@@ -381,7 +381,7 @@ def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove a node from the backlog, the flights, the questions or the retry timers, by its state."""
+    """Remove a node from the backlog, the published tasks, the questions or the retry timers, by its state."""
     match row.state:
         case TaskState.READY:
             claim.leave_backlog(unit, node_key, row)
@@ -396,5 +396,5 @@ def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def is_over(run: RunRecord | None) -> bool:
-    """Return whether the run takes no new work: it is missing, has ended, or is being canceled."""
+    """Return whether a workflow takes no new work: it is missing, has ended, or is being canceled."""
     return run is None or run.state.terminal or run.canceling

@@ -40,7 +40,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Start an ended node from attempt 1 again, after moving its last attempt to the history."""
+    """Reset an ended node to attempt 1, after moving its last attempt to the history."""
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason != BY_OTHERS:

@@ -35,7 +35,7 @@ DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Claim a node that may run at once, if the policy, the room and the backlog permit; else put it into the backlog.
+    """Claim a ready node now, if the policy, the room and the backlog permit; else put it into the backlog.
 
     A node of a paused workflow becomes ready outside of the backlog.
     """
@@ -136,7 +136,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:
-    """Return the error history by which an agent knows, without a claim, that the task is a suspect."""
+    """Return the error history that tells an agent that earlier attempts of the task killed their agents."""
     error = "An agent was gone before the attempt ended"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 

@@ -38,7 +38,7 @@ _MESSAGE_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The values of a node's expressions."""
+    """The values that one node's expressions are evaluated with."""
 
     holds: bool
     """Whether the node's condition holds; True without a condition."""
@@ -67,7 +67,7 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
 
 
 def before(node: Node, workflow: str) -> list[NodeKey]:
-    """Return the keys of the node's predecessors."""
+    """Return the keys of a node's predecessors."""
     return [NodeKey(workflow, edge.node) for edge in node.after]
 
 
@@ -114,7 +114,7 @@ def failure_of(error: CoditectError) -> Failure:
 
 
 def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
-    """Return a value as it is stored; None when there is none.
+    """Return a stored value as JSON bytes; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -123,7 +123,7 @@ def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
 
 
 def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
-    """Return a value as JSON values; None when there is none.
+    """Return a stored value decoded from JSON; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -133,7 +133,7 @@ def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
 
 
 def gathered(bodies: Iterable[bytes]) -> list[bytes]:
-    """Collect the elements of a list, and stop when the list is longer than one value may be.
+    """Collect the elements of an expression's list, and stop when the list is longer than one value may be.
 
     Raises:
         ValueBeyondBound: when the list is too large.
@@ -150,12 +150,12 @@ def gathered(bodies: Iterable[bytes]) -> list[bytes]:
 
 
 def list_of(bodies: Iterable[bytes]) -> bytes:
-    """Return the JSON list of encoded values."""
+    """Return the bytes of a JSON list of values that are encoded already."""
     return b"[" + b",".join(bodies) + b"]"
 
 
 def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
-    """Write a value; with `first` the place never had one.
+    """Store a value of a node; with `first` the key never had a value.
 
     Raises:
         ValueBeyondBound: when the value is larger than one value may be.

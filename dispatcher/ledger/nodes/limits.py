@@ -46,7 +46,7 @@ _BY_TIME = ("expired", "timeout")
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
-    """Set the timers of the node's deadline and of its latest start, unless they are set."""
+    """Set the timers of a waiting node's deadline and of its latest start, unless they are set."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
@@ -87,7 +87,7 @@ def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Cancel the timeout of an attempt that leaves its agent, so that the timeout cannot end the next attempt."""
+    """Cancel the timeout of an attempt that has ended, so that the timeout cannot end the next attempt."""
     if row.state is TaskState.WORKING and row.publication:
         call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
@@ -95,13 +95,13 @@ def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def of(row: NodeRecord, call: Call) -> Limits:
-    """Return the limits that the node's agent is to keep."""
+    """Return the time limits that a node's agent must keep."""
     most = call.retry.max_attempts if call.retry is not None else None
     return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
 def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
-    """Return whether the published attempt may not be started any more."""
+    """Return whether a published attempt must not start, because its deadline or its latest start is over."""
     return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= unit.now_ms
 
 
@@ -111,7 +111,7 @@ def start_timeout(unit: UnitOfWork) -> Failure:
 
 
 def deadline(unit: UnitOfWork) -> Failure:
-    """Return the failure of a node at its deadline, by the dispatcher's clock."""
+    """Return the failure of a node whose deadline passed, by the dispatcher's clock."""
     return _by_our_clock(unit, DEADLINE)
 
 
@@ -121,12 +121,12 @@ def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
 
 
 def _as_told(limit: Failure, failure: Failure) -> Failure:
-    """Return the limit's failure with the message of the agent or broker that noticed the limit first."""
+    """Return the failure of a passed limit with the message of the agent or broker that noticed it first."""
     return replace(limit, message=f"{limit.message}: {failure.message}")
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """Return an attempt's outcome, with the node's limit as the reason when the agent reports a passed limit."""
+    """Return an attempt's outcome; when the agent reports a passed limit, the node's limit is the reason."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"

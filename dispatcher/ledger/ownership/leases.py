@@ -64,7 +64,7 @@ class Pulse:
 def look(
     pulses: Mapping[str, Pulse], beats: Mapping[str, int], *, now_ms: int, ttl_ms: int = TTL_MS
 ) -> dict[str, Pulse]:
-    """Return the observed beats after another look, with the time for which each has not moved.
+    """Return how long each owner's beat has stood still, after comparing it with the last observation.
 
     Owners without a beat are left out. `now_ms` is on any clock of the observer that never goes back. Pure: call it
     after the transaction, not in it.
@@ -90,7 +90,7 @@ def renew(tr: Transaction, owner: str, beat: int) -> None:
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
-    """Take an owner for dead, and so free its leases, if its beat is still the observed one.
+    """Declare an owner dead, which frees its leases, if its beat is still the observed one.
 
     Return whether the owner is dead after the call, also when another observer expired it. A living owner that was
     taken for dead may renew again, and keeps the leases that no other owner took meanwhile. The caller checks whether
@@ -107,7 +107,7 @@ def expire(tr: Transaction, pulse: Pulse) -> bool:
 
 
 def expire_others(tr: Transaction, owner: str) -> None:
-    """Take every owner but the given one for dead, in a store that no other process can have open."""
+    """Declare every owner but the given one dead, in a store that no other process can have open."""
     for other in beats(tr):
         if other != owner:
             tr.clear(BEATS.pack((other,)))

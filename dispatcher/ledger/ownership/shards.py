@@ -40,7 +40,7 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class ShareStep:
-    """The shards that a dispatcher owns, gave and is to give after one step of `step`."""
+    """The result of one `step`: the shards that a dispatcher owns, has given away and is to give away."""
 
     owned: tuple[Lease, ...]
     """This dispatcher's leases, by shard; the `previous` owner of a new lease may still hold work of the shard."""
@@ -51,7 +51,7 @@ class ShareStep:
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
-    """Fix the number of shards and return it: the first caller's wish, for ever."""
+    """Fix a new store's number of shards for ever, and return the number that counts."""
     if count := fixed_count(tr):
         return count
     if wanted < 1:

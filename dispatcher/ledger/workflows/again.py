@@ -1,4 +1,4 @@
-"""The second run of nodes that ended without a result, and of the nodes that ended because of them.
+"""The repeated run of nodes that ended without a result, and of the nodes that ended because of them.
 
 Their ends are taken back: such a node waits again, and so does every dependent that had ended only because of it,
 without having run; then the dependents of that dependent. When all are found, each node that was informed of any of
@@ -64,7 +64,7 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset the nodes behind `after` that ended without a result by themselves; return how many were looked at."""
+    """Reset the nodes behind the cursor that failed by themselves; return how many nodes were looked at."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
@@ -85,7 +85,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Reset the next dependents, then count edges of waiting nodes; return how many edges were looked at."""
+    """Continue a redrive: reset dependents, then count the edges of waiting nodes; return the number of edges."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     advance.follow(unit)  # what has ended in this transaction is left over, too
@@ -114,7 +114,7 @@ def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
-    """Return whether the workflow was canceled meanwhile, and drop the redrive then: the cancel ends all nodes."""
+    """Return whether the workflow was canceled during the redrive, and drop the redrive then."""
     run = unit.run(workflow)
     if run is None or not advance.is_over(run):
         return False
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset or recount the dependents behind `after`, because the node runs again; return how many, at least 1."""
+    """Reset or recount the dependents of a node that runs again, from the cursor on; return how many, at least 1."""
     start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
         start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
@@ -197,7 +197,7 @@ def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
 
 
 def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> list[bool]:
-    """Return, for each of the ended predecessors, whether the node was informed of the end."""
+    """Return, for each ended predecessor of a node, whether the node has counted the predecessor's end."""
     run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
@@ -207,7 +207,7 @@ def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> lis
 
 
 def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node) -> None:
-    """Run a node that ended by itself, from its recorded input if there is one, without asking its predecessors."""
+    """Run an ended node again from its recorded input, if there is one, without asking its predecessors."""
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))
@@ -218,5 +218,5 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
 
 
 def _has_input(unit: UnitOfWork, node_key: NodeKey, node: Node) -> bool:
-    """Return whether the node's input is known, because the node got as far as that before."""
+    """Return whether a node's input is recorded, because the node was ready once."""
     return not has_expressions(node) or value_of(unit.tr, node_key, INPUT) is not None

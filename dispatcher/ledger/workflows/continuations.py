@@ -21,7 +21,7 @@ _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
 
 
 class Overdue(TransactionTooOld):
-    """The error of a transaction that became too old because of one piece, which took at least half of the time."""
+    """The error of a transaction that became too old because of one piece of unfinished work."""
 
     def __init__(self, piece: bytes) -> None:
         super().__init__("A piece of what was left over takes too long")
@@ -29,7 +29,7 @@ class Overdue(TransactionTooOld):
 
 
 class SetAside(Retryable):
-    """The error of a piece that cannot be done, or took too long: it is set aside, and the others go on."""
+    """The error of a piece of unfinished work that failed or took too long, and is skipped for now."""
 
     def __init__(self, piece: bytes, *, overdue: bool = False) -> None:
         facts = dict(zip(("shard", "workflow", "node", "kind"), TODO.unpack(piece), strict=True))
@@ -40,7 +40,7 @@ class SetAside(Retryable):
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
-    """Do some of the work that earlier transactions left over; return False when no room was left for any.
+    """Do some of the work that earlier transactions left unfinished; return False when no room was left for any.
 
     Raises:
         SetAside: when a piece of work cannot be done.

@@ -92,7 +92,7 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Grant or deny an approval, once: the first answer counts, and is kept with the name of its author.
+    """Grant or deny an approval, once: the first answer counts, and is kept with its author's name.
 
     Raises:
         InputError: when the node waits for no answer, or (NotFound) there is none, or (InvalidTask) a field is wrong.

@@ -323,7 +323,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the nodes that were given up because their agents died, by workflow and name."""
+    """Return the nodes in state `dead`, whose agents died too often, by workflow and name."""
     limit = _limit(body)
     after = body.get("after")
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
@@ -344,12 +344,12 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def live(tr: Reads, shard: int) -> list[str]:
-    """Return the shard's workflows that have not ended."""
+    """Return a shard's workflows that have not ended."""
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
 
 
 def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
-    """Return those of the given workflows of the shard that have ended and still exist."""
+    """Return which of the given workflows of a shard have ended and still exist."""
     ended = sorted({*workflows}.difference(live(tr, shard)))
     runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
     return [
@@ -364,7 +364,7 @@ def _limit(body: Body) -> int:
 
 
 def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
-    """Return rows of the workflow behind `after`, and the `after` of the next page."""
+    """Return one page of a workflow's rows, and the cursor of the next page."""
     limit, after = _limit(body), body.get("after")
     behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
     begin, end = space.range((workflow,))

@@ -32,7 +32,7 @@ class RecoveredShard:
 
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
-    """Read the publications under way and the work that is left, at a cost that grows with what is under way."""
+    """Read a shard's publications under way and its unfinished work, as a new owner of the shard."""
     in_flight = []
     newer = set[NodeKey]()
     found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]

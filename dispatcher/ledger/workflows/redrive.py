@@ -97,7 +97,7 @@ def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
 
 
 def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
-    """Check that no cancel and no redrive of the workflow is under way."""
+    """Check that neither a cancel nor a redrive of the workflow is under way."""
     if run.again or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
         raise Retryable(
@@ -137,12 +137,12 @@ def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
-    """Return the nodes that begin again, as far as they are known by now."""
+    """Return the nodes that a redrive runs again, as far as they are known by now."""
     return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 
 def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
-    """Return the node and the nodes behind it that ended, without having run, because of it or of one of these."""
+    """Return the nodes that a redrive would reset: the given one, and those that ended only because of it."""
     found, waiting, looked = {node_key.node}, deque([node_key.node]), 0
     while waiting and looked < advance.MOST_STEPS:
         key = (node_key.workflow, waiting.popleft())

@@ -66,7 +66,7 @@ class EndedPage:
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """Return the shard's next workflows that ended before the instant and may still have jobs in RQ."""
+    """Return the next ended workflows of a shard that may still have jobs in RQ."""
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
@@ -84,7 +84,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
-    """Record that RQ has no more workflows up to the cursor."""
+    """Record that RQ has no jobs of ended workflows up to the cursor."""
     tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
 
 
@@ -93,7 +93,7 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Hide a workflow that ended before the instant from all queries; return False when it did not end, or is gone."""
+    """Hide an ended workflow from all queries before its removal; return False when it has not ended, or is gone."""
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
         return False
@@ -110,7 +110,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
-    """Write the next page of the index by state in a store older than the index; return whether there is more."""
+    """Add the next page of workflows to the index by state, in a store older than that index."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
         return False
@@ -124,7 +124,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
-    """Return uploads behind `after` that began before the instant, and where the next page begins ("" at the end)."""
+    """Return uploads that began before the instant and were never completed, and the cursor of the next page."""
     begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
     rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
     found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
@@ -132,7 +132,7 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
 
 
 def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
-    """Return the next nodes of a workflow that still exist."""
+    """Return the next nodes of a workflow that is being removed."""
     begin, end = STATUSES.range((workflow,))
     if after:
         begin = STATUSES.pack((workflow, after)) + b"\0"
@@ -140,7 +140,7 @@ def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NOD
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Remove a page of the upload's rows, without its nodes' names; return whether there was one.
+    """Remove one page of an abandoned upload's rows; return whether there was one.
 
     An upload that was accepted meanwhile, or is younger, stays as it is.
     """
@@ -159,7 +159,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Remove the names of an abandoned upload's nodes; without names, remove the upload itself."""
+    """Remove the node names of an abandoned upload; when none is left, remove the upload itself."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:

@@ -31,7 +31,7 @@ MOST_NODES = 200
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The last time that a shard published its nodes again after a loss: the cause, and how many nodes."""
+    """A shard's last rebuild: why it published its nodes again, and how many."""
 
     marker: str = ""
     """The name of the broker's marker queue; empty when the shard was never built."""
@@ -46,18 +46,18 @@ class Built:
 
 
 def built(tr: Reads, shard: int) -> Built:
-    """Return the last rebuild of the shard."""
+    """Return a shard's last rebuild."""
     row = tr.get(MARKERS.pack((shard,)))
     return Built() if row is None else Built(*versions.MARKER.unpack(row))
 
 
 def left_over(tr: Reads, shard: int) -> bytes | None:
-    """Return the cursor of an unfinished rebuild; None when there is none."""
+    """Return the cursor of a shard's unfinished rebuild; None when there is none."""
     return tr.get(_key(shard))
 
 
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
-    """Record the marker, and return the last publication number before it.
+    """Record the broker's marker for a rebuild, and return the last publication number before it.
 
     Unless the broker was `kept`, all earlier publications are left to later transactions; a walk over those to another
     broker that is not over goes on in any case.
@@ -111,7 +111,7 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Publish a node again, and count it if its publication is older than the last rebuild."""
+    """Publish a node again, and count it if its publication is older than the shard's last rebuild."""
     since = built(unit.tr, unit.shard)
     if row.publication <= since.last:
         begun = row.state is TaskState.WORKING

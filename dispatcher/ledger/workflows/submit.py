@@ -37,7 +37,7 @@ MOST_CHUNK_NODES = 1_000
 
 
 def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Store one chunk, and accept the workflow with the last one.
+    """Store one chunk of a submitted workflow, and accept the workflow with the last chunk.
 
     Raises:
         InvalidTask: when a field is wrong or a chunk is missing; nothing of the chunk is stored.
@@ -113,7 +113,7 @@ def _state(unit: UnitOfWork, workflow: str) -> str:
 
 
 def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
-    """Return the upload's chunks so far, its beginning and its nodes so far."""
+    """Return what is stored of an unfinished submission: its chunks, its beginning and its nodes."""
     row = unit.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
         return 0, unit.now_ms, 0
@@ -122,7 +122,7 @@ def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
 
 
 def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
-    """Return the workflow's row from the first chunk.
+    """Return the row of a workflow's fixed part, from the first chunk of its submission.
 
     Raises:
         InputError: when a field is wrong or there are too many nodes.
@@ -167,7 +167,7 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
 
 
 def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
-    """Return which of these nodes and of their predecessors are stored already.
+    """Return which of the given nodes and of their predecessors are stored already.
 
     The rows that are read are never large; a conflict would show in the upload's own row.
     """
@@ -177,7 +177,7 @@ def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
 
 
 def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
-    """Check that the node fits behind the stored nodes and those before it in the chunk."""
+    """Check that a node's predecessors are stored already, or stand before it in the same chunk."""
     if node.name in stored:
         raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
     if problems := tuple(edge_problems(node)):
@@ -210,7 +210,7 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
 
 
 def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
-    """Start the workflow; one that came in a single chunk is shown as a whole, by its nodes as they were read."""
+    """Accept a submitted workflow: create its run, begin its first nodes, and show it in RQ."""
     if key:
         idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
     unit.tr.clear(UPLOADS.pack((workflow,)))

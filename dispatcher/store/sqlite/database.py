@@ -243,7 +243,7 @@ class _Readers:
         return result
 
     def check(self, on_failure: Callable[[StoreFailed], None]) -> None:
-        """Check every page of the file in the background; report damage to `on_failure`."""
+        """Check every page of the store's file in the background; report damage to `on_failure`."""
         loop = asyncio.get_running_loop()
 
         def checked() -> None:
