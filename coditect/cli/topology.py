@@ -60,14 +60,25 @@ def export_topology(
     context: typer.Context,
     capability: CapabilitiesOption = None,
     vhost: Annotated[str, typer.Option("--vhost", help="The virtual host that it is for.")] = "/",
+    form: Annotated[
+        topology.ExportForm,
+        typer.Option("--format", help="definitions for rabbitmqctl, k8s for the Messaging Topology Operator."),
+    ] = topology.ExportForm.DEFINITIONS,
+    cluster: Annotated[
+        str, typer.Option("--cluster", help="The RabbitmqCluster that the objects of k8s refer to.")
+    ] = "rabbitmq",
 ) -> None:
-    """Write the topology as a RabbitMQ definitions file. Needs no broker when capabilities are named.
+    """Write the topology for RabbitMQ or Kubernetes; needs no broker when capabilities are named.
 
     \b
     Example: coditect topology export -c code.review > topology.json
              rabbitmqctl import_definitions topology.json
+             coditect topology export -c code.review --format k8s | kubectl apply -f -
     """
-    write_json(run_loop(topology.export_topology(connections(context), capability or (), vhost=vhost, note=say)))
+    document = topology.export_topology(
+        connections(context), capability or (), form=form, vhost=vhost, cluster=cluster, note=say
+    )
+    write_json(run_loop(document))
 
 
 def _write(plan: TopologyPlan, output: Output, *, missing: str, applied: bool) -> None:

@@ -7,11 +7,20 @@ living agents offer; `note` is called when these are unknown.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_diff import TopologyPlan, apply_topology, export_definitions, make_plan
+from coditect.broker.topology_manifests import export_manifests
 from coditect.operations.connections import Connections
 from coditect.operations.fleet import Note, known_capabilities
+
+
+class ExportForm(StrEnum):
+    """The form of an exported topology: RabbitMQ's definitions, or Kubernetes objects."""
+
+    DEFINITIONS = "definitions"
+    K8S = "k8s"
 
 
 async def plan_topology(opened: Connections, named: Iterable[str], *, note: Note) -> TopologyPlan:
@@ -37,9 +46,18 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
         return await apply_topology(broker, topology)
 
 
-async def export_topology(opened: Connections, named: Iterable[str], *, vhost: str, note: Note) -> dict[str, object]:
-    """Return the topology as a RabbitMQ definitions document, without the broker; with names also without Redis."""
-    return export_definitions(await _wanted(opened, named, note), vhost=vhost)
+async def export_topology(
+    opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
+) -> dict[str, object]:
+    """Return the topology as a document of the given form; needs no broker, and with names no registry.
+
+    Args:
+        cluster: the name of the RabbitmqCluster object that Kubernetes objects refer to.
+    """
+    topology = await _wanted(opened, named, note)
+    if form is ExportForm.K8S:
+        return export_manifests(topology, cluster=cluster, vhost=vhost)
+    return export_definitions(topology, vhost=vhost)
 
 
 async def _wanted(opened: Connections, named: Iterable[str], note: Note) -> Topology:

@@ -142,6 +142,18 @@ def test_export_is_a_definitions_document(terminal: Terminal) -> None:
     assert all(exchange["durable"] for exchange in document["exchanges"])
 
 
+def test_export_for_kubernetes_is_a_list_of_objects_for_the_named_cluster(terminal: Terminal) -> None:
+    terminal.connections.directory.failing = True
+
+    arguments = ("topology", "export", "-c", "code.review", "--format", "k8s", "--cluster", "broker")
+    document = json.loads(terminal.run(*arguments).out)
+
+    queue = next(one for one in document["items"] if one["metadata"]["name"] == "tasks.code.review.p0")
+    assert (document["kind"], queue["kind"], queue["apiVersion"]) == ("List", "Queue", "rabbitmq.com/v1beta1")
+    assert queue["spec"]["arguments"]["x-dead-letter-exchange"] == "coditect.dead"
+    assert queue["spec"]["rabbitmqClusterReference"] == {"name": "broker"}
+
+
 def test_binding_that_somebody_needs_and_the_broker_lacks_is_a_difference(terminal: Terminal) -> None:
     terminal.register()
     terminal.run("topology", "apply")
