@@ -13,7 +13,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
 
 _STATES = {state.value: state for state in TaskState}
-"""The states by value; a look-up here is three times as fast as a call of the enum."""
+"""The states of nodes by their stored values; a look-up here is three times as fast as a call of the enum."""
 
 
 _ENDS = (
@@ -26,56 +26,56 @@ _ENDS = (
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """The part of a workflow that all of its nodes share; never changes."""
+    """The row of a workflow with its shard, name, idempotency key and number of nodes; it never changes."""
 
     shard: int
     name: str
     description: str
     key: str
-    """The idempotency key; empty for none."""
+    """The workflow's idempotency key; empty when it has none."""
     count: int
-    """The number of nodes in the definition."""
+    """The number of nodes in the workflow's definition, without the elements of maps."""
     accepted_ms: int
 
     def pack(self) -> bytes:
-        """Return the record as its row."""
+        """Encode the record as the bytes of its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
         return WORKFLOW.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
-        """Return the record in a row."""
+        """Decode a workflow's record from the bytes of its row in the store."""
         return cls(*WORKFLOW.unpack(row))
 
 
 @dataclass(slots=True)
 class RunRecord:
-    """The state of a workflow's run: the counts of its nodes by state, and whether it is canceled or finished."""
+    """The row of a workflow's progress: its state, the counts of its nodes by state, and how it ends."""
 
     state: WorkflowState = WorkflowState.ACCEPTED
     counts: dict[str, int] = field(default_factory=dict)
-    """The number of nodes in each state, elements of maps included."""
+    """The number of the workflow's nodes in each state, elements of maps included."""
     lasts: dict[str, int] = field(default_factory=dict)
-    """The number of nodes without dependents that ended in each state: they decide how the workflow ends."""
+    """The number of nodes without dependents that ended in each state; they decide the workflow's final state."""
     open: int = 0
-    """The number of nodes that have not ended, elements of maps included."""
+    """The number of the workflow's nodes that have not ended, elements of maps included."""
     canceling: bool = False
     reason: str = ""
     finished_ms: int | None = None
     todo: int = 0
-    """The number of pieces of work left for later transactions; the workflow does not end before they are done."""
+    """The number of unfinished pieces of work left for later transactions; the workflow ends after them."""
     again: bool = False
-    """Whether ends of its nodes are being taken back: until that is done, no other end is passed on to dependents."""
+    """Whether a redrive resets ended nodes: until it is done, no other node's end is passed on to dependents."""
 
     @property
     def end(self) -> WorkflowState:
-        """The final state of the workflow once all nodes have ended: that of the nodes without dependents."""
+        """The final state of the workflow once all of its nodes have ended, given by the nodes without dependents."""
         if self.canceling:
             return WorkflowState.CANCELED
         return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
 
     def pack(self) -> bytes:
-        """Return the record as its row."""
+        """Encode the record as the bytes of its row in the store."""
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
@@ -83,14 +83,14 @@ class RunRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
-        """Return the record in a row."""
+        """Decode the record of a workflow's progress from the bytes of its row in the store."""
         state, *others = RUN.unpack(row)
         return cls(WorkflowState(state), *others)
 
 
 @dataclass(slots=True)
 class NodeRecord:
-    """The progress of a node; instants are milliseconds since the epoch."""
+    """The row of a node's progress: state, attempt, fence, agent and times; times are milliseconds since the epoch."""
 
     state: TaskState
     needed: int = 0
@@ -98,7 +98,7 @@ class NodeRecord:
     met: int = 0
     worst: TaskState | None = None
     attempt: int = 1
-    """The number of the attempt that runs or comes next, from 1."""
+    """The number of the node's running or next attempt, counted from 1."""
     fence: int = 0
     publication: int = 0
     agent: str = ""
@@ -108,17 +108,17 @@ class NodeRecord:
     finished_ms: int | None = None
     reason: str = ""
     suspect: bool = False
-    """Whether an agent that had started the node is gone: from now on the node runs in a process of its own."""
+    """Whether an agent that had started the node has died: from then on the node runs in a process of its own."""
     own_input: bool = False
-    """Whether the node's input is recorded, made by an expression or given with a redrive."""
+    """Whether the node has an input of its own in the store, from an expression or a redrive."""
     start_by_ms: int | None = None
-    """The latest start of the waiting attempt; unchanged after the attempt has started."""
+    """The latest instant at which the waiting attempt may start; kept unchanged once the attempt has started."""
     deadline_ms: int | None = None
-    """The instant by which all attempts must have ended."""
+    """The instant by which all attempts of the node must have ended."""
     heartbeat_ms: int | None = None
-    """The permitted silence of the node's agent, if its definition sets one.
+    """The longest time that the node's agent may be silent, if the node's definition limits it.
 
-    The orphan detector reads no definitions.
+    The orphan detector reads this row, and no definitions.
     """
 
     @property
@@ -131,7 +131,7 @@ class NodeRecord:
         self.needed, self.open, self.met, self.worst = tally.needed, tally.open, tally.met, tally.worst
 
     def pack(self) -> bytes:
-        """Return the record as its row, which ends with the last field that is set; the attempt always is."""
+        """Encode the record as the bytes of its row, without the empty fields at the end."""
         fields = [
             self.state.value,
             self.needed,
@@ -159,7 +159,7 @@ class NodeRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> NodeRecord:
-        """Return the record in a row."""
+        """Decode the record of a node's progress from the bytes of its row in the store."""
         fields = STATUS.unpack(row)
         fields[0] = _STATES[fields[0]]
         if fields[4] is not None:
@@ -169,7 +169,7 @@ class NodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """The record of an attempt that another attempt followed; a node's last attempt is in the node's own row."""
+    """The row of an attempt that another attempt followed; a node's last attempt is in the node's own row."""
 
     attempt: int
     fence: int
@@ -179,12 +179,12 @@ class AttemptRecord:
     started_ms: int | None
     finished_ms: int | None
     status: str
-    """One of completed, failed, canceled, rejected, or lost, when no end was reported."""
+    """How the attempt ended: completed, failed, canceled, rejected, or lost when no end was reported."""
     reason: str = ""
     message: str = ""
 
     def pack(self) -> bytes:
-        """Return the record as its row."""
+        """Encode the record as the bytes of its row in the store."""
         return ATTEMPT.pack(
             [
                 self.attempt,
@@ -202,5 +202,5 @@ class AttemptRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> AttemptRecord:
-        """Return the record in a row."""
+        """Decode the record of an attempt from the bytes of its row in the store."""
         return cls(*ATTEMPT.unpack(row))

@@ -1,4 +1,4 @@
-"""Timers of each shard, in the order of their instants.
+"""The timers of workflows and nodes in the store, by shard and in the order of their due times.
 
 A timer is named by its place (workflow, node, kind): setting it again replaces it. `due` only reads; a caller that acts
 on a timer calls `finish` in the transaction that acts, so a timer that was cancelled, replaced or already acted on has
@@ -26,11 +26,11 @@ class Timer:
     due_ms: int
     """The instant in milliseconds since the epoch; not negative."""
     fence: int = 0
-    """The fence of the attempt that the timer belongs to; stored and returned, and not interpreted here."""
+    """The fence of the attempt to which the timer belongs; stored and returned, but not interpreted here."""
 
 
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
-    """Set the timer of a kind for a node or workflow, in place of an earlier one; `shard` is the workflow's."""
+    """Set the timer of a kind for a node or workflow of the shard, in place of an earlier one of the same kind."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
     row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
@@ -54,7 +54,7 @@ def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
 
 
 def cancel_all(tr: Transaction, workflow: str, *, limit: int = 1_000) -> int:
-    """Remove at most `limit` timers of a workflow, and return how many were removed.
+    """Remove at most `limit` timers of a workflow and its nodes, and return how many were removed.
 
     Call again until the number is below the limit.
     """
@@ -83,7 +83,7 @@ def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
 
 
 def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection[str] = frozenset()) -> list[Timer]:
-    """Return the first timers of the shard that are due at `now_ms` or before, by instant and then by place.
+    """Return the shard's first timers that are due at `now_ms` or before, ordered by due time.
 
     Timers of the kinds in `but` are left out, however many they are. Read by snapshot, or a timer that is set at the
     same time is a conflict; `finish` guards the action.
@@ -100,7 +100,7 @@ def due(tr: Reads, shard: int, now_ms: int, *, limit: int = 100, but: Collection
 
 
 def next_due_ms(tr: Reads, shard: int, *, after_ms: int = -1) -> int | None:
-    """Return the instant of the shard's first timer after `after_ms`; None when there is none."""
+    """Return the due time of the shard's first timer after `after_ms`; None when there is no such timer."""
     first = tr.get_range(DUE.pack((shard, after_ms + 1)), DUE.range((shard,))[1], limit=1)
     return _timer(first[0]).due_ms if first else None
 

@@ -1,4 +1,4 @@
-"""A transaction's view of one shard: every row is read once, changed in place, and written once at the end."""
+"""One transaction's view of one shard: each row is read once, changed in memory, and written once at the end."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_BYTES = 4_000_000
-"""The size from which a transaction is full: less than half of what the store takes."""
+"""The size in bytes at which a transaction takes no more work: less than half of the store's limit."""
 MOST_STEPS = 500_000
-"""The steps from which a transaction is full, without those of the last node: half a second; the store allows five."""
+"""The number of computing steps at which a transaction takes no more work: about half a second."""
 BYTES_PER_STEP = 16
-"""The bytes of a definition or an input that count as one step: what was read stays in memory until the end."""
+"""The bytes of a definition or an input whose reading counts as one computing step."""
 MOST_AHEAD = 16
-"""The largest number of dependents of one node that are read ahead; those of a node with more are not."""
+"""The largest number of dependents of an ended node for which they are read ahead of their use."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of a shard's transactions."""
+    """The settings of the transactions of one shard."""
 
     shard: int
     claim_on_record: bool = True
-    """Whether a node that becomes ready is claimed at once while there is room."""
+    """Whether a node that becomes ready is claimed in the same transaction while there is room."""
     follow_on: bool = True
-    """Whether such a node goes straight to the agent that has just ended a predecessor and is free."""
+    """Whether a ready node goes straight to the agent that has just ended its predecessor and is free."""
     floor: int = 0
     """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
 
 
 class UnitOfWork:
-    """The working copies of one try of a transaction; `close` writes the changed rows."""
+    """The rows of one shard that one try of a transaction works on; `close` writes the changed ones."""
 
     def __init__(
         self, tr: Transaction, terms: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
@@ -55,32 +55,32 @@ class UnitOfWork:
         self.shard = terms.shard
         self.now_ms = now_ms
         self.chance = chance
-        """A random number in [0, 1), for random delays."""
+        """A random number in [0, 1) from which the transaction computes its random delays."""
         self.doubt = ""  # what is to be said beside an instant of `now_ms`: see `ReferenceClock.doubt`
         self.effects = Effects()
         self.room = dict(room)
-        """The number of further publications that may be under way, by capability; `room[""]` for any other."""
+        """The number of further publications allowed by capability; `room[""]` is for any other capability."""
         self.ended: deque[NodeKey] = deque()
-        """Nodes that ended and whose dependents have not been looked at."""
+        """The nodes that ended in the transaction and whose dependents have not been looked at."""
         self.unfit: deque[tuple[NodeKey, Failure]] = deque()
-        """Nodes whose inputs are damaged, with the reason: they are about to end."""
+        """The nodes whose stored inputs are damaged, with the failure by which they are about to end."""
         self.steps = 0
-        """The cost so far of expressions, definitions and inputs."""
+        """The computing steps spent so far on expressions, definitions and inputs."""
         self.follows_on = False
-        """Whether a node that becomes ready may go straight to the agent that ended its predecessor."""
+        """Whether a node that becomes ready now may go straight to the agent that ended its predecessor."""
         self.apart = False  # what follows from a command is left to later transactions
         self._free: tuple[str, str] | None = None
         self.granted: set[NodeKey] = set()
-        """Nodes whose claims this transaction granted: no agent has got the answer yet."""
+        """The nodes that this transaction let an agent run; the agents have not got the answers yet."""
         self._workflows: dict[str, WorkflowRecord] = {}
         self._runs: dict[str, tuple[bytes | None, RunRecord | None]] = {}
         self._states: dict[str, WorkflowState] = {}
-        """The states of the runs, as they were read."""
+        """The states of workflows as they were when the transaction read them."""
         self._nodes: dict[NodeKey, tuple[bytes, NodeRecord]] = {}
         self._dependents: dict[NodeKey, list[KeyValue]] = {}
         self._definitions: dict[NodeKey, Node] = {}
         self._rows: dict[NodeKey, bytes] = {}
-        """Definitions as they are stored, which were read or written here."""
+        """The stored bytes of the definitions that the transaction read or wrote."""
         self._backlog: dict[str, bool] = {}
         self._to_show: list[NodeKey] = []
         self._first_number = self._last_number = 0
@@ -93,7 +93,7 @@ class UnitOfWork:
     # -- rows -------------------------------------------------------------------------------------------
 
     def workflow(self, workflow: str) -> WorkflowRecord | None:
-        """Return the part of a workflow that its nodes share; None when the workflow is unknown."""
+        """Return a workflow's row with the facts that never change; None when the workflow is unknown."""
         known = self._workflows.get(workflow)
         if known is None:  # what is not there may be made by a later command of the batch: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
@@ -103,7 +103,7 @@ class UnitOfWork:
         return known
 
     def run(self, workflow: str) -> RunRecord | None:
-        """Return the record of a workflow's progress, read once; None when it was never accepted."""
+        """Return the row of a workflow's progress; None when the workflow was never accepted."""
         if workflow not in self._runs:
             row = self.tr.get(RUNS.pack((workflow,)))
             run = None if row is None else RunRecord.unpack(row)
@@ -119,7 +119,7 @@ class UnitOfWork:
         return run
 
     def node(self, node_key: NodeKey) -> NodeRecord | None:
-        """Return the progress of a node; None when there is no such node."""
+        """Return the row of a node's progress, to be changed in place; None when there is no such node."""
         known = self._nodes.get(node_key)
         if known is None:
             row = self.tr.get(STATUSES.pack((node_key.workflow, node_key.node)))
@@ -129,7 +129,7 @@ class UnitOfWork:
         return known[1]
 
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
-        """Return the progress of a node, decoded from the row `stored` unless the transaction has the node already."""
+        """Return the row of a node's progress, decoded from `stored` unless the transaction has read it before."""
         if node_key not in self._nodes:
             self._nodes[node_key] = (stored, NodeRecord.unpack(stored))
         return self._nodes[node_key][1]
@@ -146,13 +146,13 @@ class UnitOfWork:
                     self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
     def expect_all(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the rows and the definitions of several nodes at once."""
+        """Read the progress rows and the definitions of several nodes at once, ahead of their use."""
         expected = tuple(node_keys)
         self.expect(expected)
         self.expect_definitions(expected)
 
     def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the small definitions of several nodes at once, unless they are cached; large ones are read later."""
+        """Read the definitions of several nodes at once, except cached ones and large ones."""
         known = self.caches.definitions
         base = dict.fromkeys(NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key in node_keys)
         unread = [
@@ -175,7 +175,7 @@ class UnitOfWork:
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read ahead the edges and the dependents of accepted nodes that end soon."""
+        """Read the edges and dependents of several nodes that are about to end, ahead of their use."""
         ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
         if not ending:
             return
@@ -186,7 +186,7 @@ class UnitOfWork:
         self.expect(NodeKey(of.workflow, EDGES.unpack(key)[2]) for of, edges in few.items() for key, _ in edges)
 
     def dependents(self, node_key: NodeKey, after: str, limit: int) -> Sequence[KeyValue]:
-        """Return at most `limit` edges from a node to those of its dependents that follow `after`."""
+        """Return at most `limit` edges from a node to its dependents whose names follow `after`."""
         if not after and node_key in self._dependents:
             return self._dependents[node_key][:limit]
         key = (node_key.workflow, node_key.node)
@@ -194,7 +194,7 @@ class UnitOfWork:
         return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
     def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
-        """Add the row of a new node, count it, and write it at once, so that a walk over the workflow finds it."""
+        """Write the row of a new node, such as an element of a map, and count it in its workflow's progress."""
         written = row.pack()
         self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
         self._nodes[node_key] = (written, row)
@@ -204,7 +204,7 @@ class UnitOfWork:
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
     def definition(self, node_key: NodeKey) -> Node:
-        """Return a node's definition; for an element of a map, the definition of the map's call."""
+        """Return a node's parsed definition; for an element of a map, the definition of the map's call."""
         node = self._definitions.get(node_key)
         if node is None:
             base, bracket, _ = node_key.node.partition("[")
@@ -233,7 +233,7 @@ class UnitOfWork:
         return Node(node_key.node, of.work.call)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return the node's call; None for an approval."""
+        """Return the capability call in a node's definition; None for an approval."""
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
@@ -245,7 +245,7 @@ class UnitOfWork:
     # -- changes ----------------------------------------------------------------------------------------
 
     def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
-        """Change a node's state, and add the transition to the effects."""
+        """Change a node's state in its row and in its workflow's counts, and add the change to the effects."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -261,7 +261,7 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def define(self, node_key: NodeKey, definition: bytes) -> None:
-        """Write the definition of a new node.
+        """Write the definition of a new node to the store, and keep it for this transaction.
 
         Raises:
             ValueBeyondBound: when the definition is larger than one value may be.
@@ -270,29 +270,29 @@ class UnitOfWork:
         self._rows[node_key] = definition
 
     def show_new(self, node_key: NodeKey, node: Node) -> None:
-        """Send the state of a new node to RQ after the commit, with the definition as given."""
+        """Add a new node, with its given definition, to those whose state is sent to RQ after the commit."""
         self._definitions[node_key] = node
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """Return the last publication number that was given; 0 when none was."""
+        """Return the last publication number that the shard has given; 0 when it has given none."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
     def next_number(self) -> int:
-        """Return a publication number that was never given."""
+        """Return the next publication number of the shard, which was never given before."""
         self.last_number()
         self._last_number += 1
         return self._last_number
 
     def advance_fence(self, row: NodeRecord) -> None:
-        """Give the node a fence that none of its attempts had, in any incarnation of the store."""
+        """Set the node's fence above every fence of its earlier attempts, in any incarnation of the store."""
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def has_backlog(self, capability: str) -> bool:
-        """Return whether the shard has ready nodes of the capability that are not claimed."""
+        """Tell whether the shard has ready nodes of the capability that wait to be claimed."""
         known = self._backlog.get(capability)
         if known is None:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
@@ -320,7 +320,7 @@ class UnitOfWork:
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
-        """Return the agent that `note_free` noted for the capability, and forget it; empty when there is none."""
+        """Return the agent that has a free slot for the capability, once; empty when there is none."""
         if self._free is None or self._free[1] != capability:
             return ""
         (agent, _), self._free = self._free, None
@@ -335,7 +335,7 @@ class UnitOfWork:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> Effects:
-        """Write every row that differs from what was read, and return the effects of the transaction."""
+        """Write every changed row to the transaction, and return the transaction's effects."""
         self._drop_overtaken()
         for workflow, (before, run) in self._runs.items():
             if run is not None:
@@ -354,7 +354,7 @@ class UnitOfWork:
         return self.effects
 
     def _drop_overtaken(self) -> None:
-        """Drop publications whose nodes were canceled or published again meanwhile: their results would be refused."""
+        """Drop publications of nodes that were canceled or published again later in the same transaction."""
         valid = []
         for publication in self.effects.publications:
             row = self.node(publication.node_key)
@@ -365,7 +365,7 @@ class UnitOfWork:
         self.effects.publications = valid
 
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
-        """Return a node's current snapshot, for RQ's copy of the workflow."""
+        """Return the current snapshot of a node for RQ's copy of the workflow."""
         row, node = self.node(node_key), self.definition(node_key)
         call = node.call
         assert row is not None

@@ -13,11 +13,11 @@ from dispatcher.store.transaction import Reads, Transaction
 
 PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
-"""The largest value that is stored beside its hash, in one key."""
+"""The largest value in bytes that is stored in one key, beside its hash."""
 PAGE = 256
-"""The number of values that a read asks for, of 15 MB at most."""
+"""The number of values that one read asks the store for: 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
-"""The largest value, as on the wire: a tenth of a transaction; a writer of several uses one transaction for each."""
+"""The largest value in bytes, as on the wire; a transaction holds about ten of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,16 @@ class ValueKey:
     node: str
     """The node's name; empty for a value of the workflow itself."""
     kind: str
-    """The kind of the value: input, result, or another name that the ledger gives."""
+    """The kind of the value: input, result, failure or definition."""
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The workflow, node and kind as elements of a packed key."""
+        """The workflow, node and kind as the elements of a packed key of the store."""
         return (self.workflow, self.node, self.kind)
 
 
 def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) -> None:
-    """Write the value under a key, in place of an earlier one; with `first` the key never had a value.
+    """Write a value under a key, in place of an earlier one; with `first` the key never had a value.
 
     Raises:
         ValueBeyondBound: when the value is larger than `LARGEST_BYTES`.
@@ -60,7 +60,7 @@ def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) 
 
 
 def get(tr: Reads, place: ValueKey) -> bytes | None:
-    """Return the value under a key; None when there is none.
+    """Read the value under a key and verify its hash; return None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -69,7 +69,7 @@ def get(tr: Reads, place: ValueKey) -> bytes | None:
 
 
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
-    """Yield the values of several keys, in order, by one read for `PAGE` of them and one for each large value.
+    """Yield the values of several keys in order, by one read for `PAGE` of them and one for each large value.
 
     Raises:
         DamagedValue: at a value that is not what was written.
@@ -94,7 +94,7 @@ def _whole(tr: Reads, place: ValueKey, head: bytes | None) -> bytes | None:
 
 
 def clear(tr: Transaction, place: ValueKey) -> None:
-    """Remove the value under a key, if there is one."""
+    """Remove the value under a key, with all of its pieces."""
     key = VALUES.pack(place.key)
     head = tr.get(key)
     if head is None:

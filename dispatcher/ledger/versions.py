@@ -1,4 +1,4 @@
-"""The version of every kind of row in the store, and how rows of earlier versions are read.
+"""The version of each kind of row in the store, and how rows of earlier versions are read.
 
 A row is a JSON list, a JSON object or a tuple. A row of version 1 is nothing else; from version 2 on the number stands
 before it in decimal digits, with which none of them begins. A row that no build before this one wrote costs so many
@@ -23,7 +23,7 @@ from coditect.wire import json
 from dispatcher.store.keys import Space
 
 Step = Callable[[Any], Any]
-"""A pure function from the fields of one version to those of the next; it may be called any number of times."""
+"""A pure function from the fields of a row's version to those of the next; it may run any number of times."""
 
 FIX = "upgrade this dispatcher; until then a newer one has to work for the shard"
 _DIGITS = b"0123456789"
@@ -36,25 +36,25 @@ class RowFormat:
     """The format of one kind of row: how its fields are written, and how rows of each version are read."""
 
     kind: str
-    """The name of the rows' key, as drawn in `keyspace.py`."""
+    """The name of the key under which the rows lie, as drawn in `keyspace.py`."""
     pack: Callable[[Any], bytes]
-    """The function that packs the fields as a row of version 1."""
+    """The function that encodes a row's fields as version 1."""
     decode: Callable[[bytes], Any]
-    """The function that reads the fields of a row of version 1; it refuses a row that begins with a digit."""
+    """The function that decodes a row's fields from version 1, and refuses a row that begins with a digit."""
     steps: tuple[Step, ...] = ()
-    """The steps from version 1 to 2, from 2 to 3, and so on."""
+    """The conversions of a row's fields from version 1 to 2, from 2 to 3, and so on."""
 
     @property
     def version(self) -> int:
-        """The highest version of the row that the running dispatcher can read."""
+        """The highest version of the row that this dispatcher can read."""
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Pack the fields as a row of a version above 1: the lowest version with a place for all of the fields."""
+        """Encode a row's fields under a version number above 1, the lowest that has a place for all of them."""
         return b"%d%b" % (version, self.pack(fields))
 
     def unpack(self, row: bytes) -> Any:
-        """Return the fields of a row of any known version, converted to the newest version.
+        """Decode a row of any known version, and return its fields converted to the newest version.
 
         Raises:
             NewerVersion: when a newer dispatcher wrote the row; retryable.

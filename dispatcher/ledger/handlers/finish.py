@@ -1,4 +1,4 @@
-"""The handlers of agents' reports on workflow tasks, and of lost publications.
+"""The handlers of agents' reports about attempts of workflow tasks, and of tasks that were lost.
 
 A result counts when its fence is the node's: the last attempt that was claimed. Every older result is refused and
 counted, from any sender and however late.
@@ -84,7 +84,7 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> int | None:
-    """Return the delay before the attempt that follows a failed one; None when none follows.
+    """Return the milliseconds before the next attempt of a failed node; None when there is no next attempt.
 
     The node's own policy decides, or else the capability's, whose delay the agent reports. A failure that no agent
     reported, because the broker or the dispatcher gave the message up, goes by the default policy.
@@ -181,7 +181,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Close an attempt whose agent is gone, and return whether another follows; the node is dead if none does."""
+    """Record an attempt as lost with its agent; return whether another attempt follows, else end the node as dead."""
     write_attempt(unit, node_key, row, "lost", DIED)
     if row.attempt >= _policy(unit, node_key).max_attempts:
         _leave_flight(unit, node_key)

@@ -1,4 +1,4 @@
-"""The table of the verbs of requests, and the handler of requests that change a shard.
+"""The table from the verbs of clients' requests to their handlers, and the handler of requests that change a shard.
 
 A change is carried out once, and its answer is repeated to a repeated request.
 
@@ -39,9 +39,9 @@ class ShardChange:
 
     apply: Callable[[UnitOfWork, Body], dict[str, Any]]
     shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
-    """The function that reads from the request what its shard follows from, or refuses it as an InputError."""
+    """The function that returns the id from a request's body by which its shard is found."""
     deduplicated: bool = True
-    """Whether a repeated request gets the first answer, and is not carried out again."""
+    """Whether a repeated request gets the recorded answer instead of being carried out again."""
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
@@ -61,14 +61,14 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.APPROVALS: Query(queries.approvals),
     }
 )
-"""Every verb whose request needs only the ledger; a new one is an entry here, and its handler.
+"""The handler of every verb of clients' requests that needs only the ledger.
 
 `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
 """
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
-    """Carry out a request whose verb is a `ShardChange`, or return the recorded answer to it.
+    """Carry out a client's request that changes a shard, once; a repeated request gets the recorded answer.
 
     Raises:
         InputError: when the request is refused, now or the first time.

@@ -1,4 +1,4 @@
-"""Shards of workflows, shared fairly among the living dispatchers.
+"""The shards of all workflows, which the living dispatchers share fairly by leases, without a leader.
 
 A workflow belongs to one of N shards for ever, a shard to one dispatcher by the lease `("shard", number)`. Every
 `STEP_MS` each dispatcher runs `step`: it renews itself, takes owners for dead whose beat stood still, gives away the
@@ -32,7 +32,7 @@ KIND = "shard"
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
-    """The shards that a dispatcher takes and gives to reach its fair share."""
+    """The shards that one dispatcher takes and gives away to reach its fair share."""
 
     take: tuple[int, ...]
     give: tuple[int, ...]
@@ -43,11 +43,11 @@ class ShareStep:
     """The result of one `step`: the shards that a dispatcher owns, has given away and is to give away."""
 
     owned: tuple[Lease, ...]
-    """This dispatcher's leases, by shard; the `previous` owner of a new lease may still hold work of the shard."""
+    """The dispatcher's leases by shard; the `previous` owner of a new lease may still hold tasks of the shard."""
     to_give: tuple[int, ...]
-    """Shards over the share that the dispatcher still works on: it closes them, and gives them with the next step."""
+    """The shards over the fair share that the dispatcher still works on: it closes them before the next step."""
     beats: Mapping[str, int]
-    """The beats of all living owners, for `leases.look`."""
+    """The beats of all living owners, as input for `leases.look`."""
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
@@ -61,23 +61,23 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
 
 
 def fixed_count(tr: Reads) -> int:
-    """Return the number of shards of the store; 0 before it is fixed."""
+    """Return the stored number of shards; 0 before a dispatcher has fixed it."""
     value = tr.get(SHARDS.pack())
     return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:
-    """Return the shard of a workflow: the same in every process, version and language (first 8 bytes of SHA-256)."""
+    """Return a workflow's shard, by the first 8 bytes of the SHA-256 of its id: the same in every language."""
     return int.from_bytes(hashlib.sha256(workflow.encode()).digest()[:8], "big") % count
 
 
 def lease_name(shard: int) -> leases.Name:
-    """Return the name of a shard's lease."""
+    """Return the name of the lease of a shard: `("shard", number)`."""
     return (KIND, shard)
 
 
 def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
-    """Return the shards that the dispatcher `me` must take and give for a fair share among the living.
+    """Return the shards that the dispatcher `me` must take and give away for a fair share among the living ones.
 
     `owners` has every shard; "" or a dead owner means free. The owner with the most shards keeps the larger share, so
     as few shards as possible move.
@@ -105,7 +105,7 @@ def step(
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
 ) -> ShareStep:
-    """Renew the dispatcher's beat, expire dead owners, give and take shards; all in one transaction.
+    """Renew a dispatcher's beat, expire dead owners, and give and take shards, all in one transaction.
 
     `busy` are the shards that the owner works on: none of them is given before it is closed. Idempotent by `beat`.
     Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
@@ -127,7 +127,7 @@ def step(
 
 
 def leave(tr: Transaction, me: str) -> None:
-    """Release every shard at once; other dispatchers take them with their next steps, and `me` must not step again."""
+    """Release all shards of the dispatcher `me`, which must not step again; other dispatchers take them."""
     for lease in leases.read_all(tr.snapshot, KIND):
         if lease.owner == me:
             leases.release(tr, lease)
@@ -135,7 +135,7 @@ def leave(tr: Transaction, me: str) -> None:
 
 
 def owners(tr: Reads, count: int) -> dict[int, str]:
-    """Return the owner of each shard, dead or alive; "" when it never had one or was given away."""
+    """Return the owner of each shard, dead or alive; "" when the shard never had one or was given away."""
     found: dict[int, str] = dict.fromkeys(range(count), "")
     for lease in leases.read_all(tr, KIND):
         shard = int(lease.name[1])
