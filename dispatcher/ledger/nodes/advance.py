@@ -1,4 +1,4 @@
-"""The progress of a workflow: nodes begin, end, and release their dependents.
+"""The progress of a workflow's nodes: they begin, end, and release their dependents, bounded per transaction.
 
 A node that ends releases its dependents, each of which may run, end, or go on waiting. The transaction goes on with
 them as long as it is small; the rest lies under "todo" with a cursor, and a later transaction goes on there. So a node
@@ -44,12 +44,12 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
-"""The number of dependents that a transaction looks at."""
+"""The largest number of dependents that one transaction examines."""
 MOST_STEPS_HERE = 50_000
-"""The steps of one node's expressions within a transaction, about 50 ms; longer ones are evaluated outside."""
+"""The steps that one node's expressions may take within a transaction, about 50 ms; longer ones run outside."""
 MOST_SHOWN = 500
 AHEAD = 100
-"""The number of nodes that are read ahead at once."""
+"""The number of nodes that are read from the store at once, ahead of their use."""
 
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
 EVALUATE = "evaluate"
@@ -98,7 +98,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """End a node that cannot be published because its input is damaged."""
+    """End a node as failed that cannot be published, because its stored input is damaged."""
     row = unit.node(node_key)
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
@@ -130,12 +130,12 @@ def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
 
 
 def begin(unit: UnitOfWork, workflow: str) -> None:
-    """Begin the nodes without predecessors of a workflow that has just been accepted."""
+    """Begin the nodes without predecessors of a newly accepted workflow, once `follow` runs."""
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass the node's end on to at most `most` dependents behind `after`; return their number, at least 1."""
+    """Pass a node's end on to at most `most` dependents whose names follow `after`; return how many, at least 1."""
     if "[" in node_key.node:
         _element_ended(unit, node_key)
         return 1
@@ -217,7 +217,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
-    """Leave a node's expressions to be evaluated outside of transactions, because they take too long inside."""
+    """Leave a node's costly expressions to be evaluated by the shard worker, outside of transactions."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     leave(unit, node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
@@ -225,7 +225,7 @@ def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: 
 
 
 def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
-    """Begin a node by the values of its expressions, unless the evaluation was repeated or the node waits again."""
+    """Begin a node with the evaluated values of its expressions, unless the evaluation is outdated."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
     drop(unit, node_key, EVALUATE)
@@ -241,7 +241,7 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
 
 
 def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
-    """Return the key of the left-over work of a node while its expressions are evaluated."""
+    """Return the store's key of a node's unfinished evaluation of expressions."""
     return TODO.pack((shard, node_key.workflow, node_key.node, EVALUATE))
 
 
@@ -329,7 +329,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
 
 
 def element_of(node_key: NodeKey, number: int) -> NodeKey:
-    """Return the name of the node that runs the element of a map with this number."""
+    """Return the key of the node that runs the map's element with the given number."""
     return NodeKey(node_key.workflow, f"{node_key.node}[{number}]")
 
 
@@ -344,7 +344,7 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a map whose elements have all ended."""
+    """End a map whose elements have all ended, with the list of their results."""
     tally = row.tally
     if tally.worst is not None:
         end(unit, node_key, row, tally.worst, reason="element")

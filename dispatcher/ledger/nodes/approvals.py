@@ -1,4 +1,4 @@
-"""Approvals: nodes that wait for a person's answer."""
+"""Approvals: nodes that wait for a person's answer, or for the end of their timeout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMER = "approval"
 
 
 def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> None:
-    """Put an approval's question to people, until the approval's timeout."""
+    """Publish an approval's question in the list of open ones, and set the approval's timeout."""
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
     unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), approval.question.encode())
@@ -26,6 +26,6 @@ def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval
 
 
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw an approval's question from the list of open ones, and cancel its timeout."""
+    """Remove an approval's question from the list of open ones, and cancel the approval's timeout."""
     unit.tr.clear(APPROVALS.pack((row.ready_ms or 0, node_key.workflow, node_key.node)))
     timers.cancel(unit.tr, node_key.workflow, node_key.node, TIMER)

@@ -1,4 +1,4 @@
-"""The history of a node's ended attempts, and the fresh start of an ended node."""
+"""The history of a node's ended attempts, and the reset of an ended node to its first attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
 """The reason of a node that ended without running, because of its predecessors."""
 MOST_MESSAGE = 2_000
-"""The characters of an error that the history keeps; the last attempt's failure is kept whole."""
+"""The number of characters of an error that the history of attempts keeps."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 UNRECORDABLE = "unrecordable_result"
 """The reason of an attempt that failed because the ledger could not record its end."""
@@ -23,7 +23,7 @@ BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data whi
 
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
-    """Write an ended attempt to the node's history, because another attempt follows."""
+    """Write an ended attempt of a node to the node's history, because another attempt follows."""
     attempt = AttemptRecord(
         row.attempt,
         row.fence,
@@ -51,7 +51,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
-    """Remove the node's failure and result, which a redrive must not show again, and return the failure."""
+    """Remove the stored failure and result of a node that is reset, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))

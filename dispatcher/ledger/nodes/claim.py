@@ -1,4 +1,4 @@
-"""The claim: the only way in which a node gets to the broker.
+"""The claim of a ready node, the only way in which the node's task gets to the broker.
 
 A claim is a transaction of the shard's owner that finds the node ready, gives it a new publication number and a new
 fence, and writes the outbox. Nothing else publishes a node, so no node runs early, and two runs of a node have two
@@ -64,7 +64,7 @@ def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> N
 
 
 def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Publish a ready node of a workflow that goes on; return False when there is nothing to publish."""
+    """Publish a ready node of a running workflow; return False when the node is not ready or the workflow is paused."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
         return False
@@ -76,7 +76,7 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
-    """Yield the capability's ready nodes, urgent ones first, then the oldest; `most` + 1 are read at once."""
+    """Yield the ready nodes of a capability, urgent ones first, then the oldest, in pages of `most` + 1."""
     begin, end = READY.range((unit.shard, capability))
     while found := unit.tr.get_range(begin, end, limit=most + 1):
         yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)
@@ -95,7 +95,7 @@ def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
-    """Give the node a new publication and a new fence, and put it into the outbox; `agent` as in `Publication`."""
+    """Give a node a new publication number and a new fence, and put its task into the outbox."""
     call = _call(unit, node_key)
     try:
         body = body_of(unit, node_key, row)
@@ -142,7 +142,7 @@ def _died(row: NodeRecord) -> tuple[Any, ...]:
 
 
 def leave_backlog(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove a ready node from the backlog."""
+    """Remove a ready node from the backlog of its capability."""
     unit.tr.clear(_ready_key(unit, node_key, row, _call(unit, node_key)))
 
 

@@ -1,4 +1,4 @@
-"""The values that a node's expressions see, read from the ledger, and the input that they make."""
+"""The values that a node's expressions see, read from the ledger, and the input that they give the node."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
 MOST_SEEN_BYTES = 8 * 1024 * 1024
-"""The size of all values that a node's expressions can see: they are in memory while the node is released."""
+"""The largest total size in bytes of the values that one node's expressions can see."""
 _MESSAGE_CHARACTERS = 2_000
 
 
@@ -41,16 +41,16 @@ class Inputs:
     """The values that one node's expressions are evaluated with."""
 
     holds: bool
-    """Whether the node's condition holds; True without a condition."""
+    """Whether the node's `when` condition holds; True for a node without a condition."""
     bodies: Sequence[bytes] | None = None
-    """The inputs of the node's task, or of a map's tasks one by one; None when no expression gives them."""
+    """The encoded input of the node's task, or of each task of a map; None when no expression gives it."""
 
 
 NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate the node's expressions; the elements of a map that `has_elements` keep their inputs.
+    """Evaluate a node's expressions and return their values; existing elements of a map keep their inputs.
 
     Raises:
         InputError: when an expression has no value.
@@ -72,7 +72,7 @@ def before(node: Node, workflow: str) -> list[NodeKey]:
 
 
 def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
-    """Return the workflow's input, and the results and states of the node's predecessors, in order.
+    """Return the values that a node's expressions see: the workflow's input, and the predecessors' results.
 
     Reading costs steps of the account, too.
 
@@ -103,7 +103,7 @@ def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord
 
 
 def failure_of(error: CoditectError) -> Failure:
-    """Return the failure that ends a node whose expressions or recorded values raised an error."""
+    """Return the failure that ends a node whose expressions or stored values raised the given error."""
     reason = "expression"
     if isinstance(error, DamagedValue):
         reason = "damaged_value"
@@ -166,12 +166,12 @@ def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first:
 
 
 def has_expressions(node: Node) -> bool:
-    """Return whether the node has any expression."""
+    """Return whether a node's definition has any expression."""
     return next(iter(node_expressions(node)), None) is not None
 
 
 def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
-    """Return the input of the node's task: the recorded one, else the one in its definition."""
+    """Return the encoded input of a node's task: the one recorded for the node, else the one in its definition."""
     if row.own_input:
         recorded = body_at(unit.tr, node_key, INPUT)
         if recorded is not None:
@@ -182,4 +182,4 @@ def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
 
 
 NOTHING = Scope(None, {}, {})
-"""The scope of a node without expressions."""
+"""The empty set of values, for a node without expressions."""

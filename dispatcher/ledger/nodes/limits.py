@@ -1,4 +1,4 @@
-"""The limits of a node: the latest start, the longest run of an attempt, and the deadline of the node.
+"""The time limits of a node: the latest start, the longest run of an attempt, and the deadline of the node.
 
 =============  ==============  ===================================  ==================================================
 timer          the node's      is set                               when it is due
@@ -32,17 +32,17 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
 TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
 START_GRACE_MS = 1_000
-"""The time that the report of a start in time may take."""
+"""The milliseconds that an agent's report of a timely start may take to arrive."""
 TIMEOUT_GRACE_MS = 60_000
-"""The time for which a living agent may be silent: an agent ends an attempt itself, and reports it after an outage."""
+"""The milliseconds beyond an attempt's timeout in which its agent may report the end of the attempt."""
 START_TIMEOUT = Failure(
     "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
-"""The failure at a deadline; messages of this one and the one above get a clock: see `start_timeout` and `deadline`."""
+"""The failure of a node whose deadline passed; `deadline` adds whose clock measured it."""
 TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
-"""An agent's reasons for an attempt that a limit ended, or did not let begin."""
+"""The reasons by which an agent reports that a time limit ended an attempt or kept it from beginning."""
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
@@ -57,7 +57,7 @@ def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> No
 
 
 def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Set the timeout of an attempt that an agent runs, by the dispatcher's clock: the agent's clock may differ.
+    """Set the timeout of an attempt that an agent has started, by the dispatcher's clock.
 
     A repeated report gives no more time, unless the attempt was granted again meanwhile. A suspect gets no timer here:
     it first waits for a process of its own, for an unknown time, and its agent kills that process in time.
@@ -106,7 +106,7 @@ def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
 
 
 def start_timeout(unit: UnitOfWork) -> Failure:
-    """Return the failure of a node that was not started in time, by the dispatcher's clock."""
+    """Return the failure of a node that no agent started in time, by the dispatcher's clock."""
     return _by_our_clock(unit, START_TIMEOUT)
 
 

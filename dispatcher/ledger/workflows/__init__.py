@@ -1,1 +1,1 @@
-"""Workflows as a whole: submitted, controlled, redriven, published again, recovered, queried, removed."""
+"""Whole workflows in the ledger: submitted, controlled, redriven, published again, queried and removed."""

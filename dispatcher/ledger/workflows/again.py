@@ -33,12 +33,12 @@ FIND = "find"
 REDRIVABLE = frozenset({TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED})
 _TELL, _COUNT = 0, 1
 _FIRST = b"first"
-"""The mark of a node to be counted that ended by itself, and so was called before."""
+"""The mark of a node that the redrive runs again itself, and not because of a predecessor."""
 _PAGE = 100
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Run an ended node again, if its predecessors permit it, and reset the nodes that ended only because of it."""
+    """Redrive one ended node: run it again, and reset the nodes that ended only because of it."""
     _hold(unit, node_key.workflow)
     _take_back(unit, node_key, row, first=True)
     unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
@@ -47,7 +47,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
-    """Run every node of an ended workflow again that ended without a result, and not because of another node."""
+    """Redrive every node of an ended workflow that ended without a result, and not because of another node."""
     _hold(unit, workflow)
     find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
@@ -108,7 +108,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return the next rows of the redrive: the dependents to inform, or else the nodes whose edges are counted."""
+    """Return the next rows of a redrive: dependents to reset, or else nodes whose edges are to be counted."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
@@ -168,7 +168,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """Count a node's ended predecessors and begin it if they permit; return the number of its edges, at least 1."""
+    """Count a node's ended predecessors, and begin the node if they permit it; return the number of its edges."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
@@ -186,7 +186,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """Return the counts of a node's edges, by the ends of predecessors of which the node was informed."""
+    """Return the counts of a node's edges, by those ends of predecessors that were passed on to the node."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]

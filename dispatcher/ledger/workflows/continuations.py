@@ -1,4 +1,4 @@
-"""The continuation of long pieces of work in later transactions, each from its cursor."""
+"""The continuation of long pieces of work in later transactions, each from the cursor where it stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.store.errors import TransactionTooOld
 
 _BUGS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
-"""Errors that show that a piece of work cannot be done, at any time; any other error is the store's."""
+"""The errors by which a piece of unfinished work can never be done; any other error is the store's."""
 
 
 class Overdue(TransactionTooOld):
@@ -36,7 +36,7 @@ class SetAside(Retryable):
         super().__init__("What was left over cannot be done; it is set aside", **facts)
         self.piece = piece
         self.overdue = overdue
-        """Whether the piece took too long, perhaps only because of the machine: it is to be tried again."""
+        """Whether the piece of work took too long, perhaps on a slow machine: it is to be tried again."""
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:

@@ -1,4 +1,4 @@
-"""The control of a workflow: cancel, pause and resume it, and answer its approvals."""
+"""The requests that control a workflow: cancel, pause, resume, and the answer to an approval."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dispatcher.ledger.workflows.submit import text
 
 MOST_NAME = 255
 MOST_COMMENT = 2_000
-"""The characters of a comment to an answer, or of a cancel's reason."""
+"""The most characters that are kept of a comment to an answer, or of the reason of a cancel."""
 
 
 def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
-    """Return the run of a workflow that a request names, or refuse the request.
+    """Return the progress row of the workflow that a request names; without such a workflow, refuse the request.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -34,7 +34,7 @@ def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
 
 
 def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
-    """Return the row of a node that a request names, or refuse the request.
+    """Return the progress row of the node that a request names; without such a node, refuse the request.
 
     Raises:
         NotFound: when the workflow has no such node.
@@ -77,7 +77,7 @@ def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow with its ready nodes; a workflow in another state stays as it is.
+    """Resume a paused workflow, and offer its ready nodes for a claim; another workflow stays as it is.
 
     Raises:
         NotFound: when there is no such workflow.

@@ -1,4 +1,4 @@
-"""The queries of the ledger, which change nothing; each is one read transaction, with pages for long answers."""
+"""The read-only queries on workflows for clients, each one read transaction, with pages for long answers."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ MOST = 1_000
 _AHEAD = 100
 """The number of nodes whose attempts are read at once."""
 PAGE_BYTES = 256 * 1024
-"""The size of a page of values; a larger value is a page of its own."""
+"""The size in bytes of a page of results; a larger result has a page of its own."""
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
-"""The size of the definitions that a page of nodes reads: definitions may be as large as values."""
+"""The total size in bytes of the definitions that one page of nodes may read."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
-"""Fields of a definition that an answer shows otherwise: edges by name and policy; an input may be large."""
+"""The fields of a node's definition that an answer leaves out: edges are shown apart, an input may be large."""
 
 Body = Mapping[str, Any]
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
-    """Return the rows of a workflow that a query names: its fixed part and its progress.
+    """Return the fixed row and the progress row of the workflow that a query names.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -76,7 +76,7 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return workflows, the latest first, since ids begin with the time; a page may be short though more follow."""
+    """Return a page of workflows, the latest first, optionally only those in one state."""
     limit, after = _limit(body), str(body.get("after") or "")
     state = WorkflowState(body["state"]) if body.get("state") else None
     if state is not None and tr.get(INDEXED.pack()) == b"":
@@ -97,7 +97,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the workflow's nodes, by name, with definition and progress."""
+    """Return a page of a workflow's nodes by name, each with its definition and progress."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
@@ -107,7 +107,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
-    """Return definition and progress of nodes, as far as their definitions fit into one answer."""
+    """Return the definitions and progress of the given nodes, as far as the definitions fit into one answer."""
     bases = [NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
@@ -154,7 +154,7 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
 
 
 def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:
-    """Yield the error of each node that ended without a result; empty for the others."""
+    """Yield for each node the error message with which it ended; empty for a node without one."""
     nodes = list(found)
     failed = [node_key for node_key, row in nodes if _has_failed(row)]
     bodies = values.read_all(tr, [values.ValueKey(*node_key, FAILURE) for node_key in failed])
@@ -168,7 +168,7 @@ def _has_failed(row: NodeRecord) -> bool:
 
 
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return all attempts of one node or, node by node, of all nodes."""
+    """Return all attempts of one node, or a page of the attempts of all nodes, node by node."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     if body.get("node"):
@@ -227,10 +227,11 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node or of the workflow: its last node's, or an object of results if there are several.
+    """Return the result of a node, or of a workflow: the results of the nodes without dependents.
 
-    Many results come in pages, each an object also with one or no result: `next` is the node to ask for as `after` in
-    the next query. Only all pages together show whether there is a single last node.
+    One such node gives its value, several an object by name. Many results come in pages, each an object also with
+    one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show
+    whether there is a single last node.
     """
     workflow = text(body, "workflow")
     _, run = rows_of(tr, workflow)
@@ -258,7 +259,7 @@ def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
 
 
 def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
-    """Return a page of the results of the nodes without dependents, by name, and where the next page begins."""
+    """Return a page of the results of nodes without dependents, and the name after which the next page begins."""
     begin, end = NODES.range((workflow,))
     if after:
         begin = NODES.pack((workflow, after)) + b"\0"
@@ -281,7 +282,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
-    """Return the failure of the node that failed by itself first."""
+    """Return the failure of the node that failed first in a workflow, not because of another node."""
     failed = [
         (NodeRecord.unpack(row), STATUSES.unpack(key)[1])
         for key, row in tr.get_range(*STATUSES.range((workflow,)))

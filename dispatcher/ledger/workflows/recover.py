@@ -1,4 +1,4 @@
-"""The recovery of a shard's state from the ledger by the dispatcher that takes it over."""
+"""The reading of a shard's state from the ledger by the dispatcher that takes the shard over."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """The publications and the work of a shard that a worker reads from the ledger when it opens."""
+    """The state of a shard that its new worker reads from the ledger: publications, backlog and unfinished work."""
 
     rows: Sequence[outbox.Row]
     in_flight: Sequence[Transition]
-    """Published nodes that have not ended, as they are."""
+    """The nodes that are published and have not ended, with their current rows."""
     newer: frozenset[NodeKey]
-    """Nodes under way whose rows a newer dispatcher wrote, and this build cannot read."""
+    """The published nodes whose rows a newer dispatcher wrote, and which this build cannot read."""
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
     doubtful: int
-    """The last publication number before the last rebuild."""
+    """The last publication number before the shard's last rebuild: up to it, the broker may have lost tasks."""
 
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
@@ -60,7 +60,7 @@ def learn(tr: Reads, shard: int) -> RecoveredShard:
 
 
 def _backlog(tr: Reads, shard: int) -> frozenset[str]:
-    """Return the capabilities that have ready nodes, by one read for each capability."""
+    """Return the capabilities of which the shard has ready nodes, by one read for each capability."""
     found: list[str] = []
     begin, end = READY.range((shard,))
     while first := tr.get_range(begin, end, limit=1):

@@ -1,4 +1,4 @@
-"""Redrive: run a node again that ended without a result, and the nodes that ended because of it.
+"""The redrive request: run a node again that ended without a result, and the nodes that ended because of it.
 
 The node gets its recorded input, or another one, and a new fence; attempts are counted from 1 again. Dependents that
 ended only because of the node, without having run, wait again. Completed nodes stay completed.
@@ -25,11 +25,11 @@ from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
 MOST_NAMED = 500
-"""The number of nodes that an answer names, of those that begin again."""
+"""The most nodes that the answer to a redrive names."""
 
 
 def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one node again that ended without a result; with `dry_run` only return which nodes would begin again.
+    """Run one node again that ended without a result; with `dry_run` only return which nodes would run again.
 
     The answer names some of them at most, and says whether there are `more`.
 
@@ -68,7 +68,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
-    """Check that the predecessors let the node run, and that their later ends do not replace a given input."""
+    """Check that the predecessors let a node run, and that their later ends do not replace its given input."""
     node = unit.definition(node_key)
     decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):
@@ -80,7 +80,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
 
 
 def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
-    """Check that a map's input is a list of its elements' inputs, and that no element exists, which may be complete."""
+    """Check that the given input of a map is a list within its limit, and that the map has no elements yet."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return
@@ -106,7 +106,7 @@ def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow; run one that ended without completing again from its first failed nodes.
+    """Resume a paused workflow, or run the failed nodes of an ended workflow again.
 
     Raises:
         InputError: when the workflow has completed or has no failed node, or (NotFound) there is none.

@@ -1,4 +1,4 @@
-"""The removal of old workflows and unfinished uploads, in pages that each fit into a transaction.
+"""The removal of old workflows and unfinished uploads from the store, in pages that each fit a transaction.
 
 A workflow to remove is first turned into an upload that will never be finished: from then on no query shows it, and
 nothing can bring it back. Unfinished uploads, these among them, are then removed page by page; the upload's own row
@@ -34,11 +34,11 @@ from dispatcher.store.transaction import Reads, Transaction
 
 _FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
 MOST_ROWS = 1_000
-"""The number of rows that a transaction removes."""
+"""The most rows that one transaction removes, where rows are small."""
 MOST_NODES = 500
-"""The number of node names that a read returns."""
+"""The most node names that one read returns."""
 MOST_VALUES = 40
-"""The number of rows that a transaction removes where a row may be large."""
+"""The most rows that one transaction removes, where a row may be large."""
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
@@ -50,19 +50,19 @@ PARTS: tuple[tuple[Space, int], ...] = (
 
 
 def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
-    """Return the shard's workflows that ended before an instant, the oldest first."""
+    """Return the shard's workflows that ended before the given instant, the oldest first."""
     rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
     return [str(ENDED.unpack(key)[2]) for key, _ in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """A page of ended workflows whose jobs RQ is to forget."""
+    """A page of a shard's ended workflows whose jobs are to be removed from RQ."""
 
     workflows: tuple[str, ...]
-    """The workflows that RQ is to forget."""
+    """The ids of the workflows whose jobs are to be removed from RQ."""
     cursor: tuple[int, str] | None
-    """The last workflow of the page, with the instant of its end; None for an empty page."""
+    """The end and id of the last workflow that the page examined; None for an empty page."""
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:

@@ -1,4 +1,4 @@
-"""The rebuild of a shard: what was published to a broker that lost its data is published again.
+"""The rebuild of a shard after the broker lost its data: the shard's published nodes are published again.
 
 A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
 then. On another broker nothing up to that number is there: all published nodes of the shard that have not ended are
@@ -26,7 +26,7 @@ from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MOST_NODES = 200
-"""The number of nodes that a transaction publishes again."""
+"""The most nodes that one transaction of a rebuild publishes again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Built:
     """A shard's last rebuild: why it published its nodes again, and how many."""
 
     marker: str = ""
-    """The name of the broker's marker queue; empty when the shard was never built."""
+    """The name of the marker queue at the broker; empty when the shard has not been built on any broker."""
     occasion: str = ""
-    """The cause of the rebuild: a second request for the same cause changes nothing."""
+    """The cause of the rebuild; a second rebuild for the same marker and cause changes nothing."""
     last: int = 0
-    """The last publication number that was given before the rebuild."""
+    """The last publication number that the shard had given before the rebuild."""
     published: int = 0
-    """The number of nodes published again since then that no agent had begun."""
+    """The number of nodes published again since the rebuild began that no agent had begun."""
     working: int = 0
-    """The number of nodes published again since then that an agent had begun."""
+    """The number of nodes published again since the rebuild began that an agent had begun."""
 
 
 def built(tr: Reads, shard: int) -> Built:
@@ -82,7 +82,7 @@ def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publish the next page of nodes of a rebuild again, and return how many nodes were looked at."""
+    """Publish the next page of a shard's nodes again in a rebuild, and return how many nodes were examined."""
     last, kept, workflow, node = loads(cursor)
     if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
         return 0

@@ -1,4 +1,4 @@
-"""The submission of a workflow: chunk by chunk, and accepted with the last one.
+"""The submission of a workflow in chunks of nodes; the last chunk's transaction accepts the workflow.
 
 The chunks come in topological order, so each refers only to nodes that are stored. The chunks before the last one form
 an upload: no query shows it, nothing of it runs, and it is swept when it is not finished. The last chunk's transaction
@@ -71,7 +71,7 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
-    """Return a required text field of a request.
+    """Return a required text field of a request's body.
 
     Raises:
         InvalidTask: when the field is missing, empty or no text.
@@ -83,7 +83,7 @@ def text(body: Mapping[str, Any], name: str) -> str:
 
 
 def identity(body: Mapping[str, Any]) -> str:
-    """Return the id that a client gives its new workflow: a UUID, since names of tasks and of RQ's jobs contain it.
+    """Return the id that a client chose for its new workflow, after checking that it is a UUID.
 
     Raises:
         InvalidTask: when the id is no UUID in its usual form.
@@ -96,7 +96,7 @@ def identity(body: Mapping[str, Any]) -> str:
 
 
 def number(body: Mapping[str, Any], name: str, default: int) -> int:
-    """Return a whole number from 1 in a field of a request, or the default when the field is missing.
+    """Return a whole number from 1 in a field of a request's body, or the default when the field is missing.
 
     Raises:
         InvalidTask: when the field is no such number.
@@ -147,7 +147,7 @@ def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: An
 
 
 def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
-    """Read one part of a large workflow that is submitted in parts: its nodes, and the bytes to store of each.
+    """Read and check the nodes of one chunk of a submitted workflow, with the bytes to store of each node.
 
     Raises:
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.
