@@ -1,4 +1,4 @@
-r"""The errors of the store, ordered by what the caller can do; numbers are FoundationDB's own.
+r"""The errors of the store, ordered by what the caller can do; their numbers are FoundationDB's error codes.
 
 ::
 
@@ -45,7 +45,7 @@ class CommitUnknown(RetriedByRun):
 
 
 class TransactionTimedOut(Retryable):
-    """The error of a `run` whose time is up: everything was written or nothing.
+    """The error of a `Database.run` that took too long; its writes were all committed, or none of them was.
 
     Call again, for the function is idempotent.
     """
@@ -63,26 +63,26 @@ class StoreLocked(StoreUnavailable):
 
 
 class BeyondLimit(InputError):
-    """The base of errors of a transaction function that asks for what no backend does.
+    """The base of errors of a transaction that asks for more than any backend of the store permits.
 
     Nothing was written; never repeated by `run`.
     """
 
 
 class TransactionTooLarge(BeyondLimit):
-    """The error of over `limits.TRANSACTION_BYTES` of keys and values: use several transactions."""
+    """The error of a transaction over `limits.TRANSACTION_BYTES` of keys and values: use several transactions."""
 
 
 class KeyTooLarge(BeyondLimit):
-    """The error of a key over `limits.KEY_BYTES`."""
+    """The error of a key that is longer than `limits.KEY_BYTES`."""
 
 
 class ValueTooLarge(BeyondLimit):
-    """The error of a value over `limits.VALUE_BYTES`: divide the value among several keys."""
+    """The error of a value that is larger than `limits.VALUE_BYTES`: divide the value among several keys."""
 
 
 class KeyOutsideRange(BeyondLimit):
-    r"""The error of a key that is not below ``\xff``."""
+    r"""The error of a key that is not below ``\xff``, where FoundationDB's own keys begin."""
 
 
 class InvertedRange(BeyondLimit):

@@ -1,4 +1,4 @@
-"""The store on FoundationDB 7.3: its own binding in a few threads, its own retry loop.
+"""The store on a FoundationDB 7.3 cluster: its own binding in a few threads, and its own retry loop.
 
 FoundationDB decides which errors are repeated and how long to wait (`Transaction.on_error`); this module translates its
 codes into the store's errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads.
@@ -28,7 +28,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction,
 Result = TypeVar("Result")
 
 API_VERSION = 730
-"""The API version, chosen once in a process; every later choice must be equal."""
+"""The API version of FoundationDB that a process selects once; every later selection must be equal."""
 OPEN_SECONDS = 10.0
 TOO_OLD = 1007
 
@@ -50,7 +50,7 @@ _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
     ),
     (frozenset({1501}), errors.StoreFailed, "There is no memory left"),
 )
-"""Every other code is StoreUnavailable: new codes appear with new versions, and no code proves damage."""
+"""The store's error for each known error code of FoundationDB; any other code is StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,18 @@ class FdbSettings:
     """The settings of a FoundationDB store: cluster file, time limit, threads and TLS files."""
 
     cluster_file: str | None = None
-    """Path; None for ``FDB_CLUSTER_FILE``, else the system's default place."""
+    """The path of the cluster file; None for ``FDB_CLUSTER_FILE``, else the system's default path."""
     run_seconds: float = RUN_SECONDS
     threads: int = 16
-    """Concurrent transactions."""
+    """The number of threads, and so of transactions that run at the same time."""
     tls_certificate_file: str | None = None
-    """PEM; with all three files the connection is TLS, if the cluster file says ``:tls``."""
+    """The PEM file of the certificate; with all three files the connection is TLS."""
     tls_key_file: str | None = None
     tls_authority_file: str | None = None
     tls_password: str | None = None
-    """Password of the key."""
+    """The password of the TLS key file."""
     tls_verify_peers: str | None = None
-    """FoundationDB's pattern, such as ``Check.Valid=1``."""
+    """FoundationDB's pattern by which peers' certificates are verified, such as ``Check.Valid=1``."""
 
 
 class FdbDatabase:
@@ -117,7 +117,7 @@ class FdbDatabase:
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function for a user's question; not distinguished from other reads."""
+        """Run a read-only function for a user's question, exactly as `read` does."""
         return await self.read(body)
 
     async def failure(self) -> errors.StoreFailed:
@@ -184,7 +184,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """The adapter (a `Backing`) from one transaction of FoundationDB's binding."""
+    """The adapter from one transaction of FoundationDB's binding to the interface `Backing`."""
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction
@@ -221,7 +221,7 @@ class _Bound:
 
 
 def translated(error: Any) -> CoditectError:
-    """Return the store's error for an error of FoundationDB's binding."""
+    """Return the store's error that corresponds to an error of FoundationDB's binding."""
     code: int = error.code
     for codes, kind, sentence in _MEANINGS:
         if code in codes:

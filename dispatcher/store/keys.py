@@ -11,24 +11,24 @@ from dispatcher.store import tuples
 from dispatcher.store.tuples import Element
 
 MOST_CHILDREN = 4096
-"""The subspaces that a space caches."""
+"""The most subspaces that one space keeps in its cache."""
 _SMALL = tuple(tuples.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
-"""From this number on, integers are written with their length; the last number of 8 bytes, too."""
+"""The first integer that is packed with its length in bytes."""
 
 
 class Space:
-    """The keys that begin with a given tuple: FoundationDB's subspace; immutable, and safe in every thread."""
+    """The set of keys that begin with a packed tuple: FoundationDB's subspace; immutable and thread-safe."""
 
     __slots__ = ("_children", "prefix")
 
     def __init__(self, elements: tuple[Element, ...] = (), *, prefix: bytes = b"") -> None:
         self.prefix = prefix + tuples.pack(elements)
-        """The prefix of every key of the space."""
+        """The packed tuple with which every key of the space begins."""
         self._children: dict[str, Space] = {}
 
     def __getitem__(self, name: Element) -> Space:
-        """Return the subspace of an element; cached for a text."""
+        """Return the subspace whose tuple is longer by the given element; cached for a text."""
         if type(name) is not str:  # 1, 1.0 and True are equal and have different keys
             return Space((name,), prefix=self.prefix)
         child = self._children.get(name)
@@ -77,7 +77,7 @@ class Space:
         return tuples.unpack(key, len(self.prefix))
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
-        """Return begin and end of the range of all keys whose tuples are longer and begin with the given tuple."""
+        """Return begin and end of the range of all keys whose tuples extend the given tuple."""
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 

@@ -7,16 +7,16 @@ within the limits on all: the size is estimated as FoundationDB's client does, a
 from __future__ import annotations
 
 TRANSACTION_SECONDS = 5.0
-"""From the start of the transaction function to its commit."""
+"""The most seconds from the start of a transaction function to its commit."""
 TRANSACTION_BYTES = 10_000_000
-"""Keys and values written, and the keys of reads that may conflict. Aim below a tenth of it."""
+"""The most bytes of keys and values that a transaction writes or reads with conflicts; use a tenth of it."""
 KEY_BYTES = 10_000
 VALUE_BYTES = 100_000
 KEY_END = b"\xff"
-"""Every key sorts below this value."""
+"""The value below which every key sorts."""
 MUTATION_BYTES = 100
-"""The cost of a write beside its own key and value and the two keys of its conflict range."""
+"""The bytes that a write costs beside its key, its value and the two keys of its conflict range."""
 READ_BYTES = 40
-"""The cost of a read beside the two keys of its conflict range."""
+"""The bytes that a read costs beside the two keys of its conflict range."""
 RUN_SECONDS = 30.0
-"""Default of the time that `Database.run` and `Database.read` may take, repetitions included."""
+"""The default of the seconds that `Database.run` and `Database.read` may take, repetitions included."""

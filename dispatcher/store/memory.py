@@ -1,4 +1,4 @@
-"""The in-memory store: ordered keys, optimistic transactions as FoundationDB's, and every fault on request.
+"""The in-memory store for tests: ordered keys, optimistic transactions as FoundationDB's, and injected faults.
 
 A transaction function reads the committed state of its start and buffers its writes. Before it commits, other
 transactions may commit: if one of them wrote a key that the function read, the function conflicts, as FoundationDB's
@@ -33,25 +33,25 @@ Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
 
 MOST_REMEMBERED = 10_000
-"""Commits against which a transaction can be checked; a transaction that read before them is too old."""
+"""The number of latest commits against which a transaction is checked; an older transaction is too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The probabilities of faults, each from 0 to 1, and the range of delays."""
+    """The probabilities of injected faults, each from 0 to 1, and the ranges of delays in seconds."""
 
     conflict: float = 0.0
-    """A commit is refused although nothing conflicts."""
+    """The probability that a commit is refused although nothing conflicts."""
     unknown_committed: float = 0.0
-    """A commit is done and its answer lost."""
+    """The probability that a commit is done and its answer lost."""
     unknown_lost: float = 0.0
-    """A commit is lost, and the outcome is unknown."""
+    """The probability that a commit is lost, and the caller cannot know."""
     too_old: float = 0.0
-    """A transaction is too old at its commit."""
+    """The probability that a transaction is too old at its commit."""
     latency_seconds: tuple[float, float] = (0.0, 0.0)
-    """Least and most of each of the three ways: to the reads, to the commit, and back."""
+    """The least and the most seconds of each way over the network: to the reads, to the commit, and back."""
     read_seconds: tuple[float, float] = (0.0, 0.0)
-    """Least and most of each read beyond the transaction's own writes; keys read at once count as one."""
+    """The least and the most seconds of each read that goes beyond the transaction's own writes."""
 
 
 NO_FAULTS = Faults()
@@ -67,7 +67,7 @@ class Disk:
     commits: deque[tuple[int, list[KeyRange]]] = field(default_factory=deque)
 
     def between(self, begin: bytes, end: bytes) -> list[bytes]:
-        """Return the keys of a range, in order."""
+        """Return the keys of a range of the committed state, in order."""
         return self.keys[bisect_left(self.keys, begin) : bisect_left(self.keys, end)]
 
     def check(self, reads: list[KeyRange], read_version: int) -> None:
@@ -115,14 +115,14 @@ class Disk:
 
 
 class View:
-    """The reads and writes of one in-memory transaction (a `Backing`): one committed state under its own writes."""
+    """The reads and writes of one in-memory transaction: a committed state, and its own writes over that."""
 
     def __init__(self, disk: Disk, read_seconds: Callable[[], float] | None = None) -> None:
         self._disk = disk
         self._own = Overlay()
         self._read_seconds = read_seconds
         self.waited_seconds = 0.0
-        """How long the reads would have taken: the transaction is that much older."""
+        """The seconds that the reads so far would have taken, by which the transaction counts as older."""
         self.version = disk.version
         self.reads: list[KeyRange] = []
         self.mutations: list[Mutation] = []
@@ -180,22 +180,22 @@ class View:
         return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Buffer the write of a pair."""
+        """Buffer the write of a key and its value until the commit."""
         self.mutations.append(("set", key, value))
         self._own.put(key, value)
 
     def clear(self, key: bytes) -> None:
-        """Buffer the removal of a key."""
+        """Buffer the removal of a key until the commit."""
         self.clear_range(key, key + b"\0")
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Buffer the removal of a range."""
+        """Buffer the removal of all keys of a range until the commit."""
         self.mutations.append(("clear_range", begin, end))
         for key in (*self._disk.between(begin, end), *self._own.between(begin, end)):
             self._own.put(key, None)
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """Buffer an addition to a little-endian integer, without a read that can conflict."""
+        """Buffer an addition to a little-endian integer until the commit, without a read that can conflict."""
         self.mutations.append(("add", key, amount))
         self._own.put(key, added(self._visible(key), amount))
 
@@ -205,7 +205,7 @@ class View:
 
 
 class MemoryDatabase:
-    """A database on a `Disk`, for tests and simulations; a seed decides about every fault.
+    """An in-memory database on a `Disk`, for tests and simulations; a seed decides about every fault.
 
     `crash` ends the database as a kill does: calls in flight raise StoreUnavailable, committed or not.
     """
@@ -222,7 +222,7 @@ class MemoryDatabase:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """Take the disk, faults, seed and clocks.
+        """Create a closed database on the given disk, with the given faults, seed and clocks.
 
         `sleep` spends the time of reads; a `sleep` that returns at once only lets the transactions age. `now` is the
         clock by which transactions age; by default the event loop's.
@@ -230,16 +230,16 @@ class MemoryDatabase:
         self._sleep = sleep
         self._now = now
         self.disk = Disk() if disk is None else disk
-        """A second database may be opened on the disk after a crash."""
+        """The committed state, on which another database may be opened after a crash."""
         self.faults = faults
         self._chance = random.Random(seed)  # noqa: S311  # not a secret: a test repeats it
         self._run_seconds = run_seconds
         self._open = False
         self.path = NetworkPath()
-        """The network to the store; a call waits while the network is cut, until its time is up."""
+        """The simulated network to the store; calls wait while the network is cut, until their time is up."""
         self._failure: asyncio.Future[StoreFailed] | None = None
         self.repeated = 0
-        """Number of transactions that were started again."""
+        """The number of transactions that were started again after an error."""
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -267,7 +267,7 @@ class MemoryDatabase:
         return await asyncio.shield(self._failure)
 
     async def run(self, body: Callable[[Transaction], Result]) -> Result:
-        """Run a transaction function and commit; return the function's result."""
+        """Run a transaction function, commit its writes, and return its result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
             self.repeated += earlier.count > 0
@@ -280,7 +280,7 @@ class MemoryDatabase:
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function for a user's question; not distinguished from other reads."""
+        """Run a read-only function for a user's question, exactly as `read` does."""
         return await self.read(body)
 
     async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
@@ -335,7 +335,7 @@ class MemoryDatabase:
 
 
 def _range_read(begin: bytes, end: bytes, found: list[KeyValue], *, limit: int, reverse: bool) -> KeyRange:
-    """Return the range that a read has seen: with a limit, only up to the last pair found."""
+    """Return the range that a read depends on: with a limit, only up to the last pair found."""
     if not limit or len(found) < limit:
         return begin, end
     return (found[-1][0], end) if reverse else (begin, found[-1][0] + b"\0")

@@ -17,9 +17,9 @@ class Overlay:
         self.values: dict[bytes, bytes | None] = {}
         self._keys: list[bytes] = []
         self._before: list[tuple[bytes, bool, bytes | None]] = []
-        """Since the last `keep`: each changed key, whether the overlay had it, and its value before."""
+        """The keys changed since the last `keep`, each with whether the overlay had the key, and its value before."""
         self.size_bytes = 0
-        """The approximate size of all writes so far."""
+        """The approximate size in bytes of all writes so far."""
 
     @property
     def changed(self) -> bool:

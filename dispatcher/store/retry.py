@@ -14,7 +14,7 @@ from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
 Result = TypeVar("Result")
 
 BACKOFF = Backoff(0.01, 1.0)
-"""FoundationDB's pauses, with full jitter."""
+"""The pauses between tries of a transaction, as FoundationDB's, with full jitter."""
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class EarlierTries:
 
     count: int = 0
     slow: int = 0
-    """How many tries took so long that their commit may have been too late."""
+    """The number of tries that took so long that their commit may have been too late."""
 
     def note(self, *, slow: bool) -> None:
         """Count a finished try; `slow` says that it took too long."""

@@ -1,4 +1,4 @@
-"""A transaction as its function sees it, with FoundationDB's limits enforced alike for all backends.
+"""A transaction as a transaction function sees it, with FoundationDB's limits enforced alike for all backends.
 
 A backend supplies a `Backing`: the bare reads and writes of one attempt, without any check.
 """
@@ -33,44 +33,44 @@ from dispatcher.store.retry import EarlierTries
 Result = TypeVar("Result")
 KeyValue = tuple[bytes, bytes]
 KeyRange = tuple[bytes, bytes]
-"""The keys of [begin, end)."""
+"""A range of keys, from its begin up to and without its end."""
 
 _COUNTER = struct.Struct("<q")
 
 
 class Backing(Protocol):
-    """The reads and writes that a backend does for one attempt; keys and values are checked already."""
+    """The interface by which a backend does the reads and writes of one try of a transaction."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return the value of a key, own writes included."""
+        """Return the value of a key, with the transaction's own writes; None when there is none."""
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of [begin, end) in order, own writes included; all with limit 0."""
+        """Return the pairs of a range in order, with the transaction's own writes; all of them with limit 0."""
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys as `get` does, read at once."""
+        """Return the values of several keys as `get` does, by one read."""
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges as `get_range` does, forwards, read at once."""
+        """Return the pairs of several ranges in ascending order as `get_range` does, by one read."""
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write a pair of key and value."""
+        """Write a key with its value."""
 
     def clear(self, key: bytes) -> None:
         """Remove a key and its value."""
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Remove the keys of [begin, end)."""
+        """Remove all keys of a range."""
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """Add little-endian integers of the amount's size, without reading."""
+        """Add an amount to a little-endian integer of the same size, without reading it."""
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""
 
 
 class Reads(Protocol):
-    """The reading half of a transaction.
+    """The read methods of a transaction, for functions that change nothing.
 
     Raises:
         KeyTooLarge, KeyOutsideRange, InvertedRange: for a wrong key or range.
@@ -139,15 +139,15 @@ class Transaction:
     ) -> None:
         self._backing = backing
         self.earlier = earlier or EarlierTries()
-        """The earlier tries; any of them may have been committed."""
+        """The earlier tries of the transaction function, any of which may have been committed."""
         self._now = now
         self._until = now() + TRANSACTION_SECONDS
         self.size_bytes = 0
-        """The size so far that counts against `limits.TRANSACTION_BYTES`."""
+        """The bytes so far that count against `limits.TRANSACTION_BYTES`."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The transaction's reads without conflicts: values read may change before the commit."""
+        """The transaction's reads without conflicts, whose values may change before the commit."""
         return Snapshot(self)
 
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
@@ -217,7 +217,7 @@ class Transaction:
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:
-        """Raise TransactionTooOld when the transaction is open for too long; also called before a late commit."""
+        """Raise TransactionTooOld when the transaction has been open for too long; also called before a late commit."""
         if self._now() > self._until:
             raise TransactionTooOld(
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
@@ -249,7 +249,7 @@ class Transaction:
             )
 
     def watch(self, written: Callable[[bytes, bytes], None]) -> None:
-        """Call a function for every pair that is set from now on; for tests, and for histories of commits."""
+        """Call a function for every pair that the transaction writes from now on, for tests and histories."""
         self._backing = cast(Backing, _Watched(self._backing, written))
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ class Transaction:
 
 
 class _Watched:
-    """A `Backing` that reports every pair that is set."""
+    """The wrapper of a `Backing` that reports every pair that is written."""
 
     __slots__ = ("_backing", "_written")
 
@@ -275,7 +275,7 @@ class _Watched:
 
 
 def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Result:
-    """Run a transaction function to its end, and check age, size and result; for backends.
+    """Run a transaction function, and check the transaction's age, size and result, on behalf of a backend.
 
     Raises:
         TransactionTooOld: also when the function swallowed it; likewise TransactionTooLarge.
@@ -302,12 +302,12 @@ def read_counter(value: bytes | None) -> int:
 
 
 def write_counter(number: int) -> bytes:
-    """Return the bytes of a counter with the given number, within 64 bits, signed."""
+    """Encode a number as the bytes of a counter: 64 bits, signed."""
     return _COUNTER.pack(number)
 
 
 def added(value: bytes | None, amount: bytes) -> bytes:
-    """Return the result of FoundationDB's atomic ADD: cut or filled to the amount's size, wrapping around."""
+    """Add two little-endian integers as FoundationDB's atomic ADD does, at the amount's size, wrapping around."""
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")
@@ -338,7 +338,7 @@ def _check_value(value: bytes) -> None:
 
 
 class _Ended:
-    """A `Backing` for the time after the function's return; every use raises RuntimeError."""
+    """The `Backing` of a transaction whose function has returned; every use raises RuntimeError."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError("The transaction has ended: use `tr` only inside its function")

@@ -1,4 +1,4 @@
-"""FoundationDB's tuple layer: tuples as bytes that sort as the tuples do.
+"""FoundationDB's tuple layer: tuples are packed into bytes that sort as the tuples do.
 
 The format is the one that all of FoundationDB's bindings share, so any of its tools reads the keys. It is written here
 so that a dispatcher on SQLite needs nothing of FoundationDB.
@@ -12,14 +12,14 @@ from typing import Any
 from uuid import UUID
 
 Element = Any
-"""None, bytes, str, int, float, bool, UUID, or a tuple of these."""
+"""The type of a tuple's element: None, bytes, str, int, float, bool, UUID, or a tuple of these."""
 
 _NULL, _BYTES, _TEXT, _TUPLE, _ZERO = 0x00, 0x01, 0x02, 0x05, 0x14
 _DOUBLE, _FALSE, _TRUE, _UUID = 0x21, 0x26, 0x27, 0x30
 _LONG, _NEGATIVE_LONG = 0x1D, 0x0B
 """The codes of numbers whose length in bytes is written, too."""
 _LARGE = 2**64 - 1
-"""The first number whose length is written; the one number of eight bytes among them."""
+"""The first integer that is packed with its length in bytes."""
 _EIGHT = 8
 _SIGN = 0x80
 
@@ -34,7 +34,7 @@ def pack(elements: tuple[Element, ...]) -> bytes:
 
 
 def unpack(packed: bytes, at: int = 0) -> tuple[Element, ...]:
-    """Unpack the tuple that begins at a place and ends with the bytes.
+    """Unpack the tuple that lies in the given bytes from a position on to their end.
 
     Raises:
         ValueError: when the bytes are no packed tuple.
@@ -77,7 +77,7 @@ def _packed_float(number: float) -> bytes:
 
 
 def _sortable(double: bytes, *, negative: Callable[[int], int]) -> bytes:
-    """Flip all bits of a negative number and the sign of another, or back: bytes then sort as numbers do."""
+    """Flip the bits of a packed float, or flip them back, so that its bytes sort as the number does."""
     if negative(double[0]):
         return bytes(byte ^ 0xFF for byte in double)
     return bytes((double[0] ^ _SIGN,)) + double[1:]
@@ -99,7 +99,7 @@ _PACKERS: dict[type, Callable[[Any], bytes]] = {
 
 
 def _unpacked(packed: bytes, at: int) -> tuple[Element, int]:
-    """Return the element at a place, and the place behind it."""
+    """Return the element that begins at a position of packed bytes, and the position behind it."""
     code, at = packed[at], at + 1
     if code in _CONSTANTS:
         return _CONSTANTS[code], at

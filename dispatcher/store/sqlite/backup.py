@@ -13,7 +13,7 @@ from dispatcher.store.sqlite.file import check_whole, connect, failure, refuse_f
 from dispatcher.store.sqlite.lock import FileLock
 
 BESIDE = ("-wal", "-shm", ".lock")
-"""The suffixes of the files beside a store's file."""
+"""The suffixes of the files that SQLite keeps beside a store's file."""
 
 
 def copy(source: Path, target: Path) -> None:

@@ -35,7 +35,7 @@ TRY_SECONDS = 0.1
 
 
 class SqliteDatabase:
-    """A database in one file on a local disk; `:memory:` and network file systems will not do.
+    """A database in one SQLite file on a local disk; `:memory:` and network file systems are not supported.
 
     One thread writes, two read, and two more answer questions. One process owns the file, by a lock that the kernel
     frees when the process ends: opening waits `wait_seconds` for another owner to end. `on_wait` is called once when
@@ -133,7 +133,7 @@ class SqliteDatabase:
 
     @property
     def groups(self) -> int:
-        """Number of commits to the disk so far, each for a group of transactions."""
+        """The number of commits to the disk so far, each for a group of transactions."""
         return self._now_open.writer.groups
 
     @property

@@ -18,13 +18,13 @@ from pathlib import Path
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 
 APPLICATION_ID = 0x434F4449
-"""``CODI``, in the file's header."""
+"""The number in a SQLite file's header that marks the file as a store: ``CODI`` in ASCII."""
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 5.0
-"""The longest time that SQLite itself waits for a lock."""
+"""The most seconds that SQLite itself waits for a lock of the file."""
 CACHE_KILOBYTES = 32_000
 CHECKPOINT_PAGES = 1_000
-"""A log longer than this, 4 MB, is copied into the file, and then overwritten from its beginning.
+"""The pages of the write-ahead log, 4 MB, after which SQLite copies the log into the file.
 
 As long as it grows, every sync writes the file's new size as well, which takes twice as long: with 16 MB the first
 thousands of commits were a tenth slower, and later ones no faster.
@@ -42,12 +42,12 @@ COMMIT;
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection with explicit transactions, for one thread at a time."""
+    """Open a connection to the SQLite file with explicit transactions, for use by one thread at a time."""
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make commits durable, and create the store's schema in a new file; the calling process owns the file.
+    """Set up a file for durable commits, and create the store's schema in a new one; the caller holds its lock.
 
     Raises:
         StoreMisconfigured: for a foreign file, a newer schema, or a file system without shared memory.
@@ -65,13 +65,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def tune(connection: sqlite3.Connection) -> None:
-    """Set the options that every connection to a store has."""
+    """Set the SQLite options that every connection to a store needs."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
 
 
 def failure(error: sqlite3.Error, path: Path) -> StoreFailed | StoreLocked | StoreMisconfigured:
-    """Return the store's error for an error of SQLite; nearly every one ends the process."""
+    """Return the store's error that corresponds to an error of SQLite; nearly every one ends the process."""
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     match None if code is None else code & 0xFF:
@@ -119,7 +119,7 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Check every page of the file, which takes seconds for each GB.
+    """Check every page of the store's file, which takes seconds for each GB.
 
     SQLite's full check would only compare indexes in addition, and a store has none.
 

@@ -26,7 +26,7 @@ class FileLock:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self) -> None:
-        """Take the lock at once, without waiting.
+        """Take the file's lock at once, or raise an error when another process has it.
 
         Raises:
             StoreLocked: when another process has the lock; names that process, and may be tried again.

@@ -1,4 +1,4 @@
-"""The reads and writes of a transaction as SQL statements, on a connection that is in a SQL transaction.
+"""The reads and writes of a store's transaction as SQL statements, within an open SQL transaction.
 
 Every step of a statement releases the interpreter's lock and has to wait for the lock when the event loop is busy,
 which takes longer than the step; a statement takes one step for each row that it finds. So writes are gathered in
@@ -22,9 +22,9 @@ from dispatcher.store.transaction import KeyRange, KeyValue, added
 Item = TypeVar("Item")
 
 MOST_ROWS = 256
-"""The limit of one statement that writes, or reads by keys."""
+"""The most rows that one statement writes, or reads by their keys."""
 MOST_RANGES = 64
-"""The limit of one statement that reads by ranges."""
+"""The most ranges that one statement reads."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
 _KEYS = "SELECT key FROM pairs WHERE key >= ? AND key < ?"
 _FORWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -32,7 +32,7 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 
 
 class Statements:
-    """The reads and writes of one transaction on SQLite (a `Backing`), where transactions run one by one.
+    """The reads and writes of one transaction on SQLite, where transactions run one after another.
 
     So a snapshot read is a read like any other. Writes go to the `overlay`, which the transactions of a group share;
     `write` takes them to SQLite.
@@ -46,7 +46,7 @@ class Statements:
         self._version = version
         self._overlay = overlay
         self.broken: CoditectError | None = None
-        """SQLite's failure, kept because the transaction function may have caught it."""
+        """The error of SQLite in this transaction, kept because the transaction function may have caught it."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         """Return the value of a key, own writes included; None without a value."""
@@ -87,11 +87,11 @@ class Statements:
         ]
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write a pair to the overlay."""
+        """Write a key and its value to the overlay of uncommitted writes."""
         self._overlay.put(key, value)
 
     def clear(self, key: bytes) -> None:
-        """Remove a key in the overlay."""
+        """Remove a key in the overlay of uncommitted writes."""
         self._overlay.put(key, None)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
@@ -109,7 +109,7 @@ class Statements:
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
-        """Return the items in the single result row of a statement."""
+        """Return the columns of the single row that a statement gives."""
         ((text,),) = self._rows(statement, parameters)
         return (found.split(" ") for found in text.split(",")) if text else iter(())
 
@@ -136,7 +136,7 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Divide items into pieces of few different sizes, since each size is a statement that SQLite prepares."""
+    """Divide items into pieces of few different sizes, since SQLite prepares one statement for each size."""
     at = 0
     while at < len(items):
         size = min(most, 1 << ((len(items) - at).bit_length() - 1))

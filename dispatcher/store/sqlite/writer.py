@@ -1,4 +1,4 @@
-"""The writing thread of a SQLite store: runs transaction functions one by one and commits them in groups.
+"""The writing thread of a SQLite store, which runs transaction functions one by one and commits them in groups.
 
 All waiting functions run in one SQL transaction, each over the writes of the functions before it, and one sync makes
 them durable: while the sync runs the next group gathers. Callers get their results after the sync, all of a group
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 
 MOST_OF_A_GROUP = 512
 GROUP_SECONDS = 0.05
-"""A group that ran for longer commits before another function starts."""
+"""The seconds that a group of transactions may run before it commits."""
 MOST_BYTES_OF_A_GROUP = 16_000_000
-"""A group that has written more commits before another function starts: its writes are held in memory."""
+"""The bytes that a group of transactions may write, held in memory, before it commits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +61,7 @@ class Writer:
     def __init__(
         self, connection: sqlite3.Connection, path: Path, *, on_failure: Callable[[StoreFailed], None]
     ) -> None:
-        """Start the thread; `on_failure` is called on the event loop, once, when the store stops for good."""
+        """Start the writing thread; `on_failure` is called once, on the event loop, when the store stops for good."""
         self._connection = connection
         self._path = path
         self._on_failure = on_failure
@@ -71,11 +71,11 @@ class Writer:
         self._stopping = False
         self._failed: StoreFailed | None = None
         self.groups = 0
-        """Number of commits to the disk so far."""
+        """The number of commits to the disk so far, each of a group of transactions."""
         self._thread.start()
 
     def submit(self, body: Callable[[Transaction], Any], earlier: EarlierTries) -> asyncio.Future[Any]:
-        """Queue a transaction function, and return the future of its result; canceled before its turn, it does not run.
+        """Queue a transaction function, and return the future of its result; if canceled in time, it does not run.
 
         Raises:
             StoreFailed: when the store has stopped for good.
@@ -90,7 +90,7 @@ class Writer:
         return request.answer
 
     async def stop(self) -> None:
-        """Finish the queued functions, then end the thread."""
+        """Finish the queued transaction functions, then end the writing thread."""
         self._stopping = True
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -130,7 +130,7 @@ class Writer:
             request.error = self._failed or error
 
     def _commit_group(self, requests: list[WriteRequest]) -> list[WriteRequest]:
-        """Run and commit as many requests as the group's limits allow, and return them."""
+        """Run and commit as many queued requests as the group's limits allow, and return them."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             (before,) = self._connection.execute("SELECT version FROM state").fetchone()
@@ -146,7 +146,7 @@ class Writer:
         return requests[:count]
 
     def _run_all(self, requests: list[WriteRequest], version: int, overlay: Overlay) -> tuple[int, int]:
-        """Run requests up to the group's limits, and return how many were run and the resulting version."""
+        """Run queued requests up to the group's limits; return how many ran, and the resulting version."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
             version += self._run(request, version, overlay)
@@ -155,7 +155,7 @@ class Writer:
         return len(requests), version
 
     def _run(self, request: WriteRequest, version: int, overlay: Overlay) -> bool:
-        """Run one request, and return whether it wrote anything that stays."""
+        """Run one request's transaction function, and return whether it wrote anything that is to be committed."""
         if request.answer.cancelled():
             return False
         statements = Statements(self._connection, self._path, version, overlay)
