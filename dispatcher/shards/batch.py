@@ -46,27 +46,27 @@ from dispatcher.store.errors import (
 from dispatcher.store.transaction import Transaction
 
 MOST_SLOW = 3
-"""The tries of a batch that took longer than a transaction may, after which the machine is no longer blamed."""
+"""The number of too slow tries after which a batch is split or its command refused."""
 _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The commands to a shard that a transaction applies, with the transaction's instant."""
+    """The commands that one transaction applies to a shard, with the transaction's time, lease and room."""
 
     lease: Lease
     terms: Policy
     caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
-    """Publications that the broker has confirmed: their outbox rows are cleared."""
+    """The numbers of publications that the broker has confirmed, whose outbox rows the batch clears."""
     room: Mapping[str, int]
     now_ms: int
     chance: float
     apart: bool = False
-    """Whether the consequences are left to later transactions, because together they were too much for one."""
+    """Whether the release of dependents is left to later transactions, because one could not hold it all."""
     doubt: str = ""
-    """The doubt about `now_ms` to mention beside it: see `ReferenceClock.doubt`."""
+    """The words about a doubtful clock that failures mention beside `now_ms`: see `ReferenceClock.doubt`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class BatchResult:
     The commands behind the last answer are left for another transaction.
     """
     repeated: bool
-    """Whether an earlier try may be committed, too; its effects are not included."""
+    """Whether an earlier try of the batch may have been committed, whose effects are not in `effects`."""
 
 
 class BatchTooLong(CoditectError):
@@ -266,4 +266,4 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Asked: requests.ask,
     }
 )
-"""Every kind of command, and its handler."""
+"""The table from each type of command to the function that applies it in a transaction."""

@@ -13,7 +13,7 @@ from dispatcher.store.errors import StoreUnavailable
 Value = TypeVar("Value")
 
 AGAIN_SECONDS = 0.2
-"""The pause before a refused command is given to the shard worker again."""
+"""The seconds before a command that was refused for now is given to the shard worker again."""
 
 
 class Settle(Protocol):
@@ -30,10 +30,10 @@ class Nothing:
     """The completion that does nothing, for the shard worker's own commands."""
 
     def done(self, answer: Any) -> None:
-        """Ignore the answer: no caller waits for it."""
+        """Ignore the answer to the command, because no caller waits for it."""
 
     def undone(self) -> None:
-        """Ignore the command: it is given again if it is still needed."""
+        """Ignore that the command was not applied; the worker creates it again if it is still needed."""
 
 
 class CommandAnswer(Generic[Value]):
@@ -80,36 +80,36 @@ class RebuildAnswer:
         self.settle.done(answer)
 
     def undone(self) -> None:
-        """Pass on that the shard has another owner."""
+        """Tell the waiting completion that the shard has another owner."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRefused:
-    """The completion of a refused command, once the ledger has recorded the refusal."""
+    """The completion of a command that records a refusal, which then passes the refusal on."""
 
     settle: Settle
     refusal: CoditectError
 
     def done(self, answer: Any) -> None:
-        """Pass on the refusal, recorded or not."""
+        """Pass the refusal on to the completion of the refused command."""
         self.settle.done(self.refusal)
 
     def undone(self) -> None:
-        """Pass on that the shard has another owner, which tries the command again."""
+        """Tell the refused command's completion that the shard has another owner, which tries again."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The completion of a fill: it frees the reserved room, and passes on whether there may be more ready nodes."""
+    """The completion of a `Fill`: it frees the reserved room, and notes whether there may be more ready nodes."""
 
     free: Callable[[bool], None]
 
     def done(self, answer: Any) -> None:
-        """Free the room, because the nodes that were found are claimed."""
+        """Free the room that was reserved for the fill, because the nodes that it found are claimed."""
         self.free(answer is True)
 
     def undone(self) -> None:
-        """Free the room, because the shard has another owner."""
+        """Free the room that was reserved for the fill, because the shard has another owner."""
         self.free(False)

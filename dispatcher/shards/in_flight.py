@@ -22,25 +22,26 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.liveness.monitor import AgentGone
 
 SILENT_SECONDS = 60.0
-"""The silence after which a flight is looked for."""
+"""The seconds without a report after which the orphan detector searches for a published task."""
 UNTOLD_SECONDS = 3.0
-"""The time after its publication for which a flight may run without a report: unasked for 1 s, reported 100 ms later.
+"""The seconds in which the agent of a doubtful task must have reported its start, or the task counts as lost.
 
-The rest is for the way: a report that was lost, or lies in a queue for longer, is not waited for.
+An agent may start a task within 1 s of its publication without a grant, and reports the start 100 ms later. The
+remaining time is for the way of the report.
 """
 EARLY_ACK_MS = 600_000
-"""The time from which an agent has acked its delivery and reports every 20 s."""
+"""The age of a publication in milliseconds from which its agent has acked it and reports every 20 s."""
 
 
 class Fate(Enum):
     """The judgement about a published task: held by an agent or the broker, to be searched for, or lost."""
 
     HELD = auto()
-    """An agent or the broker has it, as far as is known."""
+    """An agent or the broker has the task, as far as the dispatcher knows."""
     SOUGHT = auto()
-    """It is silent for so long that the broker and its agent are to be asked."""
+    """The task has been silent for so long that its broker queue and its agent are to be asked for it."""
     LOST = auto()
-    """It is with nobody, and is to be published again."""
+    """Neither the broker nor an agent has the task, and it is to be published again."""
 
 
 @dataclass(slots=True)
@@ -54,13 +55,13 @@ class Flight:
     """The instant of the publication, in milliseconds since the epoch."""
     fence: int = 0
     agent: str = ""
-    """The agent that reported the start; empty before a report."""
+    """The id of the agent that reported the start of the task; empty before that report."""
     heard: float = 0.0
-    """The instant of the last report, or the last at which none could arrive: on the loop's clock, in seconds."""
+    """The time of the last report about the task, or the last time at which none could arrive, in seconds."""
     apart: bool = False
-    """Whether the task went to an agent's own queue, so that its start says nothing of the capability's queue."""
+    """Whether the task went to an agent's own queue instead of the capability's queue."""
     heartbeat_ms: int = 0
-    """The permitted silence of the agent, if the node sets one; 0 for none."""
+    """The longest silence in milliseconds that the node permits its agent; 0 for no such limit."""
 
 
 class InFlight:
@@ -70,7 +71,7 @@ class InFlight:
         self._window = window
         self._flights: dict[NodeKey, Flight] = {}
         self.started: dict[tuple[str, str], int] = {}
-        """The last publication that is known to have started, by capability and level."""
+        """The highest publication number that is known to have started, by capability and level."""
         self._others: dict[NodeKey, int] = {}
         self._doubtful = 0
 
@@ -106,7 +107,7 @@ class InFlight:
             self._window.end(flight.capability, completed=completed)
 
     def set_apart(self, node_key: NodeKey) -> None:
-        """Note that a node's task went to an agent's own queue, not to the capability's."""
+        """Note that a node's task went to one agent's own queue, not to the queue of the capability."""
         if (flight := self._flights.get(node_key)) is not None:
             flight.apart = True
 

@@ -40,7 +40,7 @@ from dispatcher.store.transaction import Reads
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.2
-"""The pause before another try to read the values."""
+"""The seconds before another try to read the values of a node's expressions from the store."""
 FIRST_SECONDS = 60.0
 MOST_SECONDS = 3_600.0
 
@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Keep the keys of left-over work that is not to be continued in `aside`; give each result to `put`."""
+        """Keep the keys of running evaluations in `aside`, so that no batch continues them; give results to `put`."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -158,7 +158,7 @@ class ContinuationBackoff:
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()
-        """The keys of the pieces; the next owner of the shard tries all of them again."""
+        """The keys of the pieces of work that are set aside; the shard's next owner tries them again."""
         self._go_on = go_on
         self._last: dict[bytes, Waited] = {}
         self._waiting: dict[bytes, asyncio.TimerHandle] = {}

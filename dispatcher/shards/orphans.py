@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 PAUSE_SECONDS = 15.0
-"""The distance of two looks beyond which this process counts as having stood still between them."""
+"""The seconds between two looks from which this process counts as having stood still."""
 MOST_ASKED = 200
-"""The number of silent agents that a look asks, at the same time."""
+"""The most silent agents that the detector pings at the same time."""
 
 
 class OrphanDetector:
@@ -53,10 +53,10 @@ class OrphanDetector:
         self._hears = True
         self._marks: Mapping[tuple[str, str], int] = {}
         self._old_marks: Mapping[tuple[str, str], int] = {}
-        """The state of `InFlight.started` over `SILENT_SECONDS` ago."""
+        """The value of `InFlight.started` as it was more than `SILENT_SECONDS` ago."""
 
     async def run(self) -> None:
-        """Look every `LOOK_SECONDS` until the worker is closed; errors of the broker are logged."""
+        """Search for lost tasks every `LOOK_SECONDS` until the worker is closed; errors of the broker are logged."""
         while not self._worker.closed:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -119,7 +119,7 @@ class OrphanDetector:
                 self._lose(one, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
-        """Return whether no message waits unread in the shard's results queue."""
+        """Return whether the shard's results queue is empty, so that no report waits unread in it."""
         stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 
@@ -140,7 +140,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
-        """Return whether the flight's queue is missing or empty; one look serves all flights of the queue."""
+        """Return whether the queue of a published task is missing or empty; one look serves all tasks of the queue."""
         queue = routing.task_queue(flight.capability, Priority(flight.level))
         if queue not in known:
             stats = await self._broker.stats(queue)

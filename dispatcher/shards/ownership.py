@@ -48,20 +48,20 @@ RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
 STEP_SECONDS = 0.2
-"""The time to wait for the step under way before all shards are handed over."""
+"""The seconds that a leaving dispatcher waits for its current ownership step before it hands shards over."""
 GIVE_UP_SECONDS = 1.0
-"""The time that the shards that are given up may take to close."""
+"""The seconds in which shards must close that the dispatcher gives up."""
 CANCEL_SECONDS = 0.1
-"""The time to wait for the broker when a shard closes; later deliveries are returned."""
+"""The seconds that a closing shard waits for the broker to cancel its consumers."""
 
 
 def new_owner() -> str:
-    """Return a name for one life of one dispatcher, which is never used again."""
+    """Return a new unique name for one life of one dispatcher, as an owner of leases."""
     return f"{NAME}-{os.getpid()}-{token_hex(4)}"
 
 
 class ShardOwnership:
-    """The shards of one dispatcher; `async with` takes part, and leaving it hands all shards over."""
+    """The shards of one dispatcher; entering the context takes shards, and leaving it hands all of them over."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class ShardOwnership:
         self._ports = ports
         self._pings = pings
         self.on_request: Callable[[Delivery], None] = Delivery.requeue
-        """The handler of deliveries to a shard's control queue; set before entering."""
+        """The handler of messages in the control queues of the shards; set before entering."""
         self._graph = graph
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
-        """The notice that a node waits for room, or that there is some; set before entering."""
+        """The callback for a node that waits for room, or for new room; set before entering."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._consumers: dict[int, list[Consumer]] = {}
@@ -92,9 +92,9 @@ class ShardOwnership:
         self._task: asyncio.Task[None] | None = None
         self._ending = asyncio.Event()
         self._missed = {"broker": 0.0, "store": 0.0}
-        """The seconds without broker or store, as far as this process ran."""
+        """The seconds for which the broker or the store has not answered, while this process ran."""
         self.cut_off_from = ""
-        """The reason why the shards were given up, the broker or the store; empty when they were not."""
+        """The server that did not answer when the shards were given up, broker or store; empty otherwise."""
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
@@ -112,7 +112,7 @@ class ShardOwnership:
         await self.hand_over()
 
     async def hand_over(self) -> None:
-        """Give all shards away, within a second even when the broker does not answer.
+        """Close all shards and free their leases within a second, even when the broker does not answer.
 
         The store may take `LEAVE_SECONDS`; without an answer the leases lapse. Idempotent.
         """
@@ -261,7 +261,7 @@ class ShardOwnership:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _declare(self, shard: int) -> None:
-        """Declare the shard's queues, and the base topology again when an exchange of theirs is gone."""
+        """Declare a shard's queues, and the base topology too when an exchange of theirs is missing."""
         queues = shard_queues(shard, quorum=self._ports.quorum)
         try:
             await self._ports.broker.declare(queues)
@@ -335,7 +335,7 @@ class ShardOwnership:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the cached states of the workflow's shard; None when the dispatcher does not own the shard."""
+        """Return the status cache of the workflow's shard; None when the dispatcher does not own the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
         return None if worker is None or worker.closed else worker.status_cache
 

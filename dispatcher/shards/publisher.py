@@ -1,4 +1,4 @@
-"""The publisher of one shard: its publications on their way to the broker, its cancels and its events.
+"""The publisher of one shard, which sends the shard's tasks, cancels and events to the broker.
 
 While a shard waits for a rebuild on another broker its publications are held: the earlier ones are published again
 afterwards, under numbers of their own. The ledger says which these are by the last number before the rebuild.
@@ -30,7 +30,7 @@ TYPES: Mapping[TaskState, str] = MappingProxyType(
     {state: f"node.{state.value}" for state in TaskState}
     | {TaskState.WORKING: "node.started", TaskState.RETRY_WAIT: "node.retrying"}
 )
-"""The type of the event that a node has come into a state."""
+"""The table from a node's state to the type of the event that announces the state."""
 Sent = Callable[[Publication, BaseException | None], None]
 
 
@@ -131,7 +131,7 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
 
 
 async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> None:
-    """Send a cancel of the node to every agent; best effort, since a later result would be refused anyway."""
+    """Send a cancel message for a node's publication to every agent, at most once."""
     message = control_messages.cancel(node_key.task_id, reason="canceled", publication=publication)
     try:
         await broker.publish(message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)

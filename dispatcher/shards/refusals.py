@@ -16,9 +16,9 @@ from dispatcher.shards.completions import CommandRefused, Settle
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 5
-"""The tries to record the end of an attempt, with growing pauses: six seconds in all."""
+"""The most tries to record the end of an attempt, with growing pauses of six seconds in all."""
 PAUSES_OF_KEPT = 25
-"""The number of first pauses before a report about a newer row is tried again: every five seconds."""
+"""The number of pauses after which a report about a row of a newer version is tried again: five seconds."""
 
 
 @value

@@ -1,4 +1,4 @@
-"""The consumer of a shard's results: agents' reports become commands to the worker, acked after the commit."""
+"""The consumer of agents' reports to a shard: each becomes a command to the worker, acked after the commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_REASON = 2_000
 
 
 class ResultsConsumer:
-    """The consumer of one shard's results queue."""
+    """The consumer of one shard's results queue, in which agents' reports arrive."""
 
     def __init__(self, worker: ShardWorker) -> None:
         self._worker = worker
@@ -53,7 +53,7 @@ class ResultsConsumer:
             self._refuse(delivery, error)
 
     def _take_results(self, delivery: Delivery) -> None:
-        """Hand each result over by itself, and settle the delivery when all are recorded or refused."""
+        """Hand each result of a message to the worker, and settle the message when all are recorded or refused."""
         results = read_results(delivery.message, str(self._worker.shard))
         if not results:
             delivery.ack()
@@ -62,7 +62,7 @@ class ResultsConsumer:
             self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Fail the attempts that an unreadable message is about, as far as it names them."""
+        """Fail the attempts that an unreadable message of results names."""
         owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
         if not owners:
             delivery.reject()
@@ -86,7 +86,7 @@ class ResultsConsumer:
 
 
 def read_finished(message: Message) -> Finished:
-    """Return the command in a message with one result.
+    """Decode a message with one result, and return the command that records the result.
 
     Raises:
         InvalidTask: when the message cannot be read.
@@ -97,7 +97,7 @@ def read_finished(message: Message) -> Finished:
 
 
 def finished(told: AttemptResult) -> Finished:
-    """Return the command for an agent's result."""
+    """Return the command that records an agent's result."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.free)
 
@@ -112,24 +112,24 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
 
 @value
 class Acked:
-    """The completion that acks a delivery when the ledger has it, and rejects one that the ledger cannot take."""
+    """The completion that acks an agent's report once it is recorded, and rejects one that the ledger refuses."""
 
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Ack the recorded delivery; reject it after a refusal."""
+        """Ack the agent's report because it is recorded, or reject it because the ledger refused it."""
         if isinstance(answer, CoditectError):
             self.delivery.reject()
         else:
             self.delivery.ack()
 
     def undone(self) -> None:
-        """Return the delivery to the queue for the shard's next owner."""
+        """Return the agent's report to the queue for the shard's next owner."""
         self.delivery.requeue()
 
 
 class AckedTogether:
-    """The completion of a delivery with several results, settled as `Acked` when the last of them is.
+    """The completion shared by the results of one message, which settles the message after the last of them.
 
     A delivery that is `refused` becomes a dead letter in any case, for a person to look at, once its results are
     recorded.
@@ -142,12 +142,12 @@ class AckedTogether:
         self._undone = False
 
     def done(self, answer: Any) -> None:
-        """Count a result that is recorded or refused for good."""
+        """Count one result of the message as recorded or refused for good."""
         self._refused = self._refused or isinstance(answer, CoditectError)
         self._settle()
 
     def undone(self) -> None:
-        """Count a result that is for the next owner; the delivery is returned, and repeats the others harmlessly."""
+        """Count one result of the message as not recorded, so that the message returns to the queue."""
         self._undone = True
         self._settle()
 

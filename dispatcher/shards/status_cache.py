@@ -16,7 +16,7 @@ MOST = 10_000
 
 
 class StatusCache:
-    """The rows of workflows that a client asked for and that have not ended."""
+    """The progress of workflows that clients asked for and that have not ended, by workflow."""
 
     def __init__(self, most: int = MOST) -> None:
         """Keep at most `most` workflows: the cache is emptied when it would hold more."""
@@ -25,12 +25,12 @@ class StatusCache:
         self._runs: dict[str, RunRecord] = {}
 
     def get(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
-        """Return the workflow's rows after the last commit; None when the ledger has to be asked."""
+        """Return a workflow's rows as of the last commit; None when the cache does not have them."""
         run = self._runs.get(workflow)
         return None if run is None else (self._heads[workflow], run)
 
     def follow(self, workflow: str, head: WorkflowRecord) -> None:
-        """Keep the workflow's rows from the next commit on, because a client asked for it."""
+        """Keep a workflow's rows in the cache from the next commit on, because a client asked for them."""
         if len(self._heads) >= self._most:
             self.clear()
         self._heads[workflow] = head
@@ -45,6 +45,6 @@ class StatusCache:
                 self._runs[workflow] = run
 
     def clear(self) -> None:
-        """Empty the cache, because an unknown commit may have changed the rows."""
+        """Empty the cache, because a transaction with a lost answer may have changed the rows."""
         self._heads.clear()
         self._runs.clear()

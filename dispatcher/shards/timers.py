@@ -25,11 +25,11 @@ from dispatcher.shards.completions import NOTHING, Settle
 log = logging.getLogger(__name__)
 
 AGAIN_MS = 1_000
-"""The pause before the next look, when the store did not answer, or time limits are held back."""
+"""The milliseconds before the next look for due timers, when the store failed or time limits are held back."""
 GRACE_SECONDS = 3.0
-"""The time from when reports can arrive until the earlier ones are here."""
+"""The seconds in which earlier reports of agents arrive once reports can arrive again."""
 DEAF_SECONDS = 0.3
-"""The pause between two looks whether reports can arrive again."""
+"""The seconds between two looks whether the consumers of reports are active again."""
 Put = Callable[[Due, Settle], None]
 
 
@@ -42,13 +42,13 @@ class TimerService:
         self._put = put
         self._handle: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        """The event that a timer is due, or that the next one is to be read."""
+        """The event that wakes the loop, because a timer is due or the next timer is to be read."""
         self._is_due = False
         self._closed = False
         self._consumers: Collection[Consumer] = ()
-        """The consumers of agents' reports; the dispatcher's other consumers say nothing about agents."""
+        """The consumers of agents' reports to the shard."""
         self._deaf = False
-        """Whether the service waits for the consumers to come back."""
+        """Whether the service waits for lost consumers of agents' reports to become active again."""
         self._held_until = math.inf
         """The instant until which time limits are held back, on the loop's clock."""
         self._paused_until = -math.inf
@@ -57,7 +57,7 @@ class TimerService:
         """The instant until which every due timer is held back or done, in milliseconds since the epoch."""
 
     def open(self) -> None:
-        """Begin to look for due timers."""
+        """Start the loop that looks for due timers."""
         name = f"timers of shard {self._shard}"
         self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
 
@@ -108,7 +108,7 @@ class TimerService:
         self._deaf = False
 
     def hold(self) -> None:
-        """Hold time limits back for a grace, because no report could arrive until now."""
+        """Hold time limits back for `GRACE_SECONDS`, because agents' reports could not arrive until now."""
         self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class _LastDue:
     pause: Callable[[], None]
 
     def done(self, answer: Any) -> None:
-        """Look for the next timer, after a pause if a newer dispatcher must handle this one, which stays due."""
+        """Look for the next timer, after a pause if only a newer dispatcher can handle the last one."""
         if isinstance(answer, NewerVersion):
             self.pause()
         self.look()

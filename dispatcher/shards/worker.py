@@ -47,9 +47,9 @@ MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
-"""The time that a closing worker waits for the broker's confirms, and for the last news to RQ."""
+"""The seconds that a closing worker waits for the broker's confirms, and for its last changes to reach RQ."""
 IDLE_SECONDS = 0.2
-"""The time without a batch after which the outbox is cleared by a batch of its own."""
+"""The seconds without a batch after which the outbox is cleared by a batch of its own."""
 MOST_FILL = 500
 
 
@@ -73,40 +73,40 @@ class ShardWorker:
         self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
-        """The number of first commands that get a batch each, because one of them failed the batch that they shared."""
+        """The number of next commands that each get a batch of their own, after a batch of several failed."""
         self._apart = False  # whether that is so of the batch that is under way
         self._wake = asyncio.Event()
         self._definitions = Definitions()
         self._later = ContinuationBackoff(lambda: self.put(GoOn()))
         self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
         self._unsure = False
-        """Whether a try may be committed whose effects memory does not have."""
+        """Whether a transaction may have been committed whose effects were not applied in memory."""
         self._confirmed: list[int] = []
         self._publisher = ShardPublisher(ports.broker, self._published)
         self._unsent: deque[Effects] = deque()
-        """The effects of committed transactions that are yet to be published."""
+        """The effects of committed transactions whose tasks are yet to be published."""
         self._flush: asyncio.TimerHandle | None = None
         self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.in_flight = InFlight(ports.window)
         self.newer = 0
-        """The number of nodes under way that a newer dispatcher wrote: they are left alone."""
+        """The number of published nodes whose rows only a newer dispatcher can read, and which are left alone."""
         self.status_cache = StatusCache()
         self.backlog: dict[str, None] = {}
-        """Capabilities that have ready nodes without a claim, as far as is known."""
+        """The capabilities of which the shard may have ready nodes in the backlog."""
         self.marker = marker
-        """The marker of the broker that the shard was built on, or is about to be."""
+        """The name of the broker's marker queue on which the shard was built, or is about to be."""
         self.closed = False
         self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=RETRY_SECONDS)
         self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)
         self._late = ports.metrics.counter(RESULTS_REFUSED, reason="late")
         self._strange = ports.metrics.counter(RESULTS_REFUSED, reason="unknown")
         self._lost = False
-        """Whether a refused commit showed that the shard has another owner: no other commit is tried."""
+        """Whether a refused commit showed that the shard has another owner, so that no other commit is tried."""
 
     async def open(self) -> None:
-        """Read the shard's state, start the worker, and publish again what may not have been published."""
+        """Read the shard's state from the ledger, start the worker, and publish again what was not confirmed."""
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         if found.newer:
             facts = {"shard": self.shard, "nodes": len(found.newer), "fix": FIX}
@@ -139,7 +139,7 @@ class ShardWorker:
         self.timer_service.set(found.next_due_ms)
 
     async def close(self) -> None:
-        """Finish the batch under way, and return the remaining commands."""
+        """Finish the current batch, and hand the remaining commands to their completions as not applied."""
         self.closed = True
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
@@ -201,7 +201,7 @@ class ShardWorker:
         self._confirmed.extend(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Add a command to the worker's queue."""
+        """Add a command to the worker's queue, with the completion that gets its answer."""
         if self.closed:
             settle.undone()
             return
@@ -257,7 +257,7 @@ class ShardWorker:
             self._refuse(entries, error)
 
     def _refuse(self, entries: list[QueuedCommand], error: Exception) -> None:
-        """Refuse a command that fails even alone and without its consequences; split a failed batch first."""
+        """Refuse a command that fails even in a batch of its own; split a failed batch of several commands."""
         if len(entries) > 1 or not self._apart:
             self._entries.extendleft(reversed(entries))
             self._singly = len(entries)
@@ -381,7 +381,7 @@ class ShardWorker:
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
-        """Claim up to `room` nodes of a capability from the backlog; the room is reserved until that is done."""
+        """Order up to `room` ready nodes of a capability to be claimed from the backlog, with that room reserved."""
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
