@@ -1,4 +1,4 @@
-"""The reconciler: it compares RQ's copy of the graph with the ledger, steadily and slowly, and corrects differences.
+"""The reconciler, which compares RQ's copy of the graph with the ledger at a low rate and corrects RQ.
 
 RQ gets each change after its commit, so it lags by a moment, and people change it with its own tools. Only a
 difference that stands in two looks is drift: a call that was lost, a key that a person deleted. It is corrected in the
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
-"""The pause between the two looks."""
+"""The seconds between the two looks that must both show a difference before it is corrected."""
 SHARE = 0.02
-"""The share of the time that comparing may take: the pause after a page is so much longer than the page took."""
+"""The share of the time that comparing may take, kept by a pause after each page."""
 LONGEST_PAUSE_SECONDS = 30.0
 FEW = 64
-"""The nodes of each of several workflows that are read at once."""
+"""The number of nodes of each workflow that are read together with those of other workflows."""
 TOGETHER = 32
-"""The workflows whose first nodes are read at once."""
+"""The number of workflows whose first nodes are read at once."""
 
 
 class Reconciler:
-    """The reconciler of one dispatcher's shard workers."""
+    """The reconciler for all shards of one dispatcher."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Reconciler:
         self._workers = workers
         self._graph = graph
         self.mended = 0
-        """The number of jobs that RQ did not have, or had otherwise."""
+        """The number of jobs so far that RQ did not have, or had in a wrong state."""
 
     def open(self, supervisor: Supervisor) -> None:
         """Start the loop that compares live workflows, and the search for ended ones.
@@ -119,7 +119,7 @@ class Reconciler:
         return self.mended - before
 
     async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
-        """Compare these workflows, pages of all of them together, with one pass over the shard's queues."""
+        """Compare the given workflows of a shard with RQ, page by page, and correct the differences."""
         if not workflows:
             return
         began = _now()
@@ -146,7 +146,7 @@ class Reconciler:
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
-    """Yield the jobs of these workflows that differ in RQ in two looks, by the page; correct nothing.
+    """Yield, page by page, the jobs of the given workflows that differ in RQ in two looks; correct nothing.
 
     While a page waits for its second look the next ones get their first.
 
@@ -168,7 +168,7 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the workflows' nodes by the page."""
+    """Yield the keys of the workflows' nodes, page by page."""
     page: list[NodeKey] = []
     async for node_keys in _reads(database, workflows):
         page += node_keys
@@ -196,7 +196,7 @@ def _now() -> float:
 
 
 async def _rest(began: float) -> None:
-    """Pause, so that comparing takes no more than its share of the time."""
+    """Sleep in proportion to the time since `began`, so that comparing takes no more than its share."""
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
@@ -222,7 +222,7 @@ async def _differing(
 
 
 async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
-    """Return the current snapshots of those nodes that exist, in as many batches as that takes."""
+    """Return the current snapshots of the given nodes, as far as they exist, by as many commands as needed."""
     seen: list[NodeSnapshot] = []
     while node_keys:
         answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()

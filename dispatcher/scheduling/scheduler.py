@@ -1,4 +1,4 @@
-"""The scheduler: it claims nodes that RQ has queued as room appears, and other ready nodes when RQ brings none.
+"""The scheduler, which claims the nodes that RQ has queued as room appears, and others when RQ has none.
 
 RQ holds the backlog, and the bridge takes jobs from it by priority, up to the room of each capability. The ledger's
 ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
-"""The number of nodes that a command claims."""
+"""The most nodes that one command claims."""
 CLAIM_BYTES = 4_000
-"""The approximate size that the claim of one node adds to a batch: as many share a batch as with a command for each."""
+"""The bytes that the claim of one node is taken to add to a batch."""
 
 
 class Scheduler:
@@ -46,14 +46,14 @@ class Scheduler:
         self._ownership = ownership
         self._graph = graph
         self._brought: dict[str, float] = {}
-        """The time of the last claim of a node that RQ brought, by capability."""
+        """The time of the last claim of a node that RQ proposed, by capability."""
         self._waiting: dict[str, float] = {}
-        """The time since when there has been room for waiting nodes, by capability."""
+        """The time since when there has been room for nodes in the backlog, by capability."""
         self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
     def open(self) -> None:
-        """Begin to bring ready nodes to the shard workers, from RQ and from the ready index."""
+        """Start to claim ready nodes as room appears, from RQ's proposals and from the ledger's index."""
         self._ports.background.keep(self._without_rq, name="backlogs", critical=True, idle=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)
@@ -72,11 +72,11 @@ class Scheduler:
     # -- for the bridge ---------------------------------------------------------------------------------
 
     def shards(self) -> Collection[int]:
-        """Return the shards that the dispatcher works for."""
+        """Return the numbers of the shards that the dispatcher owns."""
         return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
-        """Return the number of nodes to publish now, by capability with ready nodes: as many as there is room for."""
+        """Return how many nodes may be published now, for each capability with ready nodes."""
         waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
         found = {capability: self._ports.window.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
@@ -134,7 +134,7 @@ class Scheduler:
                     self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Show all live workflows of shards that RQ does not have; after an error the bridge's next look repeats it."""
+        """Show RQ all live workflows of shards whose state it does not have."""
         assert self._graph is not None
         for shard in shards:
             try:
@@ -159,7 +159,7 @@ class Scheduler:
                     self._fill(capability)
 
     def _fill(self, capability: str) -> None:
-        """Share the room among the shards with ready nodes of the capability, beginning with another one each time."""
+        """Share a capability's room among the shards with ready nodes, beginning with another shard at each call."""
         if not self._ports.ways.from_index:
             return
         workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
@@ -171,31 +171,31 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The completion of a proposal, which frees the room that was reserved for its nodes."""
+    """The completion of RQ's proposal of nodes, which frees the room that was reserved for them."""
 
     scheduler: Scheduler
     capability: str
     number: int
 
     def done(self, answer: Any) -> None:
-        """Free the room, because the nodes are claimed or refused."""
+        """Free the reserved room, because the proposed nodes are claimed or refused."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
-        """Free the room, because the shard has another owner."""
+        """Free the reserved room, because the shard has another owner."""
         self.scheduler.settled(self.capability, self.number, claimed=False)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The completion of a person's request in RQ, after which RQ gets the job's state from the ledger."""
+    """The completion of a person's request in RQ, which then writes the job's state in the ledger to RQ."""
 
     scheduler: Scheduler
     node_key: NodeKey
 
     def done(self, answer: Any) -> None:
-        """Send the job's state to RQ; a request that may be repeated stays, and comes again."""
+        """Write the job's state to RQ; after a retryable refusal, leave the request there to be found again."""
         if not isinstance(answer, Retryable):
             self.scheduler.tell(self.node_key)
 

@@ -18,21 +18,21 @@ from dispatcher.taskgraph.port import Proposal, TaskGraph, TaskGraphUnavailable,
 log = logging.getLogger(__name__)
 
 ADOPT_SECONDS = 0.25
-"""The pause between two looks at empty queues, unless `wake` is called: the dispatcher knows what it queued itself."""
+"""The seconds between two looks at empty RQ queues, unless `wake` is called."""
 AGAIN_SECONDS = 0.02
-"""The pause before another look for a waiting capability: its jobs may not be written yet, or stand behind others."""
+"""The seconds before RQ is asked again for queued jobs of a capability of which it gave none."""
 LOOK_SECONDS = 1.0
-"""The pause between two looks for requests and for a wiped Redis, and after a failure."""
+"""The seconds between two looks for people's requests and for a wiped Redis, and after a failure."""
 
 
 class ShardCommands(Protocol):
-    """The interface of the dispatcher's shards that the bridge uses."""
+    """The interface through which the bridge gives commands to the dispatcher's shards."""
 
     def shards(self) -> Collection[int]:
         """Return the shards that the dispatcher owns and that RQ was reconciled with."""
 
     def room(self) -> Mapping[str, int]:
-        """Return how many nodes may be published now, by capability; empty to adopt none."""
+        """Return how many nodes may be published now, by capability; empty when no job is to be taken."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """Claim the nodes whose jobs RQ had queued, or tell RQ their states."""
@@ -63,9 +63,9 @@ class Bridge:
         self._again_seconds = again_seconds
         self._wake = asyncio.Event()
         self._missed: dict[str, float] = {}
-        """The instant of the next look for capabilities that were not found."""
+        """The time of the next look for capabilities of which RQ had no queued job."""
         self.available = True
-        """Whether Redis answered the last time."""
+        """Whether Redis answered the bridge's last call."""
 
     def wake(self) -> None:
         """Look for queued jobs at once, because there is room, or a job was queued."""

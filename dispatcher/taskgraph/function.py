@@ -12,7 +12,7 @@ from typing import NoReturn
 from coditect.errors import SetupError
 
 FUNCTION = "dispatcher.taskgraph.function.publish"
-"""The only permitted function: a job with another one is refused, and no job's function is ever called."""
+"""The name of the function in every job of the dispatcher; RQ calls none, and another name is refused."""
 
 
 class RunByTheDispatcher(SetupError):

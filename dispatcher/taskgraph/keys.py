@@ -1,4 +1,4 @@
-"""The keys of stock RQ 2.12, and the dispatcher's few own keys beside them.
+"""The Redis keys of stock RQ 2.12, and the dispatcher's few own keys beside them.
 
 ::
 
@@ -33,12 +33,12 @@ _JOB_ID = re.compile(r"([A-Za-z0-9-]+)_((?:[A-Za-z0-9_]|-[0-9a-f]{2})+)")
 
 
 def job_id(workflow: str, node: str) -> str:
-    """Return RQ's id of a node's job."""
+    """Return the id of a node's job in RQ."""
     return f"{workflow}_{node}" if node.isidentifier() and node.isascii() else f"{workflow}_{_escape(node)}"
 
 
 def identity(job: str) -> Key | None:
-    """Return the workflow and node of a job id; None for an id of another form."""
+    """Return the workflow and the node in the id of an RQ job; None for an id of another form."""
     found = _JOB_ID.fullmatch(job)
     if found is None:
         return None
@@ -50,7 +50,7 @@ def identity(job: str) -> Key | None:
 
 @lru_cache(maxsize=1024)
 def queue_name(level: Priority, shard: int) -> str:
-    """Return RQ's queue of one level and shard."""
+    """Return the name of RQ's queue for one priority level and shard."""
     return f"coditect-{level.value}-{shard}"
 
 

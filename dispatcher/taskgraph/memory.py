@@ -1,4 +1,4 @@
-"""The task graph's in-memory twin: same behaviour, one process, with methods for the acts of people and for faults."""
+"""The in-memory twin of the task graph in RQ, for tests, with methods that act as people and faults do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Entry:
     job: Job
     state: JobState
     told: JobState
-    """The last state that the dispatcher set."""
+    """The last state that the dispatcher gave the job."""
     after: tuple[Key, ...]
     results: dict[str, bytes] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class MemoryTaskGraph:
         return None
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that do not exist."""
+        """Create the given jobs that do not exist yet."""
         self._check("create")
         there: list[Job] = []
         for job in jobs:
@@ -137,7 +137,7 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Return whether a queued job is taken: one whose capability has room, or one that is not proposed."""
+        """Return whether a queued job may be taken: its capability has room, or no proposal follows from it."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True
@@ -147,7 +147,7 @@ class MemoryTaskGraph:
         return fits
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove a workflow's jobs with everything about them."""
+        """Remove a workflow's jobs with everything that is kept about them."""
         self._check("remove")
         for node in nodes:
             key = Key(workflow, node)
@@ -187,7 +187,7 @@ class MemoryTaskGraph:
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Keep the store's highest incarnation until the next wipe, and return the one before."""
+        """Raise the store's incarnation, kept until the next wipe, and return the one before."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)
@@ -237,7 +237,7 @@ class MemoryTaskGraph:
             raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
 
     def _move(self, key: Key, state: JobState) -> None:
-        """Change RQ's state of a job, and its place."""
+        """Change a job's state, and move it to the queue or registry of that state."""
         entry = self._jobs[key]
         self._unqueue(key, entry)
         entry.state = state
@@ -260,7 +260,7 @@ class MemoryTaskGraph:
             queue.remove(key)
 
     def _start(self, entry: _Entry) -> bool:
-        """Start a job, and return whether its node is proposed: a failed job that a person requeued is a request."""
+        """Mark a job as started, and return whether its node is proposed; a job that a person requeued is not."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED

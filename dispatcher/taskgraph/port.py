@@ -16,17 +16,17 @@ from coditect.model.value import value
 from coditect.workflow.states import TaskState
 
 BATCH = 500
-"""The most jobs that a round trip creates, changes or adopts: a script blocks Redis while it runs."""
+"""The most jobs that one call to Redis creates, changes or adopts, because a script blocks Redis."""
 
 MOST_RESULT_BYTES = 1_024
-"""The largest result that is shown; the ledger has larger ones."""
+"""The largest result in bytes that RQ's tools show; larger results are only in the ledger."""
 
 PIECE = 64
-"""The number of jobs further behind in a queue that a look passes."""
+"""The number of queued jobs that one look passes beyond the head of a queue."""
 
 
 class TaskGraphUnavailable(Retryable):
-    """The error of RQ's Redis without an answer in time, or with a refusal; every call may be repeated as it is."""
+    """The error of a call that RQ's Redis did not answer in time, or refused; the call may be repeated."""
 
 
 def looks(room: int) -> int:
@@ -40,7 +40,7 @@ class JobState(StrEnum):
     DEFERRED = "deferred"
     """Waiting for predecessors; RQ enqueues the job when all of them are finished."""
     SCHEDULED = "scheduled"
-    """Waiting for a time or a person, not for predecessors: only a change moves the job."""
+    """Waiting for a time or a person, not for predecessors; only a change by the dispatcher moves the job."""
     QUEUED = "queued"
     STARTED = "started"
     FINISHED = "finished"
@@ -65,23 +65,23 @@ _PLACES = {
 
 
 def job_state(state: TaskState) -> JobState:
-    """Return the state of RQ's job, one registry or queue, for a node in the given state."""
+    """Return the RQ state that a node's job has when the node is in the given state."""
     return _PLACES[state]
 
 
 @value
 class Job:
-    """A node of a workflow in the form of RQ's job, as RQ is to have it."""
+    """A workflow's node in the form of a job that RQ is to have."""
 
     workflow: str
-    """A UUID, or another text of letters, digits and hyphens."""
+    """The workflow's id: a UUID, or another text of letters, digits and hyphens."""
     node: str
     shard: int
     level: Priority
     capability: str
-    """The capability, without a space; it ends the job's description, by which adoption knows it."""
+    """The capability's name, without a space; the job's description ends with it."""
     after: tuple[str, ...]
-    """The nodes of the same workflow that must all be finished.
+    """The names of the nodes of the same workflow that must all be finished before the job is queued.
 
     Empty where RQ cannot express the condition (any, k of n, `when`, an edge that allows failure): such a job is
     deferred until a change enqueues it.
@@ -92,7 +92,7 @@ class Job:
 
 @value
 class Change:
-    """A job's new state; `shard` and `level` are the job's own."""
+    """A new state for a job that RQ has; `shard` and `level` are the job's own."""
 
     workflow: str
     node: str
@@ -100,22 +100,22 @@ class Change:
     level: Priority
     state: JobState
     result: bytes | None = None
-    """The result as JSON; shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
+    """The node's result as JSON, shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
     error: str = ""
-    """The error that is shown for a failed job."""
+    """The text of the error that RQ's tools show for a failed job."""
     entry: str = ""
-    """The id of the result's stream entry, `<ms>-<n>`, so that a repeat adds none; empty for the current instant.
+    """The id of the result's entry in the job's stream, so that a repeat adds none; empty for the current time.
 
     A job that was created as ended has no entry yet: with an id it is added.
     """
     due_ms: int | None = None
-    """The due time of a scheduled job, for people; RQ does not move the job."""
+    """The due time of a scheduled job in milliseconds, for people to see; RQ does not act on it."""
     anew: bool = False
-    """Whether to write the state even if the job's hash has it: a registry or queue may not. Outcomes stay."""
+    """Whether to write the state even when the job's hash has it, because its queue or registry may differ."""
 
 
 class Proposal(NamedTuple):
-    """A job that RQ had queued and now has as started: it may run, if the ledger permits it.
+    """A job that RQ had queued and has marked as started: its node may run, if the ledger permits it.
 
     A job that the ledger does not claim stays started until a change sets its state.
     """
@@ -123,28 +123,28 @@ class Proposal(NamedTuple):
     workflow: str
     node: str
     capability: str
-    """The capability whose room was used, by the job's description."""
+    """The capability against whose room the job was taken, by the job's description."""
 
 
 class Key(NamedTuple):
-    """The key of a node's job."""
+    """The key of a node's job: workflow and node."""
 
     workflow: str
     node: str
 
 
 class RequestKind(StrEnum):
-    """The kind of a change that was made to a job with RQ's own tools."""
+    """The kind of change that a person made to a job with RQ's own tools."""
 
     CANCEL = "cancel"
     REQUEUE = "requeue"
     STRAY = "stray"
-    """A stock RQ worker took the job and failed it; there is no request, and no task was executed."""
+    """A stock RQ worker took the job and failed it: no person asked for anything, and no task was executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """A person's request about a job, repeated until a change sets the job's state."""
+    """A change that a person made to a job with RQ's tools, reported until the dispatcher sets the job's state."""
 
     workflow: str
     node: str
@@ -153,7 +153,7 @@ class ToolRequest:
 
 @dataclass(frozen=True, slots=True)
 class GraphDifference:
-    """The differences of RQ from the ledger: `create` the missing jobs and `tell` the changes."""
+    """The differences of RQ from the ledger: the jobs to `create`, and the changes to `tell`."""
 
     missing: tuple[Job, ...]
     changes: tuple[Change, ...]
@@ -164,16 +164,16 @@ class GraphDifference:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The workflows with unended jobs, and the queued jobs, of one shard in RQ."""
+    """The workflows with unended jobs in RQ, and the queued jobs, of one shard."""
 
     workflows: Collection[str]
-    """The workflows with such jobs, without jobs among the `requests`."""
+    """The workflows that have jobs in RQ which have not ended, without jobs that people changed."""
     queued: Collection[Key]
-    """The jobs in queues; one that was moved meanwhile may be missing."""
+    """The jobs in RQ's queues; a job that moves during the look may be missing."""
 
 
 class TaskGraph(Protocol):
-    """The task graph in RQ; an async context manager, and opening needs no server.
+    """The interface to the task graph in RQ, an async context manager whose opening needs no server.
 
     Each round trip ends within 1 s; no call blocks the event loop.
 
@@ -210,17 +210,17 @@ class TaskGraph(Protocol):
         """Return at most `BATCH` requests that people made with stock tools since the jobs' states were last set."""
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare these jobs, as the ledger has them, with RQ: hash, queue, registries and executions.
+        """Compare the given jobs, as the ledger has them, with RQ, and return the differences.
 
         `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
         and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.
         """
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return what has not ended in RQ, by one pass over the shard's queues and registries, in small steps."""
+        """Return the shard's workflows and queued jobs that have not ended in RQ, by one pass in small steps."""
 
     async def remember(self, shard: int) -> None:
-        """Note in Redis, after a reconciliation, that RQ has the dispatcher's state of the shard."""
+        """Record in Redis, after a reconciliation, that RQ has this dispatcher's state of the shard."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
         """Raise the store's incarnation in Redis to `begun`, and return the one before, 0 for none.

@@ -1,4 +1,4 @@
-"""The projector of one shard's commits into RQ, so that RQ's tools show the graph as the ledger has it.
+"""The projector, which copies one shard's commits into RQ, so that RQ's tools show the graph of the ledger.
 
 The shard worker adds the changes of each commit and goes on; nothing waits for Redis. Waiting changes are not stored:
 what died with a dispatcher is found by its successor's comparison (`scheduling.reconciler`). While Redis is away
@@ -33,13 +33,13 @@ from dispatcher.taskgraph.port import (
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 200_000
-"""The most entries that wait for Redis, about 60 MB."""
+"""The most job changes that wait for Redis, about 60 MB; beyond it they are dropped."""
 MOST_WITH_OUTCOMES = 10_000
-"""The number of waiting entries up to which outcomes of 1 kB each are kept, to bound the cost of an absent Redis."""
+"""The number of waiting changes beyond which new ones are queued without results and errors."""
 PAUSE_SECONDS = 0.2
-"""The pause after a failure, before the next try."""
+"""The seconds between a failed write to RQ and the next try."""
 GATHER_SECONDS = 0.1
-"""The time for which entries wait for others, unless one of them queues a job, from which it is to be adopted.
+"""The seconds for which changes wait to be written together, unless one of them queues a job.
 
 RQ is then only for people to look at. A node that lasts a moment is never shown as started: half of all changes are
 saved, and in a chain a round trip to Redis for every hop.
@@ -49,7 +49,7 @@ Entry = Job | Change
 
 
 class Projector:
-    """The projector of one shard, in the order of its commits; `run` writes to RQ until canceled."""
+    """The projector of one shard, which writes the changes of its commits to RQ in order."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class Projector:
         self._most_waiting = most_waiting
         self._entries = deque[Entry]()
         self._added = 0
-        """The number of all entries until now."""
+        """The number of all changes that were queued so far."""
         self._more = asyncio.Event()
-        """The event that there is something to write now."""
+        """The event that there are changes to write now."""
         self._gathering: asyncio.TimerHandle | None = None
         self._fewer = asyncio.Event()
-        """The event that entries were written, or thrown away."""
+        """The event that changes were written to RQ, or dropped."""
         self._closed = False
         self.overflowed = False
         """Whether changes were dropped because too many waited: show all nodes, then call `reconciled`."""
         self.available = True
-        """Whether Redis answered the last time."""
+        """Whether Redis answered the projector's last write."""
 
     @property
     def waiting(self) -> int:
@@ -131,7 +131,7 @@ class Projector:
             await self._fewer.wait()
 
     async def tell_last(self, seconds: float) -> None:
-        """Wait at most `seconds` for the present changes to be written; not at all while Redis is absent."""
+        """Wait at most `seconds` until the queued changes are in RQ; do not wait while Redis is absent."""
         if self.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
@@ -145,7 +145,7 @@ class Projector:
         self._throw_away()
 
     async def run(self) -> None:
-        """Write the entries to RQ, batch by batch, until canceled."""
+        """Write the queued changes to RQ, batch by batch, until canceled."""
         if self._entries:  # a loop before this one was woken for them, and died
             self._more.set()
         while True:
@@ -219,14 +219,14 @@ class Projector:
         return len(batch)
 
     async def _create(self, jobs: list[Job]) -> None:
-        """Create the jobs, and correct existing ones that differ."""
+        """Create the given jobs in RQ, and correct existing ones that differ."""
         if there := await self._graph.create(jobs):
             difference = await self._graph.difference(there)
             await self._graph.tell(difference.changes)
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Return the changes without the starts of jobs that changed again."""
+    """Return the changes without those to `started` of jobs that change again in the same batch."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

@@ -1,4 +1,4 @@
-"""The values in RQ's keys: rows for the scripts, made from a template that stock RQ itself gives.
+"""The values in RQ's keys, as rows for the Lua scripts, made from a template that stock RQ itself gives.
 
 The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds is
 there, too. The script fills in the fields that differ from job to job.
@@ -25,12 +25,12 @@ from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, Change, Job, Job
 
 MOST_ERROR_CHARACTERS = 8_192
 MOST_DEPENDENCIES = 10_000
-"""The most predecessors of a job in RQ; a job with more is created without them, and queued only by a change."""
+"""The most predecessors of a job in RQ; a job with more has none there, and only a change queues it."""
 MOST_EDGES = 5_000
-"""The most edges in one batch of creations, unless a single job has more."""
+"""The most dependencies in one batch of new jobs, unless a single job has more."""
 
 KEEP = -1
-"""RQ's time to live of results and failures: until they are removed. RQ counts a missing predecessor as met."""
+"""The time to live that RQ gives results and failures: for ever, until the dispatcher removes them."""
 
 _FILLED = frozenset({"created_at", "data", "origin", "description", "timeout", "status"})
 _DATA_BEGIN = f'["{FUNCTION}", null, '
@@ -39,7 +39,7 @@ _DATA_END = ", {}]"
 
 @cache
 def template() -> tuple[str, ...]:
-    """Return the fields that are the same in all jobs, as `name, value, name, value...`."""
+    """Return the fields of a job's hash that are the same in all jobs, as names and values by turns."""
     job = StockJob.create(
         FUNCTION, args=("", ""), connection=Redis(), result_ttl=KEEP, failure_ttl=KEEP, serializer=JSONSerializer
     )
@@ -48,7 +48,7 @@ def template() -> tuple[str, ...]:
 
 
 def job_row(job: Job) -> list[Any]:
-    """Return a job as a row for the script: id, queue, state, data, description, timeout in seconds, dependencies."""
+    """Return a job as a row of arguments for the Lua script that creates jobs."""
     after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
     return [
         job_id(job.workflow, job.node),
@@ -62,7 +62,7 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """Return a change as the script's row: id, queue, state, stream entry, result, error, due score, fresh start."""
+    """Return a change as a row of arguments for the Lua script that changes jobs."""
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),
@@ -81,18 +81,18 @@ def refusal_row(job: str, queue: str, error: str) -> list[Any]:
 
 
 def change_to(job: Job) -> Change:
-    """Return the change that gives a job its state, wherever RQ has the job now."""
+    """Return the change that gives a job its state in the ledger, whatever state RQ has it in."""
     return Change(job.workflow, job.node, job.shard, job.level, job.state, anew=True)
 
 
 def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
-    """Return RQ's present time as text and as seconds, whole too, the worker, and the start of execution ids."""
+    """Return the current time in RQ's formats, with the worker's name and a prefix of execution ids."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Yield the jobs in order, in batches bounded by jobs and by edges."""
+    """Yield jobs in order, in batches bounded by the number of jobs and of their dependencies."""
     begin, edges = 0, 0
     for end, job in enumerate(jobs):
         if end > begin and (end - begin == BATCH or edges + len(job.after) > MOST_EDGES):
@@ -104,7 +104,7 @@ def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 
 def _result(result: bytes | None) -> str:
-    """Return a result in RQ's form, where None is no result."""
+    """Encode a node's result as RQ stores it; empty for null, for no result and for one that is too large."""
     if result is None or result == b"null" or len(result) > MOST_RESULT_BYTES:
         return ""
     return b64encode(result).decode()

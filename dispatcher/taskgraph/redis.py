@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.9
 LOOKED_AT = 200
-"""The jobs of each queue and registry that a round trip of a pass examines: a millisecond or two of Redis."""
+"""The jobs of each queue and registry that one round trip examines, in a millisecond or two."""
 MOST_DEPENDENTS = 1_000
-"""The dependents that a round trip examines; those of a job with more are released in several."""
+"""The most dependents that one round trip examines; more take several round trips."""
 _PACKAGE = "dispatcher.taskgraph"
 _SCRIPTS = {
     **read_scripts(_PACKAGE, "create", "tell", "release", "adopt", "remove", shared="moves"),
@@ -59,7 +59,7 @@ Item = TypeVar("Item")
 
 
 class RedisTaskGraph:
-    """RQ's jobs in a Redis database; safe for concurrent calls on one event loop.
+    """The task graph as RQ's jobs in a Redis database; safe for concurrent calls on one event loop.
 
     `worker` names this life of this dispatcher: stock tools show it as the worker of the jobs that it started.
     """
@@ -67,7 +67,7 @@ class RedisTaskGraph:
     def __init__(
         self, url: str, *, worker: str, clock: Clock | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        """Prepare the scripts, and connect to nothing yet.
+        """Prepare the Lua scripts without connecting to Redis.
 
         Raises:
             SetupError: when Redis knows no such URL.
@@ -97,7 +97,7 @@ class RedisTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the states and release dependents, in one round trip for `BATCH` changes."""
+        """Set the given states of jobs and queue released dependents, in one round trip for `BATCH` changes."""
         for batch in _pages_of_one_each(changes):
             await self._tell_rows([change_row(one) for one in batch])
 
@@ -123,13 +123,13 @@ class RedisTaskGraph:
         return proposals
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove jobs with everything about them, in batches."""
+        """Remove a workflow's jobs with everything that RQ keeps about them, in batches."""
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._stamp(), ids)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return people's requests, in one round trip."""
+        """Return the requests that people made with RQ's tools, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
@@ -137,7 +137,7 @@ class RedisTaskGraph:
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the jobs with RQ, `BATCH` in a round trip."""
+        """Compare the given jobs with RQ, `BATCH` of them in a round trip."""
         missing: list[Job] = []
         changes: list[Change] = []
         for page in _pages(expected):
@@ -156,7 +156,7 @@ class RedisTaskGraph:
         return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Pass over the shard's queues and registries, `LOOKED_AT` of each in a round trip."""
+        """Return the shard's unended jobs in RQ, by `LOOKED_AT` of each queue and registry in a round trip."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
         queued: set[Key] = set()
@@ -169,11 +169,11 @@ class RedisTaskGraph:
         return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
-        """Write the dispatcher's name as the epoch of the shard."""
+        """Write the dispatcher's name into the shard's key, as a sign that RQ has its state."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Keep the highest incarnation as the store's score in a sorted set, in one transaction."""
+        """Raise the store's highest incarnation in a sorted set, and return the one before, in one transaction."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zscore(_STORES_KEY, store)
             pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
@@ -181,14 +181,14 @@ class RedisTaskGraph:
         return int(before or 0)
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards whose epoch is the dispatcher's own name."""
+        """Return the shards whose key names this dispatcher, so that RQ has their state."""
         if not shards:
             return ()
         found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
         return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
-        """Return the queues of a level, each time beginning with another shard."""
+        """Return RQ's queues of one level, beginning with another shard at each call."""
         queues = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]
@@ -233,7 +233,7 @@ def _pages(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _pages_of_one_each(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """Yield the changes in order, in pages without a job twice, since a script makes its writes at the end."""
+    """Yield changes in order, in pages without two changes of one job, as the Lua script needs."""
     begin, seen = 0, set[tuple[str, str]]()
     for end, change in enumerate(changes):
         key = (change.workflow, change.node)
