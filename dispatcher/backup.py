@@ -1,4 +1,4 @@
-"""The backup of a store in use, and its restore, for `coditect store`."""
+"""The backup and the restore of a dispatcher's store, for the commands of `coditect store`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def backup(settings: Settings, target: Path) -> None:
-    """Write the state of the settings' store into a new file; a dispatcher that uses the store goes on.
+    """Write the state of the store that the settings name into a new file, while a dispatcher may use the store.
 
     The copy is marked as one, so it may also be copied into the store's place by hand.
 
@@ -36,7 +36,7 @@ def backup(settings: Settings, target: Path) -> None:
 
 
 def restore(settings: Settings, source: Path) -> Path | None:
-    """Put a copy in the place of the settings' store; return where the former file is kept, if there was one.
+    """Put a backup in the place of the store that the settings name, and return where the former file is kept.
 
     Raises:
         StoreLocked: while a dispatcher owns the store.

@@ -1,4 +1,4 @@
-"""The capacity of one dispatcher: how many publications may be under way, by capability.
+"""The capacity of one dispatcher: how many tasks of each capability may be published and not ended.
 
 Priorities are bound late: a node that is not yet published can be overtaken, canceled and rebuilt at no cost. So only
 as many are published as keep the agents busy: twice their slots, or as many as completed within the last 100 ms.
@@ -20,19 +20,19 @@ RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
 PAUSES = Backoff(1.0, 30.0)
 PROBE_SECONDS = 2.0
-"""The longest pause of a capability that living agents offer."""
+"""The longest pause of a capability without a queue while living agents offer that capability."""
 
 
 @dataclass(slots=True)
 class _Pause:
-    """The pause of a capability without a queue, until a publication probes for a queue again."""
+    """The pause of a capability that has no queue, until one publication tries whether there is a queue again."""
 
     misses: int
     until: float
 
 
 class Capacity:
-    """The count of one dispatcher's publications under way; `now` is any clock in seconds that never goes back."""
+    """The count of one dispatcher's published tasks that have not ended, against the limit of each capability."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
         self._now = now
@@ -44,7 +44,7 @@ class Capacity:
         self._pauses: dict[str, _Pause] = {}
 
     def begin(self, capability: str) -> None:
-        """Count one more publication under way."""
+        """Count one more published task of the capability."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -52,7 +52,7 @@ class Capacity:
             pause.until = self._now() + PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
-        """Count one less publication under way."""
+        """Count one less published task of the capability, because it has ended."""
         self._under_way[capability] -= 1
         if completed:
             recent = self._ended.setdefault(capability, deque())
@@ -67,15 +67,15 @@ class Capacity:
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:
-        """Pause the capability, unless it is paused, because no queue took one of its publications."""
+        """Pause a capability, because the broker returned one of its tasks for want of a queue."""
         self._pauses.setdefault(capability, _Pause(1, self._now() + PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:
-        """End the capability's pause, because a queue took a publication; return whether it was paused."""
+        """End a capability's pause, because a queue took one of its tasks; return whether it was paused."""
         return self._pauses.pop(capability, None) is not None
 
     def set_slots(self, slots: Mapping[str, int]) -> None:
-        """Set the fleet's slots by capability.
+        """Set how many slots the whole fleet has for each capability, from which the limits follow.
 
         A paused capability is probed now when it gets its first slots, and every `PROBE_SECONDS` while it has any.
         """
@@ -85,18 +85,18 @@ class Capacity:
                 pause.until = min(pause.until, self._now() + PROBE_SECONDS * bool(before.get(capability)))
 
     def under_way(self, capability: str) -> int:
-        """Return the number of publications under way."""
+        """Return the number of published tasks that have not ended."""
         return self._under_way[capability]
 
     def room(self) -> dict[str, int]:
-        """Return the number of further publications, by capability; under "" for any other capability."""
+        """Return how many more tasks of each capability may be published; "" stands for any other capability."""
         return {"": self._least} | {
             capability: self.room_for(capability)
             for capability in self._under_way.keys() | self._kept.keys() | self._pauses.keys()
         }
 
     def room_for(self, capability: str) -> int:
-        """Return the number of further publications of one capability; may be negative."""
+        """Return how many more tasks of one capability may be published; may be negative."""
         pause = self._pauses.get(capability)
         if pause is not None:
             return int(self._now() >= pause.until) - self._kept[capability]

@@ -1,4 +1,4 @@
-"""The ports and settings that the parts of a dispatcher share, without any adapter."""
+"""The ports and settings that the parts of one dispatcher share, without any adapter of them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """The switches of the paths by which nodes are claimed; only tests switch a path off."""
+    """The switches of the three ways in which a node gets claimed; only tests switch one off."""
 
     on_record: bool = True
     """Whether nodes are claimed in the transaction that records their predecessor's result."""
     from_rq: bool = True
-    """Whether the bridge takes nodes from RQ's queues, which hold the backlog."""
+    """Whether the bridge proposes nodes from RQ's queues, which hold the backlog."""
     from_index: bool = True
-    """Whether nodes are claimed from the ready index when RQ brings none."""
+    """Whether the scheduler claims nodes from the ledger's index of ready nodes when RQ proposes none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports and settings of one dispatcher."""
+    """The broker, store and other ports, and the settings, that one dispatcher runs on."""
 
     broker: Broker
     database: Database
@@ -39,5 +39,5 @@ class Ports:
     floor: int = 0
     """The number below this dispatcher's fences and publication numbers: see `ledger/ownership/incarnation.py`."""
     quorum: bool = False
-    """Whether results and requests lie in quorum queues, as they should in a cluster."""
+    """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     metrics: Metrics = field(default_factory=MemoryMetrics)

@@ -69,26 +69,26 @@ class DispatcherOptions:
     shards: int = DEFAULT_SHARDS
     """The number of shards of a new store; an existing store keeps its own."""
     owner: str = field(default_factory=new_owner)
-    """The name of this life of the dispatcher in the leases."""
+    """The name of this life of the dispatcher, under which it holds leases."""
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     reconcile_seconds: float = ROUND_SECONDS
-    """The interval at which RQ's jobs are compared with the ledger."""
+    """The interval in seconds at which RQ's jobs are compared with the ledger."""
     keep_days: float = 7.0
-    """The time for which a workflow is kept after its end."""
+    """The days for which a workflow is kept after its end."""
     quorum: bool = False
-    """Whether results and requests use quorum queues, as they should in a cluster."""
+    """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
-    """The addresses that the dispatcher may answer."""
+    """The reply addresses to which the dispatcher may send answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A running dispatcher, with the parts that tests and other programs look at."""
+    """A running dispatcher with its parts: the shard workers, the request server and the loops."""
 
     notices: Notices
     ownership: ShardOwnership
     health: Health
-    """The health of its loops."""
+    """The health of the dispatcher's supervised loops."""
     metrics: MemoryMetrics
 
 
@@ -104,7 +104,7 @@ async def running_dispatcher(
     owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
-    """Run the control plane on these ports; leaving the context finishes what is in hand.
+    """Run a dispatcher on the given ports within the context; leaving the context finishes its batches.
 
     Without a database the ledger is kept in memory: for tests, where it ends with the process. Without a graph there is
     no RQ, and all nodes are dispatched from the ledger alone. `owner`, or else the options' name, names this life of
@@ -150,7 +150,7 @@ def compose(
     pings: Pings,
     evict: Callable[[str], Awaitable[object]],
 ) -> tuple[ShardOwnership, RequestServer]:
-    """Return the owner of the shards and the server that brings it requests; each needs the other."""
+    """Create the owner of the shards and the request server, each of which needs the other, and return both."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
     control = RequestServer(
@@ -221,12 +221,12 @@ async def serve(settings: Settings) -> None:
 
 @dataclass(slots=True)
 class Readiness:
-    """The reason why the program takes no work, for `/readyz`, while it starts, stands by and works."""
+    """The reason why the dispatcher takes no work at present, as the HTTP path `/readyz` shows it."""
 
     check: Callable[[], str] = lambda: "the dispatcher is starting"
 
     def why_not(self) -> str:
-        """Return the reason in a few words; empty when the program takes work."""
+        """Return in a few words why the dispatcher takes no work; empty when it takes work."""
         return self.check()
 
 
@@ -290,7 +290,7 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
 
 
 def main(settings: Settings | None = None) -> int:
-    """Run the dispatcher with these settings, or those of the environment, until it is stopped.
+    """Run the dispatcher with the given settings, or those of the environment, until it is stopped.
 
     Return the exit code.
     """

@@ -1,4 +1,4 @@
-"""Retention: the removal of data that is not needed any more, in one dispatcher at a time, by a lease.
+"""Retention: the periodic removal of old workflows, keys and answers, by the one dispatcher that has the lease.
 
 ==========================================  ==============================================================
 what                                        when
@@ -41,23 +41,23 @@ log = logging.getLogger(__name__)
 
 NAME: leases.Name = ("leader", "sweep")
 SWEEP_SECONDS = 60.0
-"""The pause between two rounds."""
+"""The pause in seconds between two rounds of removal."""
 UPLOAD_MS = 3_600_000
 SHOWN_MS = 60_000
-"""The time for which RQ's tools show a workflow that has ended."""
+"""The milliseconds for which RQ's tools show a workflow after its end."""
 SHOWN_FAILED_MS = 3_600_000
-"""The same time for a workflow that failed or was rejected, which a person may want to look at."""
+"""The milliseconds for which RQ's tools show a failed or rejected workflow after its end."""
 KEY_AHEAD_MS = 24 * 3_600_000
-"""The time before its expiry at which the key of a live workflow is extended."""
+"""The milliseconds before its expiry at which the idempotency key of a running workflow is extended."""
 MOST_ENDED = 100
-"""The number of workflows of one shard that a round removes."""
+"""The most workflows of one shard that one round removes."""
 DAY_MS = 24 * 3_600_000
 
 Value = TypeVar("Value")
 
 
 class Retention:
-    """The retention in one dispatcher, which removes old data while it holds the lease; `run` ends when canceled."""
+    """The remover of old data in one dispatcher, which works while the dispatcher holds the lease for that."""
 
     def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
         self._ports = ports
@@ -66,7 +66,7 @@ class Retention:
         self._keep_ms = round(keep_days * DAY_MS)
 
     async def run(self) -> None:
-        """Sweep once a minute, unless another dispatcher does."""
+        """Remove old data once a minute while this dispatcher has the lease, until canceled."""
         while True:
             try:
                 await self.sweep()
@@ -75,7 +75,7 @@ class Retention:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> bool:
-        """Run one round; return False when another dispatcher has the lease.
+        """Remove old data once; return False when another dispatcher has the lease for that.
 
         Raises:
             CoditectError: any error of the store or the task graph.
@@ -104,7 +104,7 @@ class Retention:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
-        """Remove the jobs of ended workflows from RQ: a node that has ended takes 3 kB of Redis."""
+        """Remove the jobs of long-ended workflows from RQ, where each takes 3 kB of Redis."""
         if self._graph is None:
             return
         read = self._ports.database.read

@@ -1,4 +1,4 @@
-"""Markers, which show whether a broker is the one that a shard was built on.
+"""The marker queues at a broker, which show that the broker still has the data of a shard.
 
 A *marker* is an empty quorum queue, `coditect.epoch.<uuid>`. It goes when the broker loses its data, and nothing makes
 it again. It is declared before a shard records it, so a recorded marker that is missing shows that everything which was
@@ -27,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """The marker queues at the broker, as one dispatcher sees them."""
+    """The marker queues at the broker, as one dispatcher finds and makes them."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class BrokerEpoch:
         self._latest = ""
 
     async def of_broker(self, known: str) -> str:
-        """Return the marker to build on: the known one if it exists, else another shard's, else a new one.
+        """Return the marker queue for a shard: the known one if the broker has it, else another's, else a new one.
 
         The known one, or "", is returned when none can be made, because the process may not declare queues: then a loss
         of the broker's data is not noticed.
@@ -77,6 +77,6 @@ class BrokerEpoch:
 
 
 def recorded(tr: Reads) -> list[str]:
-    """Return the markers that the shards have recorded, each once."""
+    """Return the names of the marker queues that the shards have recorded in the ledger, each once."""
     found = [str(versions.MARKER.unpack(row)[0]) for _, row in tr.get_range(*MARKERS.range())]
     return list(dict.fromkeys(found))

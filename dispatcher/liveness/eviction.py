@@ -1,4 +1,4 @@
-"""The eviction of a process from the broker: its connections are closed although it is gone, frozen or cut off.
+"""The eviction of a dead or frozen process from the broker, by closing the connections of the process.
 
 A broker redelivers a consumer's unsettled deliveries when the connection ends. A killed process's connection ends at
 once; a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 REASON = "evicted: the control plane took it for dead"
 OWNER_SECONDS = 3.0
 LISTED_SECONDS = 5.5
-"""The time by which the management API lists every connection that was opened before."""
+"""The seconds after which the management API surely lists a connection that was opened."""
 
 
 class Evictor(Protocol):
-    """A closer of connections at the broker."""
+    """The interface that closes the connections of a process at the broker."""
 
     async def evict(self, process: str) -> int:
         """Close the connections of a process and return how many; idempotent.
@@ -59,7 +59,7 @@ class ManagementEvictor:
         self._failing = False
 
     async def evict(self, process: str) -> int:
-        """Close the connections of a process by the management API, as `Evictor.evict`.
+        """Close the connections of a process by the broker's management API; return how many were closed.
 
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
@@ -75,7 +75,7 @@ class ManagementEvictor:
         return sum(closed)
 
     async def _listed(self) -> tuple[Connection, ...]:
-        """Return a listing that began after the call; callers that wait for a running one share the next."""
+        """Return a list of connections that was requested after this call; waiting callers share one list."""
         asked = self._now()
         async with self._turn:
             if self._begun < asked:

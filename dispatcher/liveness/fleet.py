@@ -1,4 +1,4 @@
-"""The dispatcher's one copy of the registry: the living agents, read by their changes, and their slots."""
+"""The dispatcher's copy of the registry: the living agents with their slots, read change by change."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry, Search
 
 LATE_MS = 2_000
-"""The remaining lease below which an agent is read again, because it missed a heartbeat and may be draining."""
+"""The remaining lease in milliseconds below which an agent's record is read again."""
 FEW = 32
-"""The number of agents up to which each is read by itself; above it, all are read."""
+"""The number of agents up to which each record is read by itself; with more, all are read at once."""
 WHOLE_SECONDS = 30.0
-"""The time after which all agents are read again: one may have registered again with the same id."""
+"""The seconds after which the records of all agents are read again."""
 
 
 class Fleet:
-    """The registry's agents as of the last look; a look reads all leases, and the records of new or late agents.
+    """The living agents in the registry as of the last look, by id.
 
     `on_look` is called with the living agents after every look.
     """
@@ -44,7 +44,7 @@ class Fleet:
         return records
 
     async def get(self, agent: AgentId) -> AgentRecord | None:
-        """Read one agent now; None when it is not alive.
+        """Read one agent's record from the registry now; None when the agent is not alive.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.

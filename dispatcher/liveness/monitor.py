@@ -1,4 +1,4 @@
-"""The monitor: it detects agents that are dead, frozen or cut off, and has their work continued elsewhere.
+"""The monitor, which detects agents that are dead, frozen or cut off, and reports them so that others do their work.
 
 Every dispatcher watches; the one that holds the lease ("leader", "monitor") also acts on the broker. An agent whose
 lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for a
@@ -50,11 +50,11 @@ log = logging.getLogger(__name__)
 LEASE: leases.Name = ("leader", "monitor")
 LOOK_SECONDS = 0.5
 RELIEF_SECONDS = 0.5
-"""The time for which an agent is pinged that reports that it is cut off from the broker."""
+"""The seconds for which an agent is pinged that reports that it has lost the broker."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
-"""The pauses between looks for an evicted agent at the broker, whose management API lists a new connection late."""
+"""The pauses between the tries to find an evicted agent's connections, which the broker lists late."""
 TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
-"""The pauses between looks at a gone agent's queues: an inbox hands its tasks on within about a second."""
+"""The pauses between the tries to delete a dead agent's queues, which first hand their tasks on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class AgentGone:
 
     agent: AgentId
     released: bool
-    """Whether the broker has released the agent's deliveries; False until it misses the agent's heartbeats."""
+    """Whether the broker has returned the agent's deliveries to their queues."""
 
 
 class Monitor:
@@ -97,11 +97,11 @@ class Monitor:
         self._background = Supervisor(health)
         self._lease: Lease | None = None
         self._offline: set[AgentId] = set()
-        """The agents that report that the broker does not answer them."""
+        """The agents that report in the registry that the broker does not answer them."""
         self.lost = 0
-        """The number of agents that are gone."""
+        """The number of agents so far that were found to be dead or cut off."""
         self.evicted = 0
-        """The number of closed connections."""
+        """The number of connections so far that the monitor closed at the broker."""
 
     @property
     def leads(self) -> bool:
@@ -263,7 +263,7 @@ class Monitor:
         return closed
 
     async def _tidy(self, agent: AgentId) -> None:
-        """Remove the agent's queues unless it is back; the remaining ones (answers to it) expire by themselves."""
+        """Delete the queues of a dead agent, unless the agent is back."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
@@ -280,7 +280,7 @@ class Monitor:
                 return
 
     async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Delete an agent's queue if it is empty, and return whether nothing more is to do about it."""
+        """Delete an agent's queue if it is empty and unused; return False when it must be examined again."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
@@ -306,7 +306,7 @@ class Monitor:
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:
-        """Give up the fleet-wide watch: release its lease, even when the commit that took the lease was canceled."""
+        """Release the lease for the fleet-wide watch, even when the commit that took it was canceled."""
         self._lease = None
         try:
             await self._database.run(self._release)

@@ -1,4 +1,4 @@
-"""Pings of agents: a message to the mailbox, asking whether the agent is there or has a task, answered in a second."""
+"""Pings of agents: a message asks an agent whether it lives, or has a task, and an answer comes within a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coditect.wire.json import loads
 
 ANSWER_SECONDS = 1.0
 SLACK_SECONDS = 0.5
-"""The delay of a ping's timeout from which this process is taken to have stood still."""
+"""The delay in seconds of a ping's timeout from which this process counts as having stood still."""
 PREFETCH = 1_000
 
 
@@ -27,17 +27,17 @@ class PingAnswer(Enum):
 
     PONG = auto()
     WITHOUT = auto()
-    """The agent is there, and does not have the task in question."""
+    """The agent lives, and does not have the task in question."""
     SILENCE = auto()
-    """The broker has the ping, and no answer came in time."""
+    """The broker accepted the ping, and no answer came in time."""
     NO_MAIL = auto()
-    """The agent's mailbox does not exist."""
+    """The agent's mailbox queue does not exist."""
     UNKNOWN = auto()
-    """Unknown: the ping or its answer may not have got through."""
+    """Nothing is known of the agent, because the ping or its answer may not have got through."""
 
 
 class Pings:
-    """The pings of one process; `async with` declares and consumes the queue of the answers."""
+    """The pings that one process sends; entering the context declares and consumes the queue of the answers."""
 
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
@@ -97,7 +97,7 @@ class Pings:
 
 
 def _read(pong: Message) -> PingAnswer:
-    """Return the meaning of an answer: any answer shows a living agent, and only a clear one denies the task."""
+    """Decode an agent's answer to a ping: it lives, or it lives and does not have the task."""
     try:
         told = loads(pong.body)
     except InvalidTask:

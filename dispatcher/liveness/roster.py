@@ -1,4 +1,4 @@
-"""The known agents, each with the instant until which it surely counts as living; no I/O, no clock.
+"""The agents that the monitor knows, each with the time until which it surely counts as living.
 
 An agent lives at least as long as the lease that was last seen of it, even if the registry changes meanwhile: a
 wiped registry lists no agent, and all are back with the next heartbeat, long before a lease ends. Time in which the
@@ -14,28 +14,28 @@ from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 
 PAUSE_SECONDS = 1.5
-"""The distance of two looks beyond which the observer counts as having paused between them."""
+"""The seconds between two looks at the registry from which the monitor counts as having paused."""
 EARLY_SECONDS = 1.5
-"""The time before the end of its lease at which an agent that did not renew it is pinged."""
+"""The seconds before the end of its lease at which an agent is pinged that has not renewed the lease."""
 GONE_SECONDS = 3_600.0
-"""The time for which a gone agent is remembered, so that its return is noticed."""
+"""The seconds for which a dead agent is remembered, so that its return is noticed."""
 MOST_GONE = 10_000
 
 
 @dataclass(slots=True)
 class RosterEntry:
-    """The known facts about one agent, such as the instants of its lease."""
+    """An agent that the monitor knows, with the end of its lease."""
 
     agent: AgentId
     lapses_at: float
-    """The instant until which its silence means nothing."""
+    """The time until which the agent counts as living, even if it is silent."""
     lease_seconds: float
-    """The longest lease that was seen of it."""
+    """The longest lease in seconds that the agent was seen to have."""
     draining: bool = False
     examined: bool = False
     """Whether an examination of the agent is under way."""
     without_mail: bool = False
-    """Whether its mailbox was missing once already."""
+    """Whether the agent's mailbox queue has been found missing once."""
 
     @property
     def overdue_at(self) -> float:

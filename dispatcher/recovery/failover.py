@@ -1,4 +1,4 @@
-"""The dispatcher's acts after the death of others: agents that the monitor found, and former owners of shards."""
+"""A dispatcher's reaction to dead agents, and to the former owners of the shards that it takes over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dispatcher.store.port import Database
 async def watching_agents(
     ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
-    """Run the monitor for these shard workers; each look at the agents sets the fleet's slots in the capacity."""
+    """Run the agent monitor within the block: publish the work of dead agents again, and update the capacity."""
 
     def on_gone(gone: AgentGone) -> None:
         for worker in workers.values():
@@ -48,7 +48,7 @@ async def watching_agents(
 
 
 class Predecessors:
-    """The evictions of shards' former owners at the broker, one for each owner, beside the take-over."""
+    """The evictions of shards' former owners from the broker, one for each owner, in the background."""
 
     def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict
@@ -57,7 +57,7 @@ class Predecessors:
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
-        """Begin to close the connections of a former owner at the broker, without waiting for the end."""
+        """Start to close a former owner's connections at the broker, without waiting for the end."""
         if previous not in self._closing:
             self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")

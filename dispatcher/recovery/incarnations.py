@@ -1,4 +1,4 @@
-"""The begin of a store's incarnation for one dispatcher, with Redis's memory of earlier ones."""
+"""The start of a store's incarnation by a dispatcher, above the highest one that Redis remembers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dispatcher.taskgraph.port import TaskGraph
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 5.0
-"""The pause between two tries to record the incarnation in Redis."""
+"""The seconds between two tries to record the incarnation in Redis."""
 
 
 async def begin(database: Database, graph: TaskGraph | None, clock: Clock, background: Supervisor) -> Incarnation:
-    """Begin a dispatcher's incarnation of the store; Redis is read once, and written in the background.
+    """Begin an incarnation of the store, above the one that Redis remembers, and write it to Redis in the background.
 
     Raises:
         CoditectError: any error of `Database.run`.

@@ -1,4 +1,4 @@
-"""The rebuild on demand: everything of one shard outside of the ledger is made again from the ledger."""
+"""The rebuild of a shard on demand: its queues, published tasks and jobs in RQ are made again from the ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable
 log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 10.0
-"""The longest comparison of RQ with the ledger: an absent Redis is shown everything when it is back."""
+"""The most seconds that a rebuild spends on comparing RQ with the ledger."""
 
 
 async def rebuild(
@@ -70,7 +70,7 @@ async def rebuild_shard(
     *,
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
-    """Rebuild one of the workers' shards; return None when the dispatcher does not work for the shard."""
+    """Rebuild one shard of this dispatcher; return None when the dispatcher does not own the shard."""
     worker = workers.get(shard)
     return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 

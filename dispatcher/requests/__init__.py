@@ -1,4 +1,4 @@
-"""The requests of clients and of agents: read, brought to the right shard, and answered.
+"""The server of clients' and agents' requests, which reads them, brings them to the right shard, and answers.
 
 `program` starts this package, which imports shards and the ledger.
 """

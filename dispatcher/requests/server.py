@@ -1,4 +1,4 @@
-"""The request server: it reads requests of clients and claims of agents, brings them to shard workers, and answers."""
+"""The request server, which reads requests of clients and claims of agents, and answers them."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
 AGAIN_SECONDS = 0.2
-"""The pause before a request that could not be forwarded is returned."""
+"""The seconds before a request that could not be forwarded is returned to its queue."""
 
 
 class Shards(Protocol):
-    """The receiver of commands to shards, as the request server sees the dispatcher's shards."""
+    """The interface through which the request server gives commands to the dispatcher's shards."""
 
     @property
     def count(self) -> int:
-        """The number of shards of the store."""
+        """The number of shards of the store, fixed for ever."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Give a command to the shard's worker; return False when the dispatcher does not own the shard."""
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the cached states of the workflow's shard; None when the dispatcher does not own the shard."""
+        """Return the status cache of the workflow's shard; None when the dispatcher does not own the shard."""
 
     def figures(self) -> dict[str, Any]:
-        """Return the dispatcher's figures as JSON values: its work, and what it refused."""
+        """Return the numbers of the dispatcher's work as JSON values."""
 
 
 Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
-"""A function that rebuilds a shard outside of the ledger, by occasion; None from another dispatcher's shard."""
+"""A function that rebuilds one shard for a cause; it returns None for a shard of another dispatcher."""
 
 
 Work = Callable[[], Awaitable[dict[str, Any] | None]]
@@ -98,12 +98,12 @@ class RequestServer:
             Verb.STATUS: self._status,
             Verb.REBUILD: self._rebuild,
         }
-        """The verbs that need more than the ledger; all others are in `requests.VERBS`."""
+        """The handlers of verbs that need more than the ledger; all other verbs are in `requests.VERBS`."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
-        """The rebuilds under way, by shard and occasion: a repeated request meanwhile gets the same answer."""
+        """The running rebuilds by shard and cause, so that a repeated request gets the same answer."""
 
     def arrived(self, delivery: Delivery) -> None:
-        """Handle a request from any sender."""
+        """Handle one request message of a client or agent: answer it, or hand it to the right shard."""
         try:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
@@ -132,7 +132,7 @@ class RequestServer:
         self._hand(delivery, command, node_key.workflow)
 
     def _get(self, delivery: Delivery, body: Body) -> None:
-        """Answer with the progress of a workflow, from memory if the dispatcher has it there."""
+        """Answer a request for the progress of a workflow, from memory if the dispatcher has it there."""
         workflow = text(body, "workflow")
         status_cache = self._workers.status_cache(workflow)
         rows = None if status_cache is None else status_cache.get(workflow)
@@ -142,7 +142,7 @@ class RequestServer:
             self._reply(delivery, Verb.GET, lambda: self._recorded(workflow))
 
     async def _recorded(self, workflow: str) -> dict[str, Any]:
-        """Return the progress of a workflow from the ledger; later requests are answered from memory."""
+        """Read the progress of a workflow from the ledger, and keep it in memory for later requests."""
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
         status_cache = self._workers.status_cache(workflow)
         if status_cache is not None and not run.state.terminal:
@@ -205,7 +205,7 @@ class RequestServer:
             self.answer(delivery, answer)
 
     async def _forward(self, delivery: Delivery, shard: int) -> None:
-        """Forward a request to the shard's owner."""
+        """Publish a request to the control queue of its shard, which the shard's owner reads."""
         try:
             await self._broker.publish(
                 delivery.message,
@@ -256,7 +256,7 @@ class RequestServer:
 
 
 def identity_of(request: Message) -> str:
-    """Return the identity of a request, which a repetition shares and another message with the same id does not."""
+    """Return an id for a request that its repetitions share and no other request has."""
     given = request.message_id or request.correlation_id
     if not given:
         return ""
@@ -265,7 +265,7 @@ def identity_of(request: Message) -> str:
 
 
 def answer_message(request: Message, answer: Any) -> Message:
-    """Return the answer to a request, as a result message."""
+    """Return the message that answers a request, with the answer as its result."""
     correlation = request.correlation_id or request.message_id
     if isinstance(answer, CoditectError):
         refused = requests.refusal_document(answer)

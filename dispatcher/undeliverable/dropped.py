@@ -18,7 +18,7 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
-"""The pause between two looks; a look costs two calls to the broker."""
+"""The seconds between two counts, each of which costs two calls to the broker."""
 
 
 class Dropped:
@@ -28,13 +28,13 @@ class Dropped:
         self._broker = broker
         self._counter = counter
         self.handed_out = 0
-        """The number of copies that were handed out and not returned."""
+        """The number of copies that the broker delivered to the dispatcher and that were not returned to the queue."""
         self._kept = 0
         self._base: int | None = None
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Count the dropped copies every few seconds, until canceled."""
+        """Update the count of dropped copies every `LOOK_SECONDS`, until canceled."""
         while True:
             try:
                 await self._look()

@@ -1,4 +1,4 @@
-"""The answers for tasks that no agent ran: unknown capabilities, and tasks that the broker itself gave up.
+"""The answers for tasks that no agent ran, because no queue took them or the broker gave them up.
 
 The publisher of a task is answered; for a workflow task its shard is. The answers are made from copies
 (`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether a dispatcher runs or
@@ -36,7 +36,7 @@ from dispatcher.undeliverable.refusals import Refusal, given_up, unrouted
 log = logging.getLogger(__name__)
 
 PREFETCH = 16
-"""The number of copies in hand at once: each may be as large as the broker permits a foreign message."""
+"""The most copies of undeliverable tasks that the dispatcher has in hand at once."""
 ANSWER_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 MOST_TRIES = 20
@@ -45,7 +45,7 @@ MOST_REMEMBERED = 10_000
 
 
 class Notices:
-    """The answers of one dispatcher to tasks that no agent ran; `async with` declares the queues and consumes.
+    """The consumer of undeliverable tasks in one dispatcher, which sends their publishers an answer.
 
     At least once: an answer is confirmed before its copy is acked. A copy that comes again because the connection broke
     in between is recognised and not answered twice by the same process.
@@ -104,7 +104,7 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-        """Handle the errors of one delivery, so that a copy never blocks those behind it."""
+        """Handle one copy and its errors, so that a copy never blocks those behind it in the queue."""
         try:
             await work
         except asyncio.CancelledError:
@@ -145,7 +145,7 @@ class Notices:
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
-        """Return the answer and its address: the task's shard, or else its publisher; None without a receiver.
+        """Return the answer for an undeliverable task, and where to send it: its shard, or its publisher.
 
         A workflow task without a queue is published again by its shard's orphan detector; it is no failure of the task.
         """

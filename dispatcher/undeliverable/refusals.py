@@ -24,27 +24,27 @@ from coditect.wire.json import dumps
 from coditect.wire.target import task_target
 
 NO_FENCE = 0
-"""The fence of a result about a publication instead of an attempt."""
+"""The fence in a result that is about a publication and not about one of its attempts."""
 _LONGEST_NAME = 255
 _MOST_ATTEMPTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The failure that ends a task which no agent ran."""
+    """The failed result of a task that no agent ran, with the reason."""
 
     capability: str
-    """The capability in the routing key; may be no capability at all."""
+    """The capability in the task's routing key, which may be no valid name."""
     status: Status
     failure: Failure
     attempt: int = 1
 
     def answer(self, message: Message) -> Message:
-        """Return the result for the publisher of the task."""
+        """Return the result message for the publisher of the task."""
         return tasks.result_message(self._outcome(message), capability=self.capability)
 
     def answer_to_owner(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
-        """Return the result for the owner of the task.
+        """Return the result message for the shard that owns the task's workflow.
 
         The broker gives up only messages that no consumer holds. So the publication failed, whichever attempt of it was
         granted last: the result names no fence.
