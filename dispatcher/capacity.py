@@ -63,7 +63,7 @@ class Capacity:
         self._kept[capability] += number
 
     def free(self, capability: str, number: int) -> None:
-        """Give reserved room back, after the nodes were claimed and counted, or refused."""
+        """Give back room that `keep` reserved, after the nodes were claimed and counted, or refused."""
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:

@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
 """The most nodes that one command claims."""
 CLAIM_BYTES = 4_000
-"""The bytes that the claim of one node is taken to add to a batch."""
+"""The estimated bytes that the claim of one node adds to a batch, against the batch's limit."""
 
 
 class Scheduler:

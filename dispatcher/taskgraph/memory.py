@@ -229,7 +229,7 @@ class MemoryTaskGraph:
         self._move(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
-        """Fail a queued job, as a stock worker does that takes one."""
+        """Fail a queued job, as a stock RQ worker does that takes the job by mistake."""
         self._move(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:

@@ -114,7 +114,7 @@ def expire_others(tr: Transaction, owner: str) -> None:
 
 
 def acquire(tr: Transaction, name: Name, owner: str) -> Lease | None:
-    """Return the lease for an owner, if the lease is free, its holder is dead or the owner has it; else None.
+    """Acquire a lease for an owner if it is free or its holder is dead, and return it; None when another has it.
 
     Raises:
         LostLease: when this owner itself is taken for dead: it must `renew` first.
@@ -164,7 +164,7 @@ def check(tr: Transaction, lease: Lease) -> None:
 
 
 def leave(tr: Transaction, owner: str) -> None:
-    """End a dispatcher's life as an owner at once: its leases are free, and their next owners find it as `previous`."""
+    """End an owner's life at once: its leases are free, and the next owners find the owner as `previous`."""
     tr.clear(BEATS.pack((owner,)))
 
 

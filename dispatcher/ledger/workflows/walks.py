@@ -25,7 +25,7 @@ def begin_show(unit: UnitOfWork, workflow: str) -> None:
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Visit at most `most` of a workflow's nodes after the cursor, and return how many."""
+    """Cancel, offer or show at most `most` of a workflow's nodes after the cursor, by `kind`; return how many."""
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
     found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
     met = 0
