@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs package languages check clean
+.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -127,6 +127,16 @@ bench-workflows: $(BENCH_STAMP) servers ## The parts of `make bench` about workf
 
 profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time, by py-spy
 	@$(BENCH_VENV)/bin/python -m benchmarks --profile
+
+KUBERNETES := .coditect/kubernetes
+
+k8s-test: setup ## Apply the manifests to a real Kubernetes API server, and run their pods as processes (six minutes)
+	@programs="$$(scripts/kubernetes-servers.sh $(KUBERNETES))"; \
+	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -p no:randomly tests/k8s
+
+topology: $(STAMP) ## Write the topology of the agents in k8s/agents as Kubernetes objects
+	@$(VENV)/bin/coditect topology export --format k8s -c hello.greet -c text.count \
+		> k8s/components/rabbitmq/topology.json
 
 package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit; try the wheel where nothing else is (two minutes)
 	@scripts/package.sh $(PACKAGE_VENV)/bin dist

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from coditect.aio.loop import plain_runner
 from coditect.errors import SetupError
 from coditect.local.private import PrivateServers, private_servers
 from coditect.local.servers.binaries import find_binaries, versions
+from coditect.local.servers.ports import free_ports
 from coditect.testing import containers
 from coditect.testing.containers import Images, docker_answers
 
@@ -174,13 +174,8 @@ def _cluster(stack: ExitStack, folder: Path, environ: Mapping[str, str], images:
     if select(environ) is Kind.PRIVATE:
         fix = f"start Docker and set {WANTED}=containers, or have FDB_CLUSTER_FILE name a cluster"
         raise SetupError("FoundationDB is started only in a container", fix=fix)
-    address = stack.enter_context(containers.container(containers.foundationdb(images.foundationdb, _free_port())))
+    address = stack.enter_context(containers.container(containers.foundationdb(images.foundationdb, free_ports(1)[0])))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "fdb.cluster"
     file.write_text(f"docker:docker@{address}\n")
     return f"fdb:{file}"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

@@ -68,7 +68,7 @@ def keep_addresses(file: Path) -> Addresses:
     if kept and all(port and _is_free(port) for port in astuple(kept.ports)):
         return kept
     addresses = Addresses(
-        ports=_free_ports(),
+        ports=ServerPorts(*free_ports(len(fields(ServerPorts)))),
         password=kept.password if kept else secrets.token_hex(16),
         cookie=kept.cookie if kept else secrets.token_hex(16).upper(),
     )
@@ -83,8 +83,8 @@ def _read(file: Path) -> Addresses | None:
         return None
 
 
-def _free_ports() -> ServerPorts:
-    """Return free ports below the range that the kernel gives to outgoing connections.
+def free_ports(number: int) -> list[int]:
+    """Return free ports of the loopback interface, below the range that the kernel gives to outgoing connections.
 
     Inside that range a client that dials a stopped server may be given the server's own port and reach itself; the
     server then cannot come back.
@@ -94,11 +94,10 @@ def _free_ports() -> ServerPorts:
     """
     limit = max(LOWEST_PORT + 1_000, _ephemeral_start())
     candidates = iter(random.SystemRandom().sample(range(LOWEST_PORT, limit), 200))
-    needed = len(fields(ServerPorts))
-    free = list(islice(filter(_is_free, candidates), needed))
-    if len(free) < needed:
+    free = list(islice(filter(_is_free, candidates), number))
+    if len(free) < number:
         raise StartFailed("There are no free ports on the loopback interface")
-    return ServerPorts(*free)
+    return free
 
 
 def _ephemeral_start() -> int:

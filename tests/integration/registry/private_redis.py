@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from coditect.local.servers.ports import free_ports
+
 MASTER = "mymaster"
 
 
@@ -24,7 +26,7 @@ class PrivateRedis:
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_ports(1)[0]
 
     @property
     def url(self) -> str:
@@ -103,9 +105,3 @@ def running(server: R) -> Iterator[R]:
         yield server
     finally:
         server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""The manifests of `k8s/` on a real Kubernetes API server."""

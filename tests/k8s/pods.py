@@ -1,0 +1,170 @@
+"""The work of a kubelet without containers: a pod's command, environment, volumes and probes, as a process.
+
+The pod is read from the API server. Its image's entry point is this interpreter's `coditect`; paths of its mounts
+become folders, names of services become loopback addresses, and its own address is one of 127.0.0.0/8.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from tests.k8s.cluster import Cluster, Refused
+from tests.servers import ROOT
+
+READY_SECONDS = 30.0
+PROGRAMS = {"coditect": (sys.executable, "-m", "coditect"), "python3": (sys.executable,)}
+
+
+@dataclass(frozen=True)
+class Kubelet:
+    """What stands in for containers and DNS: where files go, and what each service's `name:port` is here."""
+
+    cluster: Cluster
+    folder: Path
+    names: Mapping[str, str]
+
+    def pods(self, namespace: str, component: str) -> list[Any]:
+        """Return the pods of a component that wait for their kubelet, which is us."""
+        return list(self.cluster.get("pods", "-n", namespace, "-l", f"app.kubernetes.io/component={component}"))
+
+    @contextmanager
+    def running(self, pod: Any, address: str) -> Iterator[LocalPod]:
+        """Run a pod's container; its process gets SIGTERM behind the block."""
+        local = LocalPod(self, pod, self.folder / pod["metadata"]["name"], address)
+        log = local.folder / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                local.command, env=local.environment, stdout=output, stderr=output, cwd=local.folder
+            )
+            local.started.append(process)
+            try:
+                yield local
+            finally:
+                process.terminate()
+                local.exit_code.append(process.wait(pod["spec"]["terminationGracePeriodSeconds"]))
+
+
+@dataclass(frozen=True)
+class LocalPod:
+    """One pod as a process."""
+
+    kubelet: Kubelet
+    pod: Any
+    folder: Path
+    address: str
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    exit_code: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        for volume in self.pod["spec"]["volumes"]:
+            self._fill(volume)
+
+    @property
+    def container(self) -> Any:
+        """The only container of the pod."""
+        (container,) = self.pod["spec"]["containers"]
+        return container
+
+    @property
+    def command(self) -> list[str]:
+        """The command line, as the container runtime would put it together."""
+        given: list[str] = [*self.container.get("command", ["coditect"]), *self.container.get("args", [])]
+        program, *words = given
+        return [*PROGRAMS[program], *(self._local(self._expanded(word)) for word in words)]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables: of the API server's address, of config maps, and of the container's own list, in order."""
+        api = urlsplit(self.kubelet.cluster.url)
+        found = {"KUBERNETES_SERVICE_HOST": str(api.hostname), "KUBERNETES_SERVICE_PORT": str(api.port)}
+        for source in self.container.get("envFrom", ()):
+            found |= self._object("configmap", source["configMapRef"]["name"])["data"]
+        for one in self.container.get("env", ()):
+            found[one["name"]] = self._value(one, found)
+        found = {name: self._local(self._addressed(value)) for name, value in found.items()}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": self._local("/tmp"), **found}
+
+    def ready(self) -> None:
+        """Poll the startup probe, then the readiness probe, at their pace; raises Refused when one never holds."""
+        startup = self.container["startupProbe"]
+        self._hold("startupProbe", startup["periodSeconds"] * startup["failureThreshold"])
+        self._hold("readinessProbe", READY_SECONDS)
+        if not self.holds("livenessProbe"):
+            raise Refused(f"livenessProbe of {self.folder.name}")
+
+    def holds(self, probe: str) -> bool:
+        """Tell whether a probe succeeds now."""
+        get = self.container[probe]["httpGet"]
+        ports = {one["name"]: one["containerPort"] for one in self.container["ports"]}
+        url = f"http://{self.address}:{ports.get(get['port'], get['port'])}{get['path']}"
+        try:
+            with urlopen(url, timeout=self.container[probe].get("timeoutSeconds", 1)) as answer:
+                return bool(200 <= answer.status < 400)
+        except (URLError, TimeoutError, ConnectionError):
+            return False
+
+    def _hold(self, probe: str, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self.holds(probe):
+            if self.started[0].poll() is not None or time.monotonic() > end:
+                raise Refused(f"{probe} of {self.folder.name}: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(self.container[probe]["periodSeconds"])
+
+    def _object(self, kind: str, name: str) -> Any:
+        return self.kubelet.cluster.get(kind, name, "-n", self.pod["metadata"]["namespace"])
+
+    def _value(self, one: Any, found: Mapping[str, str]) -> str:
+        source = one.get("valueFrom", {})
+        if key := source.get("secretKeyRef"):
+            return base64.b64decode(self._object("secret", key["name"])["data"][key["key"]]).decode()
+        if "fieldRef" in source:
+            assert source["fieldRef"]["fieldPath"] == "status.podIP"
+            return self.address
+        return re.sub(r"\$\((\w+)\)", lambda name: found.get(name[1], name[0]), one["value"])
+
+    def _expanded(self, word: str) -> str:
+        return re.sub(r"\$\((\w+)\)", lambda name: self.environment.get(name[1], name[0]), word)
+
+    def _addressed(self, value: str) -> str:
+        for name, address in self.kubelet.names.items():
+            value = re.sub(rf"\b{name.partition(':')[0]}(\.[\w.-]+)?:{name.partition(':')[2]}\b", address, value)
+        return value
+
+    def _local(self, text: str) -> str:
+        """Replace the paths of mounts, the longest first."""
+        mounts = {one["mountPath"]: self.folder / one["name"] for one in self.container["volumeMounts"]}
+        paths = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
+        return re.sub(rf"(?<![\w/])({paths})(?![\w-])", lambda path: str(mounts[path[1]]), text)
+
+    def _fill(self, volume: Any) -> None:
+        folder = self.folder / volume["name"]
+        folder.mkdir()
+        if "configMap" in volume:
+            self._write(folder, self._object("configmap", volume["configMap"]["name"])["data"])
+        for source in volume.get("projected", {}).get("sources", ()):
+            if "serviceAccountToken" in source:
+                words = ("create", "token", self.pod["spec"]["serviceAccountName"])
+                token = self.kubelet.cluster.kubectl(*words, "-n", self.pod["metadata"]["namespace"])
+                self._write(folder, {source["serviceAccountToken"]["path"]: token})
+            elif "configMap" in source:
+                self._write(folder, self._object("configmap", source["configMap"]["name"])["data"])
+            else:
+                self._write(folder, {"namespace": self.pod["metadata"]["namespace"]})
+
+    def _write(self, folder: Path, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            (folder / name).write_text(self._local(text))

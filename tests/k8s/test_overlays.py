@@ -1,0 +1,253 @@
+"""The overlays on a real API server: accepted, ready, updated, scaled and protected; and their pods do a workflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from coditect.local.private import PrivateServers
+from coditect.local.servers.ports import free_ports
+from coditect.testing.servers import private
+from tests.k8s.cluster import Cluster, Refused, until
+from tests.k8s.pods import Kubelet
+from tests.servers import ROOT
+
+pytestmark = pytest.mark.timeout(600)
+K8S = ROOT / "k8s"
+NAMESPACES = {"dev": "coditect-dev", "staging": "coditect-staging", "production": "coditect"}
+FLOW = {
+    "name": "greetings",
+    "nodes": {
+        "greet": {"task": "hello.greet", "input": "Ada"},
+        "count": {"task": "text.count", "input": {"$from": "results.greet"}, "after": ["greet"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def fleet(cluster: Cluster) -> Cluster:
+    """The three overlays, applied."""
+    for overlay in NAMESPACES:
+        cluster.apply(K8S / "overlays" / overlay)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServers]:
+    with private(tmp_path_factory.mktemp("servers"), os.environ, management=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize("overlay", NAMESPACES)
+def test_every_deployment_of_an_overlay_gets_ready(fleet: Cluster, overlay: str) -> None:
+    fleet.ready(NAMESPACES[overlay])
+
+    deployments = {one["metadata"]["name"] for one in fleet.get("deployments", "-n", NAMESPACES[overlay])}
+    assert {"dispatcher", "greeter-agent", "counter-agent", "redis"} <= deployments
+
+
+def test_pod_that_is_not_restricted_is_refused(fleet: Cluster) -> None:
+    pod: Any = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "root", "namespace": "coditect"}}
+    pod["spec"] = {"containers": [{"name": "root", "image": "coditect"}]}
+
+    with pytest.raises(Refused, match="violates PodSecurity"):
+        fleet.create(pod)
+
+
+def test_rolling_update_replaces_every_pod(fleet: Cluster) -> None:
+    def images() -> set[str]:
+        pods = fleet.get("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")
+        return {pod["spec"]["containers"][0]["image"] for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+    fleet.ready("coditect")
+    fleet.kubectl("set", "image", "deployment/dispatcher", "dispatcher=coditect:0.2.0", "-n", "coditect")
+    fleet.ready("coditect")
+
+    until(lambda: images() == {"coditect:0.2.0"}, "only pods of the new version are left")
+
+
+def test_disruption_budget_refuses_a_second_eviction(fleet: Cluster) -> None:
+    fleet.ready("coditect")
+    words = ("pods", "-n", "coditect", "-l", "app.kubernetes.io/component=dispatcher")
+    until(lambda: len(fleet.get(*words)) == 3, "three dispatchers")
+    budget = ("pdb", "dispatcher", "-n", "coditect")
+    until(lambda: fleet.get(*budget)["status"].get("disruptionsAllowed") == 1, "one may be disrupted")
+    first, second, _ = (pod["metadata"]["name"] for pod in fleet.get(*words))
+    nodes = [node["metadata"]["name"] for node in fleet.get("nodes")]
+
+    fleet.kubectl("cordon", *nodes)  # as for a drain: the evicted pod's successor finds no node
+    try:
+        _evict(fleet, first)
+
+        with pytest.raises(Refused, match="disruption budget"):
+            _evict(fleet, second)
+    finally:
+        fleet.kubectl("uncordon", *nodes)
+
+
+def _evict(cluster: Cluster, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": "coditect"}}
+    cluster.kubectl("create", "--raw", f"/api/v1/namespaces/coditect/pods/{pod}/eviction", "-f", "-", given=eviction)
+
+
+def test_waiting_tasks_bring_more_pods(fleet: Cluster, tmp_path: Path) -> None:
+    """KEDA makes such a HorizontalPodAutoscaler of a ScaledObject, and answers for its metric."""
+    scaled = fleet.get("scaledobject", "greeter", "-n", "coditect")["spec"]
+    wanted = int(scaled["triggers"][0]["metadata"]["value"])
+    target = {"type": "AverageValue", "averageValue": str(wanted)}
+    autoscaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "keda-hpa-greeter", "namespace": "coditect"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", **scaled["scaleTargetRef"]},
+            "minReplicas": scaled["minReplicaCount"],
+            "maxReplicas": scaled["maxReplicaCount"],
+            "metrics": [{"type": "External", "external": {"metric": {"name": "s0-rabbitmq"}, "target": target}}],
+        },
+    }
+
+    with _metrics(fleet, tmp_path, value=5 * wanted):
+        fleet.create(autoscaler)
+
+        name = ("deployment", "greeter-agent", "-n", "coditect")
+        until(lambda: fleet.get(*name)["status"].get("readyReplicas") == 5, "five pods for five times the value")
+        fleet.kubectl("delete", "hpa", "keda-hpa-greeter", "-n", "coditect")
+
+
+@contextmanager
+def _metrics(cluster: Cluster, folder: Path, value: int) -> Iterator[None]:
+    """Serve an external metric as KEDA's metrics server does, through the API server's aggregation."""
+
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            group = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "external.metrics.k8s.io/v1beta1"}
+            item = {"metricName": "s0-rabbitmq", "timestamp": "2026-01-01T00:00:00Z", "value": str(value)}
+            found: dict[str, object] = {"kind": "ExternalMetricValueList", "items": [item]}
+            found["apiVersion"] = "external.metrics.k8s.io/v1beta1"
+            body = json.dumps(found if "s0-rabbitmq" in self.path else group | {"resources": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing of each request."""
+
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*make, "-keyout", folder / "key", "-out", folder / "crt"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "crt", folder / "key")
+    server = ThreadingHTTPServer(("127.0.0.1", free_ports(1)[0]), Metrics)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    reference = {"name": "keda-metrics", "namespace": "default", "port": server.server_port}
+    cluster.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "keda-metrics", "namespace": "default"},
+            "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": server.server_port}]},
+        },
+        {
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
+            "spec": {
+                "service": reference,
+                "group": "external.metrics.k8s.io",
+                "version": "v1beta1",
+                "insecureSkipTLSVerify": True,
+                "groupPriorityMinimum": 100,
+                "versionPriority": 100,
+            },
+        },
+    )
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        cluster.kubectl("delete", "apiservice", "v1beta1.external.metrics.k8s.io")
+
+
+def play(cluster: Cluster, overlay: Path, namespace: str, servers: PrivateServers, folder: Path) -> Any:
+    """Apply an overlay like `dev`, run its Job, dispatcher and agents as processes, and return what a workflow gave."""
+    cluster.apply(overlay)
+    cluster.ready(namespace)
+    amqp, redis, management = (urlsplit(one) for one in (servers.amqp_url, servers.redis_url, servers.management_url))
+    names = {
+        "rabbitmq:5672": f"127.0.0.1:{amqp.port}",
+        "rabbitmq:15672": f"127.0.0.1:{management.port}",
+        "redis:6379": f"127.0.0.1:{redis.port}",
+    }
+    kubelet = Kubelet(cluster, folder, names)
+    (job,) = kubelet.pods(namespace, "secrets")
+    with kubelet.running(job, "127.0.1.1") as made:
+        assert made.started[0].wait(60) == 0, (made.folder / "log").read_text()
+    passwords = {"username": amqp.username, "password": amqp.password, "connection_string": servers.amqp_url}
+    _put(cluster, namespace, "rabbitmq-default-user", passwords)
+    _put(cluster, namespace, "redis", {"password": redis.password or ""})
+    with ExitStack() as stack:
+        for component, number in (("dispatcher", 2), ("agent", 3)):
+            for place, pod in enumerate(kubelet.pods(namespace, component)):
+                local = stack.enter_context(kubelet.running(pod, f"127.0.{number}.{place + 1}"))
+                local.ready()
+        flow = folder / "flow.json"
+        flow.write_text(json.dumps(FLOW))
+        urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
+        command = [sys.executable, "-m", "coditect", "workflow", "run", str(flow), "--wait", "60s", "--output", "json"]
+        done = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def _put(cluster: Cluster, namespace: str, name: str, values: dict[str, str | None]) -> None:
+    """Give a Secret that is there the addresses and passwords of the servers that run."""
+    cluster.kubectl("get", "secret", name, "-n", namespace)
+    patch = json.dumps({"stringData": values})
+    cluster.kubectl("patch", "secret", name, "-n", namespace, "--type=merge", "-p", patch)
+
+
+def test_pods_of_dev_do_a_workflow(cluster: Cluster, servers: PrivateServers, tmp_path: Path) -> None:
+    done = play(cluster, K8S / "overlays" / "dev", "coditect-dev", servers, tmp_path)
+
+    assert done["state"] == "completed", done
+    assert done["value"] == 2, done
+
+
+BREAKAGES = {
+    "a probe path": ("base/dispatcher.yaml", "path: /readyz", "path: /ready", "readinessProbe of dispatcher"),
+    "a key of a NetworkPolicy": ("base/network-policies.yaml", "egress:", "egres:", "spec.egres: field not declared"),
+    "a missing Secret": ("agent/agent.yaml", "name: redis\n", "name: radis\n", 'secrets "radis" not found'),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKAGES)
+def test_broken_manifest_is_found(broken: str, cluster: Cluster, servers: PrivateServers, tmp_path: Path) -> None:
+    file, text, instead, found = BREAKAGES[broken]
+    copy = shutil.copytree(K8S, tmp_path / "k8s")
+    before = (copy / file).read_text()
+    (copy / file).write_text(before.replace(text, instead))
+    namespace = f"broken-{list(BREAKAGES).index(broken)}"
+    kustomization = copy / "overlays" / "dev" / "kustomization.yaml"
+    kustomization.write_text(kustomization.read_text().replace("coditect-dev", namespace))
+
+    with pytest.raises(Refused, match=found):
+        play(cluster, kustomization.parent, namespace, servers, tmp_path / "pods")
+
+    assert text in before

@@ -1,0 +1,111 @@
+"""What the manifests of `k8s/` promise that no API server checks; `make k8s-test` applies them to one."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from coditect import Agent
+from coditect.broker.topology import Topology, base_topology, capability_queues
+from coditect.broker.topology_manifests import export_manifests
+from tests.servers import ROOT
+
+K8S = ROOT / "k8s"
+AGENTS = sorted((K8S / "agents").glob("*/agent.py"))
+TOKENS = {"create-secrets"}
+"""The only pods that ask the API server anything."""
+
+
+def documents() -> Iterator[tuple[str, Any]]:
+    for file in sorted(K8S.rglob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            yield str(file.relative_to(K8S)), document
+
+
+DOCUMENTS = list(documents())
+PODS = {
+    f"{file} {document['metadata']['name']}": document
+    for file, document in DOCUMENTS
+    if document.get("kind") == "Job"
+    or (document.get("kind") in ("Deployment", "StatefulSet") and "selector" in document["spec"])
+}
+"""The workloads, without the patches of workloads."""
+
+
+def capabilities() -> list[str]:
+    agents = [one for file in AGENTS for one in runpy.run_path(str(file)).values() if isinstance(one, Agent)]
+    return sorted(capability.name for agent in agents for capability in agent.capabilities)
+
+
+def test_topology_is_that_of_the_code() -> None:
+    whole: Topology = base_topology()
+    for name in capabilities():
+        whole = whole + capability_queues(name)
+    written = json.loads((K8S / "components" / "rabbitmq" / "topology.json").read_text())
+
+    made = export_manifests(whole, cluster="rabbitmq")
+
+    assert by_name(written) == by_name(made), "write it anew: make topology"
+
+
+def by_name(manifests: Any) -> dict[tuple[str, str], Any]:
+    return {(one["kind"], one["metadata"]["name"]): one for one in manifests["items"]}
+
+
+def test_every_agent_is_scaled_by_the_queues_of_its_capabilities() -> None:
+    scaled = [
+        trigger["metadata"]["queueName"]
+        for _, document in DOCUMENTS
+        if document.get("kind") == "ScaledObject"
+        for trigger in document["spec"]["triggers"]
+    ]
+
+    for name in capabilities():
+        queues = [f"tasks.{name}.p{level}" for level in range(3)]
+        assert any(all(re.search(pattern, queue) for queue in queues) for pattern in scaled), name
+
+
+def test_no_secret_is_written_down() -> None:
+    assert PODS
+    for file, document in DOCUMENTS:
+        assert document.get("kind") != "Secret", file
+        assert "secretGenerator" not in document, file
+        assert not re.search(r"://[^/$\s]*:[^@$\s]+@", json.dumps(document)), file
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pod_is_restricted_and_says_what_it_needs(name: str) -> None:
+    pod = PODS[name]["spec"]["template"]["spec"]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is (PODS[name]["metadata"]["name"] in TOKENS)
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", [name for name, one in PODS.items() if one["kind"] != "Job"])
+def test_pod_that_serves_is_probed(name: str) -> None:
+    (container,) = PODS[name]["spec"]["template"]["spec"]["containers"]
+
+    assert {"livenessProbe", "readinessProbe"} <= container.keys()
+    assert "startupProbe" in container or container["name"] == "redis"
+
+
+def test_agent_has_longer_to_end_than_a_drain_takes() -> None:
+    settings = yaml.safe_load((K8S / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0]["literals"]
+    (drain,) = (int(one.partition("=")[2]) for one in settings if one.startswith("CODITECT_DRAIN_SECONDS="))
+    (agent,) = (one for name, one in PODS.items() if name.startswith("agent/agent.yaml"))
+
+    assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
