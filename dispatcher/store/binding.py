@@ -13,7 +13,7 @@ from coditect.errors import missing_extra
 
 
 def load_binding() -> Any:
-    """Import FoundationDB's Python binding and return it.
+    """Import FoundationDB's Python binding, and return the module.
 
     Raises:
         SetupError: when the extra `fdb` is not installed.

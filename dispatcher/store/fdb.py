@@ -1,4 +1,4 @@
-"""The store on a FoundationDB 7.3 cluster: its own binding in a few threads, and its own retry loop.
+"""The store on a FoundationDB 7.3 cluster, by FoundationDB's Python binding in a few threads.
 
 FoundationDB decides which errors are repeated and how long to wait (`Transaction.on_error`); this module translates its
 codes into the store's errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads.
@@ -28,7 +28,7 @@ from dispatcher.store.transaction import KeyRange, KeyValue, Reads, Transaction,
 Result = TypeVar("Result")
 
 API_VERSION = 730
-"""The API version of FoundationDB that a process selects once; every later selection must be equal."""
+"""The version of FoundationDB's client API; a process can choose only one."""
 OPEN_SECONDS = 10.0
 TOO_OLD = 1007
 
@@ -50,7 +50,10 @@ _MEANINGS: tuple[tuple[frozenset[int], type[CoditectError], str], ...] = (
     ),
     (frozenset({1501}), errors.StoreFailed, "There is no memory left"),
 )
-"""The store's error for each known error code of FoundationDB; any other code is StoreUnavailable."""
+"""The store's error and sentence for each known error code of FoundationDB; any other is StoreUnavailable.
+
+New codes appear with new versions, and no code proves damage.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,18 @@ class FdbSettings:
     """The settings of a FoundationDB store: cluster file, time limit, threads and TLS files."""
 
     cluster_file: str | None = None
-    """The path of the cluster file; None for ``FDB_CLUSTER_FILE``, else the system's default path."""
+    """The path of the cluster file; None for ``FDB_CLUSTER_FILE``, or else FoundationDB's default path."""
     run_seconds: float = RUN_SECONDS
     threads: int = 16
-    """The number of threads, and so of transactions that run at the same time."""
+    """The number of threads, which is the most transactions that run concurrently."""
     tls_certificate_file: str | None = None
-    """The PEM file of the certificate; with all three files the connection is TLS."""
+    """The client's certificate, PEM; TLS needs all three files, and ``:tls`` in the cluster file."""
     tls_key_file: str | None = None
     tls_authority_file: str | None = None
     tls_password: str | None = None
-    """The password of the TLS key file."""
+    """The password of the TLS private key."""
     tls_verify_peers: str | None = None
-    """FoundationDB's pattern by which peers' certificates are verified, such as ``Check.Valid=1``."""
+    """FoundationDB's check of the server's certificate, such as ``Check.Valid=1``."""
 
 
 class FdbDatabase:
@@ -121,7 +124,7 @@ class FdbDatabase:
         return await self.read(body)
 
     async def failure(self) -> errors.StoreFailed:
-        """Wait for ever, since a cluster that does not answer may answer later."""
+        """Wait for ever, since a FoundationDB cluster that does not answer may answer later."""
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
 
@@ -163,7 +166,7 @@ class FdbDatabase:
         return database
 
     def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
-        """Run FoundationDB's retry loop: `on_error` waits and resets, or raises an error that is not repeated.
+        """Run a transaction function in FoundationDB's retry loop until its commit succeeds or may not be repeated.
 
         The timeout bounds the whole loop, since it survives the resets.
         """
@@ -184,7 +187,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """The adapter from one transaction of FoundationDB's binding to the interface `Backing`."""
+    """A `Backing` that reads and writes through one transaction of FoundationDB's binding."""
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction

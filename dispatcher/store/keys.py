@@ -1,4 +1,4 @@
-"""The packing of tuples into keys: FoundationDB's tuple layer, faster for the elements of the ledger's keys.
+"""The packing of tuples into keys by FoundationDB's tuple layer, with a fast path for the ledger's keys.
 
 Tuples sort as their keys do.
 """
@@ -14,11 +14,11 @@ MOST_CHILDREN = 4096
 """The most subspaces that one space keeps in its cache."""
 _SMALL = tuple(tuples.pack((number,)) for number in range(256))
 _LARGE = 2**64 - 1
-"""The first integer that is packed with its length in bytes."""
+"""The smallest integer that is packed with its length in bytes: the last number of 8 bytes."""
 
 
 class Space:
-    """The set of keys that begin with a packed tuple: FoundationDB's subspace; immutable and thread-safe."""
+    """A subspace as in FoundationDB: all keys that begin with one packed tuple; immutable and thread-safe."""
 
     __slots__ = ("_children", "prefix")
 
@@ -28,7 +28,7 @@ class Space:
         self._children: dict[str, Space] = {}
 
     def __getitem__(self, name: Element) -> Space:
-        """Return the subspace whose tuple is longer by the given element; cached for a text."""
+        """Return the subspace whose tuple is the space's with one more element; cached when the element is a string."""
         if type(name) is not str:  # 1, 1.0 and True are equal and have different keys
             return Space((name,), prefix=self.prefix)
         child = self._children.get(name)
@@ -64,7 +64,7 @@ class Space:
         return key
 
     def unpack(self, key: bytes) -> tuple[Element, ...]:
-        """Unpack a key into the tuple behind the space's prefix.
+        """Unpack a key of the space, and return the elements that follow the space's own tuple.
 
         Raises:
             ValueError: for a key of another space.
@@ -77,12 +77,12 @@ class Space:
         return tuples.unpack(key, len(self.prefix))
 
     def range(self, elements: tuple[Element, ...] = ()) -> tuple[bytes, bytes]:
-        """Return begin and end of the range of all keys whose tuples extend the given tuple."""
+        """Return the begin and end of the range of all keys in the space whose tuples extend the given tuple."""
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 
     def contains(self, key: bytes) -> bool:
-        """Return whether a key begins with the space's prefix."""
+        """Tell whether a key lies in the space, so begins with its prefix."""
         return key.startswith(self.prefix)
 
 

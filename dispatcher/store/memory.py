@@ -1,4 +1,4 @@
-"""The in-memory store for tests: ordered keys, optimistic transactions as FoundationDB's, and injected faults.
+"""The in-memory store for tests: optimistic transactions as in FoundationDB, and injected faults.
 
 A transaction function reads the committed state of its start and buffers its writes. Before it commits, other
 transactions may commit: if one of them wrote a key that the function read, the function conflicts, as FoundationDB's
@@ -33,25 +33,25 @@ Result = TypeVar("Result")
 Mutation = tuple[str, bytes, bytes]
 
 MOST_REMEMBERED = 10_000
-"""The number of latest commits against which a transaction is checked; an older transaction is too old."""
+"""The number of last commits that are kept for conflict checks; a transaction from before them is too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The probabilities of injected faults, each from 0 to 1, and the ranges of delays in seconds."""
+    """The faults that an in-memory store injects: probabilities from 0 to 1, and ranges of delays."""
 
     conflict: float = 0.0
-    """The probability that a commit is refused although nothing conflicts."""
+    """The probability that a commit without a conflict is refused as a conflict."""
     unknown_committed: float = 0.0
-    """The probability that a commit is done and its answer lost."""
+    """The probability that a commit is applied but raises CommitUnknown."""
     unknown_lost: float = 0.0
-    """The probability that a commit is lost, and the caller cannot know."""
+    """The probability that a commit is not applied and raises CommitUnknown."""
     too_old: float = 0.0
-    """The probability that a transaction is too old at its commit."""
+    """The probability that a commit raises TransactionTooOld."""
     latency_seconds: tuple[float, float] = (0.0, 0.0)
-    """The least and the most seconds of each way over the network: to the reads, to the commit, and back."""
+    """The least and most network delay of each of a transaction's three ways: to the reads, to the commit, back."""
     read_seconds: tuple[float, float] = (0.0, 0.0)
-    """The least and the most seconds of each read that goes beyond the transaction's own writes."""
+    """The least and most delay of each read of committed state; keys read at once are one read."""
 
 
 NO_FAULTS = Faults()
@@ -67,11 +67,11 @@ class Disk:
     commits: deque[tuple[int, list[KeyRange]]] = field(default_factory=deque)
 
     def between(self, begin: bytes, end: bytes) -> list[bytes]:
-        """Return the keys of a range of the committed state, in order."""
+        """Return the committed keys of [begin, end), in order."""
         return self.keys[bisect_left(self.keys, begin) : bisect_left(self.keys, end)]
 
     def check(self, reads: list[KeyRange], read_version: int) -> None:
-        """Check a transaction for conflicts: no later commit may have written into the ranges that were read.
+        """Check that no commit after the read version wrote into the ranges that a transaction read.
 
         Raises:
             TransactionConflict: when a commit did.
@@ -115,20 +115,20 @@ class Disk:
 
 
 class View:
-    """The reads and writes of one in-memory transaction: a committed state, and its own writes over that."""
+    """A `Backing` that reads one committed state of a `Disk` and buffers the transaction's own writes."""
 
     def __init__(self, disk: Disk, read_seconds: Callable[[], float] | None = None) -> None:
         self._disk = disk
         self._own = Overlay()
         self._read_seconds = read_seconds
         self.waited_seconds = 0.0
-        """The seconds that the reads so far would have taken, by which the transaction counts as older."""
+        """The simulated time of the transaction's reads, which is added to the transaction's age."""
         self.version = disk.version
         self.reads: list[KeyRange] = []
         self.mutations: list[Mutation] = []
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return the value of a key, own writes included; None without a value."""
+        """Return the value of a key, the transaction's own writes included; None for a missing key."""
         if key not in self._own.values:
             self._wait()
         return self._get(key, snapshot)
@@ -147,7 +147,7 @@ class View:
         return own[key] if key in own else self._disk.values.get(key)
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of a range in order, own writes included; all with limit 0."""
+        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
         self._wait()
         return self._range(begin, end, limit, reverse, snapshot)
 
@@ -168,13 +168,13 @@ class View:
         return found
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys, for the delay of one read."""
+        """Return the values of several keys, for the simulated delay of one read."""
         if keys:
             self._wait()
         return [self._get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges, for the delay of one read."""
+        """Return the pairs of several ranges, for the simulated delay of one read."""
         if ranges:
             self._wait()
         return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
@@ -189,7 +189,7 @@ class View:
         self.clear_range(key, key + b"\0")
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Buffer the removal of all keys of a range until the commit."""
+        """Buffer the removal of all keys of [begin, end) until the commit."""
         self.mutations.append(("clear_range", begin, end))
         for key in (*self._disk.between(begin, end), *self._own.between(begin, end)):
             self._own.put(key, None)
@@ -205,7 +205,7 @@ class View:
 
 
 class MemoryDatabase:
-    """An in-memory database on a `Disk`, for tests and simulations; a seed decides about every fault.
+    """An in-memory database on a `Disk`, for tests and simulations; a seed decides which faults happen.
 
     `crash` ends the database as a kill does: calls in flight raise StoreUnavailable, committed or not.
     """
@@ -222,7 +222,7 @@ class MemoryDatabase:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """Create a closed database on the given disk, with the given faults, seed and clocks.
+        """Create a closed database on a disk, with the faults to inject, a seed for them, and the clocks.
 
         `sleep` spends the time of reads; a `sleep` that returns at once only lets the transactions age. `now` is the
         clock by which transactions age; by default the event loop's.
@@ -230,16 +230,16 @@ class MemoryDatabase:
         self._sleep = sleep
         self._now = now
         self.disk = Disk() if disk is None else disk
-        """The committed state, on which another database may be opened after a crash."""
+        """The committed state, on which a test may open a second database after a crash."""
         self.faults = faults
         self._chance = random.Random(seed)  # noqa: S311  # not a secret: a test repeats it
         self._run_seconds = run_seconds
         self._open = False
         self.path = NetworkPath()
-        """The simulated network to the store; calls wait while the network is cut, until their time is up."""
+        """The simulated network to the store; while a test cuts it, calls wait until their time limit."""
         self._failure: asyncio.Future[StoreFailed] | None = None
         self.repeated = 0
-        """The number of transactions that were started again after an error."""
+        """The number of transaction attempts that were retries."""
 
     async def __aenter__(self) -> Self:
         self._open = True
@@ -252,7 +252,7 @@ class MemoryDatabase:
         self._open = False
 
     def crash(self) -> None:
-        """Stop the database at once, as a kill of its process would; the disk stays."""
+        """Close the database at once, as a kill of its process would; its disk keeps the committed state."""
         self._open = False
 
     def fail(self, error: StoreFailed) -> None:
@@ -261,7 +261,7 @@ class MemoryDatabase:
             self._failure.set_result(error)
 
     async def failure(self) -> StoreFailed:
-        """Wait until the store has stopped for good, and return the error."""
+        """Wait until `fail` has stopped the store for good, and return the error."""
         if self._failure is None:
             raise StoreUnavailable("The store is not open")
         return await asyncio.shield(self._failure)
@@ -276,7 +276,7 @@ class MemoryDatabase:
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function on one state of the store."""
+        """Run a read-only function on one committed state of the store, and return its result."""
         return await self.run(lambda tr: body(tr.snapshot))
 
     async def ask(self, body: Callable[[Reads], Result]) -> Result:
@@ -323,7 +323,7 @@ class MemoryDatabase:
         return low + (high - low) * self._chance.random()
 
     async def _travel(self, *ways: Way) -> None:
-        """Wait for the simulated network to the database, back, or both; the database may stop meanwhile."""
+        """Wait for the simulated network delay of the given ways; raise an error if the database stops meanwhile."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
         for way in ways:

@@ -1,4 +1,4 @@
-"""Uncommitted writes, kept in memory over a store's ordered pairs."""
+"""An in-memory buffer of uncommitted writes, through which a transaction reads its store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dispatcher.store.transaction import KeyValue
 
 
 class Overlay:
-    """Uncommitted writes over a store: the last written value of each key, None for a removed key."""
+    """A buffer of uncommitted writes to a store: each written key's last value, None for a removed key."""
 
     __slots__ = ("_before", "_keys", "size_bytes", "values")
 
@@ -17,17 +17,17 @@ class Overlay:
         self.values: dict[bytes, bytes | None] = {}
         self._keys: list[bytes] = []
         self._before: list[tuple[bytes, bool, bytes | None]] = []
-        """The keys changed since the last `keep`, each with whether the overlay had the key, and its value before."""
+        """The undo log since the last `keep`: changed key, whether the overlay had the key, and its value before."""
         self.size_bytes = 0
-        """The approximate size in bytes of all writes so far."""
+        """The approximate bytes of all keys and values written to the overlay so far."""
 
     @property
     def changed(self) -> bool:
-        """True when a key was written since the last `keep`."""
+        """Tell whether the overlay was written to since the last `keep`."""
         return bool(self._before)
 
     def put(self, key: bytes, value: bytes | None) -> None:
-        """Write a pair, or remove a key by the value None."""
+        """Buffer a key's new value, or its removal by the value None."""
         there = key in self.values
         if not there:
             insort(self._keys, key)
@@ -36,14 +36,14 @@ class Overlay:
         self.size_bytes += len(key) + len(value or b"")
 
     def between(self, begin: bytes, end: bytes) -> Sequence[bytes]:
-        """Return the written or removed keys of [begin, end), in order."""
+        """Return the keys of [begin, end) that the overlay writes or removes, in order."""
         first = bisect_left(self._keys, begin)
         if first == len(self._keys) or self._keys[first] >= end:
             return ()
         return self._keys[first : bisect_left(self._keys, end, first)]
 
     def over(self, pairs: Iterable[KeyValue], keys: Sequence[bytes], *, limit: int, reverse: bool) -> list[KeyValue]:
-        """Merge the overlay's changes of the given keys into a range's pairs from the store; all pairs with limit 0.
+        """Return a range's pairs from the store with the overlay's changes of the given keys; all with limit 0.
 
         The store's pairs are in the wanted order, and are `limit` more than the keys that the overlay removes, if there
         are so many.
@@ -55,7 +55,7 @@ class Overlay:
         return present[:limit] if limit else present
 
     def removed(self, keys: Sequence[bytes]) -> int:
-        """Return how many of the given keys are removed."""
+        """Return how many of the given keys the overlay removes."""
         return sum(self.values[key] is None for key in keys)
 
     def keep(self) -> None:

@@ -40,10 +40,10 @@ class Database(Protocol):
     """
 
     async def __aenter__(self) -> Self:
-        """Open the store, whose file or cluster must be one for this program.
+        """Open the store's file or cluster.
 
         Raises:
-            StoreMisconfigured: when the file or cluster is none for this program.
+            StoreMisconfigured: when the file or cluster is no Coditect store, or a newer one.
             StoreUnavailable: when the store does not answer, or (StoreLocked) another process owns it.
             StoreFailed: when the file is damaged.
         """
@@ -54,7 +54,7 @@ class Database(Protocol):
         """Finish the transactions under way and close the store."""
 
     async def run(self, body: TransactionFunction[Value]) -> Value:
-        """Run a function in a transaction, commit, and return the function's result, which is durable then.
+        """Run a function in a transaction, commit its writes durably, and return its result.
 
         Conflicts, transactions that got too old and unknown commits are repeated, with growing pauses. An exception of
         the function goes to the caller, and nothing is written. A cancelled caller does not know the outcome.
@@ -87,4 +87,4 @@ class Database(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """True when no other process can have the store open, so that the owner of any foreign lease has ended."""
+        """Tell whether only one process can have the store open, so that the owner of any other lease has ended."""

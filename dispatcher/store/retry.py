@@ -14,19 +14,19 @@ from dispatcher.store.errors import RetriedByRun, TransactionTimedOut
 Result = TypeVar("Result")
 
 BACKOFF = Backoff(0.01, 1.0)
-"""The pauses between tries of a transaction, as FoundationDB's, with full jitter."""
+"""The pauses between retries of a transaction: FoundationDB's, from 10 ms to 1 s, with full jitter."""
 
 
 @dataclass(slots=True)
 class EarlierTries:
-    """The number of finished tries of a `Database.run` call, counted by the store."""
+    """The count of finished tries of one `Database.run` call, which its transaction function may read."""
 
     count: int = 0
     slow: int = 0
-    """The number of tries that took so long that their commit may have been too late."""
+    """The number of tries that took over half of `limits.TRANSACTION_SECONDS`."""
 
     def note(self, *, slow: bool) -> None:
-        """Count a finished try; `slow` says that it took too long."""
+        """Count one finished try; `slow` when it took over half of the permitted time."""
         self.count += 1
         self.slow += slow
 
@@ -34,9 +34,7 @@ class EarlierTries:
 async def repeated(
     attempt: Callable[[EarlierTries], Awaitable[Result]], *, seconds: float, chance: random.Random
 ) -> Result:
-    """Repeat an attempt while it raises RetriedByRun, with growing pauses, and return its result.
-
-    The attempt's transactions count the tries.
+    """Repeat a transaction attempt while it raises RetriedByRun, with growing pauses, and return its result.
 
     Raises:
         TransactionTimedOut: after `seconds`, with the last error as its cause.

@@ -33,25 +33,25 @@ from dispatcher.store.retry import EarlierTries
 Result = TypeVar("Result")
 KeyValue = tuple[bytes, bytes]
 KeyRange = tuple[bytes, bytes]
-"""A range of keys, from its begin up to and without its end."""
+"""A range of keys from `begin` up to, not including, `end`."""
 
 _COUNTER = struct.Struct("<q")
 
 
 class Backing(Protocol):
-    """The interface by which a backend does the reads and writes of one try of a transaction."""
+    """The reads and writes of one transaction attempt in a backend; the caller has checked keys and values."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return the value of a key, with the transaction's own writes; None when there is none."""
+        """Return the value of a key, the transaction's own writes included; None for a missing key."""
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of a range in order, with the transaction's own writes; all of them with limit 0."""
+        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys as `get` does, by one read."""
+        """Return the values of several keys as `get` does, in one round trip."""
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges in ascending order as `get_range` does, by one read."""
+        """Return the pairs of several ranges as `get_range` does, in key order, in one round trip."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write a key with its value."""
@@ -60,17 +60,17 @@ class Backing(Protocol):
         """Remove a key and its value."""
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Remove all keys of a range."""
+        """Remove all keys from `begin` up to, not including, `end`."""
 
     def add(self, key: bytes, amount: bytes) -> None:
-        """Add an amount to a little-endian integer of the same size, without reading it."""
+        """Add an amount to the little-endian integer in a key, without a read that can conflict."""
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""
 
 
 class Reads(Protocol):
-    """The read methods of a transaction, for functions that change nothing.
+    """The read methods of a transaction, for functions that write nothing.
 
     Raises:
         KeyTooLarge, KeyOutsideRange, InvertedRange: for a wrong key or range.
@@ -78,7 +78,7 @@ class Reads(Protocol):
     """
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key; None when there is none."""
+        """Return the value of a key; None for a missing key."""
 
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
         """Return the pairs from `begin` up to, not including, `end`, in the order of their keys.
@@ -93,11 +93,11 @@ class Reads(Protocol):
         """Return the pairs of several ranges as `get_range` does, for the price of about one read."""
 
     def get_read_version(self) -> int:
-        """Return the version of the state that is read; grows with every commit, of no meaning beyond one store."""
+        """Return the version of the committed state that the reads see, which grows with every commit of the store."""
 
 
 class Snapshot:
-    """Reads of a transaction that cannot make the transaction conflict, but may be outdated at the commit."""
+    """The snapshot reads of a transaction, which cannot cause a conflict but may be outdated at the commit."""
 
     __slots__ = ("_transaction",)
 
@@ -105,7 +105,7 @@ class Snapshot:
         self._transaction = transaction
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key by a read that cannot cause a conflict; None when there is none."""
+        """Return the value of a key by a read that cannot cause a conflict; None for a missing key."""
         return self._transaction.get(key, snapshot=True)
 
     def get_range(self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False) -> list[KeyValue]:
@@ -126,7 +126,7 @@ class Snapshot:
 
 
 class Transaction:
-    """Reads and writes that happen all at once or not at all; reads see the transaction's own writes.
+    """A serialisable transaction: its writes are committed all at once or not at all, and its reads see them.
 
     Valid until its function returns. Writes raise KeyTooLarge, ValueTooLarge, KeyOutsideRange, InvertedRange or
     TransactionTooLarge.
@@ -139,19 +139,19 @@ class Transaction:
     ) -> None:
         self._backing = backing
         self.earlier = earlier or EarlierTries()
-        """The earlier tries of the transaction function, any of which may have been committed."""
+        """The count of earlier tries of the transaction; any of them may have been committed."""
         self._now = now
         self._until = now() + TRANSACTION_SECONDS
         self.size_bytes = 0
-        """The bytes so far that count against `limits.TRANSACTION_BYTES`."""
+        """The bytes of the transaction so far that count against `limits.TRANSACTION_BYTES`."""
 
     @property
     def snapshot(self) -> Snapshot:
-        """The transaction's reads without conflicts, whose values may change before the commit."""
+        """The transaction's snapshot reads, which cannot conflict: values may change before the commit."""
         return Snapshot(self)
 
     def get(self, key: bytes, *, snapshot: bool = False) -> bytes | None:
-        """Return the value of a key; None when there is none."""
+        """Return the value of a key; None for a missing key."""
         self.check_age()
         self._check_get(key, snapshot)
         return self._backing.get(key, snapshot)
@@ -203,7 +203,7 @@ class Transaction:
         self._backing.clear_range(begin, end)
 
     def add(self, key: bytes, amount: int) -> None:
-        """Add to a counter (`read_counter` reads it) without reading it: two additions never conflict.
+        """Add to a counter that `read_counter` reads, without a read: concurrent additions never conflict.
 
         A counter is 8 bytes, little-endian, signed; a missing one is 0, an overflow wraps around.
         """
@@ -213,11 +213,11 @@ class Transaction:
 
     @property
     def is_aging(self) -> bool:
-        """True when half of the transaction's permitted time is over: leave further work to another transaction."""
+        """Tell whether half of `limits.TRANSACTION_SECONDS` is over, so that more work needs another transaction."""
         return self._now() > self._until - TRANSACTION_SECONDS / 2
 
     def check_age(self) -> None:
-        """Raise TransactionTooOld when the transaction has been open for too long; also called before a late commit."""
+        """Raise TransactionTooOld when the transaction is open for longer than `limits.TRANSACTION_SECONDS`."""
         if self._now() > self._until:
             raise TransactionTooOld(
                 "The transaction was open for too long; do less in one", limit_seconds=TRANSACTION_SECONDS
@@ -240,7 +240,7 @@ class Transaction:
         self.check_size()
 
     def check_size(self) -> None:
-        """Raise TransactionTooLarge when the transaction is over its size limit."""
+        """Raise TransactionTooLarge when the transaction is larger than `limits.TRANSACTION_BYTES`."""
         if self.size_bytes > TRANSACTION_BYTES:
             raise TransactionTooLarge(
                 "The transaction is too large; do it in several",
@@ -249,16 +249,16 @@ class Transaction:
             )
 
     def watch(self, written: Callable[[bytes, bytes], None]) -> None:
-        """Call a function for every pair that the transaction writes from now on, for tests and histories."""
+        """Call `written` with each key and value that the transaction sets from now on; for tests and histories."""
         self._backing = cast(Backing, _Watched(self._backing, written))
 
     def close(self) -> None:
-        """Make the transaction unusable, because its function has ended."""
+        """Make every further use of the transaction raise RuntimeError, because its function has ended."""
         self._backing = _ENDED
 
 
 class _Watched:
-    """The wrapper of a `Backing` that reports every pair that is written."""
+    """A `Backing` that calls a function with each key and value that is set."""
 
     __slots__ = ("_backing", "_written")
 
@@ -297,17 +297,17 @@ def call(body: Callable[[Transaction], Result], transaction: Transaction) -> Res
 
 
 def read_counter(value: bytes | None) -> int:
-    """Return the number in a counter that `Transaction.add` made; 0 when there is none."""
+    """Return the number in the bytes of a counter that `Transaction.add` keeps; 0 for a missing counter."""
     return 0 if value is None else int.from_bytes(value, "little", signed=True)
 
 
 def write_counter(number: int) -> bytes:
-    """Encode a number as the bytes of a counter: 64 bits, signed."""
+    """Return a signed 64-bit number as the bytes of a counter."""
     return _COUNTER.pack(number)
 
 
 def added(value: bytes | None, amount: bytes) -> bytes:
-    """Add two little-endian integers as FoundationDB's atomic ADD does, at the amount's size, wrapping around."""
+    """Return a counter's new bytes after FoundationDB's atomic ADD, in the amount's size, wrapping around."""
     size = len(amount)
     total = int.from_bytes((value or b"")[:size], "little") + int.from_bytes(amount, "little")
     return (total & ((1 << 8 * size) - 1)).to_bytes(size, "little")
@@ -338,7 +338,7 @@ def _check_value(value: bytes) -> None:
 
 
 class _Ended:
-    """The `Backing` of a transaction whose function has returned; every use raises RuntimeError."""
+    """A `Backing` of an ended transaction: every use raises RuntimeError."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError("The transaction has ended: use `tr` only inside its function")

@@ -1,4 +1,4 @@
-"""FoundationDB's tuple layer: tuples are packed into bytes that sort as the tuples do.
+"""The encoding of FoundationDB's tuple layer: tuples become bytes that sort as the tuples do.
 
 The format is the one that all of FoundationDB's bindings share, so any of its tools reads the keys. It is written here
 so that a dispatcher on SQLite needs nothing of FoundationDB.
@@ -17,15 +17,15 @@ Element = Any
 _NULL, _BYTES, _TEXT, _TUPLE, _ZERO = 0x00, 0x01, 0x02, 0x05, 0x14
 _DOUBLE, _FALSE, _TRUE, _UUID = 0x21, 0x26, 0x27, 0x30
 _LONG, _NEGATIVE_LONG = 0x1D, 0x0B
-"""The codes of numbers whose length in bytes is written, too."""
+"""The type codes of integers that are packed with their length in bytes."""
 _LARGE = 2**64 - 1
-"""The first integer that is packed with its length in bytes."""
+"""The smallest integer that is packed with its length in bytes: the last number of 8 bytes."""
 _EIGHT = 8
 _SIGN = 0x80
 
 
 def pack(elements: tuple[Element, ...]) -> bytes:
-    """Pack a tuple into bytes.
+    """Pack a tuple into bytes that sort as the tuple does.
 
     Raises:
         ValueError: when an element has a type that has no place in a key, or is a number of more than 255 bytes.
@@ -34,7 +34,7 @@ def pack(elements: tuple[Element, ...]) -> bytes:
 
 
 def unpack(packed: bytes, at: int = 0) -> tuple[Element, ...]:
-    """Unpack the tuple that lies in the given bytes from a position on to their end.
+    """Unpack the tuple that fills the bytes from the offset `at` to their end.
 
     Raises:
         ValueError: when the bytes are no packed tuple.
@@ -99,7 +99,7 @@ _PACKERS: dict[type, Callable[[Any], bytes]] = {
 
 
 def _unpacked(packed: bytes, at: int) -> tuple[Element, int]:
-    """Return the element that begins at a position of packed bytes, and the position behind it."""
+    """Unpack the element at an offset of the bytes, and return it with the offset behind it."""
     code, at = packed[at], at + 1
     if code in _CONSTANTS:
         return _CONSTANTS[code], at
@@ -120,7 +120,7 @@ _CONSTANTS: dict[int, Element] = {_NULL: None, _FALSE: False, _TRUE: True}
 
 
 def _content(packed: bytes, at: int) -> tuple[bytes, int]:
-    """Return the text or bytes of an element, up to the zero byte that ends it; zero and 255 is an escaped zero."""
+    """Unpack a text or bytes element up to its final zero byte, where zero and 255 stand for a zero byte."""
     end = packed.index(b"\0", at)
     while packed[end + 1 : end + 2] == b"\xff":
         end = packed.index(b"\0", end + 2)

@@ -1,4 +1,4 @@
-"""Backup and restore of a SQLite store: copies of the file, and a new file in the store's place."""
+"""The backup of a SQLite store into a new file, and the replacement of a store by such a file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dispatcher.store.sqlite.file import check_whole, connect, failure, refuse_f
 from dispatcher.store.sqlite.lock import FileLock
 
 BESIDE = ("-wal", "-shm", ".lock")
-"""The suffixes of the files that SQLite keeps beside a store's file."""
+"""The suffixes of the files that SQLite and the lock keep beside a store's file."""
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the store's current state into a new file, whole and synced, while writers go on.
+    """Copy a SQLite store's current state into a new, checked file, while other processes go on writing.
 
     Raises:
         StoreMisconfigured: when the source is no store, or the target exists.
@@ -42,7 +42,7 @@ def copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
-    """Yield a path to fill in the block, and then put that file in the store's place; keep the old file `aside`.
+    """Yield the path of a file for the block to fill, then replace the store by that file; keep the old store `aside`.
 
     Raises:
         StoreLocked: while a process owns the store.
@@ -68,7 +68,7 @@ def replacing(store: Path, aside: Callable[[Path], Path]) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a store's file and the files beside it, as far as they exist."""
+    """Remove a store's file, its write-ahead log and its lock file; missing files are no error."""
     for end in ("", *BESIDE):
         path.with_name(path.name + end).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The SQLite implementation of the store's port: one writing thread, and threads for reads and questions."""
+"""The SQLite implementation of `Database`: one thread writes, others read for the program and for users."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TRY_SECONDS = 0.1
 
 
 class SqliteDatabase:
-    """A database in one SQLite file on a local disk; `:memory:` and network file systems are not supported.
+    """A database in one SQLite file on a local disk, never `:memory:` or a network file system.
 
     One thread writes, two read, and two more answer questions. One process owns the file, by a lock that the kernel
     frees when the process ends: opening waits `wait_seconds` for another owner to end. `on_wait` is called once when
@@ -101,9 +101,9 @@ class SqliteDatabase:
         return await repeated(attempt, seconds=self._run_seconds, chance=self._chance)
 
     async def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function on one state of the file, at most two at a time.
+        """Run a read-only function on one committed state of the file, at most two at a time.
 
-        A long one keeps the write-ahead log from being shortened.
+        A long function keeps the write-ahead log from being shortened.
         """
         return await self._read(self._now_open.readers, body)
 
@@ -128,12 +128,12 @@ class SqliteDatabase:
             raise
 
     async def failure(self) -> StoreFailed:
-        """Wait until the store has stopped for good, and return the error."""
+        """Wait until a failure of the disk or the file has stopped the store for good, and return the error."""
         return await asyncio.shield(self._now_open.failed)
 
     @property
     def groups(self) -> int:
-        """The number of commits to the disk so far, each for a group of transactions."""
+        """The number of commits to the disk so far; one commit holds a group of transactions."""
         return self._now_open.writer.groups
 
     @property
@@ -143,7 +143,7 @@ class SqliteDatabase:
         return self._opened
 
     async def _owned(self) -> FileLock:
-        """Wait for the file's lock, and return the lock.
+        """Acquire the lock that makes this process the owner of the store's file, and return the lock.
 
         Raises:
             StoreLocked: when another process keeps the lock for `wait_seconds`.
@@ -173,7 +173,7 @@ class SqliteDatabase:
         return lock
 
     def _open(self) -> tuple[sqlite3.Connection, bool]:
-        """Open the file, and return a connection and whether the file was closed in order (without a log left)."""
+        """Open the file; return the connection, and whether the last owner closed the file (left no log)."""
         log_file = self._path.with_name(self._path.name + "-wal")
         whole = not (log_file.exists() and log_file.stat().st_size)
         try:
@@ -189,7 +189,7 @@ class SqliteDatabase:
 
 
 class _Opened:
-    """The resources of an open database: connection, lock, writer and readers."""
+    """The resources of an open SQLite database: connection, file lock, writing thread and reading threads."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _Opened:
         self.failed = failed
 
     def close(self) -> None:
-        """Close all connections, and free the lock; the last connection copies the log into the file."""
+        """Close all connections and free the file's lock; SQLite then copies the write-ahead log into the file."""
         self.readers.close()
         self.questions.close()
         self.connection.close()
@@ -214,7 +214,7 @@ class _Opened:
 
 
 class _Readers:
-    """A pool of reading threads, with a connection each."""
+    """A pool of threads that run read-only functions, each on its own SQLite connection."""
 
     def __init__(self, path: Path, connecting: Callable[[Path], sqlite3.Connection], name: str) -> None:
         self._path = path
@@ -226,7 +226,7 @@ class _Readers:
         self._closing = False
 
     def read(self, body: Callable[[Reads], Result]) -> Result:
-        """Run a read-only function on one state of the file; called in a thread of the pool."""
+        """Run a read-only function on one committed state of the file; call it in a thread of the pool."""
         try:
             connection = self._connection()
             connection.execute("BEGIN")
@@ -243,7 +243,7 @@ class _Readers:
         return result
 
     def check(self, on_failure: Callable[[StoreFailed], None]) -> None:
-        """Check every page of the store's file in the background; report damage to `on_failure`."""
+        """Start a background check of every page of the store's file, which reports damage to `on_failure`."""
         loop = asyncio.get_running_loop()
 
         def checked() -> None:
@@ -261,7 +261,7 @@ class _Readers:
         self.pool.submit(checked)
 
     def close(self) -> None:
-        """Wait for the reads that run, interrupt a check, and close the connections."""
+        """Interrupt a running check of the file, wait for running reads, and close the connections."""
         self._closing = True
         if (checking := self._checking) is not None:
             checking.interrupt()

@@ -18,13 +18,13 @@ from pathlib import Path
 from dispatcher.store.errors import StoreFailed, StoreLocked, StoreMisconfigured
 
 APPLICATION_ID = 0x434F4449
-"""The number in a SQLite file's header that marks the file as a store: ``CODI`` in ASCII."""
+"""The number ``CODI`` in the header of a SQLite file, which marks the file as a Coditect store."""
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 5.0
-"""The most seconds that SQLite itself waits for a lock of the file."""
+"""The longest time that SQLite waits for a lock that another connection holds."""
 CACHE_KILOBYTES = 32_000
 CHECKPOINT_PAGES = 1_000
-"""The pages of the write-ahead log, 4 MB, after which SQLite copies the log into the file.
+"""The pages (4 MB) after which SQLite copies the write-ahead log into the file and reuses the log.
 
 As long as it grows, every sync writes the file's new size as well, which takes twice as long: with 16 MB the first
 thousands of commits were a tenth slower, and later ones no faster.
@@ -42,12 +42,14 @@ COMMIT;
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a connection to the SQLite file with explicit transactions, for use by one thread at a time."""
+    """Open a SQLite connection to a store's file, with explicit transactions; use by one thread at a time."""
     return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Set up a file for durable commits, and create the store's schema in a new one; the caller holds its lock.
+    """Set a connection to durable commits, and create the store's schema in a new file.
+
+    The calling process must own the file.
 
     Raises:
         StoreMisconfigured: for a foreign file, a newer schema, or a file system without shared memory.
@@ -65,13 +67,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def tune(connection: sqlite3.Connection) -> None:
-    """Set the SQLite options that every connection to a store needs."""
+    """Set full synchronisation and the cache size on a SQLite connection to a store."""
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KILOBYTES}")
 
 
 def failure(error: sqlite3.Error, path: Path) -> StoreFailed | StoreLocked | StoreMisconfigured:
-    """Return the store's error that corresponds to an error of SQLite; nearly every one ends the process."""
+    """Return the store's error that stands for an error of SQLite; most are StoreFailed."""
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     match None if code is None else code & 0xFF:
@@ -100,7 +102,7 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise an error for a file that is not a store, or a store of a newer version.
+    """Refuse a SQLite file that is not a Coditect store, or has a newer schema.
 
     Raises:
         StoreMisconfigured: for a file that is no store, or a store of a newer version.
@@ -119,7 +121,7 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_whole(connection: sqlite3.Connection, path: Path) -> None:
-    """Check every page of the store's file, which takes seconds for each GB.
+    """Check every page of a store's file for damage, which takes seconds for each GB.
 
     SQLite's full check would only compare indexes in addition, and a store has none.
 
@@ -138,7 +140,7 @@ def _number(connection: sqlite3.Connection, statement: str) -> int:
 
 
 def roll_back(connection: sqlite3.Connection) -> None:
-    """Roll the connection's transaction back, if there is one; SQLite may have rolled back already."""
+    """Roll back the connection's open transaction, unless SQLite has rolled it back already."""
     with contextlib.suppress(sqlite3.Error):
         if connection.in_transaction:
             connection.execute("ROLLBACK")

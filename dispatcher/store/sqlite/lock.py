@@ -14,10 +14,10 @@ from dispatcher.store.errors import StoreLocked
 
 
 class FileLock:
-    """An exclusive lock on a file, held from `acquire` until `close` or the end of the process."""
+    """An exclusive lock on a lock file, held from `acquire` until `close` or the end of the process."""
 
     def __init__(self, path: Path) -> None:
-        """Open the lock's file, without taking the lock.
+        """Open or create the lock file, without taking the lock.
 
         Raises:
             OSError: when the file cannot be opened.
@@ -26,7 +26,7 @@ class FileLock:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def acquire(self) -> None:
-        """Take the file's lock at once, or raise an error when another process has it.
+        """Take the lock without waiting, and write this process's id into the lock file.
 
         Raises:
             StoreLocked: when another process has the lock; names that process, and may be tried again.
@@ -41,5 +41,5 @@ class FileLock:
         os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
-        """Free the file's lock for good."""
+        """Free the lock and close the lock file; the object cannot be used afterwards."""
         os.close(self._file)

@@ -22,9 +22,9 @@ from dispatcher.store.transaction import KeyRange, KeyValue, added
 Item = TypeVar("Item")
 
 MOST_ROWS = 256
-"""The most rows that one statement writes, or reads by their keys."""
+"""The most keys that one SQL statement writes, or reads by key."""
 MOST_RANGES = 64
-"""The most ranges that one statement reads."""
+"""The most ranges that one SQL statement reads."""
 _GET = "SELECT value FROM pairs WHERE key = ?"
 _KEYS = "SELECT key FROM pairs WHERE key >= ? AND key < ?"
 _FORWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY key LIMIT ?"
@@ -32,10 +32,10 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 
 
 class Statements:
-    """The reads and writes of one transaction on SQLite, where transactions run one after another.
+    """A `Backing` on SQLite, which reads the file and buffers the transaction's writes in an `Overlay`.
 
-    So a snapshot read is a read like any other. Writes go to the `overlay`, which the transactions of a group share;
-    `write` takes them to SQLite.
+    Transactions run one by one, so a snapshot read is a read like any other. The transactions of a group share the
+    overlay; `write` takes it to SQLite.
     """
 
     __slots__ = ("_connection", "_overlay", "_path", "_version", "broken")
@@ -46,10 +46,10 @@ class Statements:
         self._version = version
         self._overlay = overlay
         self.broken: CoditectError | None = None
-        """The error of SQLite in this transaction, kept because the transaction function may have caught it."""
+        """The error of the last SQL statement that failed, even if the transaction function caught the error."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
-        """Return the value of a key, own writes included; None without a value."""
+        """Return the value of a key, the transaction's own writes included; None for a missing key."""
         own = self._overlay.values
         if key in own:
             return own[key]
@@ -57,7 +57,7 @@ class Statements:
         return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of a range in order, own writes included; all with limit 0."""
+        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
         statement = _BACKWARD if reverse else _FORWARD
         own = self._overlay.between(begin, end)
         if not own:
@@ -66,7 +66,7 @@ class Statements:
         return self._overlay.over(self._rows(statement, (begin, end, most)), own, limit=limit, reverse=reverse)
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
-        """Return the values of several keys, read by few statements."""
+        """Return the values of several keys, which few SQL statements read."""
         own, below = self._overlay.values, {}
         for piece in _pieces([key for key in dict.fromkeys(keys) if key not in own], MOST_ROWS):
             for number, value in self._row(_get_many(len(piece)), piece):
@@ -74,7 +74,7 @@ class Statements:
         return [own[key] if key in own else below.get(key) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
-        """Return the pairs of several ranges, read by few statements."""
+        """Return the pairs of several ranges, which few SQL statements read."""
         below: dict[KeyRange, list[KeyValue]] = {}
         untouched = [each for each in dict.fromkeys(ranges) if not self._overlay.between(*each)]
         for piece in _pieces(untouched, MOST_RANGES):
@@ -87,15 +87,15 @@ class Statements:
         ]
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Write a key and its value to the overlay of uncommitted writes."""
+        """Buffer a key and its value in the overlay."""
         self._overlay.put(key, value)
 
     def clear(self, key: bytes) -> None:
-        """Remove a key in the overlay of uncommitted writes."""
+        """Buffer the removal of a key in the overlay."""
         self._overlay.put(key, None)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
-        """Remove the keys of a range in the overlay, one by one; callers clear large ranges in pages."""
+        """Buffer the removal of each key of [begin, end) in the overlay; callers clear large ranges in pages."""
         found = [key for (key,) in self._rows(_KEYS, (begin, end))]
         for key in (*found, *self._overlay.between(begin, end)):
             self._overlay.put(key, None)
@@ -109,7 +109,7 @@ class Statements:
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
-        """Return the columns of the single row that a statement gives."""
+        """Yield the rows that a SQL statement returns packed as one text: a list of strings for each row."""
         ((text,),) = self._rows(statement, parameters)
         return (found.split(" ") for found in text.split(",")) if text else iter(())
 
@@ -122,7 +122,7 @@ class Statements:
 
 
 def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
-    """Write an overlay's pairs and removals to SQLite in few statements.
+    """Write an overlay's pairs and removals to SQLite in few SQL statements.
 
     Raises:
         sqlite3.Error: when SQLite fails; no part of the overlay may be committed then.
@@ -136,7 +136,7 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Divide items into pieces of few different sizes, since SQLite prepares one statement for each size."""
+    """Yield the items in pieces of at most `most`, of few different sizes: SQLite prepares a statement per size."""
     at = 0
     while at < len(items):
         size = min(most, 1 << ((len(items) - at).bit_length() - 1))

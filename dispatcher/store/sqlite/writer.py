@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 MOST_OF_A_GROUP = 512
 GROUP_SECONDS = 0.05
-"""The seconds that a group of transactions may run before it commits."""
+"""The running time after which a group of transactions commits instead of taking another function."""
 MOST_BYTES_OF_A_GROUP = 16_000_000
-"""The bytes that a group of transactions may write, held in memory, before it commits."""
+"""The bytes of buffered writes after which a group commits instead of taking another function."""
 
 
 @dataclass(slots=True, eq=False)
 class WriteRequest:
-    """A transaction function in the writer's queue, with the future of its result."""
+    """A transaction function in the writing thread's queue, with the future of its result."""
 
     body: Callable[[Transaction], Any]
     answer: asyncio.Future[Any]
@@ -46,7 +46,7 @@ class WriteRequest:
     error: BaseException | None = None
 
     def settle(self) -> None:
-        """Set the caller's future to the result or error, unless the future is done."""
+        """Resolve the caller's future with the function's result or error, unless the future is done."""
         if self.answer.done():
             return
         if self.error is None:
@@ -56,12 +56,12 @@ class WriteRequest:
 
 
 class Writer:
-    """The writing thread with its queue; `submit` and `stop` are called in the event loop's thread."""
+    """The writing thread of a SQLite store with its queue; call `submit` and `stop` in the event loop's thread."""
 
     def __init__(
         self, connection: sqlite3.Connection, path: Path, *, on_failure: Callable[[StoreFailed], None]
     ) -> None:
-        """Start the writing thread; `on_failure` is called once, on the event loop, when the store stops for good."""
+        """Start the writing thread; it calls `on_failure` on the event loop, once, when the store stops for good."""
         self._connection = connection
         self._path = path
         self._on_failure = on_failure
@@ -71,11 +71,11 @@ class Writer:
         self._stopping = False
         self._failed: StoreFailed | None = None
         self.groups = 0
-        """The number of commits to the disk so far, each of a group of transactions."""
+        """The number of commits to the disk so far; one commit holds a group of transactions."""
         self._thread.start()
 
     def submit(self, body: Callable[[Transaction], Any], earlier: EarlierTries) -> asyncio.Future[Any]:
-        """Queue a transaction function, and return the future of its result; if canceled in time, it does not run.
+        """Queue a transaction function, and return its result's future; a function canceled in the queue does not run.
 
         Raises:
             StoreFailed: when the store has stopped for good.
@@ -90,7 +90,7 @@ class Writer:
         return request.answer
 
     async def stop(self) -> None:
-        """Finish the queued transaction functions, then end the writing thread."""
+        """Run and commit the queued transaction functions, then end the writing thread."""
         self._stopping = True
         self._waiting.put(None)
         await asyncio.to_thread(self._thread.join)
@@ -121,7 +121,7 @@ class Writer:
             self._loop.call_soon_threadsafe(_settle, done)
 
     def _give_up(self, requests: Sequence[WriteRequest], error: CoditectError) -> None:
-        """Fail all requests of a group; any error but a held lock stops the store for good."""
+        """Fail all requests of a group with an error, which stops the store for good unless it is StoreLocked."""
         if not isinstance(error, StoreLocked) and self._failed is None:
             self._failed = error if isinstance(error, StoreFailed) else StoreFailed(error.sentence, **error.facts)
             log.error("The store has stopped", extra={"reason": str(error)})
@@ -130,7 +130,7 @@ class Writer:
             request.error = self._failed or error
 
     def _commit_group(self, requests: list[WriteRequest]) -> list[WriteRequest]:
-        """Run and commit as many queued requests as the group's limits allow, and return them."""
+        """Run and commit the first requests, as many as the group's limits allow, and return those requests."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             (before,) = self._connection.execute("SELECT version FROM state").fetchone()
@@ -146,7 +146,7 @@ class Writer:
         return requests[:count]
 
     def _run_all(self, requests: list[WriteRequest], version: int, overlay: Overlay) -> tuple[int, int]:
-        """Run queued requests up to the group's limits; return how many ran, and the resulting version."""
+        """Run requests up to the group's limits, and return how many ran and the store's version after them."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
             version += self._run(request, version, overlay)
@@ -155,7 +155,7 @@ class Writer:
         return len(requests), version
 
     def _run(self, request: WriteRequest, version: int, overlay: Overlay) -> bool:
-        """Run one request's transaction function, and return whether it wrote anything that is to be committed."""
+        """Run one request's function, and tell whether it wrote to the overlay without failing."""
         if request.answer.cancelled():
             return False
         statements = Statements(self._connection, self._path, version, overlay)
