@@ -1,4 +1,4 @@
-"""The bridge from RQ to the dispatcher: jobs that may run, people's requests, and the loss of Redis's data.
+"""The bridge that brings RQ's queued jobs and people's requests in RQ to the dispatcher's shard workers.
 
 No task is executed and no job waits here: a job that RQ has queued is started and proposed in one step, and the ledger
 decides. A job that the bridge took and no dispatcher claimed, because the process died between, is found by
@@ -18,30 +18,30 @@ from dispatcher.taskgraph.port import Proposal, TaskGraph, TaskGraphUnavailable,
 log = logging.getLogger(__name__)
 
 ADOPT_SECONDS = 0.25
-"""The seconds between two looks at empty RQ queues, unless `wake` is called."""
+"""The pause between two looks at empty RQ queues, which `wake` ends when the dispatcher queued a job."""
 AGAIN_SECONDS = 0.02
-"""The seconds before RQ is asked again for queued jobs of a capability of which it gave none."""
+"""The pause before the next look for a capability of which RQ's queues had no job although there was room."""
 LOOK_SECONDS = 1.0
-"""The seconds between two looks for people's requests and for a wiped Redis, and after a failure."""
+"""The pause between two looks for people's requests in RQ and for a wiped Redis, and after a failure."""
 
 
 class ShardCommands(Protocol):
-    """The interface through which the bridge gives commands to the dispatcher's shards."""
+    """The port through which the bridge gives a dispatcher's shards RQ's jobs and people's requests."""
 
     def shards(self) -> Collection[int]:
-        """Return the shards that the dispatcher owns and that RQ was reconciled with."""
+        """Return the numbers of the shards that the dispatcher owns."""
 
     def room(self) -> Mapping[str, int]:
-        """Return how many nodes may be published now, by capability; empty when no job is to be taken."""
+        """Return how many more nodes of each capability may be published now; empty to take no job from RQ."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Claim the nodes whose jobs RQ had queued, or tell RQ their states."""
+        """Claim the nodes whose jobs were taken from RQ's queues, or send RQ the states of nodes that cannot run."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out requests that people made with RQ's tools; a request comes again until RQ has the new state."""
+        """Carry out cancels and requeues that people made with RQ's tools; repeated until RQ has the new state."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Show RQ all workflows of shards that RQ lost or never had, then call `TaskGraph.remember`."""
+        """Write the live workflows of shards that RQ does not have into RQ, then call `TaskGraph.remember`."""
 
 
 class Bridge:
@@ -63,21 +63,21 @@ class Bridge:
         self._again_seconds = again_seconds
         self._wake = asyncio.Event()
         self._missed: dict[str, float] = {}
-        """The time of the next look for capabilities of which RQ had no queued job."""
+        """The earliest time of the next look for each capability of which RQ's queues had no job."""
         self.available = True
         """Whether Redis answered the bridge's last call."""
 
     def wake(self) -> None:
-        """Look for queued jobs at once, because there is room, or a job was queued."""
+        """Make the bridge look for queued jobs in RQ at once, because there is new room or a new job."""
         self._wake.set()
 
     def open(self, supervisor: Supervisor) -> None:
-        """Start the two loops over RQ; nodes are dispatched without RQ, too, so neither is critical."""
+        """Start the loops for queued jobs and for requests; neither is critical, since nodes also run without RQ."""
         supervisor.keep(self._adopting, name="adopt from RQ", critical=False)
         supervisor.keep(self._looking, name="requests in RQ", critical=False)
 
     async def adopt(self) -> int:
-        """Take jobs from RQ's queues once, propose them to the ledger, and return how many.
+        """Take jobs from RQ's queues once, propose their nodes to the shard workers, and return the number of jobs.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.
@@ -94,7 +94,7 @@ class Bridge:
         return len(proposals)
 
     async def look(self) -> None:
-        """Look once for people's requests in RQ, and for shards whose jobs RQ has lost.
+        """Hand people's requests in RQ, and shards whose jobs Redis has lost, to the shard workers once.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

@@ -1,4 +1,4 @@
-"""The function that every job of ours in RQ names, which refuses to run in a stock RQ worker.
+"""The function that every node's job in RQ names, which refuses to run in a stock RQ worker.
 
 A dispatcher publishes a node to the agents and never calls a function. A stock worker that was started on the
 dispatcher's queues imports this function, which refuses: the job fails in RQ, the ledger does not change, and the
@@ -12,15 +12,15 @@ from typing import NoReturn
 from coditect.errors import SetupError
 
 FUNCTION = "dispatcher.taskgraph.function.publish"
-"""The name of the function in every job of the dispatcher; RQ calls none, and another name is refused."""
+"""The function name of every node's RQ job, never called by a dispatcher; a job with another name is failed."""
 
 
 class RunByTheDispatcher(SetupError):
-    """The error of a node's job that a stock RQ worker executed, without any effect; stop that worker."""
+    """The error of a stock RQ worker that took a node's job; nothing was executed, and the worker must be stopped."""
 
 
 def publish(workflow: str, node: str) -> NoReturn:
-    """Refuse to run: only a dispatcher publishes nodes, and a stock RQ worker took the job by mistake.
+    """Raise an error, because a stock RQ worker took a node's job, which only a dispatcher may publish.
 
     Raises:
         RunByTheDispatcher: always.

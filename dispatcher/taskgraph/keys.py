@@ -1,4 +1,4 @@
-"""The Redis keys of stock RQ 2.12, and the dispatcher's few own keys beside them.
+"""The Redis keys of stock RQ 2.12 that hold the task graph, and the dispatcher's few own keys beside them.
 
 ::
 
@@ -38,7 +38,7 @@ def job_id(workflow: str, node: str) -> str:
 
 
 def identity(job: str) -> Key | None:
-    """Return the workflow and the node in the id of an RQ job; None for an id of another form."""
+    """Return the workflow and node of a job id in RQ; None for an id of another form."""
     found = _JOB_ID.fullmatch(job)
     if found is None:
         return None
@@ -50,7 +50,7 @@ def identity(job: str) -> Key | None:
 
 @lru_cache(maxsize=1024)
 def queue_name(level: Priority, shard: int) -> str:
-    """Return the name of RQ's queue for one priority level and shard."""
+    """Return the name of the RQ queue for one priority level of one shard."""
     return f"coditect-{level.value}-{shard}"
 
 

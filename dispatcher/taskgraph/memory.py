@@ -1,4 +1,4 @@
-"""The in-memory twin of the task graph in RQ, for tests, with methods that act as people and faults do."""
+"""The in-memory twin of the task graph in RQ, for tests, which can also act as RQ's tools and lose data."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class _Entry:
     job: Job
     state: JobState
     told: JobState
-    """The last state that the dispatcher gave the job."""
+    """The last state that the dispatcher set for the job."""
     after: tuple[Key, ...]
     results: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryTaskGraph:
-    """The jobs in memory, with the states that RQ would give them.
+    """A task graph whose jobs lie in memory and have the states that RQ would give them.
 
     For tests: `failing` refuses every call from the next one on, `wipe` loses everything, `lose` one job; `cancel`,
     `requeue` and `stray` do what stock RQ's tools and workers do.
@@ -66,7 +66,7 @@ class MemoryTaskGraph:
         return None
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the given jobs that do not exist yet."""
+        """Create the jobs that do not exist, and return the given jobs that do, unchanged."""
         self._check("create")
         there: list[Job] = []
         for job in jobs:
@@ -99,7 +99,7 @@ class MemoryTaskGraph:
                     self._release(key, held)
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take jobs out of the queues as proposals for the ledger, the highest priority first."""
+        """Take jobs of capabilities with room out of the queues, and return them as proposals, urgent ones first."""
         self._check("adopt")
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:
@@ -120,7 +120,7 @@ class MemoryTaskGraph:
         return [Proposal(*key, self._jobs[key].job.capability) for key in taken if self._start(self._jobs[key])]
 
     def _looked_at(self, queues: list[list[Key]], taken: list[Key], most: int) -> Iterator[Key]:
-        """Yield queued jobs in the order in which `adopt` examines them: the heads of all queues in rounds."""
+        """Yield queued jobs in the order in which `adopt` examines them: in rounds, the first jobs of each queue."""
         seen, heads = looks(most), [iter([*queue]) for queue in queues]
         full = heads
         while full and len(taken) < most and seen > 0:
@@ -137,7 +137,7 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Return whether a queued job may be taken: its capability has room, or no proposal follows from it."""
+        """Tell whether `adopt` takes a queued job: its capability has room in `left`, or a person requeued it."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True
@@ -147,7 +147,7 @@ class MemoryTaskGraph:
         return fits
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove a workflow's jobs with everything that is kept about them."""
+        """Remove the jobs of the given nodes of a workflow."""
         self._check("remove")
         for node in nodes:
             key = Key(workflow, node)
@@ -156,7 +156,7 @@ class MemoryTaskGraph:
                 self._unqueue(key, entry)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return the requests that people made about jobs of the shards, at most `BATCH`."""
+        """Return at most `BATCH` cancels, requeues and stray runs of the shards' jobs by RQ's own tools."""
         self._check("requests")
         found = [
             ToolRequest(*key, kind)
@@ -166,7 +166,7 @@ class MemoryTaskGraph:
         return found[:BATCH]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Return the expected jobs that are missing, and the changes for those that differ."""
+        """Return the expected jobs that are missing, and the changes that correct jobs in other states."""
         self._check("difference")
         found = [(job, self._jobs.get(Key(job.workflow, job.node))) for job in expected]
         return GraphDifference(
@@ -175,19 +175,19 @@ class MemoryTaskGraph:
         )
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the shard's workflows with unended jobs and its queued jobs, without jobs that people changed."""
+        """Return the shard's workflows with unended jobs that no person changed, and the shard's queued jobs."""
         self._check("unfinished")
         entries = [one for one in self._jobs.values() if one.job.shard == shard and one.state not in _ENDS]
         queued = {Key(one.job.workflow, one.job.node) for one in entries if one.state is JobState.QUEUED}
         return Unfinished({one.job.workflow for one in entries if _asked(one.state, one.told) is None}, queued)
 
     async def remember(self, shard: int) -> None:
-        """Record that RQ has the state of a shard, until the next wipe."""
+        """Record, until the next wipe, that the jobs of a shard are complete."""
         self._check("remember")
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise the store's incarnation, kept until the next wipe, and return the one before."""
+        """Raise a store's kept incarnation to `begun`, and return the number kept before, 0 for none."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)
@@ -199,16 +199,16 @@ class MemoryTaskGraph:
         return self._known.intersection(shards)
 
     def state(self, workflow: str, node: str) -> JobState | None:
-        """Return a job's state, for tests; None when there is no such job."""
+        """Return the state of a node's job, for tests; None for a missing job."""
         entry = self._jobs.get(Key(workflow, node))
         return None if entry is None else entry.state
 
     def result(self, workflow: str, node: str) -> list[bytes]:
-        """Return the outcomes in a job's stream, for tests."""
+        """Return the recorded results and errors of a node's job, oldest first, for tests."""
         return [*self._jobs[Key(workflow, node)].results.values()]
 
     def wipe(self) -> None:
-        """Remove all data, like a Redis that came back empty."""
+        """Remove all data, as a Redis does that restarts empty."""
         self._jobs.clear()
         self._dependents.clear()
         self._queues.clear()
@@ -216,20 +216,20 @@ class MemoryTaskGraph:
         self._incarnations.clear()
 
     def lose(self, workflow: str, node: str) -> None:
-        """Remove one job's hash, as with `DEL rq:job:<key>`."""
+        """Remove one node's job, as `DEL rq:job:<key>` does in Redis."""
         key = Key(workflow, node)
         self._unqueue(key, self._jobs.pop(key))
 
     def cancel(self, workflow: str, node: str) -> None:
-        """Cancel a job as a person does with RQ's `Job.cancel`."""
+        """Cancel a node's job as a person does with RQ's `Job.cancel`."""
         self._move(Key(workflow, node), JobState.CANCELED)
 
     def requeue(self, workflow: str, node: str) -> None:
-        """Queue a failed job again, as a person does with `rq requeue`."""
+        """Queue a node's failed job again, as a person does with `rq requeue`."""
         self._move(Key(workflow, node), JobState.QUEUED)
 
     def stray(self, workflow: str, node: str) -> None:
-        """Fail a queued job, as a stock RQ worker does that takes the job by mistake."""
+        """Fail a node's queued job, as a stock RQ worker does that takes the job by mistake."""
         self._move(Key(workflow, node), JobState.FAILED)
 
     def _check(self, step: str) -> None:
@@ -237,7 +237,7 @@ class MemoryTaskGraph:
             raise TaskGraphUnavailable("RQ's Redis did not answer", step=step, reason="failing")
 
     def _move(self, key: Key, state: JobState) -> None:
-        """Change a job's state, and move it to the queue or registry of that state."""
+        """Set the state of a job, and move it into or out of its queue."""
         entry = self._jobs[key]
         self._unqueue(key, entry)
         entry.state = state
@@ -260,7 +260,7 @@ class MemoryTaskGraph:
             queue.remove(key)
 
     def _start(self, entry: _Entry) -> bool:
-        """Mark a job as started, and return whether its node is proposed; a job that a person requeued is not."""
+        """Set a job to started, and tell whether to propose its node: not if a person requeued the failed job."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED

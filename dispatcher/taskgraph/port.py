@@ -1,4 +1,4 @@
-"""The port of the task graph in RQ, with two adapters: `redis` and `memory`.
+"""The port `TaskGraph` over the jobs that show workflows in RQ, with two adapters: `redis` and `memory`.
 
 Every call is idempotent: it may be repeated after an error, and after a crash from an earlier point on.
 """
@@ -16,31 +16,31 @@ from coditect.model.value import value
 from coditect.workflow.states import TaskState
 
 BATCH = 500
-"""The most jobs that one call to Redis creates, changes or adopts, because a script blocks Redis."""
+"""The most jobs that one Lua script creates, changes or adopts, since Redis does nothing else meanwhile."""
 
 MOST_RESULT_BYTES = 1_024
-"""The largest result in bytes that RQ's tools show; larger results are only in the ledger."""
+"""The largest result that is copied into a job in RQ; a larger one is only in the ledger."""
 
 PIECE = 64
-"""The number of queued jobs that one look passes beyond the head of a queue."""
+"""The number of jobs further back in a queue that each `adopt` examines beside the first ones."""
 
 
 class TaskGraphUnavailable(Retryable):
-    """The error of a call that RQ's Redis did not answer in time, or refused; the call may be repeated."""
+    """The error of a task graph call that RQ's Redis refused or did not answer in time; repeat the same call."""
 
 
 def looks(room: int) -> int:
-    """Return how many queued jobs of one level a round trip examines: more when there is `room` for more."""
+    """Return how many queued jobs of one priority level `adopt` examines: more when there is more `room`."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
 class JobState(StrEnum):
-    """The state of a job, in RQ's own words."""
+    """The state of a job in RQ, by RQ's own names."""
 
     DEFERRED = "deferred"
-    """Waiting for predecessors; RQ enqueues the job when all of them are finished."""
+    """The state of a job that waits for predecessors, and is enqueued when all of them are finished."""
     SCHEDULED = "scheduled"
-    """Waiting for a time or a person, not for predecessors; only a change by the dispatcher moves the job."""
+    """The state of a job that waits for a time or a person; only a `Change` moves the job."""
     QUEUED = "queued"
     STARTED = "started"
     FINISHED = "finished"
@@ -65,13 +65,13 @@ _PLACES = {
 
 
 def job_state(state: TaskState) -> JobState:
-    """Return the RQ state that a node's job has when the node is in the given state."""
+    """Return the state in RQ of the job of a node that has the given state in the ledger."""
     return _PLACES[state]
 
 
 @value
 class Job:
-    """A workflow's node in the form of a job that RQ is to have."""
+    """A node of a workflow as the job that RQ is to have for it."""
 
     workflow: str
     """The workflow's id: a UUID, or another text of letters, digits and hyphens."""
@@ -79,9 +79,9 @@ class Job:
     shard: int
     level: Priority
     capability: str
-    """The capability's name, without a space; the job's description ends with it."""
+    """The node's capability, without a space; the job's description in RQ ends with the capability."""
     after: tuple[str, ...]
-    """The names of the nodes of the same workflow that must all be finished before the job is queued.
+    """The nodes of the same workflow that must all be finished before RQ enqueues the job.
 
     Empty where RQ cannot express the condition (any, k of n, `when`, an edge that allows failure): such a job is
     deferred until a change enqueues it.
@@ -92,7 +92,7 @@ class Job:
 
 @value
 class Change:
-    """A new state for a job that RQ has; `shard` and `level` are the job's own."""
+    """A new state for a node's job in RQ; `shard` and `level` name the job's queue."""
 
     workflow: str
     node: str
@@ -102,20 +102,20 @@ class Change:
     result: bytes | None = None
     """The node's result as JSON, shown for a finished job unless it is over `MOST_RESULT_BYTES`."""
     error: str = ""
-    """The text of the error that RQ's tools show for a failed job."""
+    """The error text that RQ's tools show for a failed job."""
     entry: str = ""
-    """The id of the result's entry in the job's stream, so that a repeat adds none; empty for the current time.
+    """The id `<ms>-<n>` of the result's entry in the job's stream, added once; empty for the present time.
 
     A job that was created as ended has no entry yet: with an id it is added.
     """
     due_ms: int | None = None
-    """The due time of a scheduled job in milliseconds, for people to see; RQ does not act on it."""
+    """The due time that RQ's tools show for a scheduled job; RQ does not enqueue the job then."""
     anew: bool = False
-    """Whether to write the state even when the job's hash has it, because its queue or registry may differ."""
+    """Whether to write the state again when the job's hash has it, to repair the job's queue and registries."""
 
 
 class Proposal(NamedTuple):
-    """A job that RQ had queued and has marked as started: its node may run, if the ledger permits it.
+    """A node whose job was moved from queued to started in RQ, proposed to the ledger to run.
 
     A job that the ledger does not claim stays started until a change sets its state.
     """
@@ -123,28 +123,28 @@ class Proposal(NamedTuple):
     workflow: str
     node: str
     capability: str
-    """The capability against whose room the job was taken, by the job's description."""
+    """The node's capability, as the job's description in RQ names it; the job used room of that capability."""
 
 
 class Key(NamedTuple):
-    """The key of a node's job: workflow and node."""
+    """The key of a node's job: the workflow's id and the node's name."""
 
     workflow: str
     node: str
 
 
 class RequestKind(StrEnum):
-    """The kind of change that a person made to a job with RQ's own tools."""
+    """The kind of a change that a person or a stock RQ worker made to a node's job."""
 
     CANCEL = "cancel"
     REQUEUE = "requeue"
     STRAY = "stray"
-    """A stock RQ worker took the job and failed it: no person asked for anything, and no task was executed."""
+    """The kind of a job that a stock RQ worker took by mistake and failed; no task was executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """A change that a person made to a job with RQ's tools, reported until the dispatcher sets the job's state."""
+    """A cancel, requeue or stray run of a node's job by RQ's tools, reported until a `Change` sets the job's state."""
 
     workflow: str
     node: str
@@ -153,7 +153,7 @@ class ToolRequest:
 
 @dataclass(frozen=True, slots=True)
 class GraphDifference:
-    """The differences of RQ from the ledger: the jobs to `create`, and the changes to `tell`."""
+    """The jobs that RQ lacks (for `create`), and the changes that correct RQ's other jobs (for `tell`)."""
 
     missing: tuple[Job, ...]
     changes: tuple[Change, ...]
@@ -164,16 +164,16 @@ class GraphDifference:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """The workflows with unended jobs in RQ, and the queued jobs, of one shard."""
+    """The workflows with unended jobs, and the queued jobs, that RQ has of one shard."""
 
     workflows: Collection[str]
-    """The workflows that have jobs in RQ which have not ended, without jobs that people changed."""
+    """The ids of workflows with unended jobs, except jobs that `requests` reports."""
     queued: Collection[Key]
-    """The jobs in RQ's queues; a job that moves during the look may be missing."""
+    """The keys of jobs in the shard's queues; a job that moved during the pass may be missing."""
 
 
 class TaskGraph(Protocol):
-    """The interface to the task graph in RQ, an async context manager whose opening needs no server.
+    """The jobs in RQ that show the nodes of workflows; an async context manager that opens without a server.
 
     Each round trip ends within 1 s; no call blocks the event loop.
 
@@ -182,20 +182,20 @@ class TaskGraph(Protocol):
     """
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that RQ does not have, predecessors first, and return those that it has, unchanged.
+        """Create the jobs that RQ lacks, predecessors first, and return the given jobs that RQ has, unchanged.
 
         A deferred job whose predecessors are all finished is queued at once.
         """
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the given states of jobs, in order, then queue the deferred jobs whose last predecessor is finished.
+        """Set the given states of jobs in RQ, in order, then queue deferred jobs whose predecessors are all finished.
 
         A job that a change of the same call names is queued only by that change. A job that RQ does not have is passed
         over: it was lost, and `difference` finds it.
         """
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take up to `room` queued jobs of each capability, and mark each as started when it is taken.
+        """Take up to `room` queued jobs of each capability out of RQ's queues, and mark them as started.
 
         The urgent come first, at most `BATCH` at once, shared fairly among the shards. A job whose capability has no
         room stays where it is and holds up no other: so many `looks` at each level pass it, and jobs behind more than
@@ -204,32 +204,32 @@ class TaskGraph(Protocol):
         """
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove a workflow's jobs with everything that RQ keeps about them."""
+        """Remove the jobs of the given nodes of a workflow from RQ, with their results and executions."""
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return at most `BATCH` requests that people made with stock tools since the jobs' states were last set."""
+        """Return at most `BATCH` changes that people or stock workers made to jobs since `tell` set their states."""
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the given jobs, as the ledger has them, with RQ, and return the differences.
+        """Compare the jobs that the ledger expects with RQ's hashes, queues, registries and executions.
 
         `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
         and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.
         """
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the shard's workflows and queued jobs that have not ended in RQ, by one pass in small steps."""
+        """Return the unended workflows and queued jobs of a shard in RQ, by one pass in small steps."""
 
     async def remember(self, shard: int) -> None:
-        """Record in Redis, after a reconciliation, that RQ has this dispatcher's state of the shard."""
+        """Note in Redis that RQ has all live nodes of the shard, after this dispatcher wrote them."""
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise the store's incarnation in Redis to `begun`, and return the one before, 0 for none.
+        """Raise a store's incarnation number in Redis to `begun`, and return the number before, 0 for none.
 
         See `dispatcher.ledger.ownership.incarnation`. The number in Redis never falls, except by a wipe.
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return which of the given shards `remember` has recorded and Redis has not lost since.
+        """Return the given shards that this dispatcher noted by `remember` and that Redis still has.
 
-        For the others Redis was wiped, or another dispatcher had the shard.
+        For the other shards Redis was wiped, or another dispatcher had the shard.
         """

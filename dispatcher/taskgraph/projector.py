@@ -1,7 +1,7 @@
-"""The projector, which copies one shard's commits into RQ, so that RQ's tools show the graph of the ledger.
+"""The projector, which copies one shard's committed node states into RQ, for RQ's tools to show.
 
 The shard worker adds the changes of each commit and goes on; nothing waits for Redis. Waiting changes are not stored:
-what died with a dispatcher is found by its successor's comparison (`scheduling.reconciler`). While Redis is away
+if the dispatcher dies, its successor finds them by comparison (`scheduling.reconciler`). While Redis is away
 entries gather up to a bound; beyond it they are thrown away and the shard is to be reconciled instead.
 """
 
@@ -33,13 +33,13 @@ from dispatcher.taskgraph.port import (
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 200_000
-"""The most job changes that wait for Redis, about 60 MB; beyond it they are dropped."""
+"""The most job changes that wait for Redis, about 60 MB."""
 MOST_WITH_OUTCOMES = 10_000
 """The number of waiting changes beyond which new ones are queued without results and errors."""
 PAUSE_SECONDS = 0.2
-"""The seconds between a failed write to RQ and the next try."""
+"""The pause after Redis failed, before the projector tries again."""
 GATHER_SECONDS = 0.1
-"""The seconds for which changes wait to be written together, unless one of them queues a job.
+"""The time for which job changes are gathered before they are written, unless one of them queues a job.
 
 RQ is then only for people to look at. A node that lasts a moment is never shown as started: half of all changes are
 saved, and in a chain a round trip to Redis for every hop.
@@ -49,7 +49,7 @@ Entry = Job | Change
 
 
 class Projector:
-    """The projector of one shard, which writes the changes of its commits to RQ in order."""
+    """The writer of one shard's job changes to RQ, in the order of the shard's commits; `run` never ends by itself."""
 
     def __init__(
         self,
@@ -59,32 +59,32 @@ class Projector:
         moved: Callable[[], None] = lambda: None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
-        """Prepare a queue of changes; `moved` is called when RQ may have queued a job."""
+        """Create an empty queue of job changes; `moved` is called when RQ may have queued a job."""
         self._graph = graph
         self._shard = shard
         self._moved = moved
         self._most_waiting = most_waiting
         self._entries = deque[Entry]()
         self._added = 0
-        """The number of all changes that were queued so far."""
+        """The number of all job changes that were ever added to the queue."""
         self._more = asyncio.Event()
-        """The event that there are changes to write now."""
+        """The event that job changes are to be written to RQ now."""
         self._gathering: asyncio.TimerHandle | None = None
         self._fewer = asyncio.Event()
-        """The event that changes were written to RQ, or dropped."""
+        """The event that queued job changes were written to RQ, or dropped."""
         self._closed = False
         self.overflowed = False
-        """Whether changes were dropped because too many waited: show all nodes, then call `reconciled`."""
+        """Whether job changes were dropped because too many waited: write all nodes to RQ, after `reconciled`."""
         self.available = True
         """Whether Redis answered the projector's last write."""
 
     @property
     def waiting(self) -> int:
-        """The number of changes that are not written to RQ yet."""
+        """The number of job changes that are not written to RQ yet."""
         return len(self._entries)
 
     def follow(self, effects: Effects) -> None:
-        """Queue the job changes of one commit for RQ; of a node that changed twice, only the last.
+        """Queue the job changes that follow from one commit; of a node that changed twice, only the last change.
 
         RQ has a node that it proposed as started already. A shown node is created in RQ, or corrected where RQ differs.
         All nodes of a newly accepted workflow are shown, here or by a later batch, as they are then.
@@ -101,7 +101,7 @@ class Projector:
         self.append(entries)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Queue the given job changes of one commit; creations stand before changes of the same jobs."""
+        """Queue the given new jobs and job changes for RQ; a new job must come before changes of the same job."""
         if self._closed or not entries:
             return
         if self.waiting + len(entries) > self._most_waiting:
@@ -117,11 +117,11 @@ class Projector:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
-        """Record that all nodes are about to be shown again, after the queue had overflowed."""
+        """Clear `overflowed`, because the caller is about to queue all nodes of the shard again."""
         self.overflowed = False
 
     async def told(self) -> None:
-        """Wait until all changes that are queued now are in RQ, or were dropped."""
+        """Wait until all job changes that are queued now are written to RQ, or dropped."""
         if not self._entries:
             return
         last = self._added
@@ -131,21 +131,21 @@ class Projector:
             await self._fewer.wait()
 
     async def tell_last(self, seconds: float) -> None:
-        """Wait at most `seconds` until the queued changes are in RQ; do not wait while Redis is absent."""
+        """Wait at most `seconds` until the queued job changes are in RQ; return at once while Redis is absent."""
         if self.available:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self.told()
 
     def close(self) -> None:
-        """Drop all queued and later changes, because the dispatcher no longer owns the shard."""
+        """Drop all queued and later job changes, because the dispatcher no longer owns the shard."""
         self._closed = True
         if self._gathering is not None:
             self._gathering.cancel()
         self._throw_away()
 
     async def run(self) -> None:
-        """Write the queued changes to RQ, batch by batch, until canceled."""
+        """Write the queued job changes to RQ, batch by batch, until canceled; wait while Redis is absent."""
         if self._entries:  # a loop before this one was woken for them, and died
             self._more.set()
         while True:
@@ -163,7 +163,7 @@ class Projector:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def job(self, shown: NodeSnapshot) -> Job:
-        """Return a node in the form of RQ's job."""
+        """Return the RQ job that shows a node in its present state."""
         node_key, level = shown.node_key, _level(shown.level)
         return Job(
             node_key.workflow,
@@ -200,9 +200,9 @@ class Projector:
         self._fewer.set()
 
     async def _step(self) -> int:
-        """Write the first queued changes to RQ, all creations or all updates, and return their number.
+        """Write the first queued creations, or the first queued changes, to RQ in one batch; return their number.
 
-        They stay until that is done.
+        They stay queued until RQ has them.
         """
         kind = type(self._entries[0])
         batch = [*islice(takewhile(lambda entry: type(entry) is kind, self._entries), BATCH)]
@@ -219,14 +219,14 @@ class Projector:
         return len(batch)
 
     async def _create(self, jobs: list[Job]) -> None:
-        """Create the given jobs in RQ, and correct existing ones that differ."""
+        """Create jobs in RQ, and correct those that RQ has already in another state."""
         if there := await self._graph.create(jobs):
             difference = await self._graph.difference(there)
             await self._graph.tell(difference.changes)
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Return the changes without those to `started` of jobs that change again in the same batch."""
+    """Return the job changes without each start of a job that has a later change in the list."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

@@ -1,4 +1,4 @@
-"""The values in RQ's keys, as rows for the Lua scripts, made from a template that stock RQ itself gives.
+"""The values of RQ's keys as rows of arguments for the Lua scripts, by a template that stock RQ makes.
 
 The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds is
 there, too. The script fills in the fields that differ from job to job.
@@ -25,9 +25,9 @@ from dispatcher.taskgraph.port import BATCH, MOST_RESULT_BYTES, Change, Job, Job
 
 MOST_ERROR_CHARACTERS = 8_192
 MOST_DEPENDENCIES = 10_000
-"""The most predecessors of a job in RQ; a job with more has none there, and only a change queues it."""
+"""The most predecessors that RQ is given for a job; a job with more gets none, and only a `Change` queues it."""
 MOST_EDGES = 5_000
-"""The most dependencies in one batch of new jobs, unless a single job has more."""
+"""The most predecessor edges in one batch of new jobs, unless a single job has more."""
 
 KEEP = -1
 """The time to live that RQ gives results and failures: for ever, until the dispatcher removes them."""
@@ -39,7 +39,7 @@ _DATA_END = ", {}]"
 
 @cache
 def template() -> tuple[str, ...]:
-    """Return the fields of a job's hash that are the same in all jobs, as names and values by turns."""
+    """Return the hash fields that are the same in all RQ jobs of nodes, as `name, value, name, value...`."""
     job = StockJob.create(
         FUNCTION, args=("", ""), connection=Redis(), result_ttl=KEEP, failure_ttl=KEEP, serializer=JSONSerializer
     )
@@ -48,7 +48,7 @@ def template() -> tuple[str, ...]:
 
 
 def job_row(job: Job) -> list[Any]:
-    """Return a job as a row of arguments for the Lua script that creates jobs."""
+    """Return a job's arguments for the Lua script: id, queue, state, data, description, timeout, predecessors."""
     after = job.after if len(job.after) <= MOST_DEPENDENCIES else ()
     return [
         job_id(job.workflow, job.node),
@@ -62,7 +62,7 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """Return a change as a row of arguments for the Lua script that changes jobs."""
+    """Return a change's arguments for the Lua script: id, queue, state, entry, result, error, due time, anew."""
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),
@@ -76,7 +76,7 @@ def change_row(change: Change) -> list[Any]:
 
 
 def refusal_row(job: str, queue: str, error: str) -> list[Any]:
-    """Return the change row that fails a job which belongs to no node."""
+    """Return the Lua script's arguments that fail an RQ job which belongs to no node."""
     return [job, queue, JobState.FAILED.value, "", "", _error(error), "+inf", 0]
 
 
@@ -92,7 +92,7 @@ def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Yield jobs in order, in batches bounded by the number of jobs and of their dependencies."""
+    """Yield the jobs in order, in batches of at most `BATCH` jobs and `MOST_EDGES` predecessor edges."""
     begin, edges = 0, 0
     for end, job in enumerate(jobs):
         if end > begin and (end - begin == BATCH or edges + len(job.after) > MOST_EDGES):

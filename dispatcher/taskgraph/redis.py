@@ -1,4 +1,4 @@
-"""The task graph in the Redis that stock RQ reads: Lua scripts (`lua/`) over RQ's own keys.
+"""The Redis adapter of the task graph: Lua scripts (`lua/`) on the keys that stock RQ reads.
 
 Each script is one atomic step and one round trip over at most `port.BATCH` jobs. RQ's keys have no hash tags, so RQ and
 these scripts need a Redis that is no cluster.
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.9
 LOOKED_AT = 200
-"""The jobs of each queue and registry that one round trip examines, in a millisecond or two."""
+"""The number of jobs of each RQ queue and registry that one round trip of `unfinished` examines."""
 MOST_DEPENDENTS = 1_000
-"""The most dependents that one round trip examines; more take several round trips."""
+"""The most dependents of a finished job that one round trip examines for release."""
 _PACKAGE = "dispatcher.taskgraph"
 _SCRIPTS = {
     **read_scripts(_PACKAGE, "create", "tell", "release", "adopt", "remove", shared="moves"),
@@ -59,7 +59,7 @@ Item = TypeVar("Item")
 
 
 class RedisTaskGraph:
-    """The task graph as RQ's jobs in a Redis database; safe for concurrent calls on one event loop.
+    """The task graph in a Redis database that RQ uses; safe for concurrent calls on one event loop.
 
     `worker` names this life of this dispatcher: stock tools show it as the worker of the jobs that it started.
     """
@@ -67,7 +67,7 @@ class RedisTaskGraph:
     def __init__(
         self, url: str, *, worker: str, clock: Clock | None = None, timeout_seconds: float = TIMEOUT_SECONDS
     ) -> None:
-        """Prepare the Lua scripts without connecting to Redis.
+        """Prepare the connection and the Lua scripts, without connecting yet.
 
         Raises:
             SetupError: when Redis knows no such URL.
@@ -89,7 +89,7 @@ class RedisTaskGraph:
         await self._connection.close()
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that RQ does not have, in batches; each batch is atomic."""
+        """Create the jobs that RQ lacks, one Lua script for each batch, and return the given jobs that RQ has."""
         there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
@@ -97,12 +97,12 @@ class RedisTaskGraph:
         return there
 
     async def tell(self, changes: Sequence[Change]) -> None:
-        """Set the given states of jobs and queue released dependents, in one round trip for `BATCH` changes."""
+        """Set states of jobs in RQ, `BATCH` in a round trip, and queue dependents of finished jobs."""
         for batch in _pages_of_one_each(changes):
             await self._tell_rows([change_row(one) for one in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take queued jobs, the urgent first, and mark each as started in the same step."""
+        """Take jobs of capabilities with room out of RQ's queues and mark them as started; urgent first."""
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []
@@ -123,13 +123,13 @@ class RedisTaskGraph:
         return proposals
 
     async def remove(self, workflow: str, nodes: Sequence[str]) -> None:
-        """Remove a workflow's jobs with everything that RQ keeps about them, in batches."""
+        """Remove the jobs of the given nodes of a workflow from RQ, `BATCH` in a round trip."""
         for page in _pages(nodes):
             ids = json.dumps([job_id(workflow, node) for node in page])
             await self._run("remove", self._stamp(), ids)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return the requests that people made with RQ's tools, in one round trip."""
+        """Return at most `BATCH` changes that people or stock workers made to the shards' jobs, in one round trip."""
         queues = [queue_name(level, shard) for shard in shards for level in Priority]
         found = await self._run("requests", json.dumps(queues), BATCH)
         kinds = zip(found[::2], found[1::2], strict=True)
@@ -137,7 +137,7 @@ class RedisTaskGraph:
         return [ToolRequest(*job, kind) for kind, job in asked if job is not None]
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the given jobs with RQ, `BATCH` of them in a round trip."""
+        """Compare the expected jobs with RQ, `BATCH` in a round trip, and return missing and different jobs."""
         missing: list[Job] = []
         changes: list[Change] = []
         for page in _pages(expected):
@@ -156,7 +156,7 @@ class RedisTaskGraph:
         return GraphDifference(tuple(missing), tuple(changes))
 
     async def unfinished(self, shard: int) -> Unfinished:
-        """Return the shard's unended jobs in RQ, by `LOOKED_AT` of each queue and registry in a round trip."""
+        """Return the shard's unended workflows and queued jobs in RQ, reading `LOOKED_AT` jobs in a round trip."""
         queues, first = [queue_name(level, shard) for level in Priority], 0
         workflows: set[str] = set()
         queued: set[Key] = set()
@@ -169,11 +169,11 @@ class RedisTaskGraph:
         return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
-        """Write the dispatcher's name into the shard's key, as a sign that RQ has its state."""
+        """Write this dispatcher's name into the shard's epoch key, to note that RQ has the shard's nodes."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise the store's highest incarnation in a sorted set, and return the one before, in one transaction."""
+        """Raise a store's incarnation number in a Redis sorted set to `begun`, and return the number before."""
         async with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zscore(_STORES_KEY, store)
             pipeline.zadd(_STORES_KEY, {store: begun}, gt=True)
@@ -181,14 +181,14 @@ class RedisTaskGraph:
         return int(before or 0)
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the shards whose key names this dispatcher, so that RQ has their state."""
+        """Return the given shards whose epoch key in Redis holds this dispatcher's name."""
         if not shards:
             return ()
         found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
         return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
-        """Return RQ's queues of one level, beginning with another shard at each call."""
+        """Return the names of the shards' queues of one priority level, each call beginning with another shard."""
         queues = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]
@@ -205,7 +205,7 @@ class RedisTaskGraph:
                     break
 
     async def _refuse(self, jobs: list[tuple[bytes, bytes]]) -> None:
-        """Fail jobs that belong to no node: another program enqueued them into the dispatcher's queue."""
+        """Fail RQ jobs that belong to no node, which another program enqueued into a dispatcher's queue."""
         if not jobs:
             return
         names = [(job.decode(errors="replace"), queue.decode()) for job, queue in jobs]
