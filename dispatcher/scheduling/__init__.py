@@ -1,4 +1,4 @@
-"""The claim of nodes that RQ proposes, and the comparison of RQ's copy with the ledger, which alone decides.
+"""The scheduler that claims ready nodes for publishing, and the reconciler that corrects RQ's copy of the ledger.
 
 `program` starts this package, which imports `taskgraph`, `shards` and the layers below them.
 """

@@ -1,4 +1,4 @@
-"""The reconciler, which compares RQ's copy of the graph with the ledger at a low rate and corrects RQ.
+"""The reconciler, which slowly and steadily compares RQ's jobs with the ledger's nodes, and corrects RQ.
 
 RQ gets each change after its commit, so it lags by a moment, and people change it with its own tools. Only a
 difference that stands in two looks is drift: a call that was lost, a key that a person deleted. It is corrected in the
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 ROUND_SECONDS = 15.0
 AGAIN_SECONDS = 1.0
-"""The seconds between the two looks that must both show a difference before it is corrected."""
+"""The pause between the two comparisons of a job with the ledger, after which a difference counts as drift."""
 SHARE = 0.02
-"""The share of the time that comparing may take, kept by a pause after each page."""
+"""The largest share of time that comparing RQ with the ledger takes, by a pause after each page."""
 LONGEST_PAUSE_SECONDS = 30.0
 FEW = 64
-"""The number of nodes of each workflow that are read together with those of other workflows."""
+"""The most nodes of one workflow that a read of several workflows returns."""
 TOGETHER = 32
-"""The number of workflows whose first nodes are read at once."""
+"""The number of workflows whose first nodes one read returns."""
 
 
 class Reconciler:
-    """The reconciler for all shards of one dispatcher."""
+    """The reconciler of RQ's jobs with the ledger, for all shards of one dispatcher."""
 
     def __init__(
         self,
@@ -58,10 +58,10 @@ class Reconciler:
         self._workers = workers
         self._graph = graph
         self.mended = 0
-        """The number of jobs so far that RQ did not have, or had in a wrong state."""
+        """The number of jobs corrected so far, because RQ lacked them or had them in another state."""
 
     def open(self, supervisor: Supervisor) -> None:
-        """Start the loop that compares live workflows, and the search for ended ones.
+        """Start the loop that compares live workflows with RQ, and the loop that compares ended ones.
 
         Neither loop is critical: RQ's tools show the differences until one runs again.
         """
@@ -79,7 +79,7 @@ class Reconciler:
                 log.info("RQ could not be compared", extra={"reason": str(error)})
 
     async def round(self) -> int:
-        """Compare every live workflow once, and return how many jobs were corrected.
+        """Compare every live workflow with RQ once, and return how many jobs were corrected.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.
@@ -99,7 +99,7 @@ class Reconciler:
         return self.mended - before
 
     async def ended(self) -> int:
-        """Compare every ended workflow with unended jobs in RQ, and return how many jobs were corrected.
+        """Compare the ended workflows that have unended jobs in RQ, and return how many jobs were corrected.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.
@@ -119,7 +119,7 @@ class Reconciler:
         return self.mended - before
 
     async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
-        """Compare the given workflows of a shard with RQ, page by page, and correct the differences."""
+        """Compare the nodes of workflows with RQ, page by page, and correct jobs that differ twice."""
         if not workflows:
             return
         began = _now()
@@ -146,9 +146,9 @@ class Reconciler:
 async def drift(
     database: Database, worker: ShardWorker, projector: Projector, graph: TaskGraph, workflows: Sequence[str]
 ) -> AsyncIterator[set[Job]]:
-    """Yield, page by page, the jobs of the given workflows that differ in RQ in two looks; correct nothing.
+    """Yield, by the page, the workflows' jobs that differ from RQ in two comparisons; correct nothing.
 
-    While a page waits for its second look the next ones get their first.
+    While a page waits for its second comparison the next ones get their first.
 
     Raises:
         TaskGraphUnavailable: when Redis does not answer; retryable.
@@ -168,7 +168,7 @@ async def drift(
 
 
 async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the keys of the workflows' nodes, page by page."""
+    """Yield the keys of all nodes of the workflows, in pages of `BATCH`."""
     page: list[NodeKey] = []
     async for node_keys in _reads(database, workflows):
         page += node_keys
@@ -180,7 +180,7 @@ async def _pages(database: Database, workflows: Sequence[str]) -> AsyncIterator[
 
 
 async def _reads(database: Database, workflows: Sequence[str]) -> AsyncIterator[list[NodeKey]]:
-    """Yield the nodes of workflows, page by page: first pages of many workflows at once, later pages one by one."""
+    """Yield the node keys of one workflow after another; one read brings the first nodes of several workflows."""
     for at in range(0, len(workflows), TOGETHER):
         together = workflows[at : at + TOGETHER]
         for workflow, first in zip(together, await database.read(partial(_few, workflows=together)), strict=True):
@@ -196,12 +196,12 @@ def _now() -> float:
 
 
 async def _rest(began: float) -> None:
-    """Sleep in proportion to the time since `began`, so that comparing takes no more than its share."""
+    """Pause after a comparison that began at `began`, so that comparing takes at most `SHARE` of the time."""
     await asyncio.sleep(min((_now() - began) * (1 / SHARE - 1), LONGEST_PAUSE_SECONDS))
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Return the jobs of a page that differ from RQ in a second look in the same way."""
+    """Compare jobs that differed from RQ once again, and return those that still differ, unchanged in the ledger."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 
@@ -213,7 +213,7 @@ async def _differing(
     node_keys: Sequence[NodeKey],
     queued: Collection[Key] = (),
 ) -> set[Job]:
-    """Return the jobs that RQ lacks, or has in another state than the ledger."""
+    """Return the jobs of the given nodes that RQ lacks, or has in another state than the ledger."""
     jobs = [projector.job(one) for one in await _seen(worker, tuple(node_keys))]
     await projector.told()
     found = await graph.difference(jobs, queued)
@@ -222,7 +222,7 @@ async def _differing(
 
 
 async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[NodeSnapshot]:
-    """Return the current snapshots of the given nodes, as far as they exist, by as many commands as needed."""
+    """Read the current snapshots of the given nodes from the ledger, without nodes that do not exist."""
     seen: list[NodeSnapshot] = []
     while node_keys:
         answer: CommandAnswer[list[NodeSnapshot]] = CommandAnswer()
@@ -235,7 +235,7 @@ async def _seen(worker: ShardWorker, node_keys: tuple[NodeKey, ...]) -> list[Nod
 
 
 async def _show(worker: ShardWorker, workflow: str, nodes: tuple[str, ...]) -> None:
-    """Send the given nodes' states to RQ, in as many batches as needed."""
+    """Queue the states of the given nodes of a workflow for RQ, by as many commands to the shard as needed."""
     while nodes:
         answer: CommandAnswer[tuple[str, ...]] = CommandAnswer()
         worker.put(Show(workflow, nodes), answer)

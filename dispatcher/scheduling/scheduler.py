@@ -1,4 +1,4 @@
-"""The scheduler, which claims the nodes that RQ has queued as room appears, and others when RQ has none.
+"""The scheduler, which claims nodes that RQ has queued as room appears, and other ready nodes if RQ brings none.
 
 RQ holds the backlog, and the bridge takes jobs from it by priority, up to the room of each capability. The ledger's
 ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 1.0
 LOOK_SECONDS = 0.25
 MOST_OF_A_COMMAND = 64
-"""The most nodes that one command claims."""
+"""The most nodes that one command to a shard worker claims."""
 CLAIM_BYTES = 4_000
 """The estimated bytes that the claim of one node adds to a batch, against the batch's limit."""
 
@@ -46,20 +46,20 @@ class Scheduler:
         self._ownership = ownership
         self._graph = graph
         self._brought: dict[str, float] = {}
-        """The time of the last claim of a node that RQ proposed, by capability."""
+        """The time of the last claim of a node that came from RQ's queues, by capability."""
         self._waiting: dict[str, float] = {}
-        """The time since when there has been room for nodes in the backlog, by capability."""
+        """The time since when a capability has had both ready nodes and room, by capability."""
         self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 
     def open(self) -> None:
-        """Start to claim ready nodes as room appears, from RQ's proposals and from the ledger's index."""
+        """Start the loops that claim ready nodes: from RQ's queues, and from the ledger's ready index."""
         self._ports.background.keep(self._without_rq, name="backlogs", critical=True, idle=True)
         if self.bridge is not None:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
-        """Look for ready nodes at once, because there is room, or a node waits for room."""
+        """Look for ready nodes to claim at once, because there is new room or a new ready node."""
         if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
@@ -76,13 +76,13 @@ class Scheduler:
         return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
-        """Return how many nodes may be published now, for each capability with ready nodes."""
+        """Return how many more nodes may be published now, for each capability with ready nodes and room."""
         waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
         found = {capability: self._ports.window.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Claim the nodes that RQ proposes, if the ledger permits it; RQ gets back those without room."""
+        """Have the shard workers claim the nodes that RQ proposes; RQ gets back nodes that find no room."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
@@ -96,7 +96,7 @@ class Scheduler:
                 self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
-        """Propose nodes to a shard worker; with a capability, room is reserved until they are claimed or refused."""
+        """Send nodes to a shard worker to claim, and reserve room for them until then if a capability is given."""
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
@@ -104,13 +104,13 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """Free the room that was reserved for nodes which RQ proposed, after their claims."""
+        """Free the room that was reserved for proposed nodes, after the ledger claimed or refused them."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, node_key: NodeKey) -> None:
-        """Have the ledger claim a node if there is room, or else send its state to RQ."""
+        """Have the shard worker claim a node if it is ready and there is room, or else send its state to RQ."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
@@ -121,7 +121,7 @@ class Scheduler:
             settle.undone()
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out the requests that people made with RQ's tools."""
+        """Turn cancels and requeues that people made with RQ's tools into commands to the shard workers."""
         for request in requests:
             node_key = NodeKey(request.workflow, request.node)
             body = {"workflow": request.workflow, "node": request.node, "reason": "canceled in RQ"}
@@ -134,7 +134,7 @@ class Scheduler:
                     self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Show RQ all live workflows of shards whose state it does not have."""
+        """Write all live workflows of shards that RQ does not have into RQ; the bridge repeats a failed call."""
         assert self._graph is not None
         for shard in shards:
             try:
@@ -159,7 +159,7 @@ class Scheduler:
                     self._fill(capability)
 
     def _fill(self, capability: str) -> None:
-        """Share a capability's room among the shards with ready nodes, beginning with another shard at each call."""
+        """Claim ready nodes of a capability from the ledger's index, sharing the room fairly among the shards."""
         if not self._ports.ways.from_index:
             return
         workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
@@ -178,12 +178,12 @@ class _Kept:
     number: int
 
     def done(self, answer: Any) -> None:
-        """Free the reserved room, because the proposed nodes are claimed or refused."""
+        """Free the reserved room, because the nodes are claimed or refused."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
-        """Free the reserved room, because the shard has another owner."""
+        """Free the reserved room, because another dispatcher owns the shard."""
         self.scheduler.settled(self.capability, self.number, claimed=False)
 
 
@@ -195,7 +195,7 @@ class _Answered:
     node_key: NodeKey
 
     def done(self, answer: Any) -> None:
-        """Write the job's state to RQ; after a retryable refusal, leave the request there to be found again."""
+        """Send the job's state to RQ; after a retryable error leave the request in RQ, which reports it again."""
         if not isinstance(answer, Retryable):
             self.scheduler.tell(self.node_key)
 
