@@ -1,4 +1,4 @@
-"""The server of clients' and agents' requests, which reads them, brings them to the right shard, and answers.
+"""The server that reads requests of clients and agents, gives them to their shards, and answers them.
 
 `program` starts this package, which imports shards and the ledger.
 """

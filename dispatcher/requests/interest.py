@@ -1,4 +1,4 @@
-"""The consumer of listeners' announcements, after which a dispatcher no longer mutes the events that they follow."""
+"""The consumer of listeners' announcements, after which events that had no listener are published again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume listeners' announcements within the block, and unmute the events that each listener follows."""
+    """Consume listeners' announcements while the block runs, and resume the events that a listener follows."""
     queue = f"events.{owner}"
 
     def arrived(delivery: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""The request server, which reads requests of clients and claims of agents, and answers them."""
+"""The request server, which gives requests of clients and agents to shard workers, and answers them."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
 AGAIN_SECONDS = 0.2
-"""The seconds before a request that could not be forwarded is returned to its queue."""
+"""The pause before a request that could not be forwarded goes back to its queue."""
 
 
 class Shards(Protocol):
-    """The interface through which the request server gives commands to the dispatcher's shards."""
+    """The port through which the request server reaches the shards that the dispatcher owns."""
 
     @property
     def count(self) -> int:
-        """The number of shards of the store, fixed for ever."""
+        """The number of all shards of the store, whichever dispatcher owns them."""
 
     def put(self, shard: int, command: Command, settle: Settle, *, size_bytes: int) -> bool:
         """Give a command to the shard's worker; return False when the dispatcher does not own the shard."""
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the status cache of the workflow's shard; None when the dispatcher does not own the shard."""
+        """Return the cache of workflow states of a workflow's shard; None when another dispatcher owns the shard."""
 
     def figures(self) -> dict[str, Any]:
-        """Return the numbers of the dispatcher's work as JSON values."""
+        """Return this dispatcher's status as JSON values, such as its shards and its counts of work and refusals."""
 
 
 Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
@@ -71,7 +71,7 @@ Work = Callable[[], Awaitable[dict[str, Any] | None]]
 
 
 class RequestServer:
-    """The server of clients' and agents' requests; each request is handled at least once.
+    """The consumer that handles each request of a client or agent at least once.
 
     A request is acked when it is answered or forwarded, and may come again.
     """
@@ -98,12 +98,12 @@ class RequestServer:
             Verb.STATUS: self._status,
             Verb.REBUILD: self._rebuild,
         }
-        """The handlers of verbs that need more than the ledger; all other verbs are in `requests.VERBS`."""
+        """The handlers of verbs that need more than the ledger; `requests.VERBS` has all other verbs."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
-        """The running rebuilds by shard and cause, so that a repeated request gets the same answer."""
+        """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
     def arrived(self, delivery: Delivery) -> None:
-        """Handle one request message of a client or agent: answer it, or hand it to the right shard."""
+        """Answer one request message, or give it to its shard's worker; refuse an invalid one with an answer."""
         try:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("A request is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
@@ -132,7 +132,7 @@ class RequestServer:
         self._hand(delivery, command, node_key.workflow)
 
     def _get(self, delivery: Delivery, body: Body) -> None:
-        """Answer a request for the progress of a workflow, from memory if the dispatcher has it there."""
+        """Answer a request for a workflow's progress, from the shard's status cache or else from the ledger."""
         workflow = text(body, "workflow")
         status_cache = self._workers.status_cache(workflow)
         rows = None if status_cache is None else status_cache.get(workflow)
@@ -142,7 +142,7 @@ class RequestServer:
             self._reply(delivery, Verb.GET, lambda: self._recorded(workflow))
 
     async def _recorded(self, workflow: str) -> dict[str, Any]:
-        """Read the progress of a workflow from the ledger, and keep it in memory for later requests."""
+        """Return a workflow's progress from the ledger, and put a live workflow into the shard's status cache."""
         head, run = await self._database.ask(lambda tr: rows_of(tr, workflow))
         status_cache = self._workers.status_cache(workflow)
         if status_cache is not None and not run.state.terminal:
@@ -150,7 +150,7 @@ class RequestServer:
         return overview(workflow, head, run)
 
     def _status(self, delivery: Delivery, body: Body) -> None:
-        """Answer with the status of all shards; with `shard`, let the owner of that shard answer for itself alone."""
+        """Answer with the status of all shards, or, with `shard`, have the shard's owner answer with its figures."""
         if body.get("shard") is None:
             self._reply(delivery, Verb.STATUS, self._status_of_all)
             return
@@ -164,7 +164,7 @@ class RequestServer:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
 
     def _hand(self, delivery: Delivery, command: Command, key: str) -> None:
-        """Give a request's command to the worker of its shard, or forward the request to the shard's owner."""
+        """Give a request's command to the worker of the key's shard, or forward the request to the shard's owner."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
         if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
@@ -189,7 +189,7 @@ class RequestServer:
         return await asyncio.shield(self._rebuilds[key])
 
     def _reply(self, delivery: Delivery, verb: str, work: Work, *, elsewhere: int | None = None) -> None:
-        """Answer in the background with the result of `work`; without a result, forward the request `elsewhere`."""
+        """Answer a request in the background by `work`; if that returns None, forward it to the shard `elsewhere`."""
         self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
 
     async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
@@ -221,7 +221,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Answer a request in the background with the result of a coroutine; a refusal is an answer, too."""
+        """Send the answer to a request, a result or a refusing error, in the background, and ack the request."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
@@ -265,7 +265,7 @@ def identity_of(request: Message) -> str:
 
 
 def answer_message(request: Message, answer: Any) -> Message:
-    """Return the message that answers a request, with the answer as its result."""
+    """Return the result message that answers a request with a value, or with an error as a rejection."""
     correlation = request.correlation_id or request.message_id
     if isinstance(answer, CoditectError):
         refused = requests.refusal_document(answer)
@@ -284,15 +284,15 @@ def answer_message(request: Message, answer: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """The completion that answers a request after the commit, or returns a request that was not applied."""
+    """The completion of a request's command, which answers after the commit or else requeues the request."""
 
     control: RequestServer
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Answer the sender with the result of the committed request."""
+        """Answer the sender with the result of the request's command, after its commit."""
         self.control.answer(self.delivery, answer)
 
     def undone(self) -> None:
-        """Return the request to its queue, for another dispatcher."""
+        """Requeue the request for another dispatcher, because its command was not carried out."""
         self.delivery.requeue()
