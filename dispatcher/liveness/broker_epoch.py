@@ -1,4 +1,4 @@
-"""The marker queues at a broker, which show that the broker still has the data of a shard.
+"""The marker queues at the broker, whose absence shows that the broker has lost its data.
 
 A *marker* is an empty quorum queue, `coditect.epoch.<uuid>`. It goes when the broker loses its data, and nothing makes
 it again. It is declared before a shard records it, so a recorded marker that is missing shows that everything which was
@@ -27,7 +27,7 @@ PREFIX = "coditect.epoch."
 
 
 class BrokerEpoch:
-    """The marker queues at the broker, as one dispatcher finds and makes them."""
+    """The check and creation of marker queues at the broker, for one dispatcher."""
 
     def __init__(self, broker: Broker, database: Database, clock: Clock) -> None:
         self._clock = clock
@@ -37,10 +37,10 @@ class BrokerEpoch:
         self._latest = ""
 
     async def of_broker(self, known: str) -> str:
-        """Return the marker queue for a shard: the known one if the broker has it, else another's, else a new one.
+        """Return a marker queue that exists: the known one, else one that a shard recorded, else a new one.
 
-        The known one, or "", is returned when none can be made, because the process may not declare queues: then a loss
-        of the broker's data is not noticed.
+        The known one, or "", is returned when no queue can be made, because the process may not declare queues: then
+        a loss of the broker's data is not noticed.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
@@ -56,7 +56,7 @@ class BrokerEpoch:
             return await self._new(known)
 
     async def is_there(self, marker: str) -> bool:
-        """Return whether the broker has the marker queue; False for an empty name.
+        """Tell whether the broker has the marker queue; False for an empty name.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

@@ -1,4 +1,4 @@
-"""The eviction of a dead or frozen process from the broker, by closing the connections of the process.
+"""The eviction of a dead, frozen or cut-off process, by closing its connections at the broker.
 
 A broker redelivers a consumer's unsettled deliveries when the connection ends. A killed process's connection ends at
 once; a frozen one's ends when the broker misses its heartbeats, after 10 to 15 s. Eviction closes it now.
@@ -23,24 +23,24 @@ log = logging.getLogger(__name__)
 REASON = "evicted: the control plane took it for dead"
 OWNER_SECONDS = 3.0
 LISTED_SECONDS = 5.5
-"""The seconds after which the management API surely lists a connection that was opened."""
+"""The longest time after which the broker's management API lists a new connection."""
 
 
 class Evictor(Protocol):
-    """The interface that closes the connections of a process at the broker."""
+    """The port that closes the connections of a process at the broker."""
 
     async def evict(self, process: str) -> int:
-        """Close the connections of a process and return how many; idempotent.
+        """Close a process's connections at the broker, and return how many were closed; idempotent.
 
         A connection that was opened within the last 5 s may be missed: call again.
 
         Raises:
-            Retryable: when it cannot be done now.
+            Retryable: when the connections cannot be closed now.
         """
 
 
 def evictor(management_url: str | None) -> Evictor | None:
-    """Return the evictor of the setting `CODITECT_MANAGEMENT_URL`; None without the setting.
+    """Return an evictor through the management API at `CODITECT_MANAGEMENT_URL`; None without that setting.
 
     Raises:
         SetupError: when the setting is no URL.
@@ -49,7 +49,7 @@ def evictor(management_url: str | None) -> Evictor | None:
 
 
 class ManagementEvictor:
-    """The evictor through the broker's management API; concurrent calls share one listing."""
+    """An evictor through RabbitMQ's management API; concurrent calls share one list of connections."""
 
     def __init__(self, management: Management) -> None:
         self._management = management
@@ -59,7 +59,7 @@ class ManagementEvictor:
         self._failing = False
 
     async def evict(self, process: str) -> int:
-        """Close the connections of a process by the broker's management API; return how many were closed.
+        """Close a process's connections through the management API, and return how many were closed.
 
         Raises:
             ManagementUnavailable: when the management API does not answer; retryable.
@@ -75,7 +75,7 @@ class ManagementEvictor:
         return sum(closed)
 
     async def _listed(self) -> tuple[Connection, ...]:
-        """Return a list of connections that was requested after this call; waiting callers share one list."""
+        """Return a list of the broker's connections that was requested after this call; concurrent callers share it."""
         asked = self._now()
         async with self._turn:
             if self._begun < asked:
@@ -102,7 +102,7 @@ class ManagementEvictor:
 async def close_owner(
     evict: Evictor | None, previous: str, *, is_back: Callable[[], Awaitable[bool]] | None = None
 ) -> int:
-    """Close the connections of a shard's former owner, which may hold unsettled results, and return how many.
+    """Close the broker connections of a shard's former owner, which may hold unsettled results; return their number.
 
     Never fails, but looks twice and may take 12 s: run it beside the take-over. The second look is left out when the
     owner `is_back` by then. Without an evictor, the broker ends the connections when it misses heartbeats, after 10 to

@@ -1,4 +1,4 @@
-"""The dispatcher's copy of the registry: the living agents with their slots, read change by change."""
+"""The dispatcher's copy of the registry's living agents, and the count of the agents' slots."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry, Search
 
 LATE_MS = 2_000
-"""The remaining lease in milliseconds below which an agent's record is read again."""
+"""The remaining lease below which an agent's record is read again: it missed a heartbeat, and may be draining."""
 FEW = 32
-"""The number of agents up to which each record is read by itself; with more, all are read at once."""
+"""The most agents whose records are read one by one; for more, the records of all agents are read."""
 WHOLE_SECONDS = 30.0
-"""The seconds after which the records of all agents are read again."""
+"""The time after which all agents' records are read again: an agent may have registered again with its id."""
 
 
 class Fleet:
-    """The living agents in the registry as of the last look, by id.
+    """A copy of the registry's agents, brought up to date by reading all leases and few records.
 
     `on_look` is called with the living agents after every look.
     """
@@ -34,7 +34,7 @@ class Fleet:
         self._whole_at: float | None = None
 
     async def look(self) -> tuple[AgentRecord, ...]:
-        """Read which agents live from the registry, and return them by id.
+        """Bring the copy up to date from the registry, and return the records of all living agents.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
@@ -44,7 +44,7 @@ class Fleet:
         return records
 
     async def get(self, agent: AgentId) -> AgentRecord | None:
-        """Read one agent's record from the registry now; None when the agent is not alive.
+        """Read one agent's record from the registry; None when the agent is not alive.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
@@ -67,7 +67,7 @@ class Fleet:
 
 
 def slots_of(records: Iterable[AgentRecord]) -> Counter[str]:
-    """Return the slots that agents have for each capability; an agent's slots count for every capability it offers."""
+    """Return the sum of agents' slots for each capability; an agent's slots count for each of its capabilities."""
     slots: Counter[str] = Counter()
     for record in records:
         for offer in record.registration.capabilities:

@@ -1,4 +1,4 @@
-"""The monitor, which detects agents that are dead, frozen or cut off, and reports them so that others do their work.
+"""The monitor, which detects dead, frozen and cut-off agents, and has other agents continue their work.
 
 Every dispatcher watches; the one that holds the lease ("leader", "monitor") also acts on the broker. An agent whose
 lease in the registry is about to end is pinged. Only when the lease did end *and* the ping stayed unanswered for a
@@ -50,11 +50,11 @@ log = logging.getLogger(__name__)
 LEASE: leases.Name = ("leader", "monitor")
 LOOK_SECONDS = 0.5
 RELIEF_SECONDS = 0.5
-"""The seconds for which an agent is pinged that reports that it has lost the broker."""
+"""The time in which an agent that reports to be cut off from the broker must answer a ping."""
 EVICTION_PAUSES = (0.05, 0.2, 0.5, 1.0, 1.0, 1.0, 1.5)
-"""The pauses between the tries to find an evicted agent's connections, which the broker lists late."""
+"""The pauses between tries to evict an agent, since the broker's management API lists a new connection late."""
 TIDY_PAUSES = (1.0, 1.0, 2.0, 5.0, 10.0)
-"""The pauses between the tries to delete a dead agent's queues, which first hand their tasks on."""
+"""The pauses between tries to delete a dead agent's queues: tasks leave an inbox within about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class AgentGone:
 
 
 class Monitor:
-    """The monitor in one dispatcher: it watches the leases of all agents, and reports those that are gone.
+    """The monitor in one dispatcher, which watches the leases of all agents, and reports agents that are gone.
 
-    `owner` is this dispatcher's in the store; until it is renewed there, and while another leads, this one only
-    watches. Without `evict` frozen agents keep their connections.
+    `owner` is this dispatcher's name in the store; until the name's lease is renewed there, and while another
+    dispatcher leads, this one only watches. Without `evict` frozen agents keep their connections.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class Monitor:
         self._offline: set[AgentId] = set()
         """The agents that report in the registry that the broker does not answer them."""
         self.lost = 0
-        """The number of agents so far that were found to be dead or cut off."""
+        """The number of agents that this monitor has reported as gone."""
         self.evicted = 0
-        """The number of connections so far that the monitor closed at the broker."""
+        """The number of agents' connections that this monitor has closed at the broker."""
 
     @property
     def leads(self) -> bool:
-        """True when the monitor acts on the broker for the whole fleet, because it holds the lease for that."""
+        """Tell whether this monitor holds the lease to evict agents and to delete their queues."""
         return self._lease is not None
 
     async def __aenter__(self) -> Self:
@@ -155,9 +155,9 @@ class Monitor:
             self._events.emit("agent.online", subject=agent, back=True)
 
     async def _relieve(self, agent: AgentId) -> None:
-        """Close the connections of an agent that reports a broker without answers, so that others get its tasks.
+        """Evict an agent that reports to be cut off from the broker, so that other agents get its tasks.
 
-        The agent is not taken for dead by that; without a connection at the broker nothing is closed.
+        The agent does not count as dead; without a connection at the broker nothing is closed.
         """
         closed = 0
         for pause in EVICTION_PAUSES:
@@ -186,7 +186,7 @@ class Monitor:
             entry.examined = False
 
     async def _has_lapsed(self, entry: RosterEntry) -> bool:
-        """Wait for the end of an agent's lease, and return whether the agent did not renew it."""
+        """Wait for the end of an agent's lease, and tell whether the agent failed to renew the lease."""
         lapses_at = entry.lapses_at
         await asyncio.sleep(lapses_at - self._now())
         try:
@@ -198,7 +198,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Return whether a ping's answer proves that the agent has ended."""
+        """Tell whether a ping's answer proves that the agent has ended; a missing mailbox counts the second time."""
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True
@@ -220,7 +220,7 @@ class Monitor:
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> tuple[bool, int]:
-        """Close a dead agent's connections at the broker, so that its tasks return; tell whether that worked.
+        """Evict a dead agent, so that its tasks are requeued; return whether that worked and the closed connections.
 
         A connected agent has a consumer on its mailbox.
         """
@@ -250,7 +250,7 @@ class Monitor:
         return record is not None and record.lease_ms > 0
 
     async def _close_connections(self, agent: AgentId, evict: Evictor) -> int:
-        """Have the broker close a silent agent's connections, so that its tasks go to others; return how many were.
+        """Close an agent's connections at the broker by the evictor, and return how many were closed.
 
         0 while the management API does not answer.
         """
@@ -263,7 +263,7 @@ class Monitor:
         return closed
 
     async def _tidy(self, agent: AgentId) -> None:
-        """Delete the queues of a dead agent, unless the agent is back."""
+        """Delete a dead agent's queues once they are empty, unless the agent is back; others expire by themselves."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
@@ -280,7 +280,7 @@ class Monitor:
                 return
 
     async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Delete an agent's queue if it is empty and unused; return False when it must be examined again."""
+        """Delete an agent's queue without consumers, if it is empty; tell whether the queue needs no more tries."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True
@@ -292,7 +292,7 @@ class Monitor:
     # -- who acts? --------------------------------------------------------------------------------------
 
     async def _campaign(self) -> None:
-        """Try to acquire the lease for the fleet-wide watch.
+        """Acquire or renew the lease to act for the whole fleet, unless another dispatcher holds the lease.
 
         Two leaders for a moment do no harm, since all acts are idempotent.
         """
@@ -306,7 +306,7 @@ class Monitor:
             log.info("Acts for agents that are gone" if self.leads else "Another acts for agents that are gone")
 
     async def _resign(self) -> None:
-        """Release the lease for the fleet-wide watch, even when the commit that took it was canceled."""
+        """Release the lease to act for the whole fleet, even when the commit that took the lease was canceled."""
         self._lease = None
         try:
             await self._database.run(self._release)

@@ -1,4 +1,4 @@
-"""Pings of agents: a message asks an agent whether it lives, or has a task, and an answer comes within a second."""
+"""The pings to agents' mailboxes, which ask whether an agent lives, or whether it has a certain task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coditect.wire.json import loads
 
 ANSWER_SECONDS = 1.0
 SLACK_SECONDS = 0.5
-"""The delay in seconds of a ping's timeout from which this process counts as having stood still."""
+"""The delay of a ping's timeout above which this process itself must have been frozen."""
 PREFETCH = 1_000
 
 
@@ -37,7 +37,7 @@ class PingAnswer(Enum):
 
 
 class Pings:
-    """The pings that one process sends; entering the context declares and consumes the queue of the answers."""
+    """The sender of one process's pings; `async with` declares and consumes the queue for answers."""
 
     def __init__(self, broker: Broker, *, name: str) -> None:
         self._broker = broker
@@ -60,7 +60,7 @@ class Pings:
     async def ask(
         self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
     ) -> PingAnswer:
-        """Ping an agent and return its answer within the given time, about a task if one is named; never raises."""
+        """Ping an agent, or ask it for a task, and return the meaning of its answer or silence; never raises."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         answered: asyncio.Future[PingAnswer] = loop.create_future()
@@ -97,7 +97,7 @@ class Pings:
 
 
 def _read(pong: Message) -> PingAnswer:
-    """Decode an agent's answer to a ping: it lives, or it lives and does not have the task."""
+    """Return the meaning of an agent's answer: WITHOUT if it clearly denies the task, else PONG."""
     try:
         told = loads(pong.body)
     except InvalidTask:

@@ -1,4 +1,4 @@
-"""The agents that the monitor knows, each with the time until which it surely counts as living.
+"""The list of known agents, with the time until which each agent surely counts as living; no I/O, no clock.
 
 An agent lives at least as long as the lease that was last seen of it, even if the registry changes meanwhile: a
 wiped registry lists no agent, and all are back with the next heartbeat, long before a lease ends. Time in which the
@@ -16,39 +16,39 @@ from coditect.model.registration import AgentRecord, AgentStatus
 PAUSE_SECONDS = 1.5
 """The seconds between two looks at the registry from which the monitor counts as having paused."""
 EARLY_SECONDS = 1.5
-"""The seconds before the end of its lease at which an agent is pinged that has not renewed the lease."""
+"""The time before the end of an agent's lease at which the monitor pings an agent that has not renewed it."""
 GONE_SECONDS = 3_600.0
-"""The seconds for which a dead agent is remembered, so that its return is noticed."""
+"""The time for which a dead agent's id is kept, so that the agent's return is noticed."""
 MOST_GONE = 10_000
 
 
 @dataclass(slots=True)
 class RosterEntry:
-    """An agent that the monitor knows, with the end of its lease."""
+    """The known facts about one living agent, such as the end of its lease."""
 
     agent: AgentId
     lapses_at: float
     """The time until which the agent counts as living, even if it is silent."""
     lease_seconds: float
-    """The longest lease in seconds that the agent was seen to have."""
+    """The longest remaining lease that the registry has shown for the agent."""
     draining: bool = False
     examined: bool = False
-    """Whether an examination of the agent is under way."""
+    """Whether the monitor is pinging the agent to find out if it lives."""
     without_mail: bool = False
     """Whether the agent's mailbox queue has been found missing once."""
 
     @property
     def overdue_at(self) -> float:
-        """The instant by which the agent should have renewed its lease."""
+        """The time by which the agent should have renewed its lease, shortly before the lease ends."""
         return self.lapses_at - min(EARLY_SECONDS, self.lease_seconds / 2)
 
     def grant(self, now: float) -> None:
-        """Count an agent as living for another lease time."""
+        """Count the agent as living for one lease time from now."""
         self.lapses_at = max(self.lapses_at, now + self.lease_seconds)
 
 
 class Roster:
-    """The agents that the dispatcher's monitor knows, and which of them are overdue; seconds on a clock never set."""
+    """The agents that a monitor knows, with the ends of their leases in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._entries: dict[AgentId, RosterEntry] = {}
@@ -59,7 +59,7 @@ class Roster:
         return len(self._entries)
 
     def note(self, records: Iterable[AgentRecord], now: float) -> list[AgentId]:
-        """Record all agents that the registry lists now, and return those that were gone and are back."""
+        """Record the agents that the registry lists now, and return the ids of dead agents that are back."""
         back = [record.agent_id for record in records if self.note_one(record, now)]
         if self._looked_at is None or now - self._looked_at > PAUSE_SECONDS:
             for entry in self._entries.values():
@@ -69,7 +69,7 @@ class Roster:
         return back
 
     def note_one(self, record: AgentRecord, now: float) -> bool:
-        """Record one agent that the registry lists; return True when the agent was gone and is back."""
+        """Record one agent's lease from the registry; tell whether the agent counted as dead and is back."""
         if record.lease_ms <= 0:
             return False
         left = record.lease_ms / 1_000
@@ -81,11 +81,11 @@ class Roster:
         return self._gone.pop(record.agent_id, None) is not None
 
     def overdue(self, now: float) -> list[RosterEntry]:
-        """Return the agents that should have renewed their leases and did not, and are not being examined yet."""
+        """Return the agents that should have renewed their leases and are not being pinged for that yet."""
         return [entry for entry in self._entries.values() if entry.overdue_at <= now and not entry.examined]
 
     def strike(self, agent: AgentId, now: float) -> None:
-        """Record that an agent is gone."""
+        """Move an agent from the living to the dead agents."""
         self._entries.pop(agent, None)
         self._gone[agent] = now
         if len(self._gone) > MOST_GONE:
