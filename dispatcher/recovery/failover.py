@@ -48,7 +48,7 @@ async def watching_agents(
 
 
 class Predecessors:
-    """The evictions of shards' former owners from the broker, one for each owner, in the background."""
+    """The evictions of shards' former owners from the broker, at most one running for each owner."""
 
     def __init__(self, evict: Evictor | None, background: Supervisor, database: Database) -> None:
         self._evict = evict
@@ -57,7 +57,7 @@ class Predecessors:
         self._closing: set[str] = set()
 
     async def evict(self, previous: str) -> None:
-        """Start to close a former owner's connections at the broker, without waiting for the end."""
+        """Start to close a former owner's connections at the broker in the background."""
         if previous not in self._closing:
             self._closing.add(previous)
             self._background.start(self._close(previous), name=f"evict {previous}")
@@ -69,7 +69,7 @@ class Predecessors:
             self._closing.discard(previous)
 
     async def _lives(self, owner: str) -> bool:
-        """Return whether a shard's former owner is alive again, so that its connections are new ones."""
+        """Tell whether a shard's former owner renews its leases again, so that its connections are new ones."""
         try:
             return owner in await self._database.read(leases.beats)
         except Retryable:

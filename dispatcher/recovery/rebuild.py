@@ -1,4 +1,4 @@
-"""The rebuild of a shard on demand: its queues, published tasks and jobs in RQ are made again from the ledger."""
+"""The rebuild of one shard's queues, published tasks and RQ jobs from the ledger, on demand."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dispatcher.taskgraph.port import TaskGraph, TaskGraphUnavailable
 log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 10.0
-"""The most seconds that a rebuild spends on comparing RQ with the ledger."""
+"""The time limit for the comparison of RQ with the ledger during a rebuild."""
 
 
 async def rebuild(
     ports: Ports, worker: ShardWorker, markers: BrokerEpoch, occasion: str, *, graph: TaskGraph | None = None
 ) -> dict[str, Any]:
-    """Declare the shard's queues, publish its tasks under way again, and show RQ every live workflow.
+    """Restore a shard's missing queues, published tasks and RQ jobs from the ledger, and return their counts.
 
     The answer counts what was missing by kind, and says whether RQ was `compared` to the end: if not, more of its jobs
     may have been missing than are counted. A second call for the same occasion publishes nothing more.
@@ -70,13 +70,13 @@ async def rebuild_shard(
     *,
     graph: TaskGraph | None,
 ) -> dict[str, Any] | None:
-    """Rebuild one shard of this dispatcher; return None when the dispatcher does not own the shard."""
+    """Rebuild a shard from the ledger and return the counts; None when this dispatcher does not own the shard."""
     worker = workers.get(shard)
     return None if worker is None or worker.closed else await rebuild(ports, worker, markers, occasion, graph=graph)
 
 
 async def _walked(ports: Ports, worker: ShardWorker) -> Built:
-    """Wait for the end of a rebuild, and return the numbers of published nodes."""
+    """Wait until the shard worker has gone through all published nodes of a rebuild, and return their counts."""
     before: bytes | None = b""
     while True:
         has_gone_on, gone_on = False, CommandAnswer[bool]()
@@ -95,7 +95,7 @@ async def _walked(ports: Ports, worker: ShardWorker) -> Built:
 async def _wrong(
     ports: Ports, worker: ShardWorker, graph: TaskGraph | None, workflows: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the number of jobs that RQ lacks or has in a wrong state."""
+    """Return the numbers of workflows and jobs that RQ lacks or has in a wrong state, and whether all were compared."""
     found, jobs, compared = set[str](), 0, True
     try:
         if graph is not None and worker.projector is not None:
