@@ -1,4 +1,4 @@
-"""The answers to publishers of tasks that no queue took or that were given up.
+"""The answers to publishers of tasks that no queue took or that the broker gave up.
 
 Every dispatcher reads its share of the copies that the broker made. This package imports only `coditect`.
 """

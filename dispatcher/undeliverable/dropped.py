@@ -18,23 +18,23 @@ from coditect.wire import routing
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
-"""The seconds between two counts, each of which costs two calls to the broker."""
+"""The pause between two counts of dropped copies, each of which costs two calls to the broker."""
 
 
 class Dropped:
-    """The counter of one dispatcher for copies of undeliverable tasks that the broker dropped."""
+    """The count, in one dispatcher, of the copies of undeliverable tasks that the broker dropped."""
 
     def __init__(self, broker: Broker, counter: Counter) -> None:
         self._broker = broker
         self._counter = counter
         self.handed_out = 0
-        """The number of copies that the broker delivered to the dispatcher and that were not returned to the queue."""
+        """The number of copies that the broker delivered to this dispatcher and that were not requeued."""
         self._kept = 0
         self._base: int | None = None
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Update the count of dropped copies every `LOOK_SECONDS`, until canceled."""
+        """Add newly dropped copies to the counter every `LOOK_SECONDS`, until canceled."""
         while True:
             try:
                 await self._look()

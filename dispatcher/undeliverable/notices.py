@@ -1,4 +1,4 @@
-"""The answers for tasks that no agent ran, because no queue took them or the broker gave them up.
+"""The answers for tasks that no agent ran, because the capability has no queue or the broker gave the task up.
 
 The publisher of a task is answered; for a workflow task its shard is. The answers are made from copies
 (`broker.topology.notices`); the originals lie in ``unrouted`` and ``dead.<capability>`` whether a dispatcher runs or
@@ -36,7 +36,7 @@ from dispatcher.undeliverable.refusals import Refusal, given_up, unrouted
 log = logging.getLogger(__name__)
 
 PREFETCH = 16
-"""The most copies of undeliverable tasks that the dispatcher has in hand at once."""
+"""The most unsettled copies from each queue of notices; each may be as large as the broker's message limit."""
 ANSWER_SECONDS = 30.0
 PAUSE_SECONDS = 1.0
 MOST_TRIES = 20
@@ -45,10 +45,11 @@ MOST_REMEMBERED = 10_000
 
 
 class Notices:
-    """The consumer of undeliverable tasks in one dispatcher, which sends their publishers an answer.
+    """The consumer in one dispatcher that answers the publishers of tasks that no agent ran.
 
-    At least once: an answer is confirmed before its copy is acked. A copy that comes again because the connection broke
-    in between is recognised and not answered twice by the same process.
+    `async with` declares and consumes the queues of copies. At least once: an answer is confirmed before its copy is
+    acked. A copy that comes again because the connection broke in between is recognised and not answered twice by the
+    same process.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-        """Handle one copy and its errors, so that a copy never blocks those behind it in the queue."""
+        """Settle a copy whose handling fails: requeue it after a retryable error, else drop and count it."""
         try:
             await work
         except asyncio.CancelledError:
@@ -145,7 +146,7 @@ class Notices:
         return unrouted(delivery, await self._capabilities())
 
     def _answer_to(self, delivery: Delivery, refusal: Refusal) -> tuple[Message, Address] | None:
-        """Return the answer for an undeliverable task, and where to send it: its shard, or its publisher.
+        """Return the answer for a refused task, with the address of its shard or publisher; None without a receiver.
 
         A workflow task without a queue is published again by its shard's orphan detector; it is no failure of the task.
         """
@@ -201,7 +202,7 @@ class Notices:
         log.info("A task ended that nobody ran", extra=_facts(delivery, refusal))
 
     async def _capabilities(self) -> frozenset[str]:
-        """Return the living agents' capabilities, at most a second old; none while the registry does not answer."""
+        """Return the living agents' capabilities, at most 1 s old; empty while the registry does not answer."""
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if now >= self._known_until:
@@ -224,7 +225,7 @@ def _facts(delivery: Delivery, refusal: Refusal) -> dict[str, object]:
 
 
 def _key(delivery: Delivery) -> bytes:
-    """Return a key under which two deliveries of the same copy are equal."""
+    """Return a hash of a copy's queue, ids and body, which is equal for each redelivery of the copy."""
     message = delivery.message
     named = (delivery.queue, delivery.routing_key, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(repr(named).encode(errors="replace") + message.body, digest_size=16).digest()

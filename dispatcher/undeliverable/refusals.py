@@ -40,7 +40,7 @@ class Refusal:
     attempt: int = 1
 
     def answer(self, message: Message) -> Message:
-        """Return the result message for the publisher of the task."""
+        """Return the result message that tells the task's publisher of the failure."""
         return tasks.result_message(self._outcome(message), capability=self.capability)
 
     def answer_to_owner(self, message: Message, owner: Owner, publication: int, *, message_id: str) -> Message:
@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """Return the refusal of a task whose capability has no queue; `known` are the living agents' capabilities."""
+    """Return the refusal of a task whose capability has no queue; it suggests similar names of `known` ones."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"
