@@ -1,4 +1,4 @@
-"""The backup and the restore of a dispatcher's store, for the commands of `coditect store`."""
+"""The backup and restore of the control plane's SQLite store, for the command `coditect store`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def backup(settings: Settings, target: Path) -> None:
-    """Write the state of the store that the settings name into a new file, while a dispatcher may use the store.
+    """Copy the SQLite store that the settings name into a new file, while a dispatcher goes on using the store.
 
     The copy is marked as one, so it may also be copied into the store's place by hand.
 
@@ -36,7 +36,7 @@ def backup(settings: Settings, target: Path) -> None:
 
 
 def restore(settings: Settings, source: Path) -> Path | None:
-    """Put a backup in the place of the store that the settings name, and return where the former file is kept.
+    """Replace the store that the settings name by a backup file; return the path of the former file, if any.
 
     Raises:
         StoreLocked: while a dispatcher owns the store.
@@ -56,7 +56,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Turn an OSError within the block into a Coditect error that names the file."""
+    """Raise StoreMisconfigured with the file's path in place of an OSError of the block."""
     try:
         yield
     except OSError as error:

@@ -20,19 +20,19 @@ RECENT_SECONDS = 0.1
 SLOTS_FACTOR = 2
 PAUSES = Backoff(1.0, 30.0)
 PROBE_SECONDS = 2.0
-"""The longest pause of a capability without a queue while living agents offer that capability."""
+"""The longest pause between probes for the missing queue of a capability that living agents offer."""
 
 
 @dataclass(slots=True)
 class _Pause:
-    """The pause of a capability that has no queue, until one publication tries whether there is a queue again."""
+    """The pause of publishing for a capability without a queue, until one publication probes for the queue."""
 
     misses: int
     until: float
 
 
 class Capacity:
-    """The count of one dispatcher's published tasks that have not ended, against the limit of each capability."""
+    """The count and limit of one dispatcher's publications under way, by capability; `now` is a monotonic clock."""
 
     def __init__(self, now: Callable[[], float], *, least: int = LEAST) -> None:
         self._now = now
@@ -44,7 +44,7 @@ class Capacity:
         self._pauses: dict[str, _Pause] = {}
 
     def begin(self, capability: str) -> None:
-        """Count one more published task of the capability."""
+        """Count one more publication of a capability under way."""
         self._under_way[capability] += 1
         pause = self._pauses.get(capability)
         if pause is not None and self._now() >= pause.until:
@@ -52,7 +52,7 @@ class Capacity:
             pause.until = self._now() + PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
-        """Count one less published task of the capability, because it has ended."""
+        """Count one publication of a capability as ended; with `completed`, as one of the last completed ones, too."""
         self._under_way[capability] -= 1
         if completed:
             recent = self._ended.setdefault(capability, deque())
@@ -63,15 +63,15 @@ class Capacity:
         self._kept[capability] += number
 
     def free(self, capability: str, number: int) -> None:
-        """Give back room that `keep` reserved, after the nodes were claimed and counted, or refused."""
+        """Free room that `keep` reserved, after the nodes were claimed and counted, or refused."""
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:
-        """Pause a capability, because the broker returned one of its tasks for want of a queue."""
+        """Pause publishing for a capability, because no queue took one of its publications."""
         self._pauses.setdefault(capability, _Pause(1, self._now() + PAUSES.first))
 
     def note_queue(self, capability: str) -> bool:
-        """End a capability's pause, because a queue took one of its tasks; return whether it was paused."""
+        """End a capability's pause, because a queue took a publication; tell whether the capability was paused."""
         return self._pauses.pop(capability, None) is not None
 
     def set_slots(self, slots: Mapping[str, int]) -> None:
@@ -85,7 +85,7 @@ class Capacity:
                 pause.until = min(pause.until, self._now() + PROBE_SECONDS * bool(before.get(capability)))
 
     def under_way(self, capability: str) -> int:
-        """Return the number of published tasks that have not ended."""
+        """Return the number of a capability's publications under way."""
         return self._under_way[capability]
 
     def room(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The ports and settings that the parts of one dispatcher share, without any adapter of them."""
+"""The bundle of ports and settings that all parts of one dispatcher share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """The switches of the three ways in which a node gets claimed; only tests switch one off."""
+    """The switches of the three ways in which ready nodes are claimed; only tests switch one off."""
 
     on_record: bool = True
-    """Whether nodes are claimed in the transaction that records their predecessor's result."""
+    """Whether a node is claimed in the transaction that records its predecessor's result."""
     from_rq: bool = True
     """Whether the bridge proposes nodes from RQ's queues, which hold the backlog."""
     from_index: bool = True
@@ -27,7 +27,7 @@ class ClaimPaths:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The broker, store and other ports, and the settings, that one dispatcher runs on."""
+    """The ports (broker, store, clock and others) and settings that all parts of one dispatcher share."""
 
     broker: Broker
     database: Database

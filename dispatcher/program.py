@@ -1,4 +1,4 @@
-"""The composition of the control plane: the only module of the package `dispatcher` that knows adapters."""
+"""The main program of the control plane, which chooses the adapters and puts a dispatcher together."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class DispatcherOptions:
     shards: int = DEFAULT_SHARDS
     """The number of shards of a new store; an existing store keeps its own."""
     owner: str = field(default_factory=new_owner)
-    """The name of this life of the dispatcher, under which it holds leases."""
+    """The name of this dispatcher process as a holder of leases; no other process may have it."""
     ways: ClaimPaths = field(default_factory=ClaimPaths)
     reconcile_seconds: float = ROUND_SECONDS
-    """The interval in seconds at which RQ's jobs are compared with the ledger."""
+    """The pause between two comparisons of RQ's jobs with the ledger."""
     keep_days: float = 7.0
     """The days for which a workflow is kept after its end."""
     quorum: bool = False
@@ -83,12 +83,12 @@ class DispatcherOptions:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A running dispatcher with its parts: the shard workers, the request server and the loops."""
+    """A running dispatcher, with those of its parts that tests and other programs use."""
 
     notices: Notices
     ownership: ShardOwnership
     health: Health
-    """The health of the dispatcher's supervised loops."""
+    """The health of the dispatcher's background loops."""
     metrics: MemoryMetrics
 
 
@@ -104,7 +104,7 @@ async def running_dispatcher(
     owner: str | None = None,
     evict: Evictor | None = None,
 ) -> AsyncIterator[Dispatcher]:
-    """Run a dispatcher on the given ports within the context; leaving the context finishes its batches.
+    """Run a dispatcher on the given ports while the block runs; at its end finish the commands in hand.
 
     Without a database the ledger is kept in memory: for tests, where it ends with the process. Without a graph there is
     no RQ, and all nodes are dispatched from the ledger alone. `owner`, or else the options' name, names this life of
@@ -150,7 +150,7 @@ def compose(
     pings: Pings,
     evict: Callable[[str], Awaitable[object]],
 ) -> tuple[ShardOwnership, RequestServer]:
-    """Create the owner of the shards and the request server, each of which needs the other, and return both."""
+    """Create a dispatcher's shard ownership and request server, which need each other, and return them."""
     ownership = ShardOwnership(ports, owner=options.owner, pings=pings, graph=graph, evict=evict, wanted=options.shards)
     rebuilt = partial(rebuild_shard, ports, ownership.workers, ownership.markers, graph=graph)
     control = RequestServer(
@@ -226,14 +226,14 @@ class Readiness:
     check: Callable[[], str] = lambda: "the dispatcher is starting"
 
     def why_not(self) -> str:
-        """Return in a few words why the dispatcher takes no work; empty when it takes work."""
+        """Return why the dispatcher takes no work, in a few words; empty when it takes work."""
         return self.check()
 
 
 async def _owned_store(
     stack: AsyncExitStack, settings: Settings, stop: asyncio.Event, readiness: Readiness
 ) -> Database | None:
-    """Open the store; wait while another process owns it. Return None when the program is stopped meanwhile."""
+    """Open the store, waiting while another process owns it; None when the program is stopped meanwhile."""
 
     def stand_by() -> None:
         log.info("The dispatcher stands by: another process owns the store", extra={"store": settings.store_url})
@@ -251,7 +251,7 @@ async def _owned_store(
 
 
 def open_store(settings: Settings, *, on_wait: Callable[[], None] = lambda: None) -> Database:
-    """Return the store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
+    """Return the unopened store that the settings name: `sqlite:PATH`, `fdb:CLUSTER_FILE` or `memory:`.
 
     Opening a store that another process owns waits for as long as that process has it, and calls `on_wait` once.
 
@@ -290,9 +290,9 @@ def unready(broker: Broker, dispatcher: Dispatcher) -> str:
 
 
 def main(settings: Settings | None = None) -> int:
-    """Run the dispatcher with the given settings, or those of the environment, until it is stopped.
+    """Run a dispatcher until it is stopped, and return the process's exit code.
 
-    Return the exit code.
+    The settings are those given, or else those of the environment.
     """
     configure_logs("INFO")
     try:

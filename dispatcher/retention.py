@@ -1,4 +1,4 @@
-"""Retention: the periodic removal of old workflows, keys and answers, by the one dispatcher that has the lease.
+"""The retention, which removes old workflows, keys, answers and uploads, in one dispatcher at a time.
 
 ==========================================  ==============================================================
 what                                        when
@@ -41,23 +41,23 @@ log = logging.getLogger(__name__)
 
 NAME: leases.Name = ("leader", "sweep")
 SWEEP_SECONDS = 60.0
-"""The pause in seconds between two rounds of removal."""
+"""The pause between two rounds of removals."""
 UPLOAD_MS = 3_600_000
 SHOWN_MS = 60_000
-"""The milliseconds for which RQ's tools show a workflow after its end."""
+"""The time for which the jobs of a workflow stay in RQ after its end."""
 SHOWN_FAILED_MS = 3_600_000
-"""The milliseconds for which RQ's tools show a failed or rejected workflow after its end."""
+"""The time for which the jobs of a failed or rejected workflow stay in RQ after its end."""
 KEY_AHEAD_MS = 24 * 3_600_000
-"""The milliseconds before its expiry at which the idempotency key of a running workflow is extended."""
+"""The remaining time at which the idempotency key of a live workflow is extended."""
 MOST_ENDED = 100
-"""The most workflows of one shard that one round removes."""
+"""The most ended workflows of one shard that one round removes."""
 DAY_MS = 24 * 3_600_000
 
 Value = TypeVar("Value")
 
 
 class Retention:
-    """The remover of old data in one dispatcher, which works while the dispatcher holds the lease for that."""
+    """The remover of old data in one dispatcher, which works only while it holds the fleet's retention lease."""
 
     def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
         self._ports = ports
@@ -66,7 +66,7 @@ class Retention:
         self._keep_ms = round(keep_days * DAY_MS)
 
     async def run(self) -> None:
-        """Remove old data once a minute while this dispatcher has the lease, until canceled."""
+        """Remove old data every `SWEEP_SECONDS` until canceled, unless another dispatcher holds the lease."""
         while True:
             try:
                 await self.sweep()
@@ -75,7 +75,7 @@ class Retention:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> bool:
-        """Remove old data once; return False when another dispatcher has the lease for that.
+        """Remove old data of all shards once; return False when another dispatcher holds the retention lease.
 
         Raises:
             CoditectError: any error of the store or the task graph.
@@ -104,7 +104,7 @@ class Retention:
                 expired = await self._run(lease, partial(layer.sweep, now_ms=now_ms))
 
     async def _forget_jobs(self, lease: Lease, before_ms: int, *, failed: bool) -> None:
-        """Remove the jobs of long-ended workflows from RQ, where each takes 3 kB of Redis."""
+        """Remove the jobs of ended workflows from RQ, since the job of an ended node takes 3 kB of Redis."""
         if self._graph is None:
             return
         read = self._ports.database.read
