@@ -46,7 +46,7 @@ from dispatcher.store.errors import (
 from dispatcher.store.transaction import Transaction
 
 MOST_SLOW = 3
-"""The number of too slow tries after which a batch is split or its command refused."""
+"""The number of tries of a batch that takes too long, before the batch counts as too large."""
 _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOut)
 
 
@@ -59,14 +59,14 @@ class Batch:
     caches: Caches
     commands: Sequence[Command]
     confirmed: Collection[int]
-    """The numbers of publications that the broker has confirmed, whose outbox rows the batch clears."""
+    """The publication numbers that the broker has confirmed; the batch clears their outbox rows."""
     room: Mapping[str, int]
     now_ms: int
     chance: float
     apart: bool = False
-    """Whether the release of dependents is left to later transactions, because one could not hold it all."""
+    """Whether later transactions release the dependents of ended nodes, because one was too short for all work."""
     doubt: str = ""
-    """The words about a doubtful clock that failures mention beside `now_ms`: see `ReferenceClock.doubt`."""
+    """Why `now_ms` may be wrong, to be logged beside it, as `ReferenceClock.doubt` says; empty without a doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +75,18 @@ class BatchResult:
 
     effects: Effects
     answers: tuple[Any, ...]
-    """The answer to each command, in order, or the CoditectError that refused it.
+    """The answer to each command, in order, or the CoditectError that refused the command.
 
-    The commands behind the last answer are left for another transaction.
+    The commands after the last answered one are left for another transaction.
     """
     repeated: bool
-    """Whether an earlier try of the batch may have been committed, whose effects are not in `effects`."""
+    """Whether an earlier try of the batch may be committed, too; `effects` lacks the effects of that try."""
 
 
 class BatchTooLong(CoditectError):
     """The error of a batch of commands that cannot finish within a transaction's time.
 
-    Its commands are run one by one, and a single one is refused.
+    The commands are then run one by one; a command that takes too long alone is refused.
     """
 
 
@@ -113,7 +113,7 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply a batch's commands in order within one transaction, and continue unfinished work.
+    """Apply a batch's commands in order within one transaction, and continue work that earlier ones left unfinished.
 
     Raises:
         LostLease: when the shard has another owner.
@@ -137,7 +137,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
-    """Read the rows that a batch's commands need at once, because each read is a round trip to the store."""
+    """Read all rows that a batch's commands need in a few reads, because each read is a round trip to the store."""
     node_keys, ending = [], []
     for command in commands:
         match command:
@@ -181,7 +181,7 @@ def _apply(unit: UnitOfWork, command: Command) -> Any:
 
 
 def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
-    """Send the states of a live workflow's nodes to RQ; return the named nodes that had no room."""
+    """Send the states of a workflow's nodes to RQ after the commit; return the nodes left for another transaction."""
     run = unit.run(command.workflow)
     if run is None:
         return ()
@@ -196,7 +196,7 @@ def show(unit: UnitOfWork, command: Show) -> tuple[str, ...]:
 
 
 def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
-    """Return the current snapshots of the given nodes that exist, as far as the transaction has room."""
+    """Return the current snapshots of the given nodes that exist, in order, until the transaction is full."""
     found: list[NodeSnapshot] = []
     for node_key in command.node_keys:
         if found and unit.is_full:
@@ -207,10 +207,10 @@ def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
 
 
 def propose(unit: UnitOfWork, command: Proposed) -> int:
-    """Claim the nodes that RQ proposes, if the ledger permits it and there is room; return how many.
+    """Claim each node that RQ proposes if it is ready and the capability has room; return how many were claimed.
 
-    RQ is shown the state of every other node, so that it queues a ready node without room again, behind the others.
-    Nodes that are too much for one transaction are left.
+    RQ gets the state of every other node, so that RQ queues a ready node without room again, behind the others.
+    Nodes that are too much for one transaction are left in `Effects.proposed`.
     """
     if command.room:
         unit.add_room(command.room, len(command.node_keys))
@@ -235,7 +235,7 @@ def _claim_proposed(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def fill(unit: UnitOfWork, command: Fill) -> bool:
-    """Claim nodes from the capability's backlog within the room, and return whether there may be more."""
+    """Claim at most `room` ready nodes of a capability, and return whether more ready nodes may wait in its backlog."""
     unit.add_room(command.capability, command.room)
     left = command.room
     for number, node_key in enumerate(claim.backlog(unit, command.capability, command.room)):
@@ -266,4 +266,4 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Asked: requests.ask,
     }
 )
-"""The table from each type of command to the function that applies it in a transaction."""
+"""The handler of each kind of command."""

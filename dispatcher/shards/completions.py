@@ -13,7 +13,7 @@ from dispatcher.store.errors import StoreUnavailable
 Value = TypeVar("Value")
 
 AGAIN_SECONDS = 0.2
-"""The seconds before a command that was refused for now is given to the shard worker again."""
+"""The pause in seconds before a refused rebuild is given to the shard worker again."""
 
 
 class Settle(Protocol):
@@ -23,21 +23,21 @@ class Settle(Protocol):
         """Complete a command that is committed; the answer may be a CoditectError that refused it."""
 
     def undone(self) -> None:
-        """Handle that the command was not applied: it may come again, at this dispatcher or another."""
+        """Give back a command that was not applied; the command may come again, at this dispatcher or another."""
 
 
 class Nothing:
     """The completion that does nothing, for the shard worker's own commands."""
 
     def done(self, answer: Any) -> None:
-        """Ignore the answer to the command, because no caller waits for it."""
+        """Ignore the answer to the command, because no caller waits for an answer."""
 
     def undone(self) -> None:
-        """Ignore that the command was not applied; the worker creates it again if it is still needed."""
+        """Ignore that the command was not applied; the shard's next worker makes a new one if needed."""
 
 
 class CommandAnswer(Generic[Value]):
-    """The completion that passes the answer to a waiting caller: `await answer.future`.
+    """The completion that passes the answer to the command to a waiting caller: `await answer.future`.
 
     The future raises the refusal of the command, or StoreUnavailable (retryable) when the shard went to another
     dispatcher.
@@ -56,7 +56,7 @@ class CommandAnswer(Generic[Value]):
             self.future.set_result(answer)
 
     def undone(self) -> None:
-        """Refuse the command as retryable, because the shard has another owner."""
+        """Raise a retryable error in the waiting caller, because the shard has another owner."""
         self.done(StoreUnavailable("The shard went to another dispatcher; ask again"))
 
 
@@ -65,14 +65,14 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The completion of a rebuild: publishing goes on once the ledger knows what to publish again."""
+    """The completion of a `Rebuild` command: the shard publishes again once the ledger has recorded the rebuild."""
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Go on with publishing; after a refusal, repeat the rebuild until it succeeds."""
+        """Let the shard publish tasks again; after a refusal, repeat the rebuild until it succeeds."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:
@@ -80,36 +80,36 @@ class RebuildAnswer:
         self.settle.done(answer)
 
     def undone(self) -> None:
-        """Tell the waiting completion that the shard has another owner."""
+        """Give back the message or request that asked for the rebuild, because the shard has another owner."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRefused:
-    """The completion of a command that records a refusal, which then passes the refusal on."""
+    """The completion of the command that records a result as failed, because the result itself was refused."""
 
     settle: Settle
     refusal: CoditectError
 
     def done(self, answer: Any) -> None:
-        """Pass the refusal on to the completion of the refused command."""
+        """Settle the refused result's message with its refusal, whether the ledger has recorded the failure or not."""
         self.settle.done(self.refusal)
 
     def undone(self) -> None:
-        """Tell the refused command's completion that the shard has another owner, which tries again."""
+        """Return the refused result's message, so that the shard's next owner tries to record the result again."""
         self.settle.undone()
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The completion of a `Fill`: it frees the reserved room, and notes whether there may be more ready nodes."""
+    """The completion of a `Fill` command: frees the room that was reserved for a capability's ready nodes."""
 
     free: Callable[[bool], None]
 
     def done(self, answer: Any) -> None:
-        """Free the room that was reserved for the fill, because the nodes that it found are claimed."""
+        """Free the reserved room once the nodes are claimed, and pass on whether more nodes may be ready."""
         self.free(answer is True)
 
     def undone(self) -> None:
-        """Free the room that was reserved for the fill, because the shard has another owner."""
+        """Free the reserved room, because the shard has another owner."""
         self.free(False)

@@ -1,8 +1,8 @@
 """The published tasks of one shard that have not ended (flights), and the rule by which one counts as lost.
 
-A lost flight is with nobody: no agent works on it, and the broker gives it to none. It is published again, under a new
-publication; a wrong finding is safe, because the older publication is stale and its results are refused. The rule is
-drawn in `docs/control-plane.md`: what nobody speaks of is searched for, and the occasions only say how soon.
+No agent works on a lost flight, and the broker gives it to none. The task is published again, under a new publication;
+a wrong finding is safe, because the older publication is stale and its results are refused. The rule is drawn in
+`docs/control-plane.md`: a flight without reports is searched for, and the occasions only say how soon.
 
 A flight is *alone* when the broker would not deliver it again if its agent died: the agent may have acked it early, or
 a rebuild on demand doubts that the broker has it. What was published to a broker that lost its data is lost without a
@@ -22,15 +22,14 @@ from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.liveness.monitor import AgentGone
 
 SILENT_SECONDS = 60.0
-"""The seconds without a report after which the orphan detector searches for a published task."""
+"""The time without a report, in seconds, after which the dispatcher searches for a published task."""
 UNTOLD_SECONDS = 3.0
-"""The seconds in which the agent of a doubtful task must have reported its start, or the task counts as lost.
+"""The seconds after its publication in which a task may be running before the report of its start arrives.
 
-An agent may start a task within 1 s of its publication without a grant, and reports the start 100 ms later. The
-remaining time is for the way of the report.
+An agent reports a start within 1.1 s; the remaining time is for the way of the report through its queue.
 """
 EARLY_ACK_MS = 600_000
-"""The age of a publication in milliseconds from which its agent has acked it and reports every 20 s."""
+"""The running time of a task in milliseconds from which its agent has acked the delivery and reports every 20 s."""
 
 
 class Fate(Enum):
@@ -39,14 +38,14 @@ class Fate(Enum):
     HELD = auto()
     """An agent or the broker has the task, as far as the dispatcher knows."""
     SOUGHT = auto()
-    """The task has been silent for so long that its broker queue and its agent are to be asked for it."""
+    """No report about the task came for so long that the dispatcher must ask the broker and the agent for it."""
     LOST = auto()
-    """Neither the broker nor an agent has the task, and it is to be published again."""
+    """Neither the broker nor an agent has the task, and the dispatcher must publish it again."""
 
 
 @dataclass(slots=True)
 class Flight:
-    """A published node that has not ended, with the last report about it."""
+    """A published node that has not ended, with the agent that runs it and the time of the agent's last report."""
 
     capability: str
     level: str
@@ -55,13 +54,13 @@ class Flight:
     """The instant of the publication, in milliseconds since the epoch."""
     fence: int = 0
     agent: str = ""
-    """The id of the agent that reported the start of the task; empty before that report."""
+    """The id of the agent that reported the task's start; empty before such a report."""
     heard: float = 0.0
-    """The time of the last report about the task, or the last time at which none could arrive, in seconds."""
+    """The time of the agent's last report, or the last time when no report could arrive: loop clock, seconds."""
     apart: bool = False
     """Whether the task went to an agent's own queue instead of the capability's queue."""
     heartbeat_ms: int = 0
-    """The longest silence in milliseconds that the node permits its agent; 0 for no such limit."""
+    """The longest time in milliseconds between two reports of the agent, if the node limits it; 0 for no limit."""
 
 
 class InFlight:
@@ -86,7 +85,7 @@ class InFlight:
         return self._flights.get(node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
-        """Add, change or remove a node's flight after a committed change of the node's state."""
+        """Add, change or remove a node's flight after a committed transition of the node."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._flights.get(moved.node_key)
@@ -129,7 +128,7 @@ class InFlight:
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
-        """Note an agent's report that an attempt runs; a report of another attempt is kept for `take_others`."""
+        """Record the time of an agent's report that an attempt runs; keep an unexpected attempt for `take_others`."""
         flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.heard = now
@@ -137,7 +136,7 @@ class InFlight:
             self._others[node_key] = fence
 
     def take_others(self) -> dict[NodeKey, int]:
-        """Return the nodes of which agents run an attempt other than the current one, with the fences, and forget them.
+        """Return and forget the nodes, with fences, whose agents reported another attempt than the current one.
 
         The orphan detector has such attempts canceled.
         """
@@ -145,7 +144,7 @@ class InFlight:
         return others
 
     def grant(self, now: float) -> None:
-        """Restart the time in which agents must report on their flights, because no report could arrive."""
+        """Count every flight as reported now, because agents' reports could not arrive until now."""
         for flight in self._flights.values():
             flight.heard = now
 
@@ -154,7 +153,7 @@ class InFlight:
         self._doubtful = max(self._doubtful, last)
 
     def fate(self, flight: Flight, now: float, now_ms: int, gone: AgentGone | None = None) -> Fate:
-        """Return whether a flight is held, to be searched for, or lost; with `gone`, its agent is known to be dead."""
+        """Judge whether a flight is held, to be searched for, or lost; `gone` is an agent that is known to be dead."""
         doubted, silent = flight.publication <= self._doubtful, now - flight.heard
         alone = doubted or now_ms - flight.published_ms > EARLY_ACK_MS
         if gone is not None:
@@ -168,7 +167,7 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
-        """Return the commands that publish all lost flights again, and count each as reported now."""
+        """Return a command for each lost flight that publishes its task again, and restart the flight's silence."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
         for _, flight in lost:
             flight.heard = now

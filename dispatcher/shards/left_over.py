@@ -1,4 +1,4 @@
-"""A shard's unfinished work: expressions that take long to evaluate, and retries of pieces that took too long.
+"""A shard's unfinished work: slow expressions, evaluated outside of transactions, and retries of slow pieces.
 
 Expressions may take seconds on a slow machine, which no transaction may, and on SQLite every other transaction would
 wait. They are evaluated in a thread, between two transactions. The values that they see do not change meanwhile: the
@@ -40,7 +40,7 @@ from dispatcher.store.transaction import Reads
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.2
-"""The seconds before another try to read the values of a node's expressions from the store."""
+"""The pause in seconds before another try to read the values that a node's expressions need."""
 FIRST_SECONDS = 60.0
 MOST_SECONDS = 3_600.0
 
@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Keep the keys of running evaluations in `aside`, so that no batch continues them; give results to `put`."""
+        """Make an evaluator that passes each result to `put`, and keeps the keys of running evaluations in `aside`."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -66,7 +66,7 @@ class Evaluations:
         self._turn = asyncio.Lock()
 
     def begin(self, node_key: NodeKey, token: str) -> None:
-        """Begin to evaluate a node's expressions in the background, unless it is under way for the same `token`.
+        """Begin to evaluate a node's expressions in the background, unless an evaluation with the same `token` runs.
 
         The token stands for the state of the node in which its expressions are evaluated.
         """
@@ -90,7 +90,7 @@ class Evaluations:
                     return
 
     def taken(self, key: bytes, token: str) -> None:
-        """Forget an evaluation whose values the ledger has recorded or refused."""
+        """Forget a node's evaluation after the ledger has recorded or refused the values, or the shard was lost."""
         if self._tokens.get(key) == token:
             del self._tokens[key]
             self._aside.discard(key)
@@ -113,7 +113,7 @@ class _Taken:
         self.evaluations.taken(self.key, self.token)
 
     def undone(self) -> None:
-        """Forget the evaluation; the shard's next owner evaluates again."""
+        """Forget the evaluation; the shard's next owner evaluates the expressions again."""
         self.evaluations.taken(self.key, self.token)
 
 
@@ -149,12 +149,12 @@ class Waited:
     until: float
 
     def counts(self, now: float) -> bool:
-        """Return whether a wait that begins at `now` continues the series, and so is a longer one."""
+        """Tell whether a pause that begins at `now` follows closely enough on this one to be twice as long."""
         return now <= self.until + MOST_SECONDS
 
 
 class ContinuationBackoff:
-    """The pieces of one shard's unfinished work that are set aside, for ever or until a retry."""
+    """The pieces of one shard's unfinished work that are skipped, until a retry or until the worker closes."""
 
     def __init__(self, go_on: Callable[[], None]) -> None:
         self.aside: set[bytes] = set()

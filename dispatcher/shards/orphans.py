@@ -1,6 +1,6 @@
 """The orphan detector: it searches for published tasks of one shard that neither broker nor agent has.
 
-What is lost without a search `in_flight.py` says. The search finds a flight with nobody when
+`in_flight.py` says which flights are lost without a search. The search finds that a flight is lost when
 
 * it is not begun, and its queue is missing or empty, or a task that was published to the queue later started over 60 s
   ago: the older messages of that queue are gone, whatever lies there now;
@@ -8,8 +8,8 @@ What is lost without a search `in_flight.py` says. The search finds a flight wit
   had lost the delivery, and the agent that had it by then was refused. A finding is wrong when an end waits unread in
   the shard's own queue: that is looked at before and after.
 
-An agent that reports an attempt which is not under way is told to end it, if the node does not need it any more. Time
-in which no report could arrive is no silence: while this process stood still, or the broker was away, and before this
+An agent that reports an attempt which is not under way gets a cancel, if the node does not need it any more. Time in
+which no report could arrive is no silence: while this process stood still, or the broker was away, and before this
 dispatcher had the shard. The time is counted by a clock that is never set. An absence of the broker that is too short
 to be seen costs a beat at most.
 """
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
 PAUSE_SECONDS = 15.0
-"""The seconds between two looks from which this process counts as having stood still."""
+"""The seconds between two looks beyond which this process counts as having stood still between them."""
 MOST_ASKED = 200
-"""The most silent agents that the detector pings at the same time."""
+"""The largest number of silent agents that one look asks for their tasks, all at the same time."""
 
 
 class OrphanDetector:
@@ -99,7 +99,7 @@ class OrphanDetector:
         self._worker.put(lost)
 
     async def _look_for(self, begun: Sequence[tuple[Lost, Flight]], empty: dict[str, bool]) -> None:
-        """Ask broker and agents for the given tasks, and publish again the ones that neither has.
+        """Ask the broker and the agents for the given begun tasks, and publish again the tasks that neither has.
 
         The order matters: a task that an agent takes from its queue after the look at the queue is with the agent when
         the agent is asked.
@@ -119,12 +119,12 @@ class OrphanDetector:
                 self._lose(one, flight, "A begun task is with nobody; it is published anew")
 
     async def _has_heard_all(self) -> bool:
-        """Return whether the shard's results queue is empty, so that no report waits unread in it."""
+        """Tell whether the shard's results queue is empty, so that all agents' reports have been read."""
         stats = await self._broker.stats(routing.results_queue(self._worker.shard))
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
-        """Return whether agents' reports could arrive since the last step; if not, restart the agents' time."""
+        """Tell whether agents' reports could arrive since the last call; if not, count every flight as reported now."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:
@@ -140,7 +140,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
-        """Return whether the queue of a published task is missing or empty; one look serves all tasks of the queue."""
+        """Tell whether the task queue of a flight is missing or empty; `known` caches the answer for each queue."""
         queue = routing.task_queue(flight.capability, Priority(flight.level))
         if queue not in known:
             stats = await self._broker.stats(queue)

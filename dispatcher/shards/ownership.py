@@ -1,4 +1,4 @@
-"""The shards that a dispatcher owns, by their leases, with a shard worker for each.
+"""The shards of which a dispatcher holds the leases, with a shard worker for each.
 
 Every step renews, takes and gives shards (`ledger/ownership/shards.py`). A new shard gets its queues and its worker;
 a lost one is closed. Leaving gives all shards away at once, when the batches under way are finished.
@@ -48,20 +48,20 @@ RESULTS_PREFETCH = 500
 CONTROL_PREFETCH = 200
 LEAVE_SECONDS = 5.0
 STEP_SECONDS = 0.2
-"""The seconds that a leaving dispatcher waits for its current ownership step before it hands shards over."""
+"""The time in seconds to wait for the step under way before all shards are handed over."""
 GIVE_UP_SECONDS = 1.0
-"""The seconds in which shards must close that the dispatcher gives up."""
+"""The time in seconds that all shards may take to close when the dispatcher gives them up."""
 CANCEL_SECONDS = 0.1
-"""The seconds that a closing shard waits for the broker to cancel its consumers."""
+"""The time in seconds to wait for the broker to cancel a closing shard's consumers; later deliveries are returned."""
 
 
 def new_owner() -> str:
-    """Return a new unique name for one life of one dispatcher, as an owner of leases."""
+    """Return a new, unique owner name for a dispatcher process that starts, to hold leases under."""
     return f"{NAME}-{os.getpid()}-{token_hex(4)}"
 
 
 class ShardOwnership:
-    """The shards of one dispatcher; entering the context takes shards, and leaving it hands all of them over."""
+    """The shards of one dispatcher: `async with` begins to take shards, and its exit releases all of them."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ShardOwnership:
         await self.hand_over()
 
     async def hand_over(self) -> None:
-        """Close all shards and free their leases within a second, even when the broker does not answer.
+        """Release all shards to other dispatchers, within a second even when the broker does not answer.
 
         The store may take `LEAVE_SECONDS`; without an answer the leases lapse. Idempotent.
         """
@@ -187,7 +187,7 @@ class ShardOwnership:
                 log.debug("The leases will lapse", extra={"reason": repr(unsaid)})
 
     def _begin(self, tr: Transaction) -> int:
-        """Fix the store's number of shards, and expire dead owners if no other process can have the store open."""
+        """Fix the store's number of shards, and expire all other owners if no other process can have the store open."""
         if self._ports.database.exclusive:
             leases.expire_others(tr, self.owner)
         return shards.fix_count(tr, self.count)
@@ -221,7 +221,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Open a shard that the dispatcher took; after an error the next step tries again."""
+        """Open the worker of a shard that the dispatcher took; after an error the next step tries again."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:
@@ -261,7 +261,7 @@ class ShardOwnership:
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _declare(self, shard: int) -> None:
-        """Declare a shard's queues, and the base topology too when an exchange of theirs is missing."""
+        """Declare the shard's queues, and declare the base topology again when one of its exchanges is missing."""
         queues = shard_queues(shard, quorum=self._ports.quorum)
         try:
             await self._ports.broker.declare(queues)
@@ -269,7 +269,7 @@ class ShardOwnership:
             await self._ports.broker.declare(base_topology() + queues)
 
     async def _consume(self, shard: int, worker: ShardWorker) -> bool:
-        """Consume a shard's queues; return False when the shard was closed meanwhile."""
+        """Start the consumers of a shard's queues; return False when the shard was closed meanwhile."""
         consumers: list[Consumer] = []
         self._consumers[shard] = consumers
         for queue, take, prefetch in (
@@ -335,12 +335,12 @@ class ShardOwnership:
         self._ports.background.start(self._close(shard), name=f"close shard {shard}")
 
     def status_cache(self, workflow: str) -> StatusCache | None:
-        """Return the status cache of the workflow's shard; None when the dispatcher does not own the shard."""
+        """Return the status cache of a workflow's shard; None when the dispatcher does not own the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
         return None if worker is None or worker.closed else worker.status_cache
 
     def figures(self) -> dict[str, Any]:
-        """Return the numbers of this dispatcher's work for `coditect dispatcher status`."""
+        """Return the figures of this dispatcher that `coditect dispatcher status` shows."""
         counter = self._ports.metrics.counter
         return {
             "owner": self.owner,

@@ -1,4 +1,4 @@
-"""The publisher of one shard, which sends the shard's tasks, cancels and events to the broker.
+"""The publisher of one shard: sends the shard's tasks, cancels and events to the broker.
 
 While a shard waits for a rebuild on another broker its publications are held: the earlier ones are published again
 afterwards, under numbers of their own. The ledger says which these are by the last number before the rebuild.
@@ -30,12 +30,12 @@ TYPES: Mapping[TaskState, str] = MappingProxyType(
     {state: f"node.{state.value}" for state in TaskState}
     | {TaskState.WORKING: "node.started", TaskState.RETRY_WAIT: "node.retrying"}
 )
-"""The table from a node's state to the type of the event that announces the state."""
+"""The type of the event that is published when a node enters a state, by state."""
 Sent = Callable[[Publication, BaseException | None], None]
 
 
 class ShardPublisher:
-    """The publisher of one shard's tasks; a callback gets the outcome of each publish."""
+    """The publisher of one shard's tasks; the callback `sent` gets the outcome of each publish."""
 
     def __init__(self, broker: Broker, sent: Sent) -> None:
         self._broker = broker
@@ -45,7 +45,7 @@ class ShardPublisher:
         self._last = 0
 
     def send(self, publication: Publication) -> None:
-        """Publish a node's task, unless a rebuild is about to publish it again."""
+        """Publish a node's task; hold the task back during a rebuild, and drop one that the rebuild publishes again."""
         number = publication.number
         if self._held is not None:
             self._held.append(publication)
@@ -67,19 +67,19 @@ class ShardPublisher:
             self._sent(publication, error)
 
     async def settled(self, within_seconds: float) -> None:
-        """Wait until the broker has answered every publish, or the time is up."""
+        """Wait until the broker has answered every publish of the shard, for at most `within_seconds`."""
         if self._under_way:
             await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
     def hold(self, *, recall: bool) -> None:
-        """Hold all publications back from now on; with `recall` also those that wait for a broker's confirm."""
+        """Hold back all publications until `go_on`; with `recall` also those that wait for the broker's confirm."""
         if self._held is None:
             self._held = []
         if recall:
             self._held += self._recall(tuple(self._under_way))
 
     def go_on(self, last: int) -> list[int]:
-        """Send the held publications with numbers above `last`, and return the numbers of the dropped ones.
+        """Send the held publications with numbers above `last`, drop all others, and return the dropped numbers.
 
         Both held publications and those on their way up to `last` are dropped. A second call with the same number drops
         nothing more.
@@ -101,7 +101,7 @@ class ShardPublisher:
 
 
 def _for_anybody(publication: Publication) -> Publication:
-    """Return a publication for any agent of the capability, after one agent's own queue refused it.
+    """Return a copy of a publication for any agent of the capability, after one agent's own queue refused the task.
 
     Agents must ask for a claim before they run it, since an earlier try may have reached the agent all the same.
     """
@@ -131,7 +131,7 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
 
 
 async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> None:
-    """Send a cancel message for a node's publication to every agent, at most once."""
+    """Broadcast a cancel of a node's task to all agents; a failed publish is only logged."""
     message = control_messages.cancel(node_key.task_id, reason="canceled", publication=publication)
     try:
         await broker.publish(message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)

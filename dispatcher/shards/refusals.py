@@ -1,4 +1,4 @@
-"""The refusal of commands that fail in every batch, even alone in one."""
+"""The refusal of commands that fail even in a batch of their own, with retries for agents' results."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dispatcher.shards.completions import CommandRefused, Settle
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 5
-"""The most tries to record the end of an attempt, with growing pauses of six seconds in all."""
+"""The number of tries to record the end of an attempt, with growing pauses: six seconds in all."""
 PAUSES_OF_KEPT = 25
-"""The number of pauses after which a report about a row of a newer version is tried again: five seconds."""
+"""The pause before a retry of a report about a newer dispatcher's row, in first pauses: five seconds."""
 
 
 @value
@@ -42,7 +42,7 @@ class Refusals:
         self._has_met_newer = False
 
     def refuse(self, entry: QueuedCommand, error: Exception) -> None:
-        """Refuse a command that failed even alone; a result is tried again, then recorded as a failed attempt."""
+        """Refuse a command that failed in a batch of its own; retry a result, then record it as a failed attempt."""
         if isinstance(error, NewerVersion):
             self._leave_alone(entry, error)
             return
@@ -57,7 +57,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Return an agent's report to its queue, for a newer dispatcher that can read the node's row."""
+        """Retry an agent's report later, or refuse another command: only a newer dispatcher can read the row."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

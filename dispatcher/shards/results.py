@@ -32,7 +32,7 @@ class ResultsConsumer:
         self._worker = worker
 
     def take(self, delivery: Delivery) -> None:
-        """Handle a message of an agent: results, starts, or heartbeats; an unreadable one becomes a dead letter."""
+        """Handle an agent's message with results, starts or heartbeats; an unreadable message becomes a dead letter."""
         message = delivery.message
         try:
             if message.type == STARTED_TYPE:
@@ -53,7 +53,7 @@ class ResultsConsumer:
             self._refuse(delivery, error)
 
     def _take_results(self, delivery: Delivery) -> None:
-        """Hand each result of a message to the worker, and settle the message when all are recorded or refused."""
+        """Give each result of a delivery to the shard worker; the delivery is settled after the last one."""
         results = read_results(delivery.message, str(self._worker.shard))
         if not results:
             delivery.ack()
@@ -62,7 +62,7 @@ class ResultsConsumer:
             self._worker.put(finished(told), settle, size_bytes=len(told.outcome.body))
 
     def _refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Fail the attempts that an unreadable message of results names."""
+        """Record the attempts that an unreadable message names as failed, and make the message a dead letter."""
         owners = [owned for owned in self._owners(delivery.message) if owned[0].fence]
         if not owners:
             delivery.reject()
@@ -86,7 +86,7 @@ class ResultsConsumer:
 
 
 def read_finished(message: Message) -> Finished:
-    """Decode a message with one result, and return the command that records the result.
+    """Return the `Finished` command for an agent's message with one result.
 
     Raises:
         InvalidTask: when the message cannot be read.
@@ -97,13 +97,13 @@ def read_finished(message: Message) -> Finished:
 
 
 def finished(told: AttemptResult) -> Finished:
-    """Return the command that records an agent's result."""
+    """Return the `Finished` command for an agent's result."""
     node_key = NodeKey(told.owner.workflow, told.owner.node)
     return Finished(node_key, told.owner.fence, told.publication, told.outcome, told.free)
 
 
 def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
-    """Return the command that fails an attempt whose result cannot be read."""
+    """Return the `Finished` command that fails an attempt whose result cannot be read."""
     fix = "look at the message in the queue `unrouted`"
     failure = Failure("unreadable_result", type(error).__name__, str(error)[:MOST_REASON], retryable=True, fix=fix)
     outcome = Outcome(Status.FAILED, dumps(failure.as_json()), None, None, failure=failure)
@@ -112,12 +112,12 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
 
 @value
 class Acked:
-    """The completion that acks an agent's report once it is recorded, and rejects one that the ledger refuses."""
+    """The completion of a delivery's command: acks the delivery after the commit, and rejects it after a refusal."""
 
     delivery: Delivery
 
     def done(self, answer: Any) -> None:
-        """Ack the agent's report because it is recorded, or reject it because the ledger refused it."""
+        """Ack the delivery once the ledger has recorded its report; reject the delivery after a refusal."""
         if isinstance(answer, CoditectError):
             self.delivery.reject()
         else:
@@ -142,12 +142,12 @@ class AckedTogether:
         self._undone = False
 
     def done(self, answer: Any) -> None:
-        """Count one result of the message as recorded or refused for good."""
+        """Count one result as recorded or refused for good, and settle the delivery after the last result."""
         self._refused = self._refused or isinstance(answer, CoditectError)
         self._settle()
 
     def undone(self) -> None:
-        """Count one result of the message as not recorded, so that the message returns to the queue."""
+        """Count one result as left to the shard's next owner; the whole delivery then goes back to its queue."""
         self._undone = True
         self._settle()
 

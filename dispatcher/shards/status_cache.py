@@ -1,4 +1,4 @@
-"""The state of one shard's running workflows in memory, for clients that poll it.
+"""A cache in memory of the states of one shard's running workflows, for clients that poll them.
 
 The shard has one owner, so its last commit wrote the ledger's current rows; when the outcome of a commit is unknown,
 the cache is emptied. A dispatcher that stood still while another took the shard may give an older state until its next
@@ -16,21 +16,21 @@ MOST = 10_000
 
 
 class StatusCache:
-    """The progress of workflows that clients asked for and that have not ended, by workflow."""
+    """The cached rows of running workflows whose state a client has asked for."""
 
     def __init__(self, most: int = MOST) -> None:
-        """Keep at most `most` workflows: the cache is emptied when it would hold more."""
+        """Make an empty cache of at most `most` workflows; a cache that would hold more is emptied."""
         self._most = most
         self._heads: dict[str, WorkflowRecord] = {}
         self._runs: dict[str, RunRecord] = {}
 
     def get(self, workflow: str) -> tuple[WorkflowRecord, RunRecord] | None:
-        """Return a workflow's rows as of the last commit; None when the cache does not have them."""
+        """Return a workflow's cached rows as of the last commit; None when the caller must read the ledger."""
         run = self._runs.get(workflow)
         return None if run is None else (self._heads[workflow], run)
 
     def follow(self, workflow: str, head: WorkflowRecord) -> None:
-        """Keep a workflow's rows in the cache from the next commit on, because a client asked for them."""
+        """Cache a workflow's rows from the next commit on, because a client asked for the workflow's state."""
         if len(self._heads) >= self._most:
             self.clear()
         self._heads[workflow] = head
@@ -45,6 +45,6 @@ class StatusCache:
                 self._runs[workflow] = run
 
     def clear(self) -> None:
-        """Empty the cache, because a transaction with a lost answer may have changed the rows."""
+        """Empty the cache, because a commit with an unknown outcome may have changed the rows."""
         self._heads.clear()
         self._runs.clear()

@@ -1,4 +1,4 @@
-"""The timer service of one shard: it waits for the next timer, and gives the due ones to the shard worker.
+"""The timer service of one shard, which waits for the next timer and gives due timers to the shard worker.
 
 Time limits are held back while no report can arrive, and for a grace after that: an agent that began or ended in time
 may have reported it, and the report is yet to be delivered. All other timers fire in time.
@@ -25,16 +25,16 @@ from dispatcher.shards.completions import NOTHING, Settle
 log = logging.getLogger(__name__)
 
 AGAIN_MS = 1_000
-"""The milliseconds before the next look for due timers, when the store failed or time limits are held back."""
+"""The pause in milliseconds before the next look for timers, after a store error or while time limits are held back."""
 GRACE_SECONDS = 3.0
-"""The seconds in which earlier reports of agents arrive once reports can arrive again."""
+"""The seconds for which time limits wait for delayed reports, once agents' reports can arrive again."""
 DEAF_SECONDS = 0.3
-"""The seconds between two looks whether the consumers of reports are active again."""
+"""The pause in seconds between two checks whether agents' reports can arrive again."""
 Put = Callable[[Due, Settle], None]
 
 
 class TimerService:
-    """The timer service of one shard, which waits for one instant at a time; `put` gives a command to the worker."""
+    """The timer service of one shard, which waits for the next timer, and passes due timers to the worker by `put`."""
 
     def __init__(self, shard: int, ports: Ports, put: Put) -> None:
         self._shard = shard
@@ -57,12 +57,12 @@ class TimerService:
         """The instant until which every due timer is held back or done, in milliseconds since the epoch."""
 
     def open(self) -> None:
-        """Start the loop that looks for due timers."""
+        """Start the background loop that looks for the shard's due timers."""
         name = f"timers of shard {self._shard}"
         self._ports.background.keep(self._run, name=name, critical=True, until=lambda: self._closed)
 
     async def _run(self) -> None:
-        """Hand due timers to the shard worker, and sleep until the next one, for ever."""
+        """Give due timers to the shard worker and sleep until the next timer, until the service is closed."""
         while not self._closed:
             await self._wake.wait()
             self._wake.clear()
@@ -74,7 +74,7 @@ class TimerService:
                 raise
 
     def set(self, due_ms: int | None) -> None:
-        """Wake up at `due_ms` and look for due timers; with None, do not wake up."""
+        """Schedule the next look for due timers at `due_ms`, in place of an earlier one; None schedules none."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -83,7 +83,7 @@ class TimerService:
             self._handle = asyncio.get_running_loop().call_later(seconds, self._ring)
 
     def look_again(self) -> None:
-        """Look in the store for the next due timer, because a timer was set or carried out."""
+        """Wake the loop to read the next timer from the store, because a timer was set or carried out."""
         self._wake.set()
 
     def listen(self, consumers: Collection[Consumer]) -> None:
@@ -94,7 +94,7 @@ class TimerService:
             self.deafened()
 
     def deafened(self) -> None:
-        """Hold time limits back until the lost consumer of agents' reports is active again."""
+        """Fire no time limits until the shard's lost consumer of agents' reports is active again."""
         if not self._deaf:
             self._deaf = True
             name = f"consumers of shard {self._shard}"
@@ -108,7 +108,7 @@ class TimerService:
         self._deaf = False
 
     def hold(self) -> None:
-        """Hold time limits back for `GRACE_SECONDS`, because agents' reports could not arrive until now."""
+        """Fire no time limits for `GRACE_SECONDS`, because agents' reports could not arrive until now."""
         self._held_until = max(self._held_until, _now() + GRACE_SECONDS)
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class TimerService:
         self._wake.set()
 
     def _holds(self) -> bool:
-        """Return whether a time limit may only seem to have passed, because reports could not arrive."""
+        """Tell whether time limits must not fire yet, because agents' reports may still be on their way."""
         if self._ports.broker.blocked or not self._hears():
             self.hold()
         return _now() < self._held_until
@@ -177,13 +177,13 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _LastDue:
-    """The completion of the last of several due timers, which looks for the next one."""
+    """The completion of the last of several due timers, which starts the look for the next timer."""
 
     look: Callable[[], None]
     pause: Callable[[], None]
 
     def done(self, answer: Any) -> None:
-        """Look for the next timer, after a pause if only a newer dispatcher can handle the last one."""
+        """Look for the next timer, after a pause if only a newer dispatcher can handle this timer, which stays due."""
         if isinstance(answer, NewerVersion):
             self.pause()
         self.look()

@@ -47,14 +47,14 @@ MOST_COMMANDS = 256
 MOST_BYTES = 1_000_000
 RETRY_SECONDS = 0.2
 CLOSE_SECONDS = 0.5
-"""The seconds that a closing worker waits for the broker's confirms, and for its last changes to reach RQ."""
+"""The seconds that a closing worker waits for the broker's confirms, and for its last updates to RQ."""
 IDLE_SECONDS = 0.2
-"""The seconds without a batch after which the outbox is cleared by a batch of its own."""
+"""The seconds without a batch after which the worker clears confirmed outbox rows in a batch of its own."""
 MOST_FILL = 500
 
 
 class ShardWorker:
-    """The worker of one shard, which applies commands in batches until it is closed or its lease is lost."""
+    """The worker of one shard, which applies commands in batches until it is closed or the shard's lease is lost."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class ShardWorker:
         """Whether a refused commit showed that the shard has another owner, so that no other commit is tried."""
 
     async def open(self) -> None:
-        """Read the shard's state from the ledger, start the worker, and publish again what was not confirmed."""
+        """Start the worker from the shard's state in the ledger, and publish tasks again that may be unpublished."""
         found = await self._ports.database.read(lambda tr: learn(tr, self.shard))
         if found.newer:
             facts = {"shard": self.shard, "nodes": len(found.newer), "fix": FIX}
@@ -120,7 +120,7 @@ class ShardWorker:
         self._nudge()
 
     def _take_up(self, found: RecoveredShard) -> None:
-        """Take over the publications that the ledger has recorded, and publish again those that were not sent."""
+        """Take over the publications that the ledger has recorded, and publish again those that may be unsent."""
         known = {flight.publication for _, flight in self.in_flight}
         waiting = {moved.row.publication for moved in found.in_flight if moved.state is TaskState.PUBLISHED} - known
         for unsent in found.rows:
@@ -139,7 +139,7 @@ class ShardWorker:
         self.timer_service.set(found.next_due_ms)
 
     async def close(self) -> None:
-        """Finish the current batch, and hand the remaining commands to their completions as not applied."""
+        """Close the worker: finish the batch under way, and give the remaining commands back unapplied."""
         self.closed = True
         self._wake.set()
         if self._work is not None and self._work is not asyncio.current_task():
@@ -180,7 +180,7 @@ class ShardWorker:
     def rebuild(self, marker: str, occasion: str, settle: Settle = NOTHING, *, kept: bool = False) -> None:
         """Publish all earlier publications of the shard again, because the broker may have lost them.
 
-        When the broker was `kept`, they are only doubted, and those on their way go on. `settle` gets the last
+        When the broker was `kept`, they only count as doubtful, and those on their way go on. `settle` gets the last
         publication number before the rebuild. A second call for the same occasion does nothing.
         """
         if not kept:
@@ -201,7 +201,7 @@ class ShardWorker:
         self._confirmed.extend(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
-        """Add a command to the worker's queue, with the completion that gets its answer."""
+        """Queue a command for the worker's next batch; `settle` is called once the command is applied or given back."""
         if self.closed:
             settle.undone()
             return
@@ -209,7 +209,7 @@ class ShardWorker:
         self._wake.set()
 
     def hear(self, progress: Progress) -> None:
-        """Note an agent's report that an attempt still runs, which shows the orphan detector a living agent."""
+        """Record the time of an agent's report that an attempt still runs, for the orphan detector."""
         self.in_flight.hear(
             NodeKey(progress.workflow, progress.node), progress.fence, asyncio.get_running_loop().time()
         )
@@ -257,7 +257,7 @@ class ShardWorker:
             self._refuse(entries, error)
 
     def _refuse(self, entries: list[QueuedCommand], error: Exception) -> None:
-        """Refuse a command that fails even in a batch of its own; split a failed batch of several commands."""
+        """Retry a failed batch command by command; refuse a command that fails even in a batch of its own."""
         if len(entries) > 1 or not self._apart:
             self._entries.extendleft(reversed(entries))
             self._singly = len(entries)
@@ -306,7 +306,7 @@ class ShardWorker:
         self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
-        """Update the numbers of published and waiting nodes after a commit."""
+        """Update the metrics, the caches, the flights and the backlog by the effects of a committed batch."""
         now = asyncio.get_running_loop().time()
         self._late.value += effects.late
         self._strange.value += effects.strange
@@ -321,7 +321,7 @@ class ShardWorker:
                 self.in_flight.set_apart(publication.node_key)
 
     def _after(self, effects: Effects) -> None:
-        """Carry out the effects of a committed batch: publish, answer, and tell RQ."""
+        """Carry out a committed batch's effects: publish tasks and events, update RQ, queue follow-up commands."""
         self._unsent.append(effects)
         asyncio.get_running_loop().call_soon(self._send)
         if self.projector is not None:
@@ -369,7 +369,7 @@ class ShardWorker:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Read from the ledger what a transaction with a lost answer changed, after the next known commit.
+        """Read the shard's state from the ledger again, after a commit whose outcome was unknown and one that is known.
 
         No write of an earlier try comes after that commit.
         """
@@ -381,7 +381,7 @@ class ShardWorker:
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
-        """Order up to `room` ready nodes of a capability to be claimed from the backlog, with that room reserved."""
+        """Queue a command that claims up to `room` ready nodes of a capability, and reserve room to publish them."""
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
