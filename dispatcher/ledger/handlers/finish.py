@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows import republish
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
-    """Record the end of an attempt, once, and try the node again or end it."""
+    """Record a report that a node's attempt ended, once, and retry the node or end it."""
     node_key, outcome = command.node_key, command.outcome
     row = unit.node(node_key)
     if row is None:
@@ -56,7 +56,7 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
 
 
 def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """Write the end of an attempt into the node's row, where it stays until the next attempt."""
+    """Write an attempt's outcome into the node's row and values, where it stays until the next attempt."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
@@ -84,7 +84,7 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
 
 
 def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finished) -> int | None:
-    """Return the milliseconds before the next attempt of a failed node; None when there is no next attempt.
+    """Return the delay in milliseconds before the next attempt after a failed one; None without another attempt.
 
     The node's own policy decides, or else the capability's, whose delay the agent reports. A failure that no agent
     reported, because the broker or the dispatcher gave the message up, goes by the default policy.
@@ -118,7 +118,7 @@ def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
 
 
 def began(unit: UnitOfWork, command: Began) -> None:
-    """Record that an agent runs an attempt, if the attempt's fence is the node's current one."""
+    """Record in the node's row that an agent runs the attempt, if the report's fence is the node's current fence."""
     started = command.started
     node_key = NodeKey(started.workflow, started.node)
     row = unit.node(node_key)
@@ -181,7 +181,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Record an attempt as lost with its agent; return whether another attempt follows, else end the node as dead."""
+    """Close an attempt whose agent is gone; return False, with the node dead, when no other attempt may follow."""
     write_attempt(unit, node_key, row, "lost", DIED)
     if row.attempt >= _policy(unit, node_key).max_attempts:
         _leave_flight(unit, node_key)
@@ -193,7 +193,7 @@ def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
 
 
 def lost(unit: UnitOfWork, command: Lost) -> None:
-    """Publish a node again whose published task is gone, or whose agent is gone.
+    """Publish a node's task again, because the task's message or the agent that ran it is gone.
 
     Nothing is lost when another agent has the task by now: it may have begun during the search.
     """

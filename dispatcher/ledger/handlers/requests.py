@@ -1,4 +1,4 @@
-"""The table from the verbs of clients' requests to their handlers, and the handler of requests that change a shard.
+"""The table of the verbs of clients' requests, and the handler of requests that change a shard.
 
 A change is carried out once, and its answer is repeated to a repeated request.
 
@@ -39,9 +39,9 @@ class ShardChange:
 
     apply: Callable[[UnitOfWork, Body], dict[str, Any]]
     shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
-    """The function that returns the id from a request's body by which its shard is found."""
+    """The function that reads the workflow id, which decides the shard, from the request, or raises an InputError."""
     deduplicated: bool = True
-    """Whether a repeated request gets the recorded answer instead of being carried out again."""
+    """Whether a repeated request gets the recorded first answer instead of a second execution."""
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
@@ -61,7 +61,7 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.APPROVALS: Query(queries.approvals),
     }
 )
-"""The handler of every verb of clients' requests that needs only the ledger.
+"""The handler of each request verb that needs only the ledger; a new verb is an entry here, and its handler.
 
 `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
 """

@@ -1,4 +1,4 @@
-"""The handlers of due timers of nodes, and of tasks that the broker returned because no queue takes them."""
+"""The handlers of due timers, and of published tasks that the broker returned because no queue takes them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 NO_QUEUE_MS = 1_000
-"""The milliseconds after which a node whose task no queue took becomes ready again."""
+"""The milliseconds after which a node whose task no queue took is ready again, and waits for room."""
 
 
 def due(unit: UnitOfWork, command: Due) -> None:
-    """End, retry or expire a node because its timer came due, if the timer is still set."""
+    """Carry out a node's due timer, if it is still set: retry the node, fail an attempt, or end the node."""
     timer = command.timer
     if not timers.finish(unit.tr, timer):
         return
@@ -58,7 +58,7 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
 
 
 def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
-    """End a node that no agent started in time; a node of a paused workflow gets new time at the resume."""
+    """End a node whose latest start has passed; a ready node of a paused workflow gets new time on resume."""
     run = unit.run(node_key.workflow)
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms
@@ -93,11 +93,11 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
         limits.DEADLINE_TIMER: _not_ended,
     }
 )
-"""The table from the kind of a node's timer to the function that acts when it is due."""
+"""The handler of each kind of a node's timers."""
 
 
 def no_queue(unit: UnitOfWork, command: NoQueue) -> None:
-    """Make a node whose task no queue took ready again after `NO_QUEUE_MS`, and record the reason."""
+    """Have a node whose task no queue takes wait for `NO_QUEUE_MS` before it is ready again, and record the reason."""
     node_key = command.node_key
     outbox.clear(unit.tr, unit.shard, [command.publication])
     row = unit.node(node_key)

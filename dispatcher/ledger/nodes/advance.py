@@ -1,4 +1,4 @@
-"""The progress of a workflow's nodes: they begin, end, and release their dependents, bounded per transaction.
+"""The progress of a workflow: how its nodes begin, end, and release their dependents.
 
 A node that ends releases its dependents, each of which may run, end, or go on waiting. The transaction goes on with
 them as long as it is small; the rest lies under "todo" with a cursor, and a later transaction goes on there. So a node
@@ -44,12 +44,12 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
 MOST_STEPS = 1_000
-"""The largest number of dependents that one transaction examines."""
+"""The largest number of dependents that one transaction releases."""
 MOST_STEPS_HERE = 50_000
-"""The steps that one node's expressions may take within a transaction, about 50 ms; longer ones run outside."""
+"""The most evaluation steps of a node's expressions in a transaction, about 50 ms; longer ones run outside."""
 MOST_SHOWN = 500
 AHEAD = 100
-"""The number of nodes that are read from the store at once, ahead of their use."""
+"""The number of nodes whose rows are read ahead by one read."""
 
 RELEASE, EXPAND, CANCEL, RESUME, SHOW, AGAIN = "release", "expand", "cancel", "resume", "show", "again"
 EVALUATE = "evaluate"
@@ -59,7 +59,7 @@ ROOT = ""
 
 
 def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
-    """End a node in a final state; `follow` then releases its dependents."""
+    """End a node in the given final state; a later call of `follow` releases the dependents."""
     limits.clear(unit, node_key, row)
     unit.move(node_key, row, state)
     row.finished_ms, row.reason = unit.now_ms, reason
@@ -71,16 +71,16 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
 def fail(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Failure, *, state: TaskState = TaskState.FAILED
 ) -> None:
-    """End a node as failed, without a result, for the given reason."""
+    """End a node as failed, or in another given state, and store its failure."""
     write(unit, node_key, FAILURE, dumps(failure.as_json()))
     unit.effects.failures[node_key] = failure
     end(unit, node_key, row, state, reason=failure.reason)
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Release the dependents of ended nodes as far as the transaction has room, and leave the rest in the store.
+    """Release the dependents of all ended nodes until the transaction is full; leave the others to later ones.
 
-    With `most` 0 all of it is left.
+    With `most` 0 all dependents are left to later transactions.
     """
     left, done = MOST_STEPS if most is None else most, 0
     while unit.ended or unit.unfit:
@@ -98,7 +98,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """End a node as failed that cannot be published, because its stored input is damaged."""
+    """End a node as failed whose task cannot be published, because the node's recorded input is damaged."""
     row = unit.node(node_key)
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
@@ -106,7 +106,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Store the cursor at which a long piece of work stopped, so that later transactions do the rest."""
+    """Store the cursor at which a long piece of a node's work stopped, so that later transactions continue there."""
     run = unit.run(node_key.workflow)
     assert run is not None
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
@@ -116,7 +116,7 @@ def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
 
 
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
-    """Delete the stored cursor of a piece of unfinished work, and return whether there was one."""
+    """Delete the stored cursor of a node's unfinished work of one kind, and return whether there was a cursor."""
     run = unit.run(node_key.workflow)
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
     if run is None or not run.todo or unit.tr.get(key) is None:
@@ -130,12 +130,12 @@ def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
 
 
 def begin(unit: UnitOfWork, workflow: str) -> None:
-    """Begin the nodes without predecessors of a newly accepted workflow, once `follow` runs."""
+    """Have `follow` begin the nodes without predecessors of a workflow that has just been accepted."""
     unit.ended.append(NodeKey(workflow, ROOT))
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass a node's end on to at most `most` dependents whose names follow `after`; return how many, at least 1."""
+    """Count the node's end in up to `most` dependents named after `after`; return how many, or 1 for none."""
     if "[" in node_key.node:
         _element_ended(unit, node_key)
         return 1
@@ -160,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Return whether the workflow's dependents wait for a redrive that still resets nodes (`again.py`)."""
+    """Tell whether no node's end may be passed on now, because a redrive of the workflow still resets nodes."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False
@@ -193,7 +193,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, before: NodeKey, policy: OnFailur
 
 
 def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Begin a node whose predecessors permit it: run it, ask a person, expand a map, or skip it by its condition."""
+    """Begin a node whose predecessors permit it: offer its task, ask a person, expand a map, or skip the node."""
     if is_over(unit.run(node_key.workflow)):
         end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
         return
@@ -217,7 +217,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
-    """Leave a node's costly expressions to be evaluated by the shard worker, outside of transactions."""
+    """Have a node's expressions evaluated outside of transactions, because they take too long inside."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
     leave(unit, node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
@@ -225,7 +225,7 @@ def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: 
 
 
 def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
-    """Begin a node with the evaluated values of its expressions, unless the evaluation is outdated."""
+    """Begin a node with the values of its expressions, unless the evaluation is out of date by its token."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
     drop(unit, node_key, EVALUATE)
@@ -241,7 +241,7 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
 
 
 def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
-    """Return the store's key of a node's unfinished evaluation of expressions."""
+    """Return the store's key for the unfinished evaluation of a node's expressions."""
     return TODO.pack((shard, node_key.workflow, node_key.node, EVALUATE))
 
 
@@ -277,12 +277,12 @@ def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Se
 
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Return whether the map has any elements yet; elements are made in order."""
+    """Tell whether the store has a node for the first element of a map; elements are made in order."""
     return unit.node(element_of(node_key, 0)) is not None
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
-    """Have later transactions make one node for each element of a map's recorded input; existing ones run again."""
+    """Have later transactions make one node for each element of a map; nodes that failed before run again."""
     row.tally = Tally(count, count)
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
@@ -293,7 +293,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make nodes for at most `most` elements of a map, from the cursor on; return their number, at least 1."""
+    """Make nodes for up to `most` elements of a map from the cursor on; return how many, or 1 for none."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -329,7 +329,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
 
 
 def element_of(node_key: NodeKey, number: int) -> NodeKey:
-    """Return the key of the node that runs the map's element with the given number."""
+    """Return the key of the node that runs a map's element `number`, counted from 0."""
     return NodeKey(node_key.workflow, f"{node_key.node}[{number}]")
 
 
@@ -344,7 +344,7 @@ def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
 
 
 def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a map whose elements have all ended, with the list of their results."""
+    """End a map whose elements have all ended, as completed with the list of their results or as failed."""
     tally = row.tally
     if tally.worst is not None:
         end(unit, node_key, row, tally.worst, reason="element")
@@ -367,13 +367,13 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a node as canceled in any state, and have an agent that may run it canceled."""
+    """End a node as canceled from any state, and send a cancel to the agent that may run its task."""
     call_off(unit, node_key, row)
     end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
 
 
 def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Withdraw a node from its queue or timer, and have an agent that may run it canceled."""
+    """Withdraw a node from the backlog, timers or questions, and send a cancel to the agent that may run its task."""
     if row.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
         unit.effects.cancels.append((node_key, row.publication))
         unit.advance_fence(row)  # what its agent may still tell is late
@@ -381,7 +381,7 @@ def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove a node from the backlog, the published tasks, the questions or the retry timers, by its state."""
+    """Remove the store's entry of a waiting or published node: of the backlog, flights, questions or retry timers."""
     match row.state:
         case TaskState.READY:
             claim.leave_backlog(unit, node_key, row)
@@ -396,5 +396,5 @@ def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def is_over(run: RunRecord | None) -> bool:
-    """Return whether a workflow takes no new work: it is missing, has ended, or is being canceled."""
+    """Tell whether a workflow takes no new work, because the run is missing, has ended, or is being canceled."""
     return run is None or run.state.terminal or run.canceling

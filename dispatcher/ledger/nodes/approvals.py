@@ -1,4 +1,4 @@
-"""Approvals: nodes that wait for a person's answer, or for the end of their timeout."""
+"""The questions of approvals, the nodes of a workflow that wait for a person's answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMER = "approval"
 
 
 def ask(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, approval: Approval) -> None:
-    """Publish an approval's question in the list of open ones, and set the approval's timeout."""
+    """Add an approval's question to the list of open questions, and set the timer of the approval's timeout."""
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.AWAITING_APPROVAL)
     unit.tr.set(APPROVALS.pack((unit.now_ms, node_key.workflow, node_key.node)), approval.question.encode())

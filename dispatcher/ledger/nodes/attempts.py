@@ -13,9 +13,9 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
-"""The reason of a node that ended without running, because of its predecessors."""
+"""The reason of a node that ended without running, because a predecessor ended without a result."""
 MOST_MESSAGE = 2_000
-"""The number of characters of an error that the history of attempts keeps."""
+"""The most characters of an error message in the attempt history; the last attempt's failure is kept whole."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
 UNRECORDABLE = "unrecordable_result"
 """The reason of an attempt that failed because the ledger could not record its end."""
@@ -23,7 +23,7 @@ BROKER_LOST = Failure("broker_lost", "BrokerLost", "The broker lost its data whi
 
 
 def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: str, failure: Failure | None) -> None:
-    """Write an ended attempt of a node to the node's history, because another attempt follows."""
+    """Add an ended attempt of a node to the node's attempt history, because another attempt follows."""
     attempt = AttemptRecord(
         row.attempt,
         row.fence,
@@ -40,7 +40,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Reset an ended node to attempt 1, after moving its last attempt to the history."""
+    """Reset an ended node's row to attempt 1, after moving the last attempt to the node's history."""
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason != BY_OTHERS:
@@ -51,7 +51,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
-    """Remove the stored failure and result of a node that is reset, and return the failure."""
+    """Remove a redriven node's stored failure and result, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)
     for kind in (FAILURE, RESULT):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))

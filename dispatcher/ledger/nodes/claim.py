@@ -1,4 +1,4 @@
-"""The claim of a ready node, the only way in which the node's task gets to the broker.
+"""The claim: the transaction that takes a ready node and gives its task to the outbox, to be published.
 
 A claim is a transaction of the shard's owner that finds the node ready, gives it a new publication number and a new
 fence, and writes the outbox. Nothing else publishes a node, so no node runs early, and two runs of a node have two
@@ -35,7 +35,7 @@ DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Claim a ready node now, if the policy, the room and the backlog permit; else put it into the backlog.
+    """Make a node ready: publish its task now if the capability has room and no backlog, else add it to the backlog.
 
     A node of a paused workflow becomes ready outside of the backlog.
     """
@@ -53,7 +53,7 @@ def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def queue(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Put a ready node into the backlog, where it waits for room."""
+    """Add a ready node to the capability's backlog, where it waits until the dispatcher may publish one more task."""
     _wait(unit, node_key, row, _call(unit, node_key))
 
 
@@ -64,7 +64,7 @@ def _wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> N
 
 
 def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Publish a ready node of a running workflow; return False when the node is not ready or the workflow is paused."""
+    """Publish a ready node; return False when the node is not ready, or its workflow is paused, canceled or ended."""
     row, run = unit.node(node_key), unit.run(node_key.workflow)
     if row is None or run is None or row.state is not TaskState.READY or run.state.terminal:
         return False
@@ -76,7 +76,7 @@ def claim(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
-    """Yield the ready nodes of a capability, urgent ones first, then the oldest, in pages of `most` + 1."""
+    """Yield a capability's ready nodes, urgent ones first, then the oldest; one read returns `most` + 1 nodes."""
     begin, end = READY.range((unit.shard, capability))
     while found := unit.tr.get_range(begin, end, limit=most + 1):
         yield from (NodeKey(*READY.unpack(key)[4:6]) for key, _ in found)
@@ -86,7 +86,7 @@ def backlog(unit: UnitOfWork, capability: str, most: int) -> Iterator[NodeKey]:
 
 
 def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Return whether the node's row is readable; False when a newer version of the dispatcher wrote the row."""
+    """Tell whether this dispatcher can read the node's row, and no newer version of the dispatcher wrote the row."""
     try:
         unit.node(node_key)
     except NewerVersion:
@@ -95,7 +95,7 @@ def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
-    """Give a node a new publication number and a new fence, and put its task into the outbox."""
+    """Add the node's task to the outbox under a new publication number and fence; `agent` as in `Publication`."""
     call = _call(unit, node_key)
     try:
         body = body_of(unit, node_key, row)

@@ -1,4 +1,4 @@
-"""The values that a node's expressions see, read from the ledger, and the input that they give the node."""
+"""The inputs of nodes: the values that a node's expressions read from the ledger, and the input they compute."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
 MOST_SEEN_BYTES = 8 * 1024 * 1024
-"""The largest total size in bytes of the values that one node's expressions can see."""
+"""The largest size in bytes of all values that one node's expressions read, since they are in memory at once."""
 _MESSAGE_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The values that one node's expressions are evaluated with."""
+    """The values of one node's evaluated expressions: the condition, and the input of each task."""
 
     holds: bool
-    """Whether the node's `when` condition holds; True for a node without a condition."""
+    """Whether the node's condition is true, so that the node runs; True without a condition."""
     bodies: Sequence[bytes] | None = None
     """The encoded input of the node's task, or of each task of a map; None when no expression gives it."""
 
@@ -50,7 +50,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's expressions and return their values; existing elements of a map keep their inputs.
+    """Evaluate a node's condition and input expressions; a map that `has_elements` keeps its elements' inputs.
 
     Raises:
         InputError: when an expression has no value.
@@ -67,14 +67,14 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
 
 
 def before(node: Node, workflow: str) -> list[NodeKey]:
-    """Return the keys of a node's predecessors."""
+    """Return the node keys of a node's predecessors, in the order of its definition."""
     return [NodeKey(workflow, edge.node) for edge in node.after]
 
 
 def scope_of(tr: Reads, node_key: NodeKey, node: Node, rows: Sequence[NodeRecord | None], account: Account) -> Scope:
     """Return the values that a node's expressions see: the workflow's input, and the predecessors' results.
 
-    Reading costs steps of the account, too.
+    Reading costs evaluation steps of the account, too.
 
     Raises:
         ValueBeyondBound: when the values are more than `MOST_SEEN_BYTES`.
@@ -114,7 +114,7 @@ def failure_of(error: CoditectError) -> Failure:
 
 
 def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
-    """Return a stored value as JSON bytes; None when there is none.
+    """Return a node's stored value of one kind as JSON bytes; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -123,7 +123,7 @@ def body_at(tr: Reads, node_key: NodeKey, kind: str) -> bytes | None:
 
 
 def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
-    """Return a stored value decoded from JSON; None when there is none.
+    """Return a node's stored value of one kind, decoded from JSON; None when there is none.
 
     Raises:
         DamagedValue: when the value is not what was written.
@@ -133,7 +133,7 @@ def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
 
 
 def gathered(bodies: Iterable[bytes]) -> list[bytes]:
-    """Collect the elements of an expression's list, and stop when the list is longer than one value may be.
+    """Collect encoded list elements, and raise an error once the list is larger than one stored value may be.
 
     Raises:
         ValueBeyondBound: when the list is too large.
@@ -150,12 +150,12 @@ def gathered(bodies: Iterable[bytes]) -> list[bytes]:
 
 
 def list_of(bodies: Iterable[bytes]) -> bytes:
-    """Return the bytes of a JSON list of values that are encoded already."""
+    """Join values that are JSON bytes already to the bytes of one JSON list."""
     return b"[" + b",".join(bodies) + b"]"
 
 
 def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first: bool = False) -> None:
-    """Store a value of a node; with `first` the key never had a value.
+    """Store a node's value of one kind; `first` says that the node never had a value of the kind.
 
     Raises:
         ValueBeyondBound: when the value is larger than one value may be.
@@ -166,12 +166,12 @@ def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first:
 
 
 def has_expressions(node: Node) -> bool:
-    """Return whether a node's definition has any expression."""
+    """Tell whether a node's condition, input or list is given by an expression."""
     return next(iter(node_expressions(node)), None) is not None
 
 
 def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
-    """Return the encoded input of a node's task: the one recorded for the node, else the one in its definition."""
+    """Return the input of the node's task as JSON bytes: the recorded input, else the one in the definition."""
     if row.own_input:
         recorded = body_at(unit.tr, node_key, INPUT)
         if recorded is not None:
@@ -182,4 +182,4 @@ def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
 
 
 NOTHING = Scope(None, {}, {})
-"""The empty set of values, for a node without expressions."""
+"""The empty scope for a node without expressions, which has no values to read."""

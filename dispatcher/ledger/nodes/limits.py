@@ -32,21 +32,21 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER = "start", "timeout", "deadline"
 TIMERS = frozenset({START_TIMER, TIMEOUT_TIMER, DEADLINE_TIMER})
 START_GRACE_MS = 1_000
-"""The milliseconds that an agent's report of a timely start may take to arrive."""
+"""The milliseconds after a node's latest start in which a report of a start in time may still arrive."""
 TIMEOUT_GRACE_MS = 60_000
-"""The milliseconds beyond an attempt's timeout in which its agent may report the end of the attempt."""
+"""The milliseconds after an attempt's timeout in which its agent, which ends it itself, may still report the end."""
 START_TIMEOUT = Failure(
     "start_timeout", "TaskExpired", "No agent started it within its start_within", fix="add agents, or give it longer"
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
-"""The failure of a node whose deadline passed; `deadline` adds whose clock measured it."""
+"""The failure at a deadline; `start_timeout` and `deadline` complete the message, as of the failure above."""
 TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
-"""The reasons by which an agent reports that a time limit ended an attempt or kept it from beginning."""
+"""The failure reasons by which an agent reports that a time limit ended an attempt or prevented its start."""
 
 
 def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> None:
-    """Set the timers of a waiting node's deadline and of its latest start, unless they are set."""
+    """Set the timers of a waiting node's deadline and latest start, unless they are set already."""
     row.heartbeat_ms = call.heartbeat_ms
     if call.deadline_ms is not None and row.deadline_ms is None:
         row.deadline_ms = unit.now_ms + call.deadline_ms
@@ -57,7 +57,7 @@ def wait(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> No
 
 
 def began(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Set the timeout of an attempt that an agent has started, by the dispatcher's clock.
+    """Set the timer of a begun attempt's timeout by the dispatcher's clock, since the agent's clock may differ.
 
     A repeated report gives no more time, unless the attempt was granted again meanwhile. A suspect gets no timer here:
     it first waits for a process of its own, for an unknown time, and its agent kills that process in time.
@@ -87,7 +87,7 @@ def clear(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Cancel the timeout of an attempt that has ended, so that the timeout cannot end the next attempt."""
+    """Cancel the timeout timer of an attempt that has ended, so that it cannot end the next attempt."""
     if row.state is TaskState.WORKING and row.publication:
         call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
@@ -95,23 +95,23 @@ def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def of(row: NodeRecord, call: Call) -> Limits:
-    """Return the time limits that a node's agent must keep."""
+    """Return the time limits that travel with a node's task, for the agent to keep."""
     most = call.retry.max_attempts if call.retry is not None else None
     return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
 def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
-    """Return whether a published attempt must not start, because its deadline or its latest start is over."""
+    """Tell whether a published attempt must not start any more, because its latest start has passed."""
     return row.state is TaskState.PUBLISHED and row.start_by_ms is not None and row.start_by_ms <= unit.now_ms
 
 
 def start_timeout(unit: UnitOfWork) -> Failure:
-    """Return the failure of a node that no agent started in time, by the dispatcher's clock."""
+    """Return the failure `start_timeout` for a node that missed its latest start by the dispatcher's clock."""
     return _by_our_clock(unit, START_TIMEOUT)
 
 
 def deadline(unit: UnitOfWork) -> Failure:
-    """Return the failure of a node whose deadline passed, by the dispatcher's clock."""
+    """Return the failure `deadline` for a node whose deadline passed by the dispatcher's clock."""
     return _by_our_clock(unit, DEADLINE)
 
 
@@ -121,12 +121,12 @@ def _by_our_clock(unit: UnitOfWork, limit: Failure) -> Failure:
 
 
 def _as_told(limit: Failure, failure: Failure) -> Failure:
-    """Return the failure of a passed limit with the message of the agent or broker that noticed it first."""
+    """Return the failure of a passed time limit, with the message of the agent or broker appended."""
     return replace(limit, message=f"{limit.message}: {failure.message}")
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """Return an attempt's outcome; when the agent reports a passed limit, the node's limit is the reason."""
+    """Return an attempt's reported outcome; if a time limit passed, name the node's limit as the reason."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"
@@ -144,6 +144,6 @@ def _ended_by(limit: Failure, outcome: Outcome) -> Outcome:
 
 
 def overdue(row: NodeRecord) -> Outcome:
-    """Return the outcome of an attempt whose end was not reported within its timeout."""
+    """Return the failed outcome of an attempt whose end no agent reported within the timeout."""
     body = dumps(TIMEOUT.as_json())
     return Outcome(Status.FAILED, body, None, None, attempt=row.attempt, fence=row.fence, failure=TIMEOUT)
