@@ -1,4 +1,4 @@
-"""The rows of the ledger: each is a JSON list, short, and readable with any FoundationDB tool.
+"""The ledger's records of workflows, runs, nodes and attempts, and their rows in the store as short JSON lists.
 
 `WorkflowRecord` and a node's definition never change. `RunRecord` and `NodeRecord` change: they are working copies of
 one transaction, changed in place by the handlers and written back by the unit of work.
@@ -13,7 +13,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
 
 _STATES = {state.value: state for state in TaskState}
-"""The states of nodes by their stored values; a look-up here is three times as fast as a call of the enum."""
+"""The task states by their text in rows; a look-up here is three times as fast as a call of the enum."""
 
 
 _ENDS = (
@@ -26,15 +26,15 @@ _ENDS = (
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """The row of a workflow with its shard, name, idempotency key and number of nodes; it never changes."""
+    """The fixed part of a workflow, which all of its nodes share and which never changes after the submission."""
 
     shard: int
     name: str
     description: str
     key: str
-    """The workflow's idempotency key; empty when it has none."""
+    """The idempotency key of the workflow's submission; empty for none."""
     count: int
-    """The number of nodes in the workflow's definition, without the elements of maps."""
+    """The number of nodes in the workflow's definition, without elements of maps."""
     accepted_ms: int
 
     def pack(self) -> bytes:
@@ -65,11 +65,11 @@ class RunRecord:
     todo: int = 0
     """The number of unfinished pieces of work left for later transactions; the workflow ends after them."""
     again: bool = False
-    """Whether a redrive resets ended nodes: until it is done, no other node's end is passed on to dependents."""
+    """Whether a redrive still resets nodes of the workflow, so that no node's end is passed on to dependents."""
 
     @property
     def end(self) -> WorkflowState:
-        """The final state of the workflow once all of its nodes have ended, given by the nodes without dependents."""
+        """The final state of a workflow whose nodes have all ended, from the states of the nodes without dependents."""
         if self.canceling:
             return WorkflowState.CANCELED
         return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
@@ -90,7 +90,7 @@ class RunRecord:
 
 @dataclass(slots=True)
 class NodeRecord:
-    """The row of a node's progress: state, attempt, fence, agent and times; times are milliseconds since the epoch."""
+    """The progress of a node: its state, attempt, fence and limits; instants are milliseconds since the epoch."""
 
     state: TaskState
     needed: int = 0
@@ -98,7 +98,7 @@ class NodeRecord:
     met: int = 0
     worst: TaskState | None = None
     attempt: int = 1
-    """The number of the node's running or next attempt, counted from 1."""
+    """The number of the attempt that runs or comes next, counted from 1."""
     fence: int = 0
     publication: int = 0
     agent: str = ""
@@ -116,14 +116,14 @@ class NodeRecord:
     deadline_ms: int | None = None
     """The instant by which all attempts of the node must have ended."""
     heartbeat_ms: int | None = None
-    """The longest time that the node's agent may be silent, if the node's definition limits it.
+    """The longest time between two reports of the node's agent, if the node's definition limits it.
 
     The orphan detector reads this row, and no definitions.
     """
 
     @property
     def tally(self) -> Tally:
-        """How many of the node's predecessors ended, by how they ended."""
+        """The count of the node's predecessors that have ended, by the way in which they ended."""
         return Tally(self.needed, self.open, self.met, self.worst)
 
     @tally.setter

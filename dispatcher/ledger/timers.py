@@ -1,4 +1,4 @@
-"""The timers of workflows and nodes in the store, by shard and in the order of their due times.
+"""The timers of workflows and nodes in the store, which each shard can read in the order of their instants.
 
 A timer is named by its place (workflow, node, kind): setting it again replaces it. `due` only reads; a caller that acts
 on a timer calls `finish` in the transaction that acts, so a timer that was cancelled, replaced or already acted on has
@@ -26,11 +26,11 @@ class Timer:
     due_ms: int
     """The instant in milliseconds since the epoch; not negative."""
     fence: int = 0
-    """The fence of the attempt to which the timer belongs; stored and returned, but not interpreted here."""
+    """The fence of the attempt that the timer belongs to; this module only stores and returns it."""
 
 
 def put(tr: Transaction, shard: int, timer: Timer) -> None:
-    """Set the timer of a kind for a node or workflow of the shard, in place of an earlier one of the same kind."""
+    """Store a timer of a node or workflow, in place of an earlier one of the same kind; `shard` is the workflow's."""
     key = TIMERS.pack((timer.workflow, timer.node, timer.kind))
     row = versions.TIMER.pack((shard, timer.due_ms, timer.fence))
     before = tr.get(key)
@@ -43,7 +43,7 @@ def put(tr: Transaction, shard: int, timer: Timer) -> None:
 
 
 def cancel(tr: Transaction, workflow: str, node: str, kind: str) -> bool:
-    """Remove the timer of a kind of a node or workflow; return False when there is none."""
+    """Remove the timer of one kind of a node or workflow; return False when there is none."""
     key = TIMERS.pack((workflow, node, kind))
     row = tr.get(key)
     if row is None:
@@ -74,7 +74,7 @@ def finish(tr: Transaction, timer: Timer) -> bool:
 
 
 def read(tr: Reads, workflow: str, node: str, kind: str) -> Timer | None:
-    """Return the timer of a kind of a node or workflow; None when there is none."""
+    """Return the timer of one kind of a node or workflow; None when there is none."""
     row = tr.get(TIMERS.pack((workflow, node, kind)))
     if row is None:
         return None

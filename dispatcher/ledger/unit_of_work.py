@@ -19,32 +19,32 @@ from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 MOST_BYTES = 4_000_000
-"""The size in bytes at which a transaction takes no more work: less than half of the store's limit."""
+"""The size in bytes from which a transaction is full: less than half of what the store accepts."""
 MOST_STEPS = 500_000
-"""The number of computing steps at which a transaction takes no more work: about half a second."""
+"""The evaluation steps from which a transaction is full: half a second, of the five that the store allows."""
 BYTES_PER_STEP = 16
-"""The bytes of a definition or an input whose reading counts as one computing step."""
+"""The bytes of a definition or input that count as one step, since they stay in memory until the end."""
 MOST_AHEAD = 16
-"""The largest number of dependents of an ended node for which they are read ahead of their use."""
+"""The largest number of a node's dependents to read ahead; of a node with more none is read ahead."""
 _FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings of the transactions of one shard."""
+    """The settings of a shard's transactions: how nodes are claimed, and above which number fences begin."""
 
     shard: int
     claim_on_record: bool = True
     """Whether a node that becomes ready is claimed in the same transaction while there is room."""
     follow_on: bool = True
-    """Whether a ready node goes straight to the agent that has just ended its predecessor and is free."""
+    """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
     floor: int = 0
     """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
 
 
 class UnitOfWork:
-    """The rows of one shard that one try of a transaction works on; `close` writes the changed ones."""
+    """The rows of one shard that one try of a transaction works on; `close` writes the changed rows."""
 
     def __init__(
         self, tr: Transaction, terms: Policy, caches: Caches, *, now_ms: int, chance: float, room: Mapping[str, int]
@@ -87,13 +87,13 @@ class UnitOfWork:
 
     @property
     def is_full(self) -> bool:
-        """True when the transaction is so large, long or old that the remaining work is for a later one."""
+        """Tell whether the transaction is so large, long or old that later transactions must do the remaining work."""
         return self.tr.size_bytes > MOST_BYTES or self.steps > MOST_STEPS or self.tr.is_aging
 
     # -- rows -------------------------------------------------------------------------------------------
 
     def workflow(self, workflow: str) -> WorkflowRecord | None:
-        """Return a workflow's row with the facts that never change; None when the workflow is unknown."""
+        """Return a workflow's fixed record, read once per transaction; None when the workflow is unknown."""
         known = self._workflows.get(workflow)
         if known is None:  # what is not there may be made by a later command of the batch: only what is there is kept
             row = self.tr.get(WORKFLOWS.pack((workflow,)))
@@ -119,7 +119,7 @@ class UnitOfWork:
         return run
 
     def node(self, node_key: NodeKey) -> NodeRecord | None:
-        """Return the row of a node's progress, to be changed in place; None when there is no such node."""
+        """Return the record of a node's progress, read once per transaction; None when there is no such node."""
         known = self._nodes.get(node_key)
         if known is None:
             row = self.tr.get(STATUSES.pack((node_key.workflow, node_key.node)))
@@ -129,13 +129,13 @@ class UnitOfWork:
         return known[1]
 
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
-        """Return the row of a node's progress, decoded from `stored` unless the transaction has read it before."""
+        """Return a node's progress, decoded from the row `stored` unless the transaction has read the node before."""
         if node_key not in self._nodes:
             self._nodes[node_key] = (stored, NodeRecord.unpack(stored))
         return self._nodes[node_key][1]
 
     def expect(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the rows of several nodes at once, because commands need them one by one soon."""
+        """Read the progress rows of several nodes by one read, for commands that soon need them one by one."""
         unread = [node_key for node_key in dict.fromkeys(node_keys) if node_key not in self._nodes]
         if len(unread) < 2:  # it is as soon read when it is asked for
             return
@@ -146,13 +146,13 @@ class UnitOfWork:
                     self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
     def expect_all(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the progress rows and the definitions of several nodes at once, ahead of their use."""
+        """Read the progress rows and the definitions of several nodes at once, for later calls of `node`."""
         expected = tuple(node_keys)
         self.expect(expected)
         self.expect_definitions(expected)
 
     def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the definitions of several nodes at once, except cached ones and large ones."""
+        """Read the uncached definitions of several nodes by one read; large ones are read when they are needed."""
         known = self.caches.definitions
         base = dict.fromkeys(NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key in node_keys)
         unread = [
@@ -168,14 +168,14 @@ class UnitOfWork:
                 self._rows[node_key] = row
 
     def seen(self, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
-        """Return the progress of any number of nodes by one read; callers must not change the records."""
+        """Return the progress records of any number of nodes by one read; callers must not change the records."""
         unread = [node_key for node_key in node_keys if node_key not in self._nodes]
         rows = self.tr.snapshot.get_many([STATUSES.pack((node_key.workflow, node_key.node)) for node_key in unread])
         read = {node_key: NodeRecord.unpack(row) for node_key, row in zip(unread, rows, strict=True) if row is not None}
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read the edges and dependents of several nodes that are about to end, ahead of their use."""
+        """Read ahead the dependents of nodes whose ends are passed on next, with the edges to them."""
         ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
         if not ending:
             return
@@ -194,7 +194,7 @@ class UnitOfWork:
         return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
 
     def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
-        """Write the row of a new node, such as an element of a map, and count it in its workflow's progress."""
+        """Create and count a new node's row, and write it at once, so that a walk over the workflow finds the node."""
         written = row.pack()
         self.tr.set(STATUSES.pack((node_key.workflow, node_key.node)), written)
         self._nodes[node_key] = (written, row)
@@ -233,11 +233,11 @@ class UnitOfWork:
         return Node(node_key.node, of.work.call)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return the capability call in a node's definition; None for an approval."""
+        """Return the call of a capability in a node's definition; None for an approval."""
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
-        """Return the stored cursors of unfinished work, without the pieces that are set aside."""
+        """Return the stored cursors of the shard's unfinished work, without the pieces that are skipped for now."""
         aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
@@ -245,7 +245,7 @@ class UnitOfWork:
     # -- changes ----------------------------------------------------------------------------------------
 
     def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
-        """Change a node's state in its row and in its workflow's counts, and add the change to the effects."""
+        """Change a node's state, update the workflow's counts, and add the transition to the effects."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -261,7 +261,7 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def define(self, node_key: NodeKey, definition: bytes) -> None:
-        """Write the definition of a new node to the store, and keep it for this transaction.
+        """Write the definition of a new node to the store.
 
         Raises:
             ValueBeyondBound: when the definition is larger than one value may be.
@@ -275,14 +275,14 @@ class UnitOfWork:
         self._to_show.append(node_key)
 
     def last_number(self) -> int:
-        """Return the last publication number that the shard has given; 0 when it has given none."""
+        """Return the last publication number that the shard has given; 0 when it never gave one."""
         if not self._last_number:
             self._first_number = outbox.last_number(self.tr, self.shard)
             self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
     def next_number(self) -> int:
-        """Return the next publication number of the shard, which was never given before."""
+        """Return the shard's next publication number, which no other publication of the shard ever gets."""
         self.last_number()
         self._last_number += 1
         return self._last_number
@@ -292,7 +292,7 @@ class UnitOfWork:
         row.fence = max(row.fence, self.terms.floor) + 1
 
     def has_backlog(self, capability: str) -> bool:
-        """Tell whether the shard has ready nodes of the capability that wait to be claimed."""
+        """Tell whether the shard has ready nodes of a capability that wait in the backlog."""
         known = self._backlog.get(capability)
         if known is None:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
@@ -300,11 +300,11 @@ class UnitOfWork:
         return known
 
     def note_backlog(self, capability: str) -> None:
-        """Record that a node of the capability waits for room, so that later ones queue up behind it."""
+        """Record that a ready node of a capability waits for room, so that later nodes wait behind it."""
         self._backlog[capability] = True
 
     def has_room(self, capability: str) -> bool:
-        """Return whether the dispatcher may publish one more task of the capability now."""
+        """Tell whether the dispatcher may publish one more task of a capability now."""
         return self.room.get(capability, self.room.get("", 0)) > 0
 
     def add_room(self, capability: str, number: int) -> None:
@@ -316,11 +316,11 @@ class UnitOfWork:
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
 
     def note_free(self, agent: str, capability: str) -> None:
-        """Record that an agent would start one more node of the capability at once."""
+        """Record that an agent has a free slot, and would start one more node of a capability at once."""
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
-        """Return the agent that has a free slot for the capability, once; empty when there is none."""
+        """Return and forget the free agent that `note_free` recorded for a capability; empty when there is none."""
         if self._free is None or self._free[1] != capability:
             return ""
         (agent, _), self._free = self._free, None
@@ -354,7 +354,7 @@ class UnitOfWork:
         return self.effects
 
     def _drop_overtaken(self) -> None:
-        """Drop publications of nodes that were canceled or published again later in the same transaction."""
+        """Drop publications whose nodes were canceled or published again later in the same transaction."""
         valid = []
         for publication in self.effects.publications:
             row = self.node(publication.node_key)
@@ -365,7 +365,7 @@ class UnitOfWork:
         self.effects.publications = valid
 
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
-        """Return the current snapshot of a node for RQ's copy of the workflow."""
+        """Return a node's current snapshot, to update RQ's copy of the workflow."""
         row, node = self.node(node_key), self.definition(node_key)
         call = node.call
         assert row is not None

@@ -1,4 +1,4 @@
-"""Values of any size in the store: cut into pieces, with their size and SHA-256, which reading verifies."""
+"""The ledger's values of up to 1 MiB in the store, cut into pieces; every read verifies size and SHA-256."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PIECE_BYTES = 90_000
 SMALL_BYTES = 60_000
 """The largest value in bytes that is stored in one key, beside its hash."""
 PAGE = 256
-"""The number of values that one read asks the store for: 15 MB at most."""
+"""The number of values that one read of several asks for; small ones, they have 15 MB at most."""
 LARGEST_BYTES = 1024 * 1024
-"""The largest value in bytes, as on the wire; a transaction holds about ten of this size."""
+"""The largest value in bytes, as on the wire: a tenth of what one transaction may write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class ValueKey:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The workflow, node and kind as the elements of a packed key of the store."""
+        """The workflow, node and kind as the elements of the value's key in the store."""
         return (self.workflow, self.node, self.kind)
 
 
 def put(tr: Transaction, place: ValueKey, value: bytes, *, first: bool = False) -> None:
-    """Write a value under a key, in place of an earlier one; with `first` the key never had a value.
+    """Write a value under its key, in place of an earlier one; `first` says that the key never had a value.
 
     Raises:
         ValueBeyondBound: when the value is larger than `LARGEST_BYTES`.

@@ -1,8 +1,8 @@
 """The version of each kind of row in the store, and how rows of earlier versions are read.
 
 A row is a JSON list, a JSON object or a tuple. A row of version 1 is nothing else; from version 2 on the number stands
-before it in decimal digits, with which none of them begins. A row that no build before this one wrote costs so many
-bytes more; the key stays as it is.
+before it in decimal digits, with which none of them begins. The digits are all that
+a new version costs; the key stays as it is.
 
 This is the one place where versions are known. To raise one, append a step to the format of the kind: a pure function
 that makes the fields of version n + 1 of those of version n. `docs/layers.md` says when to, and in which order releases
@@ -42,7 +42,7 @@ class RowFormat:
     decode: Callable[[bytes], Any]
     """The function that decodes a row's fields from version 1, and refuses a row that begins with a digit."""
     steps: tuple[Step, ...] = ()
-    """The conversions of a row's fields from version 1 to 2, from 2 to 3, and so on."""
+    """The functions that convert fields from version 1 to 2, from 2 to 3, and so on."""
 
     @property
     def version(self) -> int:
@@ -50,7 +50,7 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Encode a row's fields under a version number above 1, the lowest that has a place for all of them."""
+        """Pack the fields as a row of the given version above 1, which should be the lowest that has all fields."""
         return b"%d%b" % (version, self.pack(fields))
 
     def unpack(self, row: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""The shards of all workflows, which the living dispatchers share fairly by leases, without a leader.
+"""The assignment of shards to dispatchers by leases, so that all living dispatchers own equally many.
 
 A workflow belongs to one of N shards for ever, a shard to one dispatcher by the lease `("shard", number)`. Every
 `STEP_MS` each dispatcher runs `step`: it renews itself, takes owners for dead whose beat stood still, gives away the
@@ -25,14 +25,14 @@ from dispatcher.ledger.ownership.leases import Lease, Pulse
 from dispatcher.store.transaction import Reads, Transaction
 
 DEFAULT_SHARDS = 16
-"""The default number of shards; more dispatchers than shards leave some idle, and each shard costs two queues."""
+"""The default number of shards; a dispatcher without a shard is idle, and each shard costs two queues."""
 STEP_MS = 400
 KIND = "shard"
 
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
-    """The shards that one dispatcher takes and gives away to reach its fair share."""
+    """The shards that a dispatcher must take or give away to own its fair share of all shards."""
 
     take: tuple[int, ...]
     give: tuple[int, ...]
@@ -40,18 +40,18 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class ShareStep:
-    """The result of one `step`: the shards that a dispatcher owns, has given away and is to give away."""
+    """The result of one `step`: the shards that a dispatcher owns now and those to close and give away."""
 
     owned: tuple[Lease, ...]
-    """The dispatcher's leases by shard; the `previous` owner of a new lease may still hold tasks of the shard."""
+    """The dispatcher's leases in the order of shards; a new lease's `previous` owner may still work on the shard."""
     to_give: tuple[int, ...]
-    """The shards over the fair share that the dispatcher still works on: it closes them before the next step."""
+    """The shards above its share that the dispatcher must close, and that the next step then gives away."""
     beats: Mapping[str, int]
     """The beats of all living owners, as input for `leases.look`."""
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
-    """Fix a new store's number of shards for ever, and return the number that counts."""
+    """Store the number of shards in a new store for ever; return the store's number, whatever is `wanted`."""
     if count := fixed_count(tr):
         return count
     if wanted < 1:
@@ -61,13 +61,13 @@ def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
 
 
 def fixed_count(tr: Reads) -> int:
-    """Return the stored number of shards; 0 before a dispatcher has fixed it."""
+    """Return the store's number of shards; 0 in a store whose number is not fixed yet."""
     value = tr.get(SHARDS.pack())
     return 0 if value is None else int(versions.SHARDS.unpack(value)[0])
 
 
 def shard_of(workflow: str, count: int) -> int:
-    """Return a workflow's shard, by the first 8 bytes of the SHA-256 of its id: the same in every language."""
+    """Return the number of a workflow's shard, from the first 8 bytes of the SHA-256 of the workflow's id."""
     return int.from_bytes(hashlib.sha256(workflow.encode()).digest()[:8], "big") % count
 
 
@@ -77,7 +77,7 @@ def lease_name(shard: int) -> leases.Name:
 
 
 def plan(owners: Mapping[int, str], alive: Collection[str], me: str) -> SharePlan:
-    """Return the shards that the dispatcher `me` must take and give away for a fair share among the living ones.
+    """Return the shards that the dispatcher `me` must take and give away for a fair share among living dispatchers.
 
     `owners` has every shard; "" or a dead owner means free. The owner with the most shards keeps the larger share, so
     as few shards as possible move.
@@ -105,7 +105,7 @@ def step(
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
 ) -> ShareStep:
-    """Renew a dispatcher's beat, expire dead owners, and give and take shards, all in one transaction.
+    """Renew a dispatcher's beat, expire dead dispatchers, and give away and take shards, in one transaction.
 
     `busy` are the shards that the owner works on: none of them is given before it is closed. Idempotent by `beat`.
     Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
@@ -127,7 +127,7 @@ def step(
 
 
 def leave(tr: Transaction, me: str) -> None:
-    """Release all shards of the dispatcher `me`, which must not step again; other dispatchers take them."""
+    """Release all shards of the dispatcher `me`, which must not call `step` again; other dispatchers take them."""
     for lease in leases.read_all(tr.snapshot, KIND):
         if lease.owner == me:
             leases.release(tr, lease)
@@ -135,7 +135,7 @@ def leave(tr: Transaction, me: str) -> None:
 
 
 def owners(tr: Reads, count: int) -> dict[int, str]:
-    """Return the owner of each shard, dead or alive; "" when the shard never had one or was given away."""
+    """Return the owner of each shard by number, dead or alive; "" for a shard without an owner."""
     found: dict[int, str] = dict.fromkeys(range(count), "")
     for lease in leases.read_all(tr, KIND):
         shard = int(lease.name[1])

@@ -1,4 +1,4 @@
-"""The repeated run of nodes that ended without a result, and of the nodes that ended because of them.
+"""The steps of a redrive: nodes that ended without a result run again, with the nodes that ended because of them.
 
 Their ends are taken back: such a node waits again, and so does every dependent that had ended only because of it,
 without having run; then the dependents of that dependent. When all are found, each node that was informed of any of
@@ -33,12 +33,12 @@ FIND = "find"
 REDRIVABLE = frozenset({TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED})
 _TELL, _COUNT = 0, 1
 _FIRST = b"first"
-"""The mark of a node that the redrive runs again itself, and not because of a predecessor."""
+"""The mark in a _COUNT row of a node that failed by itself, and may have a recorded input."""
 _PAGE = 100
 
 
 def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Redrive one ended node: run it again, and reset the nodes that ended only because of it."""
+    """Reset an ended node and the nodes that ended only because of it; run it again if its predecessors permit."""
     _hold(unit, node_key.workflow)
     _take_back(unit, node_key, row, first=True)
     unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
@@ -47,7 +47,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def begin_all(unit: UnitOfWork, workflow: str) -> None:
-    """Redrive every node of an ended workflow that ended without a result, and not because of another node."""
+    """Reset every node of an ended workflow that failed by itself, and run these nodes again."""
     _hold(unit, workflow)
     find(unit, NodeKey(workflow, ROOT), "", MOST_STEPS)
 
@@ -59,12 +59,12 @@ def _hold(unit: UnitOfWork, workflow: str) -> None:
 
 
 def ended_by_itself(row: NodeRecord) -> bool:
-    """Return whether the node ended without a result, and not because of another node."""
+    """Tell whether the node ended without a result by itself, and not because of a predecessor."""
     return row.state in REDRIVABLE and row.reason != BY_OTHERS
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset the nodes behind the cursor that failed by themselves; return how many nodes were looked at."""
+    """Reset a workflow's nodes after the cursor that failed by themselves; return how many nodes were examined."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
@@ -85,7 +85,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
-    """Continue a redrive: reset dependents, then count the edges of waiting nodes; return the number of edges."""
+    """Continue a workflow's redrive for at most `most` edges between nodes; return how many edges were handled."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     advance.follow(unit)  # what has ended in this transaction is left over, too
@@ -108,13 +108,13 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return the next rows of a redrive: dependents to reset, or else nodes whose edges are to be counted."""
+    """Return the redrive's next stored rows: nodes with dependents to reset, or else nodes with edges to count."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
-    """Return whether the workflow was canceled during the redrive, and drop the redrive then."""
+    """Tell whether the workflow was canceled during its redrive, and drop the redrive's rows if it was."""
     run = unit.run(workflow)
     if run is None or not advance.is_over(run):
         return False
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset or recount the dependents of a node that runs again, from the cursor on; return how many, at least 1."""
+    """Reset the dependents that ended because of a reset node, from the cursor on; return how many were examined."""
     start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
         start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
@@ -168,7 +168,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """Count a node's ended predecessors, and begin the node if they permit it; return the number of its edges."""
+    """Count a node's ended predecessors, and begin or end the node by them; return how many edges it has, or 1."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
@@ -186,7 +186,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
 
 
 def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
-    """Return the counts of a node's edges, by those ends of predecessors that were passed on to the node."""
+    """Return the tally of a node's predecessors, with only those ends that were passed on to the node already."""
     tally = Tally.of(node)
     rows = unit.seen([NodeKey(node_key.workflow, edge.node) for edge in node.after])
     ended = [(edge, row.state) for edge, row in zip(node.after, rows, strict=True) if row and row.state.terminal]
@@ -197,7 +197,7 @@ def tally_of(unit: UnitOfWork, node_key: NodeKey, node: Node) -> Tally:
 
 
 def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> list[bool]:
-    """Return, for each ended predecessor of a node, whether the node has counted the predecessor's end."""
+    """Return, for each ended predecessor of a node, whether that end was passed on to the node already."""
     run = unit.run(node_key.workflow)
     if run is None or not run.todo:
         return [True] * len(ended)
@@ -207,7 +207,7 @@ def _were_told(unit: UnitOfWork, node_key: NodeKey, ended: Sequence[str]) -> lis
 
 
 def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node) -> None:
-    """Run an ended node again from its recorded input, if there is one, without asking its predecessors."""
+    """Run a reset node from its recorded input; evaluate its expressions only when no input is recorded."""
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))
@@ -218,5 +218,5 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
 
 
 def _has_input(unit: UnitOfWork, node_key: NodeKey, node: Node) -> bool:
-    """Return whether a node's input is recorded, because the node was ready once."""
+    """Tell whether a node has its input without evaluating expressions, which an earlier run has recorded."""
     return not has_expressions(node) or value_of(unit.tr, node_key, INPUT) is not None

@@ -1,4 +1,4 @@
-"""The continuation of long pieces of work in later transactions, each from the cursor where it stopped."""
+"""The continuation of work that was too long for one transaction, each piece from its stored cursor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dispatcher.store.errors import TransactionTooOld
 
 _BUGS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
-"""The errors by which a piece of unfinished work can never be done; any other error is the store's."""
+"""The errors by which a piece of unfinished work fails for good; any other error is one of the store."""
 
 
 class Overdue(TransactionTooOld):
@@ -40,7 +40,7 @@ class SetAside(Retryable):
 
 
 def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
-    """Do some of the work that earlier transactions left unfinished; return False when no room was left for any.
+    """Continue work that earlier transactions left unfinished; return False when the transaction was full already.
 
     Raises:
         SetAside: when a piece of work cannot be done.

@@ -18,11 +18,11 @@ from dispatcher.ledger.workflows.submit import text
 
 MOST_NAME = 255
 MOST_COMMENT = 2_000
-"""The most characters that are kept of a comment to an answer, or of the reason of a cancel."""
+"""The most characters of the comment to an approval's answer, and of the reason of a cancel."""
 
 
 def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
-    """Return the progress row of the workflow that a request names; without such a workflow, refuse the request.
+    """Return the run record of the workflow that a request names.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -34,7 +34,7 @@ def run_of(unit: UnitOfWork, workflow: str) -> RunRecord:
 
 
 def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
-    """Return the progress row of the node that a request names; without such a node, refuse the request.
+    """Return the record of the progress of the node that a request names.
 
     Raises:
         NotFound: when the workflow has no such node.
@@ -77,7 +77,7 @@ def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow, and offer its ready nodes for a claim; another workflow stays as it is.
+    """Resume a paused workflow and offer its ready nodes again; a workflow in another state stays unchanged.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -92,7 +92,7 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Grant or deny an approval, once: the first answer counts, and is kept with its author's name.
+    """Grant or deny an open approval; the first answer counts, and is kept with the name of its author.
 
     Raises:
         InputError: when the node waits for no answer, or (NotFound) there is none, or (InvalidTask) a field is wrong.

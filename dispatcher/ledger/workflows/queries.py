@@ -1,4 +1,4 @@
-"""The read-only queries on workflows for clients, each one read transaction, with pages for long answers."""
+"""The read-only queries of workflows and nodes; each is one read transaction, and long answers come in pages."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from dispatcher.store.transaction import KeyValue, Reads
 PAGE = 200
 MOST = 1_000
 _AHEAD = 100
-"""The number of nodes whose attempts are read at once."""
+"""The number of nodes whose attempts one read returns."""
 PAGE_BYTES = 256 * 1024
-"""The size in bytes of a page of results; a larger result has a page of its own."""
+"""The largest size in bytes of a page of values; a larger value is a page of its own."""
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
-"""The total size in bytes of the definitions that one page of nodes may read."""
+"""The largest size in bytes of the definitions that a page of nodes reads, since each may be a MiB."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
 _KINDS = ("task", "map", "approval")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
-"""The fields of a node's definition that an answer leaves out: edges are shown apart, an input may be large."""
+"""The fields of a definition that answers omit: `after`, which they show as edges, and the large `input`."""
 
 Body = Mapping[str, Any]
 
 
 def rows_of(tr: Reads, workflow: str) -> tuple[WorkflowRecord, RunRecord]:
-    """Return the fixed row and the progress row of the workflow that a query names.
+    """Return the fixed record and the run record of the workflow that a query names.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -76,7 +76,7 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
 
 
 def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of workflows, the latest first, optionally only those in one state."""
+    """Return one page of workflows, the latest first; a page may have few workflows although more pages follow."""
     limit, after = _limit(body), str(body.get("after") or "")
     state = WorkflowState(body["state"]) if body.get("state") else None
     if state is not None and tr.get(INDEXED.pack()) == b"":
@@ -97,7 +97,7 @@ def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of a workflow's nodes by name, each with its definition and progress."""
+    """Return one page of a workflow's nodes in the order of their names, each with definition and progress."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     rows, following = _page(tr, STATUSES, workflow, body)
@@ -107,7 +107,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
-    """Return the definitions and progress of the given nodes, as far as the definitions fit into one answer."""
+    """Return the definition and progress of the given nodes in order, until their definitions fill one answer."""
     bases = [NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
@@ -154,7 +154,7 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
 
 
 def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:
-    """Yield for each node the error message with which it ended; empty for a node without one."""
+    """Yield, for each given node, the message of its failure; empty for a node that has not failed."""
     nodes = list(found)
     failed = [node_key for node_key, row in nodes if _has_failed(row)]
     bodies = values.read_all(tr, [values.ValueKey(*node_key, FAILURE) for node_key in failed])
@@ -168,7 +168,7 @@ def _has_failed(row: NodeRecord) -> bool:
 
 
 def attempts(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return all attempts of one node, or a page of the attempts of all nodes, node by node."""
+    """Return one page of the attempts of one node or, node by node, of all nodes of a workflow."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
     if body.get("node"):
@@ -227,7 +227,7 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node, or of a workflow: the results of the nodes without dependents.
+    """Return the result of a node, or of a workflow: that of its last node, or an object with those of several.
 
     One such node gives its value, several an object by name. Many results come in pages, each an object also with
     one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show
@@ -259,7 +259,7 @@ def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
 
 
 def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
-    """Return a page of the results of nodes without dependents, and the name after which the next page begins."""
+    """Return a page of the results of a workflow's nodes without dependents, by name, and the next page's cursor."""
     begin, end = NODES.range((workflow,))
     if after:
         begin = NODES.pack((workflow, after)) + b"\0"
@@ -282,7 +282,7 @@ def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], 
 
 
 def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
-    """Return the failure of the node that failed first in a workflow, not because of another node."""
+    """Return the failure of the workflow's node that failed first by itself, and not because of a predecessor."""
     failed = [
         (NodeRecord.unpack(row), STATUSES.unpack(key)[1])
         for key, row in tr.get_range(*STATUSES.range((workflow,)))
@@ -301,7 +301,7 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
 
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the approvals that wait for a person's answer, the oldest first."""
+    """Return one page of the approvals that wait for a person's answer, the oldest first."""
     limit = _limit(body)
     after = body.get("after")
     begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
@@ -324,7 +324,7 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the nodes in state `dead`, whose agents died too often, by workflow and name."""
+    """Return one page of the nodes in state `dead`, whose agents died too often, by workflow and name."""
     limit = _limit(body)
     after = body.get("after")
     begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
@@ -345,12 +345,12 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def live(tr: Reads, shard: int) -> list[str]:
-    """Return a shard's workflows that have not ended."""
+    """Return the ids of a shard's workflows that have not ended."""
     return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
 
 
 def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
-    """Return which of the given workflows of a shard have ended and still exist."""
+    """Return the ids of those given workflows of a shard that have ended and are not removed."""
     ended = sorted({*workflows}.difference(live(tr, shard)))
     runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
     return [
@@ -365,7 +365,7 @@ def _limit(body: Body) -> int:
 
 
 def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
-    """Return one page of a workflow's rows, and the cursor of the next page."""
+    """Return one page of a workflow's rows from the store, and the cursor of the next page."""
     limit, after = _limit(body), body.get("after")
     behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
     begin, end = space.range((workflow,))

@@ -17,22 +17,22 @@ from dispatcher.store.transaction import Reads
 
 @dataclass(frozen=True, slots=True)
 class RecoveredShard:
-    """The state of a shard that its new worker reads from the ledger: publications, backlog and unfinished work."""
+    """The state of a shard that a new owner reads from the ledger: publications, ready nodes and unfinished work."""
 
     rows: Sequence[outbox.Row]
     in_flight: Sequence[Transition]
-    """The nodes that are published and have not ended, with their current rows."""
+    """The published nodes that have not ended, in their current state."""
     newer: frozenset[NodeKey]
-    """The published nodes whose rows a newer dispatcher wrote, and which this build cannot read."""
+    """The published nodes whose rows a newer dispatcher wrote, so that this dispatcher cannot read them."""
     backlog: frozenset[str]
     has_todo: bool
     next_due_ms: int | None
     doubtful: int
-    """The last publication number before the shard's last rebuild: up to it, the broker may have lost tasks."""
+    """The last publication number before the last rebuild; tasks up to it may be missing in the broker."""
 
 
 def learn(tr: Reads, shard: int) -> RecoveredShard:
-    """Read a shard's publications under way and its unfinished work, as a new owner of the shard."""
+    """Read a shard's published nodes, outbox, ready nodes, unfinished work and next timer from the ledger."""
     in_flight = []
     newer = set[NodeKey]()
     found = [(FLIGHTS.unpack(key)[1:], routing_key) for key, routing_key in tr.get_range(*FLIGHTS.range((shard,)))]
@@ -60,7 +60,7 @@ def learn(tr: Reads, shard: int) -> RecoveredShard:
 
 
 def _backlog(tr: Reads, shard: int) -> frozenset[str]:
-    """Return the capabilities of which the shard has ready nodes, by one read for each capability."""
+    """Return the capabilities that have ready nodes in the shard's backlog, by one read for each capability."""
     found: list[str] = []
     begin, end = READY.range((shard,))
     while first := tr.get_range(begin, end, limit=1):

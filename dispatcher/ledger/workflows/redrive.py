@@ -1,4 +1,4 @@
-"""The redrive request: run a node again that ended without a result, and the nodes that ended because of it.
+"""The requests that run nodes again: redrive of one ended node, and resume of a failed workflow.
 
 The node gets its recorded input, or another one, and a new fence; attempts are counted from 1 again. Dependents that
 ended only because of the node, without having run, wait again. Completed nodes stay completed.
@@ -25,13 +25,13 @@ from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
 MOST_NAMED = 500
-"""The most nodes that the answer to a redrive names."""
+"""The largest number of nodes that the answer to a redrive names."""
 
 
 def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Run one node again that ended without a result; with `dry_run` only return which nodes would run again.
+    """Run a node that ended without a result again; with `dry_run` only return which nodes would run again.
 
-    The answer names some of them at most, and says whether there are `more`.
+    The answer names at most `MOST_NAMED` nodes, and says whether there are `more`.
 
     Raises:
         InputError: when the node cannot run again.
@@ -68,7 +68,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
-    """Check that the predecessors let a node run, and that their later ends do not replace its given input."""
+    """Refuse a redrive whose node may not run by its predecessors, or whose given input they could replace."""
     node = unit.definition(node_key)
     decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):
@@ -80,7 +80,7 @@ def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool)
 
 
 def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
-    """Check that the given input of a map is a list within its limit, and that the map has no elements yet."""
+    """Refuse a map's new input that is no list, or that comes after elements of the map were made."""
     work = unit.definition(node_key).work
     if not isinstance(work, Each):
         return
@@ -97,7 +97,7 @@ def _check_input(unit: UnitOfWork, node_key: NodeKey, given: object) -> None:
 
 
 def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
-    """Check that neither a cancel nor a redrive of the workflow is under way."""
+    """Refuse a redrive while a cancel or another redrive of the workflow is under way."""
     if run.again or (run.canceling and not run.state.terminal):
         fix = "try again in a moment"
         raise Retryable(
@@ -106,7 +106,7 @@ def _check_done_with(node_key: NodeKey, run: RunRecord) -> None:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow, or run the failed nodes of an ended workflow again.
+    """Resume a paused workflow, or run an ended workflow again from the nodes that failed by themselves.
 
     Raises:
         InputError: when the workflow has completed or has no failed node, or (NotFound) there is none.
@@ -137,12 +137,12 @@ def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def _begun(moved: list[Transition], run: RunRecord) -> dict[str, Any]:
-    """Return the nodes that a redrive runs again, as far as they are known by now."""
+    """Return the nodes that a redrive has reset so far, in this transaction."""
     return _named({one.node_key.node for one in moved if one.state is TaskState.BLOCKED}, more=run.again)
 
 
 def _planned(unit: UnitOfWork, node_key: NodeKey) -> dict[str, Any]:
-    """Return the nodes that a redrive would reset: the given one, and those that ended only because of it."""
+    """Return the nodes that a redrive would reset: the given node, and those that ended only because of it."""
     found, waiting, looked = {node_key.node}, deque([node_key.node]), 0
     while waiting and looked < advance.MOST_STEPS:
         key = (node_key.workflow, waiting.popleft())

@@ -34,11 +34,11 @@ from dispatcher.store.transaction import Reads, Transaction
 
 _FAILED = (WorkflowState.FAILED, WorkflowState.REJECTED)
 MOST_ROWS = 1_000
-"""The most rows that one transaction removes, where rows are small."""
+"""The largest number of small rows that one transaction removes."""
 MOST_NODES = 500
-"""The most node names that one read returns."""
+"""The largest number of node names that one read returns."""
 MOST_VALUES = 40
-"""The most rows that one transaction removes, where a row may be large."""
+"""The largest number of rows that one transaction removes where a row may be large."""
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
@@ -66,7 +66,7 @@ class EndedPage:
 
 
 def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """Return the next ended workflows of a shard that may still have jobs in RQ."""
+    """Return the next page of a shard's ended workflows that may still have jobs in RQ."""
     stored = tr.get(SHOWN.pack((shard, _which(failed))))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
@@ -84,7 +84,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
-    """Record that RQ has no jobs of ended workflows up to the cursor."""
+    """Record that RQ has no jobs of the shard's workflows that ended up to the cursor."""
     tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
 
 
@@ -93,7 +93,7 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Hide an ended workflow from all queries before its removal; return False when it has not ended, or is gone."""
+    """Hide an ended workflow from queries before its removal; return False unless it ended before `before_ms`."""
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
         return False
@@ -110,7 +110,7 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
-    """Add the next page of workflows to the index by state, in a store older than that index."""
+    """Add the next page of an old store's workflows to the index by state; return whether more pages follow."""
     cursor = tr.get(INDEXED.pack())
     if cursor == b"":
         return False
@@ -124,7 +124,7 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
-    """Return uploads that began before the instant and were never completed, and the cursor of the next page."""
+    """Return a page of unfinished uploads that began before `before_ms`, and the cursor of the next page."""
     begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
     rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
     found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
@@ -132,7 +132,7 @@ def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_
 
 
 def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
-    """Return the next nodes of a workflow that is being removed."""
+    """Return the names of the next nodes of a workflow that is being removed, in order."""
     begin, end = STATUSES.range((workflow,))
     if after:
         begin = STATUSES.pack((workflow, after)) + b"\0"
@@ -140,7 +140,7 @@ def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NOD
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Remove one page of an abandoned upload's rows; return whether there was one.
+    """Remove one page of the rows of an abandoned upload; return False when there are none left.
 
     An upload that was accepted meanwhile, or is younger, stays as it is.
     """
@@ -159,7 +159,7 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
 
 
 def forget(tr: Transaction, workflow: str, nodes: Sequence[str], *, before_ms: int) -> None:
-    """Remove the node names of an abandoned upload; when none is left, remove the upload itself."""
+    """Remove the status rows of the given nodes of an abandoned upload; without nodes, remove the upload itself."""
     if not _is_going(tr, workflow, before_ms):
         return
     for node in nodes:
@@ -175,7 +175,7 @@ def _is_going(tr: Transaction, workflow: str, before_ms: int) -> bool:
 
 
 def keep_keys(tr: Transaction, *, now_ms: int, ahead_ms: int, limit: int = MOST_ROWS) -> int:
-    """Extend idempotency keys that expire soon and whose workflows have not ended; return how many."""
+    """Extend the soon expiring idempotency keys of workflows that have not ended; return how many were extended."""
     kept = 0
     begin, end = KEY_EXPIRIES.range()[0], KEY_EXPIRIES.pack((now_ms + ahead_ms,))
     for expiry, _ in tr.snapshot.get_range(begin, end, limit=limit):

@@ -1,4 +1,4 @@
-"""The rebuild of a shard after the broker lost its data: the shard's published nodes are published again.
+"""The rebuild of a shard: tasks that were published to a broker which lost its data are published again.
 
 A shard keeps the *marker* of the broker that it was last built on, and the last publication number that it had given
 then. On another broker nothing up to that number is there: all published nodes of the shard that have not ended are
@@ -26,12 +26,12 @@ from dispatcher.store.transaction import Reads
 
 REBUILD = "rebuild"
 MOST_NODES = 200
-"""The most nodes that one transaction of a rebuild publishes again."""
+"""The largest number of nodes that one transaction of a rebuild publishes again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A shard's last rebuild: why it published its nodes again, and how many."""
+    """The record of a shard's last rebuild: the broker's marker, the cause, and how many nodes were published again."""
 
     marker: str = ""
     """The name of the marker queue at the broker; empty when the shard has not been built on any broker."""
@@ -40,13 +40,13 @@ class Built:
     last: int = 0
     """The last publication number that the shard had given before the rebuild."""
     published: int = 0
-    """The number of nodes published again since the rebuild began that no agent had begun."""
+    """The number of nodes published again since the rebuild that no agent had begun."""
     working: int = 0
-    """The number of nodes published again since the rebuild began that an agent had begun."""
+    """The number of nodes published again since the rebuild that an agent had begun."""
 
 
 def built(tr: Reads, shard: int) -> Built:
-    """Return a shard's last rebuild."""
+    """Return the record of a shard's last rebuild; an empty record when there was none."""
     row = tr.get(MARKERS.pack((shard,)))
     return Built() if row is None else Built(*versions.MARKER.unpack(row))
 
@@ -59,8 +59,8 @@ def left_over(tr: Reads, shard: int) -> bytes | None:
 def begin(unit: UnitOfWork, marker: str, occasion: str, *, kept: bool = False) -> int:
     """Record the broker's marker for a rebuild, and return the last publication number before it.
 
-    Unless the broker was `kept`, all earlier publications are left to later transactions; a walk over those to another
-    broker that is not over goes on in any case.
+    Unless the broker was `kept`, later transactions publish all earlier publications again; an unfinished rebuild for
+    another broker goes on in any case.
     """
     before = built(unit.tr, unit.shard)
     if (before.marker, before.occasion) == (marker, occasion):
@@ -82,7 +82,7 @@ def _leave(unit: UnitOfWork, last: int, workflow: str, node: str) -> None:
 
 
 def go_on(unit: UnitOfWork, cursor: bytes) -> int:
-    """Publish the next page of a shard's nodes again in a rebuild, and return how many nodes were examined."""
+    """Publish the next page of a rebuild's nodes again, and return how many nodes were examined."""
     last, kept, workflow, node = loads(cursor)
     if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
         return 0
@@ -111,7 +111,7 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Publish a node again, and count it if its publication is older than the shard's last rebuild."""
+    """Publish a node again, and count it for the shard's last rebuild if it was published before the rebuild."""
     since = built(unit.tr, unit.shard)
     if row.publication <= since.last:
         begun = row.state is TaskState.WORKING

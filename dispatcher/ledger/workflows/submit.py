@@ -1,4 +1,4 @@
-"""The submission of a workflow in chunks of nodes; the last chunk's transaction accepts the workflow.
+"""The submission of a workflow, which arrives chunk by chunk and is accepted with the last chunk.
 
 The chunks come in topological order, so each refers only to nodes that are stored. The chunks before the last one form
 an upload: no query shows it, nothing of it runs, and it is swept when it is not finished. The last chunk's transaction
@@ -113,7 +113,7 @@ def _state(unit: UnitOfWork, workflow: str) -> str:
 
 
 def _upload(unit: UnitOfWork, workflow: str) -> tuple[int, int, int]:
-    """Return what is stored of an unfinished submission: its chunks, its beginning and its nodes."""
+    """Return the stored state of an unfinished submission: counts of chunks and nodes, and the begin time."""
     row = unit.tr.get(UPLOADS.pack((workflow,)))
     if row is None:
         return 0, unit.now_ms, 0
@@ -147,7 +147,7 @@ def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: An
 
 
 def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
-    """Read and check the nodes of one chunk of a submitted workflow, with the bytes to store of each node.
+    """Parse the nodes in one chunk of a submission; return them, with the bytes to store of each definition.
 
     Raises:
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.
@@ -167,7 +167,7 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
 
 
 def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
-    """Return which of the given nodes and of their predecessors are stored already.
+    """Return those of the given nodes and their predecessors that the store has already.
 
     The rows that are read are never large; a conflict would show in the upload's own row.
     """
@@ -177,7 +177,7 @@ def _stored(unit: UnitOfWork, workflow: str, nodes: Sequence[Node]) -> set[str]:
 
 
 def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) -> None:
-    """Check that a node's predecessors are stored already, or stand before it in the same chunk."""
+    """Check that a node's predecessors are stored already, or come before the node in the same chunk."""
     if node.name in stored:
         raise InvalidWorkflow("Two nodes have one name", workflow=workflow, node=node.name)
     if problems := tuple(edge_problems(node)):

@@ -1,4 +1,4 @@
-"""Walks over all nodes of a workflow in pages: to cancel them, to claim ready ones, to show them in RQ."""
+"""The walks over all nodes of a workflow in pages, to cancel nodes, claim ready nodes, or send nodes to RQ."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 
 
 def begin_cancel(unit: UnitOfWork, workflow: str) -> None:
-    """Begin to cancel every node that has not ended; a large workflow takes several transactions."""
+    """Begin to cancel all nodes of a workflow that have not ended; a large workflow takes several transactions."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.CANCEL, "", advance.MOST_STEPS)
 
 
 def begin_resume(unit: UnitOfWork, workflow: str) -> None:
-    """Begin to offer every ready node for a claim again; a large workflow takes several transactions."""
+    """Begin to offer all ready nodes of a workflow for claims again; a large one takes several transactions."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.RESUME, "", advance.MOST_STEPS)
 
 
 def begin_show(unit: UnitOfWork, workflow: str) -> None:
-    """Begin to send every node's state to RQ, which lost the workflow; a large one takes several transactions."""
+    """Begin to send the states of all nodes of a workflow to RQ, which lost the workflow, in several transactions."""
     walk(unit, NodeKey(workflow, advance.ROOT), advance.SHOW, "", advance.MOST_SHOWN)
 
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
-    """Cancel, offer or show at most `most` of a workflow's nodes after the cursor, by `kind`; return how many."""
+    """Apply the walk's action to at most `most` of a workflow's nodes after the cursor, and return how many."""
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
     found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
     met = 0
