@@ -83,7 +83,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The notice that the time of a timer has come."""
+    """The order to carry out a timer whose time has come."""
 
     timer: Timer
 

@@ -38,13 +38,13 @@ class WorkflowRecord:
     accepted_ms: int
 
     def pack(self) -> bytes:
-        """Encode the record as the bytes of its row in the store."""
+        """Encode the workflow record as its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
         return WORKFLOW.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
-        """Decode a workflow's record from the bytes of its row in the store."""
+        """Decode a row of the store to a workflow record."""
         return cls(*WORKFLOW.unpack(row))
 
 
@@ -75,7 +75,7 @@ class RunRecord:
         return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
 
     def pack(self) -> bytes:
-        """Encode the record as the bytes of its row in the store."""
+        """Encode the run record as its row in the store."""
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
@@ -83,7 +83,7 @@ class RunRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
-        """Decode the record of a workflow's progress from the bytes of its row in the store."""
+        """Decode a row of the store to a run record."""
         state, *others = RUN.unpack(row)
         return cls(WorkflowState(state), *others)
 
@@ -131,7 +131,7 @@ class NodeRecord:
         self.needed, self.open, self.met, self.worst = tally.needed, tally.open, tally.met, tally.worst
 
     def pack(self) -> bytes:
-        """Encode the record as the bytes of its row, without the empty fields at the end."""
+        """Encode the node record as its row in the store, without the unset fields at the end."""
         fields = [
             self.state.value,
             self.needed,
@@ -159,7 +159,7 @@ class NodeRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> NodeRecord:
-        """Decode the record of a node's progress from the bytes of its row in the store."""
+        """Decode a row of the store to a node record."""
         fields = STATUS.unpack(row)
         fields[0] = _STATES[fields[0]]
         if fields[4] is not None:
@@ -184,7 +184,7 @@ class AttemptRecord:
     message: str = ""
 
     def pack(self) -> bytes:
-        """Encode the record as the bytes of its row in the store."""
+        """Encode the attempt record as its row in the store."""
         return ATTEMPT.pack(
             [
                 self.attempt,
@@ -202,5 +202,5 @@ class AttemptRecord:
 
     @classmethod
     def unpack(cls, row: bytes) -> AttemptRecord:
-        """Decode the record of an attempt from the bytes of its row in the store."""
+        """Decode a row of the store to an attempt record."""
         return cls(*ATTEMPT.unpack(row))

@@ -27,7 +27,7 @@ class Settle(Protocol):
 
 
 class Nothing:
-    """The completion that does nothing, for the shard worker's own commands."""
+    """The completion that does nothing, for commands of the shard worker itself, whose answer no caller awaits."""
 
     def done(self, answer: Any) -> None:
         """Ignore the answer to the command, because no caller waits for an answer."""

@@ -58,7 +58,7 @@ class Flight:
     heard: float = 0.0
     """The time of the agent's last report, or the last time when no report could arrive: loop clock, seconds."""
     apart: bool = False
-    """Whether the task went to an agent's own queue instead of the capability's queue."""
+    """Whether the task went to one agent's own queue instead of the capability's task queue."""
     heartbeat_ms: int = 0
     """The longest time in milliseconds between two reports of the agent, if the node limits it; 0 for no limit."""
 

@@ -369,7 +369,7 @@ class ShardWorker:
         self._wake.set()
 
     async def _catch_up(self) -> None:
-        """Read the shard's state from the ledger again, after a commit whose outcome was unknown and one that is known.
+        """Read the shard's state from the ledger again, once a commit succeeds after one with an unknown outcome.
 
         No write of an earlier try comes after that commit.
         """

@@ -1,1 +1,1 @@
-"""The life of one node: claimed, attempted, finished, tried again, and the consequences of each step."""
+"""The changes of one node of a workflow: claims, attempts, ends and retries, with the release of its dependents."""

@@ -160,7 +160,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _is_held(unit: UnitOfWork, workflow: str) -> bool:
-    """Tell whether no node's end may be passed on now, because a redrive of the workflow still resets nodes."""
+    """Tell whether ends must not be passed on to dependents yet, because a redrive of the workflow resets nodes."""
     run = unit.run(workflow)
     if run is None or not run.again or run.canceling:
         return False

@@ -106,12 +106,12 @@ def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:
 
 
 def start_timeout(unit: UnitOfWork) -> Failure:
-    """Return the failure `start_timeout` for a node that missed its latest start by the dispatcher's clock."""
+    """Return the failure `start_timeout` of a node that was not started in time by the dispatcher's clock."""
     return _by_our_clock(unit, START_TIMEOUT)
 
 
 def deadline(unit: UnitOfWork) -> Failure:
-    """Return the failure `deadline` for a node whose deadline passed by the dispatcher's clock."""
+    """Return the failure with reason `deadline` for a node whose deadline passed by the dispatcher's clock."""
     return _by_our_clock(unit, DEADLINE)
 
 

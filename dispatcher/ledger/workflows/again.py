@@ -5,7 +5,7 @@ without having run; then the dependents of that dependent. When all are found, e
 these ends counts the ends of its predecessors again, and runs if they permit it. There may be 100,000 of them, so the
 work goes on in later transactions, from rows of its own::
 
-    ("again", workflow, _TELL, node)    its dependents behind the cursor are to be looked at
+    ("again", workflow, _TELL, node)    its dependents behind the cursor are to be examined
     ("again", workflow, _COUNT, node)   its edges are to be counted, once no _TELL row is left
 
 Meanwhile nodes run and end, but no end in the workflow is passed on to dependents: those are left over
