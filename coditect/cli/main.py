@@ -41,6 +41,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "up": Branch("local.up", "Start a private RabbitMQ and Redis and a fleet of agents."),
         "dev": Branch("local.dev", "The same for whoever writes an agent: changes are run, and all logs shown."),
         "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
+        "health": Branch("health", "Ask an agent or a dispatcher here whether it takes work."),
         "doctor": Branch("local.up", "Look for what is missing, unreachable or stale, and say how to mend it."),
         "load": Branch("load", "Put the fleet under load and report what it did."),
         "chaos": Branch("local.chaos", "Break a private fleet by a seed, and see that nothing is lost."),

@@ -18,6 +18,7 @@ from tests.unit.cli.scene import Terminal
 COMMANDS = (
     ("up",),
     ("down",),
+    ("health",),
     ("doctor",),
     ("load",),
     ("chaos",),
