@@ -83,7 +83,7 @@ def test_wheel_has_the_library_and_the_dispatcher_and_nothing_else(wheel: Path) 
     names = ZipFile(wheel).namelist()
 
     assert {name.partition("/")[0] for name in names} == {"coditect", "dispatcher", "coditect-0.1.0.dist-info"}
-    assert {"coditect/py.typed", "dispatcher/py.typed", "coditect/cli/local/starter/greeter.py"} <= set(names)
+    assert {"coditect/py.typed", "dispatcher/py.typed", "coditect/cli/local/starter/k8s/greeter.yaml"} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".pyo"))]
     assert wheel.stat().st_size < SMALL
 

@@ -23,7 +23,7 @@ def test_project_passes_its_own_test_as_it_stands(
 
     folder = tmp_path / "my-fleet"
     assert written.code == 0, written.err
-    assert {one.name for one in folder.iterdir()} == set(FILES)
+    assert {str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file()} == set(FILES)
     unset = ("CODITECT_", "PYTEST_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
