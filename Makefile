@@ -13,6 +13,7 @@ PACKAGE_STAMP := $(PACKAGE_VENV)/.locked
 CODE := coditect dispatcher agents benchmarks examples scripts tests
 TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
+PYTHONS ?= 3.11 3.12 3.13 3.14
 SEED ?= 1
 MINUTES ?= 5
 
@@ -23,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean
+.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean pythons
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -67,6 +68,9 @@ UNHURRIED := tests/unit/agents tests/unit/chaos tests/unit/examples tests/unit/s
 unit: $(STAMP) ## The quick unit and contract tests on the in-memory twins: no servers, less than a minute
 	@$(PYTHON) -m pytest -n 2 -m "not servers and not slow and not endurance" --hypothesis-profile=quick \
 		$(wildcard tests/unit tests/contract) $(addprefix --ignore=,$(UNHURRIED))
+
+pythons: ## `make unit` on each Python of PYTHONS="3.11 3.12 3.13 3.14" that is on PATH (two minutes each)
+	@scripts/pythons.sh $(PYTHONS)
 
 # What these test is not the library, whose coverage is measured.
 UNTRACED := tests/docs tests/contract/graph tests/contract/store \
@@ -153,5 +157,5 @@ check: lint types $(QUICK) ## Lint, types, unit
 
 clean: ## Remove the environment and every cache (stops what `coditect up` started)
 	@if [ -x $(VENV)/bin/coditect ]; then $(VENV)/bin/coditect down || true; fi
-	@rm -rf $(VENV) $(BENCH_VENV) $(PACKAGE_VENV) dist .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .venv-3.* $(BENCH_VENV) $(PACKAGE_VENV) dist .coditect .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

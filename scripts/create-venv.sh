@@ -8,7 +8,7 @@ source scripts/apt.sh
 
 find_python() {
     local name
-    for name in "${PYTHON:-}" python3.11 python3.12 python3.13 python3 python; do
+    for name in "${PYTHON:-}" python3.11 python3.12 python3.13 python3.14 python3 python; do
         if [ -n "$name" ] && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$name"
             return

@@ -49,7 +49,7 @@ def test_file_that_the_system_refuses_is_named(
     asyncio.run(_made(tmp_path / "ledger.db"))
 
     backed = terminal.run("store", "backup", place, "--store", "sqlite:ledger.db")
-    restored = terminal.run("store", "restore", "x" * 300, "--store", "sqlite:ledger.db")
+    restored = terminal.run("store", "restore", "ledger.db", "--store", "sqlite:/proc/nowhere/ledger.db")
 
     for told in (backed, restored):
         assert told.code == 1
