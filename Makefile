@@ -24,7 +24,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean pythons
+.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean pythons image
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -145,6 +145,10 @@ topology: $(STAMP) ## Write the topology of the agents in k8s/agents as Kubernet
 package: $(PACKAGE_STAMP) $(STAMP) ## Build sdist and wheel with SBOM and audit; try the wheel where nothing else is (two minutes)
 	@scripts/package.sh $(PACKAGE_VENV)/bin dist
 	@$(PYTHON) -m pytest -m "endurance or not endurance" -p no:randomly tests/acceptance/test_package.py
+
+image: setup ## Build deploy/Dockerfile over Debian packages; a fleet works in containers of it (root; some minutes)
+	@scripts/image.sh .coditect/image
+	@CODITECT_IMAGE=1 $(PYTHON) -m pytest -s -p no:randomly tests/deploy/test_image.py
 
 languages: setup ## The clients and agents in JavaScript, Go and Java beside ours (needs npm, go, mvn; a minute)
 	@CODITECT_LANGUAGES=1 $(PYTHON) -m pytest -p no:randomly tests/languages
