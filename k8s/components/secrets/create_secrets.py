@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import ssl
+import sys
 from http import HTTPStatus
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -30,7 +31,7 @@ def main() -> None:
         "connection_string": f"amqp://coditect:{password}@rabbitmq.{namespace}.svc:5672/",
     }
     for name, values in (("rabbitmq-default-user", broker), ("redis", {"password": token_urlsafe(24)})):
-        print(f"{name}: {create(namespace, name, values)}")
+        sys.stdout.write(f"{name}: {create(namespace, name, values)}\n")
 
 
 def create(namespace: str, name: str, values: dict[str, str]) -> str:
