@@ -93,7 +93,7 @@ class TestsReport(BaseModel):
     cost=5.0,
 )
 async def run_tests(task: TestsRequest, ctx: Context) -> TestsReport:
-    """Run pytest within limits; failed, crashed and endless tests are a result. A cancel kills the group.
+    """Run pytest within limits, and report failed, crashed and endless tests. A cancel kills pytest and its children.
 
     At least once: the tests may run again after a fault, so they must stand that.
 

@@ -87,7 +87,7 @@ def _log_to(file: Path) -> None:
 async def _work(
     client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
-    """Submit the demo's tasks and kill an agent meanwhile; return each task's end and the seconds in all."""
+    """Submit the demo's tasks and kill an agent meanwhile; return the settled tasks and the seconds that they took."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
@@ -105,7 +105,7 @@ async def _listen(events: EventStream, board: Board) -> None:
 
 
 async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
-    """Submit all tasks at the same time, and return their ends in the order of the tasks."""
+    """Submit all tasks at the same time, and return the settled tasks in the order of submission."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]
@@ -159,7 +159,7 @@ async def _stopped_by_signals(root: Path, console: Console) -> Totals:
 
 
 def main() -> int:
-    """Run the demo over the repository, and return the exit code: 0 when the demo reached all its numbers."""
+    """Run the demo over the repository, and return the exit code: 0 when the demo reached all its goals."""
     console, code = Console(), 1
     try:
         with _told(console):
@@ -173,7 +173,7 @@ def main() -> int:
 
 @contextmanager
 def _told(console: Console) -> Iterator[None]:
-    """Print an error with its fix, and no traceback, when a person can correct the cause."""
+    """Print each Coditect error that the block raises, with its fix and without a traceback."""
     try:
         yield
     except* CoditectError as errors:

@@ -48,7 +48,7 @@ async def run_flow(
     say: Callable[[str], None],
     meanwhile: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Flow:
-    """Start a workflow, grant its approvals, and wait for its end and for that of `meanwhile`, run beside it.
+    """Start a workflow, run `meanwhile` beside it, grant its approvals, and return the workflow after both ended.
 
     Raises:
         ResultTimeout: the workflow did not end within two minutes.

@@ -101,7 +101,7 @@ def _own_nodes(function: _Function) -> Iterator[ast.AST]:
 
 
 def _weight(node: ast.AST) -> int:
-    """Return how much a syntax node adds to McCabe's complexity: statements that branch, not expressions."""
+    """Return how much a node adds to McCabe's complexity: 1 if it branches, the number of cases of a `match`, or 0."""
     if isinstance(node, ast.Match):
         return len(node.cases)
     return int(isinstance(node, _BRANCHES))

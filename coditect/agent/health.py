@@ -94,7 +94,7 @@ class _Probes:
         return _text("404 Not Found", "try /livez or /readyz")
 
     async def _wrong(self, check: Check) -> str:
-        """Run a check on the program's event loop; return what is wrong, or that the loop stands still."""
+        """Run a check on the program's event loop; return the fault that it reports, or that the loop is blocked."""
         told: Future[str] = Future()
 
         def tell() -> None:

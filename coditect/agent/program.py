@@ -64,7 +64,7 @@ def new_agent_id(agent: Agent) -> AgentId:
 
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
-    """Yield, in steps, the exchanges and queues that an agent process declares.
+    """Yield the exchanges and queues that an agent process declares, in parts that each fit one declaration.
 
     A declaration has a time limit, and many capabilities need more time than that.
     """
@@ -184,7 +184,7 @@ def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> Agen
 
 
 def _patience_seconds(settings: Settings) -> float:
-    """Return how long an agent's lease may go without renewal before the agent counts as gone: three beats at most."""
+    """Return how long an agent's lease may go without renewal until the agent counts as gone: at most 3 heartbeats."""
     return min(settings.lease_seconds, 3 * settings.beat_seconds)
 
 

@@ -90,7 +90,7 @@ def killed_its_process(task: Task) -> bool:
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """Return how often agents may have started a task before, by redeliveries and a hand-on by an agent's queue."""
+    """Return how often agents may have started a task: its redeliveries, and one if it came from an agent's queue."""
     first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on

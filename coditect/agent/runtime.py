@@ -156,7 +156,7 @@ class Runtime:
             execution.requeue()
 
     async def _all_ended(self, seconds: float) -> None:
-        """Wait until all executions and settlements have ended, for so many seconds at most."""
+        """Wait until all executions and settlements have ended, at most for the given number of seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._executions:
@@ -166,7 +166,7 @@ class Runtime:
                     await asyncio.wait(self._settling)
 
     def load(self) -> Load:
-        """Return the present load of the agent process: its status, counts of tasks, latency and trouble."""
+        """Return the present load of the agent process: status, counts of tasks, latency, and the resource it lacks."""
         draining = AgentStatus.DRAINING if self._intake.closed else AgentStatus.IDLE
         return Load(
             status=AgentStatus.BUSY if self._slots.in_use and not self._intake.closed else draining,
@@ -232,7 +232,7 @@ class Runtime:
             self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Tell whether the same execution runs or ran in this process; if so, answer the delivery with its outcome."""
+        """Tell whether this process runs or ran a repeated delivery's task; if so, settle the delivery accordingly."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -247,7 +247,7 @@ class Runtime:
         return outcome is not None
 
     def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
-        """Tell whether a workflow task's execution runs or ran in this process; if so, handle the repeated delivery."""
+        """Tell whether this process runs or ran a repeated workflow task; if so, ask its owner about the delivery."""
         known = partial(self._outcomes.known, key)
         if running is None and known() is None:
             return False
@@ -297,7 +297,7 @@ class Runtime:
                 self._end(execution)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
-        """Run one attempt and settle it; with `post`, leave the end to `_answered` after the reply's confirm."""
+        """Run one attempt and settle it; with `post`, only post a completed reply; `_answered` handles the confirm."""
         began, started_ms = self._now(), self._clock.now_ms()
         received.consumer.began(received, began)
         try:
@@ -380,7 +380,7 @@ class Runtime:
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
-        """Free the slot of an ended handler; return whether a task waited for it while the handler ran long."""
+        """Free the slot of an ended handler; return whether tasks wait for slots and the handler ran long."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)

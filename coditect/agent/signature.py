@@ -1,4 +1,4 @@
-"""The signature of a handler, `(task)` or `(task, ctx)`, as its annotations declare it; no shape is guessed."""
+"""The signature of a handler, `(task)` or `(task, ctx)`: its input and output types, as its annotations declare."""
 
 from __future__ import annotations
 

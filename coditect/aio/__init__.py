@@ -1,4 +1,4 @@
-"""Helpers of every program: supervised tasks that restart, cancellation, clock, event loop, failpoints, launch, ready.
+"""Helpers of every program: background tasks, cancellation, clock, event loop, failpoints, launcher, ready file.
 
 Every package may use these helpers. They import only `coditect.errors`, `coditect.model.ids` and each other.
 """

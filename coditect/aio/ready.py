@@ -10,7 +10,7 @@ READY_FILE = "CODITECT_READY_FILE"
 
 
 def tell_ready(*more: str) -> None:
-    """Create the ready file, and the files that `more` environment variables name; an unset variable names none."""
+    """Create the ready file, and the file at the path in each environment variable of `more` that is set."""
     for variable in (READY_FILE, *more):
         if path := os.environ.get(variable):
             Path(path).touch()

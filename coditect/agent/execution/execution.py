@@ -163,7 +163,7 @@ class Execution:
         self.state = _LOADING
 
     def answer(self) -> None:
-        """Enter the state ANSWERING, in which another asyncio task goes on after a posted reply; `end` must follow."""
+        """Enter the state ANSWERING: an asyncio task repeats the reply or answers redeliveries; `end` must follow."""
         if self.state is not _POSTED:
             raise self._forbidden("answer")
         self.state = _ANSWERING
@@ -223,7 +223,7 @@ class Execution:
             delivery.ack()
 
     def ack_early(self) -> None:
-        """Acknowledge the deliveries of a long task that still runs; repeat it for deliveries attached later."""
+        """Acknowledge the deliveries of a long task before its end; call it again for deliveries attached later."""
         self.acked_early = True
         self.ack()
 
@@ -255,12 +255,12 @@ class RememberedAnswer:
         return self.over
 
     def set_result(self, _: None) -> None:
-        """Note that the broker confirmed the reply, and call `told` with None (see `Promise`)."""
+        """Note that the broker confirmed the reply, and call the callback `told` without an error (see `Promise`)."""
         self.over = True
         self.told(self, None)
 
     def set_exception(self, exception: BaseException) -> None:
-        """Note that the publish of the reply failed, and call `told` with the error (see `Promise`)."""
+        """Note that the publish of the reply failed, and call the callback `told` with the error (see `Promise`)."""
         self.over = True
         self.told(self, exception)
 

@@ -45,7 +45,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
-        """Record a task's start, hold a place if the task is a suspect, and yield the suspicion; waits hold no slot."""
+        """Record a task's start and yield the suspicion against it; a suspect waits, without a slot, for a place."""
         aside = partial(self._aside, received)
         async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:

@@ -77,7 +77,7 @@ class TaskRunner:
 
 @coroutine
 def _carry_on(work: Work, awaited: Any, context: Context) -> Generator[Any, Any, None]:
-    """Await a coroutine that was started already, in the coroutine's own context."""
+    """Await a coroutine that was started already, in the coroutine's own `contextvars` context."""
     try:
         while True:
             try:

@@ -81,7 +81,7 @@ class Intake:
 
     @property
     def suspended(self) -> int:
-        """The number of tasks that need no slot for now: they await other tasks, or are parked (see `park`)."""
+        """The number of tasks that need no slot for now: they await other tasks, or `park` counted them."""
         return self._suspended.total() + self._parked
 
     async def open(self, consumer: QueueConsumer) -> None:
@@ -238,7 +238,7 @@ class Intake:
         return self._slots.startable(level) > 0 and unsettled < most_in_hand(self._slots.total)
 
     def may_suspend(self, received: ReceivedTask, most: int) -> bool:
-        """Tell whether a task may give up its slot while it awaits another task: at most `most` at each nesting depth.
+        """Tell whether a task may free its slot for an await: fewer than `most` tasks of its nesting depth did so.
 
         The bound counts at each depth of nesting by itself: an awaited task can then always await others in
         its turn, and the deepest tasks, which await none, always end.
@@ -288,12 +288,12 @@ class Intake:
             self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
-        """Count `many` more deliveries as held without a slot, so that others may come; a negative number uncounts."""
+        """Count `many` more deliveries as held without a slot, so that as many others may come; negative for fewer."""
         self._parked += many
         self._watch()
 
     def _watch(self) -> None:
-        """Schedule a check of all queues' credit in a moment; checks repeat as long as credit may change."""
+        """Schedule a check, repeated while needed, of how many deliveries the broker may send from each queue."""
         self._unvisited = len(self._others)
         if self._next_look is None and not self.closed:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -322,7 +322,7 @@ class Intake:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue has credit for as many tasks as could start; if not, set `consumer.missing`.
+        """Tell whether a queue's unused prefetch suits the number of tasks that could start; set `consumer.missing`.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """
@@ -342,7 +342,7 @@ class Intake:
         return True
 
     async def _fit(self, consumer: QueueConsumer, *, returns: bool) -> None:
-        """Give a queue more credit by another consumer, or close its consumers and open one with less credit.
+        """Raise a queue's total prefetch by another consumer, or replace all its consumers by one with less prefetch.
 
         With `returns` the queue has no credit for now, so that waiting tasks can go back without coming again.
         """

@@ -57,7 +57,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare to consume a queue; `own`: no other agent consumes it; `passes_on`: it dead-letters to others."""
+        """Prepare to consume a queue; `own`: only this agent does; `passes_on`: other agents get its returned tasks."""
         self.queue = queue
         self.level = level
         self.group = group
@@ -123,7 +123,7 @@ class QueueConsumer:
     # -- credit -----------------------------------------------------------------------------------------
 
     def most_in_hand(self, slots: int) -> int:
-        """Return how many quick tasks the agent may hold: those that run, and those that end during a fetch."""
+        """Return how many quick tasks the agent may hold: one per slot, and as many as end while one is fetched."""
         ending = slots * FETCH_SECONDS / max(self._longest_seconds, 0.001)
         return min(most_in_hand(slots), slots + int(ending))
 
@@ -133,7 +133,7 @@ class QueueConsumer:
         return sum(max(0, consumer.prefetch - consumer.unsettled) for consumer in self.consumers)
 
     def is_lively(self) -> bool:
-        """Tell whether a task of the queue holds a slot or waits for one, or no credit is left."""
+        """Tell whether a task of the queue holds or awaits a slot, or the queue's consumers have no prefetch left."""
         return bool(self.slots or self.waiting or not self.unused)
 
     @property
@@ -142,7 +142,7 @@ class QueueConsumer:
         return bool(self.waiting) or (self.hungry and not self.changing)
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
-        """Tell whether the credit has differed from what could start by more than a factor of two for a while.
+        """Tell whether the unused prefetch was for a while over twice or under half the tasks that could start.
 
         The method sets `missing`. Quick tasks may arrive before their slots are free, up to `most`. When a task has
         ended, its acknowledgement is probably on the way and brings another delivery; the patience with it is limited,
@@ -163,7 +163,7 @@ class QueueConsumer:
         return over
 
     async def widen(self, broker: Broker, arrived: OnDelivery, many: int) -> None:
-        """Open another consumer of the queue with a prefetch of `many`; it replaces the others at `MOST_CONSUMERS`.
+        """Open another consumer of the queue with a prefetch of `many`; at `MOST_CONSUMERS`, close the others first.
 
         Raises:
             NotFound: when there is no such queue.
@@ -174,7 +174,7 @@ class QueueConsumer:
         self.consumers.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
 
     async def close_consumers(self) -> None:
-        """Cancel all consumers of the queue; their deliveries stay with the agent and no longer use credit."""
+        """Cancel all consumers of the queue; their deliveries stay with the agent and no longer count as prefetched."""
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
             await consumer.cancel()

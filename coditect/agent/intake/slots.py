@@ -22,13 +22,13 @@ def most_in_hand(slots: int) -> int:
 
 
 class Turns:
-    """The weighted round robin of the priority levels; a level without tasks to start neither saves nor owes turns."""
+    """The weighted round robin of the priority levels; a level loses its saved or owed turns when no task waits."""
 
     def __init__(self) -> None:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """Choose the eligible priority level with the most saved turns; the other waiting levels save theirs."""
+        """Choose the eligible priority level with the most saved turns; first all waiting levels save by weight."""
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:

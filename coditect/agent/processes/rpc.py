@@ -1,4 +1,4 @@
-"""The services that a handler in a worker process calls: every method of `context.Services`, by its name.
+"""The remote calls by which a handler in a worker process uses its agent's `context.Services`, method by method.
 
 A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes; the
 result of an awaited service is a JSON value or an `Outcome`.

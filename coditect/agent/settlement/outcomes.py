@@ -110,7 +110,7 @@ class Outcomes:
         answer.execution.delivery.ack()
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
-        """Send a task's reply, await the confirm, then acknowledge its deliveries; `failed` is a first try's error.
+        """Send a task's reply, await the confirm, then acknowledge its deliveries; `failed`: a posted reply's error.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries are not settled then.
@@ -252,7 +252,7 @@ class Outcomes:
             delivery.reject()
 
     async def unsettled(self, execution: Execution, error: BaseException) -> None:
-        """Settle an execution on which the runtime failed; a cancellation returns its deliveries and is raised."""
+        """Settle an execution after a runtime error; if that fails or is canceled, requeue its deliveries and raise."""
         try:
             await self._settle_failed(execution, error)
         except BaseException:

@@ -44,7 +44,7 @@ class Pacing:
         return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return the seconds that an ended attempt keeps its slot, to slow the agent; `over` must follow unless 0."""
+        """Return the seconds that an ended attempt keeps its slot, to slow the agent; unless 0, `over` must follow."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:

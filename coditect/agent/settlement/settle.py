@@ -268,7 +268,7 @@ def _carried_bytes(name: str, value: object) -> int:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Tell whether the retry policy allows another attempt; a worker process has applied the policy already."""
+    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` carries the answer."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

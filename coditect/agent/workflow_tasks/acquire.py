@@ -177,7 +177,7 @@ class AcquireClient:
             return None
 
     def _read(self, question: AcquireRequest) -> Claim:
-        """Return the shard's answer from a request's reply, and expect another reply to the request.
+        """Return the shard's answer from a request's reply, and prepare to receive the reply to the next send.
 
         Raises:
             CoditectError: when the reply is unreadable or an error.

@@ -186,7 +186,7 @@ class ManagedTasks:
         return self._waiting_for.total()
 
     async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
-        """Return the grant of a lost delivery to the owner, because no other agent would begin the task under it."""
+        """Ask the owner to start again a task whose delivery was lost before the grant came, which none can use."""
         if received.awaiting:
             self._intake.abandon(received)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
@@ -194,7 +194,7 @@ class ManagedTasks:
 
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[AcquireRequest]:
-        """Hold an acquire request open inside the block; a drain soon cancels the block."""
+        """Yield a new acquire request, and drop it at the end of the block, which a drain cancels after a second."""
         question, asking = self._grants.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
         self._asking.add(asking)

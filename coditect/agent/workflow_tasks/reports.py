@@ -43,7 +43,7 @@ class ResultBatch:
         return len(self.results) >= MOST_TOGETHER or self._bytes > MOST_BYTES - LONGEST_BYTES
 
     def add(self, result: AttemptResult, promise: Promise) -> None:
-        """Add one result for which `may_share` is true, and its promise."""
+        """Add one result, small enough to share a message (see `may_share`), and its promise."""
         self.results.append(result)
         self.promises.append(promise)
         self._bytes += len(result.outcome.body)

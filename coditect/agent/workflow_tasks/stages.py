@@ -1,4 +1,4 @@
-"""The stages of the workflow tasks that an agent process holds, from the first question to the last report."""
+"""The stages of a workflow task in an agent process: acquire request, grant, wait, run, and return to its owner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from coditect.agent.execution.execution import Execution
 
 
 class Stage(Enum):
-    """The stage of a workflow task between its agent and its owner.
+    """The stage of a workflow task in an agent process: asking, granted, waiting, running or given back.
 
     ::
 

@@ -285,7 +285,7 @@ class MemoryBroker:
         on_lost: Callable[[], None] | None = None,
         exclusive: bool = False,
     ) -> Consumer:
-        """Start a consumer of a queue; the group has no effect, since the connection is the only channel."""
+        """Start a consumer of a queue; `group` has no effect, since the connection is the only channel."""
         await self._answered()
         consumer = MemoryConsumer(
             self._connection, queue, on_delivery, prefetch=prefetch, on_lost=on_lost, exclusive=exclusive

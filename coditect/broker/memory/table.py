@@ -1,4 +1,4 @@
-"""The conversion of header tables and texts as AMQP's wire does it, with the wire's limits."""
+"""The conversion of message headers and texts to the form in which AMQP delivers them, within AMQP's limits."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class AmqpBroker:
         return self._publisher.blocked
 
     async def _restore_outgoing(self, connection: AbstractConnection) -> None:
-        """Declare the topology on a new publishing connection, and run the reconnect check, before any publish."""
+        """Declare the topology on a new publishing connection, and run the `on_return` function, before any publish."""
         await self._entities.restore(connection)
         if self._check is not None:
             await self._check()
@@ -238,7 +238,7 @@ class AmqpBroker:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End one round of the consumer watch, and declare the process's bindings again."""
+        """End one round of checks whether consumers receive messages, and declare the process's bindings again."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
@@ -258,7 +258,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Make a rare call on the consuming connection, and repeat it when the connection is lost.
+        """Run a call on the consuming connection, again after each loss of it, within `CALL_SECONDS` in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

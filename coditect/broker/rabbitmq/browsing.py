@@ -1,4 +1,4 @@
-"""The fetching of single messages to look at, on channels that no silent queue can block for others."""
+"""The fetching of single messages to look at; a queue that does not answer delays only its own fetches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALL_SECONDS = 15.0
 
 
 class Browsing:
-    """The channels of one connection that fetch single messages; a silent queue blocks only its own fetch.
+    """The channels of one connection that fetch single messages; a queue without an answer blocks only its own fetch.
 
     A request is never withdrawn: aiormq would close its channel, and messages fetched over it would come again.
     """
@@ -35,7 +35,7 @@ class Browsing:
         """The unanswered fetches whose callers have given up, with their queues."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """Fetch one message of a queue; after a caller gave up, the next caller waits for the same fetch."""
+        """Fetch one message of a queue; join an unanswered earlier fetch of the queue whose caller has given up."""
         asked = next((one for one, its in self._given_up.items() if its == queue), None)
         if asked is None:
             asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
@@ -100,7 +100,7 @@ async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
 
 
 class _Browsed:
-    """The source of a fetched delivery: its queue, with the count of unsettled deliveries."""
+    """The stand-in for a consumer behind one fetched delivery: its queue, and a count of unsettled deliveries."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

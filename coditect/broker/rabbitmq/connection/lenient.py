@@ -129,5 +129,5 @@ _VALUES: dict[bytes, Callable[[bytes], tuple[int, Any]]] = {
 
 
 def marked(why: str) -> Mapping[str, str]:
-    """Return the header that stands for undecodable headers, with the reason."""
+    """Return the header that replaces undecodable headers, with the reason why they could not be decoded."""
     return {UNDECODABLE: why[:200]}

@@ -51,7 +51,7 @@ Restore = Callable[[AbstractConnection], Awaitable[None]]
 
 
 class _Connection(aiormq.Connection):
-    """aiormq's connection with a write queue that is large enough for a full confirm window."""
+    """aiormq's connection with a write queue that holds as many publishes as may wait for their confirms."""
 
     FRAME_BUFFER_SIZE = 2048
 
@@ -184,7 +184,7 @@ class RabbitConnection:
         return (CLOSED if away else REFUSED).pause(failures + 1) * self._random.uniform(0.5, 1.0)
 
     async def _until_lost(self, connection: AbstractConnection) -> None:
-        """Wait until the connection is lost; abort one that does not answer while the broker greets new ones.
+        """Wait until the connection is lost; cut it when it is silent while the broker answers new connections.
 
         By this a dead path is left early, and a broker that stands still altogether costs no redelivery: its
         connections end only by aiormq's own limit of three heartbeats. The question is Coditect's, not AMQP's

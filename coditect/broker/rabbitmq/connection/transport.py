@@ -1,4 +1,4 @@
-"""The byte stream below a connection, which measures the broker's silence and can probe for its greeting."""
+"""The byte stream below a connection: measures the broker's silence, and tests whether new connections work."""
 
 from __future__ import annotations
 

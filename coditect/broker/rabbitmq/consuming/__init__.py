@@ -1,1 +1,1 @@
-"""The consuming of queues: consumers that are restored after a loss, and the watch for deaf consumers."""
+"""The consuming of queues: consumers that are restored after a loss, and a watch for those that receive nothing."""

@@ -180,7 +180,7 @@ class Group:
             await self._start(subscription)
 
     async def close(self) -> None:
-        """Write the decided settlements and close the channel; the broker delivers unsettled messages again."""
+        """Send the decided acks, requeues and rejects and close the channel; the broker redelivers other messages."""
         self._connection = None
         consumer_channel = self._consumer_channel
         if consumer_channel is None or not self.opened:
@@ -222,7 +222,7 @@ class Group:
         connection = self._connection
 
         def is_over() -> bool:
-            """Tell whether a new channel has replaced the lost one, or the connection gets no new channel."""
+            """Tell whether the channel needs no reopening: a new one is open, or its connection is gone or replaced."""
             replaced = self._consumer_channel is not consumer_channel and self.opened
             return replaced or self._connection is not connection or not connection.is_opened
 
