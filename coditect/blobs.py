@@ -36,7 +36,7 @@ class Blobs(Protocol):
     """The port of the store for large values, which are over the inline limit of a message."""
 
     def check(self, size_bytes: int) -> None:
-        """Check that a value of the given size may be read into memory.
+        """Raise TooLarge for the size of a value that may not be read into memory.
 
         Raises:
             TooLarge: when the value is over the limit for large values.
@@ -120,7 +120,7 @@ class FolderBlobs:
         return await self._transferred(lambda: self._read(claim))
 
     def check(self, size_bytes: int) -> None:
-        """Check that a large value's size is at most `most_bytes`.
+        """Raise TooLarge for a size of a large value that is over `most_bytes`.
 
         Raises:
             TooLarge: when the value is larger.

@@ -217,7 +217,7 @@ def _completed(load: Callable[[], Load], sample: Callable[[], Usage], broker: Br
 
 
 async def _remove_queues(broker: Broker, agent_id: AgentId) -> None:
-    """Delete the agent's own queues; an inbox that still holds tasks stays and hands the tasks on by itself."""
+    """Delete the agent's own queues; an inbox that holds tasks stays, and dead-letters them to the task queues."""
     try:
         await broker.delete_queue(routing.mailbox_queue(agent_id))
         await broker.delete_queue(f"reply.{agent_id}")

@@ -240,7 +240,7 @@ async def _paused(kept: _Kept, seconds: float) -> bool:
 
 
 async def run_until(stop: asyncio.Event, *failures: Coroutine[Any, Any, Exception]) -> None:
-    """Wait until the stop event is set, or raise the error that the first of the failure coroutines returns.
+    """Wait until the stop event is set, or until one of the `failures` returns an error, which is then raised.
 
     Raises:
         Exception: the error that the first failure returns.

@@ -180,7 +180,7 @@ class Intake:
             self._release(consumer)
 
     async def _get(self, consumer: QueueConsumer) -> Delivery | None:
-        """Fetch a queue's next message, if any; a queue silent for RETRY_SECONDS loses its reserved slots meanwhile."""
+        """Fetch a queue's next message, if any; without an answer in RETRY_SECONDS, free the queue's reserved slots."""
         silent = self._loop.call_later(RETRY_SECONDS, self._release, consumer)
         try:
             return await self._broker.get(consumer.queue)

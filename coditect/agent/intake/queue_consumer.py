@@ -197,7 +197,7 @@ class QueueConsumer:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
-        """Return the waiting tasks that may go back to the queue and had waited long enough at loop time `overdue`.
+        """Return the waiting tasks, not returned too often, whose wait for a return to the queue ends by `overdue`.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
         """

@@ -84,7 +84,7 @@ class Settler:
         )
 
     def taken(self, task: Task) -> None:
-        """Note that the broker took a reply, so that the reply queue of its receiver is not full any more."""
+        """Note that the broker took a reply to a task, so that the task's reply queue is not full any more."""
         if (address := self._addresses.find(task.reply_to)) is not None:
             self.full_since.pop(address, None)
 
@@ -153,7 +153,7 @@ class Settler:
         return None
 
     def _may_wait(self, address: routing.Address) -> bool:
-        """Tell whether to wait for a full reply queue: for FULL_REPLIES_SECONDS, which all replies to it share.
+        """Tell whether to wait until a reply queue has space: FULL_REPLIES_SECONDS at most, for all replies together.
 
         The deliveries that wait for the queue take places that all tasks need.
         """
