@@ -156,7 +156,7 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """The topology without the queues that are declared only once."""
+        """The topology without its `once` queues, which are not declared again after the broker lost them."""
         if not any(one.once for one in self.queues):
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
@@ -217,7 +217,7 @@ def _retry_delay_queues() -> Topology:
 
 
 def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
-    """Return a capability's queues: dead letters, returning retries, and one task queue for each priority."""
+    """Return a capability's queues: for dead letters, for tasks whose retry delay has passed, and for each priority."""
     dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
     back = Queue(
         routing.retry_back_queue(capability),
@@ -245,9 +245,9 @@ def capability_queues(capability: str, *, max_length: int | None = None) -> Topo
 
 
 def agent_queues(agent_id: AgentId, *, slots: int) -> Topology:
-    """Return one agent's queues: inbox for pinned tasks, next tasks, and mailbox for control messages.
+    """Return one agent's queues: for pinned tasks (inbox), follow-up tasks (next), and control messages (mailbox).
 
-    Inbox and next tasks hand messages on to the task queues after 1 s. The next tasks come from the ledger, which
+    Inbox and next queue hand messages on to the task queues after 1 s. Follow-up tasks come from the ledger, which
     repeats lost ones: a classic queue hands them over at once.
     """
     inbox = Queue(

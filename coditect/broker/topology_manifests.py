@@ -33,7 +33,7 @@ def export_manifests(topology: Topology, *, cluster: str, vhost: str = "/") -> d
 
 
 def object_name(name: str) -> str:
-    """Return a name that Kubernetes takes: the given one, or where it must be altered, one with a hash of it."""
+    """Return a name that Kubernetes accepts: the given one if valid, else an altered one that ends with a hash."""
     if _OBJECT_NAME.fullmatch(name):
         return name
     altered = re.sub(r"[^a-z0-9]+", "-", name).strip("-")

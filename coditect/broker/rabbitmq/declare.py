@@ -39,7 +39,7 @@ def is_private(queue: str) -> bool:
 async def declare(
     connection: AbstractConnection, topology: Topology, *, only_check: bool, channel: Channel | None = None
 ) -> None:
-    """Declare a topology; with `only_check`, declare only private queues, and check that the rest exists.
+    """Declare a topology; with `only_check`, declare only private queues; exchanges and shared queues must exist.
 
     All entities are sent at once, with an answer awaited for every `AT_ONCE`. A given `channel` is closed at the end.
 
@@ -62,7 +62,7 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """Yield the entities to declare in order, each with whether its existence is only checked."""
+    """Yield exchanges, then queues, then bindings, each with True when the broker only checks that it exists."""
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:
@@ -158,7 +158,7 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
 
 
 class Looks:
-    """Reads of queue counts in rounds over one shared channel, with a third of the requests of `stats`.
+    """A reader of queue counts, whose reads share one channel per round, at a third of the requests of `stats`.
 
     Only one read at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
     round.
@@ -193,7 +193,7 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End the round of reads, and return its channel, still open, and each queue's number of consumers."""
+        """End the round; return its channel, which stays open, and the number of consumers of each queue read."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended

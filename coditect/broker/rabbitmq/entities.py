@@ -62,7 +62,7 @@ class Entities:
         self._common = self._common.without_queue(queue)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Declare the process's own entities again on a new connection, without those declared lazily."""
+        """Declare the process's own entities again on a new connection, except those that were declared `lazily`."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
@@ -108,7 +108,7 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Declare the process's bindings again, shared ones by chance, and close the channel.
+        """Declare the process's bindings again, those of shared queues only by a random choice; close the channel.
 
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
         each binding is made about twice a round, however many processes share it.

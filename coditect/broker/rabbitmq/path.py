@@ -52,7 +52,7 @@ class Publish(Protocol):
         """Set the publish's outcome to success: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome to PublishRefused, PublishReturned, Late or a lost channel; another may follow `Late`."""
+        """Set the outcome to an error: refused, returned, late or channel lost; after `Late` a second may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class PublisherChannel(Protocol):
         """The publish that has waited longest for its confirm; None when none waits."""
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all unconfirmed publishes, if possible except those to the given exchange and routing key."""
+        """Fail all unconfirmed publishes; those to the given exchange and key only if the channel cannot keep them."""
 
     async def close(self) -> None:
         """Close the channel, and fail its unconfirmed publishes; never raises."""
@@ -133,7 +133,7 @@ class ConsumerChannel(Protocol):
 
     @property
     def channel(self) -> Channel:
-        """The aiormq channel, for rare calls."""
+        """The underlying aiormq channel, on which to close the channel or to register callbacks."""
 
     @property
     def settlements(self) -> Settlements:
@@ -169,7 +169,7 @@ class WirePath(Protocol):
     """A factory of publisher and consumer channels; its methods raise `errors.LOST` on a lost connection."""
 
     def tap(self, writer: asyncio.StreamWriter) -> Feed:
-        """Route a new connection's bytes, before the first, and return the function for incoming bytes."""
+        """Route a new connection's bytes, before any has arrived, and return the function that takes incoming bytes."""
 
     async def publisher_channel(self, connection: AbstractConnection) -> PublisherChannel:
         """Open a channel on which messages are published with confirms."""

@@ -95,7 +95,7 @@ class Settlements:
             self._idle.set()
 
     def _acked_head(self) -> int:
-        """Remove the acked deliveries before the first unacked one, and return the last tag; 0 for none."""
+        """Remove the acked deliveries before the first unacked one, and return the last removed tag; 0 for none."""
         head: list[int] = []
         for tag, verdict in self._outstanding.items():
             if verdict is not Settlement.ACK:

@@ -126,7 +126,7 @@ class Taken(Protocol):
         """
 
     def take_message(self, data: bytes, at: int, header_at: int, channel: int) -> int:
-        """Consume a delivery's three frames in `data`, and return their end; 0 when they are not consumed.
+        """Consume a delivery's three frames in `data`, and return the offset after them; 0 when not consumed.
 
         The method frame begins at `at` and is complete, the next frame begins at `header_at`.
         """
@@ -243,7 +243,7 @@ class ContentAssembler:
         confirmed: Callable[[int, bool, bool], None] | None = None,
         closing: Callable[[], None] | None = None,
     ) -> None:
-        """Take the callbacks; `confirmed` gets a publish's number, whether earlier ones are meant too, and ack or nack.
+        """Take the callbacks; `confirmed` gets a publish's number, `multiple`, and True for an ack, False for a nack.
 
         `closing` is called when the channel's end is read, before aiormq sees it: a frame that is written on this
         channel from then on may come behind `channel.close-ok`, for which the broker ends the connection.

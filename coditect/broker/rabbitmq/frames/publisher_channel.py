@@ -29,7 +29,7 @@ LARGEST_FRAME = 131_072
 
 @dataclass(slots=True, eq=False)
 class Once:
-    """A publish that is sent once and not repeated here; its future gets the outcome."""
+    """A publish that is sent only once, without retries; its future gets the confirm or the error."""
 
     message: Message
     exchange: str
@@ -140,7 +140,7 @@ class DirectPublisherChannel:
     # -- what the broker says ---------------------------------------------------------------------------
 
     def _confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
-        """Set the outcome of the publish with a number, or with `multiple` of all up to the number."""
+        """Set the outcome of the publish number `tag`, or with `multiple` of all publishes up to that number."""
         pending = self._pending
         if not multiple:
             one = pending.pop(tag, None)
@@ -156,7 +156,7 @@ class DirectPublisherChannel:
             _end(pending.pop(sequence), has_it=taken)
 
     def _came_back(self, method: bytes, header: bytes, _: bytes) -> None:
-        """Mark the publish that a `basic.return` belongs to, which comes before the confirm.
+        """Mark the publish whose message a `basic.return` brings back as returned, before its confirm arrives.
 
         The broker returns in the order of the publishes, so the first equal publish is marked. The message id is
         compared, too: a key that had a queue a moment ago may have none now.

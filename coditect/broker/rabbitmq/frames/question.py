@@ -34,7 +34,7 @@ class ChannelQuestion:
         channel.closing.add_done_callback(partial(self._lose, channel))
 
     def ask(self) -> asyncio.Future[bool]:
-        """Ask the broker, as `Question.ask`; when the channel is lost, opening a new one is the question."""
+        """Ask the broker, as `Question.ask`; when the channel is lost, ask by opening a new channel."""
         if self._answer is None or self._answer.done():
             loop = asyncio.get_running_loop()
             if self._channel is not None and self._channel.is_closed:
@@ -79,7 +79,7 @@ class ChannelQuestion:
 
 
 class StreamPath:
-    """The base of both wire paths: the byte stream of the present connection, and the question over it."""
+    """The base of both wire paths: the byte stream of the present connection, and a factory of `ChannelQuestion`s."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None

@@ -37,7 +37,7 @@ class Readable:
         """The numbers of the channels on which the header of a returned message comes next."""
 
     def frames(self, frames: bytes) -> bytes:
-        """Return whole frames, with those replaced by readable ones that pamqp might refuse."""
+        """Return the given whole frames, with a decodable frame in place of each one that pamqp might refuse."""
         at, kept = 0, 0
         pieces: list[bytes] = []
         while at < len(frames):

@@ -39,7 +39,7 @@ class Streams(Protocol):
 
 
 class Stream:
-    """The byte stream of one connection, which takes Coditect's own frames out and gathers written ones."""
+    """The byte stream of one connection: takes Coditect's frames out of incoming bytes, writes frames in batches."""
 
     def __init__(self, writer: Streams, loop: asyncio.AbstractEventLoop) -> None:
         self._writer = writer

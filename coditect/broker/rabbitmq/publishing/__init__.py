@@ -1,1 +1,1 @@
-"""Publishing with confirms: a window of unconfirmed messages, retries, and own channels for stuck keys."""
+"""Publishing with confirms: a limit of unconfirmed messages, retries, and own channels for keys without confirms."""

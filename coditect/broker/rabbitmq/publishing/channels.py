@@ -1,4 +1,4 @@
-"""The channels for publishes, kept so that a queue without confirms blocks only publishes to itself.
+"""The channels for publishes, split so that a queue that sends no confirms holds up only the publishes to it.
 
 A queue that does not answer (its leader hangs, or is elected for ever) never confirms. Worse, RabbitMQ's channel waits
 for the queue: half a minute for the first message, and for good when some hundreds lie before it; then the connection
@@ -75,7 +75,7 @@ def _kind(exchange: str) -> str:
 
 
 class PublishChannels:
-    """The publishing channels of a connection: one for each kind of exchange, and one for each stuck key."""
+    """The publishing channels of a connection: for tasks, answers, retries, the rest, and each key without confirms."""
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
@@ -138,7 +138,7 @@ class PublishChannels:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Plan for each channel's oldest unconfirmed key a channel of its own after a reconnect.
+        """Plan a channel of its own, after a reconnect, for the key of each channel's oldest unconfirmed publish.
 
         The current connection answers nothing, and these publishes may be the cause.
         """
