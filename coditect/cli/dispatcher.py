@@ -75,7 +75,7 @@ def run_dispatcher(
 
 @app.command("status")
 def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show the dispatchers and the shards of the control plane. Dispatchers have counts of refusals.
+    """Show the control plane's dispatchers and shards. Each dispatcher has its counts of refused work.
 
     \b
     Since a dispatcher began: REFUSED commits that came too late, since the shard was another's by then; LATE

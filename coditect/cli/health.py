@@ -46,7 +46,7 @@ def health_command(
 
 
 def _ask(host: str, port: int) -> tuple[bool, str]:
-    """Return whether the program is ready, and its own words."""
+    """Return whether the program is ready, and the text of its answer."""
     connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/readyz")

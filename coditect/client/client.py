@@ -344,7 +344,7 @@ class Client:
             yield row
 
     async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
-        """Yield the nodes of workflows whose agents died until no attempt was left.
+        """Yield the workflow nodes whose agents died until no attempt was left.
 
         `run(row.workflow).redrive(row.node.name)` runs a node again.
         """

@@ -67,7 +67,7 @@ class Options:
 
 
 class OptionFields(TypedDict, total=False):
-    """The fields of `Options` as keyword arguments; a None that is no value of the field counts as not given."""
+    """The fields of `Options` as keyword arguments; None counts as not given where it is no value of the field."""
 
     priority: Priority | str | None
     timeout: Duration | None

@@ -71,7 +71,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
 
 
 def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """Return the problems of a definition's expressions; none without JMESPath: the control plane checks, too."""
+    """Return the problems in a definition's expressions; none without JMESPath, since the control plane checks them."""
     if not any(True for node in definition.nodes for _ in node_expressions(node)):
         return ()
     try:

@@ -350,7 +350,7 @@ class Run:
 
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
-    """Return the state of a node or a workflow in an answer, as a node's state."""
+    """Read the state in a control plane's answer as a node's state; a workflow that has not ended is WORKING."""
     state = str(answer.get("state"))
     if state in _UNENDED:
         return TaskState.WORKING

@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class _Post:
-    """The supervisor's record of one child; only the child's keeper writes it."""
+    """The supervisor's record of one child: its state, its running process, and its deaths in a row."""
 
     child: Child
     state: ChildState

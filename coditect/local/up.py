@@ -197,7 +197,7 @@ def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, lo
 
 
 def serve_detached() -> None:
-    """Run the background supervisor: read the plan from stdin, leave the starter, report on stdout, and supervise."""
+    """Run the background supervisor: read the plan from stdin, detach by a fork, report on stdout, and supervise."""
     plan = TypeAdapter(UpPlan).validate_json(sys.stdin.buffer.read())
     if os.fork():
         os._exit(0)

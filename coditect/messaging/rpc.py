@@ -167,7 +167,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Tell whether an agent's inbox queue exists; trust a yes for INBOX_LOOK_SECONDS, while it cannot expire."""
+        """Tell whether an agent's inbox exists; a yes is kept for INBOX_LOOK_SECONDS, too short for it to expire."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

@@ -42,7 +42,7 @@ class Example:
         self.body = self._value(schema, "body", (), 0)
 
     def _value(self, schema: Any, at: str, within: tuple[str, ...], nth: int) -> Any:
-        """Return an example value for a schema; `nth` chooses among the possible values that differ.
+        """Return an example value for a schema; another `nth` gives another value where the schema allows several.
 
         `within` are the definitions around the value.
         """

@@ -36,7 +36,7 @@ class DeadListing:
 async def list_dead(
     opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
 ) -> DeadListing:
-    """Call `each` with at most `most` selected dead letters, and return the dead workflow nodes if room is left.
+    """Call `each` with the selected dead letters, and return the dead workflow nodes; `most` bounds both together.
 
     Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
     capability that no agent offers now are found when the selection names it, or by the broker's management API.

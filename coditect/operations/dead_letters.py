@@ -288,7 +288,7 @@ class _Redrive:
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:
-        """Redrive a window of dead letters; return for each letter None, or the error for which it stays."""
+        """Redrive a window of dead letters; return for each letter None, or the error that keeps it in its queue."""
         revived = [self._revive(held) for held in window]
         for task in revived:
             if isinstance(task, Task):

@@ -25,7 +25,7 @@ class Report(Protocol):
 
     @property
     def caught(self) -> bool:
-        """Tell whether the checker that is meant for the mutant found it."""
+        """Tell whether the checker that is meant to find the run's mutant, a deliberate mistake, has found it."""
 
     def lines(self) -> list[str]:
         """Return the result of the run as lines of text for a person."""

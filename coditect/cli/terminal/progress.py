@@ -38,7 +38,7 @@ Show = Callable[[WorkflowRow | None], None]
 
 @contextmanager
 def shown_progress() -> Iterator[Show]:
-    """Yield a function that shows a workflow's row as progress on stderr, until the block ends."""
+    """Yield a function that shows a workflow's state and node counts on stderr, until the block ends."""
     if sys.stderr.isatty():
         with _drawn() as show:
             yield show

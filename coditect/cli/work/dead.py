@@ -63,7 +63,7 @@ def list_letters(
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List dead letters, oldest first in each queue. Nodes of workflows whose agents died follow.
+    """List dead letters, oldest first in each queue. Workflow nodes whose agents died are listed after them.
 
     \b
     Example: coditect dead list --capability code.review --reason handler_error

@@ -50,7 +50,7 @@ def has_management(server: Path) -> bool:
 def rabbitmq_children(
     binaries: Binaries, addresses: Addresses, *, folder: Path, environ: Mapping[str, str], management: bool = False
 ) -> tuple[Child, Child]:
-    """Write the broker's files below `folder`; return the programs: Erlang's port mapper, one stage later the broker.
+    """Write the broker's files below `folder`; return Erlang's port mapper and the broker, to start in this order.
 
     With `management` the broker serves its management API, which takes some 10 MB.
 

@@ -19,7 +19,7 @@ UNSEEN_IN_ITS_QUEUE = "it waits in its capability's queue: name it with --capabi
 
 
 class SightingPlace(StrEnum):
-    """The kinds of places where a task can be, the most telling first: at an agent, waiting, dead and so on."""
+    """A kind of place where a task can be, listed from the most telling (at an agent) to the least (unrouted)."""
 
     WORKING = "working"
     WAITING = "waiting"
@@ -64,7 +64,7 @@ class Found:
 
 
 def unseen(found: Found, *, named: bool) -> tuple[str, ...]:
-    """Return sentences about where a task can be that the search did not find."""
+    """Return sentences that name the places where the task may be, although the search did not find it."""
     further = tuple(f"it lies further back in {queue} than was looked: --most" for queue in found.cut)
     return (*(() if named else (UNSEEN_IN_ITS_QUEUE,)), *further, *UNSEEN)
 

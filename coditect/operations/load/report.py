@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class LoadEnding(StrEnum):
-    """How a submitted task ended for its client: completed, failed, hung or refused."""
+    """The way in which a load test's task ended for its client: completed, failed, hung or refused."""
 
     COMPLETED = "completed"
     FAILED = "failed"
