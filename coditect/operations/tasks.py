@@ -134,7 +134,7 @@ async def wait_for_task(opened: Connections, task_id: str, wait: str) -> Outcome
 
 
 async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
-    """Ask the control plane to cancel a durable task, or all agents to cancel a direct one at best effort.
+    """Cancel a durable task through the control plane, or a direct task by a message to all agents, at best effort.
 
     Whether a direct task waits or runs is looked up before, by `find_task`; the request is sent in either case.
     """
@@ -155,7 +155,7 @@ def is_durable(task_id: str) -> bool:
 
 
 async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
-    """Show a task's events until its end, from a stream that was opened before the submit."""
+    """Pass each of a task's events to the function that shows events, until the task's last event."""
     with shown() as show:
         async for event in events:
             if event.subject == task_id:

@@ -49,7 +49,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 async def export_topology(
     opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
 ) -> dict[str, object]:
-    """Return the topology as a document of the given form; needs no broker, and with names no registry.
+    """Return the topology as a document of the given form; asks the registry only when no capability is named.
 
     Args:
         cluster: the name of the RabbitmqCluster object that Kubernetes objects refer to.

@@ -67,7 +67,7 @@ class AcceptedWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class EndedWorkflow:
-    """A followed workflow after its end: its row, nodes and value."""
+    """A followed workflow after its end: its report from the control plane, its nodes and its value."""
 
     row: WorkflowRow
     nodes: list[NodeRow]
@@ -115,7 +115,7 @@ class WorkflowWatcher(Protocol):
         """Receive the followed workflow's present row; None when the control plane did not answer."""
 
     def asked(self, approval: ApprovalRow) -> None:
-        """Receive, once for each, an approval that the followed workflow waits for."""
+        """Receive each approval that the followed workflow waits for, once."""
 
 
 async def run_workflow(
@@ -160,14 +160,14 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """Report a workflow's row to the watcher, and start a search when an approval waits and counts changed."""
+        """Pass a workflow's row to the watcher; search for open approvals if one waits and the node counts changed."""
         self._watcher.seen(row)
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
             self._news.set()
 
     async def tell(self) -> None:
-        """Report new open approvals to the watcher after each change, until canceled."""
+        """Report new open approvals to the watcher after each change of the node counts, until canceled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -194,7 +194,7 @@ async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[Node
 
 
 async def show_workflow(opened: Connections, workflow: str, node: str | None) -> WorkflowDetails:
-    """Return a workflow with its nodes and attempts, of all nodes or of one, whose end is included."""
+    """Return a workflow with its nodes and attempts; with `node`, only that node's, and its result if it has ended."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         overview = await run.overview()
@@ -251,7 +251,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return warnings about a definition: maps that pass no element to their tasks, and `compensate` fields."""
+    """Return warnings about maps that pass no element to their tasks, and `compensate` fields, which nothing runs."""
     found = [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes

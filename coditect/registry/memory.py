@@ -58,7 +58,7 @@ class MemoryRegistry:
         return None
 
     def wipe(self) -> None:
-        """Remove all agents, turn counters and start marks, as a Redis does that restarts empty."""
+        """Remove all agents, counters and start marks, as happens in a Redis that restarts empty."""
         self._entries.clear()
         self._turns.clear()
         self._starts.clear()
@@ -161,7 +161,7 @@ class MemoryRegistry:
         await self._answer()
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks."""
+        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks."""
         self._refuse_when_failing()
         for task in tasks:
             self._unmark(task, agent_id)

@@ -108,7 +108,7 @@ class Registry(Protocol):
         """
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks.
+        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks.
 
         A count lives `keep_seconds` from the last hand-back.
         """

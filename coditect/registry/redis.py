@@ -135,7 +135,7 @@ class RedisRegistry:
         await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count that an agent handed tasks back unstarted, and remove the agent's start marks of these tasks."""
+        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks."""
         await self._run_on_marks("hand_back", tasks, agent_id, _milliseconds(keep_seconds))
 
     async def _run(self, step: str, *arguments: str | bytes | int) -> Any:

@@ -135,7 +135,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
 
 
 def store_url(environment: Mapping[str, str]) -> str | None:
-    """Return the ledger that an environment names, by the setting's former name too; None without either."""
+    """Return the ledger's URL from `CODITECT_STORE_URL`, or from the former name `CODITECT_STORE`; else None."""
     return environment.get("CODITECT_STORE_URL") or environment.get("CODITECT_STORE")
 
 

@@ -53,7 +53,7 @@ def _giving(method: T, kind: str) -> T:
 
 
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
-    """Return the blocking counterpart of a coroutine method or its override, which waits for the result."""
+    """Return the blocking counterpart of a coroutine method, which waits for the result; overrides are called, too."""
 
     @wraps(method)
     def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,7 +64,7 @@ def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Call
 
 
 class SyncEvents(Blocking[EventStream]):
-    """A blocking stream of events from the beginning of the block: `with client.events() as events`."""
+    """A blocking stream of the events since the start of its `with` block: `with client.events() as events`."""
 
     def __enter__(self) -> Self:
         self._thread.run(self._inner.__aenter__())

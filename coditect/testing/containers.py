@@ -23,7 +23,7 @@ class Images:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that a container runs: its port, its environment, and a command in it that succeeds once it serves.
+    """A server to run in a container: port, environment, and a command that succeeds once the server is ready.
 
     With `host_network` the port is the machine's own; otherwise the engine chooses the machine's port.
     """
@@ -37,19 +37,19 @@ class Server:
 
 
 def rabbitmq(image: str, password: str) -> Server:
-    """Return a broker with the user `coditect`, whose password it takes."""
+    """Return the description of a RabbitMQ container with the user `coditect` and the given password."""
     environment = {"RABBITMQ_DEFAULT_USER": "coditect", "RABBITMQ_DEFAULT_PASS": password}
     return Server(image, 5672, ("rabbitmq-diagnostics", "-q", "check_port_connectivity"), environment)
 
 
 def redis(image: str, password: str) -> Server:
-    """Return a Redis that asks for a password."""
+    """Return the description of a Redis container that asks for the given password."""
     environment = {"REDISCLI_AUTH": password}
     return Server(image, 6379, ("redis-cli", "-e", "ping"), environment, f"redis-server --requirepass {password}")
 
 
 def foundationdb(image: str, port: int) -> Server:
-    """Return a FoundationDB cluster of one process that listens on a port of the machine.
+    """Return the description of a FoundationDB container: a cluster of one process on a port of the machine.
 
     A client connects to the address that the cluster file names, so the address is the same inside and outside.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 @contextmanager
 def warnings_muted() -> Iterator[None]:
-    """Mute warnings inside the block, in which processes end after the servers that they would talk to."""
+    """Mute log warnings inside the block, for processes that end after their servers and warn of lost connections."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:

@@ -47,7 +47,7 @@ class Actor:
 
     @property
     def tasks(self) -> tuple[asyncio.Task[Any], ...]:
-        """The process's asyncio tasks that are not done, and some of those that are."""
+        """The process's asyncio tasks: all that are not done, and finished ones that were not removed yet."""
         return tuple(self._tasks)
 
 
@@ -115,7 +115,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Tell whether a timer belongs to a background loop that is idle, or to the regular check of an intake."""
+        """Tell whether a timer belongs to an idle background loop, or to an agent's regular check of its consumers."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):

@@ -75,7 +75,7 @@ def select(environ: Mapping[str, str], *, docker_answers: Callable[[], bool] = d
 def describe(
     environ: Mapping[str, str], *, images: Images | None = None, docker_answers: Callable[[], bool] = docker_answers
 ) -> str:
-    """Return which servers `running_servers` takes, for a person."""
+    """Return a text for people that names the servers which `running_servers` takes."""
     named = [name for name in (AMQP, REDIS) if environ.get(name)]
     if len(named) == 2:
         return f"those of {AMQP} and {REDIS}"

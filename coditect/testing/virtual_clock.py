@@ -135,7 +135,7 @@ class VirtualClock:
     # -- the passing of time ----------------------------------------------------------------------------
 
     def _select(self, timeout: float | None = None) -> list[Any]:
-        """Return what is ready, in place of the selector's `select`; take a step of time when nothing is."""
+        """Return the ready I/O events, in place of the selector's `select`; without any, move virtual time ahead."""
         events: list[Any] = self._real_select(0)
         if events or timeout == 0:
             return events
@@ -180,7 +180,7 @@ class VirtualClock:
         return []
 
     def _skip(self, to: float) -> bool:
-        """Move virtual time and idle timers ahead by whole heartbeats; return False for less than one heartbeat."""
+        """Move virtual time and idle timers ahead by whole heartbeats up to `to`; return False if not even one fits."""
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False
@@ -198,7 +198,7 @@ class VirtualClock:
 
 
 def _snapped(instant: float) -> float:
-    """Return the instant rounded to a microsecond if only rounding errors of sums keep it off.
+    """Return the instant rounded to a microsecond if it differs from the rounded one only by a rounding error.
 
     The loop itself rounds by as much.
     """
@@ -207,7 +207,7 @@ def _snapped(instant: float) -> float:
 
 
 def virtual_loop() -> asyncio.AbstractEventLoop:
-    """Return the running loop, if its time can be made virtual.
+    """Return the running event loop, after a check that its time can be made virtual.
 
     Raises:
         SetupError: when it cannot, or is virtual already; the error says what to do.

@@ -50,7 +50,7 @@ def claim_check_of(body: bytes) -> ClaimCheck:
 
 
 def as_claim(value: object) -> ClaimCheck | None:
-    """Parse a JSON value as a blob reference; None when the value is none."""
+    """Parse a JSON value as a blob reference; return None when the value is not a blob reference."""
     if not isinstance(value, dict) or len(value) != 1:
         return None
     told = value.get(MARK)

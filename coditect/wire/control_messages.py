@@ -31,7 +31,7 @@ EXCEPT = "x-coditect-except"
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to cancel one task: `{"task_id": ..., "reason": ...}`, optionally one publication or request only."""
+    """An order to cancel a task, or only one publication or request of it: `{"task_id": ..., "reason": ...}`."""
 
     task_id: str
     reason: str = ""

@@ -106,7 +106,7 @@ def write_json(definition: Definition) -> str:
 
 
 class _Open:
-    """The type of the marker that stands for the end of an object or list among parser events."""
+    """The type of `_END`, the marker among parser events for the end of an object or list."""
 
 
 _END = _Open()

@@ -71,7 +71,7 @@ BEST_MATCH = Weights(free=0.5, capacity=0.25, health=1.0, overlap=3.0)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The largest free room, most slots and lowest latency in a fleet, by which scores are scaled."""
+    """The largest free capacity, most slots and lowest latency among agents, by which scores are scaled."""
 
     most_room: float
     most_slots: int
@@ -80,7 +80,7 @@ class Scale:
 
     @classmethod
     def of(cls, records: Sequence[AgentRecord]) -> Self:
-        """Return the score's scale for a fleet: its largest room, most slots and lowest latency."""
+        """Return the scale for the agents' scores: their largest free capacity, most slots and lowest latency."""
         return cls(
             most_room=max((_room(record) for record in records), default=0.0),
             most_slots=max((record.registration.slots for record in records), default=0),

@@ -51,7 +51,7 @@ class Known:
         return asyncio.get_running_loop().time() - self.read_at
 
     def give(self, agent_id: AgentId) -> Pick:
-        """Count one more running task at the agent in the cache, and return the pick of the agent."""
+        """Count one more running task at the agent in the cache, and return the agent as a `Pick`."""
         self.records[agent_id] = with_more(self.records[agent_id], 1)
         return Pick(agent_id, self)
 
@@ -142,7 +142,7 @@ class Selector:
     # -- what is known ----------------------------------------------------------------------------------
 
     def _remembered(self, capability: str) -> Known | None:
-        """Return a capability's cached entries, or None when too old; a background task reads old ones again."""
+        """Return a capability's cached entries; None when over 5 s old. A background task reads old entries again."""
         if self._registry is None:
             return None
         known = self._known.get(capability)
@@ -159,7 +159,7 @@ class Selector:
             self._learner = self._background.start(self._learn_all(), name="learn strategies")
 
     async def _learn_all(self) -> None:
-        """Read the registry entries of capabilities with an unknown strategy, one by one with pauses, and end."""
+        """Read the registry entries of all capabilities that wait to be read, one by one with pauses."""
         while self._learning:
             capability = next(iter(self._learning))
             try:
