@@ -52,7 +52,7 @@ class Capacity:
             pause.until = self._now() + PAUSES.pause(pause.misses)
 
     def end(self, capability: str, *, completed: bool = False) -> None:
-        """Count one publication of a capability as ended; with `completed`, as one of the last completed ones, too."""
+        """Count one publication of a capability as ended; with `completed`, count it as a recent completion, too."""
         self._under_way[capability] -= 1
         if completed:
             recent = self._ended.setdefault(capability, deque())

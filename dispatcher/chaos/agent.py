@@ -33,7 +33,7 @@ def _note(type_: Type, f: str, key: str = "", **val: Any) -> None:
 
 
 class _Effects:
-    """The effects of tasks as files in the run's folder, which is looked up at the first effect."""
+    """The effects of tasks as files in the run's folder, whose path is read from the environment at each use."""
 
     def make(self, key: str) -> str:
         return EffectFolder(_folder() / EFFECTS).make(key)

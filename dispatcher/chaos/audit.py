@@ -139,7 +139,7 @@ def _places(tr: Reads, space: Space, at: int) -> set[Name]:
 
 
 def _timers(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Yield each timer without exactly one due entry, and each timer of an ended node, with the error."""
+    """Yield each timer not listed exactly once in the index of due times, and each of an ended node, with the error."""
     set_ = {(*TIMERS.unpack(key), versions.TIMER.unpack(row)[1]) for key, row in tr.get_range(*TIMERS.range())}
     due = Counter((*key[2:], key[1]) for key in (DUE.unpack(key) for key, _ in tr.get_range(*DUE.range())))
     for workflow, node, kind, _ in sorted(set_ ^ due.keys()):

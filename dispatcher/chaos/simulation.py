@@ -266,7 +266,7 @@ class Scene:
         return self._breaking.faults
 
     def _seeded_of(self, part: str) -> Random:
-        """Return the random generator of one part of the scene, which the draws of other parts do not change."""
+        """Return a random generator for one part of the scene, seeded by the run's seed and the part's name."""
         return Random(f"{self._seed}/{part}")  # noqa: S311 - it is to be foreseen
 
     def _note_of_agent(self, type_: Type, f: str, key: str = "", *, proc: str, **val: Any) -> None:

@@ -112,7 +112,7 @@ class EffectTable:
 
 
 def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
-    """Return the agent that executes and records a run's tasks; `note` gets the agent's id as `proc`."""
+    """Return the agent that executes a run's tasks, and records each start and end of an execution by `note`."""
     agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 

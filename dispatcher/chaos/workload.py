@@ -99,7 +99,7 @@ class ChaosLoad:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
     async def family(self) -> None:
-        """Run a wave of tasks whose children end at the same time, and P0 tasks while the wave resumes."""
+        """Run tasks whose child tasks all end at the same time, and P0 tasks while the parents go on after that."""
         wave = [await self._submit(dict(PARENT), Options(priority=Priority.P1)) for _ in range(self._pace.parents)]
         await asyncio.sleep(PARENT["child"] / 1000)
         for _ in range(URGENT):

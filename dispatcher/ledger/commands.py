@@ -21,7 +21,7 @@ from dispatcher.ledger.timers import Timer
 
 @value
 class Finished:
-    """The report of an agent that an attempt ended, or of the broker that it gave a task's message up.
+    """An agent's report that an attempt ended, or the report that the broker gave up a task's message.
 
     Counts once per fence.
     """
@@ -102,7 +102,7 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The order to claim up to `room` ready nodes of a capability from the backlog, with `room` publications reserved.
+    """The order to claim up to `room` ready nodes of a capability; capacity to publish them is already reserved.
 
     The answer is whether there may be more ready nodes.
     """
@@ -157,7 +157,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The values of a node's expressions, or the failure of their evaluation; counts once per `token`."""
+    """The values of a node's expressions, or the failure of their evaluation; ignored when out of date by `token`."""
 
     node_key: NodeKey
     token: str
@@ -166,7 +166,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """The order to continue work that was too long for earlier transactions.
+    """The order to continue changes, such as a large workflow's cancel, that did not fit into one transaction.
 
     The answer is False when the batch was full before any of that work was done.
     """
@@ -174,7 +174,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """The order to publish nodes again that the broker may have lost; counts once per marker and occasion.
+    """The order to rebuild a shard after a loss of messages: unless `kept`, repeat all earlier publications.
 
     The answer is the last publication number before the rebuild.
     """

@@ -1,4 +1,4 @@
-"""The coverage of a chaos run's faults, by kind: how many faults met work in flight."""
+"""The coverage of a chaos run's faults, by kind: how many faults hit work under way."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FEWEST_PER_SECOND = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FaultCoverage:
-    """The coverage of one kind of fault: how many faults there were, and how many met work in flight."""
+    """The coverage of one kind of fault: how many faults there were, and how many hit work under way."""
 
     kind: str
     faults: int
     hitting: int
-    """The number of faults that met work in flight."""
+    """The number of faults that hit work under way."""
     in_flight: int
-    """The number of tasks in flight that the faults met, in all."""
+    """The number of tasks under way that the faults hit, in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Spans:
 
 
 def toll(index: HistoryIndex, kinds: Sequence[str], *, seconds: float) -> Toll:
-    """Count for each of the given kinds of faults how many there were in a run, and how many met work in flight."""
+    """Count, for each given kind of fault, the faults of a run, and those that hit work under way."""
     runs = executed_spans(index)
     everywhere = Spans([span for spans in runs.values() for span in spans])
     agents = {proc: Spans(spans) for proc, spans in runs.items()}

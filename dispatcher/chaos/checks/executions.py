@@ -90,7 +90,7 @@ def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
 
 
 def _killed(index: HistoryIndex, runs: Sequence[Operation]) -> bool:
-    """Tell whether an agent that executed the task was killed, for which a direct task gets more attempts."""
+    """Tell whether an agent that executed the task was killed; a direct task may then have more attempts."""
     posts = {post_of(one.proc) for one in runs}
     return any(one.key.startswith("agent") and _holds(posts, one.key) for one in index.of("kill"))
 

@@ -226,7 +226,7 @@ def _moved_on(state: Operation, ack: Operation) -> bool:
 
 
 def conservation(index: HistoryIndex) -> CheckResult:
-    """I8: check that all submitted work is in the ledger's census at the end, and that no other work is."""
+    """I8: check that at the end each submitted workflow and task has a known state, and that no other work exists."""
     census = {one.key: one.val.get("state") for one in index.of("census")}
     sure = {one.key for one in index.accepted}
     maybe = {one.key for one in index.of("accept") if one.possible}

@@ -88,7 +88,7 @@ BACK_SECONDS = (0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A planned fault: its time, its kind, its length, and the draw that chooses its victim."""
+    """A planned fault: its time, its kind, its length, and the random number that chooses its victim."""
 
     at_seconds: float
     """The time of the fault since the start of the run."""
