@@ -237,7 +237,7 @@ class UnitOfWork:
         return self.definition(node_key).call
 
     def left_over(self, limit: int) -> list[KeyValue]:
-        """Return the stored cursors of the shard's unfinished work, without the pieces that are skipped for now."""
+        """Return at most `limit` cursors of the shard's unfinished work, without those set aside after an error."""
         aside = self.caches.set_aside
         rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
         return [row for row in rows if row[0] not in aside][:limit]
@@ -245,7 +245,7 @@ class UnitOfWork:
     # -- changes ----------------------------------------------------------------------------------------
 
     def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
-        """Change a node's state, update the workflow's counts, and add the transition to the effects."""
+        """Change a node's state, update the workflow's counts, and record the `Transition` for use after the commit."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -270,7 +270,7 @@ class UnitOfWork:
         self._rows[node_key] = definition
 
     def show_new(self, node_key: NodeKey, node: Node) -> None:
-        """Add a new node, with its given definition, to those whose state is sent to RQ after the commit."""
+        """Note a new node and its given definition, so that the node's state is sent to RQ after the commit."""
         self._definitions[node_key] = node
         self._to_show.append(node_key)
 
@@ -300,7 +300,7 @@ class UnitOfWork:
         return known
 
     def note_backlog(self, capability: str) -> None:
-        """Record that a ready node of a capability waits for room, so that later nodes wait behind it."""
+        """Record that a ready node waits in a capability's backlog, so that later ready nodes wait behind it."""
         self._backlog[capability] = True
 
     def has_room(self, capability: str) -> bool:
@@ -308,11 +308,11 @@ class UnitOfWork:
         return self.room.get(capability, self.room.get("", 0)) > 0
 
     def add_room(self, capability: str, number: int) -> None:
-        """Allow `number` more publications of a capability, for which room was reserved."""
+        """Permit `number` more publications of a capability, for which the dispatcher has reserved capacity."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
 
     def take_room(self, capability: str) -> None:
-        """Count one publication of a capability against the room that is left."""
+        """Count one publication of a capability against the number that the transaction may still make."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
 
     def note_free(self, agent: str, capability: str) -> None:
@@ -320,7 +320,7 @@ class UnitOfWork:
         self._free = (agent, capability) if self.follows_on else None
 
     def take_free(self, capability: str) -> str:
-        """Return and forget the free agent that `note_free` recorded for a capability; empty when there is none."""
+        """Return and forget the agent that `note_free` recorded for a capability; empty when there is none."""
         if self._free is None or self._free[1] != capability:
             return ""
         (agent, _), self._free = self._free, None
@@ -335,7 +335,7 @@ class UnitOfWork:
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> Effects:
-        """Write every changed row to the transaction, and return the transaction's effects."""
+        """Write the changed rows to the transaction; return its effects, such as tasks to publish after the commit."""
         self._drop_overtaken()
         for workflow, (before, run) in self._runs.items():
             if run is not None:

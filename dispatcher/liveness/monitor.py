@@ -198,7 +198,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Tell whether a ping's answer proves that the agent has ended; a missing mailbox counts the second time."""
+        """Tell whether a ping's answer proves that the agent has ended; a missing mailbox does the second time only."""
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True
@@ -220,7 +220,7 @@ class Monitor:
             self._background.start(self._tidy(agent), name=f"tidy {agent}")
 
     async def _cut_off(self, agent: AgentId) -> tuple[bool, int]:
-        """Evict a dead agent, so that its tasks are requeued; return whether that worked and the closed connections.
+        """Evict a dead agent, so that its tasks are requeued; return the success and the number of closed connections.
 
         A connected agent has a consumer on its mailbox.
         """
@@ -263,7 +263,7 @@ class Monitor:
         return closed
 
     async def _tidy(self, agent: AgentId) -> None:
-        """Delete a dead agent's queues once they are empty, unless the agent is back; others expire by themselves."""
+        """Delete a dead agent's queues once empty, unless the agent is back; the broker expires those that remain."""
         mailbox, following = routing.mailbox_queue(agent), routing.next_queue(agent)
         queues = [mailbox, routing.inbox_queue(agent), following, f"reply.{agent}"]
         for pause in TIDY_PAUSES:
@@ -280,7 +280,7 @@ class Monitor:
                 return
 
     async def _is_removed(self, queue: str, *, if_empty: bool, classic: bool) -> bool:
-        """Delete an agent's queue without consumers, if it is empty; tell whether the queue needs no more tries."""
+        """Delete an agent's queue that has no consumers; return False, to try again, if the queue must empty first."""
         found = await self._broker.stats(queue)
         if found is None or found.consumers:
             return True

@@ -24,7 +24,7 @@ from dispatcher.store.port import Database
 async def watching_agents(
     ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
 ) -> AsyncIterator[Monitor]:
-    """Run the agent monitor within the block: publish the work of dead agents again, and update the capacity."""
+    """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots."""
 
     def on_gone(gone: AgentGone) -> None:
         for worker in workers.values():
@@ -69,7 +69,7 @@ class Predecessors:
             self._closing.discard(previous)
 
     async def _lives(self, owner: str) -> bool:
-        """Tell whether a shard's former owner renews its leases again, so that its connections are new ones."""
+        """Tell whether a shard's former owner is alive, or may be, so that its broker connections must stay open."""
         try:
             return owner in await self._database.read(leases.beats)
         except Retryable:

@@ -1,4 +1,4 @@
-"""The consumer of listeners' announcements, after which events that had no listener are published again."""
+"""The consumer of event listeners' announcements, after which events that had no listener are no longer dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume listeners' announcements while the block runs, and resume the events that a listener follows."""
+    """Consume announcements of event listeners while the block runs, and stop dropping the events that they want."""
     queue = f"events.{owner}"
 
     def arrived(delivery: Delivery) -> None:

@@ -1,10 +1,10 @@
-"""The scheduler, which claims nodes that RQ has queued as room appears, and other ready nodes if RQ brings none.
+"""The scheduler, which claims ready nodes while capacity permits: from RQ's queues, or without RQ from the ledger.
 
-RQ holds the backlog, and the bridge takes jobs from it by priority, up to the room of each capability. The ledger's
+RQ holds the backlog, and the bridge takes jobs from it by priority, up to the capacity of each capability. The ledger's
 ready index is claimed from instead when Redis does not answer, or when RQ brings no job of a capability for
-`PATIENCE_SECONDS` although there is room and the ledger knows of ready nodes.
+`PATIENCE_SECONDS` although capacity is free and the ledger knows of ready nodes.
 
-The room for nodes on their way to the claim is reserved until the claim is committed, so that no more are taken.
+The capacity for nodes on their way to the claim is reserved until the claim is committed, so that no more are taken.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CLAIM_BYTES = 4_000
 
 
 class Scheduler:
-    """The scheduler of one dispatcher, which claims ready nodes for its shard workers as room appears."""
+    """The scheduler of one dispatcher, which has shard workers claim ready nodes while publishing capacity is free."""
 
     def __init__(self, ports: Ports, ownership: ShardOwnership, graph: TaskGraph | None) -> None:
         self._ports = ports
@@ -59,7 +59,7 @@ class Scheduler:
             self.bridge.open(self._ports.background)
 
     def nudge(self) -> None:
-        """Look for ready nodes to claim at once, because there is new room or a new ready node."""
+        """Look for ready nodes to claim at once, because a node became ready or publishing capacity became free."""
         if not any(worker.backlog for worker in self._ownership.workers.values()):
             return
         if self.bridge is not None:
@@ -76,13 +76,13 @@ class Scheduler:
         return tuple(self._ownership.workers)
 
     def room(self) -> Mapping[str, int]:
-        """Return how many more nodes may be published now, for each capability with ready nodes and room."""
+        """Return how many more nodes may be published now, for each capability with ready nodes and free capacity."""
         waiting = {capability for worker in self._ownership.workers.values() for capability in worker.backlog}
         found = {capability: self._ports.window.room_for(capability) for capability in waiting}
         return {capability: room for capability, room in found.items() if room > 0}
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
-        """Have the shard workers claim the nodes that RQ proposes; RQ gets back nodes that find no room."""
+        """Have the shard workers claim the nodes that RQ proposes; nodes beyond the free capacity go back to RQ."""
         shards = {workflow: self._shard_of(workflow) for workflow in {proposal.workflow for proposal in proposals}}
         room = {one: self._ports.window.room_for(one) for one in {proposal.capability for proposal in proposals} if one}
         groups: dict[tuple[int, str], list[NodeKey]] = {}
@@ -96,7 +96,7 @@ class Scheduler:
                 self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
-        """Send nodes to a shard worker to claim, and reserve room for them until then if a capability is given."""
+        """Send nodes to a shard worker to claim; if a capability is given, reserve publishing capacity for them."""
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
@@ -104,13 +104,13 @@ class Scheduler:
         self._put(shard, Proposed(node_keys, capability), settle, size_bytes=CLAIM_BYTES * len(node_keys))
 
     def settled(self, capability: str, number: int, *, claimed: bool) -> None:
-        """Free the room that was reserved for proposed nodes, after the ledger claimed or refused them."""
+        """Free the publishing capacity reserved for proposed nodes, after the ledger claimed or refused them."""
         self._ports.window.free(capability, number)
         if claimed:
             self._brought[capability] = asyncio.get_running_loop().time()
 
     def tell(self, node_key: NodeKey) -> None:
-        """Have the shard worker claim a node if it is ready and there is room, or else send its state to RQ."""
+        """Have the shard worker claim a node if it is ready and capacity is free, or else send its state to RQ."""
         self._propose(self._shard_of(node_key.workflow), "", (node_key,))
 
     def _shard_of(self, workflow: str) -> int:
@@ -134,7 +134,7 @@ class Scheduler:
                     self.tell(node_key)
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Write all live workflows of shards that RQ does not have into RQ; the bridge repeats a failed call."""
+        """Write all live workflows of the given shards, which RQ lost, into RQ; the bridge repeats a failed call."""
         assert self._graph is not None
         for shard in shards:
             try:
@@ -159,7 +159,7 @@ class Scheduler:
                     self._fill(capability)
 
     def _fill(self, capability: str) -> None:
-        """Claim ready nodes of a capability from the ledger's index, sharing the room fairly among the shards."""
+        """Claim a capability's ready nodes from the ledger's index, with its free capacity shared among the shards."""
         if not self._ports.ways.from_index:
             return
         workers = [worker for worker in self._ownership.workers.values() if capability in worker.backlog]
@@ -171,19 +171,19 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The completion of RQ's proposal of nodes, which frees the room that was reserved for them."""
+    """The completion of RQ's proposal of nodes, which frees the publishing capacity that was reserved for them."""
 
     scheduler: Scheduler
     capability: str
     number: int
 
     def done(self, answer: Any) -> None:
-        """Free the reserved room, because the nodes are claimed or refused."""
+        """Free the reserved capacity, because the ledger has claimed or refused the nodes."""
         claimed = not isinstance(answer, CoditectError) and answer > 0
         self.scheduler.settled(self.capability, self.number, claimed=claimed)
 
     def undone(self) -> None:
-        """Free the reserved room, because another dispatcher owns the shard."""
+        """Free the reserved capacity, because another dispatcher owns the shard."""
         self.scheduler.settled(self.capability, self.number, claimed=False)
 
 

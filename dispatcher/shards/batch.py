@@ -52,7 +52,7 @@ _OF_THE_STORE = (BeyondLimit, RetriedByRun, StoreUnavailable, TransactionTimedOu
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The commands that one transaction applies to a shard, with the transaction's time, lease and room."""
+    """The commands that one transaction applies to a shard, with the transaction's time, lease and capacity."""
 
     lease: Lease
     terms: Policy
@@ -207,9 +207,9 @@ def look(unit: UnitOfWork, command: Look) -> list[NodeSnapshot]:
 
 
 def propose(unit: UnitOfWork, command: Proposed) -> int:
-    """Claim each node that RQ proposes if it is ready and the capability has room; return how many were claimed.
+    """Claim the ready ones of the nodes that RQ proposes, while capacity is free; return how many were claimed.
 
-    RQ gets the state of every other node, so that RQ queues a ready node without room again, behind the others.
+    RQ gets the state of every other node, so that RQ queues a ready node beyond the capacity again, behind the others.
     Nodes that are too much for one transaction are left in `Effects.proposed`.
     """
     if command.room:

@@ -65,14 +65,14 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The completion of a `Rebuild` command: the shard publishes again once the ledger has recorded the rebuild."""
+    """The completion of a `Rebuild` command: the shard resumes publishing once the ledger has recorded the rebuild."""
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
     settle: Settle
 
     def done(self, answer: Any) -> None:
-        """Let the shard publish tasks again; after a refusal, repeat the rebuild until it succeeds."""
+        """Let the shard resume publishing; after a refusal, repeat the rebuild until it succeeds."""
         if isinstance(answer, CoditectError):
             asyncio.get_running_loop().call_later(AGAIN_SECONDS, self.again)
         else:
@@ -102,14 +102,14 @@ class CommandRefused:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The completion of a `Fill` command: frees the room that was reserved for a capability's ready nodes."""
+    """The completion of a `Fill` command, which frees the publishing capacity reserved for ready nodes."""
 
     free: Callable[[bool], None]
 
     def done(self, answer: Any) -> None:
-        """Free the reserved room once the nodes are claimed, and pass on whether more nodes may be ready."""
+        """Free the reserved capacity, because the nodes are claimed, and report whether more nodes may be ready."""
         self.free(answer is True)
 
     def undone(self) -> None:
-        """Free the reserved room, because the shard has another owner."""
+        """Free the reserved capacity, because the shard has another owner."""
         self.free(False)

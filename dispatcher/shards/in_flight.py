@@ -128,7 +128,7 @@ class InFlight:
                 self.follow(moved, now)
 
     def hear(self, node_key: NodeKey, fence: int, now: float) -> None:
-        """Record the time of an agent's report that an attempt runs; keep an unexpected attempt for `take_others`."""
+        """Record the time of an agent's report that an attempt runs; keep other attempts' reports for `take_others`."""
         flight = self._flights.get(node_key)
         if flight is not None and flight.fence == fence:
             flight.heard = now
@@ -167,7 +167,7 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
-        """Return a command for each lost flight that publishes its task again, and restart the flight's silence."""
+        """Return a command for each lost flight that publishes its task again, and count the flight as reported now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
         for _, flight in lost:
             flight.heard = now

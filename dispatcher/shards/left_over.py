@@ -1,4 +1,4 @@
-"""A shard's unfinished work: slow expressions, evaluated outside of transactions, and retries of slow pieces.
+"""A shard's unfinished work: slow expressions, evaluated outside transactions, and retries of work that took too long.
 
 Expressions may take seconds on a slow machine, which no transaction may, and on SQLite every other transaction would
 wait. They are evaluated in a thread, between two transactions. The values that they see do not change meanwhile: the

@@ -66,7 +66,7 @@ class OrphanDetector:
                 log.info("The orphan detector could not look", extra=facts)
 
     async def look(self) -> None:
-        """Examine all published tasks of the shard once, and publish again what neither broker nor agents have.
+        """Examine all published tasks of the shard once, and publish again those that neither broker nor agents have.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.

@@ -221,7 +221,7 @@ class ShardOwnership:
             await self._step()
 
     async def _try_to_open(self, shard: int, lease: Lease) -> None:
-        """Open the worker of a shard that the dispatcher took; after an error the next step tries again."""
+        """Open the worker of a shard whose lease the dispatcher took; after a setup error, a later call tries again."""
         try:
             await self._open(shard, lease)
         except (InputError, SetupError) as error:

@@ -381,7 +381,7 @@ class ShardWorker:
         self._nudge()
 
     def fill(self, capability: str, room: int) -> None:
-        """Queue a command that claims up to `room` ready nodes of a capability, and reserve room to publish them."""
+        """Queue a command that claims up to `room` ready nodes of a capability, and reserve capacity for them."""
         room = min(room, MOST_FILL)
         if room > 0 and capability in self.backlog:
             del self.backlog[capability]
@@ -389,7 +389,7 @@ class ShardWorker:
             self.put(Fill(capability, room), Filled(partial(self._filled, capability, room)))
 
     def _filled(self, capability: str, room: int, more: bool) -> None:
-        """Free the room that a fill reserved, and note whether the capability may have more ready nodes."""
+        """Free the capacity that a `Fill` command reserved, and note whether more nodes of the capability wait."""
         self._ports.window.free(capability, room)
         if more:
             self.backlog[capability] = None

@@ -187,7 +187,7 @@ class FdbDatabase:
 
 
 class _Bound:
-    """A `Backing` that reads and writes through one transaction of FoundationDB's binding."""
+    """A transaction's reads and writes (a `Backing`) through one transaction of FoundationDB's binding."""
 
     def __init__(self, transaction: Any, binding: Any) -> None:
         self._transaction = transaction

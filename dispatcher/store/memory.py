@@ -115,7 +115,7 @@ class Disk:
 
 
 class View:
-    """A `Backing` that reads one committed state of a `Disk` and buffers the transaction's own writes."""
+    """A transaction's reads and writes (a `Backing`) on one state of the in-memory store, its writes buffered."""
 
     def __init__(self, disk: Disk, read_seconds: Callable[[], float] | None = None) -> None:
         self._disk = disk
@@ -147,7 +147,7 @@ class View:
         return own[key] if key in own else self._disk.values.get(key)
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
+        """Return at most `limit` pairs of [begin, end), the transaction's own writes included; limit 0 returns all."""
         self._wait()
         return self._range(begin, end, limit, reverse, snapshot)
 
@@ -222,7 +222,7 @@ class MemoryDatabase:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         now: Callable[[], float] | None = None,
     ) -> None:
-        """Create a closed database on a disk, with the faults to inject, a seed for them, and the clocks.
+        """Create a closed database over the data of `disk`, with the faults to inject, their seed and the clocks.
 
         `sleep` spends the time of reads; a `sleep` that returns at once only lets the transactions age. `now` is the
         clock by which transactions age; by default the event loop's.
@@ -323,7 +323,7 @@ class MemoryDatabase:
         return low + (high - low) * self._chance.random()
 
     async def _travel(self, *ways: Way) -> None:
-        """Wait for the simulated network delay of the given ways; raise an error if the database stops meanwhile."""
+        """Wait for the simulated network delay of each given direction; raise an error if the database stops."""
         low, high = self.faults.latency_seconds
         await asyncio.sleep(low + (high - low) * self._chance.random() if high else 0)
         for way in ways:

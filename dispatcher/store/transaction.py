@@ -39,13 +39,13 @@ _COUNTER = struct.Struct("<q")
 
 
 class Backing(Protocol):
-    """The reads and writes of one transaction attempt in a backend; the caller has checked keys and values."""
+    """The port of one transaction's reads and writes in a backend of the store; callers check keys and values first."""
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         """Return the value of a key, the transaction's own writes included; None for a missing key."""
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
+        """Return at most `limit` pairs of [begin, end), the transaction's own writes included; limit 0 returns all."""
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         """Return the values of several keys as `get` does, in one round trip."""
@@ -258,7 +258,7 @@ class Transaction:
 
 
 class _Watched:
-    """A `Backing` that calls a function with each key and value that is set."""
+    """A wrapper of a transaction's `Backing` that calls a function with each key and value that is set."""
 
     __slots__ = ("_backing", "_written")
 
@@ -338,7 +338,7 @@ def _check_value(value: bytes) -> None:
 
 
 class _Ended:
-    """A `Backing` of an ended transaction: every use raises RuntimeError."""
+    """The reads and writes (a `Backing`) of an ended transaction, each of which raises RuntimeError."""
 
     def __getattr__(self, name: str) -> object:
         raise RuntimeError("The transaction has ended: use `tr` only inside its function")

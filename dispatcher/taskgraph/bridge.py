@@ -26,13 +26,13 @@ LOOK_SECONDS = 1.0
 
 
 class ShardCommands(Protocol):
-    """The port through which the bridge gives a dispatcher's shards RQ's jobs and people's requests."""
+    """The port through which the bridge passes queued jobs and people's requests from RQ to a dispatcher's shards."""
 
     def shards(self) -> Collection[int]:
         """Return the numbers of the shards that the dispatcher owns."""
 
     def room(self) -> Mapping[str, int]:
-        """Return how many more nodes of each capability may be published now; empty to take no job from RQ."""
+        """Return how many more nodes of each capability may be published now; if empty, the bridge takes no jobs."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """Claim the nodes whose jobs were taken from RQ's queues, or send RQ the states of nodes that cannot run."""
@@ -41,7 +41,7 @@ class ShardCommands(Protocol):
         """Carry out cancels and requeues that people made with RQ's tools; repeated until RQ has the new state."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
-        """Write the live workflows of shards that RQ does not have into RQ, then call `TaskGraph.remember`."""
+        """Write the live workflows of the given shards, which RQ has lost, into RQ; then call `TaskGraph.remember`."""
 
 
 class Bridge:
@@ -68,7 +68,7 @@ class Bridge:
         """Whether Redis answered the bridge's last call."""
 
     def wake(self) -> None:
-        """Make the bridge look for queued jobs in RQ at once, because there is new room or a new job."""
+        """Make the bridge look for queued jobs in RQ at once, because a job was queued or capacity became free."""
         self._wake.set()
 
     def open(self, supervisor: Supervisor) -> None:

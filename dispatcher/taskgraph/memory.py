@@ -66,7 +66,7 @@ class MemoryTaskGraph:
         return None
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that do not exist, and return the given jobs that do, unchanged."""
+        """Create the jobs that do not exist yet; return those of the given jobs that existed, which stay unchanged."""
         self._check("create")
         there: list[Job] = []
         for job in jobs:
@@ -99,7 +99,7 @@ class MemoryTaskGraph:
                     self._release(key, held)
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take jobs of capabilities with room out of the queues, and return them as proposals, urgent ones first."""
+        """Take up to `room` queued jobs of each capability from the queues; return them as proposals, urgent first."""
         self._check("adopt")
         left = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not left:
@@ -137,7 +137,7 @@ class MemoryTaskGraph:
             yield from rest[first : first + PIECE]
 
     def _fits(self, key: Key, left: dict[str, int]) -> bool:
-        """Tell whether `adopt` takes a queued job: its capability has room in `left`, or a person requeued it."""
+        """Tell whether `adopt` takes a queued job: `left` permits a job of its capability, or a person requeued it."""
         entry = self._jobs[key]
         if entry.told is JobState.FAILED:
             return True
@@ -156,7 +156,7 @@ class MemoryTaskGraph:
                 self._unqueue(key, entry)
 
     async def requests(self, shards: Collection[int]) -> list[ToolRequest]:
-        """Return at most `BATCH` cancels, requeues and stray runs of the shards' jobs by RQ's own tools."""
+        """Return at most `BATCH` changes of the shards' jobs: cancels and requeues by people, runs by stock workers."""
         self._check("requests")
         found = [
             ToolRequest(*key, kind)

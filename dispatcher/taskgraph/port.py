@@ -30,7 +30,7 @@ class TaskGraphUnavailable(Retryable):
 
 
 def looks(room: int) -> int:
-    """Return how many queued jobs of one priority level `adopt` examines: more when there is more `room`."""
+    """Return how many queued jobs of one priority level `adopt` examines in order to take up to `room` jobs."""
     return min(2 * BATCH, PIECE + 4 * room)
 
 
@@ -144,7 +144,7 @@ class RequestKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
-    """A cancel, requeue or stray run of a node's job by RQ's tools, reported until a `Change` sets the job's state."""
+    """A cancel, requeue or mistaken run of a node's job by RQ's tools, reported until a `Change` sets its state."""
 
     workflow: str
     node: str
@@ -182,7 +182,7 @@ class TaskGraph(Protocol):
     """
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that RQ lacks, predecessors first, and return the given jobs that RQ has, unchanged.
+        """Create the jobs that RQ lacks, predecessors first; return those that RQ has already, which stay unchanged.
 
         A deferred job whose predecessors are all finished is queued at once.
         """

@@ -62,7 +62,7 @@ def job_row(job: Job) -> list[Any]:
 
 
 def change_row(change: Change) -> list[Any]:
-    """Return a change's arguments for the Lua script: id, queue, state, entry, result, error, due time, anew."""
+    """Return a change's arguments for Lua: id, queue, state, entry, result, error, due time, rewrite flag."""
     return [
         job_id(change.workflow, change.node),
         queue_name(change.level, change.shard),

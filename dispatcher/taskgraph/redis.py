@@ -89,7 +89,7 @@ class RedisTaskGraph:
         await self._connection.close()
 
     async def create(self, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Create the jobs that RQ lacks, one Lua script for each batch, and return the given jobs that RQ has."""
+        """Create the jobs that RQ lacks, one Lua script for each batch; return the given jobs that RQ has already."""
         there: list[Job] = []
         for batch in batches(jobs):
             rows = json.dumps([job_row(job) for job in batch])
@@ -102,7 +102,7 @@ class RedisTaskGraph:
             await self._tell_rows([change_row(one) for one in batch])
 
     async def adopt(self, shards: Collection[int], room: Mapping[str, int]) -> list[Proposal]:
-        """Take jobs of capabilities with room out of RQ's queues and mark them as started; urgent first."""
+        """Take up to `room` queued jobs of each capability from RQ's queues, urgent first, and mark them as started."""
         room = {capability: number for capability, number in room.items() if number > 0}
         if not shards or not room:
             return []

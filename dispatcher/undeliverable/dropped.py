@@ -22,7 +22,7 @@ LOOK_SECONDS = 15.0
 
 
 class Dropped:
-    """The count, in one dispatcher, of the copies of undeliverable tasks that the broker dropped."""
+    """The counter, in one dispatcher, of undeliverable tasks whose copies for the dispatcher the broker dropped."""
 
     def __init__(self, broker: Broker, counter: Counter) -> None:
         self._broker = broker
@@ -34,7 +34,7 @@ class Dropped:
         self._balance: int | None = None
 
     async def run(self) -> None:
-        """Add newly dropped copies to the counter every `LOOK_SECONDS`, until canceled."""
+        """Count the undeliverable tasks' copies that the broker dropped, every `LOOK_SECONDS`, until canceled."""
         while True:
             try:
                 await self._look()

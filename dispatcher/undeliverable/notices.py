@@ -105,7 +105,7 @@ class Notices:
         work.add_done_callback(self._under_way.discard)
 
     async def _guarded(self, work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-        """Settle a copy whose handling fails: requeue it after a retryable error, else drop and count it."""
+        """Handle the copy of a task that no agent ran; after an error requeue the copy if retryable, else drop it."""
         try:
             await work
         except asyncio.CancelledError:
@@ -225,7 +225,7 @@ def _facts(delivery: Delivery, refusal: Refusal) -> dict[str, object]:
 
 
 def _key(delivery: Delivery) -> bytes:
-    """Return a hash of a copy's queue, ids and body, which is equal for each redelivery of the copy."""
+    """Return a hash of an undeliverable task's copy: of queue, ids and body, the same for each redelivery."""
     message = delivery.message
     named = (delivery.queue, delivery.routing_key, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(repr(named).encode(errors="replace") + message.body, digest_size=16).digest()

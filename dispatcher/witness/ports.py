@@ -67,7 +67,7 @@ class Rows:
         self._leases: dict[str, dict[str, Any]] = {}
 
     def written(self, key: bytes, value: bytes) -> None:
-        """Collect a written key and value, if they are a node's status, a flight, an outbox row or a shard's lease."""
+        """Collect a written row of a node's status, a published node, the outbox or a shard's lease; ignore others."""
         if STATUSES.contains(key):
             workflow, node = STATUSES.unpack(key)
             row = NodeRecord.unpack(value)

@@ -133,10 +133,10 @@ def began(unit: UnitOfWork, command: Began) -> None:
 
 
 def heard(unit: UnitOfWork, command: Heard) -> None:
-    """Send a second cancel to an agent that runs an unwanted attempt, because the first one may be lost.
+    """Send a second cancel of an attempt that an agent still runs, although its node ended or a newer attempt began.
 
-    An attempt is unwanted when it is older than the node's end, or than the publication by which the node works. The
-    cancel names the last such publication, and so never ends a newer attempt.
+    The first cancel may be lost. The cancel names the last publication that is out of date, and so never ends a newer
+    attempt.
     """
     node_key, row = command.node_key, unit.node(command.node_key)
     if row is None:

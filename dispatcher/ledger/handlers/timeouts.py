@@ -58,7 +58,7 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
 
 
 def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
-    """End a node whose latest start has passed; a ready node of a paused workflow gets new time on resume."""
+    """End a node that no agent started by its latest start, unless the node is ready and its workflow is paused."""
     run = unit.run(node_key.workflow)
     paused = run is not None and run.state is WorkflowState.PAUSED and row.state is TaskState.READY
     waits = row.start_by_ms is not None and row.start_by_ms + limits.START_GRACE_MS == timer.due_ms

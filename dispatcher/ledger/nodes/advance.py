@@ -78,7 +78,7 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Release the dependents of all ended nodes until the transaction is full; leave the others to later ones.
+    """Release the dependents of all ended nodes; leave to later transactions those that do not fit into this one.
 
     With `most` 0 all dependents are left to later transactions.
     """
@@ -98,7 +98,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
-    """End a node as failed whose task cannot be published, because the node's recorded input is damaged."""
+    """End a node as failed, because its recorded input is damaged and its task therefore cannot be published."""
     row = unit.node(node_key)
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
@@ -135,7 +135,7 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Count the node's end in up to `most` dependents named after `after`; return how many, or 1 for none."""
+    """Pass a node's end on to at most `most` dependents, by name after `after`; return their number, at least 1."""
     if "[" in node_key.node:
         _element_ended(unit, node_key)
         return 1
@@ -225,7 +225,7 @@ def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: 
 
 
 def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Failure) -> None:
-    """Begin a node with the values of its expressions, unless the evaluation is out of date by its token."""
+    """Begin a node with its expressions' values, unless `token` shows that an older evaluation computed them."""
     if unit.tr.get(evaluation_key(unit.shard, node_key)) != token.encode():
         return
     drop(unit, node_key, EVALUATE)
@@ -282,7 +282,7 @@ def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
-    """Have later transactions make one node for each element of a map; nodes that failed before run again."""
+    """Begin a map: have later transactions make one node for each element, and run failed element nodes again."""
     row.tally = Tally(count, count)
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
@@ -293,7 +293,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make nodes for up to `most` elements of a map from the cursor on; return how many, or 1 for none."""
+    """Make the nodes of at most `most` elements of a map, from the cursor on; return their number, at least 1."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:
@@ -381,7 +381,7 @@ def call_off(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Remove the store's entry of a waiting or published node: of the backlog, flights, questions or retry timers."""
+    """Remove a node from the store's list for its state: the backlog, published nodes, questions or retry timers."""
     match row.state:
         case TaskState.READY:
             claim.leave_backlog(unit, node_key, row)
@@ -396,5 +396,5 @@ def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def is_over(run: RunRecord | None) -> bool:
-    """Tell whether a workflow takes no new work, because the run is missing, has ended, or is being canceled."""
+    """Tell whether a workflow takes no new work: it has no run record, has ended, or is being canceled."""
     return run is None or run.state.terminal or run.canceling

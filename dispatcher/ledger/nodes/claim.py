@@ -35,7 +35,7 @@ DEFAULT_RETRY = Retry()
 
 
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """Make a node ready: publish its task now if the capability has room and no backlog, else add it to the backlog.
+    """Make a node ready; publish its task if the capability has free capacity and no backlog, else queue the node.
 
     A node of a paused workflow becomes ready outside of the backlog.
     """
@@ -95,7 +95,7 @@ def is_readable(unit: UnitOfWork, node_key: NodeKey) -> bool:
 
 
 def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str = "") -> None:
-    """Add the node's task to the outbox under a new publication number and fence; `agent` as in `Publication`."""
+    """Add the node's task to the outbox with a new publication number and fence, for `agent` or else for any agent."""
     call = _call(unit, node_key)
     try:
         body = body_of(unit, node_key, row)
@@ -136,7 +136,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
 
 
 def _died(row: NodeRecord) -> tuple[Any, ...]:
-    """Return the error history that tells an agent that earlier attempts of the task killed their agents."""
+    """Return the error history for the next attempt of a task whose earlier attempts killed their agents."""
     error = "An agent was gone before the attempt ended"
     return ({"agent": None, "attempt": row.attempt - 1, "type": "AgentLost", "message": error, "reason": DIED.reason},)
 

@@ -50,7 +50,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and input expressions; a map that `has_elements` keeps its elements' inputs.
+    """Evaluate a node's condition and input expressions; with `has_elements` not those of a map's elements again.
 
     Raises:
         InputError: when an expression has no value.

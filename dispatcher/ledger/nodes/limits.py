@@ -126,7 +126,7 @@ def _as_told(limit: Failure, failure: Failure) -> Failure:
 
 
 def judged(unit: UnitOfWork, row: NodeRecord, outcome: Outcome) -> Outcome:
-    """Return an attempt's reported outcome; if a time limit passed, name the node's limit as the reason."""
+    """Return an attempt's reported outcome, with `deadline` or `start_timeout` as the reason if that limit passed."""
     if outcome.failure is None or outcome.failure.reason not in _BY_TIME:
         return outcome
     expired = outcome.failure.reason == "expired"

@@ -164,7 +164,7 @@ def check(tr: Transaction, lease: Lease) -> None:
 
 
 def leave(tr: Transaction, owner: str) -> None:
-    """End an owner's life at once: its leases are free, and the next owners find the owner as `previous`."""
+    """End an owner's life at once, which frees its leases; their next owners get its name in `Lease.previous`."""
     tr.clear(BEATS.pack((owner,)))
 
 

@@ -51,7 +51,7 @@ class ShareStep:
 
 
 def fix_count(tr: Transaction, wanted: int = DEFAULT_SHARDS) -> int:
-    """Store the number of shards in a new store for ever; return the store's number, whatever is `wanted`."""
+    """Store `wanted` as the number of shards of a new store for ever; return the number that the store has."""
     if count := fixed_count(tr):
         return count
     if wanted < 1:

@@ -64,7 +64,7 @@ def ended_by_itself(row: NodeRecord) -> bool:
 
 
 def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset a workflow's nodes after the cursor that failed by themselves; return how many nodes were examined."""
+    """Find and reset a workflow's nodes after `after` that failed by themselves; return how many were examined."""
     if _is_given_up(unit, node_key.workflow):
         return 1
     start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
@@ -108,7 +108,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return the redrive's next stored rows: nodes with dependents to reset, or else nodes with edges to count."""
+    """Return the next nodes whose dependents a redrive must reset, or else nodes whose predecessors it must count."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
@@ -168,7 +168,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """Count a node's ended predecessors, and begin or end the node by them; return how many edges it has, or 1."""
+    """Count a node's ended predecessors to begin or end the node; return the number of all predecessors, at least 1."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1
@@ -218,5 +218,5 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
 
 
 def _has_input(unit: UnitOfWork, node_key: NodeKey, node: Node) -> bool:
-    """Tell whether a node has its input without evaluating expressions, which an earlier run has recorded."""
+    """Tell whether a node needs no evaluation: it has no expressions, or an earlier run recorded its input."""
     return not has_expressions(node) or value_of(unit.tr, node_key, INPUT) is not None

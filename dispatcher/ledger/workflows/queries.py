@@ -227,9 +227,9 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node, or of a workflow: that of its last node, or an object with those of several.
+    """Return the result of a node or of a workflow; several last nodes' results are one object by the nodes' names.
 
-    One such node gives its value, several an object by name. Many results come in pages, each an object also with
+    A single last node gives its value, several an object by name. Many results come in pages, each an object also with
     one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show
     whether there is a single last node.
     """

@@ -68,7 +68,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
-    """Refuse a redrive whose node may not run by its predecessors, or whose given input they could replace."""
+    """Refuse to redrive a node that predecessors forbid to run, or whose given input expressions would overwrite."""
     node = unit.definition(node_key)
     decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):

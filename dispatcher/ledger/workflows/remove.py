@@ -84,7 +84,7 @@ def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = M
 
 
 def note_shown(tr: Transaction, shard: int, cursor: tuple[int, str], *, failed: bool) -> None:
-    """Record that RQ has no jobs of the shard's workflows that ended up to the cursor."""
+    """Record that RQ has no jobs of the shard's ended workflows up to the cursor: an end time and a workflow id."""
     tr.set(SHOWN.pack((shard, _which(failed))), versions.SHOWN.pack(cursor))
 
 

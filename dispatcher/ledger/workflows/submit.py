@@ -210,7 +210,7 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
 
 
 def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
-    """Accept a submitted workflow: create its run, begin its first nodes, and show it in RQ."""
+    """Accept a submitted workflow: create its run record, begin its first nodes, and have its nodes sent to RQ."""
     if key:
         idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
     unit.tr.clear(UPLOADS.pack((workflow,)))

@@ -32,7 +32,7 @@ _BACKWARD = "SELECT key, value FROM pairs WHERE key >= ? AND key < ? ORDER BY ke
 
 
 class Statements:
-    """A `Backing` on SQLite, which reads the file and buffers the transaction's writes in an `Overlay`.
+    """A transaction's reads and writes (a `Backing`) on a SQLite file, with the writes buffered in an `Overlay`.
 
     Transactions run one by one, so a snapshot read is a read like any other. The transactions of a group share the
     overlay; `write` takes it to SQLite.
@@ -57,7 +57,7 @@ class Statements:
         return found[0][0] if found else None
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
-        """Return the pairs of [begin, end) in order, the transaction's own writes included; all with limit 0."""
+        """Return at most `limit` pairs of [begin, end), the transaction's own writes included; limit 0 returns all."""
         statement = _BACKWARD if reverse else _FORWARD
         own = self._overlay.between(begin, end)
         if not own:
