@@ -36,7 +36,7 @@ class Policy:
 
     shard: int
     claim_on_record: bool = True
-    """Whether a node that becomes ready is claimed in the same transaction while there is room."""
+    """Whether a node that becomes ready is claimed in the same transaction while capacity is free."""
     follow_on: bool = True
     """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
     floor: int = 0

@@ -119,7 +119,7 @@ class Reconciler:
         return self.mended - before
 
     async def _workflows(self, worker: ShardWorker, projector: Projector, workflows: Sequence[str]) -> None:
-        """Compare the nodes of workflows with RQ, page by page, and correct jobs that differ twice."""
+        """Compare the nodes of workflows with RQ, page by page, and correct the jobs that differ in two comparisons."""
         if not workflows:
             return
         began = _now()

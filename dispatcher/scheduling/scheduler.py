@@ -48,7 +48,7 @@ class Scheduler:
         self._brought: dict[str, float] = {}
         """The time of the last claim of a node that came from RQ's queues, by capability."""
         self._waiting: dict[str, float] = {}
-        """The time since when a capability has had both ready nodes and room, by capability."""
+        """The time since when a capability has had both ready nodes and free capacity, by capability."""
         self._rounds = 0
         self.bridge = None if graph is None or not ports.ways.from_rq else Bridge(graph, self)
 

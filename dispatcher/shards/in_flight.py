@@ -64,7 +64,7 @@ class Flight:
 
 
 class InFlight:
-    """The flights of one shard, each a published node that has not ended, with their number per capability."""
+    """The published tasks of one shard that have not ended, each as a `Flight`, with their number per capability."""
 
     def __init__(self, window: Capacity) -> None:
         self._window = window
@@ -81,11 +81,11 @@ class InFlight:
         return iter(tuple(self._flights.items()))
 
     def get(self, node_key: NodeKey) -> Flight | None:
-        """Return the flight of a node; None when the node is not published."""
+        """Return the `Flight` of a node's published task; None when the node is not published."""
         return self._flights.get(node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
-        """Add, change or remove a node's flight after a committed transition of the node."""
+        """Add, change or remove a node's published task after a committed transition of the node."""
         row = moved.row
         if moved.state in (TaskState.PUBLISHED, TaskState.WORKING) and row.publication:
             flight = self._flights.get(moved.node_key)
@@ -118,7 +118,7 @@ class InFlight:
             self.started[queue] = flight.publication
 
     def agree(self, found: Sequence[Transition], now: float) -> None:
-        """Replace all flights by the publications that the ledger has recorded as not ended."""
+        """Replace all published tasks by the publications that the ledger has recorded as not ended."""
         for node_key in self._flights.keys() - {moved.node_key for moved in found}:
             self._window.end(self._flights.pop(node_key).capability)
         for moved in found:
@@ -144,16 +144,16 @@ class InFlight:
         return others
 
     def grant(self, now: float) -> None:
-        """Count every flight as reported now, because agents' reports could not arrive until now."""
+        """Count every published task as reported now, because agents' reports could not arrive until now."""
         for flight in self._flights.values():
             flight.heard = now
 
     def doubt(self, last: int) -> None:
-        """Mark all flights with publication numbers up to `last` as perhaps missing in the broker."""
+        """Mark all published tasks with publication numbers up to `last` as perhaps missing in the broker."""
         self._doubtful = max(self._doubtful, last)
 
     def fate(self, flight: Flight, now: float, now_ms: int, gone: AgentGone | None = None) -> Fate:
-        """Judge whether a flight is held, to be searched for, or lost; `gone` is an agent that is known to be dead."""
+        """Judge whether a published task is held, to be searched for, or lost; `gone` is an agent known to be dead."""
         doubted, silent = flight.publication <= self._doubtful, now - flight.heard
         alone = doubted or now_ms - flight.published_ms > EARLY_ACK_MS
         if gone is not None:
@@ -167,14 +167,14 @@ class InFlight:
         return Fate.LOST if alone and flight.agent else Fate.SOUGHT
 
     def lost(self, now: float, now_ms: int, gone: AgentGone | None = None) -> list[Lost]:
-        """Return a command for each lost flight that publishes its task again, and count the flight as reported now."""
+        """Return a command to publish each lost task again, and count each as reported now."""
         lost = [(key, flight) for key, flight in self if self.fate(flight, now, now_ms, gone) is Fate.LOST]
         for _, flight in lost:
             flight.heard = now
         return [Lost(key, flight.publication, flight.agent) for key, flight in lost]
 
     def close(self) -> None:
-        """Remove all flights, because the shard has another owner."""
+        """Forget all published tasks, because the shard has another owner."""
         for flight in self._flights.values():
             self._window.end(flight.capability)
         self._flights.clear()

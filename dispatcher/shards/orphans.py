@@ -124,7 +124,7 @@ class OrphanDetector:
         return self._step() and stats is not None and stats.messages == 0
 
     def _step(self) -> bool:
-        """Tell whether agents' reports could arrive since the last call; if not, count every flight as reported now."""
+        """Tell whether agents' reports could arrive since the last call; if not, count every task as reported now."""
         now, before, could_hear = self._now(), self._stepped, self._hears
         self._stepped, self._hears = now, self._broker.connected and not self._broker.blocked
         if could_hear and self._hears and now - before <= PAUSE_SECONDS:
@@ -140,7 +140,7 @@ class OrphanDetector:
         return flight.publication < self._old_marks.get((flight.capability, flight.level), 0)
 
     async def _is_empty(self, flight: Flight, known: dict[str, bool]) -> bool:
-        """Tell whether the task queue of a flight is missing or empty; `known` caches the answer for each queue."""
+        """Tell whether a published task's queue is missing or empty; `known` caches the answer for each queue."""
         queue = routing.task_queue(flight.capability, Priority(flight.level))
         if queue not in known:
             stats = await self._broker.stats(queue)

@@ -83,7 +83,7 @@ class ShardOwnership:
         self._graph = graph
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
-        """The callback for a node that waits for room, or for new room; set before entering."""
+        """The callback for a node that waits for capacity, or for new capacity; set before entering."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._consumers: dict[int, list[Consumer]] = {}

@@ -306,7 +306,7 @@ class ShardWorker:
         self._definitions = Definitions()
 
     def _count(self, effects: Effects) -> None:
-        """Update the metrics, the caches, the flights and the backlog by the effects of a committed batch."""
+        """Update the metrics, caches, published tasks and backlog by the effects of a committed batch."""
         now = asyncio.get_running_loop().time()
         self._late.value += effects.late
         self._strange.value += effects.strange

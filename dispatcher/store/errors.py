@@ -41,7 +41,7 @@ class TransactionTooOld(RetriedByRun):
 
 
 class CommitUnknown(RetriedByRun):
-    """The error of a commit whose answer was lost: everything was written or nothing, and which is unknown."""
+    """The error of a commit whose answer was lost: it is unknown whether all of its writes are stored or none."""
 
 
 class TransactionTimedOut(Retryable):

@@ -82,7 +82,7 @@ class Space:
         return packed + b"\0", packed + b"\xff"
 
     def contains(self, key: bytes) -> bool:
-        """Tell whether a key lies in the space, so begins with its prefix."""
+        """Tell whether a key lies in the space, that is, begins with the space's prefix."""
         return key.startswith(self.prefix)
 
 

@@ -120,7 +120,7 @@ _CONSTANTS: dict[int, Element] = {_NULL: None, _FALSE: False, _TRUE: True}
 
 
 def _content(packed: bytes, at: int) -> tuple[bytes, int]:
-    """Unpack a text or bytes element up to its final zero byte, where zero and 255 stand for a zero byte."""
+    """Unpack a text or bytes element up to its final zero byte; a zero byte inside is packed as 0, 255."""
     end = packed.index(b"\0", at)
     while packed[end + 1 : end + 2] == b"\xff":
         end = packed.index(b"\0", end + 2)

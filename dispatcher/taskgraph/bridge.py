@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 ADOPT_SECONDS = 0.25
 """The pause between two looks at empty RQ queues, which `wake` ends when the dispatcher queued a job."""
 AGAIN_SECONDS = 0.02
-"""The pause before the next look for a capability of which RQ's queues had no job although there was room."""
+"""The pause before the next look for a capability of which RQ's queues had no job although capacity was free."""
 LOOK_SECONDS = 1.0
 """The pause between two looks for people's requests in RQ and for a wiped Redis, and after a failure."""
 
@@ -94,7 +94,7 @@ class Bridge:
         return len(proposals)
 
     async def look(self) -> None:
-        """Hand people's requests in RQ, and shards whose jobs Redis has lost, to the shard workers once.
+        """Pass on people's requests in RQ once, and have the shards whose jobs Redis has lost written again.
 
         Raises:
             TaskGraphUnavailable: when Redis does not answer; retryable.

@@ -123,7 +123,7 @@ class Proposal(NamedTuple):
     workflow: str
     node: str
     capability: str
-    """The node's capability, as the job's description in RQ names it; the job used room of that capability."""
+    """The node's capability, as the job's description in RQ names it; the job used capacity of that capability."""
 
 
 class Key(NamedTuple):

@@ -226,7 +226,7 @@ class Projector:
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Return the job changes without each start of a job that has a later change in the list."""
+    """Return the job changes without those starts of jobs that a later change of the same job follows."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

@@ -139,7 +139,7 @@ Note = Callable[..., None]
 
 
 def silent(type_: Type, f: str, key: str = "", **val: Any) -> None:
-    """Discard a history entry, where no history is recorded."""
+    """Discard a history entry; the default for a dispatcher without a history."""
 
 
 def read_histories(folder: Path) -> list[HistoryEntry]:

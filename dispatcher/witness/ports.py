@@ -54,7 +54,7 @@ RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Do nothing at a failpoint, where no fault is ordered."""
+    """Do nothing at a failpoint; the default for a dispatcher without ordered faults."""
 
 
 class Rows:

@@ -20,7 +20,7 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 NO_QUEUE_MS = 1_000
-"""The milliseconds after which a node whose task no queue took is ready again, and waits for room."""
+"""The milliseconds after which a node whose task no queue took is ready again, and waits for capacity."""
 
 
 def due(unit: UnitOfWork, command: Due) -> None:
