@@ -32,7 +32,7 @@ IMAGE = "localhost/coditect"
 LARGEST_BYTES = 200_000_000
 LONGEST_SECONDS = 3.0
 STORE = ROOT / ".coditect" / "image"
-STARTER = ROOT / "coditect" / "cli" / "starter"
+STARTER = ROOT / "coditect" / "cli" / "local" / "starter"
 PODMAN = (
     *("podman", "--root", str(STORE / "store"), "--runroot", str(STORE / "run")),
     *("--runtime", "runc", "--cgroup-manager", "cgroupfs"),
