@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
@@ -129,5 +130,5 @@ class InProcess(Agent):
 def _here(capability: Capability) -> Capability:
     if capability.where is not Where.PROCESS:
         return capability
-    on_loop = asyncio.iscoroutinefunction(capability.handler)
+    on_loop = inspect.iscoroutinefunction(capability.handler)
     return replace(capability, where=Where.LOOP if on_loop else Where.THREAD)
