@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds deploy/Dockerfile as localhost/coditect, without a registry: over Debian packages, and with podman in a store
-# of its own below $1. Prints nothing but progress; the tests of `make image` look at what it made.
+# Builds deploy/Dockerfile as localhost/coditect and localhost/coditect-fleet, without a registry: over Debian packages,
+# by podman, in a store of its own below $1. The tests of `make image` look at what it made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
@@ -46,9 +46,15 @@ see=()
 for file in /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
     if [ -e "$file" ]; then see+=(--volume "$file:$file:ro"); fi
 done
-echo "Building localhost/coditect"
-podman build --quiet --format docker --isolation chroot --network host "${see[@]}" --target runtime \
-    --build-arg BUILDER=localhost/coditect-builder --build-arg BASE=localhost/coditect-base \
-    --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
-    --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
-    --file deploy/Dockerfile --tag localhost/coditect . >/dev/null
+# build TARGET NAME
+build() {
+    echo "Building localhost/$2"
+    podman build --quiet --format docker --isolation chroot --network host "${see[@]}" --target "$1" \
+        --build-arg BUILDER=localhost/coditect-builder --build-arg BASE=localhost/coditect-base \
+        --build-arg VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
+        --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+        --file deploy/Dockerfile --tag "localhost/$2" . >/dev/null
+}
+
+build runtime coditect
+build fleet coditect-fleet

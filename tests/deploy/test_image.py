@@ -29,6 +29,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.timeout(300)
 
 IMAGE = "localhost/coditect"
+FLEET = "localhost/coditect-fleet"
 LARGEST_BYTES = 200_000_000
 LONGEST_SECONDS = 3.0
 STORE = ROOT / ".coditect" / "image"
@@ -92,7 +93,7 @@ class Containers:
         self.mark = f"coditect-{uuid4().hex[:8]}"
 
     @asynccontextmanager
-    async def running(self, *words: str) -> AsyncIterator[str]:
+    async def running(self, *words: str, image: str = IMAGE) -> AsyncIterator[str]:
         """A container that runs the image's own entry point with these words, as soon as it was started."""
         with closing(socket()) as free:
             free.bind(("127.0.0.1", 0))
@@ -104,8 +105,10 @@ class Containers:
             "CODITECT_HEALTH_PORT": str(port),
         }
         environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
-        volumes = ("--volume", f"{self._agents}:/app:ro", "--volume", f"{self.mark}:/var/lib/coditect")
-        name = await asyncio.to_thread(podman, "run", "--detach", *CONFINED, *environment, *volumes, IMAGE, *words)
+        volumes = ["--volume", f"{self.mark}:/var/lib/coditect"]
+        if image == IMAGE:
+            volumes += ["--volume", f"{self._agents}:/app:ro"]
+        name = await asyncio.to_thread(podman, "run", "--detach", *CONFINED, *environment, *volumes, image, *words)
         try:
             yield name
             await asyncio.to_thread(podman, "stop", "--time", "30", name)
@@ -115,9 +118,9 @@ class Containers:
             await asyncio.to_thread(podman, "rm", "--force", "--time", "5", name)
 
     @asynccontextmanager
-    async def ready(self, *words: str) -> AsyncIterator[str]:
+    async def ready(self, *words: str, image: str = IMAGE) -> AsyncIterator[str]:
         """The same, as soon as the image's own health check says that it takes work."""
-        async with self.running(*words) as name:
+        async with self.running(*words, image=image) as name:
             await eventually(lambda: asyncio.to_thread(_healthy, name))
             yield name
 
@@ -153,6 +156,16 @@ async def test_dispatcher_and_agent_in_containers_do_a_workflow(
         run = await client.start(workflow, {"names": ["Ada", "Grace"]})
 
         assert await run.result(timeout="60s") == ["Hello, Ada!", "Hello, Grace!"]
+
+
+async def test_agent_of_the_fleet_finds_in_its_image_what_it_works_with(
+    containers: Containers, own_servers: PrivateServers
+) -> None:
+    async with containers.ready("agent", "run", "agents/reviewer.py", image=FLEET), client_of(own_servers) as client:
+        handle = await client.submit("code.review", {"path": "agents/review"})
+        review = await handle.result(timeout="60s")
+
+    assert review["files"] == len([*(ROOT / "agents" / "review").glob("*.py")])
 
 
 async def test_agent_that_loses_the_broker_is_unhealthy(containers: Containers, own_servers: PrivateServers) -> None:
