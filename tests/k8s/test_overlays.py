@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from coditect.local.private import PrivateServers
-from coditect.local.servers.ports import free_ports
 from coditect.testing.servers import private
 from tests.k8s.cluster import Cluster, Refused, until
+from tests.k8s.metrics import METRIC, external_metric
 from tests.k8s.pods import Kubelet
 from tests.servers import ROOT
 
@@ -116,73 +113,16 @@ def test_waiting_tasks_bring_more_pods(fleet: Cluster, tmp_path: Path) -> None:
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", **scaled["scaleTargetRef"]},
             "minReplicas": scaled["minReplicaCount"],
             "maxReplicas": scaled["maxReplicaCount"],
-            "metrics": [{"type": "External", "external": {"metric": {"name": "s0-rabbitmq"}, "target": target}}],
+            "metrics": [{"type": "External", "external": {"metric": {"name": METRIC}, "target": target}}],
         },
     }
 
-    with _metrics(fleet, tmp_path, value=5 * wanted):
+    with external_metric(fleet, tmp_path, value=5 * wanted):
         fleet.create(autoscaler)
 
         name = ("deployment", "greeter-agent", "-n", "coditect")
         until(lambda: fleet.get(*name)["status"].get("readyReplicas") == 5, "five pods for five times the value")
         fleet.kubectl("delete", "hpa", "keda-hpa-greeter", "-n", "coditect")
-
-
-@contextmanager
-def _metrics(cluster: Cluster, folder: Path, value: int) -> Iterator[None]:
-    """Serve an external metric as KEDA's metrics server does, through the API server's aggregation."""
-
-    class Metrics(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            group = {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "external.metrics.k8s.io/v1beta1"}
-            item = {"metricName": "s0-rabbitmq", "timestamp": "2026-01-01T00:00:00Z", "value": str(value)}
-            found: dict[str, object] = {"kind": "ExternalMetricValueList", "items": [item]}
-            found["apiVersion"] = "external.metrics.k8s.io/v1beta1"
-            body = json.dumps(found if "s0-rabbitmq" in self.path else group | {"resources": []}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing of each request."""
-
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    subprocess.run([*make, "-keyout", folder / "key", "-out", folder / "crt"], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "crt", folder / "key")
-    server = ThreadingHTTPServer(("127.0.0.1", free_ports(1)[0]), Metrics)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    Thread(target=server.serve_forever, daemon=True).start()
-    reference = {"name": "keda-metrics", "namespace": "default", "port": server.server_port}
-    cluster.create(
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": "keda-metrics", "namespace": "default"},
-            "spec": {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": server.server_port}]},
-        },
-        {
-            "apiVersion": "apiregistration.k8s.io/v1",
-            "kind": "APIService",
-            "metadata": {"name": "v1beta1.external.metrics.k8s.io"},
-            "spec": {
-                "service": reference,
-                "group": "external.metrics.k8s.io",
-                "version": "v1beta1",
-                "insecureSkipTLSVerify": True,
-                "groupPriorityMinimum": 100,
-                "versionPriority": 100,
-            },
-        },
-    )
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        cluster.kubectl("delete", "apiservice", "v1beta1.external.metrics.k8s.io")
 
 
 def play(cluster: Cluster, overlay: Path, namespace: str, servers: PrivateServers, folder: Path) -> Any:
