@@ -28,15 +28,75 @@ BROKER = "rabbitmq"
 REDIS = "redis"
 
 
-class PrivateServers:
-    """A private RabbitMQ and Redis, and the means to kill and restart each. Usable from any event loop."""
+class PrivateProcesses:
+    """Private servers by name, and the means to kill and restart each. Usable from any event loop."""
 
-    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
+    def __init__(self, children: Sequence[Child], *, marker: str, folder: Path) -> None:
         self._children = {child.name: child for child in children}
         self._running: dict[str, RunningChild] = {}
-        self._addresses = addresses
         self._marker = marker
         self._folder = folder
+
+    @property
+    def processes(self) -> dict[str, ProcessId]:
+        """The processes that run now, by name."""
+        return {name: running.process for name, running in self._running.items() if running.exit_code is None}
+
+    async def start(self) -> None:
+        """Start every private server, and return when all are ready.
+
+        Raises:
+            StartFailed: one of them died or was not ready in time.
+        """
+        by_stage = sorted(self._children.values(), key=lambda child: child.stage)
+        for child in by_stage:
+            await self.start_one(child.name)
+
+    async def stop(self, *, gently: bool = False) -> None:
+        """Stop every private server: at once, or `gently`, with time for each to close its files."""
+        for name, running in reversed(self._running.items()):
+            if gently:
+                await running.stop()
+            else:
+                await self.kill(name)
+
+    async def kill(self, name: str) -> None:
+        """Kill a server with SIGKILL, if it runs, and return when its process is gone."""
+        running = self._running.get(name)
+        if running is not None:
+            await asyncio.to_thread(running.kill)
+
+    async def start_one(self, name: str) -> None:
+        """Start a server, unless it runs, on the same data and port, and return when it is ready.
+
+        Raises:
+            StartFailed: it died or was not ready in time.
+        """
+        running = self._running.get(name)
+        if running is not None and running.exit_code is None:
+            return
+        child = self._children[name]
+        running = spawn(child, marker=self._marker, log_folder=self._folder / "log")
+        self._running[name] = running
+        deadline = time.monotonic() + child.ready_within_seconds
+        while child.ready is None or not await child.ready():
+            if running.exit_code is not None or time.monotonic() > deadline:
+                await self.kill(name)
+                raise StartFailed(
+                    "A server could not be started",
+                    program=name,
+                    exit_code=running.exit_code,
+                    log=last_lines(running.log),
+                )
+            await asyncio.sleep(POLL_SECONDS)
+
+
+class PrivateServers(PrivateProcesses):
+    """A private RabbitMQ and Redis: the processes ``epmd``, ``rabbitmq`` and ``redis``."""
+
+    def __init__(self, children: Sequence[Child], *, addresses: Addresses, marker: str, folder: Path) -> None:
+        super().__init__(children, marker=marker, folder=folder)
+        self._addresses = addresses
 
     @property
     def amqp_url(self) -> str:
@@ -53,14 +113,9 @@ class PrivateServers:
         """The address of Redis' database 0."""
         return self._addresses.redis_url
 
-    @property
-    def processes(self) -> dict[str, ProcessId]:
-        """The processes that run now, by name: ``epmd``, ``rabbitmq``, ``redis``."""
-        return {name: running.process for name, running in self._running.items() if running.exit_code is None}
-
     async def kill_broker(self) -> None:
         """Kill the broker with SIGKILL, and return when its process is gone."""
-        await self._kill(BROKER)
+        await self.kill(BROKER)
 
     async def start_broker(self) -> None:
         """Start the broker again on the same data and port, and return when it opens a handshake.
@@ -68,11 +123,11 @@ class PrivateServers:
         Raises:
             StartFailed: it died or was not ready in time.
         """
-        await self._start(BROKER)
+        await self.start_one(BROKER)
 
     async def kill_redis(self) -> None:
         """Kill Redis with SIGKILL, and return when its process is gone."""
-        await self._kill(REDIS)
+        await self.kill(REDIS)
 
     async def start_redis(self) -> None:
         """Start Redis again on the same data and port, and return when it answers.
@@ -80,11 +135,11 @@ class PrivateServers:
         Raises:
             StartFailed: it died or was not ready in time.
         """
-        await self._start(REDIS)
+        await self.start_one(REDIS)
 
     async def wipe_broker(self) -> None:
         """Kill the broker with SIGKILL and remove its data: queues, messages, users; it starts again empty."""
-        await self._kill(BROKER)
+        await self.kill(BROKER)
         await asyncio.to_thread(shutil.rmtree, self._folder / BROKER / "data", ignore_errors=True)
 
     async def wipe_redis(self) -> None:
@@ -94,48 +149,6 @@ class PrivateServers:
             ServerUnreachable: it does not answer.
         """
         await flush_redis(self.redis_url)
-
-    async def start(self) -> None:
-        """Start every private server, and return when all are ready.
-
-        Raises:
-            StartFailed: one of them died or was not ready in time.
-        """
-        by_stage = sorted(self._children.values(), key=lambda child: child.stage)
-        for child in by_stage:
-            await self._start(child.name)
-
-    async def stop(self, *, gently: bool = False) -> None:
-        """Stop every private server: at once, or `gently`, with time for each to close its files."""
-        for name, running in reversed(self._running.items()):
-            if gently:
-                await running.stop()
-            else:
-                await self._kill(name)
-
-    async def _kill(self, name: str) -> None:
-        running = self._running.get(name)
-        if running is not None:
-            await asyncio.to_thread(running.kill)
-
-    async def _start(self, name: str) -> None:
-        running = self._running.get(name)
-        if running is not None and running.exit_code is None:
-            return
-        child = self._children[name]
-        running = spawn(child, marker=self._marker, log_folder=self._folder / "log")
-        self._running[name] = running
-        deadline = time.monotonic() + child.ready_within_seconds
-        while child.ready is None or not await child.ready():
-            if running.exit_code is not None or time.monotonic() > deadline:
-                await self._kill(name)
-                raise StartFailed(
-                    "A server could not be started",
-                    program=name,
-                    exit_code=running.exit_code,
-                    log=last_lines(running.log),
-                )
-            await asyncio.sleep(POLL_SECONDS)
 
 
 @asynccontextmanager

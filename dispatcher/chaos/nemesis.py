@@ -12,8 +12,10 @@ from random import Random
 from types import MappingProxyType
 
 from coditect.local.errors import LocalError
+from coditect.local.foundationdb import PrivateFoundationDB
 from coditect.local.private import BROKER as BROKER_PROCESS
 from coditect.local.private import REDIS as REDIS_PROCESS
+from coditect.local.private import PrivateProcesses
 from coditect.model.capability import Priority
 from coditect.wire import routing
 from dispatcher.chaos.faults.network import MANNERS
@@ -23,7 +25,7 @@ from dispatcher.chaos.testbed import ChaosTestbed, Post
 from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
-BROKER, REDIS = "broker", "redis"
+BROKER, REDIS, STORE = "broker", "redis", "store"
 QUEUES = (
     *(routing.task_queue(CAPABILITY, level) for level in Priority),
     *(name(0) for name in (routing.results_queue, routing.control_queue)),
@@ -44,11 +46,14 @@ OTHER: Mapping[str, str] = MappingProxyType({"agent": "dispatcher", "dispatcher"
 class Nemesis:
     """The injector of a run's faults into real processes; a victim has only one fault at a time."""
 
-    def __init__(self, testbed: ChaosTestbed, note: Note, strangers: Strangers) -> None:
+    def __init__(
+        self, testbed: ChaosTestbed, note: Note, strangers: Strangers, cluster: PrivateFoundationDB | None = None
+    ) -> None:
         self._testbed = testbed
+        self._cluster = cluster
         self._strangers = strangers
         self._note = note
-        self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS)}
+        self._turns = {name: asyncio.Lock() for name in (BROKER, REDIS, STORE)}
         self.missed = 0
         """The number of faults that found no possible victim."""
 
@@ -73,6 +78,8 @@ class Nemesis:
                 self._note(Type.OK, fault.act, "stranger")
             case "redis":
                 await self._serve(fault, REDIS, self._redis(fault))
+            case "store" if self._cluster is not None:
+                await self._serve(fault, STORE, self._store(fault, self._cluster))
             case "queue":
                 await self._serve(fault, BROKER, lambda: self._silence(fault))
             case _:
@@ -150,7 +157,7 @@ class Nemesis:
             await servers.start_redis()
 
         if fault.act == "stop":
-            return lambda: self._stall(REDIS_PROCESS, fault.seconds)
+            return lambda: self._stall(servers, REDIS_PROCESS, fault.seconds)
         return servers.wipe_redis if fault.act == "wipe" else kill
 
     def _broker(self, fault: Fault) -> Callable[[], Awaitable[None]]:
@@ -162,16 +169,29 @@ class Nemesis:
             await servers.start_broker()
             await self._testbed.command_broker(ELECT)
 
-        return (lambda: self._stall(BROKER_PROCESS, fault.seconds)) if fault.act == "stop" else down_and_up
+        if fault.act == "stop":
+            return lambda: self._stall(servers, BROKER_PROCESS, fault.seconds)
+        return down_and_up
+
+    def _store(self, fault: Fault, cluster: PrivateFoundationDB) -> Callable[[], Awaitable[None]]:
+        victim = cluster.names[int(fault.draw * len(cluster.names))]
+
+        async def kill() -> None:
+            await cluster.kill(victim)
+            await asyncio.sleep(fault.seconds)
+            await cluster.start_one(victim)
+
+        return kill if fault.act == "kill" else lambda: self._stall(cluster, cluster.coordinator, fault.seconds)
 
     async def _silence(self, fault: Fault) -> None:
         """Suspend one queue's leader inside RabbitMQ for the fault's time, while all other queues go on."""
         leader, milliseconds = f"'%2F_{QUEUES[int(fault.draw * len(QUEUES))]}'", round(1000 * fault.seconds)
         await self._testbed.command_broker(f"sys:suspend({leader}), timer:sleep({milliseconds}), sys:resume({leader}).")
 
-    async def _stall(self, name: str, seconds: float) -> None:
+    @staticmethod
+    async def _stall(servers: PrivateProcesses, name: str, seconds: float) -> None:
         """Stop a server by SIGSTOP for some seconds: its connections stay open, and nothing comes through them."""
-        process = self._testbed.servers.processes.get(name)
+        process = servers.processes.get(name)
         if process is None:
             return
         os.kill(process.pid, signal.SIGSTOP)

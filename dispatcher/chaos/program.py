@@ -12,12 +12,13 @@ from typing import Any
 
 from coditect.aio.loop import run_loop
 from coditect.errors import InputError
-from dispatcher.chaos.faults.schedule import KINDS
+from dispatcher.chaos.faults.schedule import kinds_with
 from dispatcher.chaos.mutants.hunt import play_seeds
 from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.run import RunOrder, RunVerdict, run
 from dispatcher.chaos.simulation import Played, play
+from dispatcher.chaos.store import StoreKind
 
 FEWEST_SIDE_BY_SIDE = 8
 
@@ -55,21 +56,27 @@ def rehearse(
     kinds: Sequence[str],
     mutant: str,
     simulate: bool,
+    store: str,
     say: Callable[[str], None],
 ) -> Iterator[RunVerdict | Played | Hunted]:
     """Play the seeds with real processes or in simulation, and yield the verdict on each.
 
     Raises:
-        InputError: when there is no such kind of fault.
+        InputError: when there is no such kind of fault on this store, or the simulation is asked for another store.
         SetupError: when there is no such mutant.
         MissingServer, StartFailed, AlreadyUp: when the servers or processes of a real run cannot start.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    place = StoreKind(store)
+    known = kinds_with(foundationdb=place is StoreKind.FOUNDATIONDB)
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown:
-        raise InputError("There is no such kind of fault", given=unknown[0], known=tuple(KINDS))
+        raise InputError("There is no such kind of fault", given=unknown[0], known=tuple(known))
     if simulate:
+        if place is not StoreKind.SQLITE:
+            raise InputError("The simulation has a store of its own, in memory; leave the store out", store=store)
         return _hunted(read_mutant(mutant), seeds) if mutant else _simulated(seeds)
-    return _real(seeds, RunOrder(0, seconds, folder, kinds=tuple(kinds) or tuple(KINDS), mutant=mutant), say)
+    order = RunOrder(0, seconds, folder, kinds=tuple(kinds) or tuple(known), mutant=mutant, store=place)
+    return _real(seeds, order, say)
 
 
 def _simulated(seeds: Sequence[int]) -> Iterator[Played]:

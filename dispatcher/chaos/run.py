@@ -30,13 +30,13 @@ from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
+from dispatcher.chaos.store import ChaosStore, StoreKind, private_store
 from dispatcher.chaos.testbed import ChaosTestbed, private_testbed
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.workload import ChaosLoad
-from dispatcher.store.sqlite import SqliteDatabase
+from dispatcher.program import open_store
 from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
-STORE = "ledger.db"
 CALM_SECONDS = 15.0
 """The time after the last fault in which the load goes on, for promises that are judged without faults."""
 SETTLE_SECONDS = 120.0
@@ -72,6 +72,7 @@ class RunOrder:
     kinds: Sequence[str] = tuple(faults.KINDS)
     mutant: str = ""
     """The name of the mutant in every process; empty for none."""
+    store: StoreKind = StoreKind.SQLITE
     pace: Pace = PACE
 
 
@@ -106,7 +107,8 @@ class RunVerdict:
     @property
     def objections(self) -> tuple[str, ...]:
         """The reasons why the run proves nothing, or not enough, as text; empty when there are none."""
-        if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(faults.KINDS):
+        every = faults.kinds_with(foundationdb=self.order.store is StoreKind.FOUNDATIONDB)
+        if self.order.seconds < PROVING_SECONDS or set(self.order.kinds) < set(every):
             return self.toll.objections
         judged = [one for one in self.checks if one.checked or one.invariant in MAY_BE_IDLE]
         idle = tuple(f"{one.invariant} had nothing to check" for one in self.checks if one not in judged)
@@ -164,23 +166,24 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
     history = order.folder / "history"
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
-    settings = {"CODITECT_STORE_URL": f"sqlite:{order.folder / STORE}", "CODITECT_LOG_LEVEL": "WARNING"}
-    async with private_testbed(
-        order.folder,
-        history,
-        environ=environ or os.environ,
-        processes={"dispatcher": order.dispatchers, "agent": order.agents},
-        settings=settings,
-        mutant=order.mutant,
-    ) as testbed:
-        await testbed.start()
-        say("everything is up; the faults begin")
-        await _play(order, testbed, scribe, say)
-    scribe.close()
-    return await _judged(order, history)
+    environ = environ or os.environ
+    async with private_store(order.store, order.folder, environ=environ) as store:
+        async with private_testbed(
+            order.folder,
+            history,
+            environ=environ,
+            processes={"dispatcher": order.dispatchers, "agent": order.agents},
+            settings={"CODITECT_STORE_URL": store.url, "CODITECT_LOG_LEVEL": "WARNING"},
+            mutant=order.mutant,
+        ) as testbed:
+            await testbed.start()
+            say("everything is up; the faults begin")
+            await _play(order, testbed, store, scribe, say)
+        scribe.close()
+        return await _judged(order, store, history)
 
 
-async def _play(order: RunOrder, testbed: ChaosTestbed, scribe: Scribe, say: Say) -> None:
+async def _play(order: RunOrder, testbed: ChaosTestbed, store: ChaosStore, scribe: Scribe, say: Say) -> None:
     """Run the load and inject the faults, and wait until all begun work has ended."""
     settings = Settings(amqp_url=testbed.servers.amqp_url, redis_url=testbed.servers.redis_url)
     async with AsyncExitStack() as stack:
@@ -192,7 +195,7 @@ async def _play(order: RunOrder, testbed: ChaosTestbed, scribe: Scribe, say: Say
         looking = asyncio.create_task(keep_looking(registry, testbed.agents_now, scribe.note, name_of=testbed.life_of))
         telling = asyncio.create_task(_tell(load, say))
         strangers = Strangers(broker, scribe.note, Random(f"{order.seed}/strangers"))  # noqa: S311 - it is to be foreseen
-        breaking = Nemesis(testbed, scribe.note, strangers)
+        breaking = Nemesis(testbed, scribe.note, strangers, store.cluster)
         await breaking.run(faults.schedule(order.seed, order.seconds, order.kinds))
         await testbed.start()
         await asyncio.sleep(APART_SECONDS)
@@ -217,10 +220,10 @@ async def _tell(load: ChaosLoad, say: Say) -> None:
         say(f"{load.begun} begun, {load.ended} ended")
 
 
-async def _judged(order: RunOrder, history: Path) -> RunVerdict:
+async def _judged(order: RunOrder, store: ChaosStore, history: Path) -> RunVerdict:
     entries = read_histories(history)
     scribe = Scribe(history / f"reader{SUFFIX}", "reader")
-    async with SqliteDatabase(order.folder / STORE) as database:
+    async with open_store(Settings(store_url=store.url)) as database:
         await read_end(database, entries, EffectFolder(history / EFFECTS), scribe.note)
     scribe.close()
     entries = read_histories(history)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.chaos.checks.invariants import judge
-from dispatcher.chaos.faults.schedule import KINDS
+from dispatcher.chaos.faults.schedule import KINDS, STORE_KINDS
 from dispatcher.chaos.mutants.table import MUTANTS
 from dispatcher.witness.ports import POINTS
 from tests.docs.pages import section, table_rows
@@ -17,7 +17,7 @@ def rows(title: str) -> dict[str, str]:
 
 
 def test_every_fault_is_documented_as_it_is() -> None:
-    assert rows("What is broken") == dict(KINDS)
+    assert rows("What is broken") == {**KINDS, **STORE_KINDS}
 
 
 def test_every_invariant_is_documented_as_it_is() -> None:

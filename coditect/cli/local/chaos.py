@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Protocol, cast
 
@@ -14,6 +15,13 @@ from coditect.cli.terminal.output import Output, OutputOption, say, write_json
 GROUP = "coditect.chaos"
 """The group of Python entry points under which a control plane offers its chaos program."""
 FOLDER = Path(".coditect") / "chaos"
+
+
+class Store(StrEnum):
+    """The store of a run's dispatchers."""
+
+    SQLITE = "sqlite"
+    FDB = "fdb"
 
 
 class Report(Protocol):
@@ -51,14 +59,17 @@ def run_chaos(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="In this process, in virtual time: hundreds of seeds a minute.")
     ] = False,
+    store: Annotated[
+        Store, typer.Option("--store", help="With fdb, processes of FoundationDB are broken, too. [CODITECT_FDBSERVER]")
+    ] = Store.SQLITE,
     folder: Annotated[Path, typer.Option("--folder", help="Logs and histories; emptied first.")] = FOLDER,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Break a private fleet by a seed (kill -9, stop, wipe, restart) and check every promise on its history.
 
-    Starts its own RabbitMQ, Redis, dispatchers and agents, and stops them. Exits 1 when a promise was broken, or when
-    the run proves nothing: less than a fault in 2 s, a kind of fault that never hit work in flight, or, in a minute of
-    all faults, a promise that there was nothing to check of.
+    Starts its own RabbitMQ, Redis, store, dispatchers and agents, and stops them. Exits 1 when a promise was broken, or
+    when the run proves nothing: less than a fault in 2 s, a kind of fault that never hit work in flight, or, in a
+    minute of all faults, a promise that there was nothing to check of.
 
     \b
     Example: coditect chaos --seed 7 --minutes 5
@@ -73,6 +84,7 @@ def run_chaos(
         kinds=kind or (),
         mutant=mutant,
         simulate=simulate,
+        store=store.value,
         say=say,
     ):
         reports.append(report)

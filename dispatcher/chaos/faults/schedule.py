@@ -16,6 +16,7 @@ REDIS_KILL, REDIS_WIPE = "redis.kill", "redis.wipe"
 BROKER_KILL, BROKER_WIPE, BROKER_STOP = "broker.kill", "broker.wipe", "broker.stop"
 REDIS_STOP, STRANGER_SEND, QUEUE_STOP = "redis.stop", "stranger.send", "queue.stop"
 BROKER_PART, REDIS_PART = "broker.part", "redis.part"
+STORE_KILL, STORE_STOP = "store.kill", "store.stop"
 BOTH_WAYS, MUTE, DEAF, SLOW = "both ways", "mute", "deaf", "slow"
 """The manners of a network fault between a process and a server.
 
@@ -40,7 +41,14 @@ KINDS: Mapping[str, str] = MappingProxyType(
         STRANGER_SEND: "strangers send garbage, forged owners, endless histories, return addresses of others",
     }
 )
-"""The kinds of faults of a run, each with a description."""
+"""The kinds of faults of every run, each with a description."""
+STORE_KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        STORE_KILL: "a process of FoundationDB is killed with -9 and started again on its data",
+        STORE_STOP: "FoundationDB's coordinator is stopped, and continued: the whole store is silent",
+    }
+)
+"""The kinds of faults that a run on FoundationDB has beside the others."""
 
 WEIGHTS: Mapping[str, int] = MappingProxyType(
     {
@@ -54,6 +62,8 @@ WEIGHTS: Mapping[str, int] = MappingProxyType(
         BROKER_PART: 2,
         REDIS_PART: 1,
         STRANGER_SEND: 1,
+        STORE_KILL: 1,
+        STORE_STOP: 1,
     }
 )
 """The relative frequency of each kind of fault.
@@ -75,6 +85,7 @@ STOP_SECONDS: Mapping[str, tuple[float, float]] = MappingProxyType(
         BROKER_STOP: (0.5, 6.0),
         REDIS_STOP: (0.2, 3.0),
         QUEUE_STOP: (1.0, 8.0),
+        STORE_STOP: (0.5, 4.0),
         BROKER_PART: PART_SECONDS,
         REDIS_PART: PART_SECONDS,
     }
@@ -100,13 +111,18 @@ class Fault:
 
     @property
     def role(self) -> str:
-        """The target of the fault: agent, dispatcher, redis, broker, queue, or stranger for foreign messages."""
+        """The target of the fault: agent, dispatcher, redis, broker, queue, store, or stranger for foreign messages."""
         return self.kind.partition(".")[0]
 
     @property
     def act(self) -> str:
         """The fault's action: kill, stop, part, wipe or send."""
         return self.kind.partition(".")[2]
+
+
+def kinds_with(*, foundationdb: bool) -> Mapping[str, str]:
+    """Return the kinds of faults of a run, with those of its store on FoundationDB."""
+    return {**KINDS, **STORE_KINDS} if foundationdb else KINDS
 
 
 def schedule(seed: int, seconds: float, kinds: Sequence[str]) -> list[Fault]:

@@ -15,7 +15,9 @@ from dispatcher.chaos.faults.schedule import (
     DISPATCHER_STOP,
     KINDS,
     QUEUE_STOP,
+    STORE_KINDS,
     WEIGHTS,
+    kinds_with,
     lone,
     schedule,
 )
@@ -28,11 +30,17 @@ def test_seed_alone_decides_what_is_broken_and_every_kind_comes(seed: int) -> No
     faults = schedule(seed, 60.0, tuple(KINDS))
 
     assert faults == schedule(seed, 60.0, tuple(KINDS))
-    assert (
-        {fault.kind for fault in faults} == set(KINDS) == {*WEIGHTS, BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP}
-    )
+    assert {fault.kind for fault in faults} == set(KINDS)
+    assert {*KINDS, *STORE_KINDS} == {*WEIGHTS, BROKER_KILL, BROKER_WIPE, BROKER_STOP, QUEUE_STOP}
     assert all(0 < fault.at_seconds < 60 for fault in faults)
     assert len(faults) / 60 > 1.5 * FEWEST_PER_SECOND
+
+
+def test_foundationdb_is_broken_too_where_it_is_the_store() -> None:
+    faults = schedule(1, 60.0, tuple(kinds_with(foundationdb=True)))
+
+    assert {fault.kind for fault in faults} == {*KINDS, *STORE_KINDS}
+    assert not STORE_KINDS.keys() & kinds_with(foundationdb=False).keys()
 
 
 def test_schedules_of_two_seeds_differ() -> None:

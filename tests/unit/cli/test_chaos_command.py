@@ -25,7 +25,7 @@ def test_run_with_a_mutant_passes_when_it_is_caught_and_ends_then(terminal: Term
     assert "seed 4" not in ran.out
 
 
-@pytest.mark.parametrize("words", [("--mutant", "forget_everything"), ("--kind", "agent.insult")])
+@pytest.mark.parametrize("words", [("--mutant", "forget_everything"), ("--kind", "agent.insult"), ("--store", "fdb")])
 def test_what_there_is_not_is_refused(terminal: Terminal, words: tuple[str, str]) -> None:
     ran = terminal.run("chaos", "--simulate", *words)
 
