@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ class FdbDatabase:
         self._pool: ThreadPoolExecutor | None = None
         self._database: Any = None
         self._chance = random.Random()  # noqa: S311  # spreads retries
+        self.repeats: Counter[int] = Counter()
+        """The number of transactions that were started again, by FoundationDB's error code; 1020 is a conflict."""
 
     async def __aenter__(self) -> Self:
         self._pool = ThreadPoolExecutor(self._settings.threads, thread_name_prefix="store-fdb")
@@ -111,7 +114,7 @@ class FdbDatabase:
         """Run a transaction function in a thread and commit; return the function's result."""
 
         async def attempt(earlier: EarlierTries) -> Result:
-            return await self._in_thread(lambda: self._commit(body, earlier))
+            return await self._attempt(body, earlier)
 
         return await repeated(attempt, seconds=self._settings.run_seconds, chance=self._chance)
 
@@ -127,6 +130,13 @@ class FdbDatabase:
         """Wait for ever, since a FoundationDB cluster that does not answer may answer later."""
         never: asyncio.Future[errors.StoreFailed] = asyncio.get_running_loop().create_future()
         return await never
+
+    async def _attempt(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
+        codes: list[int] = []
+        try:
+            return await self._in_thread(lambda: self._commit(body, earlier, codes))
+        finally:
+            self.repeats.update(codes)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         if self._pool is None:
@@ -165,10 +175,10 @@ class FdbDatabase:
             raise meant from error
         return database
 
-    def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries) -> Result:
+    def _commit(self, body: Callable[[Transaction], Result], earlier: EarlierTries, codes: list[int]) -> Result:
         """Run a transaction function in FoundationDB's retry loop until its commit succeeds or may not be repeated.
 
-        The timeout bounds the whole loop, since it survives the resets.
+        Each repeated code is added to `codes`. The timeout bounds the whole loop, since it survives the resets.
         """
         transaction = self._database.create_transaction()
         transaction.options.set_timeout(max(1, int(self._settings.run_seconds * 1000)))
@@ -179,9 +189,11 @@ class FdbDatabase:
                     transaction.commit().wait()
                     return result
                 except errors.TransactionTooOld:  # by our own clock
-                    transaction.on_error(TOO_OLD).wait()
+                    code = TOO_OLD
                 except self._fdb.FDBError as error:
-                    transaction.on_error(error.code).wait()
+                    code = error.code
+                transaction.on_error(code).wait()
+                codes.append(code)
             except self._fdb.FDBError as error:
                 raise translated(error) from error
 

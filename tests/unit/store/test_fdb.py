@@ -103,6 +103,19 @@ async def test_what_the_binding_repeats_is_repeated_to_one_effect(place: str, co
         assert read_counter(await database.read(lambda tr: tr.get(KEY))) == 1
 
 
+async def test_conflicts_and_other_repeats_are_counted_by_their_code() -> None:
+    stub = FdbStub()
+    async with FdbDatabase(binding=stub) as database:
+        stub.failures.extend([("commit", 1020), ("commit", 1007), ("commit", 1020)])
+        await database.run(lambda tr: tr.set(b"a", b""))
+        stub.failures.append(("read", 1101))
+
+        with pytest.raises(errors.StoreUnavailable):
+            await database.run(lambda tr: tr.get(b"a"))
+
+    assert database.repeats == {1020: 2, 1007: 1}
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
