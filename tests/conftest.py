@@ -5,6 +5,7 @@ Every fixture here is plain (not a coroutine), so that an async fixture can ask 
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 
 from coditect.settings.settings import Settings
 from coditect.testing import servers as servers_plugin
+from tests.fdb_cluster import STORE_VARIABLE, clear_subspaces, put_in_place
 from tests.rerun import ROOMS, Impure, every_function_runs_twice
 from tests.servers import Servers, own_servers, servers
 from tests.support import WIRES
@@ -38,6 +40,8 @@ def pytest_configure() -> None:
     """A run that a shell put in the background has SIGINT ignored, its children inherit that: Ctrl-C is tested."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if store := os.environ.get(STORE_VARIABLE):
+        put_in_place(store)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -59,6 +63,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Result, Result
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Result, Result]:
     """What the dispatcher's loops healed is a fault all the same."""
     done = yield
+    clear_subspaces()
     for impure in item.stash[IMPURE]:
         raise impure
     return done
