@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from benchmarks.plots import can_draw, draw
 from benchmarks.profiling import NoProfile, shares_as_markdown
 from benchmarks.report import findings_as_markdown, write
-from benchmarks.runner import PARTS, now, run_parts, run_profile
+from benchmarks.runner import PARTS, USUAL, now, run_parts, run_profile
 from benchmarks.size import FULL, QUICK, Size
 from benchmarks.stage import ROOT
 from benchmarks.verdict import Findings
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.profile:
         return profile(size)
     command = " ".join(["python -m benchmarks", *arguments])
-    return measure(chosen.only or list(PARTS), size, command)
+    return measure(chosen.only or USUAL, size, command)
 
 
 if __name__ == "__main__":

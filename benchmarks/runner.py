@@ -20,6 +20,7 @@ from benchmarks.parts import (
     throughput,
     workflow_size,
     workflow_state,
+    workflow_stores,
     workflows,
 )
 from benchmarks.parts.sides import Side, agent_of, client_of
@@ -48,7 +49,10 @@ PARTS: dict[str, Part] = {
     workflows.NAME: workflows.run,
     workflow_size.NAME: workflow_size.run,
     workflow_state.NAME: workflow_state.run,
+    workflow_stores.NAME: workflow_stores.run,
 }
+USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)
+"""The parts of a run that names none: all but the one that needs FoundationDB."""
 
 
 def now() -> str:

@@ -1,9 +1,10 @@
-"""Small transactions per second on the embedded store, by the number of concurrent callers.
+"""Small transactions per second on a store, by the number of concurrent callers.
 
-    python -m benchmarks.store [--seconds 3] [--callers 1 8 64 256] [--output json]
+    python -m benchmarks.store [--store sqlite] [--store fdb] [--seconds 3] [--callers 1 8 64 256] [--output json]
 
 One transaction reads a key, writes it and adds to a counter, each caller in keys of its own.
-`synchronous=FULL`, on the disk that `--folder` is on. Read the figures only on a quiet machine.
+SQLite has `synchronous=FULL`, on the disk that `--folder` is on. FoundationDB is the cluster that `FDB_CLUSTER_FILE`
+names; the keys of the benchmark are removed from it. Read the figures only on a quiet machine.
 """
 
 from __future__ import annotations
@@ -13,24 +14,33 @@ import asyncio
 import json
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dispatcher.store.fdb import FdbDatabase
 from dispatcher.store.keys import Space
 from dispatcher.store.sqlite import SqliteDatabase
 from dispatcher.store.transaction import Transaction, read_counter, write_counter
 
 TARGET_PER_SECOND = 5_000
 TARGET_CALLERS = 64
-RECORDS = Space(("benchmark", "record"))
-TOTALS = Space(("benchmark", "total"))
+OURS = Space(("benchmark",))
+RECORDS, TOTALS = OURS["record"], OURS["total"]
+CONFLICT = 1020
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
+    store: str
     callers: int
     transactions_per_second: float
-    transactions_per_sync: float
+    transactions_per_sync: float | None
+    """Of SQLite, whose writer commits waiting transactions in one group."""
+    conflicts: int
+    repeats: int
+    """Transactions that were started again, for whatever reason."""
     p50_ms: float
     p99_ms: float
 
@@ -42,9 +52,24 @@ def small(tr: Transaction, caller: int, turn: int) -> None:
     tr.add(TOTALS.pack((caller,)), 1)
 
 
-async def measure(folder: Path, *, callers: int, seconds: float) -> Figure:
+@asynccontextmanager
+async def opened(store: str, folder: Path, callers: int) -> AsyncIterator[SqliteDatabase | FdbDatabase]:
+    """Open a store that has no key of the benchmark, during the block."""
+    if store == "sqlite":
+        async with SqliteDatabase(folder / f"store-{callers}.db") as embedded:
+            yield embedded
+        return
+    async with FdbDatabase() as cluster:
+        await cluster.run(lambda tr: tr.clear_range(*OURS.range()))
+        try:
+            yield cluster
+        finally:
+            await cluster.run(lambda tr: tr.clear_range(*OURS.range()))
+
+
+async def measure(store: str, folder: Path, *, callers: int, seconds: float) -> Figure:
     times: list[float] = []
-    async with SqliteDatabase(folder / f"store-{callers}.db") as database:
+    async with opened(store, folder, callers) as database:
         end = time.perf_counter() + seconds
 
         async def caller(number: int) -> None:
@@ -57,32 +82,39 @@ async def measure(folder: Path, *, callers: int, seconds: float) -> Figure:
         began = time.perf_counter()
         await asyncio.gather(*(caller(number) for number in range(callers)))
         taken = time.perf_counter() - began
-        groups = database.groups
+        groups = database.groups if isinstance(database, SqliteDatabase) else None
+        repeats = database.repeats if isinstance(database, FdbDatabase) else {}
     times.sort()
     return Figure(
+        store=store,
         callers=callers,
         transactions_per_second=round(len(times) / taken, 1),
-        transactions_per_sync=round(len(times) / groups, 1),
+        transactions_per_sync=groups and round(len(times) / groups, 1),
+        conflicts=repeats.get(CONFLICT, 0),
+        repeats=sum(repeats.values()),
         p50_ms=round(times[len(times) // 2] * 1000, 3),
         p99_ms=round(times[len(times) * 99 // 100] * 1000, 3),
     )
 
 
 def show(figures: list[Figure]) -> None:
-    print(f"{'callers':>8} {'tx/s':>10} {'tx/sync':>8} {'p50 ms':>8} {'p99 ms':>8}")
+    columns = ("store", "callers", "tx/s", "tx/sync", "p50 ms", "p99 ms", "conflicts", "repeats")
+    print(" ".join(f"{name:>10}" for name in columns))
     for one in figures:
         print(
-            f"{one.callers:>8} {one.transactions_per_second:>10,.0f} {one.transactions_per_sync:>8.1f}"
-            f" {one.p50_ms:>8.2f} {one.p99_ms:>8.2f}"
+            f"{one.store:>10} {one.callers:>10} {one.transactions_per_second:>10,.0f}"
+            f" {one.transactions_per_sync or '-':>10} {one.p50_ms:>10.2f} {one.p99_ms:>10.2f}"
+            f" {one.conflicts:>10} {one.repeats:>10}"
         )
     for one in figures:
-        if one.callers == TARGET_CALLERS:
+        if one.store == "sqlite" and one.callers == TARGET_CALLERS:
             verdict = "reached" if one.transactions_per_second >= TARGET_PER_SECOND else "MISSED"
             print(f"target {TARGET_PER_SECOND:,} tx/s with {TARGET_CALLERS} callers: {verdict}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--store", action="append", choices=["sqlite", "fdb"], help="default sqlite; may be repeated")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default 3)")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 64, 256], help="default 1 8 64 256")
     parser.add_argument("--folder", type=Path, help="where the file is made (default: a temporary folder)")
@@ -90,7 +122,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         figures = [
-            asyncio.run(measure(Path(folder), callers=callers, seconds=asked.seconds)) for callers in asked.callers
+            asyncio.run(measure(store, Path(folder), callers=callers, seconds=asked.seconds))
+            for store in asked.store or ["sqlite"]
+            for callers in asked.callers
         ]
     if asked.output == "json":
         print(json.dumps([asdict(one) for one in figures], indent=2))

@@ -56,9 +56,11 @@ def workers(side: Side) -> list[Program]:
 
 
 @asynccontextmanager
-async def fleet(stage: Stage, target: str = ECHOER, *, slots: int = PREFETCH) -> AsyncIterator[Plane]:
-    """Run one dispatcher and two agents of ours during the block, with `slots` slots each."""
-    program = dispatcher(stage)
+async def fleet(
+    stage: Stage, target: str = ECHOER, *, slots: int = PREFETCH, store: str | None = None
+) -> AsyncIterator[Plane]:
+    """Run one dispatcher and two agents of ours during the block, with `slots` slots each; a new store by default."""
+    program = dispatcher(stage, store=store)
     async with AsyncExitStack() as running:
         pid = await running.enter_async_context(stage.running(program))
         for one in agents(target, slots=slots):

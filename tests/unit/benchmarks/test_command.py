@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.__main__ import parser
 from benchmarks.report import Report
-from benchmarks.runner import PARTS, found_by
+from benchmarks.runner import PARTS, USUAL, found_by
 from benchmarks.size import QUICK, Size
 from benchmarks.stage import ProgramFailed, Stage
 from benchmarks.verdict import Findings
@@ -28,8 +28,9 @@ def test_unknown_part_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> No
     assert "everything" in capsys.readouterr().err
 
 
-def test_every_part_is_run_by_default() -> None:
+def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
     assert parser().parse_args([]).only is None
+    assert set(PARTS) - set(USUAL) == {"workflow-stores"}
     assert list(PARTS) == [
         "throughput",
         "fire-and-forget",
@@ -45,6 +46,7 @@ def test_every_part_is_run_by_default() -> None:
         "workflows",
         "workflow-size",
         "workflow-state",
+        "workflow-stores",
     ]
 
 

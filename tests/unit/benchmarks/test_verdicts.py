@@ -17,6 +17,7 @@ from benchmarks.parts import (
     scaling,
     slots,
     throughput,
+    workflow_stores,
 )
 from benchmarks.parts.backlog import Depth
 from benchmarks.parts.footprint import Footprint
@@ -194,3 +195,17 @@ def test_footprint_judges_medians_of_what_is_repeated() -> None:
 
     assert judged(footprint.verdict(found)) == [(79.9, True), (1.0, False), (200.0, True), (2.0, False)]
     assert [figure.value for figure in footprint.figures(found)] == [900.0, 9.0]
+
+
+def test_foundationdb_is_judged_by_its_share_of_sqlites_speed_on_each_graph() -> None:
+    found = workflow_stores.Found(
+        {
+            name: {workflow_stores.Store.SQLITE: [1.0, 1.0], workflow_stores.Store.FOUNDATIONDB: [seconds, seconds]}
+            for name, seconds in (("fan", 1.6), ("chain", 2.0), ("layered", 2.5))
+        },
+        {name: [{"committed": 100, "conflicted": 3}] for name in ("fan", "chain", "layered")},
+    )
+
+    assert judged(workflow_stores.verdicts(QUICK, found)) == [(0.625, True), (0.5, True), (0.4, False)]
+    shown = {figure.name: figure.value for figure in workflow_stores.figures(QUICK, found)}
+    assert shown["fan on FoundationDB: transactions conflicted in a round"] == 3
