@@ -99,8 +99,8 @@ test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpack
 endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests
 
-test-fdb: $(STAMP) ## The store's contract on a real FoundationDB (FDB_CLUSTER_FILE, or Docker)
-	@scripts/test-fdb.sh $(PYTHON)
+test-fdb: setup ## Contract, workflows, chaos and benchmarks on a real FoundationDB (PARTS=contract for one)
+	@scripts/test-fdb.sh $(PYTHON) $(PARTS)
 
 kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
 	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py

@@ -1,43 +1,70 @@
 #!/usr/bin/env bash
-# Runs the store's contract suite on a real FoundationDB: the cluster of FDB_CLUSTER_FILE, else one in a container.
+# The store, the workflows, chaos and the benchmarks on a real FoundationDB: the cluster of FDB_CLUSTER_FILE, else a
+# private fdbserver (on PATH, or CODITECT_FDBSERVER). Chaos and the workflow benchmark always start clusters of their own.
+#
+#   scripts/test-fdb.sh [PYTHON] [contract|workflows|chaos|bench]...      all four by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${1:-.venv/bin/python}"
-image=foundationdb/foundationdb:7.3.79
-port=4689
+shift || true
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(contract workflows chaos bench)
 
-run_suite() {
-    "$python" -m pytest tests/contract/store -k "fdb and not stub"
+skip() {
+    echo "SKIPPED: $1"
+    exit 0
 }
 
-if [ -n "${FDB_CLUSTER_FILE:-}" ]; then
-    run_suite
-    exit
-fi
-if ! docker info >/dev/null 2>&1; then
-    echo "SKIPPED: no FoundationDB here. Set FDB_CLUSTER_FILE (and install the client package of its version), or start Docker."
-    exit 0
+"$python" -c 'import fdb' 2>/dev/null || skip "FoundationDB's binding is missing. Install coditect[fdb]."
+"$python" -c 'import ctypes; ctypes.CDLL("libfdb_c.so")' 2>/dev/null ||
+    skip "libfdb_c is missing. Install FoundationDB's 7.3 client package, or add the library's folder to LD_LIBRARY_PATH."
+if "$python" -m tests.foundationdb --there; then
+    has_server=yes
+else
+    has_server=
+    [ -n "${FDB_CLUSTER_FILE:-}" ] ||
+        skip "no FoundationDB here. Set FDB_CLUSTER_FILE, or install FoundationDB's 7.3 server package (or CODITECT_FDBSERVER)."
 fi
 
-folder="$(mktemp -d)"
-container="$(docker run --detach --rm --network host --env FDB_NETWORKING_MODE=host --env FDB_PORT="$port" "$image")"
-trap 'docker stop "$container" >/dev/null; rm -rf "$folder"' EXIT
-echo "docker:docker@127.0.0.1:$port" > "$folder/fdb.cluster"
-for _ in $(seq 60); do
-    docker exec "$container" fdbcli --timeout 5 --exec "configure new single memory" >/dev/null 2>&1 || true
-    if docker exec "$container" fdbcli --timeout 5 --exec "status minimal" 2>/dev/null | grep -q "is available"; then
-        ready=yes
-        break
+on_cluster() { # runs a command on the given cluster, else on a private one of three processes
+    if [ -n "${FDB_CLUSTER_FILE:-}" ]; then
+        "$@"
+    else
+        "$python" -m tests.foundationdb --processes 3 -- "$@"
     fi
-    sleep 1
+}
+
+alone() { # says whether a part that needs servers of its own can run
+    [ -n "$has_server" ] || echo "SKIPPED: $1 starts clusters of its own, and there is no fdbserver (CODITECT_FDBSERVER)."
+    [ -n "$has_server" ]
+}
+
+for part in "${parts[@]}"; do
+    echo "== $part"
+    case "$part" in
+    contract)
+        on_cluster "$python" -m pytest -p no:randomly tests/contract/store -k "fdb and not stub"
+        ;;
+    workflows)
+        export CODITECT_TEST_STORE=fdb
+        on_cluster "$python" -m pytest -n 2 -p no:randomly -rs -m "not slow and not endurance" \
+            tests/unit/dispatcher tests/unit/layers tests/contract/graph tests/integration/client/test_workflows.py
+        unset CODITECT_TEST_STORE
+        ;;
+    chaos)
+        if alone chaos; then
+            "$python" -m coditect chaos --store fdb --minutes "${MINUTES:-2}" --folder .coditect/chaos-fdb
+        fi
+        ;;
+    bench)
+        on_cluster "$python" -m benchmarks.store --store sqlite --store fdb
+        if alone "the workflow benchmark"; then
+            "$python" -m benchmarks --only workflow-stores
+        fi
+        ;;
+    *)
+        echo "There is no part $part: contract, workflows, chaos, bench" >&2
+        exit 2
+        ;;
+    esac
 done
-if [ -z "${ready:-}" ]; then
-    echo "FoundationDB did not become available in its container; see: docker logs $container" >&2
-    exit 1
-fi
-if ! ldconfig -p | grep -q libfdb_c; then
-    docker cp --follow-link "$container:/usr/lib/libfdb_c.so" "$folder/libfdb_c.so"
-    export LD_LIBRARY_PATH="$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-fi
-export FDB_CLUSTER_FILE="$folder/fdb.cluster"
-run_suite
