@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,29 @@ from coditect.local import foundationdb
 from coditect.local.errors import MissingServer
 from coditect.local.foundationdb import FoundationDBPrograms, find_foundationdb, private_foundationdb
 
+SERVER = f"""#!{sys.executable}
+import socket, sys, time
+host, port = sys.argv[sys.argv.index("-p") + 1].split(":")
+listening = socket.create_server((host, int(port)))
+while True:
+    time.sleep(60)
+"""
+"""A program that listens where `fdbserver` would."""
+CLI = """#!/bin/sh
+case "$6" in
+    status*json)
+        counts='"started": {"counter": 5}, "committed": {"counter": 4}, "conflicted": {"counter": 1}'
+        echo "{\\"cluster\\": {\\"workload\\": {\\"transactions\\": {$counts}}}}" ;;
+    status*) [ -f configured ] && echo "The database is available." ;;
+    configure*) echo "$6" > configured ;;
+esac
+"""
+"""A program that answers as `fdbcli` does."""
 
-def a_program(path: Path) -> Path:
+
+def a_program(path: Path, text: str = "#!/bin/sh\n") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n")
+    path.write_text(text)
     path.chmod(0o755)
     return path
 
@@ -48,3 +69,30 @@ def test_one_program_without_the_other_is_none(tmp_path: Path, there: str) -> No
 async def test_missing_programs_are_named_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(MissingServer, match="CODITECT_FDBSERVER"):
         await private_foundationdb(tmp_path, environ={"PATH": str(tmp_path)}).__aenter__()
+
+
+@pytest.mark.parametrize(("processes", "copies"), [(1, "single"), (3, "double")])
+async def test_cluster_is_configured_once_and_its_processes_are_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, copies: str
+) -> None:
+    a_program(tmp_path / "bin/fdbserver", SERVER)
+    a_program(tmp_path / "bin/fdbcli", CLI)
+    monkeypatch.chdir(tmp_path)  # where the stand-in of the command line notes what it was told
+    environ = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+
+    async with private_foundationdb(tmp_path / "cluster", environ=environ, processes=processes) as cluster:
+        assert (tmp_path / "configured").read_text().split() == ["configure", "new", copies, "ssd"]
+        assert cluster.cluster_file.read_text().startswith("private:")
+        assert set(cluster.processes) == set(cluster.names) and len(cluster.names) == processes
+
+        before = cluster.processes[cluster.coordinator]
+        await cluster.kill(cluster.coordinator)
+        assert cluster.coordinator not in cluster.processes
+        await cluster.start_one(cluster.coordinator)
+        assert cluster.processes[cluster.coordinator] != before
+
+        assert await cluster.transactions() == {"started": 5, "committed": 4, "conflicted": 1}
+        started = cluster.processes
+
+    assert not cluster.processes
+    assert not any(Path(f"/proc/{one.pid}").exists() for one in started.values())
