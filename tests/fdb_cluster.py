@@ -126,7 +126,7 @@ class ClusterDatabase(FdbDatabase):
         return await super().__aenter__()
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(memory.View, name) or name in ("crash", "disk", "fail", "faults", "path"):
+        if name in ("crash", "disk", "fail", "faults", "path"):
             _only_the_twin(name)
         raise AttributeError(name)
 
