@@ -15,7 +15,7 @@ from dispatcher.store.port import Database
 
 @dataclass(frozen=True, slots=True)
 class ClaimPaths:
-    """The switches of the three ways in which ready nodes are claimed; only tests switch one off."""
+    """The switches, for tests, of the three ways to claim ready nodes: at a predecessor's result, by RQ, by index."""
 
     on_record: bool = True
     """Whether a node is claimed in the transaction that records its predecessor's result."""

@@ -1,4 +1,4 @@
-"""The retention, which removes old workflows, keys, answers and uploads, in one dispatcher at a time.
+"""The removal of old workflows, idempotency keys, recorded answers and unfinished uploads, by one dispatcher.
 
 ==========================================  ==============================================================
 what                                        when

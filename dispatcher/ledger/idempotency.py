@@ -29,7 +29,7 @@ def claim(tr: Transaction, key: str, workflow: str, *, now_ms: int, keep_ms: int
 
 
 def keep(tr: Transaction, key: str, workflow: str, *, until_ms: int) -> bool:
-    """Extend a workflow's idempotency key to expire at `until_ms` or later; return False when it lost the key.
+    """Extend a workflow's idempotency key to expire at `until_ms` or later; False when the workflow lost the key.
 
     Raises:
         UnfitKey: when the key is empty or too long.

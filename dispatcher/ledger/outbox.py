@@ -1,4 +1,4 @@
-"""The outbox: rows for tasks to publish, written in the transaction that claims them, cleared after the confirm.
+"""The outbox: rows for tasks to publish, written in the transaction that claims the nodes, cleared on the confirm.
 
 A row is published after the commit and cleared with the next one. Every row has a *publication number*, which grows
 within its shard and is never given twice, not even after the row is gone. A row that outlived its dispatcher may have

@@ -90,7 +90,7 @@ class RunRecord:
 
 @dataclass(slots=True)
 class NodeRecord:
-    """The progress of a node: its state, attempt, fence and limits; instants are milliseconds since the epoch."""
+    """The progress of a node: its state, attempt, fence and limits; instants are Unix times in milliseconds."""
 
     state: TaskState
     needed: int = 0

@@ -175,7 +175,7 @@ class UnitOfWork:
         return [self._nodes[node_key][1] if node_key in self._nodes else read.get(node_key) for node_key in node_keys]
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
-        """Read ahead the dependents of nodes whose ends are passed on next, with the edges to them."""
+        """Read ahead the edges and the dependents of ended nodes, before `follow` releases these dependents."""
         ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
         if not ending:
             return

@@ -69,7 +69,7 @@ def get(tr: Reads, place: ValueKey) -> bytes | None:
 
 
 def read_all(tr: Reads, places: Sequence[ValueKey]) -> Iterator[bytes | None]:
-    """Yield the values of several keys in order, by one read for `PAGE` of them and one for each large value.
+    """Yield the values of several keys in order; one read brings `PAGE` small values, a large value takes one more.
 
     Raises:
         DamagedValue: at a value that is not what was written.

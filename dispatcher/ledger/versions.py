@@ -50,7 +50,7 @@ class RowFormat:
         return len(self.steps) + 1
 
     def pack_as(self, version: int, fields: Any) -> bytes:
-        """Pack the fields as a row of the given version, which is above 1 and should be the lowest with all fields."""
+        """Pack the fields as a row of a version above 1, which should be the lowest version that has all set fields."""
         return b"%d%b" % (version, self.pack(fields))
 
     def unpack(self, row: bytes) -> Any:

@@ -37,7 +37,7 @@ class BrokerEpoch:
         self._latest = ""
 
     async def of_broker(self, known: str) -> str:
-        """Return a marker queue that exists: the known one, else one that a shard recorded, else a new one.
+        """Return a marker queue that exists at the broker: `known`, else one that a shard recorded, else a new one.
 
         The known one, or "", is returned when no queue can be made, because the process may not declare queues: then
         a loss of the broker's data is not noticed.

@@ -75,7 +75,7 @@ class ManagementEvictor:
         return sum(closed)
 
     async def _listed(self) -> tuple[Connection, ...]:
-        """Return a list of the broker's connections that was requested after this call; concurrent callers share it."""
+        """Return the broker's connections, from a request made after this call began; concurrent calls share it."""
         asked = self._now()
         async with self._turn:
             if self._begun < asked:

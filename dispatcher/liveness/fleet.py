@@ -20,7 +20,7 @@ WHOLE_SECONDS = 30.0
 
 
 class Fleet:
-    """A copy of the registry's agents, brought up to date by reading all leases and few records.
+    """A copy of the registry's agents; an update reads all leases, but only the records of new or late agents.
 
     `on_look` is called with the living agents after every look.
     """

@@ -198,7 +198,7 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Tell whether a ping's answer proves that the agent has ended; a missing mailbox does the second time only."""
+        """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice."""
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
         entry.without_mail = True

@@ -1,4 +1,4 @@
-"""The recovery after a loss: of a shard's queues, of a dead agent's or dispatcher's work, of store data.
+"""The recovery of lost queues, of the work of dead agents and dispatchers, and of a store that lost its latest data.
 
 This package imports shards, scheduling and the layers below them; `program` and the requests call it.
 """

@@ -1,4 +1,4 @@
-"""The consumer of event listeners' announcements, after which events that had no listener are no longer dropped."""
+"""The consumer of event listeners' announcements, which ends the suppression of events that had no listener."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class RequestServer:
         return overview(workflow, head, run)
 
     def _status(self, delivery: Delivery, body: Body) -> None:
-        """Answer with the status of all shards, or, with `shard`, have the shard's owner answer with its figures."""
+        """Answer with the status of all shards, or, if the request names a shard, with the figures of its owner."""
         if body.get("shard") is None:
             self._reply(delivery, Verb.STATUS, self._status_of_all)
             return
@@ -164,7 +164,7 @@ class RequestServer:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
 
     def _hand(self, delivery: Delivery, command: Command, key: str) -> None:
-        """Give a request's command to the worker of the key's shard, or forward the request to the shard's owner."""
+        """Give a request's command to the worker of the shard that `key` hashes to, or forward the request there."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
         if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
@@ -189,7 +189,7 @@ class RequestServer:
         return await asyncio.shield(self._rebuilds[key])
 
     def _reply(self, delivery: Delivery, verb: str, work: Work, *, elsewhere: int | None = None) -> None:
-        """Answer a request in the background by `work`; if that returns None, forward it to the shard `elsewhere`."""
+        """Answer a request in the background with `work`'s value; if None, forward the request to shard `elsewhere`."""
         self._background.start(self._worked(delivery, verb, work, elsewhere), name=f"request {verb}")
 
     async def _worked(self, delivery: Delivery, verb: str, work: Work, elsewhere: int | None) -> None:
@@ -221,7 +221,7 @@ class RequestServer:
             delivery.ack()
 
     def answer(self, delivery: Delivery, answer: Any) -> None:
-        """Send the answer to a request, a result or a refusing error, in the background, and ack the request."""
+        """Send a request's answer (a value, or the error that refuses it) in the background, and ack the request."""
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
@@ -284,7 +284,7 @@ def answer_message(request: Message, answer: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class _Answering:
-    """The completion of a request's command, which answers after the commit or else requeues the request."""
+    """The callbacks of a request's command: answer the request after the commit, or else requeue the request."""
 
     control: RequestServer
     delivery: Delivery

@@ -201,7 +201,7 @@ async def _rest(began: float) -> None:
 
 
 async def _still(worker: ShardWorker, projector: Projector, graph: TaskGraph, first: Collection[Job]) -> set[Job]:
-    """Compare jobs that differed from RQ once again, and return those that still differ, unchanged in the ledger."""
+    """Compare jobs that differed from RQ again; return those that still differ, if their nodes have not changed."""
     second = await _differing(worker, projector, graph, [NodeKey(job.workflow, job.node) for job in first])
     return second.intersection(first)
 

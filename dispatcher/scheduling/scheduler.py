@@ -96,7 +96,7 @@ class Scheduler:
                 self._propose(shard, kept, tuple(node_keys[first : first + MOST_OF_A_COMMAND]))
 
     def _propose(self, shard: int, capability: str, node_keys: tuple[NodeKey, ...]) -> None:
-        """Send nodes to a shard worker to claim; if a capability is given, reserve publishing capacity for them."""
+        """Have a shard worker claim nodes that are ready; with a capability, reserve publishing capacity for them."""
         settle: Settle = NOTHING
         if capability:
             self._ports.window.keep(capability, len(node_keys))
@@ -171,7 +171,7 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The completion of RQ's proposal of nodes, which frees the publishing capacity that was reserved for them."""
+    """The callbacks of a command to claim nodes that RQ proposed, which free the capacity reserved for the nodes."""
 
     scheduler: Scheduler
     capability: str
@@ -189,15 +189,15 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The completion of a person's request in RQ, which then writes the job's state in the ledger to RQ."""
+    """The callbacks of the command for a person's request in RQ, after which RQ gets the job's state in the ledger."""
 
     scheduler: Scheduler
     node_key: NodeKey
 
     def done(self, answer: Any) -> None:
-        """Send the job's state to RQ; after a retryable error leave the request in RQ, which reports it again."""
+        """Send the job's state to RQ; after a retryable error do nothing, since RQ then reports the request again."""
         if not isinstance(answer, Retryable):
             self.scheduler.tell(self.node_key)
 
     def undone(self) -> None:
-        """Do nothing: the shard's new owner finds the request."""
+        """Do nothing when the shard was lost, since its new owner finds the person's request in RQ."""

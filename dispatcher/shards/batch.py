@@ -113,7 +113,7 @@ def run(tr: Transaction, batch: Batch) -> BatchResult:
 
 
 def run_once(tr: Transaction, batch: Batch) -> BatchResult:
-    """Apply a batch's commands in order within one transaction, and continue work that earlier ones left unfinished.
+    """Apply a batch's commands in order in one transaction, and continue work that earlier transactions left.
 
     Raises:
         LostLease: when the shard has another owner.

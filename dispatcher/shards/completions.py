@@ -1,4 +1,4 @@
-"""The completions of commands to a shard worker: each settles the message or request that brought the command."""
+"""The callbacks of commands to a shard worker, which ack, answer or requeue the message that brought the command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGAIN_SECONDS = 0.2
 
 
 class Settle(Protocol):
-    """The completion of a command to a shard worker: exactly one of its two methods is called, once."""
+    """The callbacks of a command to a shard worker; exactly one is called: `done` after the commit, or `undone`."""
 
     def done(self, answer: Any) -> None:
         """Complete a command that is committed; the answer may be a CoditectError that refused it."""
@@ -27,7 +27,7 @@ class Settle(Protocol):
 
 
 class Nothing:
-    """The completion that does nothing, for commands of the shard worker itself, whose answer no caller awaits."""
+    """The callbacks that do nothing, for commands of the shard worker itself, whose answer no caller awaits."""
 
     def done(self, answer: Any) -> None:
         """Ignore the answer to the command, because no caller waits for an answer."""
@@ -37,7 +37,7 @@ class Nothing:
 
 
 class CommandAnswer(Generic[Value]):
-    """The completion that passes the answer to the command to a waiting caller: `await answer.future`.
+    """The callbacks that pass a command's answer to a waiting caller: `await answer.future`.
 
     The future raises the refusal of the command, or StoreUnavailable (retryable) when the shard went to another
     dispatcher.
@@ -65,7 +65,7 @@ NOTHING = Nothing()
 
 @dataclass(frozen=True, slots=True)
 class RebuildAnswer:
-    """The completion of a `Rebuild` command: the shard resumes publishing once the ledger has recorded the rebuild."""
+    """The callbacks of a `Rebuild` command: the shard resumes publishing once the ledger has recorded the rebuild."""
 
     go_on: Callable[[int], None]
     again: Callable[[], None]
@@ -86,7 +86,7 @@ class RebuildAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CommandRefused:
-    """The completion of the command that records a result as failed, because the result itself was refused."""
+    """The callbacks of the command that records a failed attempt in place of an agent's result that was refused."""
 
     settle: Settle
     refusal: CoditectError
@@ -102,7 +102,7 @@ class CommandRefused:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """The completion of a `Fill` command, which frees the publishing capacity reserved for ready nodes."""
+    """The callbacks of a command to claim ready nodes, which free the publishing capacity reserved for the nodes."""
 
     free: Callable[[bool], None]
 

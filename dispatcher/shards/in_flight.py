@@ -1,4 +1,4 @@
-"""The published tasks of one shard that have not ended (flights), and the rule by which one counts as lost.
+"""The published tasks of one shard that have not ended (flights), and the rule by which a flight counts as lost.
 
 No agent works on a lost flight, and the broker gives it to none. The task is published again, under a new publication;
 a wrong finding is safe, because the older publication is stale and its results are refused. The rule is drawn in
@@ -106,7 +106,7 @@ class InFlight:
             self._window.end(flight.capability, completed=completed)
 
     def set_apart(self, node_key: NodeKey) -> None:
-        """Note that a node's task went to one agent's own queue, not to the queue of the capability."""
+        """Note that a node's task went to one agent's queue of follow-up tasks, not to the capability's queue."""
         if (flight := self._flights.get(node_key)) is not None:
             flight.apart = True
 

@@ -56,7 +56,7 @@ class Evaluations:
         aside: set[bytes],
         put: Callable[[Evaluated, Settle], None],
     ) -> None:
-        """Make an evaluator that passes each result to `put`, and keeps the keys of running evaluations in `aside`."""
+        """Create the evaluator: `put` gets commands with values, `aside` the keys of running evaluations, to skip."""
         self._shard = shard
         self._database = database
         self._background = background
@@ -102,7 +102,7 @@ class Evaluations:
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The completion of the command that carries an evaluation's values into the ledger."""
+    """The callbacks of the command that records the values of evaluated expressions in the ledger."""
 
     evaluations: Evaluations
     key: bytes

@@ -99,7 +99,7 @@ class OrphanDetector:
         self._worker.put(lost)
 
     async def _look_for(self, begun: Sequence[tuple[Lost, Flight]], empty: dict[str, bool]) -> None:
-        """Ask the broker and the agents for the given begun tasks, and publish again the tasks that neither has.
+        """Ask broker and agents whether they have the given begun tasks; publish again the tasks that neither has.
 
         The order matters: a task that an agent takes from its queue after the look at the queue is with the agent when
         the agent is asked.

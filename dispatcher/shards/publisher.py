@@ -45,7 +45,7 @@ class ShardPublisher:
         self._last = 0
 
     def send(self, publication: Publication) -> None:
-        """Publish a node's task; hold the task back during a rebuild, and drop one that the rebuild publishes again."""
+        """Publish a node's task; during a rebuild hold the task back, and drop a task that the rebuild publishes."""
         number = publication.number
         if self._held is not None:
             self._held.append(publication)
@@ -72,7 +72,7 @@ class ShardPublisher:
             await asyncio.wait([sending for _, sending in self._under_way.values()], timeout=within_seconds)
 
     def hold(self, *, recall: bool) -> None:
-        """Hold back all publications until `go_on`; with `recall` also those that wait for the broker's confirm."""
+        """Hold back all publications until `go_on`; `recall` also takes back those whose confirm has not come yet."""
         if self._held is None:
             self._held = []
         if recall:
@@ -101,7 +101,7 @@ class ShardPublisher:
 
 
 def _for_anybody(publication: Publication) -> Publication:
-    """Return a copy of a publication for any agent of the capability, after one agent's own queue refused the task.
+    """Return a copy of a publication for any agent, after one agent's queue of follow-up tasks refused the task.
 
     Agents must ask for a claim before they run it, since an earlier try may have reached the agent all the same.
     """
@@ -109,7 +109,7 @@ def _for_anybody(publication: Publication) -> Publication:
 
 
 def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
-    """Publish a workflow task to any agent or to one agent's own queue, and await the broker's confirm.
+    """Publish a task to its capability's queue or to one agent's queue of follow-up tasks; await the confirm.
 
     Raises:
         Unroutable: when the agent's queue is gone, or no queue takes the task.

@@ -57,7 +57,7 @@ class Refusals:
             self._put(entry.command.unrecorded(error), CommandRefused(entry.settle, refusal))
 
     def _leave_alone(self, entry: QueuedCommand, error: NewerVersion) -> None:
-        """Retry an agent's report later or refuse another command, because a newer dispatcher wrote the row needed."""
+        """Retry a report later, or refuse a request, whose row a newer dispatcher wrote and this one cannot read."""
         if not self._has_met_newer:
             self._has_met_newer = True
             facts = {"shard": self._shard, "command": type(entry.command).__name__, **error.facts}

@@ -112,7 +112,7 @@ def _unread(owner: Owner, publication: int, error: InputError) -> Finished:
 
 @value
 class Acked:
-    """The completion of a delivery's command: acks the delivery after the commit, and rejects it after a refusal."""
+    """The callbacks of a delivered report's command: ack the delivery after the commit, reject it when refused."""
 
     delivery: Delivery
 
@@ -129,7 +129,7 @@ class Acked:
 
 
 class AckedTogether:
-    """The completion shared by the results of one message, which settles the message after the last of them.
+    """The callbacks shared by all results of one message, which settle the message after its last result.
 
     A delivery that is `refused` becomes a dead letter in any case, for a person to look at, once its results are
     recorded.

@@ -74,7 +74,7 @@ class TimerService:
                 raise
 
     def set(self, due_ms: int | None) -> None:
-        """Schedule the next look for due timers at `due_ms`, in place of an earlier one; None schedules none."""
+        """Schedule the next look for due timers at `due_ms`, replacing the scheduled one; None only cancels it."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -165,7 +165,7 @@ class TimerService:
         self._paused_until = _now() + AGAIN_MS / 1000
 
     def _again(self, error: Retryable) -> None:
-        """Look for due timers after a pause, and hold time limits back, since reports may not be recorded yet."""
+        """After a failed read look for due timers later; fire no time limits until delayed reports are recorded."""
         self.hold()
         log.info("The timers could not be read", extra={"shard": self._shard, "reason": str(error)})
         self.set(self._ports.clock.now_ms() + AGAIN_MS)
@@ -177,16 +177,16 @@ def _now() -> float:
 
 @dataclass(frozen=True, slots=True)
 class _LastDue:
-    """The completion of the last of several due timers, which starts the look for the next timer."""
+    """The callbacks of the last command of a series of due timers, after which the service looks for the next timer."""
 
     look: Callable[[], None]
     pause: Callable[[], None]
 
     def done(self, answer: Any) -> None:
-        """Look for the next timer, after a pause if only a newer dispatcher can handle this timer, which stays due."""
+        """Look for the next timer, after a pause when only a newer dispatcher can carry out the timer that was due."""
         if isinstance(answer, NewerVersion):
             self.pause()
         self.look()
 
     def undone(self) -> None:
-        """Do nothing: the shard has another owner."""
+        """Do nothing when the shard was lost, since its new owner reads the timers from the store."""

@@ -29,7 +29,7 @@ from coditect.errors import CoditectError, InputError, Retryable, SetupError
 
 
 class RetriedByRun(Retryable):
-    """The base of errors after which `Database.run` repeats the transaction function; `run` never raises one."""
+    """The base of errors after which `Database.run` repeats the transaction function, so that its callers see none."""
 
 
 class TransactionConflict(RetriedByRun):
@@ -90,7 +90,7 @@ class InvertedRange(BeyondLimit):
 
 
 class StoreMisconfigured(SetupError):
-    """The error of a wrong set-up around the store; the facts name the cause."""
+    """The error of a store's file or settings that are missing or wrong; the error's facts name the cause."""
 
 
 class StoreFailed(CoditectError):

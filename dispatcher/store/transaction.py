@@ -126,7 +126,7 @@ class Snapshot:
 
 
 class Transaction:
-    """A serialisable transaction: its writes are committed all at once or not at all, and its reads see them.
+    """A serialisable transaction: it reads its own writes, which are committed all at once or not at all.
 
     Valid until its function returns. Writes raise KeyTooLarge, ValueTooLarge, KeyOutsideRange, InvertedRange or
     TransactionTooLarge.

@@ -32,13 +32,13 @@ class ShardCommands(Protocol):
         """Return the numbers of the shards that the dispatcher owns."""
 
     def room(self) -> Mapping[str, int]:
-        """Return how many more nodes of each capability may be published now; if empty, the bridge takes no jobs."""
+        """Return how many more nodes of each capability may be published now; without any, the bridge takes no jobs."""
 
     async def proposed(self, proposals: Sequence[Proposal]) -> None:
         """Claim the nodes whose jobs were taken from RQ's queues, or send RQ the states of nodes that cannot run."""
 
     async def requested(self, requests: Sequence[ToolRequest]) -> None:
-        """Carry out cancels and requeues that people made with RQ's tools; repeated until RQ has the new state."""
+        """Carry out people's cancels and requeues by RQ's tools; the bridge repeats the call until RQ shows them."""
 
     async def forgotten(self, shards: Collection[int]) -> None:
         """Write the live workflows of the given shards, which RQ has lost, into RQ; then call `TaskGraph.remember`."""

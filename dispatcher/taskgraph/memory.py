@@ -187,7 +187,7 @@ class MemoryTaskGraph:
         self._known.add(shard)
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
-        """Raise a store's kept incarnation to `begun`, and return the number kept before, 0 for none."""
+        """Raise the incarnation number kept for a store to `begun`, and return the number before, 0 for none."""
         self._check("incarnation")
         before = self._incarnations.get(store, 0)
         self._incarnations[store] = max(before, begun)
@@ -260,7 +260,7 @@ class MemoryTaskGraph:
             queue.remove(key)
 
     def _start(self, entry: _Entry) -> bool:
-        """Set a job to started, and tell whether to propose its node: not if a person requeued the failed job."""
+        """Set a job to started; return False for a failed job that a person requeued, since `requests` reports it."""
         if entry.told is JobState.QUEUED:
             entry.told = JobState.STARTED
         entry.state = JobState.STARTED

@@ -71,7 +71,7 @@ def job_state(state: TaskState) -> JobState:
 
 @value
 class Job:
-    """A node of a workflow as the job that RQ is to have for it."""
+    """The job that RQ should have for a node of a workflow, with its queue, predecessors and state."""
 
     workflow: str
     """The workflow's id: a UUID, or another text of letters, digits and hyphens."""
@@ -173,7 +173,7 @@ class Unfinished:
 
 
 class TaskGraph(Protocol):
-    """The jobs in RQ that show the nodes of workflows; an async context manager that opens without a server.
+    """The jobs in RQ that show the nodes of workflows; an async context manager that opens even without a server.
 
     Each round trip ends within 1 s; no call blocks the event loop.
 
@@ -210,7 +210,7 @@ class TaskGraph(Protocol):
         """Return at most `BATCH` changes that people or stock workers made to jobs since `tell` set their states."""
 
     async def difference(self, expected: Sequence[Job], queued: Collection[Key] = ()) -> GraphDifference:
-        """Compare the jobs that the ledger expects with RQ's hashes, queues, registries and executions.
+        """Compare the jobs that the ledger expects with RQ's keys, and return the jobs that are missing or differ.
 
         `queued` are those that were just seen in their queues. Only so many of the other jobs are looked for in queues,
         and of the predecessors of each job, as cost Redis a few milliseconds: the rest is not compared.
@@ -229,7 +229,7 @@ class TaskGraph(Protocol):
         """
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the given shards that this dispatcher noted by `remember` and that Redis still has.
+        """Return those of the given shards for which Redis still has the note that this dispatcher made by `remember`.
 
         For the other shards Redis was wiped, or another dispatcher had the shard.
         """

@@ -117,7 +117,7 @@ class Projector:
             self._gathering = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._gathered)
 
     def reconciled(self) -> None:
-        """Clear `overflowed`, because the caller is about to queue all nodes of the shard again."""
+        """Clear the mark that job changes were dropped, because the caller is about to queue all nodes again."""
         self.overflowed = False
 
     async def told(self) -> None:
@@ -226,7 +226,7 @@ class Projector:
 
 
 def _without_passing_starts(changes: list[Change]) -> list[Change]:
-    """Return the job changes without those starts of jobs that a later change of the same job follows."""
+    """Return the job changes without each change to started that a later change of the same job replaces."""
     last = {(change.workflow, change.node): change for change in changes}
     return [
         change

@@ -1,4 +1,4 @@
-"""The values of RQ's keys as rows of arguments for the Lua scripts, by a template that stock RQ makes.
+"""The arguments of the Lua scripts that write jobs, made from a template hash that stock RQ itself produces.
 
 The template is the hash that the installed RQ would write for such a job, so that a field which a later version adds is
 there, too. The script fills in the fields that differ from job to job.
@@ -86,7 +86,7 @@ def change_to(job: Job) -> Change:
 
 
 def stamp(now_ms: int, worker: str, nonce: str) -> list[str]:
-    """Return the current time in RQ's formats, with the worker's name and a prefix of execution ids."""
+    """Return a Lua script's common arguments: the time in RQ's formats, the worker's name, an execution id prefix."""
     moment = datetime.fromtimestamp(now_ms / 1000, UTC)
     return [utcformat(moment), str(now_ms / 1000), str(now_ms // 1000), worker, nonce]
 

@@ -169,7 +169,7 @@ class RedisTaskGraph:
         return Unfinished(workflows, queued)
 
     async def remember(self, shard: int) -> None:
-        """Write this dispatcher's name into the shard's epoch key, to note that RQ has the shard's nodes."""
+        """Write this dispatcher's name into the shard's key in Redis, to note that RQ has all nodes of the shard."""
         await self._connection.bounded("remember", self._redis.set(_epoch_key(shard), self._worker))
 
     async def incarnation(self, store: str, begun: int = 0) -> int:
@@ -181,14 +181,14 @@ class RedisTaskGraph:
         return int(before or 0)
 
     async def known(self, shards: Collection[int]) -> Collection[int]:
-        """Return the given shards whose epoch key in Redis holds this dispatcher's name."""
+        """Return the given shards whose key in Redis holds this dispatcher's name: RQ has all nodes of these."""
         if not shards:
             return ()
         found = await self._connection.bounded("known", self._redis.mget(map(_epoch_key, shards)))
         return [shard for shard, epoch in zip(shards, found, strict=True) if epoch == self._worker.encode()]
 
     def _queues(self, shards: Collection[int], level: Priority) -> list[str]:
-        """Return the names of the shards' queues of one priority level, each call beginning with another shard."""
+        """Return the names of the shards' queues of one priority level, from another shard on each time to be fair."""
         queues = [queue_name(level, shard) for shard in shards]
         first = self._turn % len(queues)
         return queues[first:] + queues[:first]

@@ -1,4 +1,4 @@
-"""The count of undeliverable tasks that the broker dropped in a flood before the dispatcher could answer them.
+"""The count of undeliverable tasks that get no answer, because the broker dropped their copies during a flood.
 
 ``unrouted`` has every such task once. So the tasks that came to it, less the copies handed out of ``unrouted.notices``
 and those waiting in it, were dropped. That holds while one dispatcher reads the copies, and no originals are removed:
@@ -22,7 +22,7 @@ LOOK_SECONDS = 15.0
 
 
 class Dropped:
-    """The counter, in one dispatcher, of undeliverable tasks whose copies for the dispatcher the broker dropped."""
+    """The counter of undeliverable tasks whose copy the broker dropped before the dispatcher could read it."""
 
     def __init__(self, broker: Broker, counter: Counter) -> None:
         self._broker = broker

@@ -225,7 +225,7 @@ def _facts(delivery: Delivery, refusal: Refusal) -> dict[str, object]:
 
 
 def _key(delivery: Delivery) -> bytes:
-    """Return a hash of an undeliverable task's copy: of queue, ids and body, the same for each redelivery."""
+    """Return a hash of the queue, ids and body of an undeliverable task's copy, the same at each redelivery."""
     message = delivery.message
     named = (delivery.queue, delivery.routing_key, message.message_id, message.correlation_id, message.reply_to)
     return blake2b(repr(named).encode(errors="replace") + message.body, digest_size=16).digest()

@@ -63,7 +63,7 @@ class Refusal:
 
 
 def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
-    """Return the refusal of a task whose capability has no queue; it suggests similar names of `known` ones."""
+    """Return the refusal of a task whose capability has no queue, with similar names of the capabilities `known`."""
     name, known = _name(delivery), frozenset(known)
     if name in known:
         message = f"Agents offer {name}, but no queue was bound to its key when the task came"
@@ -83,7 +83,7 @@ def unrouted(delivery: Delivery, known: Iterable[str]) -> Refusal:
 
 
 def given_up(delivery: Delivery) -> Refusal | None:
-    """Return the refusal of a task that the broker gave up; None for an agent's own dead letter."""
+    """Return the refusal of a task that the broker gave up; None for a dead letter that an agent itself published."""
     reason, headers = broker_reason(delivery.message), delivery.message.headers
     if reason is None and (tasks.UNDECODABLE not in headers or tasks.REASON in headers):
         return None

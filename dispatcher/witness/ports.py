@@ -1,4 +1,4 @@
-"""Wrappers of a dispatcher's ports that record commits, publishes and acks in the history, and hold failpoints.
+"""Wrappers of a dispatcher's ports that record commits, publishes and acks, and have points to inject faults at.
 
 The wrappers see the written rows and the sent messages, and trust no report. Each call is also a place where a fault
 may end, stop or fail the process (`POINTS`): between any two steps of a batch.
@@ -54,7 +54,7 @@ RESULTS = routing.results_queue(0).removesuffix("0")
 
 
 def nowhere(point: str) -> None:
-    """Do nothing at a failpoint; the default for a dispatcher without ordered faults."""
+    """Do nothing where a fault may be injected (a failpoint); the default for a dispatcher without ordered faults."""
 
 
 class Rows:

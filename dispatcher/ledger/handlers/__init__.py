@@ -1,1 +1,1 @@
-"""The handlers of the commands to a shard, as functions of a transaction: results, requests, timers."""
+"""The functions that apply commands to a shard in a transaction: agents' results, clients' requests, due timers."""

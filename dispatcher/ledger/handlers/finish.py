@@ -26,7 +26,7 @@ from dispatcher.ledger.workflows import republish
 
 
 def finished(unit: UnitOfWork, command: Finished) -> None:
-    """Record a report that a node's attempt ended, once, and retry the node or end it."""
+    """Record an agent's report that an attempt ended, and retry or end the node; ignore a repeated or stale report."""
     node_key, outcome = command.node_key, command.outcome
     row = unit.node(node_key)
     if row is None:
@@ -56,7 +56,7 @@ def _is_current(row: NodeRecord, command: Finished) -> bool:
 
 
 def _take_in(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, outcome: Outcome) -> None:
-    """Write an attempt's outcome into the node's row and values, where it stays until the next attempt."""
+    """Write an ended attempt's agent and start into the node's row, and remove the node from the published nodes."""
     row.agent = outcome.agent_id or row.agent
     if outcome.started_at_ms is not None:
         row.started_ms = outcome.started_at_ms
@@ -181,7 +181,7 @@ def claimed(unit: UnitOfWork, command: Claimed) -> Claim:
 
 
 def _has_another(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
-    """Close an attempt whose agent is gone; return False, with the node dead, when no other attempt may follow."""
+    """Record an attempt whose agent died, and go to the next one; after the last set the node to dead, return False."""
     write_attempt(unit, node_key, row, "lost", DIED)
     if row.attempt >= _policy(unit, node_key).max_attempts:
         _leave_flight(unit, node_key)

@@ -91,7 +91,7 @@ def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
 
 
 def refusal_document(error: CoditectError) -> dict[str, Any]:
-    """Return the JSON document of a refused request; its type is the nearest error class that clients have."""
+    """Return a request's refusal as JSON; its type is the error's class, or its nearest base in `coditect.errors`."""
     known = next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__))
     facts = {name: _plain(fact) for name, fact in error.facts.items()}
     return {"type": known, "sentence": error.sentence, "facts": facts}

@@ -78,7 +78,7 @@ def fail(
 
 
 def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
-    """Release the dependents of all ended nodes; leave to later transactions those that do not fit into this one.
+    """Release the dependents of all ended nodes; leave dependents beyond this transaction's limits to later ones.
 
     With `most` 0 all dependents are left to later transactions.
     """
@@ -106,7 +106,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
 
 
 def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Store the cursor at which a long piece of a node's work stopped, so that later transactions continue there."""
+    """Store how far a node's release, map or other long work has come, so that later transactions continue there."""
     run = unit.run(node_key.workflow)
     assert run is not None
     key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
@@ -135,7 +135,7 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Pass a node's end on to at most `most` dependents, by name after `after`; return their number, at least 1."""
+    """Pass a node's end on to at most `most` dependents with names after `after`; return the steps taken, 1 or more."""
     if "[" in node_key.node:
         _element_ended(unit, node_key)
         return 1
@@ -277,7 +277,7 @@ def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Se
 
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether the store has a node for the first element of a map; elements are made in order."""
+    """Tell whether a map has begun to make nodes for its elements: whether the node of element 0 is in the store."""
     return unit.node(element_of(node_key, 0)) is not None
 
 
@@ -293,7 +293,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
 
 
 def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: int) -> int:
-    """Make the nodes of at most `most` elements of a map, from the cursor on; return their number, at least 1."""
+    """Make the nodes of at most `most` elements of a map from number `cursor` on; return the steps taken, 1 or more."""
     first = number = int(cursor)
     row = unit.node(node_key)
     if row is None or row.state is not TaskState.WORKING:

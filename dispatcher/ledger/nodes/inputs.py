@@ -50,7 +50,7 @@ NO_EXPRESSIONS = Inputs(True)
 
 
 def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool = False) -> Inputs:
-    """Evaluate a node's condition and input expressions; with `has_elements` not those of a map's elements again.
+    """Evaluate a node's condition and input expressions; with `has_elements` skip the list of a map that is expanded.
 
     Raises:
         InputError: when an expression has no value.
@@ -133,7 +133,7 @@ def value_of(tr: Reads, node_key: NodeKey, kind: str) -> Any:
 
 
 def gathered(bodies: Iterable[bytes]) -> list[bytes]:
-    """Collect encoded list elements, and raise an error once the list is larger than one stored value may be.
+    """Return the elements of a list, each encoded in JSON; raise an error once they exceed one stored value's size.
 
     Raises:
         ValueBeyondBound: when the list is too large.

@@ -47,7 +47,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """The beat of a lease's owner as one observer last saw it, and how long the beat has not moved."""
+    """The heartbeat counter (beat) of a lease's owner as one observer saw it, and for how long it has not grown."""
 
     owner: str
     beat: int
@@ -57,14 +57,14 @@ class Pulse:
     """The time of the observer's last look in milliseconds, on the observer's own clock."""
 
     def has_lapsed(self, ttl_ms: int = TTL_MS) -> bool:
-        """Tell whether the owner's beat has not moved for `ttl_ms`, so that the owner counts as dead."""
+        """Tell whether the owner's heartbeat counter has not grown for `ttl_ms`, so that the owner counts as dead."""
         return self.still_ms >= ttl_ms
 
 
 def look(
     pulses: Mapping[str, Pulse], beats: Mapping[str, int], *, now_ms: int, ttl_ms: int = TTL_MS
 ) -> dict[str, Pulse]:
-    """Return how long each owner's beat has stood still, after comparing it with the last observation.
+    """Return for how long each owner's heartbeat counter has not grown, by comparing it with the last observation.
 
     Owners without a beat are left out. `now_ms` is on any clock of the observer that never goes back. Pure: call it
     after the transaction, not in it.
@@ -80,17 +80,17 @@ def _look(before: Pulse | None, owner: str, beat: int, now_ms: int, ttl_ms: int)
 
 
 def beats(tr: Reads) -> dict[str, int]:
-    """Read the current beat of every owner that does not count as dead, for `look`."""
+    """Read the current heartbeat counter of every owner that does not count as dead, for `look`."""
     return {BEATS.unpack(key)[0]: versions.BEAT.unpack(value)[0] for key, value in tr.get_range(*BEATS.range())}
 
 
 def renew(tr: Transaction, owner: str, beat: int) -> None:
-    """Write an owner's beat, which keeps the owner and its leases alive; the owner raises `beat` each time."""
+    """Write an owner's heartbeat counter, which keeps the owner and its leases alive; `beat` grows at each call."""
     tr.set(BEATS.pack((owner,)), versions.BEAT.pack((beat,)))
 
 
 def expire(tr: Transaction, pulse: Pulse) -> bool:
-    """Declare an owner dead, which frees its leases, if its beat is still the observed one.
+    """Declare an owner dead, which frees its leases, unless its heartbeat counter has grown since the observation.
 
     Return whether the owner is dead after the call, also when another observer expired it. A living owner that was
     taken for dead may renew again, and keeps the leases that no other owner took meanwhile. The caller checks whether

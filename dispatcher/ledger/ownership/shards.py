@@ -105,7 +105,7 @@ def step(
     pulses: Collection[Pulse] = (),
     busy: Collection[int] = (),
 ) -> ShareStep:
-    """Renew a dispatcher's beat, expire dead dispatchers, and give away and take shards, in one transaction.
+    """Renew a dispatcher's heartbeat, expire dead dispatchers, and give away and take shards, in one transaction.
 
     `busy` are the shards that the owner works on: none of them is given before it is closed. Idempotent by `beat`.
     Afterwards the caller looks: `pulses = leases.look(pulses, step.beats, now_ms=...)`.
@@ -127,7 +127,7 @@ def step(
 
 
 def leave(tr: Transaction, me: str) -> None:
-    """Release all shards of the dispatcher `me`, which must not call `step` again; other dispatchers take them."""
+    """Release all shards of a dispatcher that shuts down and must not call `step` again; others can take them now."""
     for lease in leases.read_all(tr.snapshot, KIND):
         if lease.owner == me:
             leases.release(tr, lease)

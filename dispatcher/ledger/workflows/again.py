@@ -108,7 +108,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 
 
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
-    """Return the next nodes whose dependents a redrive must reset, or else nodes whose predecessors it must count."""
+    """Return a redrive's next rows: nodes whose dependents to reset, or if none, nodes whose predecessors to count."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
     return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
 
@@ -144,7 +144,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
-    """Reset the dependents that ended because of a reset node, from the cursor on; return how many were examined."""
+    """Reset dependents that ended because of a reset node, from name `after` on; return how many were looked at."""
     start, end = EDGES.range((node_key.workflow, node_key.node))
     if after:
         start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
@@ -168,7 +168,7 @@ def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
 
 
 def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
-    """Count a node's ended predecessors to begin or end the node; return the number of all predecessors, at least 1."""
+    """Count a reset node's ended predecessors to begin or end the node; return the cost, 1 for each predecessor."""
     row, node = unit.node(node_key), unit.definition(node_key)
     if row is None or row.state is not TaskState.BLOCKED:
         return 1

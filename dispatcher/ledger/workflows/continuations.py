@@ -1,4 +1,4 @@
-"""The continuation of work that was too long for one transaction, each piece from its stored cursor."""
+"""The continuation of work too long for one transaction, such as a cancel of many nodes, from a stored cursor."""
 
 from __future__ import annotations
 

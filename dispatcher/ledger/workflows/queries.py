@@ -227,7 +227,7 @@ def _attempt(node: str, one: AttemptRecord) -> dict[str, Any]:
 
 
 def result(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return the result of a node or of a workflow; several last nodes' results are one object by the nodes' names.
+    """Return the result of a node, or of a workflow: the value of its only last node, or an object of values by node.
 
     A single last node gives its value, several an object by name. Many results come in pages, each an object also with
     one or no result: `next` is the node to ask for as `after` in the next query. Only all pages together show

@@ -68,7 +68,7 @@ def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def _check_predecessors(unit: UnitOfWork, node_key: NodeKey, *, has_input: bool) -> None:
-    """Refuse to redrive a node that predecessors forbid to run, or whose given input expressions would overwrite."""
+    """Refuse to redrive a node whose predecessors failed, or with a new input that its expressions would replace."""
     node = unit.definition(node_key)
     decision = again.tally_of(unit, node_key, node).decision
     if decision not in (None, TaskState.READY):

@@ -1,4 +1,4 @@
-"""The query of all shards and living dispatchers, with their owners and counts, from the ledger."""
+"""The query of the shards, with their owners and counts of work, and of the living dispatchers, from the ledger."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def _write_head(unit: UnitOfWork, workflow: str, head: WorkflowRecord, value: An
 
 
 def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple[Node, bytes]]:
-    """Parse the nodes in one chunk of a submission; return them, with the bytes to store of each definition.
+    """Parse the nodes in one chunk of a submission, and return each node with its encoded definition to store.
 
     Raises:
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.

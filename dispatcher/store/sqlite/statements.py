@@ -109,7 +109,7 @@ class Statements:
         return self._version
 
     def _row(self, statement: str, parameters: Sequence[Any]) -> Iterator[list[str]]:
-        """Yield the rows that a SQL statement returns packed as one text: a list of strings for each row."""
+        """Yield a SQL statement's rows, each a list of strings; the statement returns all rows joined into one text."""
         ((text,),) = self._rows(statement, parameters)
         return (found.split(" ") for found in text.split(",")) if text else iter(())
 
@@ -136,7 +136,7 @@ def write(connection: sqlite3.Connection, overlay: Overlay) -> None:
 
 
 def _pieces(items: Sequence[Item], most: int) -> Iterator[Sequence[Item]]:
-    """Yield the items in pieces of at most `most`, of few different sizes: SQLite prepares a statement per size."""
+    """Yield the items in pieces of `most` or a power of 2, since SQLite prepares a statement for each piece size."""
     at = 0
     while at < len(items):
         size = min(most, 1 << ((len(items) - at).bit_length() - 1))
