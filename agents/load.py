@@ -1,4 +1,4 @@
-"""The agent of the load test, which waits as long as a task says and appends a line to the effect log.
+"""The load test's agent: waits as long as a task says, then logs the execution as a line of a file, the effect log.
 
 The agent is no example of work; it exists so that ``coditect load`` can compare what was submitted, what was answered
 and what really happened. One line per execution: ``<task_id> <agent_id> <pid> <attempt>``.
@@ -26,7 +26,7 @@ class LoadWork(BaseModel):
 
 
 class LoadDone(BaseModel):
-    """The result of a load test's task: the task, attempt, agent and process that ran."""
+    """The result of a load test's task: task id, attempt, and the agent and process that executed the task."""
 
     task_id: str
     agent_id: str
@@ -43,7 +43,7 @@ class LoadDone(BaseModel):
     cost=0.0,
 )
 async def work(task: LoadWork, ctx: Context) -> LoadDone:
-    """Wait as long as the task says, then append one line to the effect log. A repeated execution adds another.
+    """Wait as long as the task says, then append one line to the effect log, the file that counts executions.
 
     A wait that is canceled or killed leaves no line.
     """

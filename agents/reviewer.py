@@ -57,7 +57,7 @@ class Review(BaseModel):
 
 
 class PackagesRequest(BaseModel):
-    """A request for the Python packages in some folders."""
+    """A request to list the Python packages in some folders."""
 
     model_config = ConfigDict(extra="forbid")
 

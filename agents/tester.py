@@ -47,7 +47,7 @@ class TestsRequest(BaseModel):
 
 
 class SuiteOutcome(StrEnum):
-    """How a whole test run ended: passed, failed, broken, killed and so on."""
+    """The end of a whole test run: passed, failed, no tests, broken by a conftest.py, timed out, or killed."""
 
     PASSED = "passed"
     FAILED = "failed"

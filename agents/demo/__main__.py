@@ -40,7 +40,7 @@ _STOPPED = 130
 
 
 async def run_demo(root: Path, console: Console) -> Totals:
-    """Start the demo's fleet, run and show all its work, and stop the fleet, also when canceled.
+    """Start the demo's fleet, run its tasks and its workflow on a live display, and stop the fleet, also when canceled.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -87,7 +87,7 @@ def _log_to(file: Path) -> None:
 async def _work(
     client: Client, jobs: Sequence[DemoTask], console: Console, *, kill: Callable[[Board], Coroutine[Any, Any, None]]
 ) -> tuple[list[Settled], float]:
-    """Submit the demo's tasks and kill an agent meanwhile; return the settled tasks and the seconds that they took."""
+    """Submit the demo's tasks and kill an agent meanwhile; return the tasks' ends and the seconds that all took."""
     board = Board()
     async with client.events("task.*") as events, asyncio.TaskGroup() as group:
         listener = group.create_task(_listen(events, board))
@@ -105,7 +105,7 @@ async def _listen(events: EventStream, board: Board) -> None:
 
 
 async def submit_all(client: Client, jobs: Sequence[DemoTask], board: Board) -> list[Settled]:
-    """Submit all tasks at the same time, and return the settled tasks in the order of submission."""
+    """Submit all tasks at the same time, wait until each has ended, and return the ends in the order of submission."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_do(client, job, board)) for job in jobs]
     return [task.result() for task in tasks]

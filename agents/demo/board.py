@@ -33,7 +33,7 @@ class BoardRow:
 
 @dataclass(slots=True)
 class Board:
-    """The states of the demo's tasks: the demo reports submits and ends, the agents' events report starts.
+    """The demo's record of its submitted, running and ended tasks; starts come from the agents' events.
 
     An event may come before its task's submit has returned, and a missed one only makes "running" too low. Only one
     event loop uses the board.
@@ -56,7 +56,7 @@ class Board:
             self._started.add(event.subject)
 
     def settled(self, task_id: str, one: Settled) -> None:
-        """Count a task as done or failed, and show its result as the latest."""
+        """Count a task as done or failed, and keep its result as the latest one for the display."""
         self._jobs.setdefault(task_id, one.job)
         self._settled[task_id] = one.value is not None
         self._agents.add((one.job.capability, one.agent_id))

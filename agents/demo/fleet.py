@@ -47,7 +47,7 @@ class RunningFleet:
     supervisor: ProcessSupervisor
 
     def process_of(self, name: str) -> ProcessId | None:
-        """Return the process of an agent by its name; None between a death and its restart."""
+        """Return the process of an agent by the agent's name; None after the process died, until it is restarted."""
         return next((child.process for child in self.supervisor.children if child.name == name), None)
 
 

@@ -48,7 +48,7 @@ async def run_flow(
     say: Callable[[str], None],
     meanwhile: Callable[[Run], Awaitable[None]] | None = None,
 ) -> Flow:
-    """Start a workflow, run `meanwhile` beside it, grant its approvals, and return the workflow after both ended.
+    """Run a workflow and grant its approvals while `meanwhile` runs; return the workflow once it and `meanwhile` ended.
 
     Raises:
         ResultTimeout: the workflow did not end within two minutes.

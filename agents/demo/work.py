@@ -31,7 +31,7 @@ _SHORTEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """A task to submit in the demo: capability, subject for people, input, type of the output, and priority."""
+    """A task to submit in the demo: capability, title for the display, input, type of the output, and priority."""
 
     capability: str
     subject: str

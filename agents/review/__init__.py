@@ -1,1 +1,1 @@
-"""The parts of a code review: ruff's findings, smells in the syntax tree, and the class of a finding."""
+"""The parts of a code review: the findings with their severities, the run of ruff, and checks of the syntax tree."""

@@ -1,1 +1,1 @@
-"""Helpers that several agents share: confined paths, limited child processes, readers and writers of formats."""
+"""Helpers of several agents: path checks, child processes with limits, and parsers and writers of text formats."""

@@ -1,4 +1,4 @@
-"""Unified diffs: reads the code fragments that a change added, and writes them for tools to check.
+"""The parser of unified diffs, and the writer that puts each changed code fragment into a file for ruff to check.
 
 Each hunk becomes a file of its own below the workspace, with its lines at their real numbers (blank lines before them).
 A hunk that starts inside a block gets openers (``if 1:``) in those blank lines, so that most fragments parse.
@@ -57,7 +57,7 @@ def parse_diff(text: str) -> list[Hunk]:
 
 
 def write_hunks(hunks: list[Hunk], workspace: Path) -> list[SourceFile]:
-    """Write each Python hunk to a file in the workspace, and return these as sources to review.
+    """Write each Python hunk to a file of its own in the workspace, and return the files as sources to review.
 
     Raises:
         InputError: not retryable; there are too many hunks.

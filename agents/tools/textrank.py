@@ -97,7 +97,7 @@ def _rank(words: list[list[str]]) -> list[float]:
 
 
 def _vectors(words: list[list[str]]) -> list[dict[str, float]]:
-    """Return the sentences' TF-IDF vectors, scaled to length one, so that their product is the cosine."""
+    """Return the sentences' TF-IDF vectors at length one, so that the dot product of two is their cosine similarity."""
     document_counts = Counter(word for sentence in words for word in set(sentence))
     vectors = []
     for sentence in words:

@@ -88,7 +88,7 @@ class Context:
 
     @property
     def deadline_ms(self) -> int | None:
-        """The instant after which the result is worthless, in milliseconds since the epoch; None without a deadline."""
+        """The instant after which the result is worthless, in Unix milliseconds; None without a deadline."""
         return self._task.limits.deadline_ms
 
     @property

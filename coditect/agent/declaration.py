@@ -49,7 +49,7 @@ class Capability:
 
     @property
     def wants_context(self) -> bool:
-        """True when an attempt needs a `Context`: the handler takes one, or it runs in a process of its own."""
+        """True when an attempt needs a `Context`: for the handler, or for the process that the handler runs in."""
         return self.signature.wants_context or self.where is Where.PROCESS
 
 

@@ -92,7 +92,7 @@ class Heartbeat:
         return self._registered and not self._failing
 
     def set_status(self, status: AgentStatus | None) -> None:
-        """Publish a status of the agent at once and in all later heartbeats; None restores the status from `load`."""
+        """Publish a status of the agent at once and in later heartbeats; None: the status that `load` returns again."""
         self._status = status
         self._hurry.set()
 

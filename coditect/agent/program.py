@@ -64,7 +64,7 @@ def new_agent_id(agent: Agent) -> AgentId:
 
 
 def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topology]:
-    """Yield the exchanges and queues that an agent process declares, in parts that each fit one declaration.
+    """Yield the exchanges and queues that an agent process declares, in parts that each fit a declaration's time limit.
 
     A declaration has a time limit, and many capabilities need more time than that.
     """

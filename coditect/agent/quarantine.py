@@ -90,7 +90,7 @@ def killed_its_process(task: Task) -> bool:
 
 
 def earlier_deliveries(delivery: Delivery) -> int:
-    """Return how often agents may have started a task: its redeliveries, and one if it came from an agent's queue."""
+    """Return how often agents may have started a task: its redeliveries, plus one if an agent's inbox passed it on."""
     first = delivery.message.headers.get(_FIRST_DEATH)
     handed_on = isinstance(first, str) and routing.hands_on(first)
     return max(delivery.delivery_count, delivery.redelivered) + handed_on
@@ -138,7 +138,7 @@ class Quarantine:
         self._unanswered_until = 0.0
 
     def concerns(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a task's start must be recorded and judged: redeliveries and retries must, others need not."""
+        """Tell whether a task's start must be recorded and judged: only after an earlier delivery or attempt."""
         if task.errors or delivery.redelivered:
             return True
         return _FIRST_DEATH in delivery.message.headers and earlier_deliveries(delivery) > 0
@@ -189,7 +189,7 @@ class Quarantine:
         )
 
     async def hand_back(self, tasks: Iterable[Task]) -> None:
-        """Count in the registry, at most once and within `NOTE_SECONDS`, that tasks go back unstarted.
+        """Note in the registry that direct tasks go back unstarted, so that their start marks raise no suspicion.
 
         Workflow tasks are left out: their owners count by themselves.
         """

@@ -142,7 +142,7 @@ class Runtime:
         self._executors.threads.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self) -> None:
-        """Take no new tasks, return unstarted ones, await running ones for `drain_seconds`, then return those, too."""
+        """Start no more tasks, return unstarted ones, and cancel and return those that outlast `drain_seconds`."""
         await self._intake.close()
         self._managed.hand_back()
         if self._executions:
@@ -232,7 +232,7 @@ class Runtime:
             self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
-        """Tell whether this process runs or ran a repeated delivery's task; if so, settle the delivery accordingly."""
+        """Tell whether this process runs or ran a redelivered task; then attach or answer the delivery."""
         if key is None:
             return False
         running = self._running.get(key)
@@ -380,7 +380,7 @@ class Runtime:
         return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
-        """Free the slot of an ended handler; return whether tasks wait for slots and the handler ran long."""
+        """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""
         execution.settle()  # first: a refusal frees no slot twice
         somebody_waits = self._intake.waiting > 0 and ran > WAVE_SECONDS
         self._mean_ms += 0.05 * (ran * 1000 - self._mean_ms)

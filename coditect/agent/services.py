@@ -27,7 +27,7 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """The parts of an agent process that the services of all its handlers share."""
+    """The parts of an agent process that all its `TaskServices` share, such as requests, events, intake and reports."""
 
     requests: Requests
     events: Events
@@ -151,7 +151,7 @@ class TaskServices:
         )
 
     def progress(self, share: float, note: str) -> None:
-        """Publish the task's progress as an event; for a workflow task report the progress to its owner instead."""
+        """Publish a direct task's progress as an event; report a workflow task's progress to its owner."""
         owner = self.received.task.owner
         if owner is not None:
             self.means.reports.progress(owner, share, note)
@@ -159,7 +159,7 @@ class TaskServices:
         self.means.events.emit("task.progress", subject=self.task_id, share=share, note=note)
 
     def report(self, share: float, note: str) -> None:
-        """Publish the task's progress from a handler's thread, as `progress` does on the event loop."""
+        """Publish the task's progress as `progress` does, but from a handler's thread."""
         self.means.executors.loop.call_soon_threadsafe(self.progress, share, note)
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:

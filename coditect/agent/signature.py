@@ -29,7 +29,7 @@ class Signature:
 
 
 def signature(handler: Callable[..., Any]) -> Signature:
-    """Return the handler's signature; a part without an annotation is plain JSON.
+    """Return the handler's signature; a parameter or result without an annotation counts as any JSON value.
 
     Raises:
         SetupError: when the handler has another shape; the error names the handler's file and line.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def cancellations() -> int:
-    """Return how many cancellations of the current task are pending; 0 outside of a task."""
+    """Return how many cancellations of the current asyncio task are pending; 0 outside of an asyncio task."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 

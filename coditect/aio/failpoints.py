@@ -78,7 +78,7 @@ class Failpoints:
     __slots__ = ("_counts", "_orders", "_strike")
 
     def __init__(self, orders: Iterable[Failpoint] = (), *, strike: Callable[[Failpoint], None] = strike) -> None:
-        """Take the orders; `strike` carries an order out, and a simulation passes its own."""
+        """Take the failpoint orders, and the function that carries an order out, which a simulation replaces."""
         self._orders = tuple(orders)
         self._strike = strike
         self._counts: dict[str, int] = {}

@@ -120,7 +120,7 @@ class LoopWatchdog:
                 faulthandler.cancel_dump_traceback_later()
 
     def _arm_last_resort(self) -> None:
-        """Restart the `faulthandler` timer that ends a hung process; once per bound, as each timer is a thread."""
+        """Restart the `faulthandler` timer that ends a hung process; seldom, since each restart makes a thread."""
         now = time.monotonic()
         if self._last_resort and sys.__stderr__ is not None and now - self._armed_at >= self._bound_seconds:
             self._armed_at = now

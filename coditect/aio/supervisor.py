@@ -125,7 +125,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, Any], *, name: str, awaited: bool = False) -> asyncio.Task[Any]:
-        """Run the coroutine once in the background; log its crash unless the caller awaits the task."""
+        """Run the coroutine once in an asyncio task; log its crash, unless the caller awaits the task (`awaited`)."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard if awaited else self._ended)
@@ -190,7 +190,7 @@ class Supervisor:
             log.error("A background task crashed", exc_info=error, extra={"task_name": task.get_name()})
 
     async def close(self) -> None:
-        """Cancel all tasks that still run, and wait for their end."""
+        """Cancel all of the supervisor's asyncio tasks that still run, and wait for their end."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -206,12 +206,12 @@ class Supervisor:
 
 
 def is_idle(task: asyncio.Task[Any]) -> bool:
-    """Tell whether a task is a loop of routine work, which `Supervisor.keep` started with `idle`."""
+    """Tell whether an asyncio task is a loop of routine work, which `Supervisor.keep` started with `idle`."""
     return task in _IDLE
 
 
 async def _life(kept: _Kept) -> Exception | None:
-    """Run a supervised loop once; return the error that ended the loop, or None when the loop ended in order."""
+    """Run a supervised loop once; return the error that ended the loop, or None when its owner had ended it."""
     try:
         await kept.work()
     except asyncio.CancelledError as error:
@@ -230,7 +230,7 @@ async def _life(kept: _Kept) -> Exception | None:
 
 
 async def _paused(kept: _Kept, seconds: float) -> bool:
-    """Wait for a loop's restart pause; return False, early, when the loop is not wanted any more."""
+    """Wait for a loop's restart pause; return True to restart the loop, False at once when its owner has ended it."""
     steps = math.ceil(seconds / STEP_SECONDS)
     for _ in range(steps):
         if kept.is_over():

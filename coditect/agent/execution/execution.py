@@ -242,7 +242,7 @@ class Execution:
 
 @dataclass(eq=False, slots=True)
 class RememberedAnswer:
-    """The reply of a completed execution on its way to the broker, as a `Promise` of the broker's port."""
+    """The `Promise` of a completed execution's posted reply: it passes the broker's confirm or error to a callback."""
 
     execution: Execution
     outcome: Outcome

@@ -141,7 +141,7 @@ def unstartable(
 
 
 def _unkept(task: Task, now_ms: int) -> HandlerEnd | None:
-    """Refuse a direct task for a long capability; return None if its timeout or deadline is within 25 minutes."""
+    """Refuse a direct task of a capability with a timeout over 10 min, unless the task ends within 25 min anyway."""
     limits = task.limits
     bounds = (limits.timeout_ms, None if limits.deadline_ms is None else limits.deadline_ms - now_ms)
     if min((one for one in bounds if one is not None), default=MOST_MS + 1) <= MOST_MS:

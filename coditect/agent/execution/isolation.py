@@ -30,7 +30,7 @@ RETURN_SECONDS = 1.0
 
 
 class Isolation:
-    """The places of one agent process, each for one running suspect (a task that may kill its process).
+    """The limit on how many suspects (tasks that may kill their process) one agent process runs at the same time.
 
     Each depth of nesting has as many places as the machine has processors, at most as many as slots: a task that a
     suspect awaits can then always run in its turn.
@@ -45,7 +45,7 @@ class Isolation:
 
     @asynccontextmanager
     async def around(self, received: ReceivedTask) -> AsyncIterator[Suspicion]:
-        """Record a task's start and yield the suspicion against it; a suspect waits, without a slot, for a place."""
+        """Record a task's start and yield the suspicion against it; delay a suspect while too many suspects run."""
         aside = partial(self._aside, received)
         async with self._quarantine.examined(received.task, received.delivery, aside) as suspicion:
             if suspicion is Suspicion.NONE:
@@ -56,7 +56,7 @@ class Isolation:
 
     @asynccontextmanager
     async def place(self, received: ReceivedTask) -> AsyncIterator[None]:
-        """Hold one of the places for suspects inside the block; the wait for the place holds no slot."""
+        """Count a suspect as running inside the block; first wait, without its slot, while too many suspects run."""
         async with AsyncExitStack() as stack:
             await self._take_place(received, stack)
             facts = {
@@ -72,7 +72,7 @@ class Isolation:
                 raise
 
     async def _take_place(self, received: ReceivedTask, stack: AsyncExitStack) -> None:
-        """Take one of the places for suspects; wait without the slot while all are taken.
+        """Count a suspect as running; first wait, if possible without its slot, while too many suspects run.
 
         When all places are taken and the task may not wait without its slot, the task goes on without a place: slots
         bound the number of such tasks.
@@ -89,7 +89,7 @@ class Isolation:
             await self._aside(received, enter())
 
     async def _aside(self, received: ReceivedTask, work: Coroutine[Any, Any, bool]) -> bool:
-        """Await a coroutine without the task's slot; keep the slot when too many tasks wait without one already."""
+        """Await a coroutine with the task's slot freed; keep the slot when too many other tasks have freed theirs."""
         if not self._intake.may_suspend(received, self._most_suspended):
             return await work
         self._intake.suspend(received)

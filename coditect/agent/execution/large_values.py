@@ -24,7 +24,7 @@ async def fetch_input(blobs: Blobs, execution: Execution) -> HandlerEnd | None:
 
 
 async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
-    """Store a handler's large value as a blob; return the end with the blob's reference, or with the failure."""
+    """Store a handler's large value as a blob; return the attempt's end with the blob reference, or as failed."""
     try:
         claim = await blobs.put(ended.body)
     except TooLarge as error:

@@ -81,7 +81,7 @@ class Intake:
 
     @property
     def suspended(self) -> int:
-        """The number of tasks that need no slot for now: they await other tasks, or `park` counted them."""
+        """The number of deliveries held without a slot: their tasks await other tasks, or `park` added them."""
         return self._suspended.total() + self._parked
 
     async def open(self, consumer: QueueConsumer) -> None:
@@ -141,7 +141,7 @@ class Intake:
             self._background.start(self._ask(consumer), name=f"ask {consumer.queue}")
 
     def _serve(self, level: Priority, asked: dict[QueueConsumer, None]) -> bool:
-        """Start a waiting task of a level, or reserve the slot to fetch one; return whether the slot is taken."""
+        """Start a waiting task of a level, or reserve the free slot and fetch a task; tell whether the slot is used."""
         candidates = self._candidates[level]
         if self.closed or not candidates:
             return False
@@ -194,7 +194,7 @@ class Intake:
         self._reconsider(consumer)
 
     def _doubt(self, consumer: QueueConsumer) -> None:
-        """Let the next free slot fetch a task from a queue."""
+        """Note that a queue may hold tasks that no consumer delivers, so that the next free slot fetches one."""
         consumer.hungry = True
         self._reconsider(consumer)
 
@@ -254,7 +254,7 @@ class Intake:
                 self._free(received.consumer.level)
 
     async def resume(self, received: ReceivedTask) -> None:
-        """End one await of a suspended task; after its last await, wait for a slot of its level before any new task.
+        """End one await of a suspended task; after the last, wait for a slot, ahead of the new tasks of its level.
 
         A task that still awaits others goes on without a slot: with a slot it could keep them from theirs.
         """
@@ -288,7 +288,7 @@ class Intake:
             self._suspended[received.task.depth] -= 1
 
     def park(self, many: int) -> None:
-        """Count `many` more deliveries as held without a slot, so that as many others may come; negative for fewer."""
+        """Change by `many` the count of deliveries held without a slot, which the bound on deliveries leaves out."""
         self._parked += many
         self._watch()
 
@@ -322,7 +322,7 @@ class Intake:
             self._next_look = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _fits(self, consumer: QueueConsumer, now: float, soon: int, *, rivals: bool) -> bool:
-        """Tell whether a queue's unused prefetch suits the number of tasks that could start; set `consumer.missing`.
+        """Tell whether a queue's unused prefetch suits the tasks that could start; `consumer.missing` gets the gap.
 
         When several queues hold more than could start (`rivals`), none gets deliveries unasked: all are asked in turn.
         """

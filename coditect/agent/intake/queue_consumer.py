@@ -57,7 +57,7 @@ class QueueConsumer:
     """The consumers of one queue, and its deliveries that wait for a slot."""
 
     def __init__(self, queue: str, level: Priority, *, group: str, own: bool = False, passes_on: bool = False) -> None:
-        """Prepare to consume a queue; `own`: only this agent does; `passes_on`: other agents get its returned tasks."""
+        """Prepare to consume a queue; `own`: no other agent does; `passes_on`: returned tasks go to other agents."""
         self.queue = queue
         self.level = level
         self.group = group
@@ -129,11 +129,11 @@ class QueueConsumer:
 
     @property
     def unused(self) -> int:
-        """The unused credit: how many deliveries the broker may still send to the queue's consumers."""
+        """The unused prefetch: how many deliveries the broker may still send to the queue's consumers."""
         return sum(max(0, consumer.prefetch - consumer.unsettled) for consumer in self.consumers)
 
     def is_lively(self) -> bool:
-        """Tell whether a task of the queue holds or awaits a slot, or the queue's consumers have no prefetch left."""
+        """Tell whether to check the queue's prefetch often: its tasks hold or await slots, or no prefetch is left."""
         return bool(self.slots or self.waiting or not self.unused)
 
     @property
@@ -174,7 +174,7 @@ class QueueConsumer:
         self.consumers.append(await broker.consume(self.queue, arrived, prefetch=many, group=self.group))
 
     async def close_consumers(self) -> None:
-        """Cancel all consumers of the queue; their deliveries stay with the agent and no longer count as prefetched."""
+        """Cancel all consumers of the queue; the agent keeps their deliveries, which no longer use up any prefetch."""
         consumers, self.consumers = self.consumers, []
         for consumer in consumers:
             await consumer.cancel()
@@ -197,7 +197,7 @@ class QueueConsumer:
             delivery.requeue()
 
     def returnable(self, overdue: float = inf) -> list[ReceivedTask]:
-        """Return the waiting tasks, not returned too often, whose wait for a return to the queue ends by `overdue`.
+        """Return the tasks that have waited for a slot so long, by `overdue`, that they should go back to their queue.
 
         The broker's delivery count shows how often a task went back; `MOST_HAND_BACKS` limits it.
         """

@@ -17,18 +17,18 @@ WEIGHTS = {Priority.P0: 8, Priority.P1: 4, Priority.P2: 1}
 
 
 def most_in_hand(slots: int) -> int:
-    """Return how many deliveries of one queue may be unsettled at once, while no task is suspended."""
+    """Return how many deliveries of one queue an agent may hold unsettled, apart from those of suspended tasks."""
     return 2 * slots + 16
 
 
 class Turns:
-    """The weighted round robin of the priority levels; a level loses its saved or owed turns when no task waits."""
+    """The weighted round robin of the priority levels; the balance of a level is reset when none of its tasks waits."""
 
     def __init__(self) -> None:
         self._turn = dict.fromkeys(Priority, 0)
 
     def choose(self, waiting: Collection[Priority], eligible: Sequence[Priority]) -> Priority:
-        """Choose the eligible priority level with the most saved turns; first all waiting levels save by weight."""
+        """Add each waiting level's weight to its balance, and choose the eligible level with the largest balance."""
         if len(waiting) == 1:
             return eligible[0]
         for level in waiting:

@@ -12,7 +12,7 @@ from coditect.aio.backoff import Backoff
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """The rule for how soon a dead child process is started again, and when its first start has failed.
+    """The rule for when a dead child process is started again, and after how many early deaths it is given up.
 
     The delay before restart n is 0, then `first_seconds`, doubled each time up to `cap_seconds`; after
     `healthy_seconds` of work the delay of a child starts from 0 again. A child that dies `start_attempts` times in a

@@ -22,7 +22,7 @@ from coditect.wire.tasks import read_result, result_message
 
 
 def is_awaited(service: str) -> bool:
-    """Tell whether a handler awaits the service of the given name, because it is a coroutine.
+    """Tell whether the named method of `Services` is a coroutine, so that a handler awaits its result.
 
     Raises:
         AttributeError: when `Services` has no such service.

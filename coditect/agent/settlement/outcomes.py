@@ -77,7 +77,7 @@ class Outcomes:
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 
     async def send_back(self, execution: Execution, *, within_seconds: float = SENT_BACK_SECONDS) -> None:
-        """Return a task that could not be suspended, unchanged, through a retry-delay queue, and ack its deliveries."""
+        """Return a task that may not free its slot now, unchanged, through a retry-delay queue; ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
 
@@ -123,7 +123,7 @@ class Outcomes:
         await self.answer_attached(execution, outcome)
 
     async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
-        """Reply to each attached redelivery by itself and acknowledge it; a workflow task's owner gets one reply.
+        """Reply to each attached redelivery of a direct task and ack it; ack those of a workflow task without a reply.
 
         Raises:
             CoditectError: any error of `Broker.publish`; the deliveries that were not answered are not settled then.

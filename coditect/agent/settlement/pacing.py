@@ -40,11 +40,11 @@ class Pacing:
         """The reason of its own for which the process fails tasks; empty when there is none."""
 
     def for_another(self, task: Task, delivery: Delivery) -> bool:
-        """Tell whether a retry goes to another agent because this process failed the task before; twice at most."""
+        """Tell whether to return a task, at most twice, for another agent, since it failed in this process before."""
         return task.id in self._failed and delivery.delivery_count < MOST_RETURNS
 
     def pause_seconds(self, task: Task, ended: HandlerEnd) -> float:
-        """Return the seconds that an ended attempt keeps its slot, to slow the agent; unless 0, `over` must follow."""
+        """Return the seconds that an ended attempt keeps its slot, to slow the agent; after them, call `over`."""
         if ended.status is Status.FAILED and task.id is not None:
             self._failed[task.id] = None
             if len(self._failed) > MOST_FAILED:

@@ -179,7 +179,7 @@ class Settler:
         return delay_ms
 
     async def send_back(self, task: Task, headers: Mapping[str, Any], within_seconds: float) -> None:
-        """Send a task that could not be suspended through a retry-delay queue, unchanged.
+        """Send a task that may not free its slot now through a retry-delay queue, unchanged.
 
         `within_seconds` is the mean delay.
         """
@@ -268,7 +268,7 @@ def _carried_bytes(name: str, value: object) -> int:
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:
-    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` carries the answer."""
+    """Tell whether the retry policy allows another attempt after an error; a `RemoteError` has the answer."""
     if isinstance(error, RemoteError):
         return error.retryable
     return policy.allows(error or Exception())

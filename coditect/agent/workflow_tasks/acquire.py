@@ -96,7 +96,7 @@ class AcquireClient:
         self._heard.add(origin)
 
     def missed(self, origin: str, error: Unroutable) -> None:
-        """Note that a shard has no queue: its tasks do not run without a grant until it answers.
+        """Note that a shard's queue is missing: until the shard answers, its tasks need a grant before they run.
 
         Raises:
             NoOwner: when the shard never had a queue, as far as this process knows.

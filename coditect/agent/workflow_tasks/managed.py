@@ -73,7 +73,7 @@ class ManagedTasks:
         isolation: Isolation | None,
         most_suspended: int,
     ) -> None:
-        """Take the parts of the runtime; `isolation` runs suspects, and is None where no other processes may run."""
+        """Create the manager from the runtime's parts; `isolation` runs suspects, None without worker processes."""
         self._grants, self._heartbeats, self._reports = grants, heartbeats, reports
         self._intake = intake
         self._isolation = isolation
@@ -186,7 +186,7 @@ class ManagedTasks:
         return self._waiting_for.total()
 
     async def _give_back(self, execution: Execution, received: ReceivedTask) -> None:
-        """Ask the owner to start again a task whose delivery was lost before the grant came, which none can use."""
+        """Ask the owner to start a task again, whose grant came after this process had lost the delivery."""
         if received.awaiting:
             self._intake.abandon(received)
         log.info("A grant that came too late is given back", extra={"task_id": execution.task.id})
@@ -194,7 +194,7 @@ class ManagedTasks:
 
     @asynccontextmanager
     async def _question(self, task: Task, *, running: bool = False) -> AsyncIterator[AcquireRequest]:
-        """Yield a new acquire request, and drop it at the end of the block, which a drain cancels after a second."""
+        """Yield a new acquire request, and drop the request after the block, which a drain cancels after 1 s."""
         question, asking = self._grants.question(task, owner_of(task), running=running), asyncio.current_task()
         assert asking is not None, "in a task of its own"
         self._asking.add(asking)
@@ -218,7 +218,7 @@ class ManagedTasks:
             one.cancel()
 
     def _waiting(self) -> set[asyncio.Task[None]]:
-        """Return the asyncio tasks of the executions that wait for a slot or a place."""
+        """Return the asyncio tasks of the workflow tasks that wait for a slot, or for the end of other suspects."""
         return {one.work for one, stage in self._stages.items() if stage in UNBEGUN and one.work is not None}
 
     # -- another delivery of it -----------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class ManagedTasks:
     async def rejoin(
         self, task: Task, delivery: Delivery, execution: Execution | None, known: Callable[[], Outcome | None]
     ) -> None:
-        """Handle a repeated delivery of a task that runs here, or ended here (then `known` returns its outcome)."""
+        """Handle a repeated delivery of a task that runs here (`execution`) or ended here (`known` returns the end)."""
         if execution is not None and self._stages.get(execution) is Stage.ASKING:
             execution.attach(task, delivery)
             return
@@ -326,7 +326,7 @@ class ManagedTasks:
 
     @contextmanager
     def _parked(self) -> Iterator[None]:
-        """Count one more delivery as held without a slot inside the block."""
+        """Count one more delivery inside the block as held without a slot, so that the broker may send another one."""
         self._intake.park(1)
         try:
             yield
@@ -357,7 +357,7 @@ class ManagedTasks:
         )
 
     async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
-        """Ask the owner to start the task again, then acknowledge it: a redelivery would count as another attempt."""
+        """Ask the owner to start the task again, and ack the delivery, which as a redelivery would cost an attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(

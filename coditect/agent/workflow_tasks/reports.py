@@ -1,4 +1,4 @@
-"""Reports to the owners of workflow tasks: results and progress, on `coditect.results` by the owner's shard."""
+"""Reports of results and progress to the owners of workflow tasks, on the exchange `coditect.results`, by shard."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Reports:
     """The publisher of results and progress of one agent process to the owners of its workflow tasks."""
 
     def __init__(self, broker: Broker, background: Supervisor, clock: Clock, *, heard: Callable[[str], None]) -> None:
-        """Take the ports; `heard` is called with each shard that took a message, and thus exists."""
+        """Create the publisher; `heard` is called with each shard that took a message, and thus exists."""
         self._heard = heard
         self._broker = broker
         self._background = background

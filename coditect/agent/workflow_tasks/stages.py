@@ -1,4 +1,4 @@
-"""The stages of a workflow task in an agent process: acquire request, grant, wait, run, and return to its owner."""
+"""The stages of a workflow task in an agent process, from the acquire request to the run or the return to its owner."""
 
 from __future__ import annotations
 

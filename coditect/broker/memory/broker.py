@@ -219,7 +219,7 @@ class MemoryBroker:
             await self._connection.ready()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """Make one try of a publish; return False when another try is worthwhile."""
+        """Try a publish once; return True when the broker took the message, False when to try again."""
         attempt.held_back = attempt.held_back or self.blocked
         await self._ready()
         attempt.astray = None
@@ -252,7 +252,7 @@ class MemoryBroker:
                 assert_never(verdict)
 
     async def _found_way(self, attempt: _Attempt, why: CoditectError) -> bool:
-        """Make all processes declare a missing exchange or binding again, and return False to try again.
+        """Make all processes declare a missing exchange or binding again; return False, to repeat the publish.
 
         Raises:
             CoditectError: the given error, when no process owns the route, or the time is over.

@@ -28,7 +28,7 @@ class Hand:
 
     @property
     def empty(self) -> bool:
-        """Tell whether every delivery is settled, and the broker knows it."""
+        """Tell whether every delivery is settled, and the broker has received each settlement."""
         return not self._held and not self._settled
 
     def take(self, stored: Stored, queue: MemoryQueue, subscription: QueueSubscription | None) -> MemoryDelivery:

@@ -73,7 +73,7 @@ class MemoryQueue:
         seeded: random.Random | None = None,
         context: Context | None = None,
     ) -> None:
-        """Take declaration and callbacks; `seeded` picks consumers at random, timers run in `context`."""
+        """Create the declared queue, empty; `seeded` picks the consumers at random, and timers run in `context`."""
         self.declared = declared
         self._give_up = give_up
         self._expire = expire
@@ -139,7 +139,7 @@ class MemoryQueue:
     # Consumers
 
     def admits(self, *, exclusive: bool) -> bool:
-        """Tell whether another consumer may be added, exclusively or not."""
+        """Tell whether another consumer may be added, which asks for exclusive use of the queue or not."""
         return not any(exclusive or one.exclusive for one in self._subscriptions)
 
     def subscribe(self, subscription: QueueSubscription) -> None:

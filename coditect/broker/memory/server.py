@@ -257,7 +257,7 @@ class MemoryServer:
         return self._queues.get(name)
 
     def queue(self, name: str) -> MemoryQueue:
-        """Return the queue with the given name.
+        """Return the queue with the given name, or raise NotFound.
 
         Raises:
             NotFound: when it does not exist.

@@ -148,7 +148,7 @@ class AmqpBroker:
         self._check = check
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
-        """Declare a missing exchange or binding again if this process owns it; tell whether to publish again."""
+        """Declare an exchange or binding that a publish lacked again if this process made it; tell whether to retry."""
         if not exists:
             ours = self._entities.has_exchange(exchange)
         elif not (ours := self._entities.binds(exchange, routing_key)):
@@ -238,7 +238,7 @@ class AmqpBroker:
         return await self._rarely(lambda connection: self._looks.stats(connection, queue))
 
     async def _end_round(self) -> None:
-        """End one round of checks whether consumers receive messages, and declare the process's bindings again."""
+        """End one round of reads of queue counts, and declare the process's bindings again, in case some are lost."""
         channel, consumers = self._looks.end()
         await self._rarely(lambda connection: self._entities.bind(connection, consumers, channel))
 
@@ -258,7 +258,7 @@ class AmqpBroker:
         self._outgoing.abort()
 
     async def _rarely(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """Run a call on the consuming connection, again after each loss of it, within `CALL_SECONDS` in all.
+        """Run a call on the consuming connection, and again when the connection is lost, for `CALL_SECONDS` in all.
 
         Raises:
             BrokerUnavailable: when the call did not succeed within `CALL_SECONDS`; retryable.

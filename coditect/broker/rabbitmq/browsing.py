@@ -35,7 +35,7 @@ class Browsing:
         """The unanswered fetches whose callers have given up, with their queues."""
 
     async def get(self, connection: AbstractConnection, queue: str) -> Delivery | None:
-        """Fetch one message of a queue; join an unanswered earlier fetch of the queue whose caller has given up."""
+        """Fetch one message of a queue; take over an unanswered fetch of the queue that another caller gave up."""
         asked = next((one for one, its in self._given_up.items() if its == queue), None)
         if asked is None:
             asked = self._background.start(self._ask(connection, queue), name=f"get {queue}", awaited=True)
@@ -100,7 +100,7 @@ async def _lose_with(consumer_channel: PlainConsumerChannel) -> None:
 
 
 class _Browsed:
-    """The stand-in for a consumer behind one fetched delivery: its queue, and a count of unsettled deliveries."""
+    """The stand-in for the consumer that a delivery needs and a single fetched message lacks."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue

@@ -97,7 +97,7 @@ class Subscription:
         self.deafen()
 
     def deafen(self) -> None:
-        """Mark the consumer as inactive, and call `on_lost`; its deliveries can still be settled."""
+        """Mark the consumer as canceled at the broker, and call `on_lost`; its deliveries can still be settled."""
         self.tag = None
         if self._on_lost is not None and not self.canceled:
             self._on_lost()
@@ -180,7 +180,7 @@ class Group:
             await self._start(subscription)
 
     async def close(self) -> None:
-        """Send the decided acks, requeues and rejects and close the channel; the broker redelivers other messages."""
+        """Send the acks, requeues and rejects still buffered, and close the channel, which returns other deliveries."""
         self._connection = None
         consumer_channel = self._consumer_channel
         if consumer_channel is None or not self.opened:
