@@ -56,7 +56,7 @@ def restore(settings: Settings, source: Path) -> Path | None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Raise StoreMisconfigured with the file's path in place of an OSError of the block."""
+    """Convert an OSError inside the `with` block to StoreMisconfigured, with the path of the file."""
     try:
         yield
     except OSError as error:

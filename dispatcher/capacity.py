@@ -59,11 +59,11 @@ class Capacity:
             recent.append(self._now())
 
     def keep(self, capability: str, number: int) -> None:
-        """Reserve room for `number` nodes that are about to be claimed, until `free` gives the room back."""
+        """Reserve capacity to publish `number` nodes that are about to be claimed, until `free` releases it."""
         self._kept[capability] += number
 
     def free(self, capability: str, number: int) -> None:
-        """Free room that `keep` reserved, after the nodes were claimed and counted, or refused."""
+        """Release capacity that `keep` reserved, after the nodes were claimed and counted, or the claim was refused."""
         self._kept[capability] -= number
 
     def note_no_queue(self, capability: str) -> None:

@@ -155,7 +155,7 @@ def is_durable(task_id: str) -> bool:
 
 
 async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:
-    """Pass each of a task's events to the function that shows events, until the task's last event."""
+    """Show each event of a task as it arrives, by the function that `shown` opens, until the task's last event."""
     with shown() as show:
         async for event in events:
             if event.subject == task_id:

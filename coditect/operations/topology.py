@@ -1,4 +1,4 @@
-"""Use cases for the exchanges and queues of fleet and capabilities: compare with the broker, create, export.
+"""Use cases for the exchanges and queues that the code needs: compare with the broker, create missing ones, export.
 
 Every function raises InputError when a name is none of a capability. Without names the capabilities are those that
 living agents offer; `note` is called when these are unknown.

@@ -112,7 +112,7 @@ class WorkflowWatcher(Protocol):
         """Receive, once, that the control plane accepted the workflow."""
 
     def seen(self, row: WorkflowRow | None, /) -> None:
-        """Receive the followed workflow's present row; None when the control plane did not answer."""
+        """Receive the state and node counts of the followed workflow; None when the control plane did not answer."""
 
     def asked(self, approval: ApprovalRow) -> None:
         """Receive each approval that the followed workflow waits for, once."""
@@ -149,7 +149,7 @@ async def run_workflow(
 
 
 class _Questions:
-    """A search for the open approvals of a followed workflow, each reported once."""
+    """The reporter of a followed workflow's open approvals, which passes each approval to the watcher once."""
 
     def __init__(self, client: Client, workflow: str, watcher: WorkflowWatcher) -> None:
         self._client = client
@@ -160,14 +160,14 @@ class _Questions:
         self._told: set[str] = set()
 
     def look(self, row: WorkflowRow | None) -> None:
-        """Pass a workflow's row to the watcher; search for open approvals if one waits and the node counts changed."""
+        """Pass a workflow's row to the watcher; wake `tell` when an approval waits and the node counts have changed."""
         self._watcher.seen(row)
         if row is not None and row.counts.get(TaskState.AWAITING_APPROVAL) and row.counts != self._counts:
             self._counts = row.counts
             self._news.set()
 
     async def tell(self) -> None:
-        """Report new open approvals to the watcher after each change of the node counts, until canceled."""
+        """Pass each open approval that is not yet reported to the watcher, whenever `look` asks; run until canceled."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -251,7 +251,7 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return warnings about maps that pass no element to their tasks, and `compensate` fields, which nothing runs."""
+    """Return warnings about maps whose tasks get no list element, and nodes with the unused field `compensate`."""
     found = [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes

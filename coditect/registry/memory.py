@@ -129,7 +129,7 @@ class MemoryRegistry:
         return now_ms
 
     async def next_turn(self, name: str) -> int:
-        """Increment the named counter, which all clients share, and return its new value."""
+        """Increment the named counter, which all clients share for round robin, and return its new value."""
         self._refuse_when_failing()
         turn = self._turns[name] = self._turns.get(name, 0) + 1
         await self._answer()
@@ -144,7 +144,7 @@ class MemoryRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent that marked the task before, or None."""
+        """Mark a task as started by an agent, or return the other agent whose start mark the task already has."""
         self._refuse_when_failing()
         holder, ends = self._starts.get(task, (agent_id, math.inf))
         free = holder in (agent_id, instead_of) or ends <= self._now()
@@ -154,14 +154,14 @@ class MemoryRegistry:
         return None if free else holder
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
         self._refuse_when_failing()
         self._unmark(task, agent_id)
         self._handed_back.pop(task, None)
         await self._answer()
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks."""
+        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks."""
         self._refuse_when_failing()
         for task in tasks:
             self._unmark(task, agent_id)

@@ -51,7 +51,7 @@ def texts_of(agent: Registration) -> Iterator[str]:
 
 
 class Registry(Protocol):
-    """The port of the fleet's directory of agents; an async context manager that opens without a server.
+    """The port of the fleet's directory of agents; an async context manager that opens even while its server is down.
 
     Every call ends within 1 s.
 
@@ -95,20 +95,20 @@ class Registry(Protocol):
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent that marked the task before, or None.
+        """Mark a task as started by an agent, or return the other agent whose start mark the task already has.
 
         Another agent's mark stays, unless that agent is `instead_of`. A mark lives `keep_seconds`. No mark is written
         for a task that was handed back as often as it had `deliveries`.
         """
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent.
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent.
 
         Another agent's mark stays.
         """
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks.
+        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks.
 
         A count lives `keep_seconds` from the last hand-back.
         """

@@ -112,7 +112,7 @@ class RedisRegistry:
         return int(seconds) * 1_000 + int(microseconds) // 1_000
 
     async def next_turn(self, name: str) -> int:
-        """Increment the named counter, which all clients share; a broken connection may skip a number."""
+        """Increment and return a round-robin counter of all clients; a retry after a lost reply may skip a number."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
 
     async def mark_start(
@@ -124,18 +124,18 @@ class RedisRegistry:
         instead_of: AgentId | None = None,
         deliveries: int | None = None,
     ) -> AgentId | None:
-        """Mark a task as started by an agent; return the agent that marked the task before, or None."""
+        """Mark a task as started by an agent, or return the other agent whose start mark the task already has."""
         delivered = "" if deliveries is None else deliveries
         arguments = (agent_id, _milliseconds(keep_seconds), instead_of or "", delivered)
         holder = await self._run_on_marks("mark_start", [task], *arguments)
         return None if holder is None else AgentId(holder.decode(errors="surrogateescape"))
 
     async def clear_start(self, task: str, agent_id: AgentId) -> None:
-        """Remove an agent's start mark of a task, and the task's count of hand-backs; idempotent."""
+        """Remove an agent's start mark of a task, and the count of the task's returns without a start; idempotent."""
         await self._run_on_marks("clear_start", [task], agent_id)
 
     async def hand_back(self, tasks: Collection[str], agent_id: AgentId, *, keep_seconds: float) -> None:
-        """Count one more unstarted return of each task by an agent, and remove the agent's start marks of the tasks."""
+        """Count that an agent returned each task without a start, and remove the agent's start marks of the tasks."""
         await self._run_on_marks("hand_back", tasks, agent_id, _milliseconds(keep_seconds))
 
     async def _run(self, step: str, *arguments: str | bytes | int) -> Any:

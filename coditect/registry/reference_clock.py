@@ -60,7 +60,7 @@ class ReferenceClock:
 
     @property
     def doubt(self) -> str:
-        """Return a sentence about the clock's difference from the registry's; empty when it is below 1 s."""
+        """Return a warning text with the clock's difference from the registry's clock; empty below 1 s."""
         if abs(self.ahead_ms) < TOLD_MS:
             return ""
         side = "ahead of" if self.ahead_ms > 0 else "behind"

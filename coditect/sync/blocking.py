@@ -45,7 +45,7 @@ class Blocking(Generic[A]):
 
 
 def _giving(method: T, kind: str) -> T:
-    """Set the return type in a blocking method's signature, remove `async` from its help, and return the method."""
+    """Return a blocking method with `kind` as its shown return type, and without the word `async` in its docstring."""
     shown: Any = method
     shown.__signature__ = inspect.signature(shown).replace(return_annotation=kind)
     shown.__doc__ = (shown.__doc__ or "").replace("async ", "")
@@ -53,7 +53,7 @@ def _giving(method: T, kind: str) -> T:
 
 
 def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
-    """Return the blocking counterpart of a coroutine method, which waits for the result; overrides are called, too."""
+    """Return a method that runs a coroutine method, or a subclass's override of it, and waits for the result."""
 
     @wraps(method)
     def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -149,7 +149,7 @@ def naming(
 def iterating(
     method: Callable[Concatenate[A, P], AsyncIterator[T]],
 ) -> Callable[Concatenate[Blocking[A], P], Iterator[T]]:
-    """Return the blocking counterpart of a method that gives an asynchronous iterator: it gives a plain one."""
+    """Return a blocking method that gives a plain iterator over the items of the given method's async iterator."""
 
     @wraps(method)
     def iterate(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:

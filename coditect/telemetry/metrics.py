@@ -39,7 +39,7 @@ class Metrics(Protocol):
         """Return the counter of a metric with these labels; all callers in the process share it."""
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register a function that returns the metric's present value; it replaces an earlier one."""
+        """Register a function that returns the metric's present value, in place of an earlier function."""
 
 
 class MemoryMetrics:
@@ -54,7 +54,7 @@ class MemoryMetrics:
         return self._counters.setdefault((metric.name, tuple(sorted(labels.items()))), Counter())
 
     def observe(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Register a function that returns the metric's present value; it replaces an earlier one."""
+        """Register a function that returns the metric's present value, in place of an earlier function."""
         self._observed[metric.name, tuple(sorted(labels.items()))] = read
 
     def samples(self) -> dict[Series, float]:

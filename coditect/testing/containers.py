@@ -60,7 +60,7 @@ def foundationdb(image: str, port: int) -> Server:
 
 
 def docker_answers() -> bool:
-    """Tell whether a Docker engine answers where `DOCKER_HOST`, the current context or the usual socket says.
+    """Tell whether a Docker engine answers at `DOCKER_HOST`, at the current Docker context or at the usual socket.
 
     Raises:
         SetupError: the extra `containers` is not installed.

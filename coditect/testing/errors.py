@@ -10,4 +10,4 @@ class FleetStuck(CoditectError):
 
 
 class FleetCrashed(ExceptionGroup[Exception]):
-    """The errors of the fleet's background work during the test; the exceptions are in the group."""
+    """The group of all exceptions that the fleet's background work raised during the test."""

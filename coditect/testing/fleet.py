@@ -213,7 +213,7 @@ class TestFleet:
     # -- what it is made of -----------------------------------------------------------------------------
 
     def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
-        """Return the functions that run the installed control planes, by name."""
+        """Return the function that runs a dispatcher, by the name of each control plane installed as an entry point."""
         return {one.name: one.load().running_dispatcher for one in entry_points(group=CONTROL_PLANES)}
 
     def _random(self, purpose: str) -> Random:
@@ -277,7 +277,7 @@ class TestFleet:
         return self._virtual_clock.now
 
     async def advance(self, span: Duration) -> None:
-        """Let a span of virtual time pass; return when all that is due in it, also at its very end, has happened."""
+        """Let a span of virtual time pass; return when everything due in the span, or at its very end, has happened."""
         await self.settled()
         self._virtual_clock.heard = self._virtual_clock.now + seconds(span)
         await asyncio.sleep(seconds(span))
@@ -383,7 +383,7 @@ class TestFleet:
         return forgiven
 
     async def dead_letters(self, capability: str | None = None) -> tuple[DeadLetter, ...]:
-        """Return the dead letters of one capability, or all of the fleet with the unrouted tasks; remove none."""
+        """Return, without removing them, the dead letters of one capability; by default all, and the unrouted tasks."""
         declared = {one.name for agent in self._added for one in agent.capabilities}
         names = declared if capability is None else {capability}
         queues = [routing.dead_queue(name) for name in sorted(names)]

@@ -36,7 +36,7 @@ class State(StrEnum):
 
 
 class VirtualProcess:
-    """A simulated process of a fleet, as a test sees it."""
+    """A simulated process of a fleet: its id, its state, its program, and its connection to the in-memory broker."""
 
     def __init__(self, id_: AgentId, name: str, broker: MemoryBroker, actor: Actor, program: Program) -> None:
         self.id = id_
@@ -103,7 +103,7 @@ class VirtualProcess:
 
 
 class InProcess(Agent):
-    """A copy of an agent whose `process=True` handlers run in threads or on the loop: a test has one process only."""
+    """A copy of an agent whose `process=True` handlers run in threads or on the loop, not in child processes."""
 
     def __init__(self, agent: Agent) -> None:
         super().__init__(

@@ -98,7 +98,7 @@ class VirtualProcesses:
         return draining
 
     def living(self, target: str | None = None) -> tuple[VirtualProcess, ...]:
-        """Return the living processes with the name or id; all living ones without a target.
+        """Return the living processes with the given name or id; without a name or id, return all living processes.
 
         Raises:
             NotFound: when no process of that name or id lives.

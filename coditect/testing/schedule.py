@@ -22,7 +22,7 @@ _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=
 
 
 class Actor:
-    """A simulated process, as the scheduler sees it: its tasks, its ready callbacks, and whether it is stopped."""
+    """A simulated process for the scheduler: its asyncio tasks, its ready callbacks, and whether it is stopped."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -115,7 +115,7 @@ class Schedule:
         return timer
 
     def _is_idle(self, actor: Actor | None, when: float, callback: Callable[..., Any]) -> bool:
-        """Tell whether a timer belongs to an idle background loop, or to an agent's regular check of its consumers."""
+        """Tell whether virtual time may skip a timer: one of an idle loop, or of an agent's regular consumer check."""
         if actor is None:
             return False
         if isinstance(getattr(callback, "__self__", None), Intake):

@@ -39,7 +39,7 @@ REDIS = "CODITECT_TEST_REDIS_URL"
 
 
 class Kind(StrEnum):
-    """The kind of servers that a run starts."""
+    """The kind of the servers that a test run starts: private processes, or containers."""
 
     PRIVATE = "private"
     CONTAINERS = "containers"
@@ -61,7 +61,7 @@ class ServerUrls:
 
 
 def select(environ: Mapping[str, str], *, docker_answers: Callable[[], bool] = docker_answers) -> Kind:
-    """Return the kind of servers to start: containers only if they are wanted and Docker answers.
+    """Return the kind of servers to start: containers if they are wanted and Docker answers, else private processes.
 
     Raises:
         SetupError: there is no such kind, or the extra `containers` is missing.
@@ -75,7 +75,7 @@ def select(environ: Mapping[str, str], *, docker_answers: Callable[[], bool] = d
 def describe(
     environ: Mapping[str, str], *, images: Images | None = None, docker_answers: Callable[[], bool] = docker_answers
 ) -> str:
-    """Return a text for people that names the servers which `running_servers` takes."""
+    """Return a text for people that names the servers which `running_servers` would use or start."""
     named = [name for name in (AMQP, REDIS) if environ.get(name)]
     if len(named) == 2:
         return f"those of {AMQP} and {REDIS}"
@@ -96,7 +96,7 @@ def running_servers(
     folder: Path | None = None,
     images: Images | None = None,
 ) -> Iterator[ServerUrls]:
-    """Bring servers up for as long as the block lasts, and yield their addresses.
+    """Start servers, or use those that the environment names, while the block lasts, and yield the servers' addresses.
 
     The files of private servers lie in `folder`, by default a temporary one. `environ` is the process's own by default.
     FoundationDB runs only in a container, or is the cluster that `FDB_CLUSTER_FILE` names; its client library must be
@@ -131,7 +131,7 @@ def private(
     redis: bool = True,
     management: bool = False,
 ) -> Iterator[PrivateServers]:
-    """Run private servers for a synchronous block; as `coditect.local.private_servers`."""
+    """Run `coditect.local.private_servers` for a block of synchronous code, and yield the private servers."""
     context = private_servers(folder, environ=environ, rabbitmq=rabbitmq, redis=redis, management=management)
     with plain_runner() as runner:
         stack = AsyncExitStack()
@@ -149,7 +149,7 @@ def coditect_servers() -> Iterator[ServerUrls]:
 
 
 def pytest_report_header() -> str:
-    """Say which servers the run takes."""
+    """Return the line of pytest's header that names the servers which the test run uses."""
     try:
         return f"servers: {describe(os.environ)}"
     except SetupError as error:

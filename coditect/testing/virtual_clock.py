@@ -37,13 +37,13 @@ _MOST_IDLE = 1_000
 
 
 class Jobs:
-    """The jobs that run in threads for the fleet, with their starts in real time."""
+    """The fleet's jobs in threads, each with its real start time, for which virtual time has to wait."""
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Future[Any], tuple[float, Callable[[], bool]]] = {}
 
     def add(self, job: asyncio.Future[Any], counts: Callable[[], bool]) -> None:
-        """Add a job that has started; `counts` returns whether time still has to wait for it."""
+        """Add a job that has started; `counts` tells whether virtual time still has to wait for the job."""
         self._since[job] = (time.monotonic(), counts)
 
     def last_start(self) -> float | None:
@@ -65,7 +65,7 @@ class VirtualClock:
         skipped: Callable[[float], None],
         stuck: Callable[[str], None],
     ) -> None:
-        """Take the loop and the callbacks: `skipped` gets each skip in seconds, `stuck` the reason of a vain wait."""
+        """Take the loop and two callbacks: `skipped` gets the skipped seconds, `stuck` the reason of a vain wait."""
         self.now = 0.0
         """The virtual seconds since the clock was opened."""
         self.heard = 0.0
@@ -87,7 +87,7 @@ class VirtualClock:
     # -- the loop ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the loop's time virtual; timers that are set already keep the time that is left."""
+        """Make the loop's time virtual; pending timers keep their remaining time."""
         self._move_timers(self.now - self._loop.time())
         self._files = len(self._selector.get_map())
         self._real_select = self._selector.select
@@ -97,7 +97,7 @@ class VirtualClock:
         vars(self._selector)["select"] = self._select
 
     def close(self) -> None:
-        """Make the loop's time real again; timers that are still set keep the time that is left."""
+        """Make the loop's time real again; pending timers keep their remaining time."""
         del self._own["time"]
         self._own["_clock_resolution"] = self._real_resolution
         del vars(self._selector)["select"]
@@ -117,7 +117,7 @@ class VirtualClock:
     # -- what others tell -------------------------------------------------------------------------------
 
     def set(self, timer: asyncio.TimerHandle, *, idle: bool) -> None:
-        """Note a new timer of the loop; an `idle` timer only checks whether anything happened."""
+        """Register a new timer of the loop; an `idle` timer, which only repeats a check, does not count as activity."""
         if not idle:
             self._stirred = self.now
             return
@@ -154,7 +154,7 @@ class VirtualClock:
         return []
 
     def _outside(self) -> list[Any]:
-        """Wait, in real time, for threads and open sockets; return the sockets' events."""
+        """Wait in real time for running threads, or briefly for open sockets, and return the I/O events that arrive."""
         events: list[Any] = []
         if (since := self.jobs.last_start()) is not None:
             left = since + self._stuck_after_seconds - time.monotonic()
@@ -180,7 +180,7 @@ class VirtualClock:
         return []
 
     def _skip(self, to: float) -> bool:
-        """Move virtual time and idle timers ahead by whole heartbeats up to `to`; return False if not even one fits."""
+        """Move virtual time and idle timers ahead by whole heartbeat periods up to `to`; return False if none fits."""
         seconds = (to - self.now) // self._beat_seconds * self._beat_seconds
         if seconds < self._beat_seconds:
             return False
@@ -198,7 +198,7 @@ class VirtualClock:
 
 
 def _snapped(instant: float) -> float:
-    """Return the instant rounded to a microsecond if it differs from the rounded one only by a rounding error.
+    """Return the instant rounded to a microsecond if that changes only a floating-point error; else the instant.
 
     The loop itself rounds by as much.
     """

@@ -56,7 +56,7 @@ def results_message(results: Sequence[AttemptResult], *, message_id: str) -> Mes
 
 
 def read_results(message: Message, origin: str) -> list[AttemptResult]:
-    """Parse a result batch that `results_message` built, for the owner of the shard `origin`.
+    """Parse a batch of workflow tasks' results; `origin` is the shard whose results queue delivered the batch.
 
     Raises:
         InvalidTask: when the message has another form.

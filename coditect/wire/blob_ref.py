@@ -92,7 +92,7 @@ def has_claims(body: bytes) -> bool:
 
 
 def check_claims(body: bytes) -> None:
-    """Check that a message body holds a blob reference.
+    """Raise InvalidTask unless a message body holds a blob reference.
 
     Raises:
         InvalidTask: when the body holds none.

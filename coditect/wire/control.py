@@ -177,7 +177,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A report of a workflow task's progress, which also shows that a long task, acknowledged early, still runs."""
+    """A report of a workflow task's progress, which also shows that a task acknowledged early still runs."""
 
     workflow: str
     node: str

@@ -31,7 +31,7 @@ EXCEPT = "x-coditect-except"
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to cancel a task, or only one publication or request of it: `{"task_id": ..., "reason": ...}`."""
+    """An order to cancel a whole task, its publications up to a number, or one request for it, with a reason."""
 
     task_id: str
     reason: str = ""
@@ -75,7 +75,7 @@ def message(kind: str, content: Any = None, **headers: Any) -> Message:
 def cancel(
     task_id: str, *, reason: str = "", publication: int | None = None, correlation_id: str | None = None
 ) -> Message:
-    """Build a control message that orders an agent to cancel a task, some of its publications, or one request."""
+    """Build the message that orders an agent to cancel a task, its publications up to a number, or one request."""
     narrowed = {"publication": publication, "correlation_id": correlation_id}
     return message(
         CANCEL,

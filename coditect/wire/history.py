@@ -23,7 +23,7 @@ _KINDS: Mapping[str, type] = {"agent": str, "attempt": int, "type": str, "messag
 
 
 def read_history(text: str) -> tuple[Mapping[str, Any], ...]:
-    """Parse the header text into the latest failed attempts, oldest first; other content of the text is left out.
+    """Parse the header text into the latest failed attempts, oldest first; entries that are no objects are left out.
 
     Raises:
         InvalidTask: when the text is too long, no JSON, or no list.

@@ -52,11 +52,11 @@ class ReturnAddresses:
             )
 
     def reachable(self, address: Address) -> bool:
-        """Tell whether the broker's permissions, as far as known, allow a result to be sent to the address."""
+        """Tell whether a result may be sent to the address; False for a while after the broker refused a queue."""
         return bool(address.exchange) or asyncio.get_running_loop().time() >= self._closed_until
 
     def refused(self, address: Address, error: CoditectError) -> bool:
-        """Tell whether a failed publish lacked permission to write to a foreign reply queue, and remember it if so.
+        """Tell whether a publish failed for lack of permission to write to a reply queue; remember such a failure.
 
         If so, `reachable` is False for all foreign queues for `REFUSED_SECONDS`.
         """

@@ -90,7 +90,7 @@ def queue_key(queue: str) -> str | None:
 
 
 def queue_for(exchange: str, key: str) -> str | None:
-    """Return the queue that a publish to an exchange with a routing key reaches, if the names alone tell it.
+    """Return the queue that a publish to an exchange with a routing key reaches; None when bindings decide.
 
     None where the queue depends on bindings by listeners, or where the exchange is a fanout.
     """
@@ -129,7 +129,7 @@ def next_key(agent_id: AgentId) -> str:
 
 
 def hands_on(queue: str) -> bool:
-    """Tell whether a queue is an agent's own task queue, whose tasks move on when the agent does not take them."""
+    """Tell whether a queue is an agent's own task queue, whose untaken tasks move on to the capability's queue."""
     return queue.startswith("agent.") and queue.endswith((".tasks", ".next"))
 
 
@@ -173,7 +173,7 @@ def retry_back_queue(capability: str) -> str:
 
 @lru_cache(maxsize=4096)
 def reply_address(reply_to: str | None) -> Address | None:
-    """Return the address that a `reply_to` means; None without a `reply_to`, and for Coditect's own work queues.
+    """Return the exchange and routing key that a `reply_to` names; None without one, and for Coditect's work queues.
 
     `reply.*` goes through `coditect.replies`, any other name through the default exchange.
     """

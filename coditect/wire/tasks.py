@@ -196,7 +196,7 @@ def read_task(message: Message, routing_key: str) -> Task:
 
 
 def _read_story(message: Message) -> dict[str, Any]:
-    """Parse the headers that only some tasks have: counters, nesting, history, owner and blob references."""
+    """Parse a task's optional headers: attempt, publication, redrives, depth, errors, owner and blob references."""
     headers, owner = message.headers, _read_owner(message.headers)
     return {
         "attempt": _number(headers, ATTEMPT, 1, 1, 10_000) or 1,
@@ -242,7 +242,7 @@ def _read_owner(headers: HeaderTable) -> Owner | None:
 
 
 def owner_of(message: Message) -> tuple[Owner, int] | None:
-    """Return the node and publication of a message that is no readable task; None without a readable node."""
+    """Return the node and publication that an unreadable task message names; None when the node is unreadable, too."""
     try:
         owner = None if message.reply_to else _read_owner(message.headers)
         return None if owner is None else (owner, _number(message.headers, PUBLICATION, 0, 0, _MAX_INSTANT) or 0)

@@ -139,7 +139,7 @@ def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iter
 
 
 def _problem(error: ErrorDetails, location: tuple[str | int, ...]) -> Iterator[Problem]:
-    """Yield the problem, with place and fix for a person, that an error of pydantic's validation means."""
+    """Convert a pydantic validation error to problems for a person, each with its path in the document and a fix."""
     path, given, facts = _path(location), error["input"], error.get("ctx", {})
     match error["type"]:
         case schema.REFUSED if location[-1] == "[key]":

@@ -143,7 +143,7 @@ def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
 
 
 def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:
-    """Yield the inputs of a map's tasks, one for each element of its list, each evaluated when taken.
+    """Yield the inputs of a map's tasks, one for each list element; each input is evaluated only when requested.
 
     Raises:
         InvalidWorkflow: when an expression fails; and before the first input, when there is no list, or a list over the

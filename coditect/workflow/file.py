@@ -1,4 +1,4 @@
-"""Reader and writer of workflow files, YAML or JSON under the same rules; a problem names its line.
+"""Reader and writer of workflow files in YAML or JSON; an error in a file is reported with its line number.
 
 The text is untrusted. The reader takes events, without tags, anchors or Python objects; a repeated key, a document
 over 8 MB, and a document nested over 200 levels are refused. Plain words of YAML mean what version 1.2 says: `yes`,
@@ -125,7 +125,7 @@ class _Event:
 
 @dataclass(slots=True)
 class _Builder:
-    """Builds a document's value from parser events, and keeps the line numbers of its fields."""
+    """A builder of a document's value from parser events, which keeps the line numbers of the value's fields."""
 
     wanted: frozenset[Place] = frozenset()
     lines: dict[Place, int] = field(default_factory=dict)
@@ -256,7 +256,7 @@ def _refuse(line: int | None, sentence: str, fix: str) -> NoReturn:
 
 
 class _Quoting(_Dumper):  # type: ignore[misc]  # whichever of PyYAML's two there is
-    """A YAML writer that quotes text wherever YAML 1.1 or 1.2 would read another value, and uses no references."""
+    """A YAML writer that quotes text which YAML 1.1 or 1.2 would read as another type, and that writes no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

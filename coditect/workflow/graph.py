@@ -150,7 +150,7 @@ def _order(nodes: Mapping[str, Node], dependents: Mapping[str, tuple[str, ...]])
 
 
 def _cycle(nodes: Mapping[str, Node], left: frozenset[str]) -> Problem:
-    """Return the problem that describes one cycle among the nodes that no topological order can hold.
+    """Return the problem that names the nodes of one cycle; `left` holds the nodes without a topological order.
 
     Every node left has a predecessor that is left, so going back from any of them ends in a cycle.
     """

@@ -40,7 +40,7 @@ UNDER_WAY = frozenset({TaskState.PUBLISHED, TaskState.WORKING})
 
 @dataclass(slots=True)
 class Ledger:
-    """The ledger's rows about workflows, as read by one audit: keys, runs and nodes, by workflow id."""
+    """The workflows as read by one audit: their idempotency keys, run records and node records, by workflow id."""
 
     keys: dict[str, str] = field(default_factory=dict)
     """The idempotency key of each workflow, by the workflow's id."""

@@ -257,7 +257,7 @@ class Generators:
         return flow.task(CAPABILITY, work, **options)
 
     def told(self, definition: Definition) -> dict[str, Any]:
-        """Return the facts about a workflow's nodes that the history needs, by the names of the executed nodes."""
+        """Return a workflow's facts for checks of the history: predecessors, priorities, joins, inputs and ends."""
         names = {node.name: self._executed(node) for node in definition.nodes}
         nodes: dict[str, list[str]] = {}
         priorities: dict[str, str] = {}
@@ -279,7 +279,7 @@ class Generators:
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
-        """Return by node name what each node must get: an element its item, a chained node its predecessor's token."""
+        """Return by node name the expected inputs: a map element's item, a chained node's predecessors, else none."""
         inputs: dict[str, list[str]] = {}
         for node in definition.nodes:
             if isinstance(node.work, Each):

@@ -182,7 +182,7 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return the plan of a seed, by its number: with long tasks, rare faults, waves of tasks, or long maps."""
+    """Return a seed's plan, chosen by its number: long tasks, rare faults, waves of child tasks, or long maps."""
     if seed % LONG_EVERY == 0:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)
@@ -220,7 +220,7 @@ class SimulatedFleet(TestFleet):
 
 
 class _WitnessedEvictor:
-    """A wrapper of an evictor that records each eviction in the history."""
+    """A wrapper of the port that closes processes' broker connections; it records each such eviction in the history."""
 
     def __init__(self, evict: Evictor, note: Note) -> None:
         self._evict = evict
@@ -316,7 +316,7 @@ class Scene:
         return RegistryLook(frozenset(running), frozenset(at_work))
 
     def _idle_now(self) -> str:
-        """Return the agent with a free slot for a waiting task, as text; an empty text when there is none."""
+        """Return a sentence that names an agent with a free slot while a task waits; empty when there is none."""
         for level in Priority:
             queue = self.fleet.server.find(routing.task_queue(CAPABILITY, level))
             kept = 0 if level is Priority.P0 else 1

@@ -38,7 +38,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 class Post:
-    """A named place for one process and its restarts, such as `agent-1`."""
+    """One process of a testbed under a name such as `agent-1`, which the process keeps when it is restarted."""
 
     def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
         self.paths = paths
@@ -79,7 +79,7 @@ class Post:
 
     @property
     def settled(self) -> bool:
-        """Tell whether the process has been ready for over 1 s, so that it may have work in hand."""
+        """Tell whether the process has been ready for over 1 s, long enough to have begun work."""
         file = self._child.ready_file
         return self.ready and file is not None and time.time() - file.stat().st_mtime > SETTLED_SECONDS
 
@@ -128,7 +128,7 @@ class ChaosTestbed:
         return RegistryLook(frozenset(running), frozenset(life for life, ready in running.items() if ready))
 
     def life_of(self, record: AgentRecord) -> str:
-        """Return the history's name of the process behind an agent's record; its process id when unknown."""
+        """Return the history's name for an agent's process, by the agent's record; else the process id as text."""
         pid = record.registration.pid
         return self._lives.get(pid, str(pid))
 

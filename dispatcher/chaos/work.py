@@ -147,7 +147,7 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
 
 
 def children_agent(name: str) -> Agent:
-    """Return the agent that executes the child tasks, with slots for all of them."""
+    """Return the agent for the child tasks that other tasks request, with slots to run all child tasks at once."""
     agent = Agent(name, version="1.0.0", slots=CHILDREN_AT_ONCE, tags=frozenset({"test"}))
 
     @agent.capability(CHILD, timeout="10m", description="Waits as many milliseconds as it is told.")

@@ -91,7 +91,7 @@ class ChaosLoad:
     # -- tasks ------------------------------------------------------------------------------------------
 
     async def task(self) -> None:
-        """Run one direct or durable task; return at its end, or after `patience_seconds` when it may be lost."""
+        """Run one direct or durable task; return at its end, or after `patience_seconds`, as a task may be lost."""
         priority = self._shapes.priority()
         durable = self._random.random() < self._pace.durable
         ending = await (self._begin_durable(priority) if durable else self._begin_direct(priority))
@@ -99,7 +99,7 @@ class ChaosLoad:
             await asyncio.wait([self._work.create_task(ending)], timeout=self._pace.patience_seconds)
 
     async def family(self) -> None:
-        """Run tasks whose child tasks all end at the same time, and P0 tasks while the parents go on after that."""
+        """Run parent tasks whose child tasks all end at the same time, and P0 tasks while the parents resume."""
         wave = [await self._submit(dict(PARENT), Options(priority=Priority.P1)) for _ in range(self._pace.parents)]
         await asyncio.sleep(PARENT["child"] / 1000)
         for _ in range(URGENT):
@@ -194,7 +194,7 @@ class ChaosLoad:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _keyed(self, key: str, ask: Callable[[], Awaitable[T]], named: Callable[[T], str]) -> T | None:
-        """Send a request under an idempotency key until it is answered, sometimes once more, and record the answers."""
+        """Send a request under an idempotency key until answered, sometimes repeat it, and record all answers."""
         self._note(Type.INVOKE, "submit", key)
         found = await self._insist(ask)
         if found is None:

@@ -36,7 +36,7 @@ class Finished:
 
     @property
     def is_unrecorded(self) -> bool:
-        """Tell whether the report replaces another one that the ledger could not record."""
+        """Tell whether the report was made by `unrecorded`, in place of a report that the ledger could not record."""
         return self.outcome.failure is not None and self.outcome.failure.reason == UNRECORDABLE
 
     def unrecorded(self, error: Exception) -> Finished:
@@ -102,7 +102,7 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The order to claim up to `room` ready nodes of a capability; capacity to publish them is already reserved.
+    """The order to claim up to `room` ready nodes of a capability, for which publishing capacity is reserved already.
 
     The answer is whether there may be more ready nodes.
     """
@@ -157,7 +157,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The values of a node's expressions, or the failure of their evaluation; ignored when out of date by `token`."""
+    """The values of a node's expressions, or the evaluation's failure; ignored if outdated, as `token` shows."""
 
     node_key: NodeKey
     token: str
@@ -174,7 +174,7 @@ class GoOn:
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """The order to rebuild a shard after a loss of messages: unless `kept`, repeat all earlier publications.
+    """The order to rebuild a shard after a loss of messages: publish all again, unless the broker's data was `kept`.
 
     The answer is the last publication number before the rebuild.
     """

@@ -81,7 +81,7 @@ class _Order:
 
 
 class Selector:
-    """The selector of agents for one client, which reads the registry in the client's background tasks."""
+    """The part of a client that selects the agent for each task, by strategy and by cached registry entries."""
 
     def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
         self._registry = registry
@@ -120,12 +120,12 @@ class Selector:
     def batch(
         self, capability: str, strategy: Strategy | None, wanted: Wanted, *, pin: AgentId | None = None, many: int
     ) -> SelectionBatch:
-        """Return a batch that selects agents for a sequence of tasks, `many` tasks at a time."""
+        """Return a batch whose `next` gives the agent of one task; agents are selected for `many` tasks at once."""
         order = _Order(capability, _asked(strategy, wanted), wanted, many)
         return SelectionBatch(self, order, None if pin is None else Pick(pin))
 
     async def assign(self, order: _Order) -> tuple[Known, tuple[AgentId | None, ...]] | None:
-        """Select agents for the next tasks of a batch by one read of the registry; None leaves all to the broker."""
+        """Select agents for a batch's next tasks by at most one registry read; None lets the broker choose them all."""
         name = order.capability
         known = self._remembered(name) if order.strategy is None else await self._fresh(name)
         strategy = order.strategy or (known.asked if known is not None else None)
@@ -142,7 +142,7 @@ class Selector:
     # -- what is known ----------------------------------------------------------------------------------
 
     def _remembered(self, capability: str) -> Known | None:
-        """Return a capability's cached entries; None when over 5 s old. A background task reads old entries again."""
+        """Return a capability's cached entries unless over 5 s old; a background task renews old or missing entries."""
         if self._registry is None:
             return None
         known = self._known.get(capability)
@@ -159,7 +159,7 @@ class Selector:
             self._learner = self._background.start(self._learn_all(), name="learn strategies")
 
     async def _learn_all(self) -> None:
-        """Read the registry entries of all capabilities that wait to be read, one by one with pauses."""
+        """Read the registry entries of each capability with old or no cached entries, with a pause after each read."""
         while self._learning:
             capability = next(iter(self._learning))
             try:
@@ -220,7 +220,7 @@ class Selector:
 
 
 class SelectionBatch:
-    """The selected agents for a sequence of tasks, one after the other."""
+    """The agents for a sequence of tasks, selected for several tasks at once, and given one by one by `next`."""
 
     def __init__(self, selector: Selector, order: _Order, pinned: Pick | None) -> None:
         self._selector = selector

@@ -71,7 +71,7 @@ def load_balanced(
 def best_match(
     records: Iterable[AgentRecord], wanted: Wanted, *, chance: float, weights: Weights = BEST_MATCH
 ) -> AgentRecord | None:
-    """Choose the agent with the highest score, mostly the share of the criteria that the agent meets."""
+    """Choose the agent with the highest score, in which the share of the met criteria has the largest weight."""
     fleet = candidates(records)
     if not fleet:
         return None

@@ -44,7 +44,7 @@ class Toll:
 
     @property
     def objections(self) -> tuple[str, ...]:
-        """The reasons why the run's faults prove nothing, as text; empty when they do prove something."""
+        """The reasons why the faults test too little: too few faults, or a kind that hit no work; else empty."""
         told = [f"{one.kind} never hit work in flight" for one in self.kinds if not one.hitting]
         if self.per_second < FEWEST_PER_SECOND:
             told.append(f"there was less than one fault in 2 s: {self.per_second:.2f} a second")

@@ -24,7 +24,7 @@ WITHOUT_A_VALUE = TERMINAL - {"completed"}
 
 
 def dag_order(index: HistoryIndex) -> CheckResult:
-    """I3: check that a node runs only after its predecessors ran to their ends, were granted, or have no value.
+    """I3: check that a node runs only after its needed predecessors were executed, approved, or ended without value.
 
     The existence of a value is read from the agents' records, not from the dispatcher's.
     """
@@ -145,14 +145,14 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
-    """Return a task's executions and grants in order of time; a grant has the agent as its process."""
+    """Return a task's executions and its grants in order of time; a grant counts as its agent's operation."""
     granted = (one for one in index.versioned("state", key) if one.val["state"] == "working")
     begun = (replace(one, proc=one.val["agent"]) for one in granted)
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
 def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """Return how many faults and take-overs of the shard a task met between its first start and `until`."""
+    """Return how many faults, and take-overs of the task's shard, a task met from its first start to `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
@@ -169,7 +169,7 @@ def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:
 
 
 def _holds(posts: Collection[str], post: str) -> bool:
-    """Tell whether a process name is among the given ones; an agent's id is its name and a random suffix."""
+    """Tell whether the names include a process's name, or an agent id made of that name and a random suffix."""
     return post in posts or any(one.startswith(f"{post}-") for one in posts)
 
 

@@ -97,7 +97,7 @@ class HistoryIndex:
 
     @property
     def accepted(self) -> list[Operation]:
-        """The acceptances of workflows and tasks that the client got confirmed."""
+        """The operations by which workflows and tasks were accepted, as confirmed to the client."""
         return [one for one in self.of("accept") if one.happened]
 
     @property

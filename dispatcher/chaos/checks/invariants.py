@@ -33,7 +33,7 @@ def judge(entries: Iterable[HistoryEntry]) -> list[CheckResult]:
 
 
 def nothing_lost(index: HistoryIndex) -> CheckResult:
-    """I1: check that accepted work ends; only a wipe of the broker's disk excuses a direct task in flight."""
+    """I1: check that accepted work ends; only a wipe of the broker's disk may lose a direct task."""
     ended = {one.key for one in index.of("end") if one.happened}
     wiped = [one for one in index.faults if one.val.get("kind") in GONE_WITH_THE_BROKER]
     violations = [
@@ -209,7 +209,7 @@ def recorded_before_acked(index: HistoryIndex) -> CheckResult:
 
 
 def _moved_on(state: Operation, ack: Operation) -> bool:
-    """Tell whether a transaction made a result recorded or stale, and may have been committed before the ack.
+    """Tell whether a transaction, perhaps committed before the ack, recorded the acked result or made it stale.
 
     Another process may have been stopped between its commit and the record of the commit. The acknowledging process has
     read the commit in the store. A node that is ready under the result's own fence was given back, or is tried again.
@@ -256,7 +256,7 @@ def nothing_left(index: HistoryIndex) -> CheckResult:
 
 
 def durable_acceptance(index: HistoryIndex) -> CheckResult:
-    """I9: check that the ledger still knows each workflow whose acceptance a client got confirmed."""
+    """I9: check that the ledger still knows each workflow whose acceptance was confirmed to a client."""
     accepted = [work for work in index.accepted if not _is_direct(work)]
     census = {one.key: one.val.get("state") for one in index.of("census")}
     violations = [

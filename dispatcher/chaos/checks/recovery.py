@@ -41,7 +41,7 @@ MOST_SLOWER_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class HeldUp:
-    """The time from when a task could be executed until it was executed or ended."""
+    """A task's wait from when it could be executed until it was executed or ended."""
 
     key: str
     since: float
@@ -89,7 +89,7 @@ def _near(faults: Sequence[Operation], wait: HeldUp) -> list[Operation]:
 
 
 def _is_full(index: HistoryIndex, places: Spans, begun: Sequence[float], wait: HeldUp) -> bool:
-    """Tell whether all slots of all agents but one may have been taken at some time of the wait."""
+    """Tell whether a lack of slots may explain the wait: at some time all agents but one may have been full."""
     looks = [one for one in index.of("look") if one.begun <= wait.until]
     fewest = min((len(one.val["at_work"]) for one in looks if one.begun >= wait.since - APART_SECONDS), default=0)
     within = begun[bisect_left(begun, wait.since) : bisect_right(begun, wait.until)]
@@ -115,7 +115,7 @@ def _waits(index: HistoryIndex) -> Iterator[HeldUp]:
 
 
 def _executed(index: HistoryIndex, key: str, ready: Sequence[tuple[float, float]]) -> Iterator[HeldUp]:
-    """Yield the waits of a task until its execution or end: from each readiness, and from each interruption.
+    """Yield a task's waits until the next execution or end, from each time it became ready or was interrupted.
 
     `ready` has pairs of the times when the task became ready and when that was recorded; an agent may begin in between.
     """

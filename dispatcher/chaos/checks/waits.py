@@ -69,7 +69,7 @@ def _waits(index: HistoryIndex) -> list[Wait]:
 
 
 def _found(index: HistoryIndex) -> Iterator[Wait]:
-    """Yield each executed task's wait, from the node's ready state or the direct task's acceptance."""
+    """Yield each task's wait from a node's readiness, or a direct task's acceptance, until the task's first start."""
     direct = {work.key: work for work in index.accepted}
     for key, priority in index.priorities.items():
         ready = direct.get(key) or _ready(index, key)

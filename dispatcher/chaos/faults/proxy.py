@@ -45,7 +45,7 @@ class Pipe:
 
     @property
     def heartbeats(self) -> list[int]:
-        """The AMQP heartbeats, in seconds, that the client's `tune-ok` methods agreed to: one, or none so far."""
+        """The heartbeat in seconds that the client accepted by AMQP's `tune-ok`, as a list; empty before `tune-ok`."""
         return [struct.unpack_from(">HIH", body)[2] for method, body in self._methods() if method == TUNE_OK]
 
     def _methods(self) -> Iterator[tuple[tuple[int, int], bytes]]:

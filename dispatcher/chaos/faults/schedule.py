@@ -116,7 +116,7 @@ class Fault:
 
     @property
     def act(self) -> str:
-        """The fault's action: kill, stop, part, wipe or send."""
+        """The fault's action: kill, stop, wipe (delete data), part (cut or slow connections), or send (messages)."""
         return self.kind.partition(".")[2]
 
 

@@ -13,7 +13,7 @@ MODULE = "dispatcher.chaos.mutants.mutated"
 
 
 def command(mutant: str, module: Sequence[str]) -> list[str]:
-    """Return the command line that runs a module with its arguments, with a mutant in it if one is named."""
+    """Return the command line that runs a module with its arguments, and with the mutant in it if a name is given."""
     return [sys.executable, "-m", *((MODULE, mutant) if mutant else ()), *module]
 
 
