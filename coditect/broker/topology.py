@@ -156,7 +156,7 @@ class Topology:
 
     @property
     def lasting(self) -> Topology:
-        """The topology without its `once` queues, which are not declared again after the broker lost them."""
+        """The topology without its `once` queues, whose absence must go on showing that the broker lost its data."""
         if not any(one.once for one in self.queues):
             return self
         return replace(self, queues=tuple(one for one in self.queues if not one.once))
@@ -281,7 +281,7 @@ def reply_queue(name: str, *, quorum: bool = False) -> Topology:
 
 
 def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
-    """Return one subscriber's queue of events that match topic patterns; when full, the oldest events go.
+    """Return one subscriber's queue of events that match topic patterns; a full queue drops its oldest events.
 
     A refusal of the newest event would nack the publish, and a repetition would reach the other subscribers twice.
     """

@@ -119,7 +119,7 @@ class TopologyPlan:
 async def make_plan(
     broker: TopologyProbe, topology: Topology, *, bound: frozenset[Binding] | None = None
 ) -> TopologyPlan:
-    """Compare a topology with the broker's exchanges and queues, and with the `bound` bindings; change nothing."""
+    """Compare a topology with the broker's exchanges, queues and bindings (`bound`, if known); change nothing."""
     entities: tuple[Exchange | Queue, ...] = (*topology.exchanges, *topology.queues)
     steps = []
     for entity in entities:
@@ -129,7 +129,7 @@ async def make_plan(
 
 
 def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ...]:
-    """Return the missing bindings of the topology, and of the agents and clients whose queues exist."""
+    """Return the missing bindings: those of the topology, and those of existing queues of agents and clients."""
     queues = {one.queue for one in bound if not one.exchange}
     wanted = list(topology.bindings)
     for queue in sorted(queues):
@@ -141,7 +141,7 @@ def _unbound(topology: Topology, bound: frozenset[Binding]) -> tuple[Binding, ..
 
 
 async def apply_topology(broker: PlannedBroker, topology: Topology) -> TopologyPlan:
-    """Declare all missing entities and all bindings, keep those that differ, and return the plan.
+    """Declare missing entities and all bindings, leave differing entities as they are, and return the plan.
 
     Idempotent. The plan's differing steps remain for a person.
     """
@@ -271,7 +271,7 @@ _TEXT_POLICIES = {
 
 
 def _policy(entity: Exchange | Queue, difference: TopologyDifference) -> str:
-    """Return a command that sets the wanted value by a policy, or "" where a policy cannot.
+    """Return advice with a `rabbitmqctl set_policy` command for the wanted value; "" when no policy can help.
 
     An argument beats a policy; of two numbers the lower one holds. So a policy helps where the argument is absent, or
     where the code wants less.

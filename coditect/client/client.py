@@ -55,7 +55,7 @@ NO_OPTIONS = Options()
 
 
 def _chosen(options: Options | None, fields: OptionFields) -> Options:
-    """Return the submit options with the given keywords in place of their fields.
+    """Return submit options in which the given keyword arguments replace the fields of `options`.
 
     Raises:
         InputError: when `options` is no `Options`, a keyword is unknown, or a value is wrong; names the parameter.

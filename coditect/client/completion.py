@@ -43,7 +43,7 @@ class Completions:
 
     @property
     def heard(self) -> bool:
-        """True when the client listens to workflow events already; before that, a wait cannot rely on an event."""
+        """True when the client receives workflow events already, so that a wait may rely on an event."""
         return self._listens
 
     @contextmanager

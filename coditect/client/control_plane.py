@@ -116,7 +116,7 @@ class ControlPlane:
         return reply.result() if reply.done() else None
 
     async def _silence(self, verb: Verb) -> CoditectError:
-        """Return the error of a missing answer, after a check that a control plane is there.
+        """Return the error for a missing answer; raise ControlPlaneRequired when no control plane is there at all.
 
         Raises:
             ControlPlaneRequired: when there is no control plane that could answer later.
@@ -134,7 +134,7 @@ class ControlPlane:
 
 @asynccontextmanager
 async def asking(broker: Broker, clock: Clock, *, name: str) -> AsyncIterator[ControlPlane]:
-    """Yield a `ControlPlane` for a few requests over an open broker; delete the reply queue of `name` at the end.
+    """Yield a `ControlPlane` for a few requests over an open broker; delete its reply queue at the end.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.

@@ -97,7 +97,7 @@ class DirectLane:
     def _begin(
         self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
     ) -> tuple[Handle, Awaitable[None]]:
-        """Send a task, with a blob reference in place of a large input; `_taken` awaits the broker's confirm."""
+        """Send a task, with a blob reference for a large input; return the handle, and the awaitable of the confirm."""
         task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.correlation_id or "") if options.results else None
         handle = Handle(task, self._requests, self._event_stream, self._broker, reply=reply)
@@ -144,7 +144,7 @@ class DirectLane:
 
 
 def encoded(source: Iterator[Any], most: int) -> list[bytes]:
-    """Return the JSON bodies of the next `most` values, or of fewer values when they are large.
+    """Return the JSON bodies of the iterator's next values: at most `most`, and fewer when the bodies are large.
 
     Raises:
         InvalidTask: when a value cannot be written as JSON.

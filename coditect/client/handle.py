@@ -201,7 +201,7 @@ class Handle:
 
 
 async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Event | None:
-    """Return the next event of a stream; None when the task's outcome came and no event followed in time."""
+    """Return the next event; None when the task has its outcome and no event follows within LAST_EVENT_SECONDS."""
     waiting = asyncio.ensure_future(anext(stream))
     either: set[asyncio.Future[Any]] = {waiting, reply}
     try:
@@ -214,7 +214,7 @@ async def _next_event(stream: EventStream, reply: asyncio.Future[Outcome]) -> Ev
 
 
 async def _done_within(reply: asyncio.Future[Outcome], seconds_: float) -> bool:
-    """Wait some seconds for a reply, and return whether it came; neither a timeout nor a cancel touches the reply.
+    """Wait some seconds for a reply, without canceling the reply at a timeout; return whether the reply came.
 
     The function does what `asyncio.timeout` around a shield would do, at a third of the cost: every round trip waits
     here.

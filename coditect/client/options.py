@@ -62,12 +62,12 @@ class Options:
 
     @property
     def kept(self) -> bool:
-        """True when the task is durable, by the fields that its submitter gave."""
+        """True when the task is durable, since its submitter set `durable` or an idempotency key."""
         return self.durable or self.idempotency_key is not None
 
 
 class OptionFields(TypedDict, total=False):
-    """The fields of `Options` as keyword arguments; None counts as not given where it is no value of the field."""
+    """The fields of `Options` as keyword arguments; None means not given, except where None is a valid value."""
 
     priority: Priority | str | None
     timeout: Duration | None
@@ -91,7 +91,7 @@ def nearest_option(name: str) -> str:
 
 
 def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
-    """Return the instant of a deadline, in milliseconds since the epoch.
+    """Return the instant of a deadline, in milliseconds since the Unix epoch.
 
     Raises:
         InputError: when the deadline is an instant that has passed.

@@ -242,7 +242,7 @@ class Run:
         *,
         by_event: bool,
     ) -> R:
-        """Repeat a request until its answer is `enough`; wait out the silence of a control plane that answered before.
+        """Repeat a request until `enough` accepts the answer; keep asking if the control plane falls silent later.
 
         With `by_event` only the end of the workflow is enough, so that a request only makes up for a lost event.
         """
@@ -339,7 +339,7 @@ class Run:
         return await self._control.ask(Verb.REDRIVE, asked)
 
     async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
-        """Answer an approval; `by` names the person who answers, and is kept. The first answer counts.
+        """Answer an approval; only the first answer counts; `by`, the person who answers, is recorded with the answer.
 
         Raises:
             InvalidTask: when `by` is empty.
@@ -350,7 +350,7 @@ class Run:
 
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
-    """Read the state in a control plane's answer as a node's state; a workflow that has not ended is WORKING."""
+    """Return the node state in a control plane's answer; a workflow that has not ended counts as WORKING."""
     state = str(answer.get("state"))
     if state in _UNENDED:
         return TaskState.WORKING

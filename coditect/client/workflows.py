@@ -63,7 +63,7 @@ class WorkflowLane:
         self._ends = ends
 
     def run(self, workflow: str, *, new: bool = False) -> Run:
-        """Return the handle of a workflow by its id; `new` when the control plane accepted the workflow just now."""
+        """Return the handle of a workflow by its id; `new` means that the control plane just accepted the workflow."""
         return Run(workflow, self._control, event_stream=self._event_stream, ends=self._ends, new=new)
 
     async def start(

@@ -88,7 +88,7 @@ class RunningChild:
 
 
 def spawn(child: Child, *, marker: str, log_folder: Path) -> RunningChild:
-    """Start a child's process, with output to ``<log folder>/<name>.log`` and the marker for the watchdog."""
+    """Start a child's process, with a log file for its output, and a marker by which the watchdog can find it."""
     log_folder.mkdir(parents=True, exist_ok=True)
     log = log_folder / f"{child.name}.log"
     if log.exists() and log.stat().st_size > LOG_ROTATE_BYTES:

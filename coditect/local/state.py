@@ -124,7 +124,7 @@ def write_state(folder: UpFolder, state: UpState) -> None:
 
 
 def read_state(folder: UpFolder) -> UpState | None:
-    """Return the state that the user's last `up` wrote, running or not; None when no readable one exists."""
+    """Return the state that the user's last `up` wrote, also after its end; None without a readable state file."""
     text = read_own(folder.state)
     try:
         return None if text is None else TypeAdapter(UpState).validate_json(text)

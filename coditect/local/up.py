@@ -178,7 +178,7 @@ async def _supervise(
 
 
 def _await_ready(starter: subprocess.Popen[bytes], plan: UpPlan, *, say: Say, log: Path) -> None:
-    """Send the plan to the background supervisor and show its lines until it is ready; fail when its pipe closes."""
+    """Send the plan to the background supervisor, and print its output; raise if the output ends before `ready`."""
     assert starter.stdin is not None and starter.stdout is not None
     with starter.stdout, starter.stdin:
         starter.stdin.write(TypeAdapter(UpPlan).dump_json(plan))

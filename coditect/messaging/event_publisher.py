@@ -51,11 +51,11 @@ class Events:
         self.dropped = (metrics or MemoryMetrics()).counter(EVENTS_DROPPED)
 
     def heard(self, type_: str, subject: str = "") -> bool:
-        """Tell whether an event may have a listener, before a caller gathers the facts of a frequent event."""
+        """Tell whether an event may have a listener; without one, the caller need not gather the event's data."""
         return type_ not in self._muted or subject in self._followed
 
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event in the background; drop it when it has no listeners, or too many events are under way."""
+        """Publish an event in the background; drop the event without listeners, or when too many wait to be sent."""
         if not self.heard(type_, subject):
             return
         if self._under_way >= MOST_UNDER_WAY:
@@ -68,7 +68,7 @@ class Events:
         self._background.start(self._publish(event), name=f"event {type_}")
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
-        """Send muted events again after a listener's announcement: all of them, or those about the given subjects."""
+        """Send events again that were muted for lack of listeners: all events, or those about the given subjects."""
         if not subjects:
             for type_ in tuple(self._muted):
                 self._end_mute(type_)

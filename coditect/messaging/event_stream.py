@@ -50,7 +50,7 @@ class EventStream:
         return self
 
     async def _announce(self) -> None:
-        """Announce this listener to all agents, which mute events without listeners."""
+        """Announce this listener to all agents, so that they send the events that they mute without listeners."""
         try:
             await self._broker.publish(
                 control_messages.listen(self._subjects),

@@ -135,7 +135,7 @@ class Requests:
         )
 
     async def withdraw(self, task: Task) -> None:
-        """Ask all agents to cancel a task that was sent, because its requester has ended; at most once."""
+        """Ask all agents to cancel a sent task whose requester has ended; the request is sent at most once."""
         reason = "who asked for it has ended"
         message = control_messages.cancel(task.id or "", reason=reason, correlation_id=task.correlation_id)
         try:
@@ -167,7 +167,7 @@ class Requests:
         return True
 
     async def _has_inbox(self, pin: AgentId) -> bool:
-        """Tell whether an agent's inbox exists; a yes is kept for INBOX_LOOK_SECONDS, too short for it to expire."""
+        """Tell whether an agent's inbox exists; a yes is reused for INBOX_LOOK_SECONDS, as the inbox lives longer."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True

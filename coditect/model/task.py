@@ -23,7 +23,7 @@ MAX_DEPTH = 64
 
 @value
 class Limits:
-    """The time and attempt limits of a task; instants are milliseconds since the epoch, and None means no limit."""
+    """The time and attempt limits of a task; instants are Unix times in milliseconds, and None means no limit."""
 
     deadline_ms: int | None = None
     """The instant after which the result is worthless: the task is not started any more, and cut short when it runs."""

@@ -1,4 +1,4 @@
-"""The dataclass decorator of the few small values that are made for every task, faster than a frozen dataclass."""
+"""A dataclass decorator faster than `frozen=True`, for the few kinds of value that are made for every task."""
 
 from __future__ import annotations
 

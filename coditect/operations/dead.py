@@ -36,7 +36,7 @@ class DeadListing:
 async def list_dead(
     opened: Connections, selection: Selection, *, most: int, each: Callable[[DeadLetter], None], note: Note
 ) -> DeadListing:
-    """Call `each` with the selected dead letters, and return the dead workflow nodes; `most` bounds both together.
+    """Call `each` with selected dead letters, and return dead workflow nodes, together at most `most`.
 
     Letters come oldest first in each queue, and stay there; none is kept, since their bodies are large. Letters of a
     capability that no agent offers now are found when the selection names it, or by the broker's management API.
@@ -53,7 +53,7 @@ async def list_dead(
 
 
 async def show_letter(opened: Connections, letter_id: str, *, capability: str | None, note: Note) -> DeadLetter:
-    """Return the dead letter of a task, which stays in its queue; the queues searched are those of `list_dead`.
+    """Return the dead letter with the given id, and leave it in its queue; search the queues that `list_dead` lists.
 
     Raises:
         NotFound: when the letter is in none of the queues.
@@ -97,7 +97,7 @@ async def redrive_node(
 async def _letters(
     opened: Connections, capability: str | None, note: Note
 ) -> AsyncIterator[tuple[DeadLetters, list[str]]]:
-    """Open a broker connection, and yield its dead letters with the names of their queues."""
+    """Open a broker connection, and yield a `DeadLetters` on it with the names of the queues to search."""
     async with opened.broker() as broker:
         letters = DeadLetters(broker, SystemClock())
         yield letters, [queue.name for queue in await _queues(opened, letters, capability, note)]
@@ -111,7 +111,7 @@ async def _queues(
 
 
 async def _had_letters(opened: Connections, note: Note) -> list[str]:
-    """Return the capabilities that have a queue of dead letters, also those that no living agent offers."""
+    """Return the capabilities that have a queue of dead letters, even if no living agent offers them; [] if unknown."""
     try:
         bindings = await opened.bindings()
     except ManagementUnavailable as error:

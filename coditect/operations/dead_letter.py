@@ -84,7 +84,7 @@ def _unless_past(instant_ms: int | None, now_ms: int) -> int | None:
 
 
 def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
-    """Return the failed attempts of a dead letter, with the last failure added unless it is among them."""
+    """Return the failed attempts of a dead letter, including the last one, which its list of failures may lack."""
     error = letter.error
     if error is None:
         return letter.errors

@@ -190,7 +190,7 @@ class DeadLetters:
         return await self._settle(queues, selection, run.settle, dry_run=dry_run, skip=run.died_again)
 
     async def discard(self, queues: Iterable[str], selection: Selection, *, dry_run: bool = False) -> SettledLetter:
-        """Delete the selected dead letters for good; a lost connection ends the run, as the result says."""
+        """Delete the selected dead letters for good; a lost connection stops the run and is reported in the result."""
 
         async def settle(window: Sequence[_Held]) -> Sequence[CoditectError | None]:
             return [_discard(held, dry_run=dry_run) for held in window]
@@ -284,7 +284,7 @@ class _Redrive:
         self._routable: dict[str, bool] = {}
 
     def died_again(self, letter: DeadLetter) -> bool:
-        """Tell whether a letter was redriven by this run, or by a concurrent one, and died again."""
+        """Tell whether a redriven letter died again after this run began, and so must stay in its queue."""
         return letter.redrives > 0 and letter.dead_at_ms is not None and letter.dead_at_ms >= self._now_ms
 
     async def settle(self, window: Sequence[_Held]) -> Sequence[CoditectError | None]:

@@ -28,7 +28,7 @@ The counts of workflows and jobs are exact where `Rebuilt.compared` is true, els
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """The result of a rebuild: the number of shards, and the number of restored things by kind."""
+    """The result of a rebuild: the number of shards, and of restored queues, tasks, workflows and jobs."""
 
     shards: int
     counts: dict[str, int]

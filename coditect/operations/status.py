@@ -94,7 +94,7 @@ async def cluster_status(broker: Broker, *, clock: Clock | None = None) -> Clust
 
 
 async def _ask(control: ControlPlane, shard: int) -> Mapping[str, Any] | None:
-    """Ask a shard's owner for its counts; None when the owner does not answer in time."""
+    """Ask a shard's owner for its counts of refused work and running nodes; None when no answer comes in time."""
     try:
         answer = await control.ask(Verb.STATUS, {"shard": shard}, timeout=OWN_SECONDS)
     except (ControlPlaneRequired, Retryable):

@@ -53,7 +53,7 @@ class DurableTask:
 
 @dataclass(frozen=True, slots=True)
 class CancelReport:
-    """The result of a request to cancel a task: whether the control plane or agents got it, and the error if any."""
+    """The result of a request to cancel a task: whether control plane or agents got the request, and any error."""
 
     durable: bool
     """Whether the control plane accepted the request; False when it went to every agent."""

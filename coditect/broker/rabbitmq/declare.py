@@ -32,14 +32,14 @@ _PRIVATE = re.compile(
 
 
 def is_private(queue: str) -> bool:
-    """Tell whether only one process or one role consumes the queue."""
+    """Tell whether a queue is consumed by one process only, or by dispatchers only, which declare it themselves."""
     return _PRIVATE.match(queue) is not None
 
 
 async def declare(
     connection: AbstractConnection, topology: Topology, *, only_check: bool, channel: Channel | None = None
 ) -> None:
-    """Declare a topology; with `only_check`, declare only private queues; exchanges and shared queues must exist.
+    """Declare a topology; with `only_check`, declare private queues, and check that exchanges and other queues exist.
 
     All entities are sent at once, with an answer awaited for every `AT_ONCE`. A given `channel` is closed at the end.
 
@@ -62,7 +62,7 @@ async def declare(
 
 
 def _in_order(topology: Topology, *, only_check: bool) -> Iterator[tuple[Exchange | Queue | Binding, bool]]:
-    """Yield exchanges, then queues, then bindings, each with True when the broker only checks that it exists."""
+    """Yield exchanges, then queues, then bindings, each with True when the entity is only checked, not declared."""
     for exchange in topology.exchanges:
         yield exchange, only_check
     for queue in topology.queues:
@@ -108,7 +108,7 @@ async def _send(channel: Channel, frames: Sequence[Frame]) -> None:
 
 
 def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> BaseException:
-    """Return the error for a declaration whose channel the broker closed."""
+    """Return the error to raise for a failed declaration, found from the reason why its channel was closed."""
     error = _ended_by(channel, error)
     named = _NAMED.search(str(error))
     entity = named[1] if named else ""
@@ -122,7 +122,7 @@ def _refused(channel: Channel, error: BaseException, *, only_check: bool) -> Bas
 
 
 def _ended_by(channel: Channel, error: BaseException) -> BaseException:
-    """Return the error with which a channel was closed; the given error when the channel has none."""
+    """Return the error that closed a channel; when the channel has none, return the given error."""
     closing = channel.closing
     return (closing.exception() or error) if closing.done() and not closing.cancelled() else error
 
@@ -149,7 +149,7 @@ async def probe(connection: AbstractConnection, entity: Exchange | Queue) -> Pro
 
 
 async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None:
-    """Return the number of a queue's ready messages and consumers; None when the queue does not exist."""
+    """Return a queue's number of ready messages and number of consumers; None when the queue does not exist."""
     looks = Looks()
     try:
         return await looks.stats(connection, queue)
@@ -158,7 +158,7 @@ async def stats(connection: AbstractConnection, queue: str) -> QueueStats | None
 
 
 class Looks:
-    """A reader of queue counts, whose reads share one channel per round, at a third of the requests of `stats`.
+    """A reader of the message and consumer counts of many queues, over one channel that all reads of a round share.
 
     Only one read at a time is possible, since a missing queue costs the channel; the channel is closed at the end of a
     round.
@@ -171,7 +171,7 @@ class Looks:
         self._connection: AbstractConnection | None = None
 
     async def stats(self, connection: AbstractConnection, queue: str) -> QueueStats | None:
-        """Return the number of a queue's ready messages and consumers, as the function `stats` does."""
+        """Return a queue's number of ready messages and of consumers, by the shared channel; None without the queue."""
         channel = await self._opened(connection)
         try:
             reply = await channel.queue_declare(queue, passive=True, timeout=CALL_SECONDS)
@@ -193,7 +193,7 @@ class Looks:
         return self._channel
 
     def end(self) -> tuple[Channel | None, Mapping[str, int]]:
-        """End the round; return its channel, which stays open, and the number of consumers of each queue read."""
+        """End a round of reads; return the still open channel, and the number of consumers of each queue read."""
         ended = self._channel, self.consumers
         self._channel, self.consumers = None, {}
         return ended

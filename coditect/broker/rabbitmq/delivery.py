@@ -64,11 +64,11 @@ class AmqpDelivery:
         return self.settlements.lost
 
     def ack(self) -> None:
-        """Ack the delivery as done; the frame may carry other acks, too."""
+        """Ack the delivery as done; one frame may carry the acks of several deliveries."""
         self._settle(Settlement.ACK)
 
     def requeue(self) -> None:
-        """Return the message to its queue unstarted."""
+        """Return the message to its queue, so that the broker delivers it again."""
         self._settle(Settlement.REQUEUE)
 
     def reject(self) -> None:

@@ -35,7 +35,7 @@ class Entities:
     """The exchanges, queues and bindings that one process declared at its broker."""
 
     def __init__(self, *, only_check: bool) -> None:
-        """Begin without entities; with `only_check`, only the process's private queues will be declared."""
+        """Start without entities; with `only_check`, the methods declare only the process's private queues."""
         self._only_check = only_check
         self._own = Topology()
         self._common = Topology()
@@ -57,12 +57,12 @@ class Entities:
         self._own += topology.lasting
 
     def forget_queue(self, queue: str) -> None:
-        """Forget a queue that was deleted on purpose, with its bindings."""
+        """Remove a deleted queue and its bindings from the entities, so that a reconnect does not restore them."""
         self._own = self._own.without_queue(queue)
         self._common = self._common.without_queue(queue)
 
     async def restore(self, connection: AbstractConnection) -> None:
-        """Declare the process's own entities again on a new connection, except those that were declared `lazily`."""
+        """Declare the entities again on a new connection; `lazily` declared ones wait until one is found missing."""
         if self._own.exchanges or self._own.queues:
             await self._make(connection, self._own)
 
@@ -91,7 +91,7 @@ class Entities:
         return any(one.exchange == exchange and one.key in ("", key) for one in self._own.bindings)
 
     async def mend(self, rarely: Rarely) -> None:
-        """Declare all of the process's entities again, at most once per 0.5 s for concurrent callers.
+        """Declare all of the process's entities again after one turned out to be missing, at most once per 0.5 s.
 
         Raises:
             Exception: any error of `declare`.
@@ -108,10 +108,10 @@ class Entities:
     async def bind(
         self, connection: AbstractConnection, consumers: Mapping[str, int], channel: Channel | None = None
     ) -> None:
-        """Declare the process's bindings again, those of shared queues only by a random choice; close the channel.
+        """Declare the process's bindings again; those of shared queues by chance, since other processes do so, too.
 
         A repeated binding costs the broker about 0.25 ms, so processes that share a queue take turns, by chance:
-        each binding is made about twice a round, however many processes share it.
+        each binding is made about twice a round, however many processes share it. A given `channel` is closed.
         """
         bindings = tuple(one for one in self._own.bindings if self._random.random() < self._turn(one.queue, consumers))
         await self._make(connection, Topology(bindings=bindings), channel)

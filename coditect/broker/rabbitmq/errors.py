@@ -70,7 +70,7 @@ def unreachable(url: str, error: BaseException | None) -> CoditectError:
 
 
 def refusal(error: BaseException, *, entity: str) -> CoditectError | None:
-    """Return Coditect's error for a channel that the broker closed over the exchange or queue `entity`, else None."""
+    """Return Coditect's error when the broker closed a channel because of the exchange or queue `entity`, else None."""
     text = str(error)
     if not entity or f"'{entity}'" not in text:
         return None

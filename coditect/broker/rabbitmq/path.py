@@ -34,7 +34,7 @@ Feed = Callable[[bytes], bytes]
 
 
 class Publish(Protocol):
-    """A publish with its message and outcome, as a publisher channel sees it."""
+    """A message to publish, with its exchange, key and time limit, and the methods that set the outcome."""
 
     message: Message
     exchange: str
@@ -46,13 +46,13 @@ class Publish(Protocol):
 
     @property
     def promise(self) -> Promise:
-        """The receiver of the publish's outcome."""
+        """The caller's promise, which gets the outcome of the publish."""
 
     def taken(self) -> None:
         """Set the publish's outcome to success: the broker has the message."""
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome to an error: refused, returned, late or channel lost; after `Late` a second may follow."""
+        """Set the outcome to an error; after the error `Late` the broker's answer may still set another outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,16 @@ class PublisherChannel(Protocol):
         """The publish that has waited longest for its confirm; None when none waits."""
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all unconfirmed publishes; those to the given exchange and key only if the channel cannot keep them."""
+        """Fail all unconfirmed publishes except, if the channel can keep them, those to the given exchange and key."""
 
     async def close(self) -> None:
         """Close the channel, and fail its unconfirmed publishes; never raises."""
 
     async def gate(self) -> bool:
-        """Wait while the broker has an alarm or reads slowly; return False when that takes too long."""
+        """Wait a short time while the broker has an alarm or reads slowly; return whether publishing may go on."""
 
     def send(self, message: Message, *, exchange: str, routing_key: str) -> Awaitable[object]:
-        """Publish one message; done when the broker has confirmed it.
+        """Publish one message; the returned awaitable ends when the broker has confirmed the message.
 
         Raises:
             PublishRefused: when the broker did not take the message; worth another try.

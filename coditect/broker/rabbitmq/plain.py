@@ -75,7 +75,7 @@ class PlainPublisherChannel:
         return self._channel.is_closed
 
     async def gate(self) -> bool:
-        """Wait while the broker has an alarm, which aiormq ignores; return False after 0.5 s of waiting."""
+        """Wait, at most 0.5 s, until the broker has no alarm; return whether publishing may go on."""
         if not is_blocked(self.connection):
             return True
         try:
@@ -177,7 +177,7 @@ class PlainConsumerChannel:
 
 
 def plain_delivery(delivered: DeliveredMessage, source: Source, settlements: Settlements) -> AmqpDelivery:
-    """Convert a delivery of aiormq into an `AmqpDelivery`, to be settled by `settlements`."""
+    """Convert a delivery of aiormq into an `AmqpDelivery`, whose ack, requeue or reject goes through `settlements`."""
     tag = delivered.delivery_tag or 0
     settlements.took(tag)
     return AmqpDelivery(

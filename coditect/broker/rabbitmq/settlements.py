@@ -33,7 +33,7 @@ class Settlements:
     """The unsettled deliveries of one channel, in order, with the decided settlements that are not written yet."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Begin without deliveries; `wake` is called when `decided` has new or urgent settlements to write."""
+        """Start without deliveries; `wake` is called when there are new settlements, or urgent ones, to write."""
         self._wake = wake
         self._outstanding: dict[int, Settlement | None] = {}
         self._decided: list[int] = []
@@ -49,7 +49,7 @@ class Settlements:
         return len(self._outstanding)
 
     def took(self, tag: int) -> None:
-        """Add a delivery that arrived."""
+        """Record a delivery that arrived on the channel as unsettled."""
         self._outstanding[tag] = None
 
     def settle(self, tag: int, verdict: Settlement) -> None:

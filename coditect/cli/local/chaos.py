@@ -29,7 +29,7 @@ class Report(Protocol):
 
     @property
     def passed(self) -> bool:
-        """Tell whether the run kept every promise and broke enough to prove it."""
+        """Tell whether the run kept every promise, under enough faults and cases to prove something."""
 
     @property
     def caught(self) -> bool:

@@ -148,12 +148,12 @@ def _rebuild(context: typer.Context, output: Output) -> None:
 
 
 def _named(url: str, default: str) -> str | None:
-    """Return a server's URL, or None when it is only the default that no setting named."""
+    """Return a server's URL if a setting names the server; None if the URL is only the default."""
     return None if url == default else url
 
 
 def _up_folder(start: Path) -> Path:
-    """Return the nearest `.coditect` folder, from `start` upwards, in which `coditect up` ran; else `start`'s own."""
+    """Return the nearest `.coditect` folder with the files of an `up`, from `start` upwards; else that of `start`."""
     places = (place / FOLDER for place in (start, *start.parents))
     return next((place for place in places if is_own(place / "up.json")), start / FOLDER)
 

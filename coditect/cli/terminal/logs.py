@@ -72,7 +72,7 @@ class Logs:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Print new log lines from a thread until the block ends."""
+        """Print new log lines in a background thread until the block ends."""
         thread = Thread(target=self._keep_showing, name="logs", daemon=True)
         thread.start()
         try:

@@ -186,7 +186,7 @@ class Moment(str):
 
 
 def instant(ms: int | None) -> str | None:
-    """Return milliseconds since the epoch as a Moment, or as digits when they are beyond the calendar."""
+    """Return milliseconds since the Unix epoch as a Moment, or as digits when no calendar date can express them."""
     if ms is None:
         return None
     try:

@@ -33,7 +33,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
 
 
 def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]:
-    """Return a table of a workflow's nodes in graph order, or of its worst nodes when they are too many."""
+    """Return a table of a workflow's nodes in graph order; of too many nodes, only the `most` worst, failed first."""
     shown: Sequence[NodeRow] = in_order(rows)
     if len(rows) > most:
         rank = {state: number for number, state in enumerate(WORST_FIRST)}

@@ -48,7 +48,7 @@ def link_modules(server: Path, path: str, *, plugins: Iterable[str], folder: Pat
 
 
 def _libraries(path: str) -> dict[str, Path]:
-    """Return the libraries of the Erlang on PATH by name, which a packaged RabbitMQ uses; empty when none is found."""
+    """Return by name the libraries of the Erlang on PATH, on which a packaged RabbitMQ runs; empty without Erlang."""
     erl = shutil.which("erl", path=path)
     found = (_applications(parent / "lib") for parent in Path(erl).resolve().parents) if erl else iter(())
     return next((libraries for libraries in found if "kernel" in libraries), {})

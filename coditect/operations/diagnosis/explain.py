@@ -19,7 +19,7 @@ START_ONE = "start an agent that declares it: coditect agent run FILE"
 
 
 class Obstacle(StrEnum):
-    """A reason why an agent would not take a task now; the first that any agent has decides the fix."""
+    """A reason why an agent would not take a task; of all agents' reasons, the first in this order decides the fix."""
 
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"

@@ -1,4 +1,4 @@
-"""The search for one task, in the queues, which keep their messages, and at the agents.
+"""The search for one task, at the agents and in the queues, whose messages stay there.
 
 Direct tasks have no record, so the search has blind spots: `sightings.UNSEEN` names them.
 """

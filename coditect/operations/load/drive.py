@@ -49,7 +49,7 @@ class LoadCounts:
     in_flight: int = 0
 
     def add(self, answer: LoadAnswer) -> None:
-        """Add the end of one more submitted task to the counts."""
+        """Add one more ended task to the counts, as failed unless the task was completed."""
         self.answers.append(answer)
         self.failed += answer.ending is not LoadEnding.COMPLETED
 

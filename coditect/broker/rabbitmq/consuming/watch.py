@@ -50,7 +50,7 @@ async def watch_consumers(groups: Mapping[str, Group], stats: Stats, end_round: 
 
 
 def due(consumers: Sequence[T], number: int) -> Sequence[T]:
-    """Return the consumers to check in a round: all when they are at most 16, else the next third in rotation.
+    """Return the consumers to check in this round: all if there are at most 16, else a third in turn, to save work.
 
     To check all 40 queues of an idle dispatcher in every round would be a quarter of its work.
     """

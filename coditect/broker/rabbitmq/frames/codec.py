@@ -93,7 +93,7 @@ def _name(name: str) -> bytes:
 
 
 def flow_frame(channel: int) -> bytes:
-    """Return a `channel.flow` frame that changes nothing, which the broker answers."""
+    """Return a `channel.flow` frame that leaves the flow unchanged, sent to see whether the broker answers."""
     return HEAD.pack(METHOD, channel, len(_FLOW)) + _FLOW + _END
 
 
@@ -115,7 +115,7 @@ class FramingError(Exception):
 
 
 class Taken(Protocol):
-    """The port of a channel to which the parser offers each frame with the channel's number."""
+    """The port of a receiver of one channel's frames, to which the parser offers each frame before aiormq gets it."""
 
     def take(self, kind: int, payload: bytes) -> bool:
         """Consume a frame and return True, or return False to pass the frame on to aiormq.
@@ -304,7 +304,7 @@ class ContentAssembler:
         return end
 
     def _take_method(self, payload: bytes) -> bool:
-        """Consume a method frame, or return False; a method ends an incomplete message (AMQP 0-9-1, 4.2.6)."""
+        """Consume a method frame, or return False; each method frame ends an incomplete message (AMQP 0-9-1, 4.2.6)."""
         method = payload[:4]
         self._handler = handler = self._wanted.get(method)
         self._begun = self._passes = False

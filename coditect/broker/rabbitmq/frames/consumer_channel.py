@@ -1,4 +1,4 @@
-"""The consumer channel of the direct wire path, which passes deliveries on in the call that reads them.
+"""The consumer channel of the direct wire path, which calls the receiver as soon as a delivery's bytes are read.
 
 Settlements are written once per turn of the event loop; acks that are not urgent wait a moment for others.
 """

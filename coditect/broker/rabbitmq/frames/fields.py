@@ -50,7 +50,7 @@ _BEGINS_A_TASK = b"".join(
 
 
 class _Unusual(ValueError):
-    """The error of a header or property that only the lenient decoder can decode."""
+    """The error of a header or property that the fast decoder cannot decode, so that the lenient decoder is used."""
 
 
 _UNREADABLE = (ValueError, ArithmeticError, IndexError, KeyError, RecursionError, struct.error)
@@ -226,7 +226,7 @@ def _is_only_correlated(message: Message) -> bool:
 
 
 def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
-    """Encode a message's properties from a cached template of the part that many messages share."""
+    """Encode a message's properties from bytes that are cached for many messages, and the message's own values."""
     before, shared, behind = _template(headers.shared, message.content_type, message.type, message.app_id)
     own = _items(headers.own)
     size = _LENGTH.pack(len(shared) + len(own))
@@ -237,7 +237,7 @@ def _filled_in(message: Message, headers: TemplateHeaders) -> bytes:
 def _template(
     headers: SharedHeaders, content_type: str | None, type_: str | None, app_id: str | None
 ) -> tuple[bytes, bytes, bytes]:
-    """Encode the shared part of many messages' properties, in three pieces around each message's own values."""
+    """Encode the properties that many messages share as three pieces, between which a message's own values are put."""
     flags = DELIVERY_MODE | HEADERS | CORRELATION_ID
     before = behind = b""
     if content_type:

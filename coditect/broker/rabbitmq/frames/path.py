@@ -1,4 +1,4 @@
-"""The direct wire path as a factory of its channels, and the check that it fits the installed aiormq."""
+"""The direct wire path, which opens its channels, and the check that the installed aiormq was tested with it."""
 
 from __future__ import annotations
 

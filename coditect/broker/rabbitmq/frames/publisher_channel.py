@@ -1,4 +1,4 @@
-"""The publisher channel of the direct wire path, which matches confirms and returns with publishes.
+"""The publisher channel of the direct wire path, which finds the publish that each confirm or return answers.
 
 aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers diverge.
 """
@@ -75,7 +75,7 @@ class DirectPublisherChannel:
 
     @property
     def ready(self) -> bool:
-        """Tell whether a publish can be written now, without waiting for an alarm or a full buffer."""
+        """Tell whether a publish can be written at once: the channel is open, without an alarm or a full buffer."""
         return self._stream.open and not self._going
 
     @property
@@ -91,7 +91,7 @@ class DirectPublisherChannel:
         return None
 
     async def give_back(self, exchange: str, routing_key: str) -> None:
-        """Fail all unconfirmed publishes except those to the given exchange and routing key."""
+        """Fail unconfirmed publishes, so that callers repeat them, except those to the given exchange and key."""
         error = ChannelInvalidStateError("The channel waits for a queue")
         for number, one in tuple(self._pending.items()):
             if (one.exchange, one.routing_key) != (exchange, routing_key):
@@ -104,7 +104,7 @@ class DirectPublisherChannel:
         await give_up(self._channel)
 
     async def gate(self) -> bool:
-        """Wait while the broker has an alarm or reads slowly; return False after 0.5 s of waiting."""
+        """Wait, at most 0.5 s, while the broker has an alarm or reads slowly; return whether publishing may go on."""
         try:
             async with asyncio.timeout(GATE_SECONDS):
                 await self._stream.unblocked()
@@ -177,7 +177,7 @@ class DirectPublisherChannel:
         self._next_look = until
 
     def _expire(self) -> None:
-        """Fail publishes whose time is over; they keep their numbers, since their confirms may still come."""
+        """Fail the publishes that got no confirm in time; keep their numbers, since the confirms may still come."""
         self._timer, self._next_look = None, math.inf
         now, next_look = self._loop.time(), math.inf
         for one in tuple(self._pending.values()):
@@ -189,7 +189,7 @@ class DirectPublisherChannel:
             self._look_again_at(next_look)
 
     def _go(self) -> None:
-        """Stop writing on a channel that is about to close; `_lose` follows, with the reason."""
+        """Stop writing on a channel that closes; `_lose` fails the unconfirmed publishes later, with the reason."""
         self._going = True
         self._stream.detach(self._channel.number, self._contents)
 

@@ -34,7 +34,7 @@ class ChannelQuestion:
         channel.closing.add_done_callback(partial(self._lose, channel))
 
     def ask(self) -> asyncio.Future[bool]:
-        """Ask the broker, as `Question.ask`; when the channel is lost, ask by opening a new channel."""
+        """Ask whether the broker answers, and return the future of the answer; replace a lost channel by a new one."""
         if self._answer is None or self._answer.done():
             loop = asyncio.get_running_loop()
             if self._channel is not None and self._channel.is_closed:
@@ -69,7 +69,7 @@ class ChannelQuestion:
         return 0
 
     def _lose(self, channel: Channel, _: object = None) -> None:
-        """Cancel an open question whose channel is lost; without effect for an earlier channel."""
+        """Cancel the open question when its channel is lost; do nothing for a channel that was already replaced."""
         if self._channel is not channel:
             return
         self._channel = None

@@ -69,7 +69,7 @@ class Readable:
 
 
 def pack(payload: bytes) -> bytes:
-    """Return a content header's payload with only one property, which holds the original payload."""
+    """Return a content header's payload that aiormq can always decode, with the original payload as a property."""
     size = len(payload)
     table = _TABLE.size - _FLAGS.size - 4 + size
     return payload[:_CONTENT_BYTES] + _TABLE.pack(HEADERS, table, _NAME_AND_KIND, size) + payload
@@ -82,7 +82,7 @@ def packed(header: ContentHeader) -> bytes:
 
 
 def _decodable(payload: bytes, before: tuple[int, ...]) -> bytes:
-    """Return a method's payload with escapes for texts that are not UTF-8; the same object without any."""
+    """Return a method's payload with texts that are not UTF-8 escaped; the same payload when all texts are UTF-8."""
     pieces: list[bytes] = []
     at, wrong = 0, False
     try:

@@ -131,7 +131,7 @@ class Stream:
         self.open = not (self.blocked or self.congested)
 
     def write(self, pieces: Iterable[bytes], *, size: int = 0) -> None:
-        """Write whole frames, together with all others of the same turn of the event loop."""
+        """Buffer whole frames, to be written together with all other frames of this turn of the event loop."""
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces += pieces

@@ -1,1 +1,1 @@
-"""Publishing with confirms: a limit of unconfirmed messages, retries, and own channels for keys without confirms."""
+"""Publishing with confirms: a limit of unconfirmed messages, retries, and a channel for each key without confirms."""

@@ -75,7 +75,7 @@ def _kind(exchange: str) -> str:
 
 
 class PublishChannels:
-    """The publishing channels of a connection: for tasks, answers, retries, the rest, and each key without confirms."""
+    """The publishing channels of a connection: one per kind of exchange, and one per key that gets no confirms."""
 
     def __init__(self, background: Supervisor, *, window: int) -> None:
         self._background = background
@@ -102,7 +102,7 @@ class PublishChannels:
     # -- looking after them ---------------------------------------------------------------------------------
 
     async def watch(self, answers: Callable[[], Awaitable[bool]]) -> None:
-        """Check every 0.5 s for stuck keys, and give each a channel of its own, until canceled."""
+        """Give each routing key that gets no confirms a channel of its own; check every 0.5 s, until canceled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for windowed in tuple(self._kinds.values()):
@@ -112,7 +112,7 @@ class PublishChannels:
             self._join()
 
     def _stuck(self, windowed: WindowedChannel) -> Key | None:
-        """Return the key of a channel's oldest publish if that is unconfirmed for 3 s; None otherwise."""
+        """Return the key of a channel's oldest publish if the publish has been unconfirmed for 3 s, else None."""
         first = windowed.first
         now = asyncio.get_running_loop().time()
         channel = windowed.publisher_channel
@@ -138,7 +138,7 @@ class PublishChannels:
             self._background.start(_give_back(publisher_channel, key), name="give back")
 
     def accuse(self) -> None:
-        """Plan a channel of its own, after a reconnect, for the key of each channel's oldest unconfirmed publish.
+        """Plan a separate channel, used after the reconnect, for the key of each channel's oldest unconfirmed publish.
 
         The current connection answers nothing, and these publishes may be the cause.
         """

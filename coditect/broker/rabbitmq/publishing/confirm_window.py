@@ -1,4 +1,4 @@
-"""A limit of unconfirmed publishes, as asyncio's semaphore, but also usable without a coroutine."""
+"""A limit of unconfirmed publishes: a semaphore that can also be taken at once, without a coroutine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ConfirmWindow:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def enter_at_once(self) -> bool:
-        """Take a place if one is free and no caller waits for it; tell whether it was taken."""
+        """Take a place in the window if one is free and no other caller waits; return whether a place was taken."""
         if self._free <= 0 or self._waiting:
             return False
         self._free -= 1

@@ -1,4 +1,4 @@
-"""Publishing with confirms, `mandatory`, a window, and retries within a time limit.
+"""The publisher: confirms, `mandatory`, a limit of unconfirmed publishes, and retries within a time limit.
 
 A publish is sent at once where nothing holds it up (`PublisherChannel.begin`). A publish that is held up, or fails at
 first, is repeated by a coroutine until its outcome is known or its time is over.
@@ -36,7 +36,7 @@ ASTRAY_PAUSE_SECONDS = 0.25
 
 
 class Routes(Protocol):
-    """The exchanges and bindings that the process owns, for publishes that find no queue."""
+    """The port that declares the process's missing exchanges and bindings again, for publishes that found no queue."""
 
     async def leads(self, exchange: str, routing_key: str, *, exists: bool) -> bool:
         """Declare a missing exchange or binding again if this process owns it; tell whether to publish again.
@@ -77,7 +77,7 @@ class _Attempt:
             self.promise.set_result(None)
 
     def failed(self, error: BaseException) -> None:
-        """Set the outcome after a failed first try, or start to repeat the publish."""
+        """Handle the error of the first try: set the publish's outcome, or repeat the publish in the background."""
         self.publisher.rescue(self, error)
 
     def leave(self) -> None:
@@ -100,7 +100,7 @@ class _Attempt:
         self.in_flight = False
 
     def verdict(self) -> CoditectError:
-        """Return the error for a publish whose time is over."""
+        """Return the error for a publish that ran out of time: unconfirmed, unroutable, refused, or never sent."""
         facts = {"exchange": self.exchange, "routing_key": self.routing_key}
         if self.in_flight or self.unknown:
             return PublishUnconfirmed("No confirm in time; the message may still be delivered", **facts)
@@ -129,7 +129,7 @@ class Publisher:
         self._closed = False
 
     def open(self) -> None:
-        """Start the watch over stuck publishes; called on the event loop before any publish."""
+        """Start the background check for publishes that get no confirm; called on the event loop before any publish."""
         self._loop = asyncio.get_running_loop()
         self._now = self._loop.time
         self._connection.on_silence = self._channels.accuse
@@ -137,7 +137,7 @@ class Publisher:
         self._background.keep(watch, name="watch publishes", critical=True)
 
     def close(self) -> None:
-        """Fail all further retries of publishes, so that no caller is left waiting."""
+        """Stop all retries of publishes, which then fail, so that no caller is left waiting."""
         self._closed = True
 
     @property
@@ -168,7 +168,7 @@ class Publisher:
         timeout_seconds: float,
         wait_when_full: bool,
     ) -> None:
-        """Publish a message and give the outcome to a promise, as `Broker.post`."""
+        """Publish a message, and report the confirm or the error to the caller's promise; see `Broker.post`."""
         attempt = _Attempt(self, message, exchange, routing_key, wait_when_full, self._now() + timeout_seconds, promise)
         if not self._begun(attempt):
             self._go_on(attempt, self._repeat(attempt, pause_first=False))
@@ -213,7 +213,7 @@ class Publisher:
             attempt.promise.add_done_callback(lambda _: going_on.cancel())
 
     def _judge(self, attempt: _Attempt, error: BaseException) -> None:
-        """Record the failure of a try, and return when another try is worthwhile; else raise the final error."""
+        """Record the error of a try; return when the publish is worth a retry, else raise the final error."""
         if isinstance(error, Late):
             raise attempt.verdict() from error
         attempt.astray = None
@@ -239,12 +239,12 @@ class Publisher:
         attempt.lose()
 
     def _go_astray(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Record that the route of a publish is missing; `_find_way` decides later whether to wait for the route."""
+        """Record the error of a publish that finds no exchange or binding, and until when to retry the publish."""
         attempt.astray = why
         attempt.astray_until = min(attempt.astray_until, self._now() + ASTRAY_SECONDS)
 
     async def _find_way(self, attempt: _Attempt, why: CoditectError) -> None:
-        """Return when the missing route may exist by now; else raise the error of the missing route."""
+        """Declare a missing exchange or binding, and return for a retry; raise the given error if none can help."""
         exists = not isinstance(why, NotFound)
         try:
             worth = await self._ways.leads(attempt.exchange, attempt.routing_key, exists=exists)
@@ -271,7 +271,7 @@ class Publisher:
         raise attempt.verdict()
 
     async def _taken(self, attempt: _Attempt) -> bool:
-        """Make one try of a publish, with a place in the window; return False when another try is worthwhile."""
+        """Try a publish once, within the limit of unconfirmed publishes; return False when a retry is worthwhile."""
         windowed = self._channels.of(attempt.exchange, attempt.routing_key)
         await windowed.window.enter()
         attempt.placed = windowed.window
@@ -300,7 +300,7 @@ class Publisher:
         return True
 
     async def _open_gate(self, publisher_channel: PublisherChannel) -> bool:
-        """Wait while the broker has an alarm or reads slowly; return False after 0.5 s of waiting."""
+        """Wait, at most 0.5 s, while the broker has an alarm or reads slowly; return whether publishing may go on."""
         self._gated += 1
         try:
             return await publisher_channel.gate()
