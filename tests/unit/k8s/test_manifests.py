@@ -6,14 +6,16 @@ import json
 import re
 import runpy
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import yaml
 
-from coditect import Agent
+from coditect import Agent, __version__
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_manifests import export_manifests
+from coditect.settings.settings import Settings
 from tests.servers import ROOT
 
 K8S = ROOT / "k8s"
@@ -109,3 +111,31 @@ def test_agent_has_longer_to_end_than_a_drain_takes() -> None:
     (agent,) = (one for name, one in PODS.items() if name.startswith("agent/agent.yaml"))
 
     assert agent["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
+
+
+def test_every_overlay_runs_the_version_of_this_project() -> None:
+    (release,) = (document for file, document in DOCUMENTS if file == "components/release/kustomization.yaml")
+
+    written = {release["images"][0]["newTag"], release["labels"][1]["pairs"]["app.kubernetes.io/version"]}
+
+    assert written == {__version__}
+
+
+def test_every_setting_that_a_manifest_names_exists() -> None:
+    known = {f"CODITECT_{field.name.upper()}" for field in fields(Settings)}
+
+    for file in K8S.rglob("*.yaml"):
+        assert set(re.findall(r"CODITECT_[A-Z_]+", file.read_text())) <= known, file
+
+
+@pytest.mark.parametrize("overlay", ["staging", "production"])
+def test_scaled_object_asks_the_broker_of_the_namespace_of_its_overlay(overlay: str) -> None:
+    """The components name that of production; another overlay patches it."""
+    kustomization = (K8S / "overlays" / overlay / "kustomization.yaml").read_text()
+    components = "".join(file.read_text() for file in (K8S / "components" / "keda").glob("*.yaml"))
+
+    asked = re.compile(r"http://rabbitmq\.(\S+)\.svc")
+
+    assert set(asked.findall(kustomization) or asked.findall(components)) == {
+        yaml.safe_load(kustomization)["namespace"]
+    }
