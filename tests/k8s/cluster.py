@@ -104,7 +104,17 @@ def running_cluster(programs: Path, folder: Path) -> Iterator[Cluster]:
         )
         start("kube-scheduler", f"--secure-port={scheduler}", *local)
         stages = [f"--config={programs.parent / 'stages' / one}.yaml" for one in (*STAGES, *POD_STAGES)]
-        start("kwok", config, "--manage-all-nodes", f"--server-address=127.0.0.1:{kwok}", "--cidr=10.1.0.0/16", *stages)
+        # Without leases the nodes are lost after forty seconds, and their pods are not ready any more.
+        leases = "--node-lease-duration-seconds=40"
+        start(
+            "kwok",
+            config,
+            "--manage-all-nodes",
+            leases,
+            f"--server-address=127.0.0.1:{kwok}",
+            "--cidr=10.1.0.0/16",
+            *stages,
+        )
         _furnish(cluster)
         yield cluster
 
