@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from coditect.local.private import PrivateServers
 from coditect.testing.servers import private
 from tests.k8s.cluster import Cluster, Refused, until
 from tests.k8s.metrics import METRIC, external_metric
-from tests.k8s.pods import Kubelet
+from tests.k8s.pods import Kubelet, LocalPod
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.timeout(600)
@@ -125,8 +126,18 @@ def test_waiting_tasks_bring_more_pods(fleet: Cluster, tmp_path: Path) -> None:
         fleet.kubectl("delete", "hpa", "keda-hpa-greeter", "-n", "coditect")
 
 
-def play(cluster: Cluster, overlay: Path, namespace: str, servers: PrivateServers, folder: Path) -> Any:
-    """Apply an overlay like `dev`, run its Job, dispatcher and agents as processes, and return what a workflow gave."""
+def play(
+    cluster: Cluster,
+    overlay: Path,
+    namespace: str,
+    servers: PrivateServers,
+    folder: Path,
+    look: Callable[[list[LocalPod]], None] = lambda pods: None,
+) -> Any:
+    """Apply an overlay like `dev`, run its Job, dispatcher and agents as processes, and return what a workflow gave.
+
+    `look` sees the pods at work after the workflow; then they are asked to end, and must do so in order.
+    """
     cluster.apply(overlay)
     cluster.ready(namespace)
     amqp, redis, management = (urlsplit(one) for one in (servers.amqp_url, servers.redis_url, servers.management_url))
@@ -142,17 +153,21 @@ def play(cluster: Cluster, overlay: Path, namespace: str, servers: PrivateServer
     passwords = {"username": amqp.username, "password": amqp.password, "connection_string": servers.amqp_url}
     _put(cluster, namespace, "rabbitmq-default-user", passwords)
     _put(cluster, namespace, "redis", {"password": redis.password or ""})
+    pods: list[LocalPod] = []
     with ExitStack() as stack:
         for component, number in (("dispatcher", 2), ("agent", 3)):
             for place, pod in enumerate(kubelet.pods(namespace, component)):
                 local = stack.enter_context(kubelet.running(pod, f"127.0.{number}.{place + 1}"))
                 local.ready()
+                pods.append(local)
         flow = folder / "flow.json"
         flow.write_text(json.dumps(FLOW))
         urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
         command = [sys.executable, "-m", "coditect", "workflow", "run", str(flow), "--wait", "60s", "--output", "json"]
         done = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        look(pods)
+    assert [pod.exit_code for pod in pods] == [[0]] * len(pods)
     return json.loads(done.stdout)
 
 
@@ -163,8 +178,18 @@ def _put(cluster: Cluster, namespace: str, name: str, values: dict[str, str | No
     cluster.kubectl("patch", "secret", name, "-n", namespace, "--type=merge", "-p", patch)
 
 
-def test_pods_of_dev_do_a_workflow(cluster: Cluster, servers: PrivateServers, tmp_path: Path) -> None:
-    done = play(cluster, K8S / "overlays" / "dev", "coditect-dev", servers, tmp_path)
+def test_pods_of_dev_do_a_workflow_are_not_ready_without_a_broker_and_end_in_order(
+    cluster: Cluster, servers: PrivateServers, tmp_path: Path
+) -> None:
+    def look(pods: list[LocalPod]) -> None:
+        asyncio.run(servers.kill_broker())
+        until(lambda: not any(pod.holds("readinessProbe") for pod in pods), "no pod without its broker is ready")
+        alive = [pod.holds("livenessProbe") for pod in pods]
+        asyncio.run(servers.start_broker())
+        until(lambda: all(pod.holds("readinessProbe") for pod in pods), "every pod is ready again")
+        assert alive == [True] * len(pods)
+
+    done = play(cluster, K8S / "overlays" / "dev", "coditect-dev", servers, tmp_path, look)
 
     assert done["state"] == "completed", done
     assert done["value"] == 2, done
