@@ -134,7 +134,7 @@ profile: $(BENCH_STAMP) servers ## Show where client and agent spend their time,
 
 KUBERNETES := .coditect/kubernetes
 
-k8s-test: setup ## Apply the manifests to a real Kubernetes API server, and run their pods as processes (six minutes)
+k8s-test: setup ## Apply the manifests to a real Kubernetes API server, and run their pods as processes (two minutes)
 	@programs="$$(scripts/kubernetes-servers.sh $(KUBERNETES))"; \
 	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -p no:randomly tests/k8s
 
