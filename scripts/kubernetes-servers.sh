@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds a Kubernetes control plane from the Go module proxy into folder $1, once, and prints the folder of its
 # programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubectl and kwok, which plays the nodes.
+# Installs bubblewrap and OpenSSL, which the tests need beside them, where apt can.
 # Beside it, in crds/ and stages/: the CRDs of KEDA and of the Prometheus operator, and what kwok's nodes and pods do.
 set -euo pipefail
 KUBERNETES=v1.37.2 ETCD=v3.7.3 KWOK=v0.8.0 KEDA=v2.21.0 PROMETHEUS_OPERATOR=v0.85.0
@@ -8,6 +9,16 @@ mkdir -p "$1"
 tree="$(cd "$1" && pwd)"
 mark="$KUBERNETES $ETCD $KWOK $KEDA $PROMETHEUS_OPERATOR"
 say() { echo "$*" >&2; }
+
+source "$(dirname "$0")/apt.sh"
+missing=()
+for program in bubblewrap:bwrap openssl:openssl; do
+    command -v "${program#*:}" >/dev/null || missing+=("${program%:*}")
+done
+if [ "${#missing[@]}" -gt 0 ] && ! apt_install "${missing[@]}" >&2; then
+    say "The tests need ${missing[*]}: sudo apt-get install ${missing[*]}"
+    exit 1
+fi
 
 if [ "$(cat "$tree/built" 2>/dev/null)" = "$mark" ]; then
     echo "$tree/bin"

@@ -1,7 +1,8 @@
 """The work of a kubelet without containers: a pod's command, environment, volumes and probes, as a process.
 
-The pod is read from the API server. Its image's entry point is this interpreter's `coditect`; paths of its mounts
-become folders, names of services become loopback addresses, and its own address is one of 127.0.0.0/8.
+The pod is read from the API server. Bubblewrap gives it its user, a root that it cannot write, and its volumes where it
+mounts them. Its image's entry point is this interpreter's `coditect`; names of services become loopback addresses, and
+its own address is one of 127.0.0.0/8.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import psutil
+
 from tests.k8s.cluster import Cluster, Refused
 from tests.servers import ROOT
 
 READY_SECONDS = 30.0
+MACHINES = {"etc", "tmp", "var", "run", "proc", "dev", "sys", "home"}
+"""The folders of the machine's root that a pod does not see."""
 PROGRAMS = {"coditect": (sys.executable, "-m", "coditect"), "python3": (sys.executable,)}
 
 
@@ -53,7 +58,7 @@ class Kubelet:
             try:
                 yield local
             finally:
-                process.terminate()
+                local.terminate()
                 local.exit_code.append(process.wait(pod["spec"]["terminationGracePeriodSeconds"]))
 
 
@@ -84,7 +89,38 @@ class LocalPod:
         """The command line, as the container runtime would put it together."""
         given: list[str] = [*self.container.get("command", ["coditect"]), *self.container.get("args", [])]
         program, *words = given
-        return [*PROGRAMS[program], *(self._local(self._expanded(word)) for word in words)]
+        return [*self.confined(), *PROGRAMS[program], *(self._expanded(word) for word in words)]
+
+    def confined(self) -> list[str]:
+        """The beginning of a command line that runs what follows as the pod's user, among the pod's files."""
+        context = self.pod["spec"]["securityContext"]
+        words = ["bwrap", "--die-with-parent", "--unshare-user"]
+        words += ["--uid", str(context["runAsUser"]), "--gid", str(context["runAsGroup"])]
+        for path in sorted(Path("/").iterdir()):
+            if path.is_symlink():
+                words += ["--symlink", str(path.readlink()), str(path)]
+            elif path.is_dir() and path.name not in MACHINES:
+                words += ["--ro-bind", str(path), str(path)]
+        words += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+        for needed in (str(ROOT), sys.prefix, sys.base_prefix):
+            words += ["--ro-bind", needed, needed]
+        for mount in self.container["volumeMounts"]:
+            bind = "--ro-bind" if mount.get("readOnly") else "--bind"
+            words += [bind, str(self.folder / mount["name"]), mount["mountPath"]]
+        if self.container["securityContext"]["readOnlyRootFilesystem"]:
+            words += ["--remount-ro", "/"]
+        return [*words, "--chdir", "/", "--"]
+
+    def writable(self, *folders: str) -> set[str]:
+        """Return those of the folders in which the pod can write a file."""
+        script = 'for folder; do touch "$folder/tried" 2>/dev/null && echo "$folder"; done; true'
+        tried = [*self.confined(), "/bin/sh", "-c", script, "sh", *folders]
+        return set(subprocess.run(tried, capture_output=True, text=True, check=True).stdout.split())
+
+    def terminate(self) -> None:
+        """Ask the program, which is bubblewrap's child, to end."""
+        for child in psutil.Process(self.started[0].pid).children() if self.started[0].poll() is None else ():
+            child.terminate()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -95,8 +131,8 @@ class LocalPod:
             found |= self._object("configmap", source["configMapRef"]["name"])["data"]
         for one in self.container.get("env", ()):
             found[one["name"]] = self._value(one, found)
-        found = {name: self._local(self._addressed(value)) for name, value in found.items()}
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TMPDIR": self._local("/tmp"), **found}
+        found = {name: self._addressed(value) for name, value in found.items()}
+        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **found}
 
     def ready(self) -> None:
         """Poll the startup probe, then the readiness probe, at their pace; raises Refused when one never holds."""
@@ -144,12 +180,6 @@ class LocalPod:
             value = re.sub(rf"\b{name.partition(':')[0]}(\.[\w.-]+)?:{name.partition(':')[2]}\b", address, value)
         return value
 
-    def _local(self, text: str) -> str:
-        """Replace the paths of mounts, the longest first."""
-        mounts = {one["mountPath"]: self.folder / one["name"] for one in self.container["volumeMounts"]}
-        paths = "|".join(re.escape(path) for path in sorted(mounts, key=len, reverse=True))
-        return re.sub(rf"(?<![\w/])({paths})(?![\w-])", lambda path: str(mounts[path[1]]), text)
-
     def _fill(self, volume: Any) -> None:
         folder = self.folder / volume["name"]
         folder.mkdir()
@@ -167,4 +197,4 @@ class LocalPod:
 
     def _write(self, folder: Path, files: Mapping[str, str]) -> None:
         for name, text in files.items():
-            (folder / name).write_text(self._local(text))
+            (folder / name).write_text(text)

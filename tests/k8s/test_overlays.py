@@ -188,6 +188,8 @@ def test_pods_of_dev_do_a_workflow_are_not_ready_without_a_broker_and_end_in_ord
         asyncio.run(servers.start_broker())
         until(lambda: all(pod.holds("readinessProbe") for pod in pods), "every pod is ready again")
         assert alive == [True] * len(pods)
+        for pod in pods:
+            assert pod.writable("/", "/etc", "/usr", "/tmp", "/etc/coditect") == {"/tmp"}
 
     done = play(cluster, K8S / "overlays" / "dev", "coditect-dev", servers, tmp_path, look)
 
