@@ -77,7 +77,7 @@ def _import(place: str) -> ModuleType:
 
 
 def _line_of(error: BaseException) -> tuple[str, str]:
-    """Return the file, line number and source line at which an error left the user's own code."""
+    """Return `file:line` and the source line of the innermost traceback frame in the user's own code."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}", (error.text or "").strip()
     frames = traceback.extract_tb(error.__traceback__)

@@ -310,7 +310,7 @@ class TestFleet:
         return tuple([await start() for _ in range(replicas)])
 
     def kill(self, target: str) -> tuple[VirtualProcess, ...]:
-        """Kill a process (by its id), or every process of an agent (by its name), as `kill -9` does.
+        """Kill a simulated process by id, or all of an agent's by name: none of its code runs again.
 
         No code of the process runs any more, not even a `finally` before the fleet ends. Unacknowledged deliveries go
         back to the queues now; its lease lapses with time. A thread that runs is not ended.

@@ -189,7 +189,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """The callbacks of the command for a person's request in RQ, after which RQ gets the job's state in the ledger."""
+    """The callbacks of a person's cancel or requeue in RQ; afterwards RQ's job gets the ledger's state."""
 
     scheduler: Scheduler
     node_key: NodeKey

@@ -86,7 +86,7 @@ class RebuildAnswer:
 
 @dataclass(frozen=True, slots=True)
 class CommandRefused:
-    """The callbacks of the command that records a failed attempt in place of an agent's result that was refused."""
+    """The callbacks that settle an agent's refused result once a failed attempt is recorded in its place."""
 
     settle: Settle
     refusal: CoditectError

@@ -47,7 +47,7 @@ class TaskRunner:
             self._next = self._loop.create_task(self._run(), context=self._context.copy())
 
     async def _run(self) -> None:
-        """Run the executions that are ready at the start, one after the other, in a single asyncio task.
+        """Run, in one asyncio task, the executions that are ready when it starts; later ones get another task.
 
         Executions that become ready meanwhile are for the next shift, so that the event loop has its turn.
         """

@@ -182,7 +182,7 @@ class MemoryServer:
         return self._running
 
     def disconnect(self, session: Session) -> None:
-        """Remove a connection; the outcome of its held publishes is lost."""
+        """Remove a connection, and answer its publishes that an alarm or a hanging leader holds up as LOST."""
         if session in self._sessions:
             self._sessions.remove(session)
         session.open.set()

@@ -146,7 +146,7 @@ class Writer:
         return requests[:count]
 
     def _run_all(self, requests: list[WriteRequest], version: int, overlay: Overlay) -> tuple[int, int]:
-        """Run requests up to the group's limits, and return how many ran and the store's version after them."""
+        """Run the functions of one group commit up to its limits; return how many ran, and the store's version."""
         enough = time.monotonic() + GROUP_SECONDS
         for count, request in enumerate(requests, start=1):
             version += self._run(request, version, overlay)

@@ -1,4 +1,4 @@
-"""The consumers of RabbitMQ queues on one channel per group, restored after every loss."""
+"""RabbitMQ consumers that share a channel, started again after the channel, connection or queue is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The publisher channel of the direct wire path, which finds the publish that each confirm or return answers.
+"""A publisher channel that writes AMQP frames itself, and matches each confirm or return to its publish.
 
 aiormq opens the channel and puts it into confirm mode; it must never publish on it, or the sequence numbers diverge.
 """
