@@ -19,7 +19,7 @@ from tests.servers import ROOT
 
 SECONDS = 120.0
 NODES = 4
-VOLUMES = 8
+VOLUMES = 16
 TOKEN = "of-the-tests"
 STAGES = ("node/fast/node-initialize", "node/heartbeat-with-lease/node-heartbeat-with-lease")
 POD_STAGES = ("pod/fast/pod-ready", "pod/fast/pod-complete", "pod/fast/pod-delete")
