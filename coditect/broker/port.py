@@ -132,7 +132,7 @@ class Broker(Protocol):
 
     @property
     def answering(self) -> bool:
-        """Tell whether the broker answers on the consuming connection; False after two seconds without an answer."""
+        """Tell, without I/O, whether the consuming connection has had an answer within the last two seconds."""
 
     @property
     def blocked(self) -> bool:

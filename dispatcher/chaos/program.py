@@ -18,7 +18,7 @@ from dispatcher.chaos.mutants.mutant import Mutant
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.run import RunOrder, RunVerdict, run
 from dispatcher.chaos.simulation import Played, play
-from dispatcher.chaos.store import StoreKind
+from dispatcher.chaos.testbed import StoreKind
 
 FEWEST_SIDE_BY_SIDE = 8
 

@@ -30,8 +30,7 @@ from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.store import ChaosStore, StoreKind, private_store
-from dispatcher.chaos.testbed import ChaosTestbed, private_testbed
+from dispatcher.chaos.testbed import ChaosStore, ChaosTestbed, StoreKind, private_store, private_testbed
 from dispatcher.chaos.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.program import open_store

@@ -1,4 +1,4 @@
-"""The private servers, dispatchers and agents of a real run, as processes that faults can act on."""
+"""The private servers, store, dispatchers and agents of a real run, as processes that faults can act on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,6 +21,7 @@ from coditect.aio.ready import READY_FILE
 from coditect.local import PrivateServers, private_servers
 from coditect.local.child import POLL_SECONDS, Child, RunningChild, last_lines, spawn
 from coditect.local.errors import LocalError, StartFailed
+from coditect.local.foundationdb import PrivateFoundationDB, private_foundationdb
 from coditect.local.private import BROKER
 from coditect.local.servers.binaries import find_binaries
 from coditect.local.supervisor import guarded
@@ -30,6 +33,8 @@ from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 START_SECONDS = 60.0
 SETTLED_SECONDS = 1.0
+STORE_PROCESSES = 3
+"""The fewest processes of a cluster that goes on without one of them."""
 OURS = "CODITECT_"
 PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"dispatcher": ("dispatcher",), "agent": ("coditect", "agent", "run", "dispatcher.chaos.agent")}
@@ -231,3 +236,34 @@ def _child(folder: Path, name: str, argv: Sequence[str], environ: Mapping[str, s
         folder=folder,
         ready_file=ready,
     )
+
+
+class StoreKind(StrEnum):
+    """The kind of a run's store."""
+
+    SQLITE = "sqlite"
+    FOUNDATIONDB = "fdb"
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosStore:
+    """The open private store of a run."""
+
+    url: str
+    """The value of `CODITECT_STORE_URL` that names the store."""
+    cluster: PrivateFoundationDB | None = None
+    """The cluster, for faults; None on SQLite, which has no process of its own."""
+
+
+@asynccontextmanager
+async def private_store(kind: StoreKind, folder: Path, *, environ: Mapping[str, str]) -> AsyncIterator[ChaosStore]:
+    """Open a new store with its files below `folder` during the block.
+
+    Raises:
+        MissingServer, StartFailed, AlreadyUp: when FoundationDB cannot be started.
+    """
+    if kind is StoreKind.SQLITE:
+        yield ChaosStore(f"sqlite:{folder / 'ledger.db'}")
+        return
+    async with private_foundationdb(folder / "foundationdb", environ=environ, processes=STORE_PROCESSES) as cluster:
+        yield ChaosStore(f"fdb:{cluster.cluster_file}", cluster)
