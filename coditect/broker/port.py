@@ -132,7 +132,7 @@ class Broker(Protocol):
 
     @property
     def answering(self) -> bool:
-        """Tell, without I/O, whether the consuming connection has had an answer within the last two seconds."""
+        """False while the consuming connection is open, but the broker has not answered on it for two seconds."""
 
     @property
     def blocked(self) -> bool:
