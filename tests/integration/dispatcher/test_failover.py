@@ -131,7 +131,7 @@ async def _both_begin(fleet: Fleet, client: Client, one: Popen[bytes]) -> tuple[
     Agents that start late, on a busy machine, would find the tasks at their end.
     """
     handles = [await client.submit("work.do", 8_000) for _ in range(TASKS)]
-    await eventually(lambda: len(fleet.noted("start")) == TASKS)
+    await eventually(lambda: len(fleet.noted("start")) >= TASKS)  # a lost connection repeats one
     begun = _begun(fleet, one)
     assert begun, "it proves nothing"
     return handles, begun
