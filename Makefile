@@ -46,7 +46,7 @@ $(PACKAGE_STAMP): requirements-package.lock pyproject.toml scripts/create-venv.s
 servers:
 	@scripts/install-servers.sh
 
-lock: ## Write the lock files anew from pyproject.toml (needs uv)
+lock: ## Write the lock files again from pyproject.toml (needs uv)
 	@UV="$(UV)" scripts/lock.sh
 
 format: $(STAMP) ## Format the code

@@ -125,6 +125,6 @@ def _made_by(task_id: str, place: Path) -> Release:
         raise InputError(
             "a release of this name is there already; choose another name",
             folder=str(place),
-            made_by=found.task_id if found else "nobody that left a manifest",
+            made_by=found.task_id if found else "an unknown author without a manifest",
         )
     return found

@@ -25,5 +25,5 @@ class Price:
 async def quote(item: Item) -> Price:
     """Return the price of an item, for as many pieces as are wanted."""
     if item.name not in CENTS:
-        raise InputError("Nobody sells this", name=item.name)
+        raise InputError("This shop does not sell it", name=item.name)
     return Price(CENTS[item.name] * item.count)

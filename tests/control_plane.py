@@ -82,7 +82,7 @@ class ScriptedPlane:
     refuses: list[Failure] = field(default_factory=list)
     """What the next requests are answered with."""
     more: bool = False
-    """Whether more begins anew by a redrive than it names."""
+    """Whether more begins again by a redrive than it names."""
     compared: bool = True
     """Whether a rebuild compared all of RQ."""
     page: int = 1_000
@@ -214,7 +214,7 @@ class ScriptedPlane:
                 return {"node": body["node"], "again": [body["node"]], "more": self.more, "dry_run": body["dry_run"]}
             case Verb.ANSWER:
                 if kept.nodes[body["node"]]["state"] != "awaiting_approval":
-                    raise InputError("Nobody is asked here")
+                    raise InputError("This node asks for no approval")
                 kept.nodes[body["node"]]["state"] = "completed" if body["granted"] else "rejected"
         return {"workflow": kept.head["workflow"], "state": kept.state}
 

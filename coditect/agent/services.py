@@ -118,7 +118,7 @@ class TaskServices:
         except TimeoutError as error:
             raise ResultTimeout("The requested task gave no result in time", task_id=child.id) from error
         except Unroutable as error:
-            raise UnknownCapability("Nobody offers this capability", capability=child.capability) from error
+            raise UnknownCapability("No agent offers this capability", capability=child.capability) from error
         finally:
             requests.forget(child.correlation_id or "")
 

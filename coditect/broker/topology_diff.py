@@ -235,7 +235,7 @@ def _step(entity: Exchange | Queue, probe: Probe) -> TopologyStep:
 def _fix(entity: Exchange | Queue, difference: TopologyDifference) -> str:
     if isinstance(entity, Exchange):
         fix = (
-            "An exchange's arguments cannot be changed. While nobody publishes: "
+            "An exchange's arguments cannot be changed. While no process publishes: "
             f"`rabbitmqadmin delete exchange name={entity.name}`, then `coditect topology apply`. "
             "Deleting it drops its bindings; apply binds ours again."
         )

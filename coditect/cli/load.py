@@ -87,7 +87,7 @@ def default_log(environ: Mapping[str, str], folder: Path) -> Path:
 async def _run(opened: Connections, load: LoadPlan, counts: LoadCounts) -> None:
     see = f"coditect task why-not {load.capability}; coditect agent list"
     async with opened.client() as client, _progress(load, counts):
-        with going_on(f"What was submitted goes on; nobody waits for the results any more. To see it: {see}"):
+        with going_on(f"What was submitted goes on, unattended. To see it: {see}"):
             await drive(client, load, counts)
 
 

@@ -39,7 +39,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
     {
         "init": Branch("local.init", "Write a small project that runs at once."),
         "up": Branch("local.up", "Start a private RabbitMQ and Redis and a fleet of agents."),
-        "dev": Branch("local.dev", "The same for whoever writes an agent: changes are run, and all logs shown."),
+        "dev": Branch("local.dev", "The same for the author of an agent: changes are run, and all logs shown."),
         "down": Branch("local.up", "Stop exactly what `coditect up` started here."),
         "health": Branch("health", "Ask an agent or a dispatcher here whether it takes work."),
         "doctor": Branch("local.up", "Look for what is missing, unreachable or stale, and say how to mend it."),

@@ -286,7 +286,7 @@ class Client:
             return await handle.result(model, timeout=timeout)
         except ResultTimeout:
             if chosen.kept:
-                await handle.cancel(reason="nobody waits for it any more")
+                await handle.cancel(reason="its result is not wanted any more")
             raise
         finally:
             handle.forget()
@@ -377,7 +377,7 @@ class Client:
                 wait_when_full=False,
             )
         except (Unroutable, Overloaded):
-            log.debug("Nobody listens to an event", extra={"event_type": type_})
+            log.debug("No one listens to an event", extra={"event_type": type_})
 
     def events(self, pattern: str = "#", *, of: str | None = None) -> EventStream:
         """Return a stream of the events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).

@@ -100,7 +100,7 @@ def check_up(files: UpFolder, state: UpState | None) -> Check:
     if state is None:
         stale = files.env.exists()
         fix = f"Remove {files.env}, or run `coditect up`" if stale else ""
-        return Check("up", not stale, "an address file of nobody" if stale else "not up", fix)
+        return Check("up", not stale, "an address file of servers that do not run" if stale else "not up", fix)
     if not state.running:
         return Check("up", False, "was killed; its files are stale", "Run `coditect up` or `coditect down`")
     behind = [f"{child.name} is {child.phase}" for child in state.children if child.phase is not Phase.READY]

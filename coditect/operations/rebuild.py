@@ -15,8 +15,8 @@ from coditect.wire.control import Verb
 
 KINDS = {
     "queues": "queues of the control plane that were missing, declared",
-    "published": "tasks that nobody had begun, published anew",
-    "working": "tasks that were begun on a broker that is lost, published anew to be executed again",
+    "published": "tasks that no agent had begun, published again",
+    "working": "tasks that were begun on a broker that is lost, published to be executed again",
     "workflows": "workflows with jobs that RQ did not have, or not as they are",
     "jobs": "those jobs, made or put right",
 }

@@ -52,7 +52,7 @@ class CapabilityCatalogue:
                 fix=f"coditect topology apply --capability {capability}",
             )
         return UnknownCapability(
-            "Nobody offers this capability",
+            "No agent offers this capability",
             capability=capability,
             **facts,
             nearest=nearest_names(capability, offered),

@@ -105,7 +105,7 @@ def _unknown_capabilities(definition: Definition, known: frozenset[str]) -> list
     return [
         Problem(
             ("nodes", node.name, field),
-            f"Nobody offers the capability {capability!r}",
+            f"No agent offers the capability {capability!r}",
             _nearest(capability, known, "start an agent that has it"),
         )
         for node in definition.nodes

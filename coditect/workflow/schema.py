@@ -126,7 +126,9 @@ class ApprovalFields(PlaceFields):
 
     approval: _Question = Field(description="The question to a person.")
     timeout: _Period = Field(None, description="How long the question waits for an answer; else for ever.")
-    on_timeout: _OnTimeout = Field(OnTimeout.REJECT, description="What counts as the answer when nobody gave one.")
+    on_timeout: _OnTimeout = Field(
+        OnTimeout.REJECT, description="What counts as the answer when none was given in time."
+    )
 
 
 KINDS: Mapping[str, type[TaskFields | MapFields | ApprovalFields]] = {

@@ -135,7 +135,7 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
             raise
         if task.broken:
             note(Type.FAIL, "execute", ctx.task_id, **said)
-            raise Broken("an input that nobody can work on")
+            raise Broken("an input that no agent can work on")
         if ctx.attempt <= task.fails:
             note(Type.FAIL, "execute", ctx.task_id, **said)
             raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")

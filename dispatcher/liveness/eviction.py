@@ -86,7 +86,7 @@ class ManagementEvictor:
 
     def _note_failure(self, error: ManagementUnavailable) -> None:
         if not self._failing:
-            log.warning("Nobody can be evicted now: frozen processes hold their work", extra={"reason": str(error)})
+            log.warning("No agent can be evicted now: frozen processes hold their work", extra={"reason": str(error)})
         self._failing = True
 
     def _note_success(self) -> None:

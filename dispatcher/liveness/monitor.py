@@ -136,7 +136,7 @@ class Monitor:
         try:
             records = await self._fleet.look()
         except RegistryUnavailable as error:
-            log.debug("The registry does not answer: nobody is taken for dead", extra={"reason": str(error)})
+            log.debug("The registry does not answer: no agent is taken for dead", extra={"reason": str(error)})
             return
         now = self._now()
         for agent in self._roster.note(records, now):

@@ -37,7 +37,7 @@ async def begin(database: Database, graph: TaskGraph | None, clock: Clock, backg
     begun = await database.run(partial(incarnation.begin, new_id=clock.new_id(), known=known))
     if begun.is_restored:
         log.warning(
-            "The store is older than Redis remembers it: it was restored, and all that is published is published anew",
+            "The store is older than Redis remembers it: it was restored, and all that is published is published again",
             extra={"store": begun.store, "incarnation": begun.number},
         )
     if graph is not None:

@@ -140,7 +140,7 @@ class Scheduler:
             try:
                 workflows = await self._ports.database.read(partial(live, shard=shard))
             except Retryable as error:
-                log.info("A shard could not be shown anew", extra={"shard": shard, "reason": str(error)})
+                log.info("A shard could not be shown again", extra={"shard": shard, "reason": str(error)})
                 return
             for workflow in workflows:
                 self._ownership.put(shard, Show(workflow), NOTHING, size_bytes=0)

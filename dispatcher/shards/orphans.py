@@ -85,7 +85,7 @@ class OrphanDetector:
                 continue
             one = Lost(node_key, flight.publication, flight.agent)
             if fate is Fate.LOST:
-                self._lose(one, flight, "A silent task is with nobody; it is published anew")
+                self._lose(one, flight, "No agent has a silent task; it is published again")
             elif flight.agent:
                 begun.append((one, flight))
             elif self._is_overtaken(flight) or await self._is_empty(flight, empty):
@@ -116,7 +116,7 @@ class OrphanDetector:
             if answer is PingAnswer.PONG:
                 flight.heard = now
             elif heard_all and answer in (PingAnswer.WITHOUT, PingAnswer.NO_MAIL):
-                self._lose(one, flight, "A begun task is with nobody; it is published anew")
+                self._lose(one, flight, "No agent has a task that was begun; it is published again")
 
     async def _has_heard_all(self) -> bool:
         """Tell whether the shard's results queue is empty, so that all agents' reports have been read."""

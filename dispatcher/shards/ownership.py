@@ -310,7 +310,7 @@ class ShardOwnership:
             return
         if worker.marker:
             log.warning(
-                "The broker is not the one that the shard knew; what was published is published anew",
+                "The broker is not the one that the shard knew; what was published is published again",
                 extra={"shard": worker.shard, "marker": marker, "before": worker.marker},
             )
         worker.rebuild(marker, marker)

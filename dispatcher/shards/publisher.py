@@ -136,7 +136,7 @@ async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> No
     try:
         await broker.publish(message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS)
     except CoditectError as error:
-        log.info("A cancel reached nobody", extra={"task_id": node_key.task_id, "reason": str(error)})
+        log.info("A cancel reached no agent", extra={"task_id": node_key.task_id, "reason": str(error)})
 
 
 def tell(ports: Ports, effects: Effects) -> None:

@@ -102,7 +102,7 @@ class Bridge:
         shards = self._workers.shards()
         if not shards:
             return
-        # before anything is written anew: what people asked for while nobody looked would be overwritten
+        # before anything is written again: what people asked for while nobody looked would be overwritten
         if requests := await self._graph.requests(shards):
             await self._workers.requested(requests)
         known = await self._graph.known(shards)

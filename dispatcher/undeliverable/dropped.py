@@ -58,5 +58,5 @@ class Dropped:
     def _count(self, dropped: int) -> None:
         if dropped > self._counter.value:
             facts = {"dropped": dropped - self._counter.value, "queue": routing.UNROUTED_QUEUE}
-            log.warning("Tasks that nobody takes came too fast: some of their publishers get no answer", extra=facts)
+            log.warning("Tasks that no agent takes came too fast: some of their publishers get no answer", extra=facts)
             self._counter.value = dropped

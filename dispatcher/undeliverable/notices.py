@@ -199,7 +199,7 @@ class Notices:
             reason=refusal.failure.reason,
             routing_key=delivery.routing_key,
         )
-        log.info("A task ended that nobody ran", extra=_facts(delivery, refusal))
+        log.info("A task ended that no agent ran", extra=_facts(delivery, refusal))
 
     async def _capabilities(self) -> frozenset[str]:
         """Return the living agents' capabilities, at most 1 s old; empty while the registry does not answer."""

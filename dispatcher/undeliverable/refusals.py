@@ -98,7 +98,7 @@ def _verdict(reason: str | None) -> tuple[Status, Failure]:
             message = "The task's expiration passed before an agent started it"
             return Status.REJECTED, Failure("expired", "TaskExpired", message, fix="give it more time, or add agents")
         case "delivery_limit":
-            message = "The task came back unfinished too often: whoever had it died or handed it back"
+            message = "The task came back unfinished too often: the agents that had it died or handed it back"
             fix = "find out why in the agents' logs, then bring it back: coditect dead redrive"
             return Status.FAILED, Failure("delivery_limit", "DeliveryLimitReached", message, fix=fix)
         case "maxlen":
@@ -108,7 +108,7 @@ def _verdict(reason: str | None) -> tuple[Status, Failure]:
             message, fix = "The message cannot be decoded", "see docs/wire.md for what a task may carry"
             return Status.REJECTED, Failure("invalid_task", "InvalidTask", message, fix=fix)
         case _:
-            message = "The task was refused and nobody said why"
+            message = "The task was refused without a reason"
             return Status.REJECTED, Failure(reason, "TaskRejected", message, fix="see coditect dead show")
 
 

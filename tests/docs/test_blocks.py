@@ -77,6 +77,6 @@ def _capabilities(page: Path) -> set[str]:
 
 
 async def _clear(servers: Servers, capabilities: set[str]) -> None:
-    """Nobody offers them any more: other tests share the broker and must not find their queues."""
+    """No agent offers them any more: other tests share the broker and must not find their queues."""
     async with AmqpBroker(servers.amqp_url, name="tests of the documentation") as broker:
         await remove_queues(broker, capabilities)

@@ -248,7 +248,7 @@ def test_the_score_is_documented_with_the_weights_that_count() -> None:
 
 
 def test_every_obstacle_is_documented() -> None:
-    rows = table_rows(section(DOCS / "selection.md", "Why nobody takes it"))
+    rows = table_rows(section(DOCS / "selection.md", "Why no agent takes it"))
 
     assert [row[0].strip("`") for row in rows] == list(Obstacle)
 

@@ -126,7 +126,7 @@ def retry_delays() -> str:
 
 
 def written(page: str) -> str:
-    """The page with its tables made anew."""
+    """The page with its tables made again."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"

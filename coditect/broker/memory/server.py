@@ -150,7 +150,7 @@ class MemoryServer:
                     self._held.append((session, publication, answer))
                 else:
                     _answer(answer, self._publish(publication))
-            except NotFound:  # its exchange was deleted: the channel is closed, and nobody knows
+            except NotFound:  # its exchange was deleted: the channel is closed, and it is not known
                 _answer(answer, RouteVerdict.LOST)
 
     def _holds(self, publication: RoutedMessage) -> bool:

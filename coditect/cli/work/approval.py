@@ -34,7 +34,7 @@ def list_approvals(
     rows = run_loop(workflows.list_approvals(connections(context), most=most))
     columns = ("workflow", "node", "name", "question", "since")
     cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
-    render(output, rows, TableView(columns, cells, "Nobody is asked."))
+    render(output, rows, TableView(columns, cells, "No approval is open."))
 
 
 @app.command("grant")

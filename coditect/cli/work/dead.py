@@ -179,7 +179,7 @@ def _redrive_node(
     told = run_loop(dead.redrive_node(opened, workflow, node, value, dry_run=dry_run))
     again = [str(name) for name in told.get("again") or [node]]
     some, rest = (f"{len(again)} and more", ", ...") if told.get("more") else (str(len(again)), "")
-    render(output, told, f"{some} {'would begin' if dry_run else 'begin'} anew: {', '.join(again)}{rest}")
+    render(output, told, f"{some} {'would begin' if dry_run else 'begin'} again: {', '.join(again)}{rest}")
 
 
 def _selection(

@@ -214,7 +214,7 @@ def _without_registry(asked: QueueSeen) -> TakeVerdict:
             f"{asked.name} has {_counted(asked.messages, 'task')} waiting and {_counted(asked.consumers, 'consumer')}"
         )
     return TakeVerdict(
-        f"The registry does not answer, so nobody knows the agents; the broker says: {said}",
+        f"The registry does not answer, so the agents are not known; the broker says: {said}",
         "coditect doctor says what is unreachable; running agents come back by themselves",
         takes=asked.exists and asked.consumers > 0,
         known=asked.exists,
@@ -237,7 +237,7 @@ def _verdict(
         return _nobody_takes(offering, asked)
     if asked.consumers == 0 and asked.messages > 0:
         return TakeVerdict(
-            f"{takers[0].agent_id} has a free slot, but nobody consumes {asked.name}, where {asked.messages} wait",
+            f"{takers[0].agent_id} has a free slot, but no agent consumes {asked.name}, where {asked.messages} wait",
             "look again in a few seconds; when it stays so, start the agent again and look into its log",
         )
     others = f" (or {_counted(len(takers) - 1, 'other')})" if len(takers) > 1 else ""
@@ -253,17 +253,17 @@ def _nobody_offers(
     meant = f"; or did you mean {', '.join(nearest)}?" if nearest else ""
     if not asked.exists:
         return TakeVerdict(
-            f"Nobody offers {name}, and it has no queue: a task for it is refused", start + meant, known=False
+            f"No agent offers {name}, and it has no queue: a task for it is refused", start + meant, known=False
         )
     if asked.consumers:
         strangers = _counted(asked.consumers, "consumer")
         return TakeVerdict(
-            f"The registry knows nobody that offers {name}, but {asked.name} has {strangers}",
+            f"The registry knows no agent that offers {name}, but {asked.name} has {strangers}",
             "coditect doctor; an agent that lost the registry comes back to it by itself",
             takes=True,
         )
     return TakeVerdict(
-        f"Nobody offers {name} now; {_counted(asked.messages, 'task')} in {asked.name} for the next agent",
+        f"No agent offers {name} now; {_counted(asked.messages, 'task')} in {asked.name} for the next agent",
         start + meant,
     )
 
@@ -273,7 +273,7 @@ def _nobody_takes(offering: Sequence[Diagnosis], asked: QueueSeen) -> TakeVerdic
     told = ", ".join(f"{counts[obstacle]} {text}" for obstacle, text in _TOLD.items() if counts[obstacle])
     first = next(obstacle for obstacle in Obstacle if counts[obstacle])
     waiting = f"; {asked.messages} waiting before it" if asked.messages else ""
-    return TakeVerdict(f"Nobody would take it now: of those that offer it {told}{waiting}", _FIXES[first])
+    return TakeVerdict(f"No agent would take it now: of those that offer it {told}{waiting}", _FIXES[first])
 
 
 def _counted(number: int, noun: str) -> str:

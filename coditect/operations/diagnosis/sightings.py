@@ -88,7 +88,7 @@ def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *,
             return TakeVerdict(f"It was given up: {seen.reason}", f"{about}; once mended: {again}")
         case SightingPlace.UNROUTED:
             return TakeVerdict(
-                f"Nobody offered {seen.capability} when it was published; it was put aside",
+                f"No agent offered {seen.capability} when it was published; it was put aside",
                 f"start an agent that declares it, then: coditect dead redrive --id {task_id}",
             )
 

@@ -233,7 +233,7 @@ def conservation(index: HistoryIndex) -> CheckResult:
     there = {key for key, state in census.items() if state is not None}
     keys = {one.key for one in index.of("submit") if one.possible}
     keyed = {one.key for one in index.of("census") if one.val.get("submitted") in keys}
-    violations = [f"{key} is there, and nobody submitted it" for key in sorted(there - maybe - keyed)]
+    violations = [f"{key} is there, and was not submitted" for key in sorted(there - maybe - keyed)]
     missing = sorted((sure & census.keys()) - there)
     violations += [f"{key} was submitted, and is neither terminal, live nor dead" for key in missing]
     return CheckResult("conservation", "submitted = terminal + live + dead", len(census), tuple(violations))

@@ -51,7 +51,7 @@ MUTANTS = (
         "dispatcher.ledger.handlers.finish",
         "    if row.agent != command.agent:\n        return\n",
         "",
-        "a node is published anew although somebody has begun it meanwhile",
+        "a node is published again although somebody has begun it meanwhile",
         (
             "tests/unit/dispatcher/test_lost.py::test_publication_that_an_agent_took_while_it_was_looked_for_is_not_lost",
         ),
@@ -78,7 +78,7 @@ MUTANTS = (
         "dispatcher.ledger.nodes.claim",
         "    unit.advance_fence(row)\n    row.publication",
         "    row.fence = max(1, row.fence)\n    row.publication",
-        "a node is published anew under the fence that it had",
+        "a node is published again under the fence that it had",
         ("fences grow",),
     ),
     Mutant(
@@ -267,7 +267,7 @@ MUTANTS = (
         "dispatcher.ledger.workflows.republish",
         "row.publication > last:",
         "row.publication >= last:",
-        "the last publication before a wiped broker is not published anew",
+        "the last publication before a wiped broker is not published again",
         (
             "tests/unit/dispatcher/test_rebuild.py::test_all_that_was_published_is_published_anew_in_pages_and_the_older_is_late",
         ),
@@ -277,7 +277,7 @@ MUTANTS = (
         "dispatcher.ledger.workflows.republish",
         "row.state not in UNDER_WAY or",
         "row.state is not TaskState.PUBLISHED or",
-        "what agents had begun is not published anew to another broker",
+        "what agents had begun is not published again to another broker",
         ("tests/unit/dispatcher/test_rebuild.py::test_no_attempt_is_counted_and_one_that_had_begun_is_closed_as_lost",),
     ),
     Mutant(
@@ -285,7 +285,7 @@ MUTANTS = (
         "dispatcher.ledger.unit_of_work",
         "and row.publication == publication.number:\n",
         "and row.publication >= publication.number:\n",
-        "what was published anew in the same transaction is published twice",
+        "what was published again in the same transaction is published twice",
         ("tests/unit/dispatcher/test_batch.py::test_what_is_claimed_twice_in_one_batch_is_published_as_the_last",),
     ),
     Mutant(

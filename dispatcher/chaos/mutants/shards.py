@@ -80,7 +80,7 @@ MUTANTS = (
         "dispatcher.shards.publisher",
         "        elif number > self._last:\n",
         "        else:\n",
-        "what is to be published anew is sent as well",
+        "what is to be published again is sent as well",
         (
             "tests/unit/dispatcher/test_publisher_of_a_shard.py::test_what_was_published_before_is_dropped_and_what_comes_after_is_sent",
         ),
@@ -100,7 +100,7 @@ MUTANTS = (
         "dispatcher.shards.in_flight",
         "doubted and not flight.agent and silent >= UNTOLD_SECONDS:",
         "doubted and not flight.agent:",
-        "what may have been begun is published anew by a rebuild",
+        "what may have been begun is published again by a rebuild",
         ("tests/unit/dispatcher/test_in_flight.py::test_silence_is_judged_by_what_it_is_a_silence_of",),
     ),
     Mutant(
@@ -134,7 +134,7 @@ MUTANTS = (
         "dispatcher.shards.ownership",
         "        if marker == worker.marker:\n            return\n",
         "        if worker.marker:\n            return\n",
-        "nobody notices that the broker has lost its data",
+        "no dispatcher notices that the broker has lost its data",
         ("tests/unit/dispatcher/test_wiped_broker.py::test_workflow_ends_and_no_node_has_two_outcomes",),
     ),
 )

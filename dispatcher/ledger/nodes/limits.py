@@ -40,7 +40,7 @@ START_TIMEOUT = Failure(
 )
 DEADLINE = Failure("deadline", "TaskExpired", "It had not ended by its deadline")
 """The failure at a deadline; `start_timeout` and `deadline` complete the message, as of the failure above."""
-TIMEOUT = Failure("timeout", "TimeoutError", "Nobody told the attempt's end within its timeout", retryable=True)
+TIMEOUT = Failure("timeout", "TimeoutError", "No report of the attempt's end came within its timeout", retryable=True)
 _BY_TIME = ("expired", "timeout")
 """The failure reasons by which an agent reports that a time limit ended an attempt or prevented its start."""
 

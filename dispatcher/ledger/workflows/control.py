@@ -105,7 +105,9 @@ def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     run_of(unit, node_key.workflow)
     row = node_of(unit, node_key)
     if row.state is not TaskState.AWAITING_APPROVAL:
-        raise InputError("Nobody is asked here", workflow=node_key.workflow, node=node_key.node, state=row.state.value)
+        raise InputError(
+            "This node asks for no approval", workflow=node_key.workflow, node=node_key.node, state=row.state.value
+        )
     approvals.close(unit, node_key, row)
     row.agent = by
     told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}

@@ -105,7 +105,7 @@ class Agent {
             channel.basicConsume("tasks." + CAPABILITY + "." + level, false, (tag, delivery) -> {
                 try {
                     agent.take(delivery);
-                } catch (Exception error) { // unsettled, the task comes again, to another process or to this one anew
+                } catch (Exception error) { // unsettled, the task comes again, to another process or to this one again
                     error.printStackTrace();
                     System.exit(1);
                 }

@@ -1,4 +1,4 @@
-"""The dispatcher on a real broker: whoever published a task that nobody ran hears why."""
+"""The dispatcher on a real broker: whoever published a task that no agent ran hears why."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ async def test_program_says_when_it_is_ready_answers_and_ends_on_a_signal(
         assert _reason(answer) == "unknown_capability"
         assert process.returncode == 0
         assert "The dispatcher is ready" in events
-        assert "A task ended that nobody ran" in events
+        assert "A task ended that no agent ran" in events
     finally:
         process.kill()
         process.wait()

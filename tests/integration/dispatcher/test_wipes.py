@@ -97,7 +97,7 @@ async def test_workflows_end_once_when_redis_the_broker_or_everything_is_wiped(
     async with plant(own_servers, tmp_path) as one:
         await assert_ends_once(one, one.wipe_redis, jobs=NODES)
         await assert_ends_once(one, one.wipe_broker, jobs=2 * NODES)
-        await assert_ends_once(one, one.wipe_all, jobs=NODES)  # what had ended is not shown anew
+        await assert_ends_once(one, one.wipe_all, jobs=NODES)  # what had ended is not shown again
 
 
 async def assert_ends_once(one: Plant, wipe: Callable[[], Awaitable[None]], *, jobs: int) -> None:

@@ -133,7 +133,7 @@ async def test_request_s_error_reaches_the_handler_in_its_process(scene: Scene) 
 
     caught = await client.request("proc.ask.wrong", None, dict[str, str])
 
-    assert caught["nobody"].startswith("UnknownCapability: Nobody offers this capability (capability=")
+    assert caught["nobody"].startswith("UnknownCapability: No agent offers this capability (capability=")
     assert caught["late"].startswith("ResultTimeout: ")
     assert caught["failed"].startswith("TaskFailed: ")
     assert "wrong key" in caught["failed"]

@@ -76,7 +76,7 @@ def test_executions_side_by_side_leave_one_release(request_: ReleaseRequest, ctx
 def test_what_is_in_the_way_is_kept_and_told(request_: ReleaseRequest, ctx: Context) -> None:
     (Path(request_.folder) / "1.0").mkdir(parents=True)
 
-    with pytest.raises(InputError, match="nobody that left a manifest"):
+    with pytest.raises(InputError, match="an unknown author without a manifest"):
         publish(request_, ctx)
 
     assert listing(Path(request_.folder)) == {"1.0"}

@@ -79,7 +79,7 @@ class Telling:
     def node(self, key: str) -> None:
         fence, later = 0, []
         for attempt in range(1, MOST_ATTEMPTS + 1):
-            if self.chance(0.2):  # a dispatcher dies in its commit, and nobody knows whether that happened
+            if self.chance(0.2):  # a dispatcher dies in its commit, and it is not known whether that happened
                 self.claim("dispatcher-1", key, fence + 1, known=False)
                 self.whole("chaos", "kill", "dispatcher-1", kind="dispatcher.kill")
             fence += 1

@@ -1,4 +1,4 @@
-"""What the load says of its work: that it ended, that nobody knows, and what it did to it on the way."""
+"""What the load says of its work: that it ended, that it is not known, and what it did to it on the way."""
 
 from __future__ import annotations
 

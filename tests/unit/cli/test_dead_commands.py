@@ -61,7 +61,7 @@ def test_redrive_of_a_node_that_many_come_after_names_some(terminal: Terminal, n
 
     ran = terminal.run("dead", "redrive", "--node", node, "--yes")
 
-    assert ran.out == "1 and more begin anew: task, ...\n"
+    assert ran.out == "1 and more begin again: task, ...\n"
 
 
 def test_redrive_takes_the_id_of_an_element_that_is_listed_and_runs_its_map_again(
@@ -74,7 +74,7 @@ def test_redrive_takes_the_id_of_an_element_that_is_listed_and_runs_its_map_agai
     ran = terminal.run("dead", "redrive", "--node", listed["id"], "--yes")
 
     assert listed["id"].endswith(":each[3]")
-    assert ran.out == "1 begin anew: each\n"
+    assert ran.out == "1 begin again: each\n"
 
 
 def test_list_in_a_pipe_is_plain_aligned_text(buried: Terminal) -> None:

@@ -21,7 +21,7 @@ def test_table_says_what_each_kind_is(served: Terminal) -> None:
     told = served.run("doctor", "--rebuild")
 
     assert told.code == 0
-    assert "published anew" in told.out
+    assert "published again" in told.out
     assert "4 shards" in told.err
 
 

@@ -111,7 +111,7 @@ def test_bad_body_is_a_usage_error_and_nothing_is_sent(terminal: Terminal, tmp_p
 
 
 def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
-    terminal.connections.scripted.refusal = UnknownCapability("Nobody offers it", nearest=("code.review",))
+    terminal.connections.scripted.refusal = UnknownCapability("No agent offers it", nearest=("code.review",))
 
     ran = terminal.run("task", "submit", "code.revew")
 
@@ -169,7 +169,7 @@ def test_events_are_followed_up_to_the_count(terminal: Terminal) -> None:
 
 def test_debug_lets_the_error_through(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CODITECT_DEBUG", "1")
-    terminal.connections.scripted.refusal = UnknownCapability("Nobody offers it")
+    terminal.connections.scripted.refusal = UnknownCapability("No agent offers it")
 
     with pytest.raises(UnknownCapability):
         terminal.run("task", "submit", "code.revew")

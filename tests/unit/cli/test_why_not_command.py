@@ -51,7 +51,7 @@ def test_capability_is_explained_with_agents_and_queues(terminal: Terminal) -> N
     document = terminal.run("task", "why-not", CAPABILITY, "--output", "json").json
 
     assert told.code == 0
-    assert told.out.startswith(f"{AGENT} has a free slot, but nobody consumes")
+    assert told.out.startswith(f"{AGENT} has a free slot, but no agent consumes")
     assert "Fix: " in told.out
     assert "tasks.code.review.p1  2        0" in told.out
     assert document["question"] == {"capability": CAPABILITY, "priority": "p1", "tags": []}

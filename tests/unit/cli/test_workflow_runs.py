@@ -296,8 +296,8 @@ def test_approvals_are_listed_granted_and_denied(terminal: Terminal, started: st
     assert (Verb.ANSWER, {"workflow": started, "node": "gate", "granted": True, "by": "ada", "comment": "fine"}) in (
         plane.asked
     )
-    assert (again.code, "Nobody is asked here" in again.err) == (2, True)
-    assert (none.out, none.err) == ("", "Nobody is asked.\n")
+    assert (again.code, "This node asks for no approval" in again.err) == (2, True)
+    assert (none.out, none.err) == ("", "No approval is open.\n")
 
 
 def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
@@ -322,7 +322,7 @@ def test_redrive_of_a_node_asks_the_ledger(
     verb, asked = plane.asked[-1]
     assert ran.code == 0
     assert (verb, asked["input"], asked["dry_run"]) == (Verb.REDRIVE, {"path": "lib"}, dry_run)
-    assert ran.out == f"1 {'would begin' if dry_run else 'begin'} anew: a\n"
+    assert ran.out == f"1 {'would begin' if dry_run else 'begin'} again: a\n"
 
 
 def test_redrive_of_a_node_asks_first(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:

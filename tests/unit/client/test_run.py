@@ -207,7 +207,7 @@ async def test_an_approval_is_answered_once(scene: Scene) -> None:
 
     assert asked.question == "Ship it?"
     assert [row async for row in scene.client.approvals()] == []
-    with pytest.raises(InputError, match="Nobody is asked here"):
+    with pytest.raises(InputError, match="This node asks for no approval"):
         await started.answer("n0", granted=False, by="bob")
 
 

@@ -249,7 +249,7 @@ async def test_approval_is_granted_denied_or_times_out_once(ledger: Ledger) -> N
             await ledger.ask(Verb.ANSWER, {"workflow": "granted", "node": "gate", "granted": True, **nobody})
     await ledger.ask(Verb.ANSWER, {"workflow": "granted", "node": "gate", "granted": True, "by": "ada"})
     await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": False, "by": "bob"})
-    with pytest.raises(InputError, match="Nobody is asked"):
+    with pytest.raises(InputError, match="This node asks for no approval"):
         await ledger.ask(Verb.ANSWER, {"workflow": "denied", "node": "gate", "granted": True, "by": "ada"})
     await ledger.pass_time(3_601)
     await ledger.play(lambda _: completed())

@@ -61,7 +61,7 @@ async def test_nobody_is_told_who_may_still_be_granted_it(ledger: Ledger, fence:
     assert await told(ledger, Heard(PLACE, 2)) == [], "it works"
     await ledger.batch(Lost(PLACE, 1, AGENT))
 
-    assert await told(ledger, Heard(PLACE, fence)) == [], "it is published anew, and not granted to anybody"
+    assert await told(ledger, Heard(PLACE, fence)) == [], "it is published again, and not granted to anybody"
     assert await told(ledger, Heard(NodeKey("w", "unknown"), fence)) == []
 
 

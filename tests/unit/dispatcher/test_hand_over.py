@@ -33,7 +33,7 @@ MANY_SHARDS = 16
 
 
 class Silent(MemoryRegistry):
-    """Does not say what the agents offer: whoever would answer for a task that nobody ran waits."""
+    """Does not say what the agents offer: whoever would answer for a task that no agent ran waits."""
 
     def __init__(self) -> None:
         super().__init__()

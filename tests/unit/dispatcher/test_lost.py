@@ -1,4 +1,4 @@
-"""What is lost is published anew, and nothing is that somebody has, or that nobody wants any more."""
+"""What is lost is published again, and nothing is that somebody has, or that nobody wants any more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that nobody ran are answered, once, whatever is in them."""
+"""Tasks that no agent ran are answered, once, whatever is in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker lost its data: what was published is published anew, once, and nothing else changes."""
+"""The broker lost its data: what was published is published again, once, and nothing else changes."""
 
 from __future__ import annotations
 

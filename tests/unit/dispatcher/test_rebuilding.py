@@ -39,7 +39,7 @@ WIDTH = 8
 
 
 class Scene:
-    """A dispatcher of several shards with RQ in memory, and workflows whose nodes nobody takes."""
+    """A dispatcher of several shards with RQ in memory, and workflows whose nodes no agent takes."""
 
     def __init__(self, dispatcher: Dispatcher, broker: MemoryBroker, graph: MemoryTaskGraph) -> None:
         self.dispatcher = dispatcher

@@ -1,4 +1,4 @@
-"""What begins anew: nodes, what comes after them, and maps; what of an earlier life is told, and what is not."""
+"""What begins again: nodes, what comes after them, and maps; what of an earlier life is told, and what is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was to be published and nobody confirmed is published anew, by the same shard worker or by the next one."""
+"""What was to be published and nobody confirmed is published again, by the same shard worker or by the next one."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ async def test_orders_survive_the_death_of_either_agent(seed: int) -> None:
 
 async def test_unknown_thing_fails_the_order_at_once() -> None:
     async with TestFleet(agents=[orders, prices]) as fleet:
-        with pytest.raises(TaskFailed, match="Nobody sells this"):
+        with pytest.raises(TaskFailed, match="This shop does not sell it"):
             await fleet.request("order.total", Order([Item("gold")]))
 
 

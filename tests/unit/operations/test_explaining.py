@@ -75,14 +75,14 @@ def test_agent_of_another_version_is_told_which_version_offers_it() -> None:
         ([make_record("a")], queue(), "a would take it now", ""),
         ([make_record("a"), make_record("b")], queue(), "a (or 1 other) would take it now", ""),
         ([make_record("a")], queue(7), "a would take it now, after 7 that wait before it", ""),
-        ([make_record("a")], queue(7, 0), "a has a free slot, but nobody consumes", "start the agent again"),
+        ([make_record("a")], queue(7, 0), "a has a free slot, but no agent consumes", "start the agent again"),
         ([make_record("a")], queue(exists=False), "its queue tasks.code.review.p1 is missing", "topology apply"),
-        ([], queue(exists=False), "Nobody offers code.review, and it has no queue", "coditect agent run FILE"),
-        ([], queue(3, 0), "Nobody offers code.review now; 3 tasks in", "coditect agent run FILE"),
+        ([], queue(exists=False), "No agent offers code.review, and it has no queue", "coditect agent run FILE"),
+        ([], queue(3, 0), "No agent offers code.review now; 3 tasks in", "coditect agent run FILE"),
         (
             [],
             queue(0, 2),
-            "The registry knows nobody that offers code.review, but tasks.code.review.p1 has 2 consumers",
+            "The registry knows no agent that offers code.review, but tasks.code.review.p1 has 2 consumers",
             "doctor",
         ),
         (
@@ -162,7 +162,7 @@ EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue
         (seen(SightingPlace.WORKING, agent_id=AgentId("a-1")), "a-1 works on it", ""),
         (
             seen(SightingPlace.WAITING, queue="tasks.code.review.p1", before=3),
-            "It waits in tasks.code.review.p1, 3 before it. Nobody would take it now",
+            "It waits in tasks.code.review.p1, 3 before it. No agent would take it now",
             "--slots",
         ),
         (seen(SightingPlace.RETRYING, queue="retry.1000"), "waits in retry.1000", "wait"),
@@ -171,7 +171,7 @@ EXPLAINED: Explanation = explain(QUESTION, [make_record("a", running=4)], [queue
             "given up: handler_error",
             f"coditect dead redrive --id {TASK}",
         ),
-        (seen(SightingPlace.UNROUTED), "Nobody offered code.review", f"coditect dead redrive --id {TASK}"),
+        (seen(SightingPlace.UNROUTED), "No agent offered code.review", f"coditect dead redrive --id {TASK}"),
     ],
 )
 def test_task_that_was_seen_has_its_verdict(sighting: Sighting, sentence: str, fix: str) -> None:

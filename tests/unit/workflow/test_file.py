@@ -140,7 +140,7 @@ def test_an_unknown_capability_is_refused_with_the_nearest() -> None:
     with pytest.raises(InvalidWorkflow) as refused:
         read_workflow(ONE.replace("some", "smoe").encode(), capabilities=["some.work"])
 
-    assert str(refused.value.problems[0]) == "line 4: nodes.a.task: Nobody offers the capability 'smoe.work'"
+    assert str(refused.value.problems[0]) == "line 4: nodes.a.task: No agent offers the capability 'smoe.work'"
     assert refused.value.facts["fix"] == "did you mean some.work?"
     assert refused.value.facts["line"] == 4
 

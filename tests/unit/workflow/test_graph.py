@@ -94,7 +94,7 @@ def test_an_unknown_capability_is_refused_with_the_nearest_name() -> None:
     )
 
     assert problems(definition, {"code.review", "tests.run"}) == [
-        "nodes.a.task: Nobody offers the capability 'code.reveiw'; did you mean code.review?",
-        "nodes.a.compensate: Nobody offers the capability 'zzz'; start an agent that has it",
-        "nodes.b.map: Nobody offers the capability 'tests.rnu'; did you mean tests.run?",
+        "nodes.a.task: No agent offers the capability 'code.reveiw'; did you mean code.review?",
+        "nodes.a.compensate: No agent offers the capability 'zzz'; start an agent that has it",
+        "nodes.b.map: No agent offers the capability 'tests.rnu'; did you mean tests.run?",
     ]

@@ -87,7 +87,7 @@ def test_headers_of_a_template_are_written_as_others_are(message: Message, own: 
     templated = replace(message, headers=TemplateHeaders(SharedHeaders(shared), own))
     uncorrelated = replace(templated, reply_to=None, message_id=None, expiration_ms=None)
 
-    for one in (templated, uncorrelated, uncorrelated):  # the second is written anew, the third from the template
+    for one in (templated, uncorrelated, uncorrelated):  # the second is written again, the third from the template
         header = PREFIX.pack(60, 0, 0) + write_properties(one)
         assert read_message(header, b"") == by_pamqp(header, b"")
         assert ordered(read_message(header, b"")) == ordered(
