@@ -93,6 +93,13 @@ class Verb(StrEnum):
     """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
     """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
+    LOCK_ACQUIRE = "lock.acquire"
+    """Lock resources: `ticket` (an id of the client), `resources`, `mode`, `ttl_ms`, `agent`, `task`, `owner`.
+
+    → `{"state": "held", "fence": ..., "expires_in_ms": ...}`, or `{"state": "taken"}`. Each may be repeated.
+    """
+    LOCK_RELEASE = "lock.release"
+    """Release a lock: `ticket` → `released`, whether the ticket was held until now."""
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
@@ -65,6 +66,18 @@ class NodeSnapshot:
     timeout_ms: int | None = None
 
 
+@value
+class OutgoingMessage:
+    """A message to agents or clients, published after the commit.
+
+    The message may be lost, so a process that waits for it also asks again from time to time.
+    """
+
+    message: Message
+    exchange: str
+    routing_key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """An event about a workflow, to be published to listeners."""
@@ -98,6 +111,8 @@ class Effects:
     """The ids and rows of the workflows that the transaction used, as it leaves them."""
     cancels: list[tuple[NodeKey, int]] = field(default_factory=list)
     """The nodes and publication numbers to cancel: the agents that may run them get a cancel message."""
+    messages: list[OutgoingMessage] = field(default_factory=list)
+    """The messages to agents and clients that say what the transaction did, such as the grant of a lock."""
     late: int = 0
     """The number of results that were refused, because their fence is older than the node's."""
     strange: int = 0

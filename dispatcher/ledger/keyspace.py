@@ -48,6 +48,12 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "outbox"      (shard, publication)                                → workflow, node, fence
     ├── "published"   (shard)                                             → last publication number given
     │
+    │   locks (coordination/locks.py)
+    ├── "lock"        (ticket)                                            → its row: owner, resources, fence
+    ├── "lock_queue"  (resource, number)                                  → ticket, mode, agent, owner; until it is gone
+    ├── "lock_owner"  (agent, owner, ticket)                              → nothing
+    ├── "lock_count"  ()                                                  → last number given, as a place or as a fence
+    │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
@@ -92,6 +98,11 @@ TIMERS = ROOT["timer"]
 DUE = ROOT["due"]
 OUTBOX = ROOT["outbox"]
 PUBLISHED = ROOT["published"]
+
+LOCKS = ROOT["lock"]
+LOCK_QUEUES = ROOT["lock_queue"]
+LOCK_OWNERS = ROOT["lock_owner"]
+LOCK_COUNT = ROOT["lock_count"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

@@ -35,6 +35,7 @@ from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.workflows.queries import Body, overview, rows_of
 from dispatcher.ledger.workflows.status import status
 from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.shards import verbs
 from dispatcher.shards.completions import Settle
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.store.port import Database
@@ -98,7 +99,7 @@ class RequestServer:
             Verb.STATUS: self._status,
             Verb.REBUILD: self._rebuild,
         }
-        """The handlers of verbs that need more than the ledger; `requests.VERBS` has all other verbs."""
+        """The handlers of verbs that need more than the ledger; `verbs.VERBS` has all other verbs."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
         """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
@@ -116,14 +117,14 @@ class RequestServer:
             self.answer(delivery, error)
 
     def _route(self, delivery: Delivery, verb: str, body: dict[str, Any]) -> None:
-        match requests.VERBS.get(verb):
+        match verbs.VERBS.get(verb):
             case requests.Query(read):
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
             case requests.ShardChange(_, shard_key, deduplicated):
                 identity = identity_of(delivery.message) if deduplicated else ""
                 self._hand(delivery, Asked(verb, body, identity), shard_key(body))
             case None:
-                known = sorted({*self._own, *requests.VERBS})
+                known = sorted({*self._own, *verbs.VERBS})
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
 
     def _claim(self, delivery: Delivery, body: Body) -> None:

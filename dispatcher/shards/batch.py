@@ -30,12 +30,13 @@ from dispatcher.ledger.commands import (
 )
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
-from dispatcher.ledger.handlers import finish, requests, timeouts
+from dispatcher.ledger.handlers import finish, timeouts
 from dispatcher.ledger.nodes import advance, claim
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.unit_of_work import Policy, UnitOfWork
 from dispatcher.ledger.workflows import continuations, republish, walks
+from dispatcher.shards import verbs
 from dispatcher.store.errors import (
     BeyondLimit,
     RetriedByRun,
@@ -254,7 +255,7 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Heard: finish.heard,
         Claimed: finish.claimed,
         Lost: finish.lost,
-        Due: timeouts.due,
+        Due: verbs.due,
         NoQueue: timeouts.no_queue,
         Proposed: propose,
         Fill: fill,
@@ -263,7 +264,7 @@ COMMANDS: Mapping[type, Callable[[UnitOfWork, Any], Any]] = MappingProxyType(
         Evaluated: lambda unit, command: advance.evaluated(unit, command.node_key, command.token, command.told),
         GoOn: lambda unit, _: continuations.go_on(unit),
         Rebuild: lambda unit, command: republish.begin(unit, command.marker, command.occasion, kept=command.kept),
-        Asked: requests.ask,
+        Asked: verbs.ask,
     }
 )
 """The handler of each kind of command."""

@@ -20,7 +20,7 @@ from coditect.wire import control_messages, routing
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import task_message
 from coditect.workflow.states import TaskState
-from dispatcher.ledger.effects import Effects, NodeKey, Publication
+from dispatcher.ledger.effects import Effects, NodeKey, OutgoingMessage, Publication
 from dispatcher.ports import Ports
 
 log = logging.getLogger(__name__)
@@ -139,8 +139,17 @@ async def send_cancel(broker: Broker, node_key: NodeKey, publication: int) -> No
         log.info("A cancel reached no agent", extra={"task_id": node_key.task_id, "reason": str(error)})
 
 
+async def send_message(broker: Broker, out: OutgoingMessage) -> None:
+    """Publish a message to an agent or client; a failed publish is only logged."""
+    to = {"exchange": out.exchange, "routing_key": out.routing_key}
+    try:
+        await broker.publish(out.message, **to, timeout_seconds=PUBLISH_SECONDS, wait_when_full=False)
+    except CoditectError as error:
+        log.info("A message reached nobody", extra={**to, "reason": str(error)})
+
+
 def tell(ports: Ports, effects: Effects) -> None:
-    """Publish the events and the cancels that a committed transaction caused."""
+    """Publish the events, the cancels and the messages that a committed transaction caused."""
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:
@@ -150,3 +159,5 @@ def tell(ports: Ports, effects: Effects) -> None:
             ports.events.emit(type_, subject=moved.node_key.workflow, state=moved.state.value, **facts)
     for node_key, publication in effects.cancels:
         ports.background.start(send_cancel(ports.broker, node_key, publication), name="cancel")
+    for out in effects.messages:
+        ports.background.start(send_message(ports.broker, out), name="message")

@@ -17,9 +17,9 @@ from coditect.broker.port import Consumer
 from coditect.errors import NewerVersion, Retryable
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
-from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
+from dispatcher.shards import verbs
 from dispatcher.shards.completions import NOTHING, Settle
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ class TimerService:
 
     async def _put_due(self) -> None:
         now_ms = self._ports.clock.now_ms()
-        but = limits.TIMERS if self._holds() else frozenset[str]()
+        but = verbs.HELD if self._holds() else frozenset[str]()
         try:
             due: list[Timer] = await self._ports.database.read(lambda tr: timers.due(tr, self._shard, now_ms, but=but))
         except Retryable as error:

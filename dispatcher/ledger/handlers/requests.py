@@ -39,7 +39,7 @@ class ShardChange:
 
     apply: Callable[[UnitOfWork, Body], dict[str, Any]]
     shard_key: Callable[[Body], str] = lambda body: submit.text(body, "workflow")
-    """The function that reads the workflow id, which decides the shard, from the request, or raises an InputError."""
+    """The function that reads the text that decides the shard, such as the workflow id, or raises an InputError."""
     deduplicated: bool = True
     """Whether a repeated request gets the recorded first answer instead of a second execution."""
 
@@ -61,21 +61,16 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.APPROVALS: Query(queries.approvals),
     }
 )
-"""The handler of each request verb that needs only the ledger; a new verb is an entry here, and its handler.
-
-`RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
-"""
+"""The handler of each request verb about workflows; `shards/verbs.py` has the table of all verbs."""
 
 
-def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
+def ask(unit: UnitOfWork, asked: Asked, change: ShardChange) -> dict[str, Any]:
     """Carry out a client's request that changes a shard, once; a repeated request gets the recorded answer.
 
     Raises:
         InputError: when the request is refused, now or the first time.
         Retryable: when the request can be carried out later.
     """
-    change = VERBS[asked.verb]
-    assert isinstance(change, ShardChange), "nothing else is a command to a shard"
     if not asked.identity:
         return change.apply(unit, asked.body)
     known = answers.read(unit.tr, unit.shard, asked.identity)

@@ -18,6 +18,7 @@ from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.values import LARGEST_BYTES
 from dispatcher.requests.server import answer_message, identity_of
+from dispatcher.shards import verbs
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 WORKFLOW = {"workflow": "w"}
@@ -156,7 +157,7 @@ async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
         raise Retryable("Not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(requests, "VERBS", {Verb.CANCEL: requests.ShardChange(not_now)})
+        patched.setattr(verbs, "VERBS", {Verb.CANCEL: requests.ShardChange(not_now)})
         (refused,) = await ledger.batch(asked)
     await ledger.batch(asked)
 

@@ -14,12 +14,12 @@ from coditect.client.control_plane import ControlPlane, asking
 from coditect.errors import InvalidTask
 from coditect.model.ids import TaskId
 from coditect.wire.control import Verb
-from dispatcher.ledger.handlers import requests
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import ROOT
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.submit import text
+from dispatcher.shards import verbs
 from dispatcher.store.transaction import Reads
 from tests.unit.dispatcher.test_status import SHARDS, Plane
 
@@ -65,9 +65,9 @@ async def plane() -> AsyncIterator[Plane]:
         yield plane
 
 
-def add(monkeypatch: pytest.MonkeyPatch, **verbs: Query | ShardChange) -> None:
-    known = {f"lock.{name}": handling for name, handling in verbs.items()}
-    monkeypatch.setattr(requests, "VERBS", {**requests.VERBS, **known})
+def add(monkeypatch: pytest.MonkeyPatch, **made_up: Query | ShardChange) -> None:
+    known = {f"lock.{name}": handling for name, handling in made_up.items()}
+    monkeypatch.setattr(verbs, "VERBS", {**verbs.VERBS, **known})
 
 
 async def test_made_up_verbs_are_served_by_the_shards_that_their_keys_name_and_read_everywhere(

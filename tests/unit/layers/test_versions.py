@@ -20,6 +20,8 @@ from tests.unit.layers.store_of_version_1 import rows_by_kind
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
 PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed"}
 """Values that are one text, or nothing: they have no version."""
+NEW = {"lock", "lock_queue", "lock_count"}
+"""Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,
     "run": RunRecord,
@@ -56,7 +58,7 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
 fields = st.one_of(text, number, st.binary(max_size=9), st.none(), st.booleans())
 
 
-@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("kind", sorted(FORMATS.keys() - NEW))
 def test_a_row_of_the_build_before_versions_is_read_and_written_as_it_was(kind: str) -> None:
     for row in rows_by_kind()[kind]:
         if kind in CLASSES:
@@ -69,7 +71,7 @@ def test_every_kind_of_row_has_a_version_but_those_of_one_text() -> None:
     drawn = set(re.findall(r'── "(\w+)"', inspect.getdoc(keyspace) or ""))
 
     assert FORMATS.keys() <= drawn
-    assert rows_by_kind().keys() - PLAIN == FORMATS.keys()
+    assert rows_by_kind().keys() - PLAIN == FORMATS.keys() - NEW
 
 
 @given(st.data())

@@ -1,0 +1,126 @@
+"""The rows of locks: one for each ticket, one for its place in the queue of each of its resources, and the counter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import LOCK_COUNT, LOCK_OWNERS, LOCK_QUEUES, LOCKS
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.store.transaction import KeyValue, Reads
+
+SHARED = "shared"
+EXCLUSIVE = "exclusive"
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One owner's claim to lock some resources together, which waits until it is granted, or holds them."""
+
+    id: str
+    agent: str
+    """The agent or client that asked; when it is evicted, all of its tickets go."""
+    task: str
+    owner: str
+    """The flow of execution that asked: one flow waits for one ticket at a time, and for nothing it holds itself."""
+    mode: str
+    resources: list[str]
+    ttl_ms: int
+    reply_to: str
+    number: int
+    """The place in the queues: the tickets of a resource are granted in the order of their numbers."""
+    fence: int
+    """The fencing token of the grant; 0 while the ticket waits."""
+    begun_ms: int
+    expires_ms: int
+    """The instant from which the ticket is gone, unless its owner renews it; at a new owner of the shard, later."""
+
+    def pack(self) -> bytes:
+        """Encode the ticket as its row in the store, without its id."""
+        return versions.LOCK.pack(
+            [
+                self.agent,
+                self.task,
+                self.owner,
+                self.mode,
+                self.resources,
+                self.ttl_ms,
+                self.reply_to,
+                self.number,
+                self.fence,
+                self.begun_ms,
+                self.expires_ms,
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A ticket's place in the queue of one resource."""
+
+    number: int
+    ticket: str
+    mode: str
+    agent: str
+    owner: str
+
+    def bars(self, mode: str) -> bool:
+        """Tell whether a later ticket of the given mode has to wait for this one."""
+        return EXCLUSIVE in (self.mode, mode)
+
+
+def read(tr: Reads, ticket: str) -> Ticket | None:
+    """Return a ticket; None when it is unknown, released or expired."""
+    row = tr.get(LOCKS.pack((ticket,)))
+    return None if row is None else Ticket(ticket, *versions.LOCK.unpack(row))
+
+
+def write(unit: UnitOfWork, ticket: Ticket) -> None:
+    """Write a ticket's own row."""
+    unit.tr.set(LOCKS.pack((ticket.id,)), ticket.pack())
+
+
+def add(unit: UnitOfWork, ticket: Ticket) -> None:
+    """Write a new ticket and its places, at the end of the queues of its resources."""
+    write(unit, ticket)
+    place = versions.LOCK_QUEUE.pack((ticket.id, ticket.mode, ticket.agent, ticket.owner))
+    for resource in ticket.resources:
+        unit.tr.set(LOCK_QUEUES.pack((resource, ticket.number)), place)
+    unit.tr.set(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)), b"")
+
+
+def remove(unit: UnitOfWork, ticket: Ticket) -> None:
+    """Remove a ticket and its places."""
+    unit.tr.clear(LOCKS.pack((ticket.id,)))
+    for resource in ticket.resources:
+        unit.tr.clear(LOCK_QUEUES.pack((resource, ticket.number)))
+    unit.tr.clear(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)))
+
+
+def places(tr: Reads, resource: str, *, before: int | None = None, limit: int = 0) -> list[Place]:
+    """Return the places in a resource's queue in order, at most those before a number, and at most `limit`."""
+    begin, end = LOCK_QUEUES.range((resource,))
+    if before is not None:
+        end = LOCK_QUEUES.pack((resource, before))
+    return [_place(row) for row in tr.get_range(begin, end, limit=limit)]
+
+
+def next_number(unit: UnitOfWork) -> int:
+    """Return a number above all that were given before, in any incarnation of the store, as a place or as a fence."""
+    row = unit.tr.get(LOCK_COUNT.pack())
+    last = 0 if row is None else int(versions.LOCK_COUNT.unpack(row)[0])
+    number = max(last, unit.terms.floor) + 1
+    unit.tr.set(LOCK_COUNT.pack(), versions.LOCK_COUNT.pack((number,)))
+    return number
+
+
+def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 0) -> Sequence[str]:
+    """Return the ids of an agent's tickets, or of one of its flows of execution."""
+    of = (agent,) if owner is None else (agent, owner)
+    return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
+
+
+def _place(row: KeyValue) -> Place:
+    key, value = row
+    return Place(LOCK_QUEUES.unpack(key)[1], *versions.LOCK_QUEUE.unpack(value))
