@@ -94,12 +94,25 @@ class Verb(StrEnum):
     ANSWER = "approval.answer"
     """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
     LOCK_ACQUIRE = "lock.acquire"
-    """Lock resources: `ticket` (an id of the client), `resources`, `mode`, `ttl_ms`, `agent`, `task`, `owner`.
+    """Lock resources in one step: `ticket` (an id of the client), `resources`, `mode` (exclusive or shared), `ttl_ms`,
+    `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true).
 
-    → `{"state": "held", "fence": ..., "expires_in_ms": ...}`, or `{"state": "taken"}`. Each may be repeated.
+    → `state`: `held` with `fence` and `expires_in_ms`; `waiting`; without `wait`, `taken`; or `deadlock` with `cycle`.
+    A waiting ticket that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation
+    id, once at most; `lock.renew` tells it, too. Each of these requests may be repeated.
     """
+    LOCK_RENEW = "lock.renew"
+    """Keep a ticket for another full `ttl_ms`: `ticket` → `state` as of `lock.acquire`, or `gone`."""
     LOCK_RELEASE = "lock.release"
-    """Release a lock: `ticket` → `released`, whether the ticket was held until now."""
+    """Release a `ticket`, all tickets of an `agent` (or of its `task`), or by force all holders of a `resource`.
+
+    The last two with a `reason`, which their owners are told → `released` (the number of tickets), `more`.
+    """
+    LOCK_LIST = "lock.list"
+    """List locks: `resource` (default: all), `after`, `limit` → `{"locks": [...], "next": ...}`.
+
+    Each ticket at each resource, in order of arrival, with state, mode, fence, agent, task and times.
+    """
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dispatcher.ledger import versions
@@ -12,6 +12,9 @@ from dispatcher.store.transaction import KeyValue, Reads
 
 SHARED = "shared"
 EXCLUSIVE = "exclusive"
+FIRST_READ = 2
+MOST_READ = 100
+"""The numbers of places that are read at first, and then at once: of most queues the first places say enough."""
 
 
 @dataclass(slots=True)
@@ -65,6 +68,11 @@ class Place:
     agent: str
     owner: str
 
+    @property
+    def flow(self) -> tuple[str, str]:
+        """The flow of execution that asked, by agent and owner."""
+        return self.agent, self.owner
+
     def bars(self, mode: str) -> bool:
         """Tell whether a later ticket of the given mode has to wait for this one."""
         return EXCLUSIVE in (self.mode, mode)
@@ -73,7 +81,12 @@ class Place:
 def read(tr: Reads, ticket: str) -> Ticket | None:
     """Return a ticket; None when it is unknown, released or expired."""
     row = tr.get(LOCKS.pack((ticket,)))
-    return None if row is None else Ticket(ticket, *versions.LOCK.unpack(row))
+    return None if row is None else unpack(ticket, row)
+
+
+def unpack(ticket: str, row: bytes) -> Ticket:
+    """Decode a ticket's row in the store."""
+    return Ticket(ticket, *versions.LOCK.unpack(row))
 
 
 def write(unit: UnitOfWork, ticket: Ticket) -> None:
@@ -84,9 +97,9 @@ def write(unit: UnitOfWork, ticket: Ticket) -> None:
 def add(unit: UnitOfWork, ticket: Ticket) -> None:
     """Write a new ticket and its places, at the end of the queues of its resources."""
     write(unit, ticket)
-    place = versions.LOCK_QUEUE.pack((ticket.id, ticket.mode, ticket.agent, ticket.owner))
+    packed = versions.LOCK_QUEUE.pack((ticket.id, ticket.mode, ticket.agent, ticket.owner))
     for resource in ticket.resources:
-        unit.tr.set(LOCK_QUEUES.pack((resource, ticket.number)), place)
+        unit.tr.set(LOCK_QUEUES.pack((resource, ticket.number)), packed)
     unit.tr.set(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)), b"")
 
 
@@ -98,12 +111,18 @@ def remove(unit: UnitOfWork, ticket: Ticket) -> None:
     unit.tr.clear(LOCK_OWNERS.pack((ticket.agent, ticket.owner, ticket.id)))
 
 
-def places(tr: Reads, resource: str, *, before: int | None = None, limit: int = 0) -> list[Place]:
-    """Return the places in a resource's queue in order, at most those before a number, and at most `limit`."""
+def places(tr: Reads, resource: str, *, before: int | None = None) -> Iterator[Place]:
+    """Yield the places in a resource's queue in order, or those before a number; reads no more than is asked for."""
     begin, end = LOCK_QUEUES.range((resource,))
     if before is not None:
         end = LOCK_QUEUES.pack((resource, before))
-    return [_place(row) for row in tr.get_range(begin, end, limit=limit)]
+    limit = FIRST_READ
+    while rows := tr.get_range(begin, end, limit=limit):
+        for row in rows:
+            yield place(row)
+        if len(rows) < limit:
+            return
+        begin, limit = rows[-1][0] + b"\0", MOST_READ
 
 
 def next_number(unit: UnitOfWork) -> int:
@@ -121,6 +140,7 @@ def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
 
 
-def _place(row: KeyValue) -> Place:
+def place(row: KeyValue) -> Place:
+    """Decode a ticket's place in a queue from its key and value."""
     key, value = row
     return Place(LOCK_QUEUES.unpack(key)[1], *versions.LOCK_QUEUE.unpack(value))

@@ -7,15 +7,23 @@ step. The fence of a grant is the next number of one counter that only grows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 from coditect.errors import InvalidTask
+from coditect.model.result import Outcome, Status
 from coditect.wire.control import Verb
+from coditect.wire.json import dumps
+from coditect.wire.routing import reply_address
+from coditect.wire.tasks import result_message
+from dispatcher.coordination import deadlocks
 from dispatcher.coordination import lock_rows as rows
+from dispatcher.coordination.lock_queries import list_locks
 from dispatcher.coordination.lock_rows import EXCLUSIVE, SHARED, Ticket
 from dispatcher.ledger import timers
+from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -25,41 +33,122 @@ from dispatcher.ledger.workflows.submit import number, text
 EXPIRY = "lock.expiry"
 MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
+LONGEST_REASON = 500
+MOST_AT_ONCE = 200
+"""The number of tickets that one request releases at most."""
 TTL_MS = (1_000, 3_600_000)
 """The shortest and the longest time after which a ticket that is not renewed is gone, in milliseconds."""
 
 
 def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Lock resources under a ticket that the client names; a repeated request gets the ticket's present state."""
+    """Lock resources under a ticket that the client names; a repeated request gets the ticket's present state.
+
+    A ticket that would wait for ever is not taken: the answer names the cycle.
+    """
     known = rows.read(unit.tr, text(body, "ticket"))
     if known is not None:
         return _state(unit, known)
     ticket = _read(unit, body)
-    if _is_barred(unit, ticket):
+    ticket.number = rows.next_number(unit)
+    is_barred = _is_barred(unit, ticket)
+    if is_barred and _succeed(unit, ticket):
+        is_barred = _is_barred(unit, ticket)
+    if not is_barred:
+        ticket.fence = ticket.number
+    elif body.get("wait") is False:
         return {"state": "taken"}
-    ticket.number = ticket.fence = rows.next_number(unit)
+    elif cycle := deadlocks.cycle(unit.tr, ticket):
+        return {"state": "deadlock", "cycle": cycle}
     rows.add(unit, ticket)
-    _set_timer(unit, ticket)
+    _set_timer(unit, ticket, ticket.expires_ms)
+    return _state(unit, ticket)
+
+
+def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Keep a ticket for another full time, and return its present state: held, waiting, or gone."""
+    ticket = rows.read(unit.tr, text(body, "ticket"))
+    if ticket is None:
+        return {"state": "gone"}
+    ticket.expires_ms = unit.now_ms + ticket.ttl_ms  # its timer finds out when it is due
+    rows.write(unit, ticket)
     return _state(unit, ticket)
 
 
 def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Release a ticket; an unknown one is released already."""
-    ticket = rows.read(unit.tr, text(body, "ticket"))
-    if ticket is not None:
-        _drop(unit, ticket)
-    return {"released": ticket is not None}
+    """Release one `ticket`, the tickets of an `agent` or of its `task`, or, by force, all holders of a `resource`.
+
+    An unknown ticket is released already. The answer has the number of the released tickets, and tells whether there
+    are more.
+    """
+    if body.get("ticket") is not None:
+        found = [text(body, "ticket")]
+    elif body.get("agent") is not None:
+        found = [*rows.tickets_of(unit.tr, text(body, "agent"), limit=MOST_AT_ONCE)]
+    else:
+        found = [place.ticket for place in islice(rows.places(unit.tr, text(body, "resource")), MOST_AT_ONCE)]
+    kept = (rows.read(unit.tr, ticket) for ticket in found)
+    tickets = [ticket for ticket in kept if ticket is not None and _is_meant(ticket, body)]
+    reason = text(body, "reason")[:LONGEST_REASON] if body.get("ticket") is None else ""
+    for ticket in tickets:
+        _drop(unit, ticket, reason=reason)
+    for ticket in tickets:
+        _grant_next(unit, ticket.resources)
+    return {"released": len(tickets), "more": len(found) == MOST_AT_ONCE}
+
+
+def _is_meant(ticket: Ticket, body: Body) -> bool:
+    if body.get("resource") is not None and not ticket.fence:
+        return False
+    return body.get("task") in (None, ticket.task)
 
 
 def expired(unit: UnitOfWork, timer: Timer) -> None:
-    """Remove a ticket that its owner has not renewed in time, or wait for the time to which it was renewed."""
+    """Remove a ticket that its owner has not renewed in time, or wait for the time to which it was renewed.
+
+    A new owner of the shard gives each ticket one full time, in which the ticket's owner can reach it.
+    """
     ticket = rows.read(unit.tr, timer.node)
     if ticket is None:
         return
-    if ticket.expires_ms > unit.now_ms:
-        _set_timer(unit, ticket)
+    until_ms = max(ticket.expires_ms, unit.terms.since_ms + ticket.ttl_ms)
+    if until_ms > unit.now_ms:
+        _set_timer(unit, ticket, until_ms)
     else:
-        _drop(unit, ticket)
+        _drop(unit, ticket, reason="its owner has not renewed it in time")
+        _grant_next(unit, ticket.resources)
+
+
+def _succeed(unit: UnitOfWork, ticket: Ticket) -> bool:
+    """Remove what an earlier run of the task has left at another agent, and tell whether there was any.
+
+    The task came to this agent because its delivery there was lost, so the task would wait for its own former run; the
+    fence tells the two runs apart.
+    """
+    earlier_tickets = []
+    for resource in ticket.resources:
+        for place in rows.places(unit.tr, resource):
+            if not place.bars(ticket.mode) or place.agent == ticket.agent:
+                continue
+            earlier = rows.read(unit.tr, place.ticket)
+            if earlier is not None and ticket.task and earlier.task == ticket.task:
+                _drop(unit, earlier, reason="its task has begun again elsewhere")
+                earlier_tickets.append(earlier)
+    for earlier in earlier_tickets:
+        _grant_next(unit, earlier.resources)
+    return bool(earlier_tickets)
+
+
+def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
+    """Grant what nothing bars any more at resources from which a ticket has gone, in order of arrival."""
+    for resource in resources:
+        for place in rows.places(unit.tr, resource):
+            ticket = rows.read(unit.tr, place.ticket)
+            if ticket is not None and not ticket.fence and not _is_barred(unit, ticket):
+                ticket.fence = rows.next_number(unit)
+                rows.write(unit, ticket)
+                _push(unit, ticket, _state(unit, ticket))
+            if place.mode == EXCLUSIVE:
+                break
 
 
 def _read(unit: UnitOfWork, body: Body) -> Ticket:
@@ -94,20 +183,32 @@ def _is_name(one: object) -> bool:
 
 def _is_barred(unit: UnitOfWork, ticket: Ticket) -> bool:
     """Tell whether a ticket has to wait for another that came before it."""
-    before = ticket.number or None
-    limit = 1 if ticket.mode == EXCLUSIVE else 0
-    found = (place for of in ticket.resources for place in rows.places(unit.tr, of, before=before, limit=limit))
-    return any(place.bars(ticket.mode) for place in found)
+    before = (place for of in ticket.resources for place in rows.places(unit.tr, of, before=ticket.number))
+    return any(place.bars(ticket.mode) for place in before)
 
 
-def _set_timer(unit: UnitOfWork, ticket: Ticket) -> None:
-    timers.put(unit.tr, unit.shard, Timer("", ticket.id, EXPIRY, ticket.expires_ms))
+def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
+    timers.put(unit.tr, unit.shard, Timer("", ticket.id, EXPIRY, due_ms))
     unit.effects.timers = True
 
 
-def _drop(unit: UnitOfWork, ticket: Ticket) -> None:
+def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
+    """Remove a ticket; if there is a reason, its owner has not asked for it and is told."""
     timers.cancel(unit.tr, "", ticket.id, EXPIRY)
     rows.remove(unit, ticket)
+    if reason:
+        _push(unit, ticket, {"state": "gone", "reason": reason})
+        facts = {"resources": ticket.resources, "agent": ticket.agent, "fence": ticket.fence, "reason": reason}
+        unit.effects.say("lock.lost", ticket.task, **facts)
+
+
+def _push(unit: UnitOfWork, ticket: Ticket, state: dict[str, Any]) -> None:
+    """Tell a ticket's owner its state after the commit; if the message is lost, the next renewal tells it."""
+    outcome = Outcome(Status.COMPLETED, dumps(state), None, ticket.id)
+    address = reply_address(ticket.reply_to)
+    if address is not None and address.exchange:
+        message = result_message(outcome, capability="control")
+        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
 
 
 def _state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:
@@ -123,7 +224,9 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
     {
         # the ticket says whether it was done
         Verb.LOCK_ACQUIRE: ShardChange(acquire, _shard_key, deduplicated=False),
+        Verb.LOCK_RENEW: ShardChange(renew, _shard_key, deduplicated=False),
         Verb.LOCK_RELEASE: ShardChange(release, _shard_key, deduplicated=False),
+        Verb.LOCK_LIST: Query(list_locks),
     }
 )
 TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})

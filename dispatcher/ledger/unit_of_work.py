@@ -41,6 +41,8 @@ class Policy:
     """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
     floor: int = 0
     """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
+    since_ms: int = 0
+    """The instant from which the dispatcher owns the shard: what was silent before may not have been able to speak."""
 
 
 class UnitOfWork:

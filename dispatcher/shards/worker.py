@@ -70,7 +70,7 @@ class ShardWorker:
         self._lease, self._ports = lease, ports
         self._on_lost, self._nudge = on_lost, nudge
         self.projector = projector
-        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor)
+        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, ports.clock.now_ms())
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """The number of next commands that each get a batch of their own, after a batch of several failed."""
