@@ -145,7 +145,7 @@ async def send_message(broker: Broker, out: OutgoingMessage) -> None:
     try:
         await broker.publish(out.message, **to, timeout_seconds=PUBLISH_SECONDS, wait_when_full=False)
     except CoditectError as error:
-        log.info("A message reached nobody", extra={**to, "reason": str(error)})
+        log.info("A message reached no receiver", extra={**to, "reason": str(error)})
 
 
 def tell(ports: Ports, effects: Effects) -> None:
