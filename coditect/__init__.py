@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from coditect.model.capability import Priority
     from coditect.model.event import Event
     from coditect.model.result import Outcome, Status
-    from coditect.model.retry import Retry
+    from coditect.model.retry import Retry, RetryAfter
     from coditect.model.strategy import Strategy, Wanted
     from coditect.sync.blocking import SyncHandle, SyncRun
     from coditect.sync.client import SyncClient
@@ -49,6 +49,7 @@ _HOMES = {
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
+    "RetryAfter": "coditect.model.retry",
     "Run": "coditect.client.workflow_run",
     "Status": "coditect.model.result",
     "Strategy": "coditect.model.strategy",
@@ -77,6 +78,7 @@ __all__ = [
     "Priority",
     "ResultTimeout",
     "Retry",
+    "RetryAfter",
     "Run",
     "Status",
     "Strategy",

@@ -33,8 +33,8 @@ class Failure:
     reason: str
     """One word on which a program can act, such as `handler_error` or `timeout`.
 
-    Others are process_died, deadline, start_timeout, invalid_input, too_large, unknown_capability, expired, canceled
-    and result_too_large.
+    Others are retry_after, process_died, deadline, start_timeout, invalid_input, too_large, unknown_capability,
+    expired, canceled and result_too_large.
     """
     type: str
     """Name of the exception."""
@@ -62,6 +62,9 @@ class Failure:
             "fix": self.fix,
         }
 
+
+RETRY_AFTER = "retry_after"
+"""The failure reason of an attempt whose handler asked for another one after a delay."""
 
 NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before the task began", retryable=True)
 """The failure of a granted attempt that an agent returns unstarted, so that another agent runs the same attempt."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from coditect.errors import Retryable
 from coditect.model import arguments
 from coditect.model.duration import Duration, seconds
 
@@ -57,7 +58,28 @@ class Retry:
 
     def allows(self, error: BaseException) -> bool:
         """Tell whether the policy allows another attempt after an error of the given type."""
-        return isinstance(error, self.on) and getattr(error, "retryable", True) is not False
+        return isinstance(error, RetryAfter) or (
+            isinstance(error, self.on) and getattr(error, "retryable", True) is not False
+        )
+
+
+class RetryAfter(Retryable):
+    """The error with which a handler ends its attempt and asks for the next one after a delay: at least 0, at most 1 h.
+
+    The attempt counts as a failed one: when it was the last, the task fails. The delay replaces the one that the retry
+    policy would draw, and the policy's `on` does not matter.
+
+    Raises:
+        InputError: when the delay is out of its bounds; that ends the task.
+    """
+
+    def __init__(self, delay: Duration, reason: str = "The handler asked for another attempt later") -> None:
+        longest = RETRY_DELAYS_MS[-1] / 1000
+        self.delay_seconds = seconds(arguments.span("delay", delay))
+        if self.delay_seconds > longest:
+            fix = "RetryAfter('1h') or less; work for later is a task of its own"
+            arguments.refuse("delay", "A task is tried again within 1h", delay, fix)
+        super().__init__(reason, delay=delay)
 
 
 def retry_of(given: Retry | int | None) -> Retry:
@@ -85,3 +107,8 @@ def retry_delay_ms(delay_seconds: float, chance: float) -> int:
         if wanted <= upper:
             return upper if chance < (wanted - lower) / (upper - lower) else lower
     return RETRY_DELAYS_MS[-1]
+
+
+def delay_not_before_ms(delay_seconds: float) -> int:
+    """Return the delay of the first retry-delay queue that is not shorter than the wanted delay, in milliseconds."""
+    return next((one for one in RETRY_DELAYS_MS if one >= delay_seconds * 1000), RETRY_DELAYS_MS[-1])

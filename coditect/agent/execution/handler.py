@@ -15,11 +15,12 @@ from coditect.agent.context import Context
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution.execution import Execution, Interruption
 from coditect.agent.execution.time_limits import TimeLimits
-from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, Worker, Workers
+from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
 from coditect.codec import LARGE_BYTES
 from coditect.errors import CoditectError, InvalidTask
 from coditect.model.capability import LONGEST_DIRECT_SECONDS
-from coditect.model.result import Failure, Status
+from coditect.model.result import RETRY_AFTER, Failure, Status
+from coditect.model.retry import RetryAfter
 from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
 from coditect.registry.reference_clock import ReferenceClock
@@ -227,6 +228,8 @@ async def _elsewhere(
 
 
 def _failed(error: BaseException, reason: str) -> HandlerEnd:
+    if asked_seconds(error) is not None:
+        reason = RETRY_AFTER
     failure = Failure(
         reason=PROCESS_DIED if isinstance(error, ProcessDied) else reason,
         type=getattr(error, "remote_type", type(error).__name__),
@@ -236,6 +239,11 @@ def _failed(error: BaseException, reason: str) -> HandlerEnd:
         fix=str(error.facts.get("fix", "")) if isinstance(error, CoditectError) else "",
     )
     return HandlerEnd(Status.FAILED, failure=failure, error=error)
+
+
+def asked_seconds(error: BaseException | None) -> float | None:
+    """Return the delay for which a handler asked by `RetryAfter`, also from its process; None after any other error."""
+    return error.delay_seconds if isinstance(error, RetryAfter | RemoteError) else None
 
 
 def said(error: BaseException) -> str:

@@ -49,6 +49,9 @@ class RemoteError(Exception):
         self.remote_traceback = str(facts.get("traceback", ""))
         self.retryable = facts.get("retryable") is not False
         """Whether the capability's retry policy tries the failure again."""
+        asked = facts.get("retry_after")
+        self.delay_seconds = float(asked) if isinstance(asked, int | float) else None
+        """The delay that a `RetryAfter` of the handler asked for; None for any other exception."""
 
 
 class Worker:

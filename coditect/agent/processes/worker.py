@@ -25,6 +25,7 @@ from coditect.aio.loop import run_loop
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
+from coditect.model.retry import RetryAfter
 from coditect.wire.tasks import read_task
 
 
@@ -139,6 +140,7 @@ def _failure(capability: Capability, error: Exception, *, invalid_input: bool = 
         "traceback": traceback.format_exc()[-8_000:],
         "retryable": capability.retry.allows(error),
         "invalid_input": invalid_input,
+        "retry_after": error.delay_seconds if isinstance(error, RetryAfter) else None,
     }
     return Frame(FrameKind.FAILURE, facts)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution, Remembered, RememberedAnswer
-from coditect.agent.execution.handler import HandlerEnd, SentBack, said
+from coditect.agent.execution.handler import HandlerEnd, SentBack, asked_seconds, said
 from coditect.agent.requeue import guarded, not_settled
 from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
 from coditect.agent.workflow_tasks.acquire import NoOwner
@@ -191,7 +191,9 @@ class Outcomes:
             policy = self._capabilities[task.capability].retry
             failure = replace(failure, retryable=worth_another(ended.error, policy))
             if failure.retryable and task.attempt < policy.max_attempts:
-                retry_ms = round(1000 * policy.delay_seconds(task.attempt, self._clock.chance()))
+                asked = asked_seconds(ended.error)
+                drawn = policy.delay_seconds(task.attempt, self._clock.chance()) if asked is None else asked
+                retry_ms = round(1000 * drawn)
         if failure is None:
             outcome = self.complete(execution, ended, started_ms, finished_ms)
         else:
@@ -216,7 +218,7 @@ class Outcomes:
         ):
             return False
         self._count_failure()
-        delay_ms = await self._settler.retry(task, execution.delivery.message.headers, ended.failure, policy)
+        delay_ms = await self._settler.retry(execution, ended, ended.failure, policy)
         self._log_failure(task, ended, of=attempts, delay_ms=delay_ms)
         execution.ack()
         return True

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.handler import HandlerEnd, asked_seconds
 from coditect.agent.processes.pool import RemoteError
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker, Promise
@@ -21,7 +23,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome
-from coditect.model.retry import Retry, retry_delay_ms
+from coditect.model.retry import Retry, delay_not_before_ms, retry_delay_ms
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import REPLIES_UNCLAIMED
@@ -168,9 +170,16 @@ class Settler:
         self._events.emit("task.unclaimed", subject=task.id or "", reply_to=task.reply_to)
         log.info("A reply has no receiver any more", extra={"task_id": task.id, "reason": str(error)})
 
-    async def retry(self, task: Task, headers: Mapping[str, Any], failure: Failure, policy: Retry) -> int:
-        """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds."""
-        delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
+    async def retry(self, execution: Execution, ended: HandlerEnd, failure: Failure, policy: Retry) -> int:
+        """Send the task through a retry-delay queue as the next attempt, and return the delay in milliseconds.
+
+        A delay that the handler asked for is never cut: the queue is the first that is not shorter.
+        """
+        task, headers = execution.task, execution.delivery.message.headers
+        if (asked := asked_seconds(ended.error)) is not None:
+            delay_ms = delay_not_before_ms(asked)
+        else:
+            delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
+from coditect.model.result import NOT_BEGUN, RETRY_AFTER, Failure, Outcome, Status
 from coditect.model.retry import Retry
 from coditect.wire.control import Claim, Verdict
 from coditect.workflow.states import TaskState
@@ -95,6 +95,8 @@ def _retry_ms(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Fin
     if _own_policy(unit, node_key) is None and outcome.agent_id is not None:
         return outcome.retry_ms
     policy = _policy(unit, node_key)
+    if outcome.failure.reason == RETRY_AFTER and outcome.retry_ms is not None and row.attempt < policy.max_attempts:
+        return outcome.retry_ms  # the handler knows when; the node knows how often
     return round(1000 * policy.delay_seconds(row.attempt, unit.chance)) if row.attempt < policy.max_attempts else None
 
 

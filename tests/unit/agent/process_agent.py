@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import Agent, Context, Retry
+from coditect import Agent, Context, Retry, RetryAfter
 from coditect.agent.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
@@ -198,3 +198,10 @@ def echo(text: str) -> str:
 @worker.capability("proc.large", process=True, retry=ONCE)
 def large(_: None) -> str:
     return "x" * 2_000_000
+
+
+@worker.capability("proc.later", process=True, retry=Retry(max_attempts=2, first="1h", cap="1h"))
+def later(delay: str, ctx: Context) -> int:
+    if ctx.attempt == 1:
+        raise RetryAfter(delay)
+    return ctx.attempt
