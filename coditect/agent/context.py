@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
@@ -14,8 +15,10 @@ from coditect.model import arguments
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.result import Outcome
 from coditect.model.task import Task
+from coditect.wire.foreign_headers import foreign_headers
 
 T = TypeVar("T")
 
@@ -47,9 +50,17 @@ class Context:
     """The execution of a task as its handler sees it; only the handler may call the methods."""
 
     def __init__(
-        self, task: Task, task_id: TaskId, agent_id: AgentId, services: Services, *, folder: str | None = None
+        self,
+        task: Task,
+        task_id: TaskId,
+        agent_id: AgentId,
+        services: Services,
+        *,
+        folder: str | None = None,
+        headers: HeaderTable = NO_HEADERS,
     ) -> None:
         self._task = task
+        self._headers = headers
         self.services = services
         """The runtime's services for this execution."""
         self._folder = folder
@@ -90,6 +101,14 @@ class Context:
     def deadline_ms(self) -> int | None:
         """The instant after which the result is worthless, in Unix milliseconds; None without a deadline."""
         return self._task.limits.deadline_ms
+
+    @property
+    def headers(self) -> HeaderTable:
+        """The headers that the publisher gave the task, the same at every attempt; empty for a workflow's node.
+
+        Only texts of at most 4,096 characters, truth values and numbers, at most 16 KiB of them.
+        """
+        return MappingProxyType(foreign_headers(self._headers))
 
     @property
     def workspace(self) -> Path:

@@ -377,7 +377,8 @@ class Runtime:
         task = received.task
         task_id = task.id or self._clock.new_id()
         services = TaskServices(execution, received, task_id, self._means)
-        return Context(task, task_id, self.agent_id, services, folder=self._limits.workspace)
+        headers, folder = received.delivery.message.headers, self._limits.workspace
+        return Context(task, task_id, self.agent_id, services, folder=folder, headers=headers)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""

@@ -140,6 +140,7 @@ class DirectLane:
             limits=_limits(options, now),
             published_at_ms=now,
             claims=claims,
+            headers=options.headers,
         )
 
 

@@ -13,7 +13,9 @@ from coditect.model import arguments
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
+from coditect.model.message import HeaderTable
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.wire.foreign_headers import checked_headers
 
 SUBMIT_SECONDS = 30.0
 MOST_KEY_BYTES = 1_000
@@ -51,6 +53,8 @@ class Options:
     """A key of at most 1,000 bytes that makes the task durable and unique: the same key gives the same task."""
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
+    headers: HeaderTable | None = None
+    """Headers for the handler, such as `{"x-tenant": "blue"}`: at most 64 and 8 KiB; not for a durable task."""
     task_id: TaskId | None = None
     """A never used id for a direct task, if its submitter must know the id beforehand; None makes a new id."""
 
@@ -59,6 +63,9 @@ class Options:
             given = getattr(self, name)
             if given is not default:
                 object.__setattr__(self, name, checked(name, given))
+        if self.headers is not None and self.kept:
+            fix = "put it into the input, or submit without durable=True and without an idempotency_key"
+            arguments.refuse("headers", "A durable task has no headers", self.headers, fix)
 
     @property
     def kept(self) -> bool:
@@ -81,6 +88,7 @@ class OptionFields(TypedDict, total=False):
     durable: bool | None
     idempotency_key: str | None
     submit_timeout: Duration | None
+    headers: HeaderTable | None
     task_id: TaskId | str | None
 
 
@@ -129,6 +137,7 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "durable": (False, arguments.yes_or_no),
         "idempotency_key": _optional(arguments.text, shortest=1, longest=MOST_KEY_BYTES),
         "submit_timeout": (SUBMIT_SECONDS, arguments.span),
+        "headers": _optional(checked_headers),
         "task_id": _optional(arguments.text, shortest=1),
     }
 )

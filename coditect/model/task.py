@@ -14,6 +14,7 @@ from typing import Any
 
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
+from coditect.model.message import HeaderTable
 from coditect.model.value import value
 
 ExecutionKey = tuple[str, int, int, int, str, int]
@@ -73,6 +74,8 @@ class Task:
     owner: Owner | None = None
     claims: bytes | None = None
     """The body as sent, with blob references in place of large values; None when the body has none."""
+    headers: HeaderTable | None = None
+    """The headers that the submitter gives the task; None for a task that was read: its message has them."""
     traceparent: str | None = None
     tracestate: str | None = None
 

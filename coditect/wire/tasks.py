@@ -97,6 +97,8 @@ def task_message(task: Task, *, first: bool = False) -> Message:
     if task.tracestate is not None:
         headers["tracestate"] = task.tracestate
     _put_counters(headers, task)
+    if task.headers is not None:
+        headers = {**task.headers, **headers}
     return Message(
         body=task.body if task.claims is None else task.claims,
         headers=headers,

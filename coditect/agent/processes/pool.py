@@ -109,6 +109,7 @@ class Worker:
         head = {
             "key": routing.key_of(task),
             "headers": dict(task_message(replace(task, claims=None)).headers),
+            "own": dict(context.headers),
             "task_id": context.task_id,
             "agent_id": context.agent_id,
             "workspace": str(context.workspace),

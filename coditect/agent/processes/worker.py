@@ -103,9 +103,8 @@ class _ProcessContext(Context):
     def __init__(self, frame: Frame, link: _Link) -> None:
         head = frame.head
         task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
-        super().__init__(
-            task, TaskId(head["task_id"]), AgentId(head["agent_id"]), cast("Services", _RemoteServices(link))
-        )
+        services = cast("Services", _RemoteServices(link))
+        super().__init__(task, TaskId(head["task_id"]), AgentId(head["agent_id"]), services, headers=head["own"])
         self._workspace = Path(head["workspace"])
 
     def remove_workspace(self) -> None:

@@ -28,6 +28,7 @@ from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import REPLIES_UNCLAIMED
 from coditect.wire import routing, tasks
+from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.history import history_header
 from coditect.wire.json import dumps
 from coditect.wire.return_addresses import ReturnAddresses
@@ -39,10 +40,7 @@ SENT_BACK_SECONDS = 1.0
 FULL_REPLIES_SECONDS = 2.0
 FULL_PAUSE_SECONDS = 0.1
 MOST_FULL = 1_000
-_MAX_HEADER_TEXT = 4_096
-_MAX_CARRIED_BYTES = 16 * 1024
 _MAX_ERROR_BYTES = 16 * 1024
-_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
 
 
 class Settler:
@@ -247,33 +245,6 @@ def _error_header(failure: Failure) -> str:
         short = {name: value[-500:] if isinstance(value, str) else value for name, value in failure.as_json().items()}
         text = dumps(short)
     return text.decode()
-
-
-def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
-    """Return the headers to copy to the next message: plain values, none of the broker's own, at most 16 KiB.
-
-    All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
-    `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
-    """
-    kept: dict[str, Any] = {}
-    left = _MAX_CARRIED_BYTES
-    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(tasks.PREFIX)):
-        if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
-            continue
-        if name.startswith(tasks.PREFIX) and not keep_ours:
-            continue
-        size = _carried_bytes(name, value)
-        if 0 < size <= left:
-            kept[name] = value
-            left -= size
-    return kept
-
-
-def _carried_bytes(name: str, value: object) -> int:
-    """Return the size of a header on the wire, in bytes; 0 for a header that is not copied."""
-    if isinstance(value, str):
-        return len(name) + len(value.encode()) + 6 if len(value) <= _MAX_HEADER_TEXT else 0
-    return len(name) + 10 if isinstance(value, bool | int | float) else 0
 
 
 def worth_another(error: BaseException | None, policy: Retry) -> bool:

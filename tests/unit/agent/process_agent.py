@@ -205,3 +205,8 @@ def later(delay: str, ctx: Context) -> int:
     if ctx.attempt == 1:
         raise RetryAfter(delay)
     return ctx.attempt
+
+
+@worker.capability("proc.headers", process=True)
+def headers_of(_: None, ctx: Context) -> dict[str, Any]:
+    return dict(ctx.headers)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import encode
 
-from coditect.agent.settlement.settle import foreign_headers
 from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES
 from coditect.wire import tasks
+from coditect.wire.foreign_headers import foreign_headers
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 

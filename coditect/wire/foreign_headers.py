@@ -1,0 +1,85 @@
+"""The headers of a task that are its publisher's own: they reach the handler, and travel through retries unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.model import arguments
+from coditect.model.message import HeaderTable
+from coditect.wire.tasks import PREFIX
+
+MOST_HEADERS = 64
+MOST_OWN_BYTES = 8 * 1024
+"""The most bytes that the headers given to one submit have together on the wire."""
+LONGEST_NAME = 128
+LONGEST_TEXT = 4_096
+MOST_BYTES = 16 * 1024
+_BROKERS_OWN = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired-count")
+
+
+def checked_headers(parameter: str, given: object) -> HeaderTable:
+    """Return a copy of the headers given to a submit, after a check of names, values and size.
+
+    Raises:
+        InputError: when a header would not reach the handler as it is; the error names the header and the fix.
+    """
+    if not isinstance(given, Mapping):
+        arguments.refuse(parameter, "These are no headers", given, 'such as {"x-tenant": "blue"}')
+    headers = dict(given)
+    if len(headers) > MOST_HEADERS:
+        arguments.refuse(parameter, "A task has at most 64 headers", len(headers), "put the rest into the input")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not 1 <= len(name.encode(errors="replace")) <= LONGEST_NAME:
+            arguments.refuse(parameter, "A header's name is a text of 1 to 128 bytes", name, "a shorter name")
+        if name.startswith((PREFIX, *_BROKERS_OWN)) or name in ("CC", "BCC"):
+            arguments.refuse(parameter, "This header is not for publishers", name, "another name, such as x-tenant")
+        if not _is_plain(value):
+            fix = "a text of at most 4,096 characters, a truth value, a number of 64 bits; the rest into the input"
+            arguments.refuse(parameter, "A header's value is plain and short", value, fix)
+    if (size := sum(carried_bytes(name, value) for name, value in headers.items())) > MOST_OWN_BYTES:
+        arguments.refuse(parameter, "A task's headers have at most 8 KiB", size, "put the rest into the input")
+    return headers
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT and _is_utf8(value)
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def foreign_headers(headers: Mapping[str, Any], *, keep_ours: bool = False) -> dict[str, Any]:
+    """Return the headers to copy to the next message: plain values, none of the broker's own, at most 16 KiB.
+
+    All headers of a message travel in one frame, and the headers that Coditect adds must fit in, too. A copied
+    `x-death` makes RabbitMQ 3.10 drop the message once it names the target queue.
+    """
+    kept: dict[str, Any] = {}
+    left = MOST_BYTES
+    for name, value in sorted(headers.items(), key=lambda item: not item[0].startswith(PREFIX)):
+        if name in ("CC", "BCC") or name.startswith(_BROKERS_OWN):
+            continue
+        if name.startswith(PREFIX) and not keep_ours:
+            continue
+        size = carried_bytes(name, value)
+        if 0 < size <= left:
+            kept[name] = value
+            left -= size
+    return kept
+
+
+def carried_bytes(name: str, value: object) -> int:
+    """Return the size of a header on the wire, in bytes; 0 for a header that is not copied."""
+    if isinstance(value, str):
+        return len(name) + len(value.encode()) + 6 if len(value) <= LONGEST_TEXT else 0
+    return len(name) + 10 if isinstance(value, bool | int | float) else 0

@@ -1,0 +1,108 @@
+"""Headers given to a submit: they reach every attempt of the handler as they are, or the submit refuses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coditect import Agent, Context, Options, Retry
+from coditect.errors import InputError
+from coditect.model.message import Message
+from coditect.testing import TestFleet
+from coditect.wire import routing
+from coditect.wire.foreign_headers import MOST_OWN_BYTES, checked_headers, foreign_headers
+from tests.unit.agent.process_agent import worker
+from tests.unit.agent.scene import Scene
+
+PLAIN = st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(lambda name: name not in ("CC", "BCC"))
+
+
+class Reader:
+    """An agent that notes the headers of each attempt, and fails at the first."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self.agent = Agent("reader")
+
+        @self.agent.capability("headers.read", retry=Retry(max_attempts=2, first="100ms"))
+        async def read(_: None, ctx: Context) -> None:
+            self.seen.append(dict(ctx.headers))
+            if ctx.attempt == 1:
+                raise ValueError("once more")
+
+
+async def test_headers_reach_each_attempt_and_no_other_task() -> None:
+    reader = Reader()
+    headers = {"x-tenant": "blue", "count": 7, "share": 0.5, "urgent": True}
+    async with TestFleet(agents=[reader.agent]) as fleet:
+        handle = await fleet.submit("headers.read", headers=headers)
+        await handle.result()
+        await (await fleet.submit("headers.read", deadline="1h")).result()
+
+    assert reader.seen == [headers, headers, {}, {}]
+
+
+async def test_headers_of_a_foreign_publisher_are_seen_without_those_of_broker_and_runtime(scene: Scene) -> None:
+    reader = Reader()
+    await scene.start(reader.agent)
+    broker, client = await scene.broker(), await scene.client()
+
+    await broker.publish(
+        Message(b"null", {"x-tenant": "blue", "x-delivery-count": 1, "CC": ["nowhere.p1"], "odd": [1]}, message_id="a"),
+        exchange=routing.TASKS,
+        routing_key="headers.read.p1",
+    )
+    await (await client.submit("headers.read")).result()
+
+    assert {"x-tenant": "blue"} in reader.seen
+
+
+async def test_handler_in_a_process_sees_them(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    options = Options(headers={"x-tenant": "blue"})
+    assert await client.request("proc.headers", None, options=options) == {"x-tenant": "blue"}
+
+
+@given(st.dictionaries(NAMES, PLAIN, max_size=20))
+def test_headers_that_a_submit_takes_are_carried_through_every_retry(headers: dict[str, Any]) -> None:
+    assert foreign_headers(checked_headers("headers", headers)) == headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-coditect-attempt": 3},
+        {"x-death": "x"},
+        {"CC": "other.p1"},
+        {"": "x"},
+        {"n" * 129: "x"},
+        {1: "x"},
+        {"x": "y" * 4_097},
+        {"x": "\ud800"},
+        {"x": 2**63},
+        {"x": None},
+        {"x": [1]},
+        {"x": b"y"},
+        {f"h{number}": 1 for number in range(65)},
+        {f"h{number}": "x" * 4_000 for number in range(MOST_OWN_BYTES // 4_000 + 1)},
+        "x-tenant",
+        7,
+    ],
+)
+def test_headers_that_would_not_arrive_are_refused_with_the_fix(headers: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        Options(headers=headers)
+
+    assert (caught.value.facts["parameter"], bool(caught.value.facts["fix"])) == ("headers", True)
+
+
+@pytest.mark.parametrize("kept", [{"durable": True}, {"idempotency_key": "a"}])
+def test_durable_task_has_no_headers_and_says_so(kept: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="durable"):
+        Options(headers={"x": "y"}, **kept)
