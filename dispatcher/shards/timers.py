@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from coditect.broker.port import Consumer
-from coditect.errors import NewerVersion, Retryable
+from coditect.errors import CoditectError, Retryable
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports
 from dispatcher.shards import verbs
-from dispatcher.shards.completions import NOTHING, Settle
+from dispatcher.shards.completions import Settle
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +154,8 @@ class TimerService:
         except Retryable as error:
             self._again(error)
             return
-        last = _LastDue(self.look_again, self._pause)
         for timer in due:
-            self._put(Due(timer), last if timer is due[-1] else NOTHING)
+            self._put(Due(timer), _Fired(self._pause, self.look_again if timer is due[-1] else None))
         if not due:
             self._seen_ms = now_ms
             await self._look()
@@ -176,17 +175,18 @@ def _now() -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _LastDue:
-    """The callbacks of the last command of a series of due timers, after which the service looks for the next timer."""
+class _Fired:
+    """The callbacks of a due timer's command; after the last one of a series the service looks for the next timer."""
 
-    look: Callable[[], None]
     pause: Callable[[], None]
+    look: Callable[[], None] | None
 
     def done(self, answer: Any) -> None:
-        """Look for the next timer, after a pause when only a newer dispatcher can carry out the timer that was due."""
-        if isinstance(answer, NewerVersion):
+        """Pause after a timer that could not be carried out: it is due still, and would be tried without end."""
+        if isinstance(answer, CoditectError):
             self.pause()
-        self.look()
+        if self.look is not None:
+            self.look()
 
     def undone(self) -> None:
         """Do nothing when the shard was lost, since its new owner reads the timers from the store."""

@@ -16,6 +16,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.port import Consumer
 from coditect.broker.topology import base_topology, shard_queues
+from coditect.errors import CoditectError
 from coditect.model.message import Message
 from coditect.wire import routing
 from dispatcher.ledger import timers
@@ -63,6 +64,9 @@ class Around:
     clock: Clock = field(default_factory=LoopClock)
     fired: dict[str, float] = field(default_factory=dict)
     """When each kind of timer fired, in seconds."""
+    refused: str = ""
+    """The kind of timer that the worker cannot carry out."""
+    refusals: int = 0
     consumers: list[Consumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,10 @@ class Around:
         self.background.start(self._do(command.timer, settle), name="do")
 
     async def _do(self, timer: Timer, settle: Settle) -> None:
+        if timer.kind == self.refused:
+            self.refusals += 1
+            settle.done(CoditectError("The control plane failed on this"))
+            return
         settle.done(await self.database.run(lambda tr: timers.finish(tr, timer)))
 
     async def listen(self) -> None:
@@ -125,6 +133,21 @@ async def test_alarm_rings_after_an_outage_of_the_store(monkeypatch: pytest.Monk
 
         await eventually(lambda: set(made.fired) == {RETRY_TIMER})
         assert made.database.silent == 0
+
+
+@in_virtual_time
+@pytest.mark.parametrize("refused", [APPROVAL_TIMER, RETRY_TIMER])
+async def test_timer_that_cannot_be_carried_out_is_tried_once_a_second_and_holds_up_no_other(refused: str) -> None:
+    async with around() as made:
+        made.refused = refused
+        made.timer_service.set(await made.plan(APPROVAL_TIMER, RETRY_TIMER))
+        await asyncio.sleep(60)
+        await made.plan(limits.DEADLINE_TIMER, seconds=0.5)
+        await made.listen()
+        await asyncio.sleep(60)
+
+    assert 100 <= made.refusals <= 125
+    assert set(made.fired) == {APPROVAL_TIMER, RETRY_TIMER, limits.DEADLINE_TIMER}
 
 
 @in_virtual_time
