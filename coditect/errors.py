@@ -8,7 +8,10 @@
     │   ├── PublishUnconfirmed    the outcome is unknown: the message may still be delivered
     │   ├── Overloaded            the broker refuses more (full queue, alarm) within the deadline
     │   ├── RegistryUnavailable   no answer from the registry
-    │   └── BlobUnavailable       no answer from the store for large values
+    │   ├── BlobUnavailable       no answer from the store for large values
+    │   ├── LockTaken             others have the lock, and the caller waits no longer
+    │   ├── Deadlock              the wait for a lock would never end; names the cycle
+    │   └── LockLost              the lock was lost while it was held, and its block canceled
     ├── InputError            fix the input
     │   ├── InvalidTask           body, headers or limits are not what the wire allows
     │   ├── TooLarge              over the inline limit, or over the one for large values
@@ -83,6 +86,27 @@ class RegistryUnavailable(Retryable):
 
 class BlobUnavailable(Retryable):
     """The error of a store for large values that did not answer in time, or refused the request."""
+
+
+class LockTaken(Retryable):
+    """The error of a lock that others have, when the caller does not wait or waits no longer."""
+
+    exit_code = 3
+
+
+class Deadlock(Retryable):
+    """The error of a lock whose wait would never end, since each of a cycle of holders waits for the next one.
+
+    The caller, who began to wait last, gets it; what the caller holds lets the others go on. Facts: `resources`,
+    `cycle`, `fix`.
+    """
+
+
+class LockLost(Retryable):
+    """The error of a lock that was lost while it was held: renewed too late, or released by force.
+
+    Others may have the lock since. Facts: `resources`, `fence`, `reason`, `fix`.
+    """
 
 
 class InputError(CoditectError):

@@ -34,7 +34,8 @@ from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
 from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
-from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS
+from dispatcher.coordination.locks import SHARD_KEY
+from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, shard_of
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import ClaimPaths, Ports
@@ -134,7 +135,14 @@ async def running_dispatcher(
         retention = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
         background.keep(retention.run, name="retention", critical=False, idle=True)
         await stack.enter_async_context(
-            watching_agents(ports, registry, ownership.workers, owner=options.owner, evict=evict)
+            watching_agents(
+                ports,
+                registry,
+                ownership.workers,
+                owner=options.owner,
+                evict=evict,
+                locks_shard=shard_of(SHARD_KEY, ownership.count),
+            )
         )
         notices = await stack.enter_async_context(
             Notices(broker, registry, events, background, reference, addresses=options.addresses, metrics=metrics)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
+from coditect.collaboration.locks import Locking, LockPort
 from coditect.errors import TaskFailed
 from coditect.model import arguments
 from coditect.model.capability import Priority, check_capability_name
@@ -25,8 +26,8 @@ T = TypeVar("T")
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
-class Services(Protocol):
-    """The port through which a `Context` reaches the runtime: requests, progress and events.
+class Services(LockPort, Protocol):
+    """The port through which a `Context` reaches the runtime: requests, locks, progress and events.
 
     A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
     """
@@ -46,7 +47,7 @@ class Services(Protocol):
         """Publish an event to its subscribers, at most once."""
 
 
-class Context:
+class Context(Locking):
     """The execution of a task as its handler sees it; only the handler may call the methods."""
 
     def __init__(
@@ -71,6 +72,10 @@ class Context:
         """The id of the task, the same over all attempts: an idempotency key for effects."""
         self.agent_id = agent_id
         """The id of the agent process that runs this execution."""
+
+    @property
+    def _lock_port(self) -> LockPort:
+        return self.services
 
     @property
     def attempt(self) -> int:

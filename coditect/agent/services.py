@@ -1,10 +1,12 @@
-"""The runtime's services for one running handler: requests, progress and events."""
+"""The runtime's services for one running handler: requests, locks, progress and events."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
@@ -15,6 +17,8 @@ from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
 from coditect.blobs import fetched
+from coditect.client.control_plane import ControlPlane
+from coditect.collaboration.lock_requests import LockRequests
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
@@ -24,8 +28,10 @@ from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
 from coditect.wire.tasks import MAX_BODY_BYTES
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Means:
     """The parts of an agent process that all its `TaskServices` share, such as requests, events, intake and reports."""
 
@@ -37,6 +43,11 @@ class Means:
     clock: Clock
     background: Supervisor
     bounds: Bounds
+
+    @cached_property
+    def locks(self) -> LockRequests:
+        """The requests about locks; made for the first task that takes one."""
+        return LockRequests(ControlPlane(self.requests.broker, self.requests, self.clock), self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +88,16 @@ class TaskServices:
         if travels is not body:
             child = replace(child, claims=travels)
         reply = requests.expect(child.correlation_id or "")
+        return await self._suspended(self._exchange(child, reply, timeout_seconds))
+
+    async def _suspended(self, wait: Coroutine[Any, Any, T]) -> T:
+        """Await something without the task's slot, and take the slot again before its result is used."""
+        intake = self.means.intake
         intake.suspend(self.received)
         if self.received.task.owner is None or self.received.task.limits.timeout_ms is None:  # else the owner counts it
             self.means.executors.limits.pause(self.execution, self._most_seconds())
         try:
-            outcome = await self._exchange(child, reply, timeout_seconds)
+            result = await wait
         except asyncio.CancelledError:
             intake.abandon(self.received)
             raise
@@ -90,10 +106,47 @@ class TaskServices:
             raise
         else:
             await intake.resume(self.received)
-            return outcome
+            return result
         finally:
             if not self.received.awaiting:
                 self.means.executors.limits.go_on(self.execution)
+
+    async def acquire_lock(
+        self,
+        resources: list[str],
+        *,
+        mode: str,
+        wait: bool,
+        timeout_seconds: float | None,
+        ttl_seconds: float,
+        flow: str,
+    ) -> dict[str, Any]:
+        """Lock resources for the task, as `LockPort.acquire_lock` says; a task that waits holds no slot.
+
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
+        """
+        locks, intake = self.means.locks, self.means.intake
+        owner = f"{self.task_id}/{self.received.task.attempt}/{flow}"
+        wanted = locks.want(resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=owner, task=self.task_id)
+        state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
+        if state["state"] == "waiting":
+            if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
+                await locks.release_lock(wanted.ticket)
+                raise SentBack
+            try:
+                state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
+            except asyncio.CancelledError:
+                self.means.background.start(locks.release_lock(wanted.ticket), name="release a lock")
+                raise
+        return state | {"ticket": wanted.ticket}
+
+    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+        """Wait for news of a ticket, then renew it, as `LockPort.keep_lock` says."""
+        return await self.means.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
+
+    async def release_lock(self, ticket: str) -> None:
+        """Release a ticket of the task."""
+        await self.means.locks.release_lock(ticket)
 
     def _most_seconds(self) -> float:
         """Return the seconds that the task may last from now on in total, its waits included."""

@@ -52,6 +52,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "task": Branch("work.task", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
         "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
+        "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),
         "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
         "events": Branch("events", "See what happens in the fleet."),

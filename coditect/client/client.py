@@ -20,6 +20,7 @@ from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
+from coditect.client.locks import ClientLocks
 from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, nearest_option
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
@@ -69,7 +70,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client:
+class Client(ClientLocks):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.
@@ -113,6 +114,7 @@ class Client:
             event_stream=self._event_stream,
             ends=Completions(self._event_stream, self._background),
         )
+        self._control = self._workflows.control
         self._owned: tuple[Any, ...] = ()
 
     @classmethod

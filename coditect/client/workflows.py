@@ -56,7 +56,8 @@ class WorkflowLane:
     ) -> None:
         self._broker = broker
         self._clock = clock
-        self._control = ControlPlane(broker, requests, clock)
+        self.control = ControlPlane(broker, requests, clock)
+        """The sender of the client's requests to the control plane."""
         self._offers = offers
         self._requests = requests
         self._event_stream = event_stream
@@ -64,7 +65,7 @@ class WorkflowLane:
 
     def run(self, workflow: str, *, new: bool = False) -> Run:
         """Return the handle of a workflow by its id; `new` means that the control plane just accepted the workflow."""
-        return Run(workflow, self._control, event_stream=self._event_stream, ends=self._ends, new=new)
+        return Run(workflow, self.control, event_stream=self._event_stream, ends=self._ends, new=new)
 
     async def start(
         self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
@@ -97,7 +98,7 @@ class WorkflowLane:
         mine = str(upload.head["workflow"])
         for body, sent in upload.chunks():
             try:
-                answer = await self._control.ask(Verb.START, body, timeout=timeout_seconds)
+                answer = await self.control.ask(Verb.START, body, timeout=timeout_seconds)
             except CoditectError as error:
                 error.facts.setdefault("workflow", mine)  # it may have been accepted all the same
                 raise
@@ -110,17 +111,17 @@ class WorkflowLane:
     async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
         """Yield the workflows that the control plane has, or those in one state; see `Client.runs`."""
         asked = {} if state is None else {"state": state.value}
-        async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
+        async for row in pages(self.control, Verb.LIST, "workflows", asked, most=most):
             yield WorkflowRow.read(row)
 
     async def approvals(self, *, most: int | None) -> AsyncIterator[ApprovalRow]:
         """Yield the approvals that wait for an answer."""
-        async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
+        async for row in pages(self.control, Verb.APPROVALS, "approvals", {}, most=most):
             yield ApprovalRow.read(row)
 
     async def dead_nodes(self, *, most: int | None) -> AsyncIterator[DeadRow]:
         """Yield the nodes whose agents died until no attempt was left."""
-        async for row in pages(self._control, Verb.DEAD, "dead", {}, most=most):
+        async for row in pages(self.control, Verb.DEAD, "dead", {}, most=most):
             yield DeadRow.read(row)
 
     # -- durable tasks ----------------------------------------------------------------------------------

@@ -61,7 +61,10 @@ class Requests:
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
     ) -> None:
-        self._broker = broker
+        self.broker = broker
+        """The broker of the process."""
+        self.name = name
+        """The name of the process: an agent's id, or a client's name."""
         self.blobs = blobs
         """The blob store for bodies over the inline limit, for makers of tasks and readers of outcomes."""
         self.reply_to = f"reply.{name}"
@@ -75,8 +78,8 @@ class Requests:
         self.strays = (metrics or MemoryMetrics()).counter(REPLIES_STRAY)
 
     async def __aenter__(self) -> Self:
-        await self._broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
-        self._consumer = await self._broker.consume(self.reply_to, self._replied, prefetch=PREFETCH, group="replies")
+        await self.broker.declare(reply_queue(self.reply_to, quorum=self._quorum))
+        self._consumer = await self.broker.consume(self.reply_to, self._replied, prefetch=PREFETCH, group="replies")
         return self
 
     async def __aexit__(
@@ -130,7 +133,7 @@ class Requests:
         message = task_message(task, first=True)
         if pin is not None:
             return self._send_pinned(message, task, pin, timeout_seconds)
-        return self._broker.publish(
+        return self.broker.publish(
             message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
         )
 
@@ -139,7 +142,7 @@ class Requests:
         reason = "who asked for it has ended"
         message = control_messages.cancel(task.id or "", reason=reason, correlation_id=task.correlation_id)
         try:
-            await self._broker.publish(
+            await self.broker.publish(
                 message, exchange=routing.BROADCAST, routing_key="", timeout_seconds=WITHDRAW_SECONDS
             )
         except CoditectError as error:
@@ -147,7 +150,7 @@ class Requests:
 
     async def _send_pinned(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> None:
         if not await self._sent_to_inbox(message, task, pin, timeout_seconds):
-            await self._broker.publish(
+            await self.broker.publish(
                 message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
             )
 
@@ -155,7 +158,7 @@ class Requests:
         if not await self._has_inbox(pin):
             return False
         try:
-            await self._broker.publish(
+            await self.broker.publish(
                 pinned_message(message, task),
                 exchange=routing.AGENTS,
                 routing_key=pin,
@@ -171,7 +174,7 @@ class Requests:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at.get(pin, -INBOX_LOOK_SECONDS) < INBOX_LOOK_SECONDS:
             return True
-        if await self._broker.stats(routing.inbox_queue(pin)) is None:
+        if await self.broker.stats(routing.inbox_queue(pin)) is None:
             self._looked_at.pop(pin, None)
             return False
         if len(self._looked_at) >= MOST_LOOKED_AT:

@@ -30,6 +30,8 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 
+SHARD_KEY = "lock"
+"""The text that decides the shard of all locks."""
 EXPIRY = "lock.expiry"
 MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
@@ -157,11 +159,11 @@ def _read(unit: UnitOfWork, body: Body) -> Ticket:
         raise InvalidTask("A lock has no such mode", given=str(mode)[:80], known=[EXCLUSIVE, SHARED])
     shortest, longest = TTL_MS
     ttl_ms = min(max(number(body, "ttl_ms", 10_000), shortest), longest)
-    names = {name: text(body, name) for name in ("ticket", "agent", "task", "owner")}
-    if any(len(name.encode(errors="surrogatepass")) > LONGEST_NAME_BYTES for name in names.values()):
+    ticket, agent, owner = (text(body, name) for name in ("ticket", "agent", "owner"))
+    task, reply_to = (str(body.get(name) or "") for name in ("task", "reply_to"))
+    if not all(map(_is_name, (ticket, agent, owner, task or "-", reply_to or "-"))):
         raise InvalidTask("A name in the request is too long", limit=LONGEST_NAME_BYTES)
-    ticket, agent, task, owner = names.values()
-    reply_to, resources = str(body.get("reply_to") or ""), _resources(body)
+    resources = _resources(body)
     until = unit.now_ms + ttl_ms
     return Ticket(ticket, agent, task, owner, mode, resources, ttl_ms, reply_to, 0, 0, unit.now_ms, until)
 
@@ -217,7 +219,7 @@ def _state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:
 
 
 def _shard_key(_: Body) -> str:
-    return "lock"
+    return SHARD_KEY
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(

@@ -26,7 +26,6 @@ BYTES_PER_STEP = 16
 """The bytes of a definition or input that count as one step, since they stay in memory until the end."""
 MOST_AHEAD = 16
 """The largest number of a node's dependents to read ahead; of a node with more none is read ahead."""
-_FAIL = OnFailure.FAIL
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
 
 
@@ -41,8 +40,7 @@ class Policy:
     """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
     floor: int = 0
     """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
-    since_ms: int = 0
-    """The instant from which the dispatcher owns the shard: what was silent before may not have been able to speak."""
+    since_ms: int = 0  # the instant from which the dispatcher owns the shard, and hears of it
 
 
 class UnitOfWork:
@@ -372,7 +370,7 @@ class UnitOfWork:
         call = node.call
         assert row is not None
         level = call.priority.value if call is not None else ""
-        plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
+        plain = node.join == "all" and node.when is None and all(one.on_failure is OnFailure.FAIL for one in node.after)
         after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
         timeout_ms = call.timeout_ms if call is not None else None
         return NodeSnapshot(node_key, row.state, call.capability if call else "approval", level, after, timeout_ms)

@@ -11,6 +11,8 @@ from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
+from coditect.wire.control import Verb
+from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
@@ -22,11 +24,22 @@ from dispatcher.store.port import Database
 
 @asynccontextmanager
 async def watching_agents(
-    ports: Ports, registry: Registry, workers: Mapping[int, ShardWorker], *, owner: str, evict: Evictor | None
+    ports: Ports,
+    registry: Registry,
+    workers: Mapping[int, ShardWorker],
+    *,
+    owner: str,
+    evict: Evictor | None,
+    locks_shard: int,
 ) -> AsyncIterator[Monitor]:
-    """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots."""
+    """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots.
+
+    The locks of dead agents are released by the owner of the shard of locks.
+    """
 
     def on_gone(gone: AgentGone) -> None:
+        if (keeper := workers.get(locks_shard)) is not None:
+            keeper.put(Asked(Verb.LOCK_RELEASE, {"agent": gone.agent, "reason": "its agent is gone"}))
         for worker in workers.values():
             for lost in worker.in_flight.lost(asyncio.get_running_loop().time(), ports.clock.now_ms(), gone):
                 worker.put(lost)

@@ -28,6 +28,7 @@ COMMANDS = (
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
+    *(("lock", verb) for verb in ("list", "show", "release")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),

@@ -96,7 +96,7 @@ async def test_silence_to_the_end_of_the_time_says_what_was_asked(scene: Scene) 
     scene.plane.ignores = 10_000
 
     with pytest.raises(ControlPlaneRequired, match="does not answer") as raised:
-        await scene.client._workflows._control.ask(Verb.STATUS, {}, timeout=0.1)
+        await scene.client._workflows.control.ask(Verb.STATUS, {}, timeout=0.1)
 
     assert raised.value.facts["request"] == "control.status"
 

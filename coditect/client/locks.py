@@ -1,0 +1,100 @@
+"""The part of a client that takes locks, lists them, and releases those of others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from coditect.client.control_plane import ControlPlane
+from coditect.collaboration.lock_requests import LockRequests
+from coditect.collaboration.locks import Locking
+from coditect.messaging.rpc import Requests
+from coditect.wire.control import Verb
+
+
+@dataclass(frozen=True, slots=True)
+class LockRow:
+    """One ticket at one resource: who holds it, or waits for it."""
+
+    resource: str
+    state: str
+    """`held` or `waiting`; the waiting ones come in the order in which they are granted."""
+    mode: str
+    fence: int
+    """The fencing token of the holder; 0 of one that waits."""
+    agent: str
+    """The agent or client that asked."""
+    task: str
+    """The task whose handler asked; empty for a client's."""
+    begun_ms: int
+    expires_ms: int
+    """When the ticket ends unless it is renewed, in milliseconds since the epoch."""
+    ticket: str
+
+
+class _ClientLocks:
+    """The port of a client's locks."""
+
+    def __init__(self, locks: LockRequests, name: str) -> None:
+        self._locks = locks
+        self._name = name
+        self.keep_lock = locks.keep_lock
+        self.release_lock = locks.release_lock
+
+    async def acquire_lock(
+        self,
+        resources: list[str],
+        *,
+        mode: str,
+        wait: bool,
+        timeout_seconds: float | None,
+        ttl_seconds: float,
+        flow: str,
+    ) -> dict[str, Any]:
+        """Lock resources for the client, as `LockPort.acquire_lock` says."""
+        wanted = self._locks.want(
+            resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=f"{self._name}/{flow}"
+        )
+        state = await self._locks.ask(wanted, timeout_seconds=timeout_seconds)
+        state = await self._locks.wait_for(wanted, state, timeout_seconds)
+        return state | {"ticket": wanted.ticket}
+
+
+class ClientLocks(Locking):
+    """The locks of a `Client`."""
+
+    _requests: Requests
+    _control: ControlPlane
+
+    @cached_property
+    def _lock_port(self) -> _ClientLocks:
+        return _ClientLocks(LockRequests(self._control, self._requests), self._requests.name)
+
+    async def locks(self, resource: str | None = None, *, most: int | None = None) -> AsyncIterator[LockRow]:
+        """Yield the holders and the waiters of all resources, or of one, by resource in order of arrival."""
+        after, left = None, most
+        while left is None or left > 0:
+            page = await self._control.ask(Verb.LOCK_LIST, {"resource": resource, "after": after})
+            for row in page["locks"][:left]:
+                yield LockRow(**row)
+            left = None if left is None else left - len(page["locks"])
+            if (after := page["next"]) is None:
+                return
+
+    async def release_locks(
+        self, resource: str | None = None, *, agent: str | None = None, task: str | None = None, reason: str
+    ) -> int:
+        """Release by force the holders of a resource, or all that an agent (or one of its tasks) has; return how many.
+
+        The holders get `LockLost` with the reason. They may write all the same until they hear of it: only a resource
+        that checks the fence refuses that.
+        """
+        body = {"resource": resource} if agent is None else {"agent": agent, "task": task}
+        released, more = 0, True
+        while more:
+            answer = await self._control.ask(Verb.LOCK_RELEASE, body | {"reason": reason})
+            released += answer["released"]
+            more = answer["more"] and answer["released"] > 0
+        return released

@@ -1,0 +1,177 @@
+"""The requests of one process about its locks: acquire, renew, wait for the grant, release."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from coditect.collaboration.locks import RENEWALS
+from coditect.errors import CoditectError, Deadlock, LockTaken, Retryable
+from coditect.messaging.rpc import Requests
+from coditect.model.duration import Duration
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+
+log = logging.getLogger(__name__)
+
+LONGEST_ASK_SECONDS = 30.0
+RELEASE_SECONDS = 5.0
+NEVER_SECONDS = 1e9
+
+
+class Asks(Protocol):
+    """The port of the control plane: a request, repeated until it is answered."""
+
+    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
+        """Send a request, and return the control plane's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLock:
+    """The request for one lock, which may be repeated: the ticket stays the same."""
+
+    ticket: str
+    body: dict[str, Any]
+    ttl_seconds: float
+
+
+class LockRequests:
+    """The locks of one process: each ticket is a correlation id of the process's reply queue."""
+
+    def __init__(self, control: Asks, requests: Requests) -> None:
+        self._control = control
+        self._requests = requests
+        self._sent: dict[str, float] = {}
+        """When the last answered request that keeps a ticket was sent: from then on its time runs, or from later."""
+
+    def want(
+        self, resources: list[str], *, mode: str, wait: bool, ttl_seconds: float, owner: str, task: str = ""
+    ) -> WantedLock:
+        """Create the request for a lock; `wait_for` or `release_lock` must follow its `ask`."""
+        ticket = self._requests.new_token()
+        body = {
+            "ticket": ticket,
+            "resources": resources,
+            "mode": mode,
+            "wait": wait,
+            "ttl_ms": round(1000 * ttl_seconds),
+            "agent": self._requests.name,
+            "task": task,
+            "owner": owner,
+            "reply_to": self._requests.reply_to,
+        }
+        return WantedLock(ticket, body, ttl_seconds)
+
+    async def ask(self, wanted: WantedLock, *, timeout_seconds: float | None = None) -> dict[str, Any]:
+        """Ask for a lock, and return its state: held or waiting.
+
+        Raises:
+            LockTaken: when the lock is not free, and the request does not wait.
+            Deadlock: when the wait would never end; names the cycle.
+            ControlPlaneRequired: when no dispatcher answers.
+        """
+        self._requests.expect(wanted.ticket)  # the grant may come before the answer
+        sent = _now()
+        try:
+            state = await self._control.ask(Verb.LOCK_ACQUIRE, wanted.body, timeout=_ask_seconds(timeout_seconds))
+            if state["state"] == "taken":
+                raise _taken(wanted, waited_seconds=0.0)
+            if state["state"] == "deadlock":
+                raise _deadlock(wanted, state["cycle"])
+        except BaseException:
+            self._forget(wanted.ticket)
+            raise
+        self._sent[wanted.ticket] = sent
+        return self._sure(wanted.ticket, state, wanted.ttl_seconds)
+
+    async def wait_for(
+        self, wanted: WantedLock, state: dict[str, Any], timeout_seconds: float | None
+    ) -> dict[str, Any]:
+        """Wait until a ticket is granted, and return its state; the message of a grant that is lost costs one renewal.
+
+        Raises:
+            LockTaken: when the lock was not granted within `timeout_seconds`; its ticket is released.
+        """
+        begun = _now()
+        end = begun + (NEVER_SECONDS if timeout_seconds is None else timeout_seconds)
+        try:
+            while state["state"] == "waiting":
+                after = min(wanted.ttl_seconds / RENEWALS, end - _now())
+                if after <= 0:
+                    raise _taken(wanted, waited_seconds=_now() - begun)
+                state = await self._next_state(wanted, after)
+                if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end
+                    state = await self.ask(wanted)
+        except BaseException:
+            await self.release_lock(wanted.ticket)
+            raise
+        return state
+
+    async def _next_state(self, wanted: WantedLock, after: float) -> dict[str, Any]:
+        try:
+            return await self.keep_lock(wanted.ticket, after_seconds=after, ttl_seconds=wanted.ttl_seconds)
+        except Retryable:
+            return {"state": "waiting"}
+
+    async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
+        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_seconds`.
+
+        Raises:
+            ControlPlaneRequired: when no dispatcher answers within the TTL.
+        """
+        pushed = self._requests.expect(ticket)
+        await asyncio.wait({pushed}, timeout=after_seconds)
+        state = {"state": "waiting"}
+        if not pushed.done():
+            sent = _now()
+            state = await self._control.ask(Verb.LOCK_RENEW, {"ticket": ticket}, timeout=LONGEST_ASK_SECONDS)
+            self._sent[ticket] = sent
+        if pushed.done() and not pushed.cancelled() and state["state"] != "gone":  # it may have come meanwhile
+            state = loads(pushed.result().body)
+        return self._sure(ticket, state, ttl_seconds)
+
+    async def release_lock(self, ticket: str) -> None:
+        """Release a ticket, and wait for the answer; a ticket whose release is lost ends with its TTL."""
+        self._forget(ticket)
+        try:
+            await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=RELEASE_SECONDS)
+        except CoditectError as error:
+            log.info("A lock is left to its TTL", extra={"ticket": ticket, "reason": str(error)})
+
+    def _forget(self, ticket: str) -> None:
+        self._requests.forget(ticket)
+        self._sent.pop(ticket, None)
+
+    def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
+        """Add for how many seconds a ticket is sure to be kept."""
+        return state | {"valid_seconds": max(0.0, self._sent[ticket] + ttl_seconds - _now())}
+
+
+def _taken(wanted: WantedLock, *, waited_seconds: float) -> LockTaken:
+    """Return the error of a lock that others have."""
+    return LockTaken(
+        "Others have the lock",
+        resources=wanted.body["resources"],
+        waited_seconds=round(waited_seconds, 3),
+        fix="wait longer, or look who has it: coditect lock list",
+    )
+
+
+def _deadlock(wanted: WantedLock, cycle: list[dict[str, str]]) -> Deadlock:
+    links = [f"{link['agent']} ({link['owner']}) waits for {link['waits_for']}" for link in cycle]
+    return Deadlock(
+        "This wait would never end: each waits for what the next one has",
+        resources=[link["waits_for"] for link in cycle],
+        cycle=links,
+        fix="lock all of them in one step, or everywhere in the same order",
+    )
+
+
+def _ask_seconds(timeout_seconds: float | None) -> float:
+    return LONGEST_ASK_SECONDS if timeout_seconds is None else max(1.0, min(LONGEST_ASK_SECONDS, timeout_seconds))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,197 @@
+"""Locks of handlers and clients of a whole fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Context
+from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
+from coditect.testing import TestFleet
+
+worker = Agent("worker", slots=1)
+held: dict[str, asyncio.Event] = {}
+
+
+@worker.capability("cross", retry=1)
+async def cross(order: list[str], ctx: Context) -> list[str]:
+    first, second = order
+    async with ctx.lock(first):
+        held[first].set()
+        await held[second].wait()
+        async with ctx.lock(second):
+            return order
+
+
+@worker.capability("write")
+async def write(seconds: float, ctx: Context) -> int:
+    async with ctx.lock("repo:x") as lock:
+        await asyncio.sleep(seconds)
+        return lock.fence
+
+
+@worker.capability("free")
+async def free(_: None) -> str:
+    return "ran"
+
+
+@worker.capability("stall")
+async def stall(_: None, ctx: Context) -> str:
+    try:
+        async with ctx.lock("repo:x"):
+            await asyncio.sleep(3600)
+    except LockLost as error:
+        return str(error.facts["reason"])
+    return "kept"
+
+
+@worker.capability("hoard")
+async def hoard(_: None, ctx: Context) -> None:
+    async with ctx.lock("repo:x", ttl="1h"):
+        await asyncio.sleep(3600)
+
+
+async def test_locks_in_opposite_order_end_with_a_deadlock_for_the_youngest_while_the_other_finishes() -> None:
+    async with TestFleet(agents=[worker], replicas=2) as fleet:
+        held.update(x=asyncio.Event(), y=asyncio.Event())
+        handles = [await fleet.submit("cross", order) for order in (["x", "y"], ["y", "x"])]
+
+        begun = fleet.elapsed_seconds
+        outcomes = [await handle.outcome(timeout="1m") for handle in handles]
+
+    failed = [one.failure for one in outcomes if one.failure is not None]
+    assert [failure.type for failure in failed] == ["Deadlock"]
+    assert "waits for x" in failed[0].message
+    assert "waits for y" in failed[0].message
+    assert fleet.elapsed_seconds - begun < 1
+
+
+async def test_a_handler_that_waits_for_a_lock_holds_no_slot() -> None:
+    async with TestFleet(agents=[worker]) as fleet:
+        async with fleet.client.lock("repo:x") as lock:
+            waiting = await fleet.submit("write", 0)
+            await fleet.advance("1s")
+            assert await fleet.request("free", timeout="1s") == "ran"
+
+        assert await waiting.result(int) > lock.fence
+
+
+async def test_writers_take_turns_in_order_and_their_fences_grow() -> None:
+    async with TestFleet(agents=[worker], replicas=3) as fleet:
+        handles = [await fleet.submit("write", 5) for _ in range(3)]
+        fences = [await handle.result(int) for handle in handles]
+        took = fleet.elapsed_seconds
+
+    assert len(set(fences)) == 3
+    assert 15 <= took < 16
+
+
+async def test_a_killed_holder_is_followed_and_one_that_is_released_by_force_is_told_why() -> None:
+    async with TestFleet(agents=[worker], replicas=2) as fleet:
+        stalled = await fleet.submit("stall")
+        await fleet.advance("1s")
+        (row,) = [row async for row in fleet.client.locks("repo:x")]
+
+        assert await fleet.client.release_locks("repo:x", reason="it hangs") == 1
+        reason = await stalled.result(str)
+        again = await fleet.submit("stall")
+        await fleet.advance("1s")
+        (second,) = [row async for row in fleet.client.locks("repo:x")]
+        fleet.kill(second.agent)
+        async with fleet.client.lock("repo:x", timeout="30s") as lock:
+            waited = fleet.elapsed_seconds
+
+        assert reason == "it hangs"
+        assert lock.fence > second.fence > row.fence
+        assert waited < 20
+        await again.cancel()
+
+
+async def test_the_locks_of_an_agent_that_is_gone_are_released_with_its_eviction_before_their_time() -> None:
+    async with TestFleet(agents=[worker]) as fleet:
+        await fleet.submit("hoard")
+        await fleet.advance("1s")
+        (row,) = [row async for row in fleet.client.locks("repo:x")]
+
+        fleet.kill(row.agent)
+        begun = fleet.elapsed_seconds
+        async with fleet.client.lock("repo:x"):
+            assert fleet.elapsed_seconds - begun < 10
+
+
+async def test_client_that_does_not_wait_or_waits_in_vain_is_told_and_leaves_nothing() -> None:
+    async with TestFleet(agents=[worker]) as fleet, fleet.client.lock("a", "b"):
+        for more in ({"wait": False}, {"timeout": "5s"}):
+            with pytest.raises(LockTaken):
+                await asyncio.create_task(fleet.client.lock("b", **more).__aenter__())
+
+        with pytest.raises(Deadlock):
+            await fleet.client.lock("b").__aenter__()
+
+        rows = [(row.resource, row.state) async for row in fleet.client.locks()]
+
+    assert rows == [("a", "held"), ("b", "held")]
+
+
+async def test_readers_share_a_lock_and_asyncio_tasks_of_one_client_are_flows_of_their_own() -> None:
+    async with TestFleet(agents=[worker]) as fleet:
+
+        async def turn(mode: str) -> float:
+            async with fleet.client.lock("x", mode=mode):
+                await asyncio.sleep(10)
+            return fleet.elapsed_seconds
+
+        readers = await asyncio.gather(*(turn("shared") for _ in range(5)))
+        writers = await asyncio.gather(*(turn("exclusive") for _ in range(3)))
+
+    assert max(readers) < 11
+    assert 40 <= max(writers) < 42
+
+
+async def test_a_lock_is_kept_over_a_restart_of_the_dispatcher_and_over_many_ttls() -> None:
+    async with TestFleet(agents=[worker]) as fleet, fleet.client.lock("x", ttl="3s") as lock:
+        await fleet.advance("1m")
+        rows = [row.fence async for row in fleet.client.locks("x")]
+
+    assert rows == [lock.fence]
+
+
+async def test_leaders_follow_one_another_with_growing_terms() -> None:
+    terms: list[int] = []
+    async with TestFleet(agents=[worker]) as fleet:
+
+        async def lead() -> None:
+            async with fleet.client.elect("billing") as term:
+                (row,) = [row async for row in fleet.client.locks("leader:billing") if row.state == "held"]
+                assert row.fence == term.fence
+                terms.append(term.fence)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*(lead() for _ in range(4)))
+
+    assert terms == sorted(set(terms))
+    assert len(terms) == 4
+
+
+@pytest.mark.parametrize(
+    ("resources", "more"),
+    [((), {}), (("",), {}), (("x",), {"mode": "odd"}), (("x",), {"ttl": "1ms"}), (("x",), {"wait": 1})],
+)
+async def test_what_is_no_lock_is_refused_by_name(resources: tuple[str, ...], more: dict[str, Any]) -> None:
+    async with TestFleet() as fleet:
+        with pytest.raises(InputError) as caught:
+            fleet.client.lock(*resources, **more)
+
+    assert caught.value.facts["parameter"]
+
+
+async def test_a_fence_is_known_only_of_a_held_lock_and_a_lock_needs_a_control_plane() -> None:
+    async with TestFleet() as fleet:
+        with pytest.raises(SetupError):
+            _ = fleet.client.lock("x").fence
+        for process in fleet.processes:
+            fleet.kill(process.id)
+        with pytest.raises(ControlPlaneRequired):
+            await fleet.client.lock("x").__aenter__()
