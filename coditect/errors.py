@@ -181,6 +181,13 @@ class Unroutable(InputError):
     exit_code = 4
 
 
+class VersionConflict(InputError):
+    """The error of a write to shared state that names another version than the present one; nothing was written.
+
+    Facts: `key`, `version` (the present one, 0 for a missing key), `wanted`, `fix`.
+    """
+
+
 class NotFound(InputError):
     """The error of a task, agent, workflow or other object that does not exist."""
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
 from coditect.collaboration.locks import Locking, LockPort
-from coditect.errors import TaskFailed
+from coditect.collaboration.state import LONGEST_NAME_BYTES, Space, StatePort
+from coditect.errors import InputError, TaskFailed
 from coditect.model import arguments
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import Duration, seconds
@@ -20,14 +21,15 @@ from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.result import Outcome
 from coditect.model.task import Task
 from coditect.wire.foreign_headers import foreign_headers
+from coditect.wire.state import named_space, workflow_space
 
 T = TypeVar("T")
 
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
-class Services(LockPort, Protocol):
-    """The port through which a `Context` reaches the runtime: requests, locks, progress and events.
+class Services(LockPort, StatePort, Protocol):
+    """The port through which a `Context` reaches the runtime: requests, locks, state, progress and events.
 
     A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
     """
@@ -114,6 +116,21 @@ class Context(Locking):
         Only texts of at most 4,096 characters, truth values and numbers, at most 16 KiB of them.
         """
         return MappingProxyType(foreign_headers(self._headers))
+
+    @property
+    def shared(self) -> Space:
+        """The shared state of the task's workflow, which all of its nodes read and write.
+
+        Raises:
+            InputError: when the task belongs to no workflow.
+        """
+        if self._task.owner is None:
+            raise InputError("This task belongs to no workflow", fix='use a named space: ctx.space("team")')
+        return Space(self.services, workflow_space(self._task.owner.workflow))
+
+    def space(self, name: str) -> Space:
+        """Return the shared state of a named space, which all agents and clients read and write."""
+        return Space(self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES)))
 
     @property
     def workspace(self) -> Path:

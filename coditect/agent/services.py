@@ -19,6 +19,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.lock_requests import LockRequests
+from coditect.collaboration.state import StateRequests
 from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
@@ -45,9 +46,14 @@ class Means:
     bounds: Bounds
 
     @cached_property
+    def control(self) -> ControlPlane:
+        """The sender of the agent's requests to the control plane; made for the first task that needs one."""
+        return ControlPlane(self.requests.broker, self.requests, self.clock)
+
+    @cached_property
     def locks(self) -> LockRequests:
         """The requests about locks; made for the first task that takes one."""
-        return LockRequests(ControlPlane(self.requests.broker, self.requests, self.clock), self.requests)
+        return LockRequests(self.control, self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,12 @@ class TaskServices:
                 self.means.background.start(locks.release_lock(wanted.ticket), name="release a lock")
                 raise
         return state | {"ticket": wanted.ticket}
+
+    async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request about shared state, as `StatePort.ask_state` says, with the task and its attempt."""
+        owner = self.execution.task.owner
+        by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
+        return await StateRequests(self.means.control).ask_state(verb, body | {"task": self.task_id} | by)
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
         """Wait for news of a ticket, then renew it, as `LockPort.keep_lock` says."""

@@ -45,6 +45,8 @@ class ControlPlane:
         self._clock = clock
         self.blobs = requests.blobs
         """The store of the large values that an answer names by blob references."""
+        self.name = requests.name
+        """The name of the agent or client that asks."""
         self.answered = False
         """Whether the control plane ever answered this process; if so, its silence is an outage and not its absence."""
 

@@ -12,6 +12,7 @@ from coditect.blobs import whole_value
 from coditect.client.completion import ENDINGS, Completions
 from coditect.client.control_plane import ASK_SECONDS, ControlPlane
 from coditect.codec import codec, encode_any
+from coditect.collaboration.state import Space, StateRequests
 from coditect.errors import (
     ControlPlaneRequired,
     InvalidTask,
@@ -29,6 +30,7 @@ from coditect.model.event import Event
 from coditect.model.result import EXPIRED
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
+from coditect.wire.state import workflow_space
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow, rows_of
 from coditect.workflow.states import TaskState, WorkflowState
 
@@ -44,8 +46,7 @@ LOOK_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 FIRST_HEARD_PAUSE_SECONDS = 0.1
-LONGEST_HEARD_PAUSE_SECONDS = 30.0
-"""The longest pause between state requests while events arrive: a request only makes up for a lost event."""
+LONGEST_HEARD_PAUSE_SECONDS = 30.0  # while events arrive: a request only makes up for a lost one
 PAUSE_SHARE = 0.2
 """The pause between state requests, as a part of the time waited so far: a long wait costs few requests."""
 LAST_EVENT_SECONDS = 1.0
@@ -90,6 +91,11 @@ class Run:
         self._control = control
         self._event_stream = event_stream
         self._ends = ends
+
+    @property
+    def shared(self) -> Space:
+        """The shared state of the workflow, which its nodes read and write by `ctx.shared`."""
+        return Space(StateRequests(self._control), workflow_space(self.id))
 
     # -- what it is -------------------------------------------------------------------------------------
 

@@ -113,6 +113,21 @@ class Verb(StrEnum):
 
     Each ticket at each resource, in order of arrival, with state, mode, fence, agent, task and times.
     """
+    STATE_GET = "state.get"
+    """Get shared state: `space`, `key`, `version` (default: the present one) → `version`, `value`, `writer`, `at_ms`.
+
+    A space is `workflow:` and a workflow's id, or `space:` and a name. A missing key has the version 0.
+    """
+    STATE_PUT = "state.put"
+    """Write shared state: `space`, `key`, and `value`, `patch` (a JSON merge patch) or `delete` → `version`.
+
+    With `if_version`, only in place of that version (0: a missing key). `writer` and `task` are kept with it; `by`
+    (`workflow`, `node`, `fence`) says which attempt writes, and is refused when another has followed it.
+    """
+    STATE_LIST = "state.list"
+    """List the keys of a space: `space`, `after`, `limit` → `{"keys": [...], "next": ...}`, without the values."""
+    STATE_HISTORY = "state.history"
+    """List the kept versions of a key, the latest first: `space`, `key` → `{"versions": [...]}`."""
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"

@@ -54,6 +54,11 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "lock_owner"  (agent, owner, ticket)                              → nothing
     ├── "lock_count"  ()                                                  → last number given, as a place or as a fence
     │
+    │   shared state (coordination/state.py); a space is "workflow:" and an id, or "space:" and a name
+    ├── "space"       (space, key)                                        → version, writer, task, at_ms, deleted
+    ├── "space_version" (space, key, version)                             → the same, of each version that is kept
+    │                                                                       its "value" is of (space, key, "v" version)
+    │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
@@ -103,6 +108,9 @@ LOCKS = ROOT["lock"]
 LOCK_QUEUES = ROOT["lock_queue"]
 LOCK_OWNERS = ROOT["lock_owner"]
 LOCK_COUNT = ROOT["lock_count"]
+
+SPACES = ROOT["space"]
+SPACE_VERSIONS = ROOT["space_version"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from dispatcher.coordination import locks
+from dispatcher.coordination import locks, state
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Due
 from dispatcher.ledger.handlers import requests, timeouts
@@ -18,7 +18,7 @@ from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({**requests.VERBS, **locks.VERBS})
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({**requests.VERBS, **locks.VERBS, **state.VERBS})
 """The handler of each request verb that needs only the store.
 
 `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coditect.wire.state import workflow_space
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import idempotency, timers, versions
 from dispatcher.ledger.keyspace import (
@@ -22,6 +23,8 @@ from dispatcher.ledger.keyspace import (
     NODES,
     RUNS,
     SHOWN,
+    SPACE_VERSIONS,
+    SPACES,
     STATES,
     STATUSES,
     UPLOADS,
@@ -47,6 +50,12 @@ PARTS: tuple[tuple[Space, int], ...] = (
     (NODES, MOST_VALUES),
     (VALUES, MOST_VALUES),
 )
+STATE_PARTS: tuple[tuple[Space, int], ...] = (
+    (SPACES, MOST_ROWS),
+    (SPACE_VERSIONS, MOST_ROWS),
+    (VALUES, MOST_VALUES),
+)
+"""The rows of a workflow's shared state, which have its space in place of its id."""
 
 
 def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
@@ -149,8 +158,9 @@ def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)  # a chunk that comes now is refused: it is not the first
     if timers.cancel_all(tr, workflow, limit=MOST_ROWS) == MOST_ROWS:
         return True
-    for space, most in PARTS:
-        begin, end = space.range((workflow,))
+    parts = [(*part, workflow) for part in PARTS] + [(*part, workflow_space(workflow)) for part in STATE_PARTS]
+    for space, most, of in parts:
+        begin, end = space.range((of,))
         page = tr.get_range(begin, end, limit=most)
         if page:
             tr.clear_range(begin, page[-1][0] + b"\0")

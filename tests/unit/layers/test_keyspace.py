@@ -19,7 +19,7 @@ LEDGER = {
     "todo", "again", "dead", "state", "indexed", "shown",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
-COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count"}
+COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count", "space", "space_version"}
 """What the tests of the kept things see written."""
 LATER = {"marker"}
 """Nothing writes these yet."""
