@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
 from coditect.collaboration.locks import Locking, LockPort
-from coditect.collaboration.state import LONGEST_NAME_BYTES, Space, StatePort
+from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StatePort
 from coditect.errors import InputError, TaskFailed
 from coditect.model import arguments
 from coditect.model.capability import Priority, check_capability_name
@@ -118,7 +118,7 @@ class Context(Locking):
         return MappingProxyType(foreign_headers(self._headers))
 
     @property
-    def shared(self) -> Space:
+    def shared(self) -> SharedState:
         """The shared state of the task's workflow, which all of its nodes read and write.
 
         Raises:
@@ -126,11 +126,13 @@ class Context(Locking):
         """
         if self._task.owner is None:
             raise InputError("This task belongs to no workflow", fix='use a named space: ctx.space("team")')
-        return Space(self.services, workflow_space(self._task.owner.workflow))
+        return SharedState(self.services, workflow_space(self._task.owner.workflow))
 
-    def space(self, name: str) -> Space:
+    def space(self, name: str) -> SharedState:
         """Return the shared state of a named space, which all agents and clients read and write."""
-        return Space(self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES)))
+        return SharedState(
+            self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
+        )
 
     @property
     def workspace(self) -> Path:

@@ -25,7 +25,7 @@ from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, O
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
-from coditect.collaboration.state import LONGEST_NAME_BYTES, Space, StateRequests
+from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StateRequests
 from coditect.errors import CoditectError, InputError, Overloaded, ResultTimeout, Unroutable
 from coditect.messaging.event_stream import EventStream, EventStreams
 from coditect.messaging.rpc import Requests
@@ -383,10 +383,10 @@ class Client(ClientLocks):
         except (Unroutable, Overloaded):
             log.debug("No one listens to an event", extra={"event_type": type_})
 
-    def space(self, name: str) -> Space:
+    def space(self, name: str) -> SharedState:
         """Return the shared state of a named space, which all agents and clients read and write."""
         place = named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
-        return Space(StateRequests(self._control), place)
+        return SharedState(StateRequests(self._control), place)
 
     def events(self, pattern: str = "#", *, of: str | None = None) -> EventStream:
         """Return a stream of the events whose type matches the topic pattern (`task.*`, `agent.online`, `#`).

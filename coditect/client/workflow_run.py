@@ -12,7 +12,7 @@ from coditect.blobs import whole_value
 from coditect.client.completion import ENDINGS, Completions
 from coditect.client.control_plane import ASK_SECONDS, ControlPlane
 from coditect.codec import codec, encode_any
-from coditect.collaboration.state import Space, StateRequests
+from coditect.collaboration.state import SharedState, StateRequests
 from coditect.errors import (
     ControlPlaneRequired,
     InvalidTask,
@@ -93,9 +93,9 @@ class Run:
         self._ends = ends
 
     @property
-    def shared(self) -> Space:
+    def shared(self) -> SharedState:
         """The shared state of the workflow, which its nodes read and write by `ctx.shared`."""
-        return Space(StateRequests(self._control), workflow_space(self.id))
+        return SharedState(StateRequests(self._control), workflow_space(self.id))
 
     # -- what it is -------------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from coditect.collaboration.asks import Asks
 from coditect.collaboration.locks import RENEWALS
 from coditect.errors import CoditectError, Deadlock, LockTaken, Retryable
 from coditect.messaging.rpc import Requests
-from coditect.model.duration import Duration
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 
@@ -19,13 +19,6 @@ log = logging.getLogger(__name__)
 LONGEST_ASK_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 NEVER_SECONDS = 1e9
-
-
-class Asks(Protocol):
-    """The port of the control plane: a request, repeated until it is answered."""
-
-    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
-        """Send a request, and return the control plane's answer."""
 
 
 @dataclass(frozen=True, slots=True)

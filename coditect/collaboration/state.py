@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, overload
 
 from coditect.aio.backoff import Backoff
-from coditect.blobs import Blobs, whole_value
+from coditect.blobs import whole_value
 from coditect.codec import codec, encode_any
+from coditect.collaboration.asks import Asks
 from coditect.errors import VersionConflict
 from coditect.model import arguments
-from coditect.model.duration import Duration
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 
@@ -26,9 +26,9 @@ LONGEST_NAME_BYTES = 500
 MOST_INLINE_BYTES = 1_000_000
 """The size in bytes from which a value is put into the blob store, and the control plane keeps a reference to it."""
 LOOKS = Backoff(0.05, 1.0)
-"""The pauses between looks of `Space.watch`: a change is seen after 1 s at most."""
+"""The pauses between looks of `SharedState.watch`: a change is seen after 1 s at most."""
 MOST_TRIES = 100
-"""The number of times that `Space.update` tries again when others write the same key."""
+"""The number of times that `SharedState.update` tries again when others write the same key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,10 @@ class StateEntry:
 
 
 class StatePort(Protocol):
-    """The port through which a `Space` asks the control plane; all arguments and results are JSON values."""
+    """The port through which a `SharedState` asks the control plane; all arguments and results are JSON values."""
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state, with its writer, and return the answer."""
-
-
-class Asks(Protocol):
-    """The port of the control plane: a request, repeated until it is answered."""
-
-    blobs: Blobs
-    name: str
-    """The name of the agent or client that asks."""
-
-    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ...) -> dict[str, Any]:
-        """Send a request, and return the control plane's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +73,7 @@ class StateRequests:
         return answer
 
 
-class Space:
+class SharedState:
     """The shared state of one workflow, or of one named space.
 
     Raises:
