@@ -1,0 +1,72 @@
+"""A holder that stands still past its lock's TTL: the resource refuses what it writes when it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from coditect.local import PrivateServers
+from tests.integration.agent.fleet import client_of, open_fleet
+from tests.servers import ROOT
+
+pytestmark = pytest.mark.servers
+
+LINE_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def holder(servers: PrivateServers, folder: Path, text: str) -> AsyncIterator[Process]:
+    program = [sys.executable, "-m", "tests.acceptance.lock_holder", str(folder), text]
+    urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
+    process = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE, env=os.environ | urls, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def line(process: Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(LINE_SECONDS):
+        return (await process.stdout.readline()).decode().strip()
+
+
+def tell(process: Process) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"write\n")
+
+
+@pytest.mark.timeout(120)
+async def test_a_holder_that_stood_still_past_its_ttl_is_refused_by_the_resource_that_checks_the_fence(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
+        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+        async with holder(own_servers, shared, "first") as first:
+            fence = int((await line(first)).removeprefix("holds "))
+            async with holder(own_servers, shared, "second") as second:
+                first.send_signal(signal.SIGSTOP)
+                next_fence = int((await line(second)).removeprefix("holds "))
+                tell(second)
+                written = await line(second)
+            tell(first)
+            first.send_signal(signal.SIGCONT)
+            late = {await line(first), await line(first)}
+        rows = [row async for row in client.locks()]
+
+    assert next_fence > fence
+    assert written == "written"
+    assert late == {"lost", "refused"}
+    assert (shared / "shared.txt").read_text() == "second"
+    assert rows == []
