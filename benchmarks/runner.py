@@ -12,6 +12,7 @@ from benchmarks.parts import (
     backlog,
     fire_and_forget,
     footprint,
+    locks,
     others,
     priorities,
     round_trip,
@@ -49,6 +50,7 @@ PARTS: dict[str, Part] = {
     workflows.NAME: workflows.run,
     workflow_size.NAME: workflow_size.run,
     workflow_state.NAME: workflow_state.run,
+    locks.NAME: locks.run,
     workflow_stores.NAME: workflow_stores.run,
 }
 USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)

@@ -53,7 +53,7 @@ class Means:
     @cached_property
     def locks(self) -> LockRequests:
         """The requests about locks; made for the first task that takes one."""
-        return LockRequests(self.control, self.requests)
+        return LockRequests(self.control, self.requests, self.background)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,7 @@ class TaskServices:
             if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
                 await locks.release_lock(wanted.ticket)
                 raise SentBack
-            try:
-                state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
-            except asyncio.CancelledError:
-                self.means.background.start(locks.release_lock(wanted.ticket), name="release a lock")
-                raise
+            state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
         return state | {"ticket": wanted.ticket}
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:

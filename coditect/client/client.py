@@ -159,6 +159,7 @@ class Client(ClientLocks):
             await self._broker.declare(base_topology(), lazily=True)
             opening.push_async_callback(self._remove_reply_queue)
             await opening.enter_async_context(self._requests)
+            opening.push_async_callback(self._locks_released)
             self._stack = opening.pop_all()
         return self
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from coditect.aio.supervisor import Supervisor
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.lock_requests import LockRequests
 from coditect.collaboration.locks import Locking
@@ -42,6 +43,7 @@ class _ClientLocks:
         self._name = name
         self.keep_lock = locks.keep_lock
         self.release_lock = locks.release_lock
+        self.close = locks.close
 
     async def acquire_lock(
         self,
@@ -67,10 +69,15 @@ class ClientLocks(Locking):
 
     _requests: Requests
     _control: ControlPlane
+    _background: Supervisor
 
     @cached_property
     def _lock_port(self) -> _ClientLocks:
-        return _ClientLocks(LockRequests(self._control, self._requests), self._requests.name)
+        return _ClientLocks(LockRequests(self._control, self._requests, self._background), self._requests.name)
+
+    async def _locks_released(self) -> None:
+        if "_lock_port" in vars(self):
+            await self._lock_port.close()
 
     async def locks(self, resource: str | None = None, *, most: int | None = None) -> AsyncIterator[LockRow]:
         """Yield the holders and the waiters of all resources, or of one, by resource in order of arrival."""

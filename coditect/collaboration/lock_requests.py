@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.aio.supervisor import Supervisor
 from coditect.collaboration.asks import Asks
 from coditect.collaboration.locks import RENEWALS
 from coditect.errors import CoditectError, Deadlock, LockTaken, Retryable
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_ASK_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
+MOST_NAMED = 50
 NEVER_SECONDS = 1e9
 
 
@@ -33,9 +35,13 @@ class WantedLock:
 class LockRequests:
     """The locks of one process: each ticket is a correlation id of the process's reply queue."""
 
-    def __init__(self, control: Asks, requests: Requests) -> None:
+    def __init__(self, control: Asks, requests: Requests, background: Supervisor) -> None:
         self._control = control
         self._requests = requests
+        self._background = background
+        self._releases: dict[str, asyncio.Task[None]] = {}
+        """The releases that are on their way, by ticket; whatever is asked for next names them, in case it is faster.
+        """
         self._sent: dict[str, float] = {}
         """When the last answered request that keeps a ticket was sent: from then on its time runs, or from later."""
 
@@ -54,6 +60,7 @@ class LockRequests:
             "task": task,
             "owner": owner,
             "reply_to": self._requests.reply_to,
+            "released": list(self._releases)[-MOST_NAMED:],
         }
         return WantedLock(ticket, body, ttl_seconds)
 
@@ -126,8 +133,17 @@ class LockRequests:
         return self._sure(ticket, state, ttl_seconds)
 
     async def release_lock(self, ticket: str) -> None:
-        """Release a ticket, and wait for the answer; a ticket whose release is lost ends with its TTL."""
+        """Release a ticket, without waiting for the answer; a ticket whose release is lost ends with its TTL."""
         self._forget(ticket)
+        self._releases[ticket] = self._background.start(self._release(ticket), name="release a lock")
+        self._releases[ticket].add_done_callback(lambda _: self._releases.pop(ticket))
+
+    async def close(self) -> None:
+        """Wait until the releases that are on their way are answered."""
+        if self._releases:
+            await asyncio.wait([*self._releases.values()])
+
+    async def _release(self, ticket: str) -> None:
         try:
             await self._control.ask(Verb.LOCK_RELEASE, {"ticket": ticket}, timeout=RELEASE_SECONDS)
         except CoditectError as error:

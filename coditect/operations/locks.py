@@ -21,7 +21,9 @@ async def show_lock(opened: Connections, resource: str, *, most: int) -> list[Lo
     """
     rows = await list_locks(opened, resource=resource, most=most)
     if not rows:
-        raise NotFound("No agent or client holds this lock, or waits for it", resource=resource, fix="coditect lock list")
+        raise NotFound(
+            "No agent or client holds this lock, or waits for it", resource=resource, fix="coditect lock list"
+        )
     return rows
 
 

@@ -95,7 +95,8 @@ class Verb(StrEnum):
     """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
     LOCK_ACQUIRE = "lock.acquire"
     """Lock resources in one step: `ticket` (an id of the client), `resources`, `mode` (exclusive or shared), `ttl_ms`,
-    `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true).
+    `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true), `released` (tickets
+    that were released before, should this request be faster).
 
     → `state`: `held` with `fence` and `expires_in_ms`; `waiting`; without `wait`, `taken`; or `deadlock` with `cycle`.
     A waiting ticket that is granted, or a ticket that is lost, is told to `reply_to` under the ticket as correlation

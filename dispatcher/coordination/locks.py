@@ -51,6 +51,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if known is not None:
         return _state(unit, known)
     ticket = _read(unit, body)
+    _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
     is_barred = _is_barred(unit, ticket)
     if is_barred and _succeed(unit, ticket):
@@ -64,6 +65,16 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     rows.add(unit, ticket)
     _set_timer(unit, ticket, ticket.expires_ms)
     return _state(unit, ticket)
+
+
+def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
+    """Release tickets that the same agent or client has released already, by a request that comes later than this."""
+    named = body.get("released")
+    for one in named[:MOST_AT_ONCE] if isinstance(named, list) else ():
+        ticket = rows.read(unit.tr, str(one))
+        if ticket is not None and ticket.agent == agent:
+            _drop(unit, ticket)
+            _grant_next(unit, ticket.resources)
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:

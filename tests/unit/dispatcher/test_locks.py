@@ -247,3 +247,15 @@ async def test_nothing_is_left_of_locks_that_are_gone(ledger: Ledger) -> None:
     )
 
     assert left == [[]] * 5
+
+
+async def test_a_lock_is_free_for_the_next_request_of_its_agent_although_its_release_comes_later(
+    ledger: Ledger,
+) -> None:
+    await acquire(ledger, "1", owner="me")
+    stranger = await acquire(ledger, "2", owner="me", agent="b", released=["1"], wait=False)
+
+    again = await acquire(ledger, "3", owner="me", released=["1", "unknown"])
+
+    assert (stranger["state"], again["state"]) == ("taken", "held")
+    assert not await release(ledger, "1")
