@@ -318,13 +318,14 @@ class Run:
 
     # -- what may be done about it ----------------------------------------------------------------------
 
-    async def cancel(self, *, reason: str = "") -> None:
+    async def cancel(self, *, reason: str = "", compensate: bool = True) -> None:
         """Cancel the workflow: no node starts any more, and running nodes are asked to stop.
 
         A cancel survives restarts and is done once. The cancel and the workflow's own completion race to exactly one
-        end, which `wait` returns.
+        end, which `wait` returns. Completed nodes that declare a compensation are compensated unless `compensate` is
+        False, which also ends a compensation under way.
         """
-        await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason})
+        await self._control.ask(Verb.CANCEL, {"workflow": self.id, "reason": reason, "compensate": compensate})
 
     async def pause(self) -> None:
         """Pause the workflow: no further node is published, and published nodes go on."""

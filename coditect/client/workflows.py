@@ -74,9 +74,6 @@ class WorkflowLane:
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
-        if nodes := definition.to_compensate:
-            facts = {"workflow": definition.name, "nodes": nodes[:MOST_NAMED], "fix": "undo it in a node of its own"}
-            log.warning("Compensation is kept with the workflow, and nothing runs it yet", extra=facts)
         return await self._send(upload, SUBMIT_SECONDS, progress)
 
     async def _cut(self, definition: Definition, value: Any, key: str | None) -> Upload:

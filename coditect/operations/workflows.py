@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from coditect.errors import CoditectError, TaskError
 from coditect.operations.connections import Connections
-from coditect.workflow.definition import Definition, Each
+from coditect.workflow.definition import COMPENSATION, Definition, Each
 from coditect.workflow.rows import ApprovalRow, AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
@@ -79,15 +79,19 @@ class EndedWorkflow:
         """The error of a workflow that did not complete, with the first cause; None for a completed one."""
         if self.row.state is WorkflowState.COMPLETED:
             return None
-        ended = [node.name for node in self.nodes if node.state in WORST_FIRST]
-        again = f"coditect workflow resume {self.row.workflow}"
+        unended = [node.name for node in self.nodes if node.state in WORST_FIRST]
+        ended = self.row.ended_as or self.row.state
+        again = "start it again"
+        if self.row.state is not WorkflowState.COMPENSATED:
+            again = f"`coditect workflow resume {self.row.workflow}`"
         return TaskError(
-            f"The workflow {'failed' if self.row.state is WorkflowState.FAILED else f'was {self.row.state.value}'}",
+            f"The workflow {'failed' if ended is WorkflowState.FAILED else f'was {ended.value}'}",
             cause=first_cause(self.nodes),
             workflow=self.row.workflow,
             reason=self.row.reason,
-            nodes=tuple(_some(ended)),
-            fix=f"`coditect workflow show {self.row.workflow}` has every attempt; mend the cause, then `{again}`",
+            nodes=tuple(_some(unended)),
+            **({} if self.row.ended_as is None else {"state": self.row.state.value}),
+            fix=f"`coditect workflow show {self.row.workflow}` has every attempt; mend the cause, then {again}",
         )
 
 
@@ -206,13 +210,15 @@ async def show_workflow(opened: Connections, workflow: str, node: str | None) ->
         )
 
 
-async def steer_workflow(opened: Connections, workflow: str, what: Steer, *, reason: str = "") -> WorkflowState:
-    """Cancel, pause or resume a workflow, and return its state afterwards; `reason` is for a cancel."""
+async def steer_workflow(
+    opened: Connections, workflow: str, what: Steer, *, reason: str = "", compensate: bool = True
+) -> WorkflowState:
+    """Cancel, pause or resume a workflow, and return its state; `reason` and `compensate` are for a cancel."""
     async with opened.fleet() as client:
         run = client.run(workflow)
         match what:
             case Steer.CANCEL:
-                await run.cancel(reason=reason)
+                await run.cancel(reason=reason, compensate=compensate)
             case Steer.PAUSE:
                 await run.pause()
             case Steer.RESUME:
@@ -251,19 +257,16 @@ def first_cause(rows: Sequence[NodeRow]) -> str:
 
 
 def likely_mistakes(definition: Definition) -> list[str]:
-    """Return warnings about maps whose tasks get no list element, and nodes with the unused field `compensate`."""
-    found = [
+    """Return warnings about maps whose tasks get no list element."""
+    return [
         f"{node.name} gives {{}} to each task; `input: {{$from: item}}` gives the element of its list."
         for node in definition.nodes
         if isinstance(node.work, Each) and node.work.call.input is None
     ]
-    if nodes := definition.to_compensate:
-        found.append(f"Nothing runs `compensate` yet; what these nodes do stays done: {', '.join(_some(nodes))}")
-    return found
 
 
 def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
-    """Return nodes sorted by their longest distance from a root, a map's elements directly after the map."""
+    """Return nodes sorted by their longest distance from a root, elements and compensations directly after theirs."""
     after = {row.name: row.after for row in rows}
     depths: dict[str, int] = {}
     to_see = list(after)
@@ -276,9 +279,9 @@ def in_order(rows: Sequence[NodeRow]) -> list[NodeRow]:
         depths.setdefault(name, max((depths[one] + 1 for one in after[name] if one in depths), default=0))
         to_see.pop()
 
-    def place(row: NodeRow) -> tuple[int, str, int]:
-        name, _, index = row.name.partition("[")
-        return depths.get(name, depths[row.name]), name, int(index[:-1]) if index[:-1].isdecimal() else -1
+    def place(row: NodeRow) -> tuple[int, str, int, str]:
+        name, _, index = row.name.removesuffix(COMPENSATION).partition("[")
+        return depths.get(name, depths[row.name]), name, int(index[:-1]) if index[:-1].isdecimal() else -1, row.name
 
     return sorted(rows, key=place)
 

@@ -63,7 +63,7 @@ class TaskOptions(Placing, total=False):
     retry: Retry
     """The retry policy of the task; default: the capability's own."""
     compensate: str
-    """The capability meant to undo the task when the workflow fails; stored, but nothing runs it yet."""
+    """The capability that undoes the completed task when the workflow does not complete: see docs/workflows.md."""
 
 
 class Workflow:

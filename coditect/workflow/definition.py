@@ -33,6 +33,8 @@ MOST_ELEMENTS = 10_000
 MOST_PREDECESSORS = 10_000
 """The largest number of predecessors of one node, whose stored edges must fit into one transaction."""
 MOST_NAME_CHARACTERS = 100
+COMPENSATION = ".compensate"
+"""The end of the name of the node that compensates another one: `ship.compensate` undoes `ship`."""
 LEAST_HEARTBEAT_MS = 45_000
 """The shortest heartbeat: agents report a running task every 20 s, and one report may be lost or late."""
 
@@ -82,13 +84,19 @@ class Call:
     retry: Retry | None = None
     """The task's retry policy; None means the capability's own. Exceptions (`on`) keep the default."""
     compensate: str | None = None
-    """The capability meant to undo the task when the workflow fails; stored, but nothing runs it yet."""
+    """The capability that undoes the completed task when the workflow does not complete."""
     start_within_ms: int | None = None
     """How long an attempt may wait for an agent after it became ready; None means without limit."""
     deadline_ms: int | None = None
     """How long all attempts may take together after the first became ready; None means without limit."""
     heartbeat_ms: int | None = None
     """How long the task's agent may be silent; None means a default that holds after ten minutes of run time."""
+
+    @property
+    def undo(self) -> Call:
+        """The call that compensates the completed task; only for a call that declares `compensate`."""
+        assert self.compensate is not None
+        return Call(self.compensate, priority=self.priority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +165,6 @@ class Definition:
     nodes: tuple[Node, ...]
     description: str = ""
 
-    @property
-    def to_compensate(self) -> tuple[str, ...]:
-        """The names of the nodes that declare a compensating capability, which nothing runs yet."""
-        return tuple(node.name for node in self.nodes if node.call is not None and node.call.compensate is not None)
-
 
 @lru_cache(maxsize=4096)
 def check_node_name(name: str) -> str:
@@ -171,6 +174,11 @@ def check_node_name(name: str) -> str:
         InputError: when the text is no such name.
     """
     return _checked(name, _NODE_NAME, "A node's name is a word of letters, digits and _, not beginning with a digit")
+
+
+def defined_name(name: str) -> str:
+    """Return the name of the definition's node that an element or a compensation belongs to: `ship` of `ship[3]`."""
+    return name.partition("[")[0].partition(".")[0]
 
 
 def check_workflow_name(name: str) -> str:

@@ -28,6 +28,7 @@ from coditect.workflow.definition import (
     OnFailure,
     OnTimeout,
     Work,
+    defined_name,
 )
 from coditect.workflow.rows import NodeRow
 from coditect.workflow.schema import KINDS, EdgeFields, Nodes, PlaceFields, RetryFields, WorkflowFields
@@ -114,12 +115,12 @@ def _edge(edge: str | EdgeFields | Mapping[str, str]) -> After:
 
 
 def definition_of(name: str, rows: Iterable[NodeRow]) -> Definition:
-    """Build a workflow's definition from the node rows of a run, without inputs and without map elements.
+    """Build a workflow's definition from the node rows of a run, without inputs, elements and compensations.
 
     Raises:
         InvalidWorkflow: when the control plane knows fields that this version does not.
     """
-    return Definition(name, tuple(_reported(row) for row in rows if "[" not in row.name))
+    return Definition(name, tuple(_reported(row) for row in rows if row.name == defined_name(row.name)))
 
 
 def _reported(row: NodeRow) -> Node:

@@ -12,7 +12,18 @@ from collections.abc import Iterator, Mapping
 from typing import assert_never
 
 from coditect.model.duration import duration_text
-from coditect.workflow.definition import After, Approval, Call, Definition, Each, Node, OnFailure, Work
+from coditect.workflow.definition import (
+    COMPENSATION,
+    After,
+    Approval,
+    Call,
+    Definition,
+    Each,
+    Node,
+    OnFailure,
+    Work,
+    defined_name,
+)
 from coditect.workflow.graph import Graph, graph_of
 from coditect.workflow.states import TaskState
 
@@ -119,19 +130,24 @@ def _join_text(node: Node) -> str:
 
 
 def _elements(states: States) -> dict[str, str]:
-    """Return, for each map, a text with the number of its elements in each state."""
-    counts: dict[str, Counter[TaskState]] = {}
+    """Return, for each map, a text with the number of its elements in each state, and the same of compensations."""
+    elements: dict[str, Counter[TaskState]] = {}
+    compensations: dict[str, Counter[TaskState]] = {}
     for name, state in states.items():
-        base, bracket, _ = name.partition("[")
-        if bracket:
+        base = defined_name(name)
+        if name != base:
+            counts = compensations if name.endswith(COMPENSATION) else elements
             counts.setdefault(base, Counter())[state] += 1
-    return {
-        name: ", ".join(
-            [f"{count[TaskState.COMPLETED]}/{count.total()} completed"]
-            + [f"{count[state]} {state}" for state in TaskState if count[state] and state is not TaskState.COMPLETED]
-        )
-        for name, count in counts.items()
-    }
+    told = {name: _counts(count) for name, count in elements.items()}
+    for name, count in compensations.items():
+        text = f"compensation {_counts(count) if count.total() > 1 else next(iter(count))}"
+        told[name] = f"{told[name]}; {text}" if name in told else text
+    return told
+
+
+def _counts(count: Counter[TaskState]) -> str:
+    others = [f"{count[state]} {state}" for state in TaskState if count[state] and state is not TaskState.COMPLETED]
+    return ", ".join([f"{count[TaskState.COMPLETED]}/{count.total()} completed", *others])
 
 
 def _what(node: Node, elements: Mapping[str, str]) -> str:

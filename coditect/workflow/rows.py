@@ -35,6 +35,8 @@ class WorkflowRow:
     """The reason why the workflow ended or does not go on; may be empty."""
     key: str | None
     """The idempotency key of the workflow's start."""
+    ended_as: WorkflowState | None = None
+    """The state in which the workflow ended before its compensation began; None without a compensation."""
 
     @property
     def ended(self) -> int:
@@ -59,6 +61,7 @@ class WorkflowRow:
             finished_at_ms=given.get("finished_at"),
             reason=str(given.get("reason") or ""),
             key=given.get("key"),
+            ended_as=None if given.get("ended_as") is None else WorkflowState(given["ended_as"]),
         ))  # fmt: skip
 
 
@@ -69,12 +72,12 @@ class NodeRow:
     name: str
     state: TaskState
     kind: str
-    """The kind of the node: task, map or approval."""
+    """The kind of the node: task, map, approval or compensation."""
     after: tuple[str, ...]
     on_failure: Mapping[str, OnFailure]
     """The failure policies of the edges, by predecessor; an edge that is not listed has the policy `fail`."""
     definition: Mapping[str, Any]
-    """The node's other fields as a workflow file has them, without the input; empty for a map's element."""
+    """The node's other fields as a workflow file has them, without the input; empty for derived nodes."""
     capability: str
     priority: str
     question: str

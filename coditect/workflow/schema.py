@@ -104,7 +104,7 @@ class CallFields(PlaceFields):
     deadline: _Period = Field(None, description="How long all attempts may take together.")
     heartbeat: _Heartbeat = Field(None, description="How long the task's agent may be silent; at least 45s.")
     retry: _Retry = Field(None, description="When the task is tried again; else by the capability's own policy.")
-    compensate: _Compensation = Field(None, description="The capability that is to undo the task; kept, not run yet.")
+    compensate: _Compensation = Field(None, description="The capability that undoes the task if the workflow fails.")
 
 
 class TaskFields(CallFields):

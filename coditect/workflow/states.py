@@ -5,6 +5,7 @@
     task       blocked → ready → published → working → completed | failed | canceled | rejected | skipped | dead
                (+ retry_wait, awaiting_approval)
     workflow   accepted → running ⇄ paused → completed | failed | canceled | rejected
+                                           → compensating → compensated | compensation_failed
 """
 
 from __future__ import annotations
@@ -62,8 +63,17 @@ class WorkflowState(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     REJECTED = "rejected"
+    COMPENSATING = "compensating"
+    """The workflow did not complete, and its completed nodes are being undone, the last one first."""
+    COMPENSATED = "compensated"
+    """The workflow did not complete, and every completed node that declares a compensation was undone."""
+    COMPENSATION_FAILED = "compensation_failed"
+    """A compensation did not complete: the nodes that completed before the compensated node are not undone."""
 
     @property
     def terminal(self) -> bool:
         """Tell whether the workflow has ended."""
-        return self not in (WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED)
+        return self not in _UNENDED
+
+
+_UNENDED = frozenset({WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED, WorkflowState.COMPENSATING})

@@ -9,10 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coditect.workflow.definition import defined_name
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import (
     APPROVALS,
+    COMPENSATE,
     DEAD,
     DUE,
     EDGES,
@@ -79,13 +81,16 @@ def audit(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
     left = Counter(TODO.unpack(key)[1] for key, _ in tr.get_range(*TODO.range()))
     inner = {EDGES.unpack(key)[:2] for key, _ in tr.get_range(*EDGES.range())}
+    listed = Counter(COMPENSATE.unpack(key)[0] for key, _ in tr.get_range(*COMPENSATE.range()))
     live = {LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range())}
     ended = {ENDED.unpack(key)[2] for key, _ in tr.get_range(*ENDED.range())}
     for workflow, run in ledger.runs.items():
         nodes = ledger.nodes[workflow]
         states = Counter(row.state.value for row in nodes.values())
         lasts = Counter(
-            row.state.value for name, row in nodes.items() if "[" not in name and (workflow, name) not in inner
+            row.state.value
+            for name, row in nodes.items()
+            if name == defined_name(name) and (workflow, name) not in inner
         )
         open_ = sum(not row.state.terminal for row in nodes.values())
         wrong = {
@@ -93,6 +98,7 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
             "it does not say how many of its nodes are open": run.open != open_,
             "it does not say how much is left to do": run.todo != left[workflow],
             "it has ended and nodes of it have not": run.state.terminal and open_ > 0,
+            "it does not say how many of its nodes are to be compensated": run.to_compensate != listed[workflow],
             "it is not listed as it is": (workflow in live, workflow in ended)
             != (not run.state.terminal, run.state.terminal),
             "it has ended otherwise than its last nodes": run.state.terminal and run.state is not _end_of(run, lasts),
@@ -102,6 +108,8 @@ def _runs(tr: Reads, ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 def _end_of(run: RunRecord, lasts: Counter[str]) -> WorkflowState:
     """Return the final state that a workflow should have, by the states of its nodes without successors."""
+    if run.ended is not None:
+        return WorkflowState.COMPENSATION_FAILED if run.to_compensate else WorkflowState.COMPENSATED
     if run.canceling:
         return WorkflowState.CANCELED
     if lasts["failed"] or lasts["dead"]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
-from coditect.workflow.definition import Node
+from coditect.workflow.definition import COMPENSATION, Call, Node, OnFailure, defined_name
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.rows import RunRecord
 
+_FAIL = OnFailure.FAIL
 Defined: TypeAlias = tuple[bytes, Node | None]
 """A node's definition as stored bytes, and the parsed node; None in its place when it was not parsed."""
 
@@ -27,6 +28,35 @@ class NodeKey(NamedTuple):
     def task_id(self) -> str:
         """The id of the node's task, which is also its idempotency key: the same for all attempts."""
         return f"{self.workflow}:{self.node}"
+
+    @property
+    def defined(self) -> NodeKey:
+        """The key of the node in the workflow's definition: of a map's element the map, of a compensation its node."""
+        return NodeKey(self.workflow, defined_name(self.node))
+
+    def element(self, number: int) -> NodeKey:
+        """Return the key of the node that runs a map's element `number`, counted from 0."""
+        return NodeKey(self.workflow, f"{self.node}[{number}]")
+
+    @property
+    def is_element(self) -> bool:
+        """Whether the node runs an element of a map: `review[3]`."""
+        return self.node.endswith("]")
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether the node is an element or a compensation, which the workflow's definition does not name."""
+        return self.node.endswith(("]", COMPENSATION))
+
+    @property
+    def compensated(self) -> NodeKey:
+        """The key of the node that a compensation undoes: of `ship.compensate` it is `ship`."""
+        return NodeKey(self.workflow, self.node.removesuffix(COMPENSATION))
+
+    @property
+    def is_compensation(self) -> bool:
+        """Whether the node compensates another one: `ship.compensate`."""
+        return self.node.endswith(COMPENSATION)
 
 
 @value
@@ -64,6 +94,16 @@ class NodeSnapshot:
     after: tuple[str, ...]
     """The predecessors, if the node runs once all of them complete; empty for any other rule."""
     timeout_ms: int | None = None
+
+    @classmethod
+    def of(cls, node_key: NodeKey, state: TaskState, node: Node) -> Self:
+        """Return the snapshot of a node in the given state, from its definition."""
+        call = node.call
+        plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
+        after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
+        if call is None:
+            return cls(node_key, state, "approval", "", after)
+        return cls(node_key, state, call.capability, call.priority.value, after, call.timeout_ms)
 
 
 @value

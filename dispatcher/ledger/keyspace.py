@@ -37,6 +37,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
     ├── "todo"        (shard, workflow, node, kind)                       → cursor of the rest of a long step;
     │                                                                       of the whole shard with the workflow ""
+    ├── "compensate"  (workflow, number)                                  → node that completed as number so-and-so
     ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
@@ -96,6 +97,7 @@ FLIGHTS = ROOT["flight"]
 DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
 TODO = ROOT["todo"]
+COMPENSATE = ROOT["compensate"]
 AGAIN = ROOT["again"]
 VALUES = ROOT["value"]
 

@@ -66,10 +66,21 @@ class RunRecord:
     """The number of unfinished pieces of work left for later transactions; the workflow ends after them."""
     again: bool = False
     """Whether a redrive still resets nodes of the workflow, so that no node's end is passed on to dependents."""
+    to_compensate: int = 0
+    """The number of completed nodes with a compensation that has not completed."""
+    ended: WorkflowState | None = None
+    """The state in which the workflow ended before its compensation began; None before that."""
+    keeps: bool = False
+    """Whether a cancel asked to leave completed nodes as they are, without a compensation."""
 
     @property
     def end(self) -> WorkflowState:
-        """The final state of a workflow whose nodes have all ended, from the states of the nodes without dependents."""
+        """The final state of a workflow whose nodes have all ended, from the states of the nodes without dependents.
+
+        Once its compensation has begun, the state tells how the compensation ended.
+        """
+        if self.ended is not None:
+            return WorkflowState.COMPENSATION_FAILED if self.to_compensate else WorkflowState.COMPENSATED
         if self.canceling:
             return WorkflowState.CANCELED
         return next((end for state, end in _ENDS if self.lasts.get(state.value)), WorkflowState.COMPLETED)
@@ -79,13 +90,17 @@ class RunRecord:
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
+        if self.to_compensate or self.ended is not None or self.keeps:
+            return RUN.pack_as(2, [*fields, self.again, self.to_compensate, self.ended, self.keeps])
         return RUN.pack([*fields, True] if self.again else fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> RunRecord:
         """Decode a row of the store to a run record."""
         state, *others = RUN.unpack(row)
-        return cls(WorkflowState(state), *others)
+        run = cls(WorkflowState(state), *others)
+        run.ended = None if run.ended is None else WorkflowState(run.ended)
+        return run
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from coditect.errors import NewerVersion
 from coditect.model.result import Failure
-from coditect.workflow.definition import Call, Each, Node, OnFailure
+from coditect.workflow.definition import Call, Node
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
@@ -18,6 +18,7 @@ from dispatcher.ledger.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, 
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
+COMPENSATE = "compensate"  # the kind of unfinished work that begins the next compensation of a workflow
 MOST_BYTES = 4_000_000
 """The size in bytes from which a transaction is full: less than half of what the store accepts."""
 MOST_STEPS = 500_000
@@ -154,7 +155,7 @@ class UnitOfWork:
     def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
         """Read the uncached definitions of several nodes by one read; large ones are read when they are needed."""
         known = self.caches.definitions
-        base = dict.fromkeys(NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key in node_keys)
+        base = dict.fromkeys(node_key.defined for node_key in node_keys)
         unread = [
             node_key
             for node_key in base
@@ -176,7 +177,7 @@ class UnitOfWork:
 
     def expect_ends(self, node_keys: Iterable[NodeKey]) -> None:
         """Read ahead the edges and the dependents of ended nodes, before `follow` releases these dependents."""
-        ending = [node_key for node_key in node_keys if "[" not in node_key.node and node_key not in self._dependents]
+        ending = [node_key for node_key in node_keys if not node_key.is_derived and node_key not in self._dependents]
         if not ending:
             return
         ranges = [EDGES.range((node_key.workflow, node_key.node)) for node_key in ending]
@@ -204,11 +205,10 @@ class UnitOfWork:
         run.counts[row.state.value] = run.counts.get(row.state.value, 0) + 1
 
     def definition(self, node_key: NodeKey) -> Node:
-        """Return a node's parsed definition; for an element of a map, the definition of the map's call."""
+        """Return a node's parsed definition; of a map's element or a compensation, the one that follows from it."""
         node = self._definitions.get(node_key)
         if node is None:
-            base, bracket, _ = node_key.node.partition("[")
-            node = self._element(node_key, base) if bracket else self._read(node_key)
+            node = self._derived(node_key) if node_key.is_derived else self._read(node_key)
             self._definitions[node_key] = node
         return node
 
@@ -227,20 +227,14 @@ class UnitOfWork:
         self.steps += len(row) // BYTES_PER_STEP
         return definitions.known(node_key, row)
 
-    def _element(self, node_key: NodeKey, base: str) -> Node:
-        of = self.definition(NodeKey(node_key.workflow, base))
-        assert isinstance(of.work, Each)
-        return Node(node_key.node, of.work.call)
+    def _derived(self, node_key: NodeKey) -> Node:
+        call = self.definition(node_key.defined).call
+        assert call is not None
+        return Node(node_key.node, call.undo if node_key.is_compensation else call)
 
     def call(self, node_key: NodeKey) -> Call | None:
         """Return the call of a capability in a node's definition; None for an approval."""
         return self.definition(node_key).call
-
-    def left_over(self, limit: int) -> list[KeyValue]:
-        """Return at most `limit` cursors of the shard's unfinished work, without those set aside after an error."""
-        aside = self.caches.set_aside
-        rows = self.tr.get_range(*TODO.range((self.shard,)), limit=limit + len(aside))
-        return [row for row in rows if row[0] not in aside][:limit]
 
     # -- changes ----------------------------------------------------------------------------------------
 
@@ -332,6 +326,12 @@ class UnitOfWork:
             raise KeyError(node_key)
         return run
 
+    def compensate_next(self, workflow: str, run: RunRecord) -> None:
+        """Have a later transaction begin the workflow's next compensation."""
+        run.todo += 1
+        self.tr.set(TODO.pack((self.shard, workflow, "", COMPENSATE)), b"")
+        self.effects.unfinished = True
+
     # -- the end ----------------------------------------------------------------------------------------
 
     def close(self) -> Effects:
@@ -367,13 +367,8 @@ class UnitOfWork:
     def shown(self, node_key: NodeKey) -> NodeSnapshot:
         """Return a node's current snapshot, to update RQ's copy of the workflow."""
         row, node = self.node(node_key), self.definition(node_key)
-        call = node.call
         assert row is not None
-        level = call.priority.value if call is not None else ""
-        plain = node.join == "all" and node.when is None and all(one.on_failure is OnFailure.FAIL for one in node.after)
-        after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
-        timeout_ms = call.timeout_ms if call is not None else None
-        return NodeSnapshot(node_key, row.state, call.capability if call else "approval", level, after, timeout_ms)
+        return NodeSnapshot.of(node_key, row.state, node)
 
     def _index(self, workflow: str, state: WorkflowState) -> None:
         before = self._states.get(workflow)
@@ -392,6 +387,11 @@ class UnitOfWork:
         if run.again:  # nothing is left of it, not even of one that was given up
             self.tr.clear_range(*AGAIN.range((workflow,)))
             run.again = False
+        if run.to_compensate and run.ended is None and not run.keeps and run.end is not WorkflowState.COMPLETED:
+            run.ended, run.state, run.canceling = run.end, WorkflowState.COMPENSATING, False
+            self.compensate_next(workflow, run)
+            self.effects.say("workflow.compensating", workflow)
+            return
         run.state = run.end
         run.finished_ms = self.now_ms
         self.tr.clear(LIVE.pack((self.shard, workflow)))

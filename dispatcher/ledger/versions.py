@@ -97,6 +97,11 @@ def _tuple(kind: str, *steps: Step) -> RowFormat:
     return RowFormat(kind, _TUPLE.pack, _decode_tuple, steps)
 
 
+def _with_defaults(fields: list[Any]) -> list[Any]:
+    """Return the fields as they are: the record has defaults for those that a version added at the end."""
+    return fields
+
+
 def _decode_tuple(row: bytes) -> tuple[Any, ...]:
     if row[:1].isdigit():
         raise ValueError("A tuple does not begin with a digit")
@@ -104,7 +109,7 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
 
 
 WORKFLOW = _list("workflow")
-RUN = _list("run")
+RUN = _list("run", _with_defaults)
 STATUS = _list("status")
 ATTEMPT = _list("attempt")
 NODE = _object("node")

@@ -29,7 +29,7 @@ from dispatcher.ledger.definitions import known
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import STATUSES
-from dispatcher.ledger.nodes.advance import element_of, evaluation_key
+from dispatcher.ledger.nodes.advance import evaluation_key
 from dispatcher.ledger.nodes.inputs import Inputs, before, failure_of, inputs_of, scope_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows.continuations import SetAside
@@ -137,7 +137,7 @@ def _seen(tr: Reads, node_key: NodeKey) -> tuple[Node, Scope, bool, Account]:
     node, account = known(node_key, definition), Account()
     rows = tr.get_many([STATUSES.pack(one) for one in before(node, node_key.workflow)])
     told = [None if row is None else NodeRecord.unpack(row) for row in rows]
-    has_elements = tr.get(STATUSES.pack(element_of(node_key, 0))) is not None
+    has_elements = tr.get(STATUSES.pack(node_key.element(0))) is not None
     return node, scope_of(tr, node_key, node, told, account), has_elements, account
 
 

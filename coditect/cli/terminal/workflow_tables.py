@@ -21,6 +21,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
             "workflow": row.workflow,
             "name": row.name,
             "state": row.state.value,
+            **({} if row.ended_as is None else {"ended as": row.ended_as.value}),
             "reason": row.reason,
             "key": row.key,
             "shard": row.shard,

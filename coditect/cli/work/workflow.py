@@ -207,13 +207,16 @@ def cancel_workflow(
     context: typer.Context,
     run: RunArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; shown with the workflow.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Undo nothing, and end an undoing under way.")] = False,
 ) -> None:
     """Cancel a workflow: its running tasks are asked to stop. It ends as canceled unless it completed before.
+
+    What has completed is undone where the workflow says how.
 
     \b
     Example: coditect workflow cancel 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    _steer(context, run, Steer.CANCEL, reason)
+    _steer(context, run, Steer.CANCEL, reason, compensate=not keep)
 
 
 @app.command("pause")
@@ -236,8 +239,9 @@ def resume_workflow(context: typer.Context, run: RunArgument) -> None:
     _steer(context, run, Steer.RESUME)
 
 
-def _steer(context: typer.Context, run: str, what: Steer, reason: str = "") -> None:
-    state = run_loop(workflows.steer_workflow(connections(context), run, what, reason=reason))
+def _steer(context: typer.Context, run: str, what: Steer, reason: str = "", *, compensate: bool = True) -> None:
+    opened = connections(context)
+    state = run_loop(workflows.steer_workflow(opened, run, what, reason=reason, compensate=compensate))
     say(f"{run}: {what.value} was accepted, it is {state.value}.")
 
 

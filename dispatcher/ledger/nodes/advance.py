@@ -21,7 +21,7 @@ from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import approvals, claim, limits
+from dispatcher.ledger.nodes import approvals, claim, compensations, limits
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
@@ -62,6 +62,8 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
     """End a node in the given final state; a later call of `follow` releases the dependents."""
     limits.clear(unit, node_key, row)
     unit.move(node_key, row, state)
+    if state is TaskState.COMPLETED:
+        compensations.note(unit, node_key)
     row.finished_ms, row.reason = unit.now_ms, reason
     if state is TaskState.DEAD:
         unit.tr.set(DEAD.pack(node_key), b"")
@@ -136,8 +138,11 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """Pass a node's end on to at most `most` dependents with names after `after`; return the steps taken, 1 or more."""
-    if "[" in node_key.node:
+    if node_key.is_element:
         _element_ended(unit, node_key)
+        return 1
+    if node_key.is_compensation:
+        compensations.settle(unit, node_key)
         return 1
     if _is_held(unit, node_key.workflow):
         leave(unit, node_key, RELEASE, after)
@@ -278,7 +283,7 @@ def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Se
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
     """Tell whether a map has begun to make nodes for its elements: whether the node of element 0 is in the store."""
-    return unit.node(element_of(node_key, 0)) is not None
+    return unit.node(node_key.element(0)) is not None
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
@@ -307,7 +312,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
     while number < min(first + most, len(bodies)):
         if number > first and unit.is_full:
             break
-        element = element_of(node_key, number)
+        element = node_key.element(number)
         child = unit.node(element) if may_exist else None
         may_exist = child is not None  # behind one that was not made is none
         if child is None:
@@ -328,13 +333,8 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
     return max(1, number - first)
 
 
-def element_of(node_key: NodeKey, number: int) -> NodeKey:
-    """Return the key of the node that runs a map's element `number`, counted from 0."""
-    return NodeKey(node_key.workflow, f"{node_key.node}[{number}]")
-
-
 def _element_ended(unit: UnitOfWork, element: NodeKey) -> None:
-    node_key = NodeKey(element.workflow, element.node.partition("[")[0])
+    node_key = element.defined
     row, ended = unit.node(node_key), unit.node(element)
     if row is None or ended is None or row.state is not TaskState.WORKING:
         return
@@ -350,7 +350,7 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         end(unit, node_key, row, tally.worst, reason="element")
         return
     try:
-        node_keys = [values.ValueKey(*element_of(node_key, number), RESULT) for number in range(tally.met)]
+        node_keys = [values.ValueKey(*node_key.element(number), RESULT) for number in range(tally.met)]
         results = (body or b"null" for body in values.read_all(unit.tr.snapshot, node_keys))
         write(unit, node_key, RESULT, list_of(gathered(results)))
     except DamagedValue as error:

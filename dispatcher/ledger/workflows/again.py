@@ -75,7 +75,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
             break
         one = NodeKey(node_key.workflow, STATUSES.unpack(key)[1])
         row = unit.met(one, stored)
-        if row is not None and ended_by_itself(row) and "[" not in one.node:  # an element runs with its map
+        if row is not None and ended_by_itself(row) and not one.is_derived:  # an element runs with its map
             _take_back(unit, one, row, first=True)
         seen += 1
     if len(found) > seen:
@@ -130,7 +130,7 @@ def _take_back(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, first: b
     untold = advance.drop(unit, node_key, advance.RELEASE)
     if has_dependents:
         unit.tr.set(AGAIN.pack((node_key.workflow, _TELL, node_key.node)), b"")
-    elif not untold:
+    elif not untold and not node_key.is_compensation:
         run.lasts[row.state.value] -= 1
     begin_anew(unit, node_key, row)
     unit.move(node_key, row, TaskState.BLOCKED)

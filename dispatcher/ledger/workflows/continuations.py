@@ -11,9 +11,10 @@ from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import TODO
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
-from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows import again, republish, walks
+from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
+from dispatcher.ledger.workflows import again, compensate, republish, walks
 from dispatcher.store.errors import TransactionTooOld
+from dispatcher.store.transaction import KeyValue
 
 _BUGS = (LookupError, TypeError, ValueError, AttributeError, AssertionError)
 _CANNOT_BE_DONE = (DamagedValue, InputError, NewerVersion, *_BUGS)
@@ -47,7 +48,7 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
         Overdue: when a piece of work took too long.
     """
     left, done = MOST_STEPS, 0
-    pieces = unit.left_over(limit)
+    pieces = _left_over(unit, limit)
     for key, cursor in pieces:
         if left <= 0 or unit.is_full:
             break
@@ -60,8 +61,15 @@ def go_on(unit: UnitOfWork, limit: int = 8) -> bool:
             raise SetAside(key) from error
         done += 1
     advance.follow(unit, most=0 if unit.apart else None)
-    unit.effects.unfinished |= bool(unit.left_over(1))
+    unit.effects.unfinished |= bool(_left_over(unit, 1))
     return done > 0 or not pieces
+
+
+def _left_over(unit: UnitOfWork, limit: int) -> list[KeyValue]:
+    """Return at most `limit` cursors of the shard's unfinished work, without those set aside after an error."""
+    aside = unit.caches.set_aside
+    rows = unit.tr.get_range(*TODO.range((unit.shard,)), limit=limit + len(aside))
+    return [row for row in rows if row[0] not in aside][:limit]
 
 
 def _go_on_with(unit: UnitOfWork, key: bytes, cursor: bytes, most: int) -> int:
@@ -90,5 +98,6 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.SHOW: _walked(advance.SHOW, MOST_SHOWN),
         advance.AGAIN: again.go_on,
         again.FIND: again.find,
+        COMPENSATE: compensate.go_on,
     }
 )

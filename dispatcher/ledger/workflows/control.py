@@ -48,13 +48,17 @@ def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
 def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Cancel all nodes of the workflow that have not ended; a repeated cancel changes nothing.
 
+    Completed nodes are compensated where they declare it, unless `compensate` is false. A compensation under way is
+    ended only by such a cancel.
+
     Raises:
         NotFound: when there is no such workflow.
     """
     workflow = text(body, "workflow")
     run = run_of(unit, workflow)
-    if not run.state.terminal and not run.canceling:
-        run.canceling = True
+    keeps = body.get("compensate") is False
+    if not run.state.terminal and not run.canceling and (run.ended is None or keeps):
+        run.canceling, run.keeps = True, keeps
         run.reason = str(body.get("reason") or "")[:MOST_COMMENT]
         walks.begin_cancel(unit, workflow)
     return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}

@@ -65,6 +65,7 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
         "description": head.description,
         "state": run.state.value,
         "canceling": run.canceling,
+        "ended_as": None if run.ended is None else run.ended.value,
         "shard": head.shard,
         "counts": {state: count for state, count in run.counts.items() if count},
         "total": sum(run.counts.values()),
@@ -108,7 +109,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
 
 def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[str, Any]]:
     """Return the definition and progress of the given nodes in order, until their definitions fill one answer."""
-    bases = [NodeKey(node_key.workflow, node_key.node.partition("[")[0]) for node_key, _ in found]
+    bases = [node_key.defined for node_key, _ in found]
     defined = tuple(dict.fromkeys(bases))
     reading = zip(defined, definitions.find_all(tr, defined), strict=True)
     documents: dict[NodeKey, dict[str, Any]] = {}
@@ -129,17 +130,17 @@ def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[
 def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
     name = node_key.node
     kind = next((kind for kind in _KINDS if kind in document), "task")
-    element = "[" in name
-    edges = [] if element else document.get("after", [])
+    derived = node_key.is_derived
+    edges = [] if derived else document.get("after", [])
     return {
         "name": name,
-        "kind": "task" if element else kind,
-        "capability": document.get("task") or document.get("map"),
+        "kind": "compensation" if node_key.is_compensation else "task" if derived else kind,
+        "capability": document.get("compensate" if node_key.is_compensation else kind),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
         "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
         "on_failure": {edge["node"]: edge["on_failure"] for edge in edges if not isinstance(edge, str)},
-        "definition": {} if element else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
+        "definition": {} if derived else {name: document[name] for name in document if name not in _TOLD_OTHERWISE},
         "state": one.state.value,
         "attempt": one.attempt,
         "fence": one.fence,
@@ -241,7 +242,8 @@ def result(tr: Reads, body: Body) -> dict[str, Any]:
         if row is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
         return {"state": NodeRecord.unpack(row).state.value, **_value(tr, NodeKey(workflow, node))}
-    told: dict[str, Any] = {"state": run.state.value, "reason": run.reason, "value": None, "failure": None}
+    state = run.ended if run.ended is not None and run.state.terminal else run.state
+    told: dict[str, Any] = {"state": state.value, "reason": run.reason, "value": None, "failure": None}
     if not run.state.terminal:
         return told
     if run.state is WorkflowState.COMPLETED:

@@ -41,6 +41,9 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     run = control.run_of(unit, node_key.workflow)
     row = control.node_of(unit, node_key)
     _check_ended_by_itself(node_key, row)
+    if run.ended is not None and not node_key.is_compensation:
+        fix = "redrive a compensation that failed, or start the workflow again"
+        raise InputError("The workflow is compensated", workflow=node_key.workflow, node=node_key.node, fix=fix)
     if "input" in body:
         _check_input(unit, node_key, body["input"])
     _check_done_with(node_key, run)
@@ -58,7 +61,7 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_ended_by_itself(node_key: NodeKey, row: NodeRecord) -> None:
-    if "[" in node_key.node:
+    if node_key.is_element:
         raise InputError("An element runs again with its map", node=node_key.node, fix="redrive the map itself")
     if row.state not in again.REDRIVABLE:
         raise InputError("Only what ended without a value runs again", node=node_key.node, state=row.state.value)
@@ -117,11 +120,16 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         return control.resume(unit, body)
     if run.state is WorkflowState.COMPLETED:
         raise InputError("The workflow has completed", workflow=workflow)
+    if run.state is WorkflowState.COMPENSATED:
+        raise InputError("The workflow is compensated", workflow=workflow, fix="start it again")
     if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
     known = len(unit.effects.moved)
     _reopen(unit, workflow, run)
-    again.begin_all(unit, workflow)
+    if run.ended is not None:
+        unit.compensate_next(workflow, run)
+    else:
+        again.begin_all(unit, workflow)
     return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
 
 
@@ -130,9 +138,9 @@ def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
         unit.tr.clear(ENDED.pack((unit.shard, run.finished_ms, workflow)))
         unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
         unit.effects.unshown.append(workflow)  # RQ may have forgotten it
-    run.finished_ms, run.reason, run.canceling = None, "", False
+    run.finished_ms, run.reason, run.canceling, run.keeps = None, "", False, False
     if run.state is not WorkflowState.PAUSED:  # what got ready meanwhile waits for the resume
-        run.state = WorkflowState.RUNNING
+        run.state = WorkflowState.RUNNING if run.ended is None else WorkflowState.COMPENSATING
         unit.effects.say("workflow.resumed", workflow)
 
 

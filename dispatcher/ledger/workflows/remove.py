@@ -15,6 +15,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import idempotency, timers, versions
 from dispatcher.ledger.keyspace import (
     ATTEMPTS,
+    COMPENSATE,
     DEAD,
     EDGES,
     ENDED,
@@ -45,6 +46,7 @@ MOST_VALUES = 40
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
+    (COMPENSATE, MOST_ROWS),
     (DEAD, MOST_ROWS),
     (EDGES, MOST_ROWS),
     (NODES, MOST_VALUES),

@@ -14,6 +14,16 @@ worker = Agent("worker", slots=8)
 
 @worker.capability("keyed.work", timeout="60s")
 async def work(milliseconds: int, ctx: Context) -> str:
+    return await _done_once(milliseconds, ctx)
+
+
+@worker.capability("keyed.undo", timeout="60s")
+async def undo(done: dict[str, object], ctx: Context) -> str:
+    assert str(done["result"]) + ".compensate" == ctx.task_id
+    return await _done_once(1_000, ctx)
+
+
+async def _done_once(milliseconds: int, ctx: Context) -> str:
     log = Path(os.environ["EFFECT_LOG"])
     _note(log, f"start {ctx.task_id} {os.getpid()}")
     await asyncio.sleep(milliseconds / 1000)

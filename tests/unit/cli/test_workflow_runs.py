@@ -205,15 +205,6 @@ def test_run_without_a_control_plane_says_how_to_start_one(
     assert "coditect dispatcher run" in ran.err
 
 
-def test_check_and_run_say_that_nothing_compensates(terminal: Terminal, tmp_path: Path) -> None:
-    file = tmp_path / "undo.yaml"
-    file.write_text("name: undo\nnodes:\n  a: {task: code.review, compensate: tests.run}\n  b: {task: code.review}\n")
-
-    for told in (terminal.run("workflow", "check", str(file)), terminal.run("workflow", "run", str(file))):
-        assert told.code == 0
-        assert "Nothing runs `compensate` yet; what these nodes do stays done: a\n" in told.err
-
-
 def test_check_and_run_say_that_a_map_gives_no_elements(terminal: Terminal, file: Path) -> None:
     for words in (("check",), ("run", "--detach")):
         assert "b gives {} to each task; `input: {$from: item}`" in terminal.run("workflow", *words, str(file)).err

@@ -55,20 +55,6 @@ async def test_a_chunk_is_never_over_the_inline_limit(scene: Scene) -> None:
     assert len(scene.plane.only.nodes) == 8
 
 
-async def test_compensation_is_kept_and_it_is_said_that_nothing_runs_it(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
-    flow = Workflow("release")
-    flow.task(CAPABILITY, name="plain")
-    flow.task(CAPABILITY, name="publish", compensate=CAPABILITY)
-
-    await scene.client.start(flow)
-
-    (record,) = [one for one in caplog.records if "nothing runs it yet" in one.getMessage()]
-    assert vars(record)["nodes"] == ("publish",)
-    assert scene.plane.asked[0][1]["nodes"]["publish"]["compensate"] == CAPABILITY
-
-
 @pytest.mark.parametrize("spare", [0, 1])
 def test_the_limit_is_used_to_the_last_byte(spare: int) -> None:
     """Two nodes that fit exactly, and two of which one is a byte too long."""

@@ -1,0 +1,51 @@
+"""The compensation of a workflow that did not complete: its completed nodes are undone, the last one first.
+
+Each compensation is a node of its own, `ship.compensate` for `ship`, with attempts, fences and a dead letter like any
+other. The next one begins when the one before has completed, from a stored piece of unfinished work, so whoever owns
+the shard goes on with it. The first one that does not complete ends the workflow; a redrive or a resume goes on there.
+"""
+
+from __future__ import annotations
+
+from coditect.errors import InputError
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.errors import DamagedValue
+from dispatcher.ledger.nodes import advance, claim, compensations
+from dispatcher.ledger.nodes.attempts import begin_anew
+from dispatcher.ledger.nodes.inputs import INPUT, RESULT, body_at, body_of, failure_of, write
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
+
+
+def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
+    """Begin the compensation of the workflow's node that completed last, unless a cancel ends the compensation."""
+    run, node_key = unit.run(root.workflow), compensations.last(unit, root.workflow)
+    if node_key is None or run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
+        return 1
+    row = unit.node(node_key)
+    if row is None:
+        _begin(unit, node_key)
+    elif row.state.terminal:
+        begin_anew(unit, node_key, row)
+        claim.offer(unit, node_key, row)
+    return min(1, most)
+
+
+def _begin(unit: UnitOfWork, node_key: NodeKey) -> None:
+    row = NodeRecord(TaskState.BLOCKED, own_input=True)
+    unit.add_node(node_key, row)
+    try:
+        write(unit, node_key, INPUT, _input(unit, node_key.compensated), first=True)
+    except (InputError, DamagedValue) as error:
+        advance.fail(unit, node_key, row, failure_of(error))
+    else:
+        claim.offer(unit, node_key, row)
+
+
+def _input(unit: UnitOfWork, node_key: NodeKey) -> bytes:
+    """Return the input of a node's compensation: an object of the node's own `input` and `result`."""
+    row = unit.node(node_key)
+    assert row is not None
+    result = body_at(unit.tr, node_key, RESULT) or b"null"
+    return b'{"input":%b,"result":%b}' % (body_of(unit, node_key, row), result)
