@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
 from coditect.collaboration.locks import Locking, LockPort
@@ -19,17 +19,22 @@ from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.result import Outcome
+from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
+from coditect.resilience.retry_budget import RetryPort
 from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.state import named_space, workflow_space
+
+if TYPE_CHECKING:
+    from coditect.resilience.retries import Retries
 
 T = TypeVar("T")
 
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
-class Services(LockPort, StatePort, Protocol):
-    """The port through which a `Context` reaches the runtime: requests, locks, state, progress and events.
+class Services(LockPort, StatePort, RetryPort, Protocol):
+    """The port through which a `Context` reaches the runtime: requests, locks, state, retries, progress and events.
 
     A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
     """
@@ -158,6 +163,28 @@ class Context(Locking):
     async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once; the default subject is the task's id."""
         self.services.emit(type_, subject=subject or self.task_id, **data)
+
+    def retry(self, dependency: str, policy: Retry | int | None = None) -> Retries:
+        """Return the tries of one call to a dependency: `async for attempt in ctx.retry("github")`, `with attempt:`.
+
+        The block runs again after an exception, at most three times in all, after pauses of up to 100 ms, 200 ms and so
+        on, drawn at random; `policy` says otherwise. The last exception is raised. The block never runs again after the
+        task's deadline, nor when the retries of this process would be over a tenth of its calls to the dependency (the
+        first ten are free). Coditect's own errors are not retried: another layer does that. A plain handler writes
+        `for` in place of `async for`.
+
+        Raises:
+            InputError: when a parameter is wrong; the error names the parameter.
+        """
+        from coditect.resilience.retries import DEFAULT_RETRIES, Retries  # noqa: PLC0415 - tenacity loads slowly
+
+        arguments.text("dependency", dependency, shortest=1)
+        chosen = DEFAULT_RETRIES if policy is None else retry_of(policy)
+        return Retries(self.services.retry_budgets.of(dependency), chosen, self._left_seconds)
+
+    def _left_seconds(self) -> float | None:
+        deadline_ms = self.deadline_ms
+        return None if deadline_ms is None else (deadline_ms - self.services.now_ms()) / 1000
 
     @overload
     async def request(

@@ -1,4 +1,4 @@
-"""The runtime's services for one running handler: requests, locks, progress and events."""
+"""The runtime's services for one running handler: requests, locks, retries, progress and events."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, P
 from coditect.model.ids import TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
+from coditect.resilience.retry_budget import RetryBudgets
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 T = TypeVar("T")
@@ -54,6 +55,11 @@ class Means:
     def locks(self) -> LockRequests:
         """The requests about locks; made for the first task that takes one."""
         return LockRequests(self.control, self.requests, self.background)
+
+    @cached_property
+    def retry_budgets(self) -> RetryBudgets:
+        """The retry budgets of the process; made for the first task that uses one."""
+        return RetryBudgets()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +216,15 @@ class TaskServices:
             traceparent=parent.traceparent,
             tracestate=parent.tracestate,
         )
+
+    @property
+    def retry_budgets(self) -> RetryBudgets:
+        """The retry budgets of the agent process."""
+        return self.means.retry_budgets
+
+    def now_ms(self) -> int:
+        """Return the time of the agent's clock, in Unix milliseconds."""
+        return self.means.clock.now_ms()
 
     def progress(self, share: float, note: str) -> None:
         """Publish a direct task's progress as an event; report a workflow task's progress to its owner."""

@@ -113,6 +113,7 @@ class Worker:
             "task_id": context.task_id,
             "agent_id": context.agent_id,
             "workspace": str(context.workspace),
+            "now_ms": context.services.now_ms(),
         }
         try:
             self._send(Frame(FrameKind.TASK, head, task.body))

@@ -20,12 +20,14 @@ from coditect.agent.declaration import Capability
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
+from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import run_loop
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.retry import RetryAfter
+from coditect.resilience.retry_budget import RetryBudgets
 from coditect.wire.tasks import read_task
 
 
@@ -39,6 +41,7 @@ class _Link:
         self._asked = 0
         self._waiting: dict[int, asyncio.Future[Frame]] = {}
         self.tasks: SimpleQueue[Frame | None] = SimpleQueue()
+        self.retry_budgets = RetryBudgets()
 
     def send(self, frame: Frame) -> None:
         packed = frame.packed()
@@ -86,8 +89,14 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 class _RemoteServices:
     """The `context.Services` of a worker process: each call is sent to the agent, which carries it out."""
 
-    def __init__(self, link: _Link) -> None:
-        self._link = link
+    def __init__(self, link: _Link, *, ahead_ms: int) -> None:
+        """Take the link to the agent, and by how much the agent's clock is ahead of this machine's."""
+        self._link, self._ahead_ms = link, ahead_ms
+        self.retry_budgets = link.retry_budgets
+
+    def now_ms(self) -> int:
+        """Return the time of the agent's clock, in Unix milliseconds."""
+        return SystemClock().now_ms() + self._ahead_ms
 
     def __getattr__(self, service: str) -> Callable[..., Any]:
         return partial(self._link.ask if is_awaited(service) else self._link.tell, service)
@@ -103,7 +112,8 @@ class _ProcessContext(Context):
     def __init__(self, frame: Frame, link: _Link) -> None:
         head = frame.head
         task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
-        services = cast("Services", _RemoteServices(link))
+        ahead_ms = head["now_ms"] - SystemClock().now_ms()
+        services = cast("Services", _RemoteServices(link, ahead_ms=ahead_ms))
         super().__init__(task, TaskId(head["task_id"]), AgentId(head["agent_id"]), services, headers=head["own"])
         self._workspace = Path(head["workspace"])
 

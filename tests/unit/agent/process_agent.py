@@ -210,3 +210,30 @@ def later(delay: str, ctx: Context) -> int:
 @worker.capability("proc.headers", process=True)
 def headers_of(_: None, ctx: Context) -> dict[str, Any]:
     return dict(ctx.headers)
+
+
+@worker.capability("proc.retry", process=True, retry=ONCE)
+async def retried(failures: int, ctx: Context) -> int:
+    """How many tries a call took in a process of its own."""
+    tries = 0
+    async for attempt in ctx.retry("dependency", Retry(max_attempts=3, first="1ms")):
+        with attempt:
+            tries += 1
+            if tries <= failures:
+                raise OSError("it is down")
+    return tries
+
+
+@worker.capability("proc.retry.budget", process=True, retry=ONCE)
+def budget(calls: int, ctx: Context) -> int:
+    """How many tries so many failing calls took."""
+    tries = 0
+    for _ in range(calls):
+        try:
+            for attempt in ctx.retry("budget", Retry(max_attempts=2, first="1ms", cap="1ms")):
+                with attempt:
+                    tries += 1
+                    raise OSError("it is down")
+        except OSError:
+            continue
+    return tries

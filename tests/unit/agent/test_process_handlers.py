@@ -43,6 +43,16 @@ async def test_process_is_used_again(scene: Scene) -> None:
     assert os.getpid() not in pids
 
 
+async def test_call_is_retried_in_the_process_under_one_budget(scene: Scene) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    assert await client.request("proc.retry", 2, int) == 3
+    tries = [await client.request("proc.retry.budget", 8, int, timeout="30s") for _ in range(3)]
+
+    assert tries == [16, 10, 8], "the tasks share the ten free retries"
+
+
 async def test_processes_end_with_the_agent(scene: Scene) -> None:
     running = await scene.start(worker)
     client = await scene.client()
