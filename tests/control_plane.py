@@ -216,6 +216,9 @@ class ScriptedPlane:
                 if kept.nodes[body["node"]]["state"] != "awaiting_approval":
                     raise InputError("This node asks for no approval")
                 kept.nodes[body["node"]]["state"] = "completed" if body["granted"] else "rejected"
+            case Verb.SIGNAL:
+                waiting = [name for name, node in kept.nodes.items() if node["state"] == "waiting"]
+                return {"node": waiting[0] if waiting else None, "new": True}
         return {"workflow": kept.head["workflow"], "state": kept.state}
 
     def _start(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ answered, because the broker, a dispatcher or the way between them was gone, is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,8 +25,11 @@ from coditect.wire import routing
 from coditect.wire.control import ANY, Verb, request
 from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
+from coditect.workflow.rows import rows_of
 
 ASK_SECONDS = 30.0
+PAGE = 1_000
+"""Number of rows in one page of a listing."""
 WAITS = Backoff(2.0, 8.0)
 """How long an answer of the control plane is awaited before the same request is sent again."""
 PAUSES = Backoff(0.1, 2.0)
@@ -49,6 +52,10 @@ class ControlPlane:
         """The name of the agent or client that asks."""
         self.answered = False
         """Whether the control plane ever answered this process; if so, its silence is an outage and not its absence."""
+
+    def new_id(self) -> str:
+        """Return a new id for a thing that a request makes, so that a repeated request makes it once."""
+        return self._clock.new_id()
 
     async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ASK_SECONDS) -> dict[str, Any]:
         """Send a request, repeat it until the control plane answers or the time is over, and return the answer.
@@ -132,6 +139,24 @@ class ControlPlane:
             if stats is None or not stats.consumers:
                 raise _required("No control plane is there", verb)
         return missed
+
+
+async def pages(
+    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
+) -> AsyncIterator[object]:
+    """Yield the rows of a listing by the control plane, page after page, at most `most` of them."""
+    after: object = None
+    left = most
+    while left is None or left > 0:
+        limit = PAGE if left is None else min(PAGE, left)
+        answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
+        rows = rows_of(answer, field)
+        for row in rows:
+            yield row
+        after = answer.get("next")
+        if after is None:
+            return
+        left = None if left is None else left - len(rows)
 
 
 @asynccontextmanager

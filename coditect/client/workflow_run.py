@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
 from coditect.client.completion import ENDINGS, Completions
-from coditect.client.control_plane import ASK_SECONDS, ControlPlane
+from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages
 from coditect.codec import codec, encode_any
 from coditect.collaboration.state import SharedState, StateRequests
 from coditect.errors import (
@@ -31,7 +31,7 @@ from coditect.model.result import EXPIRED
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.wire.state import workflow_space
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow, rows_of
+from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState, WorkflowState
 
 T = TypeVar("T")
@@ -39,8 +39,6 @@ R = TypeVar("R")
 Seen: TypeAlias = Callable[[WorkflowRow | None], object]
 
 DEFAULT_TIMEOUT: Duration = "1h"
-PAGE = 1_000
-"""Number of rows in one page of a listing."""
 LOOK_SECONDS = 5.0
 """How long one request for a workflow's state may take before it counts as unanswered."""
 FIRST_PAUSE_SECONDS = 0.02
@@ -355,6 +353,19 @@ class Run:
         asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
         await self._control.ask(Verb.ANSWER, asked)
 
+    async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> str:  # noqa: A002
+        """Send a signal, and return the name of the node that had waited for it, or "" when none has yet.
+
+        A signal that comes before a node waits is kept for the next node that awaits the name. A signal whose `id` came
+        before changes nothing, so a repetition after an error is harmless with an id of your own.
+
+        Raises:
+            InputError: when the workflow has ended, or keeps 100 signals of the name already.
+        """
+        kept = {"value": loads(encode_any(value)), "id": id or self._control.new_id()}
+        told = await self._control.ask(Verb.SIGNAL, {"workflow": self.id, "signal": name} | kept)
+        return str(told.get("node") or "")
+
 
 def _state_of(answer: Mapping[str, Any]) -> TaskState:
     """Return the node state in a control plane's answer; a workflow that has not ended counts as WORKING."""
@@ -365,24 +376,6 @@ def _state_of(answer: Mapping[str, Any]) -> TaskState:
         return TaskState(state)
     except ValueError as error:
         raise InvalidTask("The control plane's answer names no state", given=str(answer)[:200]) from error
-
-
-async def pages(
-    control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
-) -> AsyncIterator[object]:
-    """Yield the rows of a listing by the control plane, page after page, at most `most` of them."""
-    after: object = None
-    left = most
-    while left is None or left > 0:
-        limit = PAGE if left is None else min(PAGE, left)
-        answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
-        rows = rows_of(answer, field)
-        for row in rows:
-            yield row
-        after = answer.get("next")
-        if after is None:
-            return
-        left = None if left is None else left - len(rows)
 
 
 def _ending_event(row: WorkflowRow) -> Event:

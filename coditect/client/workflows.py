@@ -10,13 +10,13 @@ from typing import Any
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.client.completion import Completions
-from coditect.client.control_plane import ControlPlane
+from coditect.client.control_plane import ControlPlane, pages
 from coditect.client.direct import encoded
 from coditect.client.durable import KeptOptions, durable_definition, durable_id, workflow_of
 from coditect.client.handle import Handle
 from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
 from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
-from coditect.client.workflow_run import Run, pages
+from coditect.client.workflow_run import Run
 from coditect.errors import CoditectError, InputError
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests

@@ -240,6 +240,12 @@ async def answer_approval(
         await client.run(workflow).answer(node, granted=granted, by=by, comment=comment)
 
 
+async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:
+    """Send a signal to a workflow, and return the node that had waited for it; empty when it is kept or known."""
+    async with opened.fleet() as client:
+        return await client.run(workflow).signal(name, value, id=identity)
+
+
 def first_cause(rows: Sequence[NodeRow]) -> str:
     """Describe a workflow's first failure and what followed: `fetch[12] failed: no such file; 4 nodes did not run`."""
     failed = [row for row in rows if row.state in _ENDED and row.reason not in _CONSEQUENCES]

@@ -187,6 +187,7 @@ class SyncRun(Blocking[Run]):
     resume = waiting(Run.resume)
     redrive = waiting(Run.redrive)
     answer = waiting(Run.answer)
+    signal = waiting(Run.signal)
 
     @overload
     def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...

@@ -93,6 +93,12 @@ class Verb(StrEnum):
     """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
     """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
+    SIGNAL = "workflow.signal"
+    """Send a signal: `workflow`, `signal` (its name), `value`, `id` → `state`, `new`.
+
+    `state` is `taken`, with the `node` that had waited for it, or `kept` for the next node that awaits the name. An id
+    that came before changes nothing: `new` is false.
+    """
     LOCK_ACQUIRE = "lock.acquire"
     """Lock resources in one step: `ticket` (an id of the client), `resources`, `mode` (exclusive or shared), `ttl_ms`,
     `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true), `released` (tickets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from coditect.errors import InputError
@@ -16,6 +17,7 @@ from coditect.workflow.definition import (
     MOST_NAME_CHARACTERS,
     After,
     Approval,
+    AwaitSignal,
     Call,
     Definition,
     Each,
@@ -23,6 +25,8 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
+    Wait,
+    WaitUntil,
     Work,
     check_node_name,
     check_workflow_name,
@@ -105,6 +109,19 @@ class Workflow:
         waits = None if timeout is None else fields.duration_ms(timeout)
         work = Approval(fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
         return self._add(work, question, _Place(**placing))
+
+    def wait(self, period: Duration, **placing: Unpack[Placing]) -> Node:
+        """Add a node that waits for a period of time, from when its predecessors permit it to run."""
+        return self._add(Wait(fields.duration_ms(period)), "wait", _Place(**placing))
+
+    def wait_until(self, instant: str | datetime | From, **placing: Unpack[Placing]) -> Node:
+        """Add a node that waits until an instant, given with its offset from UTC or found by an expression."""
+        return self._add(WaitUntil(fields.instant(instant)), "wait_until", _Place(**placing))
+
+    def signal(self, signal: str, *, timeout: Duration | None = None, **placing: Unpack[Placing]) -> Node:
+        """Add a node that waits for a signal of the given name, and fails when its timeout ends before."""
+        waits = None if timeout is None else fields.duration_ms(timeout)
+        return self._add(AwaitSignal(fields.signal(signal), waits), signal, _Place(**placing))
 
     def definition(self) -> Definition:
         """Return the workflow built so far as a frozen definition.

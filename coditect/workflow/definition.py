@@ -7,6 +7,8 @@
         └── work: Call           one task for a capability
                   Each           the same call for every element of a list
                   Approval       a question to a person
+                  Wait           a period of time, WaitUntil an instant
+                  AwaitSignal    a signal by its name
 
 A definition holds the values as given. `graph.py` checks whether they fit together; `document.py` writes them down.
 Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value that the expression finds
@@ -120,7 +122,31 @@ class Approval:
     on_timeout: OnTimeout = OnTimeout.REJECT
 
 
-Work: TypeAlias = Call | Each | Approval
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The work of a timer node: a period of time that begins when the predecessors permit the node to run."""
+
+    period_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """The work of a timer node that ends at an instant; an instant that has passed ends the node at once."""
+
+    instant: Any
+    """The instant as a text with its offset from UTC, or `{"$from": expression}` for an expression that finds one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitSignal:
+    """The work of a signal node: it waits for a signal of a name, and takes the signal's value as its own."""
+
+    signal: str
+    timeout_ms: int | None = None
+    """How long the node waits before it fails; None means without limit."""
+
+
+Work: TypeAlias = Call | Each | Approval | Wait | WaitUntil | AwaitSignal
 
 
 @value
@@ -136,14 +162,27 @@ class Node:
 
     @property
     def call(self) -> Call | None:
-        """The task of a task node, or of each element of a map node; None for an approval."""
+        """The task of a task node, or of each element of a map node; None for a node of another kind."""
         match self.work:
             case Call() as call:
                 return call
             case Each(call=call):
                 return call
-            case Approval():
+            case _:
                 return None
+
+    @property
+    def title(self) -> str:
+        """The capability that the node calls; of a node that calls none its kind: approval, wait or signal."""
+        match self.work:
+            case Approval():
+                return "approval"
+            case AwaitSignal():
+                return "signal"
+            case Wait() | WaitUntil():
+                return "wait"
+            case Call(capability=capability) | Each(call=Call(capability=capability)):
+                return capability
 
     @property
     def needed(self) -> int:
@@ -188,6 +227,15 @@ def check_workflow_name(name: str) -> str:
         InputError: when the text is no such name.
     """
     return _checked(name, _WORKFLOW_NAME, "A workflow's name is letters, digits, dots, hyphens and _")
+
+
+def check_signal_name(name: str) -> str:
+    """Check that a text is a signal's name, and return the name.
+
+    Raises:
+        InputError: when the text is no such name.
+    """
+    return _checked(name, _WORKFLOW_NAME, "A signal's name is letters, digits, dots, hyphens and _")
 
 
 def _checked(name: str, pattern: re.Pattern[str], sentence: str) -> str:

@@ -21,12 +21,15 @@ from coditect.workflow.definition import (
     MOST_ELEMENTS,
     After,
     Approval,
+    AwaitSignal,
     Call,
     Definition,
     Each,
     Node,
     OnFailure,
     OnTimeout,
+    Wait,
+    WaitUntil,
     Work,
     defined_name,
 )
@@ -82,8 +85,18 @@ def _work(given: Mapping[str, Any]) -> Work:
         return _call(capability, given)
     if (capability := given.get("map")) is not None:
         return Each(_call(capability, given), given["over"], given["limit"])
+    if "approval" not in given:
+        return _wait(given)
     on_timeout = OnTimeout(given.get("on_timeout", OnTimeout.REJECT))
     return Approval(given["approval"], _period_ms(given.get("timeout")), on_timeout)
+
+
+def _wait(given: Mapping[str, Any]) -> Work:
+    if (signal := given.get("await_signal")) is not None:
+        return AwaitSignal(signal, _period_ms(given.get("timeout")))
+    if (instant := given.get("wait_until")) is not None:
+        return WaitUntil(instant)
+    return Wait(_period_ms(given["wait"]) or 0)
 
 
 def _call(capability: str, given: Mapping[str, Any]) -> Call:
@@ -176,7 +189,7 @@ def _no_object(path: Path, what: str, given: object) -> Problem:
 
 
 def _no_kind(path: Path, given: object) -> Iterator[Problem]:
-    """Yield the problems of a node whose kind (task, map or approval) is unknown, and of its place in the graph."""
+    """Yield the problems of a node whose kind, such as task or map, is unknown, and of its place in the graph."""
     if not isinstance(given, dict):
         yield _no_object(path, "A node is", given)
         return
@@ -253,6 +266,12 @@ def _work_document(work: Work) -> dict[str, Any]:
             if work.on_timeout is not OnTimeout.REJECT:
                 document["on_timeout"] = work.on_timeout.value
             return document
+        case Wait(period_ms=period_ms):
+            return {"wait": duration_text(period_ms)}
+        case WaitUntil(instant=instant):
+            return {"wait_until": instant}
+        case AwaitSignal(signal=signal, timeout_ms=waits):
+            return {"await_signal": signal} | ({} if waits is None else {"timeout": duration_text(waits)})
 
 
 def _call_document(call: Call) -> dict[str, Any]:

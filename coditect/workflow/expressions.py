@@ -26,7 +26,7 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidWorkflow, Problem, missing_extra
 from coditect.workflow import fields
-from coditect.workflow.definition import Definition, Each, Node
+from coditect.workflow.definition import Definition, Each, Node, WaitUntil
 from coditect.workflow.template import FROM, Path, fill, node_expressions
 
 try:
@@ -140,6 +140,16 @@ def node_input(node: Node, scope: Scope, account: Account | None = None) -> Any:
         InvalidWorkflow: when an expression fails, as in `condition_holds`.
     """
     return _input(node, scope.document(), account or Account())
+
+
+def instant_of(node: Node, scope: Scope, account: Account) -> Any:
+    """Return the instant of a node that waits until an instant, as given or as its expression finds it.
+
+    Raises:
+        InvalidWorkflow: when an expression fails, as in `condition_holds`.
+    """
+    assert isinstance(node.work, WaitUntil)
+    return fill(node.work.instant, _Evaluation(node, scope.document(), account).find)
 
 
 def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import duration_text, milliseconds
 from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join
+from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join, check_signal_name
 from coditect.workflow.template import FROM, LITERAL, From, Literal, check_template
 
 MOST_EXPRESSION_CHARACTERS = 1_000
@@ -67,6 +68,35 @@ def duration_ms(value: object) -> int:
     if whole > _MOST_MS:
         raise InputError("A duration is at most ten years", given=_shown(value))
     return whole
+
+
+def instant_ms(value: object) -> int:
+    """Convert an instant, a text such as `2026-12-24T08:00:00+01:00`, to milliseconds since the epoch."""
+    fix = "write date, time and offset from UTC: 2026-12-24T08:00:00+01:00, or Z for UTC"
+    try:
+        found = datetime.fromisoformat(text(value))
+    except ValueError:
+        raise InputError("This is no instant", given=_shown(value), fix=fix) from None
+    if found.tzinfo is None:
+        raise InputError("An instant needs its offset from UTC", given=_shown(value), fix=fix)
+    return max(0, round(found.timestamp() * 1000))
+
+
+def instant(value: object) -> Any:
+    """Check an instant, or a template of one expression that finds an instant, and return it as a document has it."""
+    if isinstance(value, From | Mapping):
+        plain = template(value)
+        if list(plain) != [FROM]:
+            raise InputError("An instant is a text, or {$from: expression}", given=_shown(value))
+        return plain
+    written = value.isoformat() if isinstance(value, datetime) else value
+    instant_ms(written)
+    return written
+
+
+def signal(value: object) -> str:
+    """Check a signal's name, and return the name."""
+    return check_signal_name(text(value))
 
 
 def heartbeat_ms(value: object) -> int:

@@ -16,16 +16,20 @@ from coditect.workflow.definition import (
     COMPENSATION,
     After,
     Approval,
+    AwaitSignal,
     Call,
     Definition,
     Each,
     Node,
     OnFailure,
+    Wait,
+    WaitUntil,
     Work,
     defined_name,
 )
 from coditect.workflow.graph import Graph, graph_of
 from coditect.workflow.states import TaskState
+from coditect.workflow.template import FROM
 
 MOST_LABEL_CHARACTERS = 60
 _COLOURS = {
@@ -34,6 +38,7 @@ _COLOURS = {
     TaskState.WORKING: "#a5d8ff",
     TaskState.RETRY_WAIT: "#ffe8cc",
     TaskState.AWAITING_APPROVAL: "#e5dbff",
+    TaskState.WAITING: "#f3f0ff",
     TaskState.COMPLETED: "#d3f9d8",
     TaskState.FAILED: "#ffc9c9",
     TaskState.CANCELED: "#dee2e6",
@@ -103,6 +108,12 @@ def _work_text(work: Work) -> str:
         case Approval(question=question, timeout_ms=waits, on_timeout=then):
             bound = "" if waits is None else f", {then} after {duration_text(waits)}"
             return f"approval “{_label(question)}”{bound}"
+        case Wait(period_ms=period):
+            return f"wait {duration_text(period)}"
+        case WaitUntil(instant=instant):
+            return f"wait until {_label(instant if isinstance(instant, str) else instant[FROM])}"
+        case AwaitSignal(signal=signal, timeout_ms=waits):
+            return f"signal {signal}" + ("" if waits is None else f", fail after {duration_text(waits)}")
         case _:
             assert_never(work)
 
@@ -167,6 +178,8 @@ def _shape(node: Node, elements: Mapping[str, str]) -> str:
             return f"[[{label}]]"
         case Approval():
             return f"{{{{{label}}}}}"
+        case Wait() | WaitUntil() | AwaitSignal():
+            return f"([{label}])"
         case _:
             assert_never(node.work)
 

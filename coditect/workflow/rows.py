@@ -72,7 +72,7 @@ class NodeRow:
     name: str
     state: TaskState
     kind: str
-    """The kind of the node: task, map, approval or compensation."""
+    """The kind of the node: task, map, approval, wait, wait_until, await_signal or compensation."""
     after: tuple[str, ...]
     on_failure: Mapping[str, OnFailure]
     """The failure policies of the edges, by predecessor; an edge that is not listed has the policy `fail`."""

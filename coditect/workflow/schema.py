@@ -51,6 +51,9 @@ _Delay: TypeAlias = Annotated[str, _by(fields.delay, str | float)]
 _LongestDelay: TypeAlias = Annotated[str, _by(fields.longest_delay, str | float)]
 _Period: TypeAlias = Annotated[int | None, _by(fields.duration_ms, str | float)]
 _Heartbeat: TypeAlias = Annotated[int | None, _by(fields.heartbeat_ms, str | float)]
+_Span: TypeAlias = Annotated[int, _by(fields.duration_ms, str | float)]
+_Instant: TypeAlias = Annotated[Any, _by(fields.instant, str | dict[str, str])]
+_Signal: TypeAlias = Annotated[str, _by(fields.signal)]
 _Input: TypeAlias = Annotated[Any, _by(fields.template, Any)]
 _Join: TypeAlias = Annotated[Join, _by(fields.join, Join)]
 _Priority: TypeAlias = Annotated[Priority, _by(fields.priority, Priority)]
@@ -131,21 +134,43 @@ class ApprovalFields(PlaceFields):
     )
 
 
-KINDS: Mapping[str, type[TaskFields | MapFields | ApprovalFields]] = {
+class WaitFields(PlaceFields):
+    """The fields of a node that waits for a period of time."""
+
+    wait: _Span = Field(description="How long the node waits, from when it may run.")
+
+
+class WaitUntilFields(PlaceFields):
+    """The fields of a node that waits for an instant."""
+
+    wait_until: _Instant = Field(description="The instant, or `{$from: expression}` for one that finds it.")
+
+
+class AwaitSignalFields(PlaceFields):
+    """The fields of a node that waits for a signal."""
+
+    await_signal: _Signal = Field(description="The signal's name.")
+    timeout: _Period = Field(None, description="How long the node waits before it fails; else for ever.")
+
+
+KINDS: Mapping[str, type[PlaceFields]] = {
     "task": TaskFields,
     "map": MapFields,
     "approval": ApprovalFields,
+    "wait": WaitFields,
+    "wait_until": WaitUntilFields,
+    "await_signal": AwaitSignalFields,
 }
-"""The models of the three kinds of nodes, by the field that only this kind has."""
+"""The models of the kinds of nodes, by the field that only this kind has."""
 
 
 def kinds_of(document: Mapping[str, Any]) -> list[str]:
-    """Return the kinds (task, map, approval) whose field a node's document has; a valid document has one."""
+    """Return the kinds (task, map, approval, ...) whose field a node's document has; a valid document has one."""
     return [kind for kind in KINDS if kind in document]
 
 
 def _kind(document: object) -> str | None:
-    """Return a node document's kind: task, map or approval; None unless it is exactly one."""
+    """Return a node document's kind, such as task or map; None unless it is exactly one."""
     kinds = kinds_of(document) if isinstance(document, dict) else []
     return kinds[0] if len(kinds) == 1 else None
 
@@ -153,7 +178,12 @@ def _kind(document: object) -> str | None:
 _Task: TypeAlias = Annotated[TaskFields, Tag("task")]
 _Map: TypeAlias = Annotated[MapFields, Tag("map")]
 _Approval: TypeAlias = Annotated[ApprovalFields, Tag("approval")]
-Nodes: TypeAlias = dict[_NodeName, Annotated[_Task | _Map | _Approval, Discriminator(_kind)]]
+_Wait: TypeAlias = Annotated[WaitFields, Tag("wait")]
+_WaitUntil: TypeAlias = Annotated[WaitUntilFields, Tag("wait_until")]
+_AwaitSignal: TypeAlias = Annotated[AwaitSignalFields, Tag("await_signal")]
+Nodes: TypeAlias = dict[
+    _NodeName, Annotated[_Task | _Map | _Approval | _Wait | _WaitUntil | _AwaitSignal, Discriminator(_kind)]
+]
 
 
 class WorkflowFields(_Fields):

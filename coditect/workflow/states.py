@@ -3,7 +3,7 @@
 ::
 
     task       blocked → ready → published → working → completed | failed | canceled | rejected | skipped | dead
-               (+ retry_wait, awaiting_approval)
+               (+ retry_wait, awaiting_approval, waiting)
     workflow   accepted → running ⇄ paused → completed | failed | canceled | rejected
                                            → compensating → compensated | compensation_failed
 """
@@ -25,6 +25,8 @@ class TaskState(StrEnum):
     RETRY_WAIT = "retry_wait"
     """An attempt failed, and the node waits for the time of its next attempt."""
     AWAITING_APPROVAL = "awaiting_approval"
+    WAITING = "waiting"
+    """The node waits for an instant, or for a signal."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELED = "canceled"

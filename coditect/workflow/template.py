@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from coditect.errors import InputError
-from coditect.workflow.definition import Each, Node
+from coditect.workflow.definition import Each, Node, WaitUntil
 
 FROM = "$from"
 LITERAL = "$literal"
@@ -99,10 +99,12 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Yield every expression of a node (input, condition, list), each with its path below the node."""
+    """Yield every expression of a node (input, condition, list, instant), each with its path below the node."""
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):
         yield ("over",), node.work.over
+    if isinstance(node.work, WaitUntil):
+        yield from template_expressions(node.work.instant, ("wait_until",))
     if node.call is not None:
         yield from template_expressions(node.call.input, ("input",))

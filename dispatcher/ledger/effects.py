@@ -102,7 +102,7 @@ class NodeSnapshot:
         plain = node.join == "all" and node.when is None and all(edge.on_failure is _FAIL for edge in node.after)
         after = tuple(edge.node for edge in node.after) if plain and isinstance(node.work, Call) else ()
         if call is None:
-            return cls(node_key, state, "approval", "", after)
+            return cls(node_key, state, node.title, "", after)
         return cls(node_key, state, call.capability, call.priority.value, after, call.timeout_ms)
 
 

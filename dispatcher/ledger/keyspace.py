@@ -35,13 +35,16 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
     ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
+    ├── "awaiting"    (workflow, signal, ready_ms, node)                  → nothing; while the node waits for the signal
+    ├── "signal"      (workflow, id)                                      → nothing; a signal that came once
+    ├── "signal_kept" (workflow, signal, number)                          → nothing; until a node takes its "value"
     ├── "todo"        (shard, workflow, node, kind)                       → cursor of the rest of a long step;
     │                                                                       of the whole shard with the workflow ""
     ├── "compensate"  (workflow, number)                                  → node that completed as number so-and-so
     ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
-    │                 kinds: input (also the workflow's own, node ""), result, failure, definition
+    │                 kinds: input (also the workflow's own, node ""), result, failure, definition, a kept signal
     │
     │   work to do (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence
@@ -96,6 +99,9 @@ READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
 DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
+AWAITING = ROOT["awaiting"]
+SIGNALS = ROOT["signal"]
+SIGNALS_KEPT = ROOT["signal_kept"]
 TODO = ROOT["todo"]
 COMPENSATE = ROOT["compensate"]
 AGAIN = ROOT["again"]

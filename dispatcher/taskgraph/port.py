@@ -55,6 +55,7 @@ _PLACES = {
     TaskState.WORKING: JobState.STARTED,
     TaskState.RETRY_WAIT: JobState.SCHEDULED,
     TaskState.AWAITING_APPROVAL: JobState.SCHEDULED,
+    TaskState.WAITING: JobState.SCHEDULED,
     TaskState.COMPLETED: JobState.FINISHED,
     TaskState.FAILED: JobState.FAILED,
     TaskState.CANCELED: JobState.CANCELED,

@@ -28,6 +28,7 @@ _STYLES = {
     TaskState.DEAD: "red",
     TaskState.REJECTED: "magenta",
     TaskState.AWAITING_APPROVAL: "yellow",
+    TaskState.WAITING: "yellow",
     TaskState.RETRY_WAIT: "yellow",
 }
 SILENCE = "The control plane does not answer; the workflow is waited for"

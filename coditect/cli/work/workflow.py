@@ -239,6 +239,28 @@ def resume_workflow(context: typer.Context, run: RunArgument) -> None:
     _steer(context, run, Steer.RESUME)
 
 
+@app.command("signal")
+def signal_workflow(
+    context: typer.Context,
+    run: RunArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The signal's name, as the workflow awaits it.")],
+    value: Annotated[
+        str, typer.Argument(metavar="[VALUE]", help="Its value: JSON, or @file, or - for stdin.")
+    ] = "null",
+    identity: Annotated[
+        str | None, typer.Option("--id", help="Counts once: a signal with the same id changes nothing.")
+    ] = None,
+) -> None:
+    """Send a signal to a workflow. It is kept until a node awaits it.
+
+    \b
+    Example: coditect workflow signal 01890a5d-ac96-774b-bcce-b302099a8057 paid '{"euro": 7}'
+    """
+    sent = workflows.signal_workflow(connections(context), run, name, json.loads(read_body(value)), identity=identity)
+    node = run_loop(sent)
+    say(f"{run}: {name} was taken by {node}." if node else f"{run}: {name} is kept until a node awaits it.")
+
+
 def _steer(context: typer.Context, run: str, what: Steer, reason: str = "", *, compensate: bool = True) -> None:
     opened = connections(context)
     state = run_loop(workflows.steer_workflow(opened, run, what, reason=reason, compensate=compensate))

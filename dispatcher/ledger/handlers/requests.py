@@ -21,7 +21,7 @@ from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows import control, queries, redrive, submit
+from dispatcher.ledger.workflows import control, queries, redrive, signals, submit
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.store.transaction import Reads
 
@@ -53,6 +53,7 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.RESUME: ShardChange(redrive.resume),
         Verb.REDRIVE: ShardChange(redrive.redrive),
         Verb.ANSWER: ShardChange(control.answer),
+        Verb.SIGNAL: ShardChange(signals.signal, deduplicated=False),  # its id says whether it came before
         Verb.LIST: Query(queries.list_workflows),
         Verb.NODES: Query(queries.nodes),
         Verb.ATTEMPTS: Query(queries.attempts),

@@ -13,7 +13,7 @@ from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
-from dispatcher.ledger.nodes import advance, approvals, claim, limits
+from dispatcher.ledger.nodes import advance, approvals, claim, limits, waits
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
@@ -57,6 +57,17 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
     advance.end(unit, node_key, row, state, reason="" if granted else "approval_timeout")
 
 
+def _waited(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
+    if row.state is TaskState.WAITING:
+        advance.end(unit, node_key, row, TaskState.COMPLETED)
+
+
+def _not_signaled(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
+    if row.state is TaskState.WAITING:
+        waits.close(unit, node_key, row)
+        advance.fail(unit, node_key, row, waits.NO_SIGNAL)
+
+
 def _not_started(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, timer: Timer) -> None:
     """End a node that no agent started by its latest start, unless the node is ready and its workflow is paused."""
     run = unit.run(node_key.workflow)
@@ -88,6 +99,8 @@ _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] =
     {
         claim.RETRY_TIMER: _try_again,
         approvals.TIMER: _answer,
+        waits.WAIT_TIMER: _waited,
+        waits.SIGNAL_TIMER: _not_signaled,
         limits.START_TIMER: _not_started,
         limits.TIMEOUT_TIMER: _not_told,
         limits.DEADLINE_TIMER: _not_ended,

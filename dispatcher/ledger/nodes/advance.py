@@ -13,7 +13,7 @@ from itertools import islice
 from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.definition import Approval, Call, Each, OnFailure
+from coditect.workflow.definition import Call, Each, OnFailure
 from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
@@ -21,7 +21,7 @@ from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import approvals, claim, compensations, limits
+from dispatcher.ledger.nodes import claim, compensations, limits, waits
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
@@ -274,8 +274,9 @@ def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Se
                 expand(unit, node_key, row, len(bodies))
             else:  # they keep their inputs, though the list may be another one by now
                 expand(unit, node_key, row, len(value_of(unit.tr, node_key, INPUT)))
-        case Approval() as approval:
-            approvals.ask(unit, node_key, row, approval)
+        case waiting:
+            if waits.begin(unit, node_key, row, waiting, bodies):
+                end(unit, node_key, row, TaskState.COMPLETED)
 
 
 # -- maps ---------------------------------------------------------------------------------------------------
@@ -387,12 +388,10 @@ def withdraw(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
             claim.leave_backlog(unit, node_key, row)
         case TaskState.PUBLISHED | TaskState.WORKING if row.publication:
             unit.tr.clear(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)))
-        case TaskState.AWAITING_APPROVAL:
-            approvals.close(unit, node_key, row)
+        case TaskState.AWAITING_APPROVAL | TaskState.WAITING:
+            waits.close(unit, node_key, row)
         case TaskState.RETRY_WAIT:
             timers.cancel(unit.tr, node_key.workflow, node_key.node, claim.RETRY_TIMER)
-        case _:
-            pass
 
 
 def is_over(run: RunRecord | None) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 from coditect.errors import CoditectError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import Call, Each, Node
+from coditect.workflow.definition import Call, Each, Node, WaitUntil
 from coditect.workflow.expressions import (
     CHARACTERS_PER_STEP,
     Account,
     Scope,
     condition_holds,
     element_inputs,
+    instant_of,
     node_input,
 )
 from coditect.workflow.states import TaskState
@@ -62,6 +63,8 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
             return Inputs(True, (dumps(node_input(node, scope, account)),))
         case Each() if not has_elements:
             return Inputs(True, gathered(map(dumps, element_inputs(node, scope, account))))
+        case WaitUntil():
+            return Inputs(True, (dumps(instant_of(node, scope, account)),))
         case _:
             return NO_EXPRESSIONS
 

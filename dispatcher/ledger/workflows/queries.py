@@ -38,7 +38,7 @@ PAGE_BYTES = 256 * 1024
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
 """The largest size in bytes of the definitions that a page of nodes reads, since each may be a MiB."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
-_KINDS = ("task", "map", "approval")
+_KINDS = ("task", "map", "approval", "wait", "wait_until", "await_signal")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
 """The fields of a definition that answers omit: `after`, which they show as edges, and the large `input`."""
 

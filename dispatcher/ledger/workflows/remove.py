@@ -15,6 +15,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import idempotency, timers, versions
 from dispatcher.ledger.keyspace import (
     ATTEMPTS,
+    AWAITING,
     COMPENSATE,
     DEAD,
     EDGES,
@@ -24,6 +25,8 @@ from dispatcher.ledger.keyspace import (
     NODES,
     RUNS,
     SHOWN,
+    SIGNALS,
+    SIGNALS_KEPT,
     SPACE_VERSIONS,
     SPACES,
     STATES,
@@ -49,6 +52,9 @@ PARTS: tuple[tuple[Space, int], ...] = (
     (COMPENSATE, MOST_ROWS),
     (DEAD, MOST_ROWS),
     (EDGES, MOST_ROWS),
+    (AWAITING, MOST_ROWS),
+    (SIGNALS, MOST_ROWS),
+    (SIGNALS_KEPT, MOST_ROWS),
     (NODES, MOST_VALUES),
     (VALUES, MOST_VALUES),
 )

@@ -26,7 +26,7 @@ COMMANDS = (
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
     *(("capability", verb) for verb in ("list", "show")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
-    *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume")),
+    *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("lock", verb) for verb in ("list", "show", "release")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),

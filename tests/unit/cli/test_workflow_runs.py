@@ -291,6 +291,16 @@ def test_approvals_are_listed_granted_and_denied(terminal: Terminal, started: st
     assert (none.out, none.err) == ("", "No approval is open.\n")
 
 
+def test_a_signal_is_kept_or_taken(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
+    kept = terminal.run("workflow", "signal", started, "paid", '{"euro": 7}', "--id", "one")
+    plane.only.nodes["gate"]["state"] = "waiting"
+    taken = terminal.run("workflow", "signal", started, "paid")
+
+    assert "paid is kept until a node awaits it." in kept.err
+    assert "paid was taken by gate." in taken.err
+    assert (Verb.SIGNAL, {"workflow": started, "signal": "paid", "value": {"euro": 7}, "id": "one"}) in plane.asked
+
+
 def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
     plane.only.nodes["gate"]["state"] = "awaiting_approval"
 

@@ -211,6 +211,20 @@ async def test_an_approval_is_answered_once(scene: Scene) -> None:
         await started.answer("n0", granted=False, by="bob")
 
 
+async def test_a_signal_names_the_node_that_took_it_and_has_an_id(scene: Scene) -> None:
+    scene.plane.at_once = False
+    started = await scene.client.start(chain(1))
+
+    kept = await started.signal("paid", {"euro": 7}, id="one")
+    scene.plane.only.nodes["n0"]["state"] = "waiting"
+    taken = await started.signal("paid")
+
+    assert (kept, taken) == ("", "n0")
+    sent = [body for verb, body in scene.plane.asked if verb is Verb.SIGNAL]
+    assert sent[0] == {"workflow": started.id, "signal": "paid", "value": {"euro": 7}, "id": "one"}
+    assert sent[1]["id"] not in ("", "one")
+
+
 async def test_the_values_of_many_last_nodes_come_page_by_page(scene: Scene) -> None:
     started = await scene.client.start(chain(1))
     lasts = {f"n{number}": number for number in range(5)}

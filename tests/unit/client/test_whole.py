@@ -125,6 +125,21 @@ async def test_a_literal_and_a_durable_task_are_taken_up_to_the_inline_limit() -
     }
 
 
+async def test_a_workflow_waits_for_its_time_and_then_for_a_signal() -> None:
+    flow = Workflow("patient")
+    paid = flow.signal("paid", after=[flow.wait("2m")], timeout="1m")
+    flow.task("number.double", From("results.paid"), after=[paid])
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow)
+        early = await run.signal("paid", 21, id="one")
+        again = await run.signal("paid", 22, id="one")
+        value = await run.result(int, timeout="5m")
+
+        assert 120 <= fleet.elapsed_seconds < 180
+    assert (early, again, value) == ("", "", 42)
+
+
 async def test_a_denied_approval_rejects_the_workflow_with_its_reason() -> None:
     flow = Workflow("asked")
     flow.approval("Go on?", name="gate", timeout="2d")

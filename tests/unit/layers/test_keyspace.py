@@ -16,7 +16,8 @@ _LINE = re.compile(r'├── "(\w+)"|└── "(\w+)"')
 _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
 LEDGER = {
     "workflow", "run", "live", "ended", "upload", "node", "edge", "status", "attempt", "ready", "flight", "approval",
-    "todo", "again", "dead", "state", "indexed", "shown", "compensate",
+    "todo", "again", "dead", "state", "indexed", "shown", "awaiting", "signal",
+    "signal_kept", "compensate",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
 COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count", "space", "space_version"}

@@ -12,12 +12,15 @@ from coditect.workflow.definition import (
     LEAST_HEARTBEAT_MS,
     After,
     Approval,
+    AwaitSignal,
     Call,
     Definition,
     Each,
     Node,
     OnFailure,
     OnTimeout,
+    Wait,
+    WaitUntil,
 )
 from tests.unit.model.strategies import capabilities, json_values
 
@@ -47,10 +50,14 @@ calls = st.builds(
 )
 plain_calls = st.just(Call("some.work"))
 questions = st.text(min_size=1, max_size=60).filter(lambda text: bool(text.strip()))
+instants = st.sampled_from(["2026-12-24T08:00:00Z", "2026-12-24T08:00:00.250+01:00"])
 works = (
     calls
     | st.builds(Each, calls, expressions, st.integers(1, 10_000))
     | st.builds(Approval, questions, st.none() | periods_ms, st.sampled_from(OnTimeout))
+    | st.builds(Wait, periods_ms)
+    | st.builds(WaitUntil, instants | expressions.map(lambda text: {"$from": text}))
+    | st.builds(AwaitSignal, st.sampled_from(["go", "paid.in-full"]), st.none() | periods_ms)
 )
 
 

@@ -4,7 +4,18 @@ import re
 
 from hypothesis import given
 
-from coditect.workflow.definition import After, Approval, Call, Definition, Each, OnFailure, OnTimeout
+from coditect.workflow.definition import (
+    After,
+    Approval,
+    AwaitSignal,
+    Call,
+    Definition,
+    Each,
+    OnFailure,
+    OnTimeout,
+    Wait,
+    WaitUntil,
+)
 from coditect.workflow.render import draw_mermaid, draw_text
 from coditect.workflow.states import TaskState
 from tests.unit.workflow.graphs import definitions, flow, node
@@ -38,6 +49,19 @@ def test_a_graph_as_mermaid() -> None:
         "    classDef completed fill:#d3f9d8",
         "    class n0 completed",
     ]
+
+
+def test_nodes_that_wait_say_for_what() -> None:
+    waits = [Wait(7_200_000), WaitUntil("2026-12-24T08:00:00Z"), WaitUntil({"$from": "input.at"}), AwaitSignal("go", 9)]
+    waiting = flow(*(node(f"n{number}", work=work) for number, work in enumerate(waits)))
+
+    assert [line.split(maxsplit=2)[2] for line in draw_text(waiting).splitlines()[1:]] == [
+        "wait 2h",
+        "wait until 2026-12-24T08:00:00Z",
+        "wait until input.at",
+        "signal go, fail after 9ms",
+    ]
+    assert '    n0(["n0<br/>wait 2h"])' in draw_mermaid(waiting).splitlines()
 
 
 def test_elements_are_counted_at_their_map_by_state() -> None:

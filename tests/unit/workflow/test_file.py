@@ -14,6 +14,7 @@ from coditect.workflow.schema import KINDS, MapFields
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 
+KNOWN = "task, map, approval, wait, wait_until, await_signal"
 HEAD = "name: flow\nnodes:\n"
 ONE = HEAD + "  a:\n    task: some.work\n"
 
@@ -45,9 +46,9 @@ def problems(text: str, *, is_json: bool = False, known: tuple[str, ...] | None 
         ("name: a b\n" + ONE[11:], "line 1: name: A workflow's name is letters, digits, dots, hyphens and _"),
         (HEAD + "  a b: {task: some.work}\n", "line 3: nodes.a b: A node's name is a word of letters"),
         (HEAD + "  a: some.work\n", "line 3: nodes.a: A node is an object of fields, not str"),
-        (HEAD + "  a: {}\n", "line 3: nodes.a: A node is one of task, map, approval; this one is none"),
-        (HEAD + "  a: {after: []}\n", "line 3: nodes.a: A node is one of task, map, approval; this one is none"),
-        (ONE + "    approval: x\n", "line 3: nodes.a: A node is one of task, map, approval; this one is task and"),
+        (HEAD + "  a: {}\n", f"line 3: nodes.a: A node is one of {KNOWN}; this one is none"),
+        (HEAD + "  a: {after: []}\n", f"line 3: nodes.a: A node is one of {KNOWN}; this one is none"),
+        (ONE + "    approval: x\n", f"line 3: nodes.a: A node is one of {KNOWN}; this one is task and"),
         (ONE + "    timeuot: 5m\n", "line 5: nodes.a.timeuot: There is no field 'timeuot' here"),
         (ONE + "    timeout: 5 parsecs\n", "line 5: nodes.a.timeout: A duration needs a number and a unit"),
         (ONE + "    start_within: soon\n", "line 5: nodes.a.start_within: A duration needs a number and a unit"),
@@ -127,9 +128,7 @@ def test_json_has_lines_too() -> None:
         '{\n  "name": "flow",\n  "nodes": {\n    "a": {"task": "x.y", "input": "{[,\\"\\n"},\n    "b":\n {"tsak": 1}}}'
     )
 
-    assert problems(text, is_json=True) == [
-        "line 5: nodes.b: A node is one of task, map, approval; this one is none of them"
-    ]
+    assert problems(text, is_json=True) == [f"line 5: nodes.b: A node is one of {KNOWN}; this one is none of them"]
     assert problems('{"name": "a",\n"name": "b"}', is_json=True) == ["line 2: The key 'name' stands twice"]
     assert problems('{"name": "a",\n\n"nodes": NaN}', is_json=True) == ["This is not JSON: NaN is no number of JSON"]
     assert problems('{"name":\n\n}', is_json=True)[0].startswith("line 3: This is not JSON: ")

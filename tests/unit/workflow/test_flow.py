@@ -10,7 +10,17 @@ from pydantic import BaseModel
 
 from coditect import After, From, Priority, Retry, Workflow
 from coditect.errors import InputError, InvalidWorkflow
-from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure
+from coditect.workflow.definition import (
+    Approval,
+    AwaitSignal,
+    Call,
+    Definition,
+    Each,
+    Node,
+    OnFailure,
+    Wait,
+    WaitUntil,
+)
 from coditect.workflow.document import from_document, to_document
 from coditect.workflow.file import read_workflow, write_json, write_yaml
 from coditect.workflow.graph import graph_of
@@ -120,6 +130,10 @@ def test_the_input_is_a_copy() -> None:
         lambda flow: flow.map("a.b", "input", limit=10_001),
         lambda flow: flow.approval(" "),
         lambda flow: flow.approval("?", on_timeout="wait"),
+        lambda flow: flow.wait("soon"),
+        lambda flow: flow.wait_until("2026-12-24"),
+        lambda flow: flow.wait_until({"at": "2026-12-24T08:00:00Z"}),
+        lambda flow: flow.signal("not a name"),
     ],
 )
 def test_what_cannot_be_is_refused_at_the_call(make: Any) -> None:
@@ -163,6 +177,13 @@ def built_again(definition: Definition) -> Definition:
             case Approval(question, timeout_ms, on_timeout):
                 waits = None if timeout_ms is None else timedelta(milliseconds=timeout_ms)
                 flow.approval(question, timeout=waits, on_timeout=on_timeout, **place)
+            case Wait(period_ms):
+                flow.wait(timedelta(milliseconds=period_ms), **place)
+            case WaitUntil(instant):
+                flow.wait_until(instant if isinstance(instant, str) else From(instant["$from"]), **place)
+            case AwaitSignal(signal, timeout_ms):
+                waits = None if timeout_ms is None else timedelta(milliseconds=timeout_ms)
+                flow.signal(signal, timeout=waits, **place)
     return flow.definition()
 
 
