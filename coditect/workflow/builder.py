@@ -25,7 +25,7 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
-    Wait,
+    WaitFor,
     WaitUntil,
     Work,
     check_node_name,
@@ -112,7 +112,7 @@ class Workflow:
 
     def wait(self, period: Duration, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a period of time, from when its predecessors permit it to run."""
-        return self._add(Wait(fields.duration_ms(period)), "wait", _Place(**placing))
+        return self._add(WaitFor(fields.duration_ms(period)), "wait", _Place(**placing))
 
     def wait_until(self, instant: str | datetime | From, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits until an instant, given with its offset from UTC or found by an expression."""

@@ -7,7 +7,7 @@
         └── work: Call           one task for a capability
                   Each           the same call for every element of a list
                   Approval       a question to a person
-                  Wait           a period of time, WaitUntil an instant
+                  WaitFor        a period of time, WaitUntil an instant
                   AwaitSignal    a signal by its name
 
 A definition holds the values as given. `graph.py` checks whether they fit together; `document.py` writes them down.
@@ -123,7 +123,7 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitFor:
     """The work of a timer node: a period of time that begins when the predecessors permit the node to run."""
 
     period_ms: int
@@ -146,7 +146,7 @@ class AwaitSignal:
     """How long the node waits before it fails; None means without limit."""
 
 
-Work: TypeAlias = Call | Each | Approval | Wait | WaitUntil | AwaitSignal
+Work: TypeAlias = Call | Each | Approval | WaitFor | WaitUntil | AwaitSignal
 
 
 @value
@@ -179,7 +179,7 @@ class Node:
                 return "approval"
             case AwaitSignal():
                 return "signal"
-            case Wait() | WaitUntil():
+            case WaitFor() | WaitUntil():
                 return "wait"
             case Call(capability=capability) | Each(call=Call(capability=capability)):
                 return capability

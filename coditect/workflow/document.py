@@ -28,7 +28,7 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
-    Wait,
+    WaitFor,
     WaitUntil,
     Work,
     defined_name,
@@ -96,7 +96,7 @@ def _wait(given: Mapping[str, Any]) -> Work:
         return AwaitSignal(signal, _period_ms(given.get("timeout")))
     if (instant := given.get("wait_until")) is not None:
         return WaitUntil(instant)
-    return Wait(_period_ms(given["wait"]) or 0)
+    return WaitFor(_period_ms(given["wait"]) or 0)
 
 
 def _call(capability: str, given: Mapping[str, Any]) -> Call:
@@ -266,7 +266,7 @@ def _work_document(work: Work) -> dict[str, Any]:
             if work.on_timeout is not OnTimeout.REJECT:
                 document["on_timeout"] = work.on_timeout.value
             return document
-        case Wait(period_ms=period_ms):
+        case WaitFor(period_ms=period_ms):
             return {"wait": duration_text(period_ms)}
         case WaitUntil(instant=instant):
             return {"wait_until": instant}

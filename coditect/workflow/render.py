@@ -22,7 +22,7 @@ from coditect.workflow.definition import (
     Each,
     Node,
     OnFailure,
-    Wait,
+    WaitFor,
     WaitUntil,
     Work,
     defined_name,
@@ -108,7 +108,7 @@ def _work_text(work: Work) -> str:
         case Approval(question=question, timeout_ms=waits, on_timeout=then):
             bound = "" if waits is None else f", {then} after {duration_text(waits)}"
             return f"approval “{_label(question)}”{bound}"
-        case Wait(period_ms=period):
+        case WaitFor(period_ms=period):
             return f"wait {duration_text(period)}"
         case WaitUntil(instant=instant):
             return f"wait until {_label(instant if isinstance(instant, str) else instant[FROM])}"
@@ -178,7 +178,7 @@ def _shape(node: Node, elements: Mapping[str, str]) -> str:
             return f"[[{label}]]"
         case Approval():
             return f"{{{{{label}}}}}"
-        case Wait() | WaitUntil() | AwaitSignal():
+        case WaitFor() | WaitUntil() | AwaitSignal():
             return f"([{label}])"
         case _:
             assert_never(node.work)

@@ -21,7 +21,7 @@ from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import loads
 from coditect.workflow import fields
-from coditect.workflow.definition import Approval, AwaitSignal, Wait, WaitUntil
+from coditect.workflow.definition import Approval, AwaitSignal, WaitFor, WaitUntil
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
@@ -45,7 +45,7 @@ def begin(
     unit: UnitOfWork,
     node_key: NodeKey,
     row: NodeRecord,
-    work: Approval | Wait | WaitUntil | AwaitSignal,
+    work: Approval | WaitFor | WaitUntil | AwaitSignal,
     bodies: Sequence[bytes] | None,
 ) -> bool:
     """Begin a node that waits; return True when the node has nothing to wait for and is to be completed now.
@@ -61,7 +61,7 @@ def begin(
             return False
         case AwaitSignal():
             return _await(unit, node_key, row, work)
-        case Wait(period_ms=period_ms):
+        case WaitFor(period_ms=period_ms):
             due_ms = unit.now_ms + period_ms
         case WaitUntil(instant=instant):
             due_ms = _instant_ms(loads(bodies[0]) if bodies else instant)

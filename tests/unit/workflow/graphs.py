@@ -19,7 +19,7 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
-    Wait,
+    WaitFor,
     WaitUntil,
 )
 from tests.unit.model.strategies import capabilities, json_values
@@ -55,7 +55,7 @@ works = (
     calls
     | st.builds(Each, calls, expressions, st.integers(1, 10_000))
     | st.builds(Approval, questions, st.none() | periods_ms, st.sampled_from(OnTimeout))
-    | st.builds(Wait, periods_ms)
+    | st.builds(WaitFor, periods_ms)
     | st.builds(WaitUntil, instants | expressions.map(lambda text: {"$from": text}))
     | st.builds(AwaitSignal, st.sampled_from(["go", "paid.in-full"]), st.none() | periods_ms)
 )

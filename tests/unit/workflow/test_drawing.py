@@ -13,7 +13,7 @@ from coditect.workflow.definition import (
     Each,
     OnFailure,
     OnTimeout,
-    Wait,
+    WaitFor,
     WaitUntil,
 )
 from coditect.workflow.render import draw_mermaid, draw_text
@@ -52,7 +52,12 @@ def test_a_graph_as_mermaid() -> None:
 
 
 def test_nodes_that_wait_say_for_what() -> None:
-    waits = [Wait(7_200_000), WaitUntil("2026-12-24T08:00:00Z"), WaitUntil({"$from": "input.at"}), AwaitSignal("go", 9)]
+    waits = [
+        WaitFor(7_200_000),
+        WaitUntil("2026-12-24T08:00:00Z"),
+        WaitUntil({"$from": "input.at"}),
+        AwaitSignal("go", 9),
+    ]
     waiting = flow(*(node(f"n{number}", work=work) for number, work in enumerate(waits)))
 
     assert [line.split(maxsplit=2)[2] for line in draw_text(waiting).splitlines()[1:]] == [

@@ -18,7 +18,7 @@ from coditect.workflow.definition import (
     Each,
     Node,
     OnFailure,
-    Wait,
+    WaitFor,
     WaitUntil,
 )
 from coditect.workflow.document import from_document, to_document
@@ -177,7 +177,7 @@ def built_again(definition: Definition) -> Definition:
             case Approval(question, timeout_ms, on_timeout):
                 waits = None if timeout_ms is None else timedelta(milliseconds=timeout_ms)
                 flow.approval(question, timeout=waits, on_timeout=on_timeout, **place)
-            case Wait(period_ms):
+            case WaitFor(period_ms):
                 flow.wait(timedelta(milliseconds=period_ms), **place)
             case WaitUntil(instant):
                 flow.wait_until(instant if isinstance(instant, str) else From(instant["$from"]), **place)
