@@ -85,6 +85,7 @@ class ScriptedPlane:
     """Whether more begins again by a redrive than it names."""
     compared: bool = True
     """Whether a rebuild compared all of RQ."""
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -149,21 +150,31 @@ class ScriptedPlane:
         match verb:
             case Verb.START:
                 return self._start(body)
-            case Verb.LIST:
-                rows = [kept.row() for kept in self.kept.values() if body.get("state") in (None, kept.state)]
-                return self._paged("workflows", rows, body)
-            case Verb.DEAD | Verb.APPROVALS:
-                asked = ("dead", self._dead()) if verb is Verb.DEAD else ("approvals", self._approvals())
-                return self._paged(*asked, body)
+            case Verb.LIST | Verb.DEAD | Verb.APPROVALS | Verb.SCHEDULE_LIST:
+                return self._listed(verb, body)
             case Verb.STATUS:
                 return self._status(body)
             case Verb.REBUILD:
                 told = {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
                 return told | {"compared": self.compared}
+        return self._schedule(verb, body) if "schedule" in body else self._about(verb, body)
+
+    def _about(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")
         return self._told(kept, verb, body) or self._steered(kept, verb, body)
+
+    def _listed(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case Verb.LIST:
+                rows = [kept.row() for kept in self.kept.values() if body.get("state") in (None, kept.state)]
+                return self._paged("workflows", rows, body)
+            case Verb.SCHEDULE_LIST:
+                return self._paged("schedules", [one for _, one in sorted(self.schedules.items())], body)
+            case Verb.DEAD:
+                return self._paged("dead", self._dead(), body)
+        return self._paged("approvals", self._approvals(), body)
 
     def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
         match verb:
@@ -240,6 +251,28 @@ class ScriptedPlane:
             if self.at_once:
                 kept.end()
         return {"workflow": body["workflow"], "state": "accepted", "new": True}
+
+    def _schedule(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        if verb is Verb.SCHEDULE_CREATE:
+            plain = {"cron": None, "zone": None, "jitter_ms": 0, "overlap": "allow", "catch_up": "latest", "last": None}
+            made = {"most_missed": 100, "created_at": NOW, "next": NOW, "last_run": None, "runs": 0, "skipped": 0}
+            every = {"every_ms": None if body.get("every") is None else 60_000, "state": "active", "reason": ""}
+            given = {field: value for field, value in body.items() if field in plain | made}
+            self.schedules[body["schedule"]] = plain | made | every | given | {"schedule": body["schedule"]}
+            self.schedules[body["schedule"]]["workflow"] = body["workflow"]["name"]
+        if body["schedule"] not in self.schedules:
+            raise NotFound("There is no such schedule")
+        kept = self.schedules[body["schedule"]]
+        match verb:
+            case Verb.SCHEDULE_PAUSE:
+                kept |= {"state": "paused", "next": None}
+            case Verb.SCHEDULE_RESUME:
+                kept |= {"state": "active", "next": NOW}
+            case Verb.SCHEDULE_RUN:
+                return {"schedule": body["schedule"], "workflow": None if kept["state"] == "paused" else "w"}
+            case Verb.SCHEDULE_DELETE:
+                del self.schedules[body["schedule"]]
+        return dict(kept) | {"upcoming": ["2026-01-01T00:00:00+00:00"]}
 
     def _dead(self) -> list[dict[str, Any]]:
         return [

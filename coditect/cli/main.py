@@ -51,6 +51,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "capability": Branch("capability", "See what the fleet offers, and how to ask for it."),
         "task": Branch("work.task", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
         "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
+        "schedule": Branch("work.schedule", "Start workflows by the clock."),
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),

@@ -20,8 +20,10 @@ from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
+from coditect.client.listings import ClientListings
 from coditect.client.locks import ClientLocks
 from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, nearest_option
+from coditect.client.schedules import ClientSchedules
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any
@@ -44,8 +46,6 @@ from coditect.wire.events import event_message
 from coditect.wire.state import named_space
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
-from coditect.workflow.states import WorkflowState
 
 if TYPE_CHECKING:
     from coditect import SyncClient
@@ -72,7 +72,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client(ClientLocks):
+class Client(ClientListings, ClientLocks, ClientSchedules):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.
@@ -337,24 +337,6 @@ class Client(ClientLocks):
     def run(self, workflow: str) -> Run:
         """Return the handle of a workflow by its id, also when another process started it; sends no request yet."""
         return self._workflows.run(workflow)
-
-    async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
-        """Yield the workflows that the control plane has, or those in one state, the latest first."""
-        async for row in self._workflows.runs(state=state, most=most):
-            yield row
-
-    async def approvals(self, *, most: int | None = None) -> AsyncIterator[ApprovalRow]:
-        """Yield the approvals that wait for an answer; `run(row.workflow).answer(row.node, ...)` answers one."""
-        async for row in self._workflows.approvals(most=most):
-            yield row
-
-    async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
-        """Yield the workflow nodes whose agents died until no attempt was left.
-
-        `run(row.workflow).redrive(row.node.name)` runs a node again.
-        """
-        async for row in self._workflows.dead_nodes(most=most):
-            yield row
 
     # -- the fleet --------------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.client.completion import Completions
-from coditect.client.control_plane import ControlPlane, pages
+from coditect.client.control_plane import ControlPlane
 from coditect.client.direct import encoded
 from coditect.client.durable import KeptOptions, durable_definition, durable_id, workflow_of
 from coditect.client.handle import Handle
@@ -30,8 +30,6 @@ from coditect.wire.json import loads
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
-from coditect.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
-from coditect.workflow.states import WorkflowState
 
 log = logging.getLogger(__name__)
 
@@ -104,22 +102,6 @@ class WorkflowLane:
             if (known := str(answer.get("workflow") or mine)) != mine:
                 return self.run(known)  # the key was there: an earlier workflow has it
         return self.run(mine, new=True)
-
-    async def runs(self, *, state: WorkflowState | None, most: int | None) -> AsyncIterator[WorkflowRow]:
-        """Yield the workflows that the control plane has, or those in one state; see `Client.runs`."""
-        asked = {} if state is None else {"state": state.value}
-        async for row in pages(self.control, Verb.LIST, "workflows", asked, most=most):
-            yield WorkflowRow.read(row)
-
-    async def approvals(self, *, most: int | None) -> AsyncIterator[ApprovalRow]:
-        """Yield the approvals that wait for an answer."""
-        async for row in pages(self.control, Verb.APPROVALS, "approvals", {}, most=most):
-            yield ApprovalRow.read(row)
-
-    async def dead_nodes(self, *, most: int | None) -> AsyncIterator[DeadRow]:
-        """Yield the nodes whose agents died until no attempt was left."""
-        async for row in pages(self.control, Verb.DEAD, "dead", {}, most=most):
-            yield DeadRow.read(row)
 
     # -- durable tasks ----------------------------------------------------------------------------------
 

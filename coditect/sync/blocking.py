@@ -27,7 +27,7 @@ from coditect.model.ids import TaskId
 
 T = TypeVar("T")
 P = ParamSpec("P")
-A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
 B = TypeVar("B")
 K = TypeVar("K")
 C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
@@ -36,10 +36,10 @@ CHUNK = 500
 """The number of values that `submit_many` submits together: a thread switch for each value would cost more."""
 
 
-class Blocking(Generic[A]):
+class Blocking(Generic[A_co]):
     """The base class of blocking objects: an asynchronous object, and the thread of its event loop."""
 
-    def __init__(self, inner: A, thread: LoopThread) -> None:
+    def __init__(self, inner: A_co, thread: LoopThread) -> None:
         self._inner = inner
         self._thread = thread
 
@@ -52,11 +52,13 @@ def _giving(method: T, kind: str) -> T:
     return method
 
 
-def waiting(method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Blocking[A], P], T]:
+def waiting(
+    method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[A_co], P], T]:
     """Return a method that runs a coroutine method, or a subclass's override of it, and waits for the result."""
 
     @wraps(method)
-    def wait(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def wait(self: Blocking[A_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
         own: Callable[P, Coroutine[Any, Any, T]] = getattr(self._inner, method.__name__)
         return self._thread.run(own(*args, **kwargs))
 
@@ -117,42 +119,42 @@ class SyncContext(Blocking[C]):
 
 
 def making(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
-) -> Callable[Concatenate[Blocking[A], P], K]:
+    method: Callable[Concatenate[A_co, P], Coroutine[Any, Any, B]], kind: Callable[[B, LoopThread], K]
+) -> Callable[Concatenate[Blocking[A_co], P], K]:
     """Return the blocking counterpart of a coroutine method that makes an asynchronous object.
 
     The blocking method returns the object's blocking counterpart, of the class `kind`.
     """
 
     @wraps(method)
-    def make(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
+    def make(self: Blocking[A_co], /, *args: P.args, **kwargs: P.kwargs) -> K:
         return kind(self._thread.run(method(self._inner, *args, **kwargs)), self._thread)
 
     return _giving(make, getattr(kind, "__name__", ""))
 
 
 def naming(
-    method: Callable[Concatenate[A, P], B], kind: Callable[[B, LoopThread], K]
-) -> Callable[Concatenate[Blocking[A], P], K]:
+    method: Callable[Concatenate[A_co, P], B], kind: Callable[[B, LoopThread], K]
+) -> Callable[Concatenate[Blocking[A_co], P], K]:
     """Return the blocking counterpart of a plain method that makes an asynchronous object.
 
     The blocking method returns the object's blocking counterpart, of the class `kind`.
     """
 
     @wraps(method)
-    def name(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> K:
+    def name(self: Blocking[A_co], /, *args: P.args, **kwargs: P.kwargs) -> K:
         return kind(method(self._inner, *args, **kwargs), self._thread)
 
     return _giving(name, getattr(kind, "__name__", ""))
 
 
 def iterating(
-    method: Callable[Concatenate[A, P], AsyncIterator[T]],
-) -> Callable[Concatenate[Blocking[A], P], Iterator[T]]:
+    method: Callable[Concatenate[A_co, P], AsyncIterator[T]],
+) -> Callable[Concatenate[Blocking[A_co], P], Iterator[T]]:
     """Return a blocking method that gives a plain iterator over the items of the given method's async iterator."""
 
     @wraps(method)
-    def iterate(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def iterate(self: Blocking[A_co], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         own: Callable[P, AsyncIterator[T]] = getattr(self._inner, method.__name__)
         return _each(own(*args, **kwargs), self._thread)
 
@@ -261,8 +263,8 @@ class SyncHandle(Blocking[Handle]):
 
 
 def handing_many(
-    method: Callable[Concatenate[A, str, Iterable[Any], P], AsyncIterator[Handle]],
-) -> Callable[Concatenate[Blocking[A], str, Iterable[Any], P], Iterator[SyncHandle]]:
+    method: Callable[Concatenate[A_co, str, Iterable[Any], P], AsyncIterator[Handle]],
+) -> Callable[Concatenate[Blocking[A_co], str, Iterable[Any], P], Iterator[SyncHandle]]:
     """Return the blocking counterpart of `submit_many`, which gives a plain iterator of handles.
 
     The method takes the values in the caller's thread, `CHUNK` at a time.
@@ -270,7 +272,7 @@ def handing_many(
 
     @wraps(method)
     def submit_many(
-        self: Blocking[A], capability: str, values: Iterable[Any], /, *args: P.args, **kwargs: P.kwargs
+        self: Blocking[A_co], capability: str, values: Iterable[Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> Iterator[SyncHandle]:
         source = iter(values)
         while chunk := list(islice(source, CHUNK)):

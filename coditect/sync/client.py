@@ -14,6 +14,7 @@ from coditect.sync.blocking import (
     naming,
     waiting,
 )
+from coditect.sync.schedules import SyncSchedules
 
 
 class SyncClient(SyncContext[Client]):
@@ -31,6 +32,11 @@ class SyncClient(SyncContext[Client]):
     def name(self) -> str:
         """The client's name, which its reply queue and its events carry."""
         return self._inner.name
+
+    @property
+    def schedules(self) -> SyncSchedules:
+        """The schedules that the control plane keeps: `client.schedules.create(...)`, `list()`, `pause(name)`, ..."""
+        return SyncSchedules(self._inner.schedules, self._thread)
 
     submit = making(Client.submit, SyncHandle)
     submit_many = handing_many(Client.submit_many)

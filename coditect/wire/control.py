@@ -135,6 +135,24 @@ class Verb(StrEnum):
     """List the keys of a space: `space`, `after`, `limit` → `{"keys": [...], "next": ...}`, without the values."""
     STATE_HISTORY = "state.history"
     """List the kept versions of a key, the latest first: `space`, `key` → `{"versions": [...]}`."""
+    SCHEDULE_CREATE = "schedule.create"
+    """Make a schedule: `schedule` (its name), `cron` with `zone`, or `every`; `workflow` (a document), `input`.
+
+    Optional: `jitter`, `overlap` (allow, skip, cancel), `catch_up` (skip, latest, all), `most_missed`, `paused`,
+    `replace` → the schedule. `{"$from": "tick"}` in the input is the tick as text.
+    """
+    SCHEDULE_LIST = "schedule.list"
+    """List schedules by name: `after`, `limit` → `{"schedules": [...], "next": ...}`."""
+    SCHEDULE_SHOW = "schedule.show"
+    """Get a schedule: `schedule` → the schedule, with `definition`, `input` and `upcoming` ticks."""
+    SCHEDULE_PAUSE = "schedule.pause"
+    """Pause a schedule, so that it starts nothing: `schedule` → the schedule."""
+    SCHEDULE_RESUME = "schedule.resume"
+    """Resume a paused schedule with its next tick: `schedule` → the schedule."""
+    SCHEDULE_RUN = "schedule.run"
+    """Start a schedule's workflow now: `schedule` → `workflow` (its id, or null with a `reason`)."""
+    SCHEDULE_DELETE = "schedule.delete"
+    """Remove a schedule: `schedule`; its workflows go on."""
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"

@@ -63,6 +63,9 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "space_version" (space, key, version)                             → the same, of each version that is kept
     │                                                                       its "value" is of (space, key, "v" version)
     │
+    │   schedules (coordination/schedules.py); a schedule's workflow is a "value" of the workflow ""
+    ├── "schedule"    (name)                                              → its row: how it was declared, next tick
+    │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
@@ -119,6 +122,8 @@ LOCK_COUNT = ROOT["lock_count"]
 
 SPACES = ROOT["space"]
 SPACE_VERSIONS = ROOT["space_version"]
+
+SCHEDULES = ROOT["schedule"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

@@ -115,6 +115,7 @@ ATTEMPT = _list("attempt")
 NODE = _object("node")
 ANSWER = _object("answer")
 LOCK = _list("lock")
+SCHEDULE = _list("schedule")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from dispatcher.coordination import locks, state
+from dispatcher.coordination import locks, schedules, state
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Due
 from dispatcher.ledger.handlers import requests, timeouts
@@ -18,12 +18,14 @@ from dispatcher.ledger.nodes import limits
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType({**requests.VERBS, **locks.VERBS, **state.VERBS})
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {**requests.VERBS, **locks.VERBS, **schedules.VERBS, **state.VERBS}
+)
 """The handler of each request verb that needs only the store.
 
 `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
 """
-TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({**locks.TIMERS})
+TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({**locks.TIMERS, **schedules.TIMERS})
 """The handler of each kind of timer whose workflow is "": a shard's own, named by the thing in place of a node."""
 HELD: Final = limits.TIMERS | locks.TIMERS.keys()
 """The kinds of timers that end what is silent, and so are held back while no sign of life can arrive."""

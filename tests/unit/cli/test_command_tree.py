@@ -27,6 +27,7 @@ COMMANDS = (
     *(("capability", verb) for verb in ("list", "show")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal")),
+    *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("lock", verb) for verb in ("list", "show", "release")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),

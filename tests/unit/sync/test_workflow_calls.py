@@ -81,6 +81,16 @@ def test_a_durable_task_answers_by_itself_and_by_its_id(client: SyncClient, plan
         client.task(handle.task_id).result(timeout=SECONDS)
 
 
+def test_schedules_are_made_and_listed(client: SyncClient, planned: PlannedClient) -> None:
+    flow = Workflow("tidy")
+    flow.task("some.work")
+    made = client.schedules.create("nightly", flow, every="1m")
+
+    assert [row.schedule for row in client.schedules.list()] == [made.schedule] == ["nightly"]
+    client.schedules.delete("nightly")
+    assert planned.plane.schedules == {}
+
+
 def test_it_is_steered_and_its_approvals_answered(client: SyncClient, planned: PlannedClient) -> None:
     planned.plane.at_once = False
     run = client.start(chain(1))

@@ -1,0 +1,45 @@
+"""The queries about schedules: a page of all of them, and one with its workflow and its next ticks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.errors import NotFound
+from dispatcher.coordination import schedule_rows as rows
+from dispatcher.ledger.keyspace import SCHEDULES
+from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import Reads
+
+UPCOMING = 5
+"""The number of a schedule's next ticks that `show_schedule` tells."""
+
+
+def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the schedules, by name."""
+    limit, after = min(number(body, "limit", PAGE), MOST), body.get("after")
+    begin, end = SCHEDULES.range()
+    found = tr.get_range(SCHEDULES.pack((after,)) + b"\0" if after else begin, end, limit=limit + 1)
+    schedules = [rows.unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found[:limit]]
+    following = schedules[-1].name if len(found) > limit else None
+    return {"schedules": [one.as_json() for one in schedules], "next": following}
+
+
+def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one schedule, with its workflow, the workflow's input, and its next ticks.
+
+    Raises:
+        NotFound: when there is no such schedule.
+    """
+    name = text(body, "schedule")
+    record = rows.read(tr, name)
+    if record is None:
+        raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
+    upcoming: list[str] = []
+    tick_ms = record.next_ms
+    while tick_ms is not None and len(upcoming) < UPCOMING:
+        upcoming.append(record.ticks.local(tick_ms))
+        tick_ms = record.ticks.after(tick_ms)
+    order = rows.order_of(tr, name)
+    definition = {field: order.get(field) for field in ("name", "description", "nodes")}
+    return record.as_json() | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}

@@ -1,0 +1,235 @@
+"""The schedules: each starts a workflow at its ticks, one for each tick, also over a restart.
+
+A schedule has one timer, for its next tick. The transaction that carries the tick out also starts the workflow, counts
+the tick as done, and sets the timer of the next one: none of the three is ever there without the others. For that the
+workflow belongs to the schedule's shard, so its id, which is derived from the schedule's name and the tick, is drawn
+until it does. The same tick of the same name has the same id for ever, so that a schedule which is deleted and made
+again starts none twice. A schedule that waits costs nothing but its row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from itertools import count
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
+from coditect.wire.control import Verb
+from coditect.workflow import fields
+from coditect.workflow.document import from_document, node_document
+from coditect.workflow.expressions import check_expressions
+from coditect.workflow.graph import graph_of
+from coditect.workflow.template import fill, template_expressions
+from dispatcher.coordination import schedule_rows as rows
+from dispatcher.coordination.schedule_queries import list_schedules, show_schedule
+from dispatcher.coordination.schedule_rows import Overlap, ScheduleRecord
+from dispatcher.coordination.ticks import CatchUp, read_ticks
+from dispatcher.ledger import timers
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.ownership import shards
+from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import control, submit
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import text
+
+TICK = "schedule.tick"
+MOST_MISSED = 1_000
+LONGEST_JITTER_MS = 3_600_000
+TICK_EXPRESSION = "tick"
+"""The only expression in a schedule's input: the tick as text, in the schedule's time zone."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_OPTIONS = frozenset({"schedule", "cron", "zone", "every", "jitter", "overlap", "catch_up", "most_missed", "workflow"})
+_FIELDS = _OPTIONS | {"input", "paused", "replace"}
+
+
+def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Make a schedule, or with `replace` change it; its first tick is the first one after now.
+
+    Raises:
+        InputError: when there is a schedule of the name, or a field is wrong.
+        InvalidWorkflow: when the workflow is.
+    """
+    name = text(body, "schedule")
+    if _NAME.fullmatch(name) is None:
+        raise InvalidTask("A schedule's name is letters, digits, dots, hyphens and _", given=name[:120])
+    if unknown := sorted(body.keys() - _FIELDS):
+        raise InvalidTask("A schedule has no such field", given=unknown[:5], known=sorted(_FIELDS))
+    known = rows.read(unit.tr, name)
+    if known is not None and body.get("replace") is not True:
+        fix = "choose another name, or replace it: coditect schedule create --replace"
+        raise InputError("There is a schedule of this name", schedule=name, fix=fix)
+    record, order = _read(unit, name, body)
+    if known is not None:
+        record.created_ms, record.last_ms, record.last_run = known.created_ms, known.last_ms, known.last_run
+        record.runs, record.skipped = known.runs, known.skipped
+    rows.write_order(unit.tr, name, order)
+    _set(unit, record, None if record.paused else record.ticks.after(unit.now_ms))
+    return record.as_json()
+
+
+def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[ScheduleRecord, dict[str, Any]]:
+    every, jitter = body.get("every"), body.get("jitter")
+    every_ms = None if every is None else fields.duration_ms(every)
+    jitter_ms = 0 if jitter is None else fields.duration_ms(jitter)
+    if jitter_ms > LONGEST_JITTER_MS:
+        raise InvalidTask("A schedule's jitter is at most 1h", given=str(jitter)[:80])
+    ticks = read_ticks(body.get("cron"), body.get("zone"), every_ms, jitter_ms, now_ms=unit.now_ms)
+    overlap = fields.one_of(Overlap)(body.get("overlap", Overlap.ALLOW.value))
+    catch_up = fields.one_of(CatchUp)(body.get("catch_up", CatchUp.LATEST.value))
+    most = fields.count(MOST_MISSED)(body.get("most_missed", 100))
+    order = _order(body)
+    record = ScheduleRecord(name, ticks, overlap, catch_up, most, order["name"], unit.now_ms)
+    record.paused = body.get("paused") is True
+    return record, order
+
+
+def _order(body: Body) -> dict[str, Any]:
+    """Return the request that starts the schedule's workflow, but for its id, after checking all of it."""
+    definition = from_document(body.get("workflow"))
+    graph = graph_of(definition)
+    if problems := check_expressions(definition):
+        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    if len(graph.order) > submit.MOST_CHUNK_NODES:
+        fix = "let the schedule's workflow have a task that starts the large one"
+        most = submit.MOST_CHUNK_NODES
+        raise InvalidWorkflow("A schedule's workflow has too many nodes", count=len(graph.order), most=most, fix=fix)
+    template = fields.template(body.get("input"))
+    for _, expression in template_expressions(template):
+        if expression != TICK_EXPRESSION:
+            raise InvalidTask("A schedule's input sees nothing but its tick", given=expression[:80], fix="$from: tick")
+    return {
+        "name": definition.name,
+        "description": definition.description,
+        "count": len(graph.order),
+        "nodes": {name: node_document(graph.nodes[name]) for name in graph.order},
+        "input": template,
+    }
+
+
+def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Let a schedule start nothing until it is resumed; workflows that run go on."""
+    record = _record(unit, body)
+    record.paused = True
+    _set(unit, record, None)
+    return record.as_json()
+
+
+def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Let a paused schedule go on, with its first tick after now: the ticks meanwhile are not made up for."""
+    record = _record(unit, body)
+    if record.paused:
+        record.paused = False
+        _set(unit, record, record.ticks.after(unit.now_ms))
+    return record.as_json()
+
+
+def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Start a schedule's workflow now, also while the schedule is paused, and return the id; its ticks stay."""
+    record = _record(unit, body)
+    workflow = _start(unit, record, unit.now_ms, occasion="run")
+    rows.write(unit.tr, record)
+    return {"schedule": record.name, "workflow": workflow, "reason": record.reason}
+
+
+def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Remove a schedule; the workflows that it started go on."""
+    record = _record(unit, body)
+    timers.cancel(unit.tr, "", record.name, TICK)
+    rows.remove(unit.tr, record.name)
+    return {"schedule": record.name, "deleted": True}
+
+
+def tick(unit: UnitOfWork, timer: Timer) -> None:
+    """Carry out a schedule's due tick, and set the timer of the next one."""
+    record = rows.read(unit.tr, timer.node)
+    if record is None or record.paused or record.next_ms is None:
+        return
+    ticks, expected_ms = record.ticks, record.next_ms
+    next_ms = ticks.next_to_run(expected_ms, unit.now_ms, record.catch_up, record.most_missed)
+    if next_ms != expected_ms:
+        unit.effects.say("schedule.missed", record.name, first=expected_ms, next=next_ms)
+    if next_ms is not None and ticks.due_ms(record.name, next_ms) <= unit.now_ms:
+        _start(unit, record, next_ms)
+        next_ms = ticks.after(next_ms)
+    _set(unit, record, next_ms)
+
+
+def _set(unit: UnitOfWork, record: ScheduleRecord, next_ms: int | None) -> None:
+    """Write a schedule's row with its next tick, and set the timer of the tick."""
+    record.next_ms = next_ms
+    rows.write(unit.tr, record)
+    if next_ms is None:
+        timers.cancel(unit.tr, "", record.name, TICK)
+    else:
+        due_ms = record.ticks.due_ms(record.name, next_ms)
+        timers.put(unit.tr, unit.shard, Timer("", record.name, TICK, due_ms))
+        unit.effects.timers = True
+
+
+def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: str = "tick") -> str | None:
+    """Start a schedule's workflow for a tick, as the overlap policy permits; return its id, or None if none began."""
+    last = unit.run(record.last_run) if record.last_run else None
+    overlaps = last is not None and not last.state.terminal
+    if occasion == "tick":
+        record.last_ms = at_ms
+    if overlaps and record.overlap is Overlap.SKIP:
+        record.skipped += 1
+        record.reason = "overlap"
+        return None
+    workflow = run_id(record.name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
+    order = rows.order_of(unit.tr, record.name)
+    told = record.ticks.local(at_ms)
+    try:
+        submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: told)})
+    except InputError as error:  # it was checked when the schedule was made, by a version that took more
+        record.reason = str(error)[:500]
+        unit.effects.say("schedule.failed", record.name, tick=at_ms, reason=record.reason)
+        return None
+    if overlaps and record.overlap is Overlap.CANCEL:
+        control.cancel(unit, {"workflow": record.last_run, "reason": f"the next run of schedule {record.name}"})
+    record.last_run, record.reason = workflow, ""
+    record.runs += 1
+    return workflow
+
+
+def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:
+    """Return the id of the workflow of a schedule's tick: always the same UUIDv7, which hashes to the given shard."""
+    for number in count():
+        drawn = hashlib.sha256(f"{occasion} {name} {at_ms} {number}".encode()).digest()
+        bits = at_ms << 80 | 7 << 76 | (int.from_bytes(drawn[:2]) & 0xFFF) << 64
+        bits |= 2 << 62 | int.from_bytes(drawn[2:10]) & (1 << 62) - 1
+        workflow = str(UUID(int=bits))
+        if shards.shard_of(workflow, shard_count) == shard:
+            return workflow
+    raise AssertionError("every shard has some ids")
+
+
+def _record(unit: UnitOfWork, body: Body) -> ScheduleRecord:
+    name = text(body, "schedule")
+    record = rows.read(unit.tr, name)
+    if record is None:
+        raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
+    return record
+
+
+def _shard_key(body: Body) -> str:
+    return f"schedule:{text(body, 'schedule')}"
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {
+        Verb.SCHEDULE_CREATE: ShardChange(create, _shard_key),
+        Verb.SCHEDULE_PAUSE: ShardChange(pause, _shard_key),
+        Verb.SCHEDULE_RESUME: ShardChange(resume, _shard_key),
+        Verb.SCHEDULE_RUN: ShardChange(run, _shard_key),
+        Verb.SCHEDULE_DELETE: ShardChange(delete, _shard_key),
+        Verb.SCHEDULE_LIST: Query(list_schedules),
+        Verb.SCHEDULE_SHOW: Query(show_schedule),
+    }
+)
+TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({TICK: tick})
