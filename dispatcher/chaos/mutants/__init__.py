@@ -6,6 +6,7 @@ imported: the product does not know of mutants, and no setting of the product ca
 ``mutant``   the mutant as a value, and the hook that makes the replacement
 ``ledger``   the mutants of the ledger and of the recording of results
 ``shards``   the mutants of shards, leases, the shard worker, and the sources of its commands
+``time``     the mutants of timers, signals and schedules
 ``agent``    the mutants of agents, clients and the wire
 ``mends``    the mutants that undo repairs of failures in real use
 ``table``    all mutants by name
