@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from coditect.sync.client import SyncClient
     from coditect.workflow.builder import Workflow
     from coditect.workflow.definition import After
-    from coditect.workflow.template import From
+    from coditect.workflow.reference import From
 
 
 _HOMES = {
@@ -42,7 +42,7 @@ _HOMES = {
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
     "Event": "coditect.model.event",
-    "From": "coditect.workflow.template",
+    "From": "coditect.workflow.reference",
     "Handle": "coditect.client.handle",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from coditect import Client, From, Workflow
+from coditect import Client, Workflow
 
 flow = Workflow("book")
-counted = flow.map("chapter.count", "input.chapters", From("item"), limit=100, name="counted")
-flow.task("book.bind", From("results.counted"), name="bound", after=[counted])
+counted = flow.map("chapter.count", flow.input["chapters"], flow.item, limit=100, name="counted")
+flow.task("book.bind", counted.result, name="bound")
 
 ALICE = {"chapters": [{"title": "Down", "text": "Alice was beginning"}, {"title": "Pool", "text": "Curiouser"}]}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
 from coditect.errors import InputError
 from coditect.model.capability import Priority
@@ -32,7 +32,7 @@ from coditect.workflow.definition import (
     check_workflow_name,
 )
 from coditect.workflow.graph import graph_of
-from coditect.workflow.template import From
+from coditect.workflow.reference import From, NodeResult
 
 T = TypeVar("T")
 
@@ -43,10 +43,13 @@ class Placing(TypedDict, total=False):
     name: str
     """The node's name; by default derived from the capability or the question."""
     after: Sequence[Node | After | str]
-    """The predecessors: nodes, names, or `After(name, on_failure=...)`; a name may belong to a later node."""
+    """The predecessors: nodes, names, or `After(name, on_failure=...)`; a name may belong to a later node.
+
+    A node whose `result` the input, the condition or the list uses is a predecessor without being named here.
+    """
     join: Join
     """How many predecessors must be met before the node runs: all (default), any, or a number."""
-    when: str
+    when: str | From
     """An expression; the node is skipped when its result is null, false or empty."""
     on_failure: OnFailure | str
     """The failure policy of this node's edges that name no policy of their own; default: fail."""
@@ -76,6 +79,11 @@ class Workflow:
     Every method raises InputError for invalid arguments.
     """
 
+    input: ClassVar[From] = From("input")
+    """The workflow's own input, as a value for its nodes: `flow.input["chapters"]`."""
+    item: ClassVar[From] = From("item")
+    """The element of the list, as a value in the input of a map."""
+
     def __init__(self, name: str, *, description: str = "") -> None:
         self._name = check_workflow_name(name)
         self._description = fields.text(description)
@@ -83,19 +91,33 @@ class Workflow:
         self._numbers: dict[str, int] = {}
 
     def task(self, capability: str, value: Any = None, **options: Unpack[TaskOptions]) -> Node:
-        """Add a node that runs a task; `value` is the task's input and may hold `From(expression)` anywhere."""
-        placing, call = _call(capability, value, options)
-        return self._add(call, capability, placing)
+        """Add a node that runs a task; `value` is its input, and may hold `node.result` and `From(expression)`.
+
+        The node comes after every node whose result its input has.
+        """
+        used: list[From] = []
+        placing, call = _call(capability, value, options, used.append)
+        return self._add(call, capability, placing, used)
 
     def map(
-        self, capability: str, over: str | From, value: Any = None, *, limit: int, **options: Unpack[TaskOptions]
+        self,
+        capability: str,
+        over: str | From | Sequence[Any],
+        value: Any = None,
+        *,
+        limit: int | None = None,
+        **options: Unpack[TaskOptions],
     ) -> Node:
-        """Add a node that runs a task for each element of the list that the expression `over` finds.
+        """Add a node that runs a task for each element of a list: `over` is the list, or an expression that finds it.
 
-        A list longer than `limit` fails the node.
+        A list longer than `limit` fails the node; a list that is given here needs no limit.
         """
-        placing, call = _call(capability, value, options)
-        return self._add(Each(call, fields.expression(over), fields.limit(limit)), capability, placing)
+        used: list[From] = []
+        placing, call = _call(capability, value, options, used.append)
+        listed = fields.over(over, used.append)
+        if limit is None and isinstance(listed, list):
+            limit = max(1, len(listed))
+        return self._add(Each(call, listed, fields.limit(limit)), capability, placing, used)
 
     def approval(
         self,
@@ -116,7 +138,7 @@ class Workflow:
 
     def wait_until(self, instant: str | datetime | From, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits until an instant, given with its offset from UTC or found by an expression."""
-        return self._add(WaitUntil(fields.instant(instant)), "wait_until", _Place(**placing))
+        return self._add(WaitUntil(fields.instant(instant)), "wait_until", _Place(**placing), [instant])
 
     def signal(self, signal: str, *, timeout: Duration | None = None, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a signal of the given name, and fails when its timeout ends before."""
@@ -133,16 +155,27 @@ class Workflow:
         graph_of(made)
         return made
 
-    def _add(self, work: Work, title: str, place: _Place) -> Node:
+    def _add(self, work: Work, title: str, place: _Place, used: Sequence[object] = ()) -> Node:
         name = self._free_name(title) if place.name is None else check_node_name(place.name)
         if name in self._nodes:
             raise InputError("There is a node of this name", given=name, fix="give each node a name of its own")
         if isinstance(place.after, str) or not isinstance(place.after, Iterable):
             raise InputError("`after` is a list of nodes", given=repr(place.after)[:80], fix="after=[one, other]")
-        edges = tuple(self._edge(one, place.on_failure) for one in place.after)
+        edges = [self._edge(one, place.on_failure) for one in place.after]
+        named = {edge.node for edge in edges}
+        for one in dict.fromkeys(one.node.name for one in self._results((*used, place.when))):
+            edges += [] if one in named else [self._edge(one, place.on_failure)]
         when = None if place.when is None else fields.expression(place.when)
-        node = self._nodes[name] = Node(name, work, edges, fields.join(place.join), when)
+        node = self._nodes[name] = Node(name, work, tuple(edges), fields.join(place.join), when)
         return node
+
+    def _results(self, used: Iterable[object]) -> Iterator[NodeResult]:
+        for one in used:
+            if isinstance(one, NodeResult):
+                if self._nodes.get(one.node.name) is not one.node:
+                    fix = "use the result of a node that this workflow's own calls returned"
+                    raise InputError("This result is of another workflow's node", given=one.node.name, fix=fix)
+                yield one
 
     def _edge(self, after: Node | After | str, on_failure: OnFailure | str) -> After:
         policy = fields.one_of(OnFailure)
@@ -178,7 +211,7 @@ class _Place:
     name: str | None = None
     after: Sequence[Node | After | str] = ()
     join: Join = "all"
-    when: str | None = None
+    when: str | From | None = None
     on_failure: OnFailure | str = OnFailure.FAIL
 
 
@@ -190,12 +223,12 @@ def _given(read: Callable[[object], T], value: object) -> T | None:
     return None if value is None else read(value)
 
 
-def _call(capability: str, given: Any, options: TaskOptions) -> tuple[_Place, Call]:
+def _call(capability: str, given: Any, options: TaskOptions, met: fields.Met) -> tuple[_Place, Call]:
     placing: dict[str, Any] = dict(options)
     own = {name: placing.pop(name) for name in _OWN if name in placing}
     call = Call(
         fields.capability(capability),
-        None if given is None else fields.template(given),
+        None if given is None else fields.template(given, met),
         fields.priority(own.get("priority", Priority.P1)),
         _given(fields.duration_ms, own.get("timeout")),
         _given(fields.retry, own.get("retry")),

@@ -27,6 +27,7 @@ from coditect.errors import InputError
 from coditect.model.capability import Priority
 from coditect.model.retry import Retry
 from coditect.model.value import value
+from coditect.workflow.reference import NodeResult
 
 MOST_NODES = 100_000
 """The largest number of nodes in one workflow, not counting the elements of maps."""
@@ -106,8 +107,8 @@ class Each:
     """The work of a map node: one call for every element of a list; the value is the list of the results, in order."""
 
     call: Call
-    over: str
-    """The expression that finds the list."""
+    over: str | list[Any]
+    """The expression that finds the list, or the list itself, which may hold `{"$from": expression}`."""
     limit: int
     """The largest number of elements in the list; a longer list fails the node."""
 
@@ -159,6 +160,11 @@ class Node:
     join: Join = "all"
     when: str | None = None
     """An expression; the node is skipped when its result is null, false or empty."""
+
+    @property
+    def result(self) -> NodeResult:
+        """The node's result, as a value for a later node: `flow.task("book.bind", {"pages": node.result["pages"]})`."""
+        return NodeResult(f"results.{self.name}", self)
 
     @property
     def call(self) -> Call | None:

@@ -161,13 +161,14 @@ def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> 
     """
     assert isinstance(node.work, Each)
     account = account or Account()
-    elements = _Evaluation(node, scope.document(), account).find(node.work.over)
+    over, find = node.work.over, _Evaluation(node, scope.document(), account).find
+    elements = find(over) if isinstance(over, str) else fill(over, find)
     if not isinstance(elements, list):
         fix = "`over` has to find a list"
-        raise _failure(node, node.work.over, f"a list is expected, not {type(elements).__name__}", fix)
+        raise _failure(node, str(over), f"a list is expected, not {type(elements).__name__}", fix)
     if len(elements) > node.work.limit:
         reason = f"{len(elements)} elements are more than the limit of {node.work.limit}"
-        raise _failure(node, node.work.over, reason, "raise `limit`, or find fewer")
+        raise _failure(node, str(over), reason, "raise `limit`, or find fewer")
     document = scope.document()
     return (_input(node, document | {"item": item, "index": index}, account) for index, item in enumerate(elements))
 

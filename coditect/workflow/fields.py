@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from coditect.errors import InputError
 from coditect.model.capability import Priority, check_capability_name, nearest_names
@@ -19,7 +19,8 @@ from coditect.model.duration import duration_text, milliseconds
 from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join, check_signal_name
-from coditect.workflow.template import FROM, LITERAL, From, Literal, check_template
+from coditect.workflow.reference import From
+from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
 MOST_EXPRESSION_CHARACTERS = 1_000
 MOST_TEXT_CHARACTERS = 2_000
@@ -29,6 +30,8 @@ _milliseconds = lru_cache(maxsize=1_000)(milliseconds)  # a large workflow has f
 _duration_text = lru_cache(maxsize=1_000)(duration_text)
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Met: TypeAlias = Callable[[From], None]
+"""A callback that receives the placeholders in a value."""
 
 
 def text(value: object) -> str:
@@ -184,10 +187,31 @@ def _retry_fields(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return value
 
 
-def template(value: object) -> Any:
-    """Convert an input with `From` and `Literal` objects to plain JSON, check it, and return a new copy."""
+def over(value: object, met: Met = lambda _: None) -> str | list[Any]:
+    """Check what a map goes over, an expression or a list of values, and return it as plain JSON."""
+    if isinstance(value, From):
+        met(value)
+    if isinstance(value, str | From):
+        return expression(value)
+    if not isinstance(value, list | tuple):
+        raise InputError("A map goes over a list, or over what an expression finds", given=_shown(value))
+    listed: list[Any] = template(value, met)
+    return listed
+
+
+def template(value: object, met: Met = lambda _: None) -> Any:
+    """Convert an input with `From` and `Literal` objects to plain JSON, check it, and return a new copy.
+
+    Every `From` in the input is passed to `met`.
+    """
+
+    def told(one: Any) -> Any:
+        if isinstance(one, From):
+            met(one)
+        return _plain(one)
+
     try:
-        plain = loads(dumps(value, otherwise=_plain))
+        plain = loads(dumps(value, otherwise=told))
         check_template(plain)
     except RecursionError:
         raise InputError("An input is nested too deep") from None

@@ -42,6 +42,7 @@ def _by(check: Callable[[Any], Any], written: Any = str) -> PlainValidator:
 _Text: TypeAlias = Annotated[str, _by(fields.text)]
 _Question: TypeAlias = Annotated[str, _by(fields.some_text)]
 _Expression: TypeAlias = Annotated[str, _by(fields.expression)]
+_Over: TypeAlias = Annotated[str | list[Any], _by(fields.over, str | list[Any])]
 _Condition: TypeAlias = Annotated[str | None, _by(fields.expression)]
 _Capability: TypeAlias = Annotated[str, _by(fields.capability)]
 _Compensation: TypeAlias = Annotated[str | None, _by(fields.capability)]
@@ -120,7 +121,7 @@ class MapFields(CallFields):
     """The fields of a node that runs a task for every element of a list."""
 
     map: _Capability = Field(description="The capability, for every element of a list.")
-    over: _Expression = Field(description="The expression that finds the list.")
+    over: _Over = Field(description="The expression that finds the list, or the list itself.")
     limit: _Elements = Field(description="How many elements the list may have at most; 1 to 10,000.")
 
 

@@ -32,13 +32,6 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class From:
-    """A placeholder in an input for the result of a JMESPath expression over `input`, `results` and `states`."""
-
-    expression: str
-
-
-@dataclass(frozen=True, slots=True)
 class Literal:
     """A part of an input that is passed on unchanged, without a search for `$from` inside."""
 
@@ -103,7 +96,8 @@ def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):
-        yield ("over",), node.work.over
+        over = node.work.over
+        yield from [(("over",), over)] if isinstance(over, str) else template_expressions(over, ("over",))
     if isinstance(node.work, WaitUntil):
         yield from template_expressions(node.work.instant, ("wait_until",))
     if node.call is not None:

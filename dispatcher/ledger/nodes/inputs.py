@@ -169,8 +169,8 @@ def write(unit: UnitOfWork, node_key: NodeKey, kind: str, body: bytes, *, first:
 
 
 def has_expressions(node: Node) -> bool:
-    """Tell whether a node's condition, input or list is given by an expression."""
-    return next(iter(node_expressions(node)), None) is not None
+    """Tell whether a node's condition or input is given by an expression, or the node is a map, which has a list."""
+    return isinstance(node.work, Each) or next(iter(node_expressions(node)), None) is not None
 
 
 def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:

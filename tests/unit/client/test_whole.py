@@ -212,3 +212,16 @@ async def test_deadline_ends_the_handler_that_runs_and_the_workflow() -> None:
     assert raised.value.facts["reason"] == "deadline"
     assert [one - began for one in ended] == [pytest.approx(10, abs=0.5)]
     assert (attempt.status, attempt.reason) == ("failed", "deadline")
+
+
+async def test_results_flow_from_node_to_node_without_being_named() -> None:
+    flow = Workflow("data")
+    doubled = flow.task("number.double", flow.input["number"])
+    many = flow.map("number.double", [1, doubled.result], flow.item)
+    flow.task("number.double", many.result[1])
+
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow, {"number": 3})
+
+        assert await run.result(int) == 24
+        assert await run.result(list[int], node=many.name) == [2, 12]

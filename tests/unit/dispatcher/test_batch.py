@@ -16,8 +16,8 @@ from coditect.wire.control import Claim, Verb, Verdict
 from coditect.wire.json import loads
 from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
 from coditect.workflow.graph import graph_of
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Asked, Claimed, Due, Lost, NoQueue
 from dispatcher.ledger.effects import NodeKey, Publication

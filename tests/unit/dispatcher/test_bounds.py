@@ -14,8 +14,8 @@ from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_ELEMENTS, Definition
 from coditect.workflow.document import node_document
 from coditect.workflow.expressions import MOST_STEPS
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger import unit_of_work, values, versions
 from dispatcher.ledger.commands import Evaluated, Fill, Look, Proposed, Show
 from dispatcher.ledger.definitions import Definitions

@@ -12,8 +12,8 @@ from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.definition import Definition
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import COMPENSATE
 from dispatcher.ledger.workflows import queries

@@ -13,8 +13,8 @@ from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_NAME_CHARACTERS
 from coditect.workflow.document import node_document
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger.commands import Asked, GoOn, Show
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import AGAIN, TODO

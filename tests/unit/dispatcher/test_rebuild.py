@@ -6,8 +6,8 @@ import pytest
 
 from coditect import Retry, Workflow
 from coditect.wire.control import Started
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger import unit_of_work
 from dispatcher.ledger.commands import Began, GoOn, Lost, Rebuild
 from dispatcher.ledger.effects import Publication

@@ -13,8 +13,8 @@ from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.definition import After, Definition, OnFailure
 from coditect.workflow.join import Tally
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.nodes.advance import MOST_STEPS

@@ -6,8 +6,8 @@ import pytest
 
 from coditect import Workflow
 from coditect.wire.control import Verb
+from coditect.workflow.reference import From
 from coditect.workflow.states import WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import AGAIN, RUNS, VALUES

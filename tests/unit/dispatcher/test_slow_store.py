@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from coditect import Workflow
 from coditect.wire.json import loads
 from coditect.workflow.definition import MOST_ELEMENTS, Definition
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers.requests import VERBS, Query

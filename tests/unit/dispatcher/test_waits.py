@@ -9,8 +9,8 @@ import pytest
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from coditect.workflow.template import From
 from dispatcher.ledger.keyspace import AWAITING, DUE, SIGNALS, SIGNALS_KEPT, TIMERS
 from dispatcher.ledger.nodes.waits import MOST_KEPT
 from dispatcher.ledger.workflows.queries import result

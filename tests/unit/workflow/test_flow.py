@@ -22,6 +22,7 @@ from coditect.workflow.definition import (
     WaitUntil,
 )
 from coditect.workflow.document import from_document, to_document
+from coditect.workflow.expressions import Scope, check_expressions, element_inputs
 from coditect.workflow.file import read_workflow, write_json, write_yaml
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import Literal
@@ -208,3 +209,58 @@ def test_a_literal_is_kept_as_it_stands() -> None:
 
     assert node.call is not None
     assert node.call.input == {"$literal": {"$from": 1}}
+
+
+def test_result_that_is_used_as_a_value_makes_the_edge() -> None:
+    flow = Workflow("data")
+    first = flow.task("one", flow.input["place"], name="first")
+    second = flow.task("two", {"deep": [first.result["found here"][0]["x"]]}, name="second", when=first.result["ok"])
+    last = flow.map("three", second.result["list"], {"n": flow.item, "of": first.result}, limit=9, name="last")
+
+    made = flow.definition()
+
+    assert first.call is not None and first.call.input == {"$from": "input.place"}
+    assert second.call is not None and second.call.input == {"deep": [{"$from": 'results.first."found here"[0].x'}]}
+    assert second.when == "results.first.ok"
+    assert [edge.node for edge in second.after] == ["first"]
+    assert {edge.node for edge in last.after} == {"first", "second"}
+    assert check_expressions(made) == ()
+
+
+def test_edge_that_is_named_is_kept_as_it_is_named() -> None:
+    flow = Workflow("data")
+    first = flow.task("one")
+    second = flow.task("two", first.result, after=[After(first.name, OnFailure.ALLOW)])
+
+    assert second.after == (After(first.name, OnFailure.ALLOW),)
+
+
+def test_part_of_an_expression_is_taken_of_the_whole() -> None:
+    assert From("a || b")["c"].expression == "(a || b).c"
+
+
+def test_value_of_a_later_node_is_not_looked_through() -> None:
+    first = Workflow("data").task("one")
+
+    with pytest.raises(InputError, match=r"flow\.map"):
+        list(first.result)
+
+
+def test_result_of_another_workflow_is_refused() -> None:
+    other = Workflow("other").task("one")
+
+    with pytest.raises(InputError, match="another workflow"):
+        Workflow("data").task("two", other.result)
+
+
+def test_map_goes_over_a_list_that_is_given() -> None:
+    flow = Workflow("data")
+    first = flow.task("one", name="first")
+    many = flow.map("two", [1, {"of": first.result}], flow.item, name="many")
+
+    made = flow.definition()
+
+    assert many.work == Each(Call("two", {"$from": "item"}), [1, {"of": {"$from": "results.first"}}], 2)
+    assert from_document(to_document(made)) == made
+    scope = Scope(None, {"first": 7}, {"first": "completed"})
+    assert list(element_inputs(many, scope)) == [1, {"of": 7}]
