@@ -13,8 +13,8 @@ from typing import Any
 from coditect import After, From, Retry, Workflow
 from coditect.model.capability import Priority
 from coditect.workflow.builder import TaskOptions
-from coditect.workflow.definition import Definition, Each, Node
-from dispatcher.chaos.work import CAPABILITY
+from coditect.workflow.definition import COMPENSATION, Definition, Each, Node
+from dispatcher.chaos.work import CAPABILITY, UNDO, UNDO_ATTEMPTS
 
 LONGEST_MILLISECONDS = 100_000
 """The length of the longest task: five orders of magnitude above the shortest."""
@@ -34,6 +34,8 @@ BROKEN = "broken"
 """The name of the node that fails for good, until a redrive gives it another input."""
 CHAIN = "chain"
 """The name of the workflow in which each node gets the token of its predecessor as input."""
+DOOMED = "doomed"
+"""The name of the node that fails for good, so that the nodes before it are compensated."""
 HOPELESS, SPARED = "hopeless", "spared"
 """The names of the node whose attempts all fail, and of its successor, which is then skipped."""
 FEW_ATTEMPTS = 2
@@ -108,7 +110,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """Return a random workflow; each of the eight shapes comes once before any comes again."""
+        """Return a random workflow; each of the nine shapes comes once before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -119,6 +121,7 @@ class Generators:
                 self.broken,
                 self.choice,
                 self.hopeless,
+                self.saga,
             ]
             self._random.shuffle(self._bag)
         return self._bag.pop()()
@@ -249,6 +252,15 @@ class Generators:
             flow.task(CAPABILITY, self.work(), after=[edge], name=name, retry=RETRY)
         return flow
 
+    def saga(self) -> Workflow:
+        """Return a workflow of nodes in a row, of which the last fails for good, and all others are then undone."""
+        flow, last = Workflow("saga"), list[Node]()
+        for number in range(self._pace.width):
+            options = TaskOptions(after=last, name=f"n{number}", retry=RETRY, priority=self.priority(), compensate=UNDO)
+            last = [flow.task(CAPABILITY, self.work(), **options)]
+        flow.task(CAPABILITY, self.work() | {"broken": True}, after=last, name=DOOMED, retry=RETRY)
+        return flow
+
     def _node(self, flow: Workflow, after: list[Node], more: Mapping[str, Any] | None = None) -> Node:
         work = self.work() | dict(more or {})
         options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", priority=self.priority(), retry=RETRY)
@@ -266,6 +278,9 @@ class Generators:
             nodes |= dict.fromkeys(names[node.name], before)
             if node.call is not None:
                 priorities |= dict.fromkeys(names[node.name], node.call.priority.value)
+        undo = [node.name for node in definition.nodes if node.call is not None and node.call.compensate]
+        nodes |= {f"{name}{COMPENSATION}": [name] for name in undo}
+        priorities |= {f"{name}{COMPENSATION}": priorities[name] for name in undo}
         joins = {node.name: node.needed for node in definition.nodes if node.needed < len(node.after)}
         return {
             "nodes": nodes,
@@ -273,7 +288,9 @@ class Generators:
             "priorities": priorities,
             "levels": priorities,
             "most": MOST_ATTEMPTS,
-            "few": {HOPELESS: FEW_ATTEMPTS} if HOPELESS in nodes else {},
+            "few": dict.fromkeys((f"{name}{COMPENSATION}" for name in undo), UNDO_ATTEMPTS)
+            | ({HOPELESS: FEW_ATTEMPTS} if HOPELESS in nodes else {}),
+            "undo": undo,
             "meant": {name: states for name, states in MEANT.items() if name in nodes},
             "inputs": self._inputs(definition),
         }
@@ -288,6 +305,8 @@ class Generators:
                 inputs[node.name] = [edge.node for edge in node.after]
             elif node.call is not None:
                 inputs[node.name] = []
+            if node.call is not None and node.call.compensate:
+                inputs[f"{node.name}{COMPENSATION}"] = []
         return inputs
 
     def _executed(self, node: Node) -> list[str]:

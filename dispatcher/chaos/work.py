@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ CAPABILITY = "chaos.work"
 MOST_ATTEMPTS = 5
 SLOTS = 4
 """The number of slots of each agent."""
+UNDO = "chaos.undo"
+"""The capability that compensates a node of a run."""
+UNDO_ATTEMPTS = 3
 CHILD = "chaos.child"
 CHILDREN_AT_ONCE = 200
 CHILD_SECONDS = 60
@@ -51,6 +55,13 @@ class WorkDone(BaseModel):
     """The id of the agent that executed the task."""
     token: str
     """The token of the task's effect, which is made once."""
+
+
+class Undo(BaseModel):
+    """The input of a compensation: the input and the result of the completed node."""
+
+    input: Work
+    result: WorkDone
 
 
 class Flaky(Exception):
@@ -119,31 +130,40 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")
     async def work(task: Work, ctx: Context) -> WorkDone:
         """Wait or fail as the task's input says, and make the effect of the task's id."""
-        said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
-        said |= {"priority": ctx.priority.value, "after": task.after}
-        note(Type.INVOKE, "execute", ctx.task_id, **said)
-        try:
-            if task.child:
-                await ctx.request(CHILD, task.child, timeout=CHILD_SECONDS)
-                note(Type.OK, "go on", ctx.task_id, **said)
-            await asyncio.sleep(task.milliseconds / 1000)
-        except asyncio.CancelledError:
-            note(Type.INFO, "execute", ctx.task_id, **said)
-            raise
-        except CoditectError:
-            note(Type.FAIL, "execute", ctx.task_id, **said)
-            raise
-        if task.broken:
-            note(Type.FAIL, "execute", ctx.task_id, **said)
-            raise Broken("an input that no agent can work on")
-        if ctx.attempt <= task.fails:
-            note(Type.FAIL, "execute", ctx.task_id, **said)
-            raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")
-        token = effects.make(ctx.task_id)
-        note(Type.OK, "execute", ctx.task_id, **said)
-        return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
+        return await _execute(task, ctx, note, effects)
+
+    @agent.capability(UNDO, timeout="10m", retry=replace(retry, max_attempts=UNDO_ATTEMPTS), description="Undoes.")
+    async def undo(done: Undo, ctx: Context) -> WorkDone:
+        """Wait or fail as the completed node did, and make the effect of the compensation's own id."""
+        return await _execute(done.input, ctx, note, effects)
 
     return agent
+
+
+async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -> WorkDone:
+    said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
+    said |= {"priority": ctx.priority.value, "after": task.after}
+    note(Type.INVOKE, "execute", ctx.task_id, **said)
+    try:
+        if task.child:
+            await ctx.request(CHILD, task.child, timeout=CHILD_SECONDS)
+            note(Type.OK, "go on", ctx.task_id, **said)
+        await asyncio.sleep(task.milliseconds / 1000)
+    except asyncio.CancelledError:
+        note(Type.INFO, "execute", ctx.task_id, **said)
+        raise
+    except CoditectError:
+        note(Type.FAIL, "execute", ctx.task_id, **said)
+        raise
+    if task.broken:
+        note(Type.FAIL, "execute", ctx.task_id, **said)
+        raise Broken("an input that no agent can work on")
+    if ctx.attempt <= task.fails:
+        note(Type.FAIL, "execute", ctx.task_id, **said)
+        raise Flaky(f"attempt {ctx.attempt} of {task.fails} that fail")
+    token = effects.make(ctx.task_id)
+    note(Type.OK, "execute", ctx.task_id, **said)
+    return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
 
 
 def children_agent(name: str) -> Agent:

@@ -18,7 +18,7 @@ from coditect.client.workflow_run import Run
 from coditect.model.capability import Priority
 from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, Generators, Pace, is_limited
-from dispatcher.chaos.work import CAPABILITY
+from dispatcher.chaos.work import CAPABILITY, UNDO
 from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
 
@@ -27,6 +27,7 @@ Ending: TypeAlias = Coroutine[Any, Any, None] | None
 """A coroutine that waits for the end of started work and records it; None when no work was started."""
 PAUSE_SECONDS = 0.25
 COMPLETES = ("completed",)
+UNDONE = ("compensated",)
 CANCELED = ("canceled", "completed")
 """The states in which a workflow may end that the load cancels."""
 MOST_REDRIVES = 20
@@ -168,7 +169,7 @@ class ChaosLoad:
         canceled = chance < self._pace.canceled and not broken
         paused = not canceled and not broken and chance < self._pace.canceled + self._pace.paused
         facts = self._shapes.told(definition) | ({"priorities": {}} if paused else {})  # it waits on purpose
-        ends = CANCELED if canceled else COMPLETES
+        ends = (CANCELED if canceled else ()) + (UNDONE if facts["undo"] else () if canceled else COMPLETES)
         if is_limited(definition):
             ends, facts = (*ends, "failed"), facts | {"meant": {}}
         self._accepted(run.id, ends=ends, **facts)
@@ -235,15 +236,21 @@ class ChaosLoad:
             await asyncio.sleep(4 * PAUSE_SECONDS)
 
     async def _end_of_run(self, run: Run, *, redriven: bool) -> WorkflowState | None:
-        """Return the workflow's final state, redriving its broken node; None when it does not end in time."""
-        for _ in range(MOST_REDRIVES if redriven else 1):
+        """Return the workflow's final state, redriving its broken node; None when it does not end in time.
+
+        A compensation that failed is done again.
+        """
+        for _ in range(MOST_REDRIVES):
             try:
                 state = await run.wait(timeout=self._pace.wait_seconds)
             except CoditectError:
                 return None
-            if state is WorkflowState.COMPLETED or not redriven:
+            if state is WorkflowState.COMPENSATION_FAILED:
+                await self._noted("redrive", f"{run.id}:{UNDO}", run.resume)
+            elif state is WorkflowState.COMPLETED or not redriven:
                 break
-            await self._redrive(run)
+            else:
+                await self._redrive(run)
         return state
 
     async def _redrive(self, run: Run) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.compensations import undone_in_reverse
 from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
@@ -274,6 +275,7 @@ def _is_direct(work: Operation) -> bool:
 CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     nothing_lost,
     as_meant,
+    undone_in_reverse,
     one_end_each,
     one_completion,
     effects_once,

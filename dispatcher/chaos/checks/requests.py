@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+from coditect.workflow.definition import COMPENSATION
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.executions import used_up
 from dispatcher.chaos.checks.history_index import HistoryIndex, Operation
@@ -29,7 +30,7 @@ def keys_once(index: HistoryIndex) -> CheckResult:
 def held(index: HistoryIndex) -> CheckResult:
     """Check that no node begins in a paused workflow, and that no node is claimed after a cancel.
 
-    A workflow counts as paused from the answer to the pause until the request to resume it.
+    A workflow counts as paused from the answer to the pause until the request to resume it. Compensations are not held.
     """
     resumes = {key: [one.first for one in asked] for key, asked in index.by_key("resume")}
     spans = {
@@ -41,7 +42,7 @@ def held(index: HistoryIndex) -> CheckResult:
     violations = []
     for node, claims in index.by_key("claim"):
         span = spans.get(node.rpartition(":")[0])
-        if span is None:
+        if span is None or node.endswith(COMPENSATION):
             continue
         asked, since, until = span
         new = claims[:1] if asked == "pause" else claims

@@ -296,4 +296,20 @@ MUTANTS = (
         "a publication number is given twice",
         ("publications unique",),
     ),
+    Mutant(
+        "compensates_forwards",
+        "dispatcher.ledger.nodes.compensations",
+        "limit=1, reverse=True)",
+        "limit=1)",
+        "what completed first is undone first",
+        ("undone in reverse",),
+    ),
+    Mutant(
+        "compensates_one",
+        "dispatcher.ledger.nodes.compensations",
+        "work.compensate is None:",
+        "work.compensate is None or unit.run(node_key.workflow).to_compensate:",
+        "of the completed nodes only the first is undone",
+        ("undone in reverse",),
+    ),
 )

@@ -168,6 +168,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *looks(random),
             *asked(),
             *canceled(),
+            *undone(),
             *leased(),
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
@@ -176,7 +177,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
 
 
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
-ASKED, CANCELED, STRUCK = "asked", "canceled", "struck"
+ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
 """Workflows of which a client wanted more than that they run."""
 
 
@@ -219,6 +220,21 @@ def canceled() -> list[HistoryEntry]:
     telling.whole("client", "cancel", CANCELED)
     telling.note("client", Type.OK, "end", CANCELED, state="canceled")
     telling.note("reader", Type.OK, "census", CANCELED, state="canceled")
+    return telling.entries
+
+
+def undone() -> list[HistoryEntry]:
+    """A workflow whose third node failed, and whose first two nodes were undone."""
+    telling = Telling(Random(0), SAGA, shard=11, t=CALM_AT + 250.0)
+    edges = {"one": [], "two": ["one"], "doomed": ["two"], "two.compensate": ["two"], "one.compensate": ["one"]}
+    facts = {"nodes": edges, "undo": ["one", "two"], "few": {"doomed": 1}, "ends": ["compensated"]}
+    telling.note("client", Type.OK, "accept", SAGA, most=MOST_ATTEMPTS, **facts)
+    telling.executed(f"{SAGA}:one")
+    telling.executed(f"{SAGA}:two")
+    telling.failed(f"{SAGA}:doomed", 1)
+    telling.executed(f"{SAGA}:two.compensate")
+    telling.executed(f"{SAGA}:one.compensate")
+    telling.end("compensated")
     return telling.entries
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dispatcher.witness.history import HistoryEntry, Type, merged
 from tests.unit.chaos.histories import (
     ASKED,
+    CALM_AT,
     CANCELED,
     DYING,
     MOST_ATTEMPTS,
     QUEUE,
+    SAGA,
     STEADY,
     STRANGER,
     STRUCK,
@@ -158,6 +160,20 @@ LIES: dict[str, tuple[str, Lie]] = {
     ),
     "a workflow never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key=work)),
     "a direct task never ends": ("nothing lost", lambda all_, node, work: drop(all_, f="end", key="task0")),
+    "what completed is not undone": (
+        "undone in reverse",
+        lambda all_, node, work: drop(all_, f="execute", key=f"{SAGA}:one.compensate"),
+    ),
+    "what completed first is undone first": (
+        "undone in reverse",
+        lambda all_, node, work: moved(
+            all_, f="execute", type_=Type.INVOKE, key=f"{SAGA}:one.compensate", to=CALM_AT + 250.0
+        ),
+    ),
+    "what failed is undone": (
+        "undone in reverse",
+        lambda all_, node, work: changed(all_, f="result", key=f"{SAGA}:two", state="failed"),
+    ),
     "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
     "a direct task failed for no reason": (
         "ends as meant",

@@ -250,6 +250,7 @@ EVERY_SHAPE = [
     Generators.choice,
     Generators.hopeless,
     Generators.wide,
+    Generators.saga,
 ]
 
 
