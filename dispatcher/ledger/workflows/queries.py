@@ -135,7 +135,7 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
     return {
         "name": name,
         "kind": "compensation" if node_key.is_compensation else "task" if derived else kind,
-        "capability": document.get("compensate" if node_key.is_compensation else kind),
+        "capability": _capability(node_key, document),
         "question": document.get("approval"),
         "priority": document.get("priority", "p1"),
         "after": [edge if isinstance(edge, str) else edge["node"] for edge in edges],
@@ -152,6 +152,12 @@ def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, messa
         "reason": one.reason,
         "message": message,
     }
+
+
+def _capability(node_key: NodeKey, document: Mapping[str, Any]) -> Any:
+    if node_key.is_compensation:
+        return document.get("compensate")
+    return document.get("task") or document.get("map")
 
 
 def _messages(tr: Reads, found: Iterable[tuple[NodeKey, NodeRecord]]) -> Iterator[str]:

@@ -201,3 +201,20 @@ async def test_row_of_a_run_without_compensations_is_as_before(ledger: Ledger) -
     await ledger.start(flow.definition())
 
     assert (await ledger.run()).pack().startswith(b'["running"')
+
+
+async def test_row_of_a_node_names_the_capability_that_it_calls_and_no_question(ledger: Ledger) -> None:
+    flow = Workflow("asked")
+    first = flow.task("room.book", name="first", compensate="room.cancel")
+    flow.approval("Go?", name="go", after=[first])
+    await ledger.start(flow.definition())
+    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    await ledger.ask(Verb.ANSWER, {"workflow": "w", "node": "go", "granted": False, "by": "ada"})
+
+    told = await ledger.database.read(lambda tr: queries.nodes(tr, {"workflow": "w"}))
+
+    assert {one["name"]: one["capability"] for one in told["nodes"]} == {
+        "first": "room.book",
+        "first.compensate": "room.cancel",
+        "go": None,
+    }
