@@ -171,7 +171,7 @@ def _redrive_node(
     opened: Connections, target: str, body: str | None, *, dry_run: bool, yes: bool, output: Output
 ) -> None:
     workflow, _, named = target.partition(":")
-    node, _, _ = named.partition("[")  # an element of a map runs with its map
+    node = named.partition("[")[0] if named.endswith("]") else named  # an element of a map runs with its map
     if not workflow or not node:
         raise typer.BadParameter("--node is WORKFLOW:NODE, as `coditect workflow show` has them")
     value = None if body is None else read_body(body)

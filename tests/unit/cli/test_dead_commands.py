@@ -7,6 +7,7 @@ import pytest
 from coditect.broker.topology import Binding, base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.wire import routing
+from coditect.wire.control import Verb
 from tests.unit.cli.scene import AGENT, Terminal
 from tests.unit.operations.scene import DEAD, TASKS, letter
 
@@ -62,6 +63,16 @@ def test_redrive_of_a_node_that_many_come_after_names_some(terminal: Terminal, n
     ran = terminal.run("dead", "redrive", "--node", node, "--yes")
 
     assert ran.out == "1 and more begin again: task, ...\n"
+
+
+def test_redrive_runs_the_compensation_of_an_element_again_and_not_its_map(terminal: Terminal, node: str) -> None:
+    plane = terminal.connections.plane
+    name = "each[3].compensate"
+    plane.only.nodes[name] = plane.only.nodes.pop("task") | {"name": name}
+
+    terminal.run("dead", "redrive", "--node", f"{node.partition(':')[0]}:{name}", "--yes")
+
+    assert [body["node"] for verb, body in plane.asked if verb is Verb.REDRIVE] == [name]
 
 
 def test_redrive_takes_the_id_of_an_element_that_is_listed_and_runs_its_map_again(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from coditect import Workflow
+from coditect.model.result import Outcome
 from coditect.wire.control import Verb
+from coditect.workflow.definition import Definition
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Lost
-from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.ownership import shards
 from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.store.memory import MemoryDatabase
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.ledger import Ledger, completed, failed
 from tests.unit.layers import store_of_version_1
 
 
@@ -37,3 +40,32 @@ async def test_a_store_of_the_build_before_versions_is_worked_to_its_end() -> No
         "z": WorkflowState.FAILED,
         "c": WorkflowState.CANCELED,
     }
+
+
+def release(version: int) -> Definition:
+    """A workflow of one name, whose later versions undo in another way, and have a node more."""
+    flow = Workflow("release")
+    last = flow.task("build", {"version": version}, name="build", compensate=f"undo_of_{version}")
+    for number in range(version):
+        last = flow.task(f"step_of_{version}", last.result, name=f"step_{number}")
+    return flow.definition()
+
+
+async def test_running_workflow_keeps_the_definition_it_began_with_over_an_upgrade() -> None:
+    async with MemoryDatabase() as database:
+        before = await Ledger.open(database)
+        await before.start(release(1), workflow="old")
+        begun = before.published
+
+        after = Ledger(database, before.lease, Policy(0), published=begun)  # the next build has nothing in memory
+        await after.start(release(2), workflow="new")
+        ran: dict[str, list[str]] = {"old": [], "new": []}
+
+        def note(one: Publication) -> Outcome:
+            ran[one.node_key.workflow].append(one.task.capability)
+            return failed() if one.node_key.node == "step_0" else completed("built")
+
+        await after.play(note)
+
+    assert ran["old"] == ["build", "step_of_1", "undo_of_1"]
+    assert ran["new"] == ["build", "step_of_2", "undo_of_2"]
