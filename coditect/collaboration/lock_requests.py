@@ -80,8 +80,11 @@ class LockRequests:
                 raise _taken(wanted, waited_seconds=0.0)
             if state["state"] == "deadlock":
                 raise _deadlock(wanted, state["cycle"])
-        except BaseException:
+        except (LockTaken, Deadlock):
             self._forget(wanted.ticket)
+            raise
+        except BaseException:  # the request may have been carried out all the same
+            await self.release_lock(wanted.ticket)
             raise
         self._sent[wanted.ticket] = sent
         return self._sure(wanted.ticket, state, wanted.ttl_seconds)
@@ -135,6 +138,8 @@ class LockRequests:
     async def release_lock(self, ticket: str) -> None:
         """Release a ticket, without waiting for the answer; a ticket whose release is lost ends with its TTL."""
         self._forget(ticket)
+        if ticket in self._releases:
+            return
         self._releases[ticket] = self._background.start(self._release(ticket), name="release a lock")
         self._releases[ticket].add_done_callback(lambda _: self._releases.pop(ticket))
 

@@ -86,6 +86,8 @@ class Pace:
     """The number of direct tasks in a wave that each await a child; the children end at about the same time."""
     elements: int = 0
     """The number of elements of a long map, of which one runs at a time beside the load; 0 for no long map."""
+    locks: int = 0
+    """The number of direct tasks in a wave that each take one of a few locks; 0 for no such wave."""
     limited: float = 0.0
     """The share of nodes with time limits so short that faults break them."""
     wait_seconds: float = 300.0

@@ -41,7 +41,14 @@ CALM_SECONDS = 15.0
 SETTLE_SECONDS = 120.0
 """The time after the load's close in which begun work must end; work that has not ended then is lost."""
 PACE = Pace(
-    workflows=6, tasks=12, width=4, milliseconds=(1, 30_000), long=0.003, wait_seconds=86_400.0, task_seconds=60.0
+    workflows=6,
+    tasks=12,
+    width=4,
+    milliseconds=(1, 30_000),
+    long=0.003,
+    locks=6,
+    wait_seconds=86_400.0,
+    task_seconds=60.0,
 )
 """The load of a run with real processes.
 

@@ -73,6 +73,10 @@ PARENTS = 60
 FAMILY_PLAN_SECONDS = 12.0
 CHILDREN = "children"
 """The name of the agent that executes the child tasks, which no fault hits."""
+LOCKING = 5
+"""The last digit of the seeds whose tasks take turns at a few locks."""
+UNDER_LOCKS = 12
+"""The number of tasks in a wave that takes turns at locks."""
 WIDE = 9
 """The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
@@ -182,7 +186,7 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return a seed's plan, chosen by its number: long tasks, rare faults, waves of child tasks, or long maps."""
+    """Return a seed's plan, chosen by its number: long tasks, rare faults, waves of children, locks, or long maps."""
     if seed % LONG_EVERY == 0:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)
@@ -194,6 +198,8 @@ def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
     elif seed % LONE_EVERY == FAMILIES:
         pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
         plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
+    elif seed % LONE_EVERY == LOCKING:
+        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, locks=UNDER_LOCKS))
     elif seed % LONE_EVERY == WIDE:
         pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
         plan = replace(plan, pace=pace, store=SLOW_STORE)

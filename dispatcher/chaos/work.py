@@ -26,6 +26,7 @@ UNDO = "chaos.undo"
 UNDO_ATTEMPTS = 3
 CHILD = "chaos.child"
 CHILDREN_AT_ONCE = 200
+LOCK_TTL = "2s"
 CHILD_SECONDS = 60
 """The timeout of a task's request to its child."""
 
@@ -44,6 +45,8 @@ class Work(BaseModel):
     """The tokens from the predecessors' results, which the execution records."""
     child: int = Field(default=0, ge=0, le=1_800_000)
     """The milliseconds of the child task that the task awaits, without a slot; 0 for no child."""
+    lock: str = ""
+    """The resource that the task locks while it works; empty for none."""
 
 
 class WorkDone(BaseModel):
@@ -148,7 +151,10 @@ async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -
         if task.child:
             await ctx.request(CHILD, task.child, timeout=CHILD_SECONDS)
             note(Type.OK, "go on", ctx.task_id, **said)
-        await asyncio.sleep(task.milliseconds / 1000)
+        if task.lock:
+            await _work_under_lock(task, ctx, note, said)
+        else:
+            await asyncio.sleep(task.milliseconds / 1000)
     except asyncio.CancelledError:
         note(Type.INFO, "execute", ctx.task_id, **said)
         raise
@@ -164,6 +170,23 @@ async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -
     token = effects.make(ctx.task_id)
     note(Type.OK, "execute", ctx.task_id, **said)
     return WorkDone(fence=ctx.fence, agent=ctx.agent_id, token=token)
+
+
+async def _work_under_lock(task: Work, ctx: Context, note: Note, said: dict[str, Any]) -> None:
+    """Work under a lock, and record when it was held, under which fence; a lost lock ends the work."""
+    held = {"proc": said["proc"], "task": ctx.task_id, "fence": 0}
+    try:
+        async with ctx.lock(task.lock, ttl=LOCK_TTL) as lock:
+            held["fence"] = lock.fence
+            note(Type.INVOKE, "hold", task.lock, **held)
+            note(Type.OK, "go on", ctx.task_id, **said)  # it may have waited
+            await asyncio.sleep(task.milliseconds / 1000)
+            note(Type.OK, "hold", task.lock, **held)
+    except asyncio.CancelledError:
+        note(Type.INFO, "hold", task.lock, **held)
+        raise
+    except CoditectError:  # lost, or no dispatcher was there: the task is done all the same
+        note(Type.INFO, "hold", task.lock, **held)
 
 
 def children_agent(name: str) -> Agent:

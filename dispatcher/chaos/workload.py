@@ -34,6 +34,10 @@ MOST_REDRIVES = 20
 """The most redrives of one workflow, after which its state counts as final."""
 PARENT = {"milliseconds": 200, "child": 2_000}
 """The input of a task that awaits a child task and then works on."""
+RESOURCES = 3
+"""The number of different locks that the tasks of a wave take."""
+UNDER_LOCK = {"milliseconds": 150}
+"""The input of a task that works under a lock."""
 URGENT = 8
 """The number of P0 tasks that the load submits while the tasks of a wave resume after their children."""
 
@@ -66,6 +70,8 @@ class ChaosLoad:
                     work.create_task(self._again(self.family))
                 if self._pace.elements:
                     work.create_task(self._again(self.long_map))
+                if self._pace.locks:
+                    work.create_task(self._again(self.under_locks))
             answering.cancel()
 
     async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
@@ -106,6 +112,16 @@ class ChaosLoad:
         for _ in range(URGENT):
             wave.append(await self._submit({"milliseconds": 1}, Options(priority=Priority.P0)))
             await asyncio.sleep(PARENT["milliseconds"] / 4000)
+        ends = [self._work.create_task(one) for one in wave if one is not None]
+        if ends:
+            await asyncio.wait(ends, timeout=self._pace.patience_seconds)
+
+    async def under_locks(self) -> None:
+        """Run a wave of tasks that each work under one of a few locks, so that they take turns; return at their end."""
+        wave = [
+            await self._submit(UNDER_LOCK | {"lock": f"chaos:{number % RESOURCES}"}, Options())
+            for number in range(self._pace.locks)
+        ]
         ends = [self._work.create_task(one) for one in wave if one is not None]
         if ends:
             await asyncio.wait(ends, timeout=self._pace.patience_seconds)

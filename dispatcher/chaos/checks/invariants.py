@@ -15,6 +15,7 @@ from dispatcher.chaos.checks.compensations import undone_in_reverse
 from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
+from dispatcher.chaos.checks.locks import locks_exclude
 from dispatcher.chaos.checks.recovery import recovered
 from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.checks.slots import no_idle_slot
@@ -282,6 +283,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     dag_order,
     fences,
     stale_writes,
+    locks_exclude,
     p0_soon,
     p2_progress,
     no_idle_slot,

@@ -6,10 +6,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from coditect.errors import SetupError
-from dispatcher.chaos.mutants import agent, ledger, mends, shards, time
+from dispatcher.chaos.mutants import agent, coordination, ledger, mends, shards, time
 from dispatcher.chaos.mutants.mutant import Mutant
 
-ALL = (*ledger.MUTANTS, *shards.MUTANTS, *time.MUTANTS, *agent.MUTANTS, *mends.MUTANTS)
+ALL = (
+    *ledger.MUTANTS,
+    *shards.MUTANTS,
+    *time.MUTANTS,
+    *agent.MUTANTS,
+    *mends.MUTANTS,
+    *coordination.MUTANTS,
+)
 MUTANTS: Mapping[str, Mutant] = MappingProxyType({one.name: one for one in ALL})
 
 

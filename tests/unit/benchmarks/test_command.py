@@ -46,6 +46,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "workflows",
         "workflow-size",
         "workflow-state",
+        "locks",
         "workflow-stores",
     ]
 

@@ -170,12 +170,14 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *canceled(),
             *undone(),
             *leased(),
+            *locked(),
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
         ]
     )
 
 
+LOCK = "lock:0"
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
 """Workflows of which a client wanted more than that they run."""
@@ -244,6 +246,16 @@ def leased() -> list[HistoryEntry]:
     for epoch, owner in enumerate(("one", "", "two"), 1):
         telling.whole(owner, "lease", "shard-9", owner=owner, epoch=max(1, epoch - 1), version=telling.version)
     return telling.entries
+
+
+def locked() -> list[HistoryEntry]:
+    """A lock that is held in turns; its second holder stood still, lost it, and says so while the third has it."""
+    facts = {fence: {"task": f"task-{fence}", "fence": fence} for fence in (3, 5, 8)}
+    told = ((0, 3, Type.INVOKE), (1, 3, Type.OK), (2, 5, Type.INVOKE), (9, 8, Type.INVOKE), (10, 5, Type.INFO))
+    return [
+        HistoryEntry(CALM_AT + 300.0 + t, f"agent-{fence}", type_, "hold", LOCK, facts[fence])
+        for t, fence, type_ in (*told, (11, 8, Type.OK))
+    ]
 
 
 def idle(begun: float, seconds: float) -> list[HistoryEntry]:

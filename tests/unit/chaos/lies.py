@@ -10,6 +10,7 @@ from tests.unit.chaos.histories import (
     CALM_AT,
     CANCELED,
     DYING,
+    LOCK,
     MOST_ATTEMPTS,
     QUEUE,
     SAGA,
@@ -54,6 +55,12 @@ def _successor_too_early(entries: list[HistoryEntry], node: str, workflow: str) 
         _first(later, "execute", node).t - 0.00001, "agent-1", Type.INVOKE, "execute", f"{workflow}:extra", {}
     )
     return sorted([*later, early], key=lambda one: one.t)
+
+
+def _held_beside(entries: list[HistoryEntry]) -> list[HistoryEntry]:
+    facts = {"task": "task-4", "fence": 4}
+    beside = HistoryEntry(CALM_AT + 300.5, "agent-4", Type.INVOKE, "hold", LOCK, facts)
+    return sorted([*entries, beside], key=lambda one: one.t)
 
 
 def _again(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
@@ -203,6 +210,11 @@ LIES: dict[str, tuple[str, Lie]] = {
         ),
     ),
     "a late value was recorded": ("no stale write", lambda all_, node, work: changed(all_, f="result", key=node, by=0)),
+    "a lock had two holders": ("locks exclude", lambda all_, node, work: _held_beside(all_)),
+    "two holders of a lock had one fence": (
+        "locks exclude",
+        lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
+    ),
     "a dispatcher that lives was evicted": (
         "executions bounded",
         lambda all_, node, work: added(all_, proc="two", f="evict", key="dispatcher-9-1"),

@@ -1,0 +1,69 @@
+"""The mutants in what agents coordinate with: locks."""
+
+from __future__ import annotations
+
+from dispatcher.chaos.mutants.mutant import Mutant
+
+_LOCKS = "dispatcher.coordination.locks"
+_TESTS = "tests/unit/dispatcher/test_locks.py::"
+
+MUTANTS = (
+    Mutant(
+        "lock_fence_reused",
+        _LOCKS,
+        "        ticket.fence = ticket.number\n",
+        "        ticket.fence = 1\n",
+        "each grant of a lock that is free has the same fence",
+        ("locks exclude",),
+        seed=15,
+    ),
+    Mutant(
+        "lock_not_exclusive",
+        _LOCKS,
+        "    if not is_barred:\n",
+        "    if ticket.fence == 0:\n",
+        "a lock is granted although another agent holds it",
+        ("locks exclude",),
+        seed=5,
+    ),
+    Mutant(
+        "lock_never_expires",
+        _LOCKS,
+        "    if until_ms > unit.now_ms:\n",
+        "    if until_ms > 0:\n",
+        "a lock outlives a holder that is silent",
+        (_TESTS + "test_a_ticket_lives_as_long_as_it_is_renewed_and_no_longer",),
+    ),
+    Mutant(
+        "lock_expires_at_take_over",
+        _LOCKS,
+        "max(ticket.expires_ms, unit.terms.since_ms + ticket.ttl_ms)",
+        "ticket.expires_ms",
+        "a shard's new owner ends locks whose holders could not reach it",
+        (_TESTS + "test_a_new_owner_of_the_shard_gives_each_lock_one_full_time",),
+    ),
+    Mutant(
+        "writers_starve",
+        "dispatcher.coordination.lock_rows",
+        "        return EXCLUSIVE in (self.mode, mode)\n",
+        "        return self.mode == EXCLUSIVE and mode == EXCLUSIVE\n",
+        "a reader passes a writer that waits",
+        (_TESTS + "test_readers_share_and_a_writer_among_them_is_not_starved",),
+    ),
+    Mutant(
+        "deadlock_unseen",
+        "dispatcher.coordination.deadlocks",
+        "            if place.flow == me:\n",
+        "            if place.flow == (me, flow):\n",
+        "two agents wait for each other's lock for ever",
+        (_TESTS + "test_the_waiter_that_closes_a_cycle_is_refused_with_the_cycle",),
+    ),
+    Mutant(
+        "lock_fence_from_a_backup",
+        "dispatcher.coordination.lock_rows",
+        "    number = max(last, unit.terms.floor) + 1\n",
+        "    number = last + 1\n",
+        "a restored store gives fences again that its later life gave",
+        (_TESTS + "test_fences_grow_over_a_restore_of_an_older_copy",),
+    ),
+)
