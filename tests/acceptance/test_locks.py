@@ -1,4 +1,4 @@
-"""A holder that stands still past its lock's TTL: the resource refuses what it writes when it goes on."""
+"""Locks on real servers: a deadlock of two agents, and a holder that stands still past its lock's TTL."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from coditect.local import PrivateServers
+from tests.acceptance.lock_agent import HOLD_SECONDS
 from tests.integration.agent.fleet import client_of, open_fleet
 from tests.servers import ROOT
 
 pytestmark = pytest.mark.servers
 
 LINE_SECONDS = 30.0
+LOCK_AGENT = Path(__file__).with_name("lock_agent.py")
 
 
 @asynccontextmanager
@@ -70,3 +72,27 @@ async def test_a_holder_that_stood_still_past_its_ttl_is_refused_by_the_resource
     assert late == {"lost", "refused"}
     assert (shared / "shared.txt").read_text() == "second"
     assert rows == []
+
+
+@pytest.mark.timeout(120)
+async def test_two_agents_that_take_two_locks_in_opposite_order_end_with_one_deadlock_within_a_second(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    async with open_fleet(own_servers, tmp_path) as fleet, client_of(own_servers) as client:
+        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+        for _ in range(2):
+            await fleet.start(target=str(LOCK_AGENT))
+        in_process = await client.request("lock.process", "x", int, timeout="1m")
+
+        handles = [await client.submit("lock.cross", order) for order in (["x", "y"], ["y", "x"])]
+        outcomes = await asyncio.gather(*(handle.outcome(timeout="1m") for handle in handles))
+
+    refused = [one for one in outcomes if one.failure is not None]
+    (done,) = (one for one in outcomes if one.failure is None)
+    assert in_process > 0
+    assert [one.failure.type for one in refused if one.failure is not None] == ["Deadlock"]
+    message = refused[0].failure.message if refused[0].failure is not None else ""
+    assert "waits for x" in message
+    assert "waits for y" in message
+    ran_seconds = [((one.finished_at_ms or 0) - (one.started_at_ms or 0)) / 1000 for one in (*refused, done)]
+    assert max(ran_seconds) < HOLD_SECONDS + 1
