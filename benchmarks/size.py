@@ -53,6 +53,8 @@ class Size:
     state_queries: int
     live_nodes: int
     """Nodes that wait while a dispatcher starts again."""
+    paused_holders: int
+    """Holders of locks that are paused past their TTL, 500 at once."""
 
 
 FULL = Size(
@@ -82,6 +84,7 @@ FULL = Size(
     graph_visit=50_000,
     state_queries=1_000,
     live_nodes=10_000,
+    paused_holders=10_000,
 )
 QUICK = Size(
     rounds=1,
@@ -110,4 +113,5 @@ QUICK = Size(
     graph_visit=3_000,
     state_queries=200,
     live_nodes=1_000,
+    paused_holders=1_000,
 )

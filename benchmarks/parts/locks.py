@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
@@ -13,7 +16,7 @@ from benchmarks.figures import percentile
 from benchmarks.parts.graph_sides import fleet
 from benchmarks.programs.workload import ECHO, Echo
 from benchmarks.size import Size
-from benchmarks.stage import Stage
+from benchmarks.stage import PYTHON, ROOT, Stage
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client
 
@@ -24,6 +27,9 @@ ROUNDS = 10
 """The alternating rounds of the three sides; each has a share of `Size.round_trips`."""
 MOST_RATIO = 2.0
 MOST_TURN_MS = 20.0
+AT_ONCE = 500
+"""The holders in one process that is paused."""
+HOLDER_SECONDS = 60.0
 
 Once = Callable[[], Awaitable[object]]
 
@@ -40,6 +46,10 @@ class LockTimes:
     """The same with redis-py's Lock, which has no fence and waits by polling."""
     turns: tuple[float, ...]
     """From a holder's release to the next waiter's grant, with `WAITERS` asyncio tasks at one resource."""
+    late_writes: int
+    """The writes of holders that were paused past their TTL, each after the next holder's write."""
+    accepted: int
+    """The late writes that a resource accepts which checks the fence."""
 
 
 async def milliseconds(once: Once, count: int) -> list[float]:
@@ -68,6 +78,36 @@ async def turns(client: Client, count: int) -> list[float]:
     return taken
 
 
+async def paused_holders(stage: Stage, client: Client, count: int) -> tuple[int, int]:
+    """Pause a process that holds many locks past their TTL, and write under each by the next holder meanwhile.
+
+    Return the number of paused holders that wrote when they went on, and how many of their writes a resource that
+    checks the fence accepts.
+    """
+    highest: dict[str, int] = {}
+    urls = {"CODITECT_AMQP_URL": stage.settings.amqp_url, "CODITECT_REDIS_URL": stage.settings.redis_url}
+    program = (PYTHON, "-m", "benchmarks.programs.lock_holder", str(count))
+    holder = await asyncio.create_subprocess_exec(*program, stdin=PIPE, stdout=PIPE, env=os.environ | urls, cwd=ROOT)
+    assert holder.stdout is not None
+    try:
+        await holder.stdout.readline()
+        holder.send_signal(signal.SIGSTOP)
+
+        async def follow(resource: str) -> None:
+            async with client.lock(resource) as lock:
+                highest[resource] = max(highest.get(resource, 0), lock.fence)
+
+        await asyncio.gather(*(follow(f"paused:{number}") for number in range(count)))
+        holder.send_signal(signal.SIGCONT)
+        told, _ = await asyncio.wait_for(holder.communicate(b"write\n"), HOLDER_SECONDS)
+    finally:
+        if holder.returncode is None:
+            holder.kill()
+            await holder.wait()
+    writes = [line.split() for line in told.decode().splitlines()]
+    return len(writes), sum(int(fence) >= highest[resource] for resource, fence in writes)
+
+
 async def measure(stage: Stage, size: Size) -> LockTimes:
     """Measure alternating rounds of the three sides, and then the turns of the waiters."""
     redis: Redis = Redis.from_url(stage.settings.redis_url)
@@ -92,7 +132,9 @@ async def measure(stage: Stage, size: Size) -> LockTimes:
             for side, of_side in zip(sides, taken, strict=True):
                 of_side.extend(await milliseconds(side, size.round_trips // ROUNDS))
         in_turn = await turns(client, size.round_trips)
-    return LockTimes(tuple(taken[0]), tuple(taken[1]), tuple(taken[2]), tuple(in_turn))
+        paused = [await paused_holders(stage, client, AT_ONCE) for _ in range(size.paused_holders // AT_ONCE)]
+    late, accepted = (sum(column) for column in zip(*paused, strict=True))
+    return LockTimes(tuple(taken[0]), tuple(taken[1]), tuple(taken[2]), tuple(in_turn), late, accepted)
 
 
 def verdicts(found: LockTimes) -> tuple[Verdict, ...]:
@@ -102,6 +144,7 @@ def verdicts(found: LockTimes) -> tuple[Verdict, ...]:
     return (
         Verdict("uncontended lock p50 / direct round trip p50", ratio, Bound.AT_MOST, MOST_RATIO, "x"),
         Verdict(f"turn of {WAITERS} waiters p99", turn, Bound.BELOW, MOST_TURN_MS, "ms"),
+        Verdict(f"stale writes accepted of {found.late_writes:,}", found.accepted, Bound.AT_MOST, 0),
     )
 
 
