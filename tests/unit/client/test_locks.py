@@ -10,6 +10,7 @@ import pytest
 from coditect import Agent, Context
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
 from coditect.testing import TestFleet
+from dispatcher.shards import publisher
 
 worker = Agent("worker", slots=1)
 held: dict[str, asyncio.Event] = {}
@@ -156,6 +157,22 @@ async def test_a_lock_is_kept_over_a_restart_of_the_dispatcher_and_over_many_ttl
         rows = [row.fence async for row in fleet.client.locks("x")]
 
     assert rows == [lock.fence]
+
+
+async def test_a_grant_whose_message_is_lost_is_found_by_the_next_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lost(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(publisher, "send_message", lost)
+    async with TestFleet(agents=[worker]) as fleet:
+        async with fleet.client.lock("x"):
+            waiting = asyncio.create_task(fleet.client.lock("x", ttl="9s").__aenter__())
+            await fleet.advance("4s")
+        released = fleet.elapsed_seconds
+        lock = await waiting
+
+        assert fleet.elapsed_seconds - released <= 3
+        await lock.__aexit__(None, None, None)
 
 
 async def test_leaders_follow_one_another_with_growing_terms() -> None:
