@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
 from coditect import Context, Priority
+from coditect.agent.context import Services
 from coditect.errors import InputError
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId, TaskId
@@ -84,7 +85,9 @@ class Asked:
 @given(name=some.sampled_from(["priority", "timeout"]), asked=ANYTHING)
 def test_an_argument_works_as_documented_or_its_error_names_it_before_anything_is_asked(name: str, asked: Any) -> None:
     services = Asked()
-    context = Context(Task("a.parent", Priority.P1, b"null"), TaskId("parent"), AgentId("agent"), services)
+    context = Context(
+        Task("a.parent", Priority.P1, b"null"), TaskId("parent"), AgentId("agent"), cast("Services", services)
+    )
 
     try:
         asyncio.run(context.request("a.child", **{name: asked}))

@@ -225,7 +225,8 @@ async def test_locks_are_listed_in_order_of_resource_and_arrival_by_the_page(led
     await acquire(ledger, "1", "x", "y")
     await acquire(ledger, "2", "x", mode="shared")
 
-    pages, after = [], None
+    pages: list[list[tuple[str, str, str]]] = []
+    after = None
     while not pages or after:
         page = await ledger.database.read(lambda tr: list_locks(tr, {"limit": 2, "after": after}))  # noqa: B023
         pages.append([(one["resource"], one["ticket"], one["state"]) for one in page["locks"]])
