@@ -21,6 +21,7 @@ from coditect.model.strategy import Strategy
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 MOST_TEXT_BYTES = 10_000
+MOST_QUEUED = 100_000_000
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -99,7 +100,7 @@ class Agent:
         """The handlers of broadcasts, by topic; a copy."""
         return dict(self._listeners)
 
-    def capability(
+    def capability(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
         name: str,
         *,
@@ -110,6 +111,7 @@ class Agent:
         tags: Iterable[str] | str = (),
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
+        max_queued: int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a capability; the handler is called at least once per task, with the validated input.
 
@@ -119,6 +121,10 @@ class Agent:
         clients pick the agent when a call does not say; without a strategy the broker balances.
 
         `retry=3` is short for `Retry(max_attempts=3)`, and a plain text may stand for one tag or a strategy.
+
+        `max_queued=1000` bounds what waits: the broker refuses a P2 task when 1,000 of P2 wait already, a P1 task when
+        2,000 of P1 wait, and a P0 task never; `submit` then raises `Overloaded`. By default nothing is refused. The
+        bound is part of the queues: `coditect topology plan` tells how to change it later.
 
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
@@ -144,6 +150,7 @@ class Agent:
                 tags=arguments.texts("tags", tags),
                 timeout_seconds=limit,
                 strategy=None if strategy is None else arguments.choice("strategy", strategy, Strategy),
+                max_queued=None if max_queued is None else arguments.whole("max_queued", max_queued, 1, MOST_QUEUED),
             )
         except InputError as error:
             raise _refusal(error) from None

@@ -70,7 +70,7 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
     """
     needed = base_topology()
     for number, capability in enumerate(agent.capabilities, 1):
-        needed += capability_queues(capability.name)
+        needed += capability_queues(capability.name, max_queued=capability.spec.max_queued)
         if number % CAPABILITIES_AT_ONCE == 0:
             yield needed
             needed = Topology()

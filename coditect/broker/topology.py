@@ -51,6 +51,9 @@ NOTICES_MS = 3_600_000
 MOST_NOTICES = 10_000
 MOST_NOTICE_BYTES = 64 * 1024 * 1024
 
+_SHARES = {Priority.P1: 2, Priority.P2: 1}
+"""How many times `max_queued` tasks of a priority level may wait; P0 has no bound."""
+
 Argument = str | int
 
 
@@ -216,8 +219,11 @@ def _retry_delay_queues() -> Topology:
     return topology
 
 
-def capability_queues(capability: str, *, max_length: int | None = None) -> Topology:
-    """Return a capability's queues: for dead letters, for tasks whose retry delay has passed, and for each priority."""
+def capability_queues(capability: str, *, max_queued: int | None = None) -> Topology:
+    """Return a capability's queues: for dead letters, for tasks whose retry delay has passed, and for each priority.
+
+    From `max_queued` waiting tasks on, the queue of P2 refuses more; that of P1 at twice as many; that of P0 never.
+    """
     dead = Queue(routing.dead_queue(capability), delivery_limit=DEAD_DELIVERY_LIMIT)
     back = Queue(
         routing.retry_back_queue(capability),
@@ -234,7 +240,7 @@ def capability_queues(capability: str, *, max_length: int | None = None) -> Topo
             routing.task_queue(capability, level),
             delivery_limit=TASK_DELIVERY_LIMIT,
             dead_letter_exchange=routing.DEAD,
-            max_length=max_length,
+            max_length=None if max_queued is None or level is Priority.P0 else max_queued * _SHARES[level],
         )
         queues.append(queue)
         for exchange in (routing.SUBMIT, routing.TASKS):

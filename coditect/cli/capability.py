@@ -64,6 +64,7 @@ def show_capability(
         "cost": spec.cost,
         "timeout s": spec.timeout_seconds,
         "strategy": spec.strategy,
+        "max queued": spec.max_queued,
         "input": _pretty(spec.input_schema),
         "value": _pretty(spec.output_schema),
         "try": _try(spec, example),

@@ -197,7 +197,8 @@ class Client(ClientListings, ClientLocks, ClientSchedules):
             UnknownCapability: when no agent offers the capability; the error names the nearest names.
             TooLarge: when the value is larger than the wire or the blob store takes.
             InvalidTask: when the value cannot be written as JSON.
-            Overloaded: when the broker refused the task until the timeout; retryable.
+            Overloaded: when too many tasks of the capability wait (`max_queued`), for 2 s, or the broker has an alarm
+                until the timeout; nothing was taken, and the fact `retry_after` has the seconds to wait. Retryable.
             BrokerUnavailable: when the broker was away until the timeout; nothing was taken, retryable.
             BlobUnavailable: when a large value could not be stored; nothing was taken, retryable.
             PublishUnconfirmed: when no confirm came; the task may have been taken, retryable.
@@ -243,6 +244,9 @@ class Client(ClientListings, ClientLocks, ClientSchedules):
 
         As many values as `concurrency` are read and checked before any of them is sent. With a strategy the agents are
         assigned in batches of that size: no agent gets more than it can take, and the broker balances the rest.
+
+        A refusal by a full queue halves the number of unconfirmed tasks, each confirm adds one: a batch slows down to
+        the pace at which the agents make room, and fails only when one task finds no room within `submit_timeout`.
 
         With `results=False` no results come back; each submit is as safe as any other.
 

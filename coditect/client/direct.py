@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.client.handle import Handle
 from coditect.client.options import Options, deadline_at
 from coditect.codec import encode_any
-from coditect.errors import CoditectError, ControlPlaneRequired, Unroutable
+from coditect.errors import CoditectError, ControlPlaneRequired, Overloaded, Unroutable
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
@@ -24,8 +26,38 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 
 LONGEST_DIRECT_TIMEOUT_SECONDS = 25 * 60.0
 BURST = 16
+FULL_SECONDS = 2.0
+"""How long a single submit is repeated while the queue is full; `submit_many` waits longer, for each of its tasks."""
+RETRY_AFTER_SECONDS = 2.0
+"""The least time after which a refused submitter should come back; at most twice that, drawn at random."""
+BACKOFF = Backoff(0.02, 0.5)
 MOST_WINDOW_BYTES = 16 * 1024 * 1024
 """The size of bodies that a batch holds in memory before they are sent; one more body may exceed it."""
+
+
+@dataclass(slots=True, eq=False)
+class _Sending:
+    """A task on its way to the broker, with its handle and the awaitable of the broker's confirm."""
+
+    handle: Handle
+    task: Task
+    confirm: Awaitable[None]
+
+
+class _SendWindow:
+    """The number of unconfirmed tasks of a batch: halved after each refusal, one more after each confirm (as TCP)."""
+
+    def __init__(self, most: int) -> None:
+        self.size = self._most = most
+
+    def grow(self) -> None:
+        """Allow one more unconfirmed task, up to the greatest number."""
+        if self.size < self._most:
+            self.size += 1
+
+    def shrink(self) -> None:
+        """Allow half as many unconfirmed tasks, at least one."""
+        self.size = max(1, self.size // 2)
 
 
 class DirectLane:
@@ -50,11 +82,11 @@ class DirectLane:
 
     async def submit(self, capability: str, body: bytes, options: Options) -> Handle:
         """Publish one task and return its handle; see `Client.submit`."""
-        claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
+        claims = None if len(body) <= MAX_BODY_BYTES else await self._put(body)
         pick = await self._selector.pick(capability, options.strategy, options.wanted, pin=options.pin)
-        handle, sent = self._begin(capability, body, options, pick, claims)
-        await self._taken(handle, sent)
-        return handle
+        sending = self._begin(capability, body, options, pick, claims)
+        await self._taken(sending, sending.confirm, min(FULL_SECONDS, seconds(options.submit_timeout)))
+        return sending.handle
 
     async def submit_many(
         self, capability: str, values: Iterable[Any], options: Options, *, concurrency: int
@@ -62,42 +94,52 @@ class DirectLane:
         """Publish a task for each value and yield the handles; see `Client.submit_many`."""
         picks = self._selector.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         source = iter(values)
-        under_way: deque[tuple[Handle, asyncio.Future[None]]] = deque()
+        under_way: deque[tuple[_Sending, asyncio.Future[None]]] = deque()
+        window, patience = _SendWindow(concurrency), seconds(options.submit_timeout)
         try:
             while bodies := encoded(source, concurrency):
                 for body in bodies:
-                    claims = None if len(body) <= MAX_BODY_BYTES else (await self._requests.blobs.put(body)).document
-                    handle, sent = self._begin(capability, body, options, await picks.next(), claims)
-                    under_way.append((handle, asyncio.ensure_future(sent)))
-                    if len(under_way) >= concurrency:
-                        yield await self._first(under_way)
-                    elif len(under_way) % BURST == 0:
+                    claims = await self._put(body) if len(body) > MAX_BODY_BYTES else None
+                    sending = self._begin(capability, body, options, await picks.next(), claims)
+                    under_way.append((sending, asyncio.ensure_future(sending.confirm)))
+                    if len(under_way) < window.size and len(under_way) % BURST == 0:
                         await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
+                    while len(under_way) >= window.size:
+                        yield await self._first(under_way, window, patience)
             while under_way:
-                yield await self._first(under_way)
+                yield await self._first(under_way, window, patience)
         except Exception:  # also of the iterable that the values come from
             while under_way:
                 try:
-                    handle = await self._first(under_way)
+                    handle = await self._first(under_way, window, 0.0)
                 except CoditectError:
                     continue  # the first failure is the one that is told
                 yield handle
             raise
         finally:
-            for handle, sent in under_way:
-                sent.cancel()
-                handle.forget()
+            for sending, confirm in under_way:
+                confirm.cancel()
+                sending.handle.forget()
 
-    async def _first(self, under_way: deque[tuple[Handle, asyncio.Future[None]]]) -> Handle:
-        handle, sent = under_way.popleft()
-        if not sent.done() or sent.cancelled() or sent.exception() is not None:
-            await self._taken(handle, sent)
-        return handle
+    async def _put(self, body: bytes) -> bytes:
+        return (await self._requests.blobs.put(body)).document
+
+    async def _first(
+        self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], window: _SendWindow, patience_seconds: float
+    ) -> Handle:
+        """Await the confirm of the oldest task, and fit the window: half of it after a refusal, else one more."""
+        sending, confirm = under_way.popleft()
+        taken = confirm.done() and not confirm.cancelled() and confirm.exception() is None
+        if taken or await self._taken(sending, confirm, patience_seconds):
+            window.grow()
+        else:
+            window.shrink()
+        return sending.handle
 
     def _begin(
         self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
-    ) -> tuple[Handle, Awaitable[None]]:
-        """Send a task, with a blob reference for a large input; return the handle, and the awaitable of the confirm."""
+    ) -> _Sending:
+        """Send a task, with a blob reference for a large input; return its handle and the awaitable of the confirm."""
         task = self._task(capability, body if claims is None else claims, options, claims)
         reply = self._requests.expect(task.correlation_id or "") if options.results else None
         handle = Handle(task, self._requests, self._event_stream, self._broker, reply=reply)
@@ -105,21 +147,55 @@ class DirectLane:
             reply.add_done_callback(pick.over)
         try:
             pin = None if pick is None else pick.agent_id
-            sent = self._requests.send(task, timeout_seconds=seconds(options.submit_timeout), pin=pin)
+            timeout_seconds = seconds(options.submit_timeout)
+            sent = self._requests.send(task, timeout_seconds=timeout_seconds, pin=pin, wait_when_full=False)
         except BaseException:
             handle.forget()
             raise
-        return handle, sent
+        return _Sending(handle, task, sent)
 
-    async def _taken(self, handle: Handle, sent: Awaitable[None]) -> None:
+    async def _taken(self, sending: _Sending, confirm: Awaitable[None], patience_seconds: float) -> bool:
+        """Await the confirm of a task; if its queue is full, send it again for a while. Return whether it was not full.
+
+        Raises:
+            Overloaded: when the queue was full all the time; the error says when to submit again.
+        """
+        handle = sending.handle
         try:
-            await sent
+            try:
+                await confirm
+            except Overloaded as refused:
+                await self._send_again(sending.task, refused, patience_seconds)
+                return False
+            return True
         except Unroutable as error:
             handle.forget()
             raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error
         except BaseException:
             handle.forget()
             raise
+
+    async def _send_again(self, task: Task, refused: Overloaded, patience_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience_seconds
+        for longest in BACKOFF.pauses():
+            pause = longest * (1 + self._clock.chance()) / 2
+            if loop.time() + pause >= until:
+                break
+            await asyncio.sleep(pause)
+            try:
+                await self._requests.send(task, timeout_seconds=max(0.0, until - loop.time()), wait_when_full=False)
+            except Overloaded as error:
+                refused = error
+            else:
+                return
+        raise Overloaded(
+            "The broker takes no more tasks of this capability and priority for now",
+            capability=task.capability,
+            priority=task.priority.value,
+            retry_after=round(RETRY_AFTER_SECONDS * (1 + self._clock.chance()), 1),
+            fix="submit again after retry_after seconds, or use submit_many, which slows down by itself",
+        ) from refused
 
     def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:

@@ -117,10 +117,13 @@ class Requests:
                 future.set_exception(error)
         delivery.ack()
 
-    def send(self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None) -> Awaitable[None]:
+    def send(
+        self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None, wait_when_full: bool = True
+    ) -> Awaitable[None]:
         """Publish a task for any agent or a pinned agent; the awaitable ends when the broker has confirmed the task.
 
         A pinned task goes to that agent's inbox, and at once to the capability's queue when the inbox is gone or full.
+        With `wait_when_full=False` a full queue of the capability is an error at once, else when the time is over.
         Raises, at the call or when awaited:
 
         Raises:
@@ -132,9 +135,13 @@ class Requests:
             raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
         message = task_message(task, first=True)
         if pin is not None:
-            return self._send_pinned(message, task, pin, timeout_seconds)
+            return self._send_pinned(message, task, pin, timeout_seconds, wait_when_full)
         return self.broker.publish(
-            message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
+            message,
+            exchange=routing.SUBMIT,
+            routing_key=routing.key_of(task),
+            timeout_seconds=timeout_seconds,
+            wait_when_full=wait_when_full,
         )
 
     async def withdraw(self, task: Task) -> None:
@@ -148,10 +155,16 @@ class Requests:
         except CoditectError as error:
             log.info("A request could not be withdrawn", extra={"task_id": task.id, "reason": str(error)})
 
-    async def _send_pinned(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> None:
+    async def _send_pinned(
+        self, message: Message, task: Task, pin: AgentId, timeout_seconds: float, wait_when_full: bool
+    ) -> None:
         if not await self._sent_to_inbox(message, task, pin, timeout_seconds):
             await self.broker.publish(
-                message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=timeout_seconds
+                message,
+                exchange=routing.SUBMIT,
+                routing_key=routing.key_of(task),
+                timeout_seconds=timeout_seconds,
+                wait_when_full=wait_when_full,
             )
 
     async def _sent_to_inbox(self, message: Message, task: Task, pin: AgentId, timeout_seconds: float) -> bool:

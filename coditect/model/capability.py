@@ -74,6 +74,9 @@ class CapabilitySpec:
     strategy: Strategy | None = None
     """The strategy by which a sender picks an agent, unless the call names one; None lets the broker balance."""
 
+    max_queued: int | None = None
+    """The number of waiting tasks from which the broker refuses more of P2, and of P1 at twice as many; None: never."""
+
     @property
     def long(self) -> bool:
         """Tell whether one attempt may take over 10 minutes, so that the capability takes only workflow tasks."""

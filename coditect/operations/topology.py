@@ -12,8 +12,10 @@ from enum import StrEnum
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_diff import TopologyPlan, apply_topology, export_definitions, make_plan
 from coditect.broker.topology_manifests import export_manifests
+from coditect.errors import RegistryUnavailable
 from coditect.operations.connections import Connections
-from coditect.operations.fleet import Note, known_capabilities
+from coditect.operations.fleet import Note, find_offers, known_capabilities
+from coditect.registry.port import Search
 
 
 class ExportForm(StrEnum):
@@ -62,6 +64,16 @@ async def export_topology(
 
 async def _wanted(opened: Connections, named: Iterable[str], note: Note) -> Topology:
     whole = base_topology()
-    for name in await known_capabilities(opened, named, note=note):
-        whole += capability_queues(name)
+    names = await known_capabilities(opened, named, note=note)
+    bounds = await _bounds(opened) if names else {}
+    for name in names:
+        whole += capability_queues(name, max_queued=bounds.get(name))
     return whole
+
+
+async def _bounds(opened: Connections) -> dict[str, int | None]:
+    """Return `max_queued` of the capabilities that living agents offer; empty without a registry."""
+    try:
+        return {one.spec.name: one.spec.max_queued for one in await find_offers(opened, Search())}
+    except RegistryUnavailable:
+        return {}

@@ -115,6 +115,7 @@ def _capability_values(offer: CapabilitySpec) -> dict[str, object]:
         "tags": sorted(offer.tags),
         "timeout_seconds": offer.timeout_seconds,
         "strategy": offer.strategy,
+        "max_queued": offer.max_queued,
     }
 
 
@@ -128,6 +129,7 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
         tags=frozenset(map(str, values.get("tags", ()))),
         timeout_seconds=float(values.get("timeout_seconds", 300)),
         strategy=_strategy(values.get("strategy")),
+        max_queued=None if values.get("max_queued") is None else int(values["max_queued"]),
     )
 
 

@@ -29,7 +29,7 @@ async def consumed(broker: FaultyBroker, capability: str) -> list[Delivery]:
 async def test_retries_of_a_capability_whose_queue_is_full_hold_up_no_other(scene: Scene, broker: FaultyBroker) -> None:
     full, other = scene.name(FULL), scene.name(OTHER)
     await broker.declare(base_topology())
-    await broker.declare(capability_queues(full, max_length=1))
+    await broker.declare(capability_queues(full, max_queued=1))
     await broker.declare(capability_queues(other))
     seen = await consumed(broker, other)
     for number in range(MANY):

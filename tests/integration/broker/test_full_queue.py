@@ -64,7 +64,7 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
     scene: Scene, broker: AmqpBroker
 ) -> None:
     capability = f"test.c{scene.prefix[-8:]}"
-    topology = Topology(queues=capability_queues(capability, max_length=3).queues)
+    topology = Topology(queues=capability_queues(capability, max_queued=3).queues)
     await scene.observer.declare(topology)
     scene.names += [queue.name for queue in topology.queues]
     await fill(broker, task_queue(capability, Priority.P2))

@@ -17,7 +17,7 @@ AGENT = AgentId("reviewer-0000aaaa")
 def everything() -> Topology:
     return (
         t.base_topology()
-        + t.capability_queues("code.review", max_length=1_000)
+        + t.capability_queues("code.review", max_queued=1_000)
         + t.agent_queues(AGENT, slots=4)
         + t.reply_queue("reply.client")
         + t.reply_queue("reply.quorum", quorum=True)
