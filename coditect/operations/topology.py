@@ -1,7 +1,8 @@
 """Use cases for the exchanges and queues that the code needs: compare with the broker, create missing ones, export.
 
 Every function raises InputError when a name is none of a capability. Without names the capabilities are those that
-living agents offer; `note` is called when these are unknown.
+living agents offer; `note` is called when these are unknown. The bound of a capability's queues, `max_queued`, is known
+from living agents alone: without any, its queues count as unbounded.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ async def create_topology(opened: Connections, named: Iterable[str], *, note: No
 async def export_topology(
     opened: Connections, named: Iterable[str], *, form: ExportForm, vhost: str, cluster: str, note: Note
 ) -> dict[str, object]:
-    """Return the topology as a document of the given form; asks the registry only when no capability is named.
+    """Return the topology as a document of the given form.
 
     Args:
         cluster: the name of the RabbitmqCluster object that Kubernetes objects refer to.

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from coditect import Agent
-from coditect.errors import Overloaded
+from coditect.errors import Overloaded, TopologyMismatch
 from tests.fleet import running
 from tests.servers import Servers
 from tests.support import eventually
@@ -45,6 +45,18 @@ async def test_queue_that_is_full_refuses_p2_then_p1_and_p0_gets_in(servers: Ser
 
         assert [await one.result(int) for one in urgent] == list(range(5 * MOST))
     assert MOST <= taken["p2"] < taken["p1"]
+
+
+async def test_agent_with_another_bound_than_the_queues_have_does_not_start(servers: Servers) -> None:
+    name, gate = f"test.c{uuid4().hex[:8]}", asyncio.Event()
+    other = Agent("other")
+    other.capability(name, max_queued=MOST + 1)(lambda task: task)
+    async with running(bounded(name, gate), servers):
+        with pytest.raises(TopologyMismatch, match="x-max-length") as refused:
+            async with running(other, servers):
+                pass
+
+    assert "coditect topology plan" in str(refused.value.facts["fix"])
 
 
 async def test_batch_of_many_times_the_bound_is_taken_whole(servers: Servers) -> None:

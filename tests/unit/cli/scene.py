@@ -206,14 +206,23 @@ class Terminal:
 
         return asyncio.run(connected())
 
-    def register(self, agent_id: str = AGENT, *, capability: str = "code.review", trouble: str = "") -> None:
+    def register(
+        self,
+        agent_id: str = AGENT,
+        *,
+        capability: str = "code.review",
+        trouble: str = "",
+        max_queued: int | None = None,
+    ) -> None:
         """Puts an agent into the registry."""
         registration = Registration(
             agent_id=AgentId(agent_id),
             name="reviewer",
             version="1.0.0",
             slots=8,
-            capabilities=(CapabilitySpec(capability, "Reads code.", tags=frozenset({"python"})),),
+            capabilities=(
+                CapabilitySpec(capability, "Reads code.", tags=frozenset({"python"}), max_queued=max_queued),
+            ),
             host="here",
             pid=42,
             started_at_ms=1_800_000_000_000,

@@ -142,6 +142,16 @@ def test_export_is_a_definitions_document(terminal: Terminal) -> None:
     assert all(exchange["durable"] for exchange in document["exchanges"])
 
 
+@pytest.mark.parametrize("named", [(), ("-c", "code.review")])
+def test_queues_are_made_with_the_bound_that_their_agents_declare(terminal: Terminal, named: tuple[str, ...]) -> None:
+    terminal.register(max_queued=10)
+
+    terminal.run("topology", "apply", *named)
+
+    queues = {level: terminal.connections.server.queue(f"tasks.code.review.{level}") for level in ("p0", "p1", "p2")}
+    assert {level: queue.declared.max_length for level, queue in queues.items()} == {"p0": None, "p1": 20, "p2": 10}
+
+
 def test_export_for_kubernetes_is_a_list_of_objects_for_the_named_cluster(terminal: Terminal) -> None:
     terminal.connections.directory.failing = True
 

@@ -17,6 +17,7 @@ REVIEW = CapabilitySpec(
     cost=2.5,
     tags=frozenset({"lint", "python"}),
     timeout_seconds=12.5,
+    max_queued=500,
 )
 SUMMARY = CapabilitySpec(name="text.summarize", description="Kürzt Texte, 要約", tags=frozenset({"text"}))
 IDLE = Load(status=AgentStatus.IDLE)
