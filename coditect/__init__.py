@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from coditect.client.options import Options
     from coditect.client.workflow_run import Run
     from coditect.errors import (
+        BreakerOpen,
         CoditectError,
         ResultTimeout,
         TaskCanceled,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskRejected,
     )
+    from coditect.model.breaker import Breaker
     from coditect.model.capability import Priority
     from coditect.model.event import Event
     from coditect.model.result import Outcome, Status
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "After": "coditect.workflow.definition",
     "Agent": "coditect.agent.declaration",
+    "Breaker": "coditect.model.breaker",
+    "BreakerOpen": "coditect.errors",
     "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
@@ -67,6 +71,8 @@ _HOMES = {
 __all__ = [
     "After",
     "Agent",
+    "Breaker",
+    "BreakerOpen",
     "Client",
     "CoditectError",
     "Context",

@@ -9,6 +9,7 @@
     │   ├── Overloaded            the broker refuses more (full queue, alarm) within the deadline
     │   ├── RegistryUnavailable   no answer from the registry
     │   ├── BlobUnavailable       no answer from the store for large values
+    │   ├── BreakerOpen           the breaker of a dependency is open; the call was not made
     │   ├── LockTaken             others have the lock, and the caller waits no longer
     │   ├── Deadlock              the wait for a lock would never end; names the cycle
     │   └── LockLost              the lock was lost while it was held, and its block canceled
@@ -86,6 +87,13 @@ class RegistryUnavailable(Retryable):
 
 class BlobUnavailable(Retryable):
     """The error of a store for large values that did not answer in time, or refused the request."""
+
+
+class BreakerOpen(Retryable):
+    """The error of a call that an open circuit breaker refused: its dependency failed, and the call was not made.
+
+    Facts: `breaker`, `retry_after_seconds` (None while an operator holds the breaker open), `reason`, `fix`.
+    """
 
 
 class LockTaken(Retryable):

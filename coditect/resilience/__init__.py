@@ -1,4 +1,5 @@
-"""The protection of a process against dependencies that fail: retries under a budget.
+"""The protection of a process against dependencies that fail: circuit breakers, and retries under a budget.
 
-Agents call the package, through `Context`; it imports `model` and `errors` only.
+Agents and clients call the package, through `Context` and `Client`; it imports `model`, `wire`, `aio` and `errors`
+only.
 """

@@ -153,6 +153,21 @@ class Verb(StrEnum):
     """Start a schedule's workflow now: `schedule` → `workflow` (its id, or null with a `reason`)."""
     SCHEDULE_DELETE = "schedule.delete"
     """Remove a schedule: `schedule`; its workflows go on."""
+    BREAKER_TRIP = "breaker.trip"
+    """Report that a breaker of the fleet opened here: `name`, `reset_ms`, `reason`, `by` → its `BreakerState`."""
+    BREAKER_PERMIT = "breaker.permit"
+    """Ask for the permit of the next probe: `name`, `by` → the `BreakerState`, with `permit` above 0 if granted."""
+    BREAKER_DECIDE = "breaker.decide"
+    """Tell how a permitted probe ended: `name`, `permit`, `succeeded`, `by` → the `BreakerState`."""
+    BREAKER_HOLD = "breaker.hold"
+    """Open a breaker by hand, without probes until it is reset: `name`, `reason`, `by` → the `BreakerState`."""
+    BREAKER_RESET = "breaker.reset"
+    """Close a breaker by hand: `name`, `reason`, `by` → the `BreakerState`."""
+    BREAKER_LIST = "breaker.list"
+    """List the breakers that ever opened: `name` (default: all), `open` (only the open ones), `after`
+
+    → `{"breakers": [...], "next": ...}`, each a `BreakerState` with `due_ms` and `reset_ms`.
+    """
     CLAIM = "node.claim"
     """Ask to run a workflow task: `workflow`, `node`, `fence`, `publication`, `agent`, `running` → `Claim`."""
     STATUS = "control.status"

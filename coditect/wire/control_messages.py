@@ -21,6 +21,8 @@ LISTEN = "coditect.listen.v1"
 """News that events have a listener: publish them again, or with `{"subjects": [...]}` those about these subjects."""
 BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
+BREAKER = "coditect.breaker.v1"
+"""News of a fleet's breaker, which the control plane broadcasts; the content is a `BreakerState`."""
 
 _LONGEST_REASON = 500
 MOST_SUBJECTS = 100

@@ -65,6 +65,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     │
     │   schedules (coordination/schedules.py); a schedule's workflow is a "value" of the workflow ""
     ├── "schedule"    (name)                                              → its row: how it was declared, next tick
+    │   breakers (coordination/breakers.py)
+    ├── "breaker"     (name)                                              → its row: open or closed, next probe
     │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
@@ -124,6 +126,7 @@ SPACES = ROOT["space"]
 SPACE_VERSIONS = ROOT["space_version"]
 
 SCHEDULES = ROOT["schedule"]
+BREAKERS = ROOT["breaker"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

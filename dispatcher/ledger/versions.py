@@ -116,6 +116,7 @@ NODE = _object("node")
 ANSWER = _object("answer")
 LOCK = _list("lock")
 SCHEDULE = _list("schedule")
+BREAKER = _list("breaker")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

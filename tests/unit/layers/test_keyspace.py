@@ -20,7 +20,7 @@ LEDGER = {
     "signal_kept", "compensate",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
-COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count", "space", "space_version", "schedule"}
+COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count", "space", "space_version", "schedule", "breaker"}
 """What the tests of the kept things see written."""
 LATER = {"marker"}
 """Nothing writes these yet."""

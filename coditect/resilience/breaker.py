@@ -1,0 +1,366 @@
+"""The circuit breaker of one dependency in one process: pybreaker's state machine, made right for asyncio.
+
+pybreaker holds a lock while it calls, counts a cancellation as a failure, and lets any number of calls through when it
+is half-open. So pybreaker never makes a call here: a call is made outside of it, and what the call came to is recorded
+in it afterwards. Exactly one probe is made at a time, and at most one in each interval. A call that began before the
+breaker changed does not count any more.
+
+::
+
+    closed ──failures in a row, or their rate──► open ──interval over, one permit──► half-open
+      ▲                                           ▲  ▲                                 │  │ │
+      │                                           │  └──────probe canceled─────────────┘  │ │
+      │                                           └─────────probe failed──────────────────┘ │
+      └────────probe succeeded──────────────────────────────────────────────────────────────┘
+
+With the scope `fleet` the trip, and the permit of each probe, are kept by the control plane: see `FleetBreakers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from types import TracebackType
+from typing import NoReturn, Protocol, Self
+
+import pybreaker
+
+from coditect.errors import BreakerOpen
+from coditect.model.breaker import Breaker, BreakerState, CallVerdict
+from coditect.model.duration import seconds
+
+log = logging.getLogger(__name__)
+
+BUCKETS = 10
+"""The number of parts of a window: a failure leaves the rate when the window has passed, and a tenth of it at most."""
+FIX = "wait until it closes by itself, see why it opened: `coditect breaker show NAME`, or close it: `... reset NAME`"
+
+
+class BreakerKeeper(Protocol):
+    """The port through which a breaker of the scope `fleet` reaches the control plane; None: it does not answer."""
+
+    async def trip(self, declared: Breaker, reason: str) -> BreakerState | None:
+        """Tell that the breaker opened here, and return its state in the fleet."""
+
+    async def permit(self, declared: Breaker) -> BreakerState | None:
+        """Ask for the permit of the next probe, and return the state with or without one."""
+
+    async def decide(self, declared: Breaker, permit: int, *, succeeded: bool) -> BreakerState | None:
+        """Tell how the permitted probe ended, and return the state after it."""
+
+    def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
+        """Await a request in the background, and let the breaker adopt the state that it returns."""
+
+
+class NewsOf(Protocol):
+    """A function that makes a request to the control plane about a breaker."""
+
+    async def __call__(self) -> BreakerState | None:
+        """Make the request, and return the breaker's state in the fleet."""
+
+
+class _Recorded(Exception):
+    """The failure that is recorded in pybreaker, in place of the call's own error."""
+
+
+def _fail() -> NoReturn:
+    raise _Recorded
+
+
+def _succeed() -> None:
+    """Do nothing, successfully."""
+
+
+class _Window:
+    """The calls and failures of the last seconds, in parts."""
+
+    __slots__ = ("_parts", "_width", "part", "until")
+
+    def __init__(self, span_seconds: float) -> None:
+        self._width = span_seconds / BUCKETS
+        self._parts: deque[tuple[int, list[int]]] = deque()
+        self.part = [0, 0]
+        """The successes and the failures of the present part, which ends at `until`."""
+        self.until = -inf
+
+    def roll(self, now: float) -> None:
+        """Begin the part of an instant, and drop the parts that the window has passed."""
+        number = int(now / self._width)
+        self.until = (number + 1) * self._width
+        while self._parts and self._parts[0][0] <= number - BUCKETS:
+            self._parts.popleft()
+        self.part = [0, 0]
+        self._parts.append((number, self.part))
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of calls in the window, and of those that failed."""
+        failures = sum(part[1] for _, part in self._parts)
+        return failures + sum(part[0] for _, part in self._parts), failures
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self.until = -inf
+
+
+class GuardedCall:
+    """One call of a dependency: `async with` makes it only if the breaker lets it through, and records its end."""
+
+    __slots__ = ("_breaker", "_permit", "_since", "_turn")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker
+        self._permit: int | None = None
+        """The number of the probe that the call is, 0 of a probe without the control plane; None: it is no probe."""
+
+    async def __aenter__(self) -> Self:
+        breaker = self._breaker
+        if not breaker.is_closed:
+            self._permit = await breaker.take_permit()
+        self._turn = breaker.turn
+        self._since = breaker.now()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Record how the call ended, with an error or with None."""
+        breaker = self._breaker
+        now = breaker.now()
+        if error is None and self._permit is None and now - self._since <= breaker.slow_seconds:
+            if self._turn == breaker.turn:
+                breaker.succeeded(now)
+            return
+        breaker.record(breaker.declared.judge(error, now - self._since), now, turn=self._turn, permit=self._permit)
+
+
+class CircuitBreaker:
+    """The breaker of one dependency in this process; asyncio tasks of one event loop share it."""
+
+    def __init__(
+        self,
+        declared: Breaker,
+        *,
+        now: Callable[[], float],
+        keeper: BreakerKeeper | None = None,
+        changed: Callable[[CircuitBreaker], None] = lambda _: None,
+    ) -> None:
+        """Create a closed breaker; `changed` is called after each change of its state, or of its next probe."""
+        self.declared = declared
+        self.now = now
+        self.turn = 0
+        """The number of changes between closed and open so far; calls of an earlier turn do not count."""
+        self.is_closed = True
+        self.slow_seconds = inf if declared.slow is None else seconds(declared.slow)
+        """The time above which a call counts as a failure."""
+        self.reason = ""
+        """Why the breaker is open."""
+        self._machine = pybreaker.CircuitBreaker(fail_max=declared.failures, name=declared.name)
+        self._window = _Window(seconds(declared.window))
+        self._keeper = keeper
+        self._changed = changed
+        self._due = -inf
+        """From when on a probe may be made."""
+        self._probing = False
+        self._version = -1
+        self._is_told = False
+        """Whether the control plane knows that the breaker is open; if not, this process probes by itself."""
+        self._reserved: int | None = None
+        self._news = asyncio.Event()
+
+    def call(self) -> GuardedCall:
+        """Return a context manager around one call of the dependency; it raises BreakerOpen while the breaker is open.
+
+        Nothing is held during the call. An exception of `Breaker.on` counts as a failure, as does a slow call; a
+        cancellation does not count at all.
+        """
+        return GuardedCall(self)
+
+    @property
+    def wait_seconds(self) -> float:
+        """The seconds until the next probe may be made; infinite while an operator holds the breaker open."""
+        return max(0.0, self._due - self.now())
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    def succeeded(self, now: float) -> None:
+        """Record a success of the present turn."""
+        window = self._window
+        if now >= window.until:
+            window.roll(now)
+        window.part[0] += 1
+        if self._machine.fail_counter:
+            self._machine.call(_succeed)
+
+    def record(self, verdict: CallVerdict, now: float, *, turn: int, permit: int | None) -> None:
+        """Record how a call ended that began in a turn, as a probe with a permit or as an ordinary call."""
+        if turn != self.turn:
+            return
+        if permit is not None:
+            self._decided(verdict, permit)
+        elif verdict is CallVerdict.SUCCESS:
+            self.succeeded(now)
+        elif verdict is CallVerdict.FAILURE:
+            self._failed(now)
+
+    def _failed(self, now: float) -> None:
+        window, declared = self._window, self.declared
+        if now >= window.until:
+            window.roll(now)
+        window.part[1] += 1
+        with suppress(_Recorded, pybreaker.CircuitBreakerError):
+            self._machine.call(_fail)
+        calls, failures = window.counts()
+        if self._machine.current_state == pybreaker.STATE_OPEN:
+            self._tripped(f"{declared.failures} failures in a row")
+        elif calls >= declared.calls and failures >= declared.rate * calls:
+            self._machine.open()
+            self._tripped(f"{failures} of the last {calls} calls failed")
+
+    def _tripped(self, reason: str) -> None:
+        self._is_told = False
+        self._opened(reason, self.declared.reset_seconds)
+        log.warning("A breaker opened", extra={"breaker": self.declared.name, "reason": reason})
+        self._tell_trip()
+
+    def _tell_trip(self) -> None:
+        if self._keeper is not None:
+            keeper, declared, reason = self._keeper, self.declared, self.reason
+            keeper.background(self, lambda: keeper.trip(declared, reason))
+
+    # -- probes -----------------------------------------------------------------------------------------
+
+    async def take_permit(self) -> int | None:
+        """Return the permit of a probe, to be used by the caller; None when the breaker has closed meanwhile.
+
+        Raises:
+            BreakerOpen: when the interval is not over, or another call is the probe, in this process or in the fleet.
+        """
+        if self._reserved is not None:
+            permit, self._reserved = self._reserved, None
+            return permit
+        if self._probing or self.wait_seconds > 0:
+            raise self.refusal()
+        self._probing, turn = True, self.turn
+        try:
+            permit = await self._ask()
+        except BaseException:
+            self._probing = False
+            raise
+        if self.turn != turn:
+            self._probing = False
+            if self.is_closed:
+                return None
+            raise self.refusal()
+        self._machine.half_open()
+        self._due = self.now() + self.declared.reset_seconds  # of the next one, whatever comes of this one
+        return permit
+
+    async def _ask(self) -> int:
+        """Return the number of the control plane's permit for a probe; 0 when this process decides by itself."""
+        if self._keeper is None or not self._is_told:
+            return 0
+        state = await self._keeper.permit(self.declared)
+        if state is None:
+            return 0
+        self.adopt(state)
+        if not self.is_closed and not state.permit:
+            raise self.refusal()
+        return state.permit
+
+    async def reserve(self) -> bool:
+        """Take the permit of a probe for the next call; return whether there was one, or the breaker has closed.
+
+        A permit that no call has used by the next interval lapses.
+        """
+        if self._reserved is not None:
+            self._reserved = None
+            self._decided(CallVerdict.NEUTRAL, 0)
+        try:
+            permit = await self.take_permit()
+        except BreakerOpen:
+            return False
+        self._reserved = permit
+        return True
+
+    def _decided(self, verdict: CallVerdict, permit: int) -> None:
+        """Close or open the breaker after its probe; a canceled probe leaves it open until the next interval."""
+        self._probing = False
+        if verdict is CallVerdict.NEUTRAL:
+            self._machine.open()
+            return
+        succeeded = verdict is CallVerdict.SUCCESS
+        with suppress(_Recorded, pybreaker.CircuitBreakerError):
+            self._machine.call(_succeed if succeeded else _fail)
+        if succeeded:
+            self._closed()
+            log.info("A breaker closed: its probe succeeded", extra={"breaker": self.declared.name})
+        else:
+            self._due = self.now() + self.declared.reset_seconds
+            self._tell_change()
+        if permit and self._keeper is not None:
+            keeper, declared = self._keeper, self.declared
+            keeper.background(self, lambda: keeper.decide(declared, permit, succeeded=succeeded))
+        elif not succeeded and not self._is_told:
+            self._tell_trip()
+
+    # -- news -------------------------------------------------------------------------------------------
+
+    def adopt(self, state: BreakerState) -> None:
+        """Take over the breaker's state in the fleet; news that is older than known news is ignored."""
+        if state.version < self._version:
+            return
+        self._version = state.version
+        if state.open:
+            self._is_told = True
+            wait = inf if state.retry_ms is None else state.retry_ms / 1000
+            if self.is_closed:
+                self._machine.open()
+                self._opened(state.reason, wait)
+            else:
+                self._due = self.now() + wait
+                self._tell_change()
+        elif not self.is_closed:
+            self._machine.close()
+            self._closed()
+
+    def _opened(self, reason: str, wait_seconds: float) -> None:
+        self.is_closed, self.reason = False, reason
+        self.turn += 1
+        self._due = self.now() + wait_seconds
+        self._tell_change()
+
+    def _closed(self) -> None:
+        self.is_closed, self.reason = True, ""
+        self._probing, self._reserved, self._is_told = False, None, False
+        self.turn += 1
+        self._window.clear()
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+        self._changed(self)
+
+    async def next_change(self, within_seconds: float) -> None:
+        """Wait for the next change of the state or of the next probe, at most so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if within_seconds == inf else within_seconds):
+                await self._news.wait()
+
+    def refusal(self) -> BreakerOpen:
+        """Return the error of a call that the open breaker refuses."""
+        wait = self.wait_seconds
+        return BreakerOpen(
+            "The breaker of this dependency is open",
+            breaker=self.declared.name,
+            retry_after_seconds=None if wait == inf else round(wait, 3),
+            reason=self.reason,
+            fix=FIX,
+        )

@@ -1,0 +1,188 @@
+"""The breakers of a fleet: a trip that one process reports opens the breaker of all, and one probe at a time decides.
+
+A breaker has a row from its first trip on, which stays when it closes, so that its versions only grow. While it is
+open, each probe interval has one permit: to grant it moves the next one a whole interval away. So a process that dies
+with the permit holds up the fleet for one interval at most, and no interval has two probes. Each change is broadcast to
+all agents; who misses it learns it with the answer to its next request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Self
+
+from coditect.errors import InvalidTask
+from coditect.model.breaker import LONGEST_NAME_BYTES, LONGEST_RESET_SECONDS, BreakerState
+from coditect.wire import control_messages, routing
+from coditect.wire.control import Verb
+from dispatcher.ledger import versions
+from dispatcher.ledger.effects import OutgoingMessage
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.keyspace import BREAKERS
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import Reads
+
+MOST_TEXT = 500
+MOST_AT_ONCE = 500
+DEFAULT_RESET_MS = 30_000
+
+
+@dataclass(slots=True)
+class BreakerRow:
+    """The row of a fleet's breaker; its name is in the key."""
+
+    open: bool = False
+    version: int = 0
+    opened: int = 0
+    """The version with which the breaker opened: a probe that was permitted before it decides nothing."""
+    permit: int = 0
+    """The version with which the last probe was permitted."""
+    due_ms: int | None = None
+    """When the next probe may be permitted; None while an operator holds the breaker open."""
+    reset_ms: int = DEFAULT_RESET_MS
+    reason: str = ""
+    by: str = ""
+    since_ms: int = 0
+
+    def pack(self) -> bytes:
+        """Encode the row for the store."""
+        head = [self.open, self.version, self.opened, self.permit, self.due_ms]
+        return versions.BREAKER.pack([*head, self.reset_ms, self.reason, self.by, self.since_ms])
+
+    @classmethod
+    def unpack(cls, row: bytes | None) -> Self:
+        """Decode a row of the store; a breaker without a row is closed."""
+        return cls() if row is None else cls(*versions.BREAKER.unpack(row))
+
+    def state(self, name: str, now_ms: int) -> BreakerState:
+        """Return the state as the wire has it, without a permit."""
+        wait = None if self.due_ms is None else max(0, self.due_ms - now_ms)
+        return BreakerState(name, self.open, self.version, wait, self.reason, self.by, self.since_ms)
+
+
+def trip(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Open a breaker that an agent or client reports as tripped, and return its state; an open one stays as it is."""
+    name, row = _read(unit, body)
+    if not row.open:
+        row.reset_ms = min(number(body, "reset_ms", DEFAULT_RESET_MS), round(1000 * LONGEST_RESET_SECONDS))
+        _open(unit, row, body, due_ms=unit.now_ms + row.reset_ms)
+        _write(unit, name, row)
+    return row.state(name, unit.now_ms).as_json()
+
+
+def permit(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Permit the asking process one probe of an open breaker if the interval is over, and return the state with it."""
+    name, row = _read(unit, body)
+    state = row.state(name, unit.now_ms).as_json()
+    if not row.open or row.due_ms is None or row.due_ms > unit.now_ms:
+        return state
+    row.due_ms = unit.now_ms + row.reset_ms
+    row.permit = _advance(unit, row)
+    _write(unit, name, row)
+    return row.state(name, unit.now_ms).as_json() | {"permit": row.permit}
+
+
+def decide(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Close a breaker after a permitted probe succeeded, or wait for another interval after the last one failed."""
+    name, row = _read(unit, body)
+    permitted, succeeded = number(body, "permit", 0), body.get("succeeded") is True
+    if not row.open or row.due_ms is None or permitted <= row.opened:
+        return row.state(name, unit.now_ms).as_json()
+    if succeeded:
+        _close(unit, row, body)
+        _write(unit, name, row)
+    elif permitted == row.permit:
+        row.due_ms = unit.now_ms + row.reset_ms
+        _advance(unit, row)
+        _write(unit, name, row)
+    return row.state(name, unit.now_ms).as_json()
+
+
+def hold(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Open a breaker by an operator's order, without probes until `reset`."""
+    name, row = _read(unit, body)
+    _open(unit, row, body, due_ms=None)
+    _write(unit, name, row)
+    return row.state(name, unit.now_ms).as_json()
+
+
+def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Close a breaker by an operator's order; the agents that opened theirs alone close them, too."""
+    name, row = _read(unit, body)
+    _close(unit, row, body)
+    _write(unit, name, row)
+    return row.state(name, unit.now_ms).as_json()
+
+
+def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of the breakers that ever opened, or the one with a `name`, or with `open` only the open ones."""
+    begin, end = BREAKERS.range()
+    if body.get("name"):
+        begin, end = BREAKERS.pack((text(body, "name"),)), BREAKERS.pack((text(body, "name"),)) + b"\0"
+    if body.get("after"):
+        begin = BREAKERS.pack((text(body, "after"),)) + b"\0"
+    found = tr.get_range(begin, end, limit=MOST_AT_ONCE)
+    named = [(str(BREAKERS.unpack(key)[0]), BreakerRow.unpack(row)) for key, row in found]
+    shown = [
+        row.state(name, row.since_ms).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
+        for name, row in named
+        if row.open or not body.get("open")
+    ]
+    return {"breakers": shown, "next": named[-1][0] if len(found) == MOST_AT_ONCE else None}
+
+
+def _read(unit: UnitOfWork, body: Body) -> tuple[str, BreakerRow]:
+    name = text(body, "name")
+    if len(name.encode(errors="surrogatepass")) > LONGEST_NAME_BYTES:
+        raise InvalidTask("The name of a breaker is too long", limit=LONGEST_NAME_BYTES)
+    return name, BreakerRow.unpack(unit.tr.get(BREAKERS.pack((name,))))
+
+
+def _open(unit: UnitOfWork, row: BreakerRow, body: Body, *, due_ms: int | None) -> None:
+    row.open, row.due_ms, row.since_ms = True, due_ms, unit.now_ms
+    row.reason, row.by = _told(body, "reason"), _told(body, "by")
+    row.opened = _advance(unit, row)
+
+
+def _close(unit: UnitOfWork, row: BreakerRow, body: Body) -> None:
+    row.open, row.due_ms, row.since_ms = False, None, unit.now_ms
+    row.reason, row.by = _told(body, "reason"), _told(body, "by")
+    _advance(unit, row)
+
+
+def _advance(unit: UnitOfWork, row: BreakerRow) -> int:
+    """Give the row the next version; it follows the time, so that a restored store goes on above what agents know."""
+    row.version = max(row.version + 1, unit.now_ms)
+    return row.version
+
+
+def _told(body: Body, name: str) -> str:
+    return str(body.get(name) or "")[:MOST_TEXT]
+
+
+def _write(unit: UnitOfWork, name: str, row: BreakerRow) -> None:
+    unit.tr.set(BREAKERS.pack((name,)), row.pack())
+    message = control_messages.message(control_messages.BREAKER, row.state(name, unit.now_ms).as_json())
+    unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))
+    facts = {"open": row.open, "version": row.version, "reason": row.reason, "by": row.by}
+    unit.effects.say("breaker.opened" if row.open else "breaker.closed", name, **facts)
+
+
+def _shard_key(body: Body) -> str:
+    return f"breaker:{text(body, 'name')}"
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {
+        Verb.BREAKER_TRIP: ShardChange(trip, _shard_key),
+        Verb.BREAKER_PERMIT: ShardChange(permit, _shard_key),
+        Verb.BREAKER_DECIDE: ShardChange(decide, _shard_key),
+        Verb.BREAKER_HOLD: ShardChange(hold, _shard_key),
+        Verb.BREAKER_RESET: ShardChange(reset, _shard_key),
+        Verb.BREAKER_LIST: Query(list_breakers),
+    }
+)
