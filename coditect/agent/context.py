@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
@@ -43,6 +44,9 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
         self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
     ) -> Outcome:
         """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
+
+    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+        """Return a call of the breaker of a dependency."""
 
     def progress(self, share: float, note: str) -> None:
         """Publish the progress of the task; call on the event loop only."""
@@ -151,6 +155,19 @@ class Context(Locking):
         if self._workspace is not None:
             shutil.rmtree(self._workspace, ignore_errors=True)
             self._workspace = None
+
+    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+        """Return a context manager around one call of a dependency: `async with ctx.breaker("github"): ...`.
+
+        Nothing is held during the call. While the breaker is open, the block raises BreakerOpen before it begins; a
+        handler that lets the error pass hands its task back: the attempt does not count, and the capability's tasks
+        wait until the breaker closes.
+
+        Raises:
+            BreakerOpen: at the beginning of the block, when the dependency has failed too often.
+            SetupError: in a handler that runs in a process of its own; declare the capability's `breaker` there.
+        """
+        return self.services.breaker(arguments.text("name", name, shortest=1))
 
     async def progress(self, share: float, note: str = "") -> None:
         """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from coditect.agent.signature import Signature, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
+from coditect.model.breaker import Breaker, breaker_of
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.retry import Retry, retry_of
@@ -42,6 +43,10 @@ class Capability:
     signature: Signature
     where: Where
     retry: Retry
+    breaker: Breaker | None = None
+    """The circuit breaker of the dependency that the handler calls; each attempt is one call."""
+    fallback: str | None = None
+    """The capability that gets the tasks while the breaker is open; None: they wait in their queue."""
 
     @property
     def name(self) -> str:
@@ -66,11 +71,13 @@ class Agent:
         reserve: int = 1,
         tags: Iterable[str] | str = (),
         description: str = "",
+        breakers: Iterable[Breaker] = (),
     ) -> None:
         """Declare an agent; each of its processes runs up to `slots` tasks at once.
 
         With two slots or more, `reserve` of them are kept for P0: `slots=8` runs seven tasks of P1 and P2. With
-        `reserve=0` tasks of any level may take all slots, and P0 waits for the next free slot.
+        `reserve=0` tasks of any level may take all slots, and P0 waits for the next free slot. `breakers` declares
+        those that handlers use by name: `ctx.breaker("github")`; one that is not declared has the defaults.
 
         Raises:
             SetupError: when a parameter is wrong; the error names the parameter, and file and line.
@@ -85,6 +92,9 @@ class Agent:
             self.reserve = arguments.whole("reserve", reserve, 0, max(1, slots - 1))
             self.tags = arguments.texts("tags", tags)
             self.description = arguments.text("description", description, longest=MOST_TEXT_BYTES)
+            self._breakers: dict[str, Breaker] = {}
+            for one in breakers:
+                self._declare_breaker(one)
         except InputError as error:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
@@ -94,6 +104,38 @@ class Agent:
     def capabilities(self) -> tuple[Capability, ...]:
         """The agent's capabilities, in order of declaration."""
         return tuple(self._capabilities.values())
+
+    @property
+    def breakers(self) -> dict[str, Breaker]:
+        """The circuit breakers that the agent and its capabilities declare, by name; a copy."""
+        return dict(self._breakers)
+
+    def _declare_breaker(self, given: Breaker | str) -> Breaker:
+        """Keep a breaker's declaration, and return it; a name alone means the one that is declared already.
+
+        Raises:
+            InputError: when the name is declared with other values.
+        """
+        if isinstance(given, str) and given in self._breakers:
+            return self._breakers[given]
+        declared = breaker_of(given)
+        if self._breakers.setdefault(declared.name, declared) != declared:
+            arguments.refuse("breaker", "An agent declares a breaker once", given, "the same values, or another name")
+        return declared
+
+    def _guard(
+        self, name: str, breaker: Breaker | str | None, fallback: str | None
+    ) -> tuple[Breaker | None, str | None]:
+        """Return the checked breaker and fallback of the capability `name`.
+
+        Raises:
+            InputError: when one of them is wrong, or the fallback has no breaker that could open.
+        """
+        guard = None if breaker is None else self._declare_breaker(breaker)
+        instead = None if fallback is None else check_capability_name(fallback)
+        if instead is not None and (guard is None or instead == name):
+            arguments.refuse("fallback", "A fallback is another capability, behind a breaker", fallback, "breaker=...")
+        return guard, instead
 
     @property
     def listeners(self) -> dict[str, Callable[..., Any]]:
@@ -112,6 +154,8 @@ class Agent:
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
         max_queued: int | None = None,
+        breaker: Breaker | str | None = None,
+        fallback: str | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a capability; the handler is called at least once per task, with the validated input.
 
@@ -125,6 +169,9 @@ class Agent:
         `max_queued=1000` bounds what waits: the broker refuses a P2 task when 1,000 of P2 wait already, a P1 task when
         2,000 of P1 wait, and a P0 task never; `submit` then raises `Overloaded`. By default nothing is refused. The
         bound is part of the queues: `coditect topology plan` tells how to change it later.
+
+        With a `breaker`, by name or as a `Breaker`, each attempt is one call of that dependency. While it is open, the
+        tasks wait in their queue, or go to the capability `fallback`; no attempt of theirs counts.
 
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
@@ -142,6 +189,7 @@ class Agent:
                     "timeout", "A capability's timeout is above 0 and at most 7d", timeout, "split the work"
                 )
             policy = retry_of(retry)
+            guard, instead = self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
             plain = CapabilitySpec(
                 name=name,
@@ -164,7 +212,7 @@ class Agent:
                 output_schema=shape.output.schema,
             )
             where = _where(handler, process=in_process)
-            self._capabilities[name] = Capability(spec, handler, shape, where, policy)
+            self._capabilities[name] = Capability(spec, handler, shape, where, policy, guard, instead)
             return handler
 
         return declare

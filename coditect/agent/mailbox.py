@@ -16,6 +16,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.errors import CoditectError, InvalidTask
 from coditect.messaging.event_publisher import Events
+from coditect.model.breaker import BreakerState
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.wire import control_messages, routing
@@ -76,6 +77,8 @@ class Mailbox:
                 self._runtime.cancel(control_messages.Cancel.read(content))
             case control_messages.PING:
                 self._background.start(self._pong(message, content), name="pong")
+            case control_messages.BREAKER:
+                self._runtime.breakers.heard(BreakerState.read(content))
             case control_messages.DRAIN if not to_all:
                 self._drain()
             case control_messages.LISTEN:

@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.agent.breakers import AgentBreakers
 from coditect.agent.context import Context
 from coditect.agent.declaration import Agent
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
@@ -48,7 +49,7 @@ from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
-from coditect.errors import InputError, InvalidTask
+from coditect.errors import InputError
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
@@ -114,12 +115,14 @@ class Runtime:
         self._outcomes.tracebacks = limits.tracebacks
         threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
         self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
-        self._means = Means(requests, events, self._intake, self._reports, self._executors, clock, background, limits)
+        self.breakers = AgentBreakers(agent, requests, clock, self._intake, background, name=agent_id)
+        self._means = Means(
+            requests, events, self._intake, self._reports, self._executors, clock, background, limits, self.breakers
+        )
         self._task_runner = TaskRunner(self._execute, self._loop)
         self._running, self._canceled = dict[ExecutionKey, Execution](), CanceledIds()
         self._settling = set[asyncio.Task[Any]]()
         self._end_of_one: asyncio.Future[None] | None = None
-        """A future that is done at the end of any execution, for which a drain waits."""
         self._now, self._mean_ms, self._pacing = self._loop.time, 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -177,6 +180,7 @@ class Runtime:
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
             trouble=self._pacing.trouble,
+            waiting=tuple(self.breakers.waiting.items()),
         )
 
     def cancel(self, cancel: Cancel) -> None:
@@ -205,8 +209,9 @@ class Runtime:
         except InputError as error:
             self._beside(self._outcomes.refuse(delivery, error))
             return None
-        if task.capability not in self._capabilities:
-            self._not_ours(delivery, task)
+        waits = task.capability in self.breakers.waiting and routing.queue_key(delivery.queue) is None
+        if waits or task.capability not in self._capabilities:
+            self._beside(self._outcomes.not_ours(delivery, task))
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
@@ -222,14 +227,6 @@ class Runtime:
     async def _hand_on(self, task: Task, delivery: Delivery) -> None:
         await self._hand_back([task])
         delivery.requeue()
-
-    def _not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Settle a task of a capability that this agent lacks: pass it on if it came to the inbox, else refuse it."""
-        if routing.queue_key(delivery.queue) is None:
-            delivery.reject()
-        else:
-            error = InvalidTask("The CC header names another capability", given=task.capability)
-            self._beside(self._outcomes.refuse(delivery, error))
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
         """Tell whether this process runs or ran a redelivered task; then attach or answer the delivery."""
@@ -307,8 +304,10 @@ class Runtime:
             ended = ended or await self._handled(execution, received, started_ms)
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
-        except SentBack:
-            await self._outcomes.send_back(execution)
+            if ended.status is Status.FAILED:
+                self.breakers.check(self._capabilities[execution.task.capability], ended)
+        except SentBack as back:
+            await self._outcomes.hand_back(execution, back)
             return
         finished_ms = self._clock.now_ms()
         completed, pause = ended.status is Status.COMPLETED, 0.0
@@ -360,17 +359,19 @@ class Runtime:
             self._end_of_one.set_result(None)
         execution.end()  # last: a refusal leaves nothing behind
 
-    def _handled(self, execution: Execution, received: ReceivedTask, now_ms: int) -> Awaitable[HandlerEnd]:
-        task = execution.task
-        capability = self._capabilities[task.capability]
+    def _handled(
+        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
+    ) -> Awaitable[HandlerEnd]:
+        task, capability = execution.task, self._capabilities[execution.task.capability]
+        if capability.breaker is not None and not guarded:
+            return self.breakers.guarded(capability, partial(self._handled, execution, received, now_ms, guarded=True))
         if self._events.heard("task.started", task.id or ""):
             self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
             return run_handler(capability, execution, None, self._executors, limit_seconds=seconds)
-        context = self._context(execution, received)
-        run = run_apart if apart else run_handler
+        context, run = self._context(execution, received), run_apart if apart else run_handler
         return tidied(context, run(capability, execution, context, self._executors, limit_seconds=seconds))
 
     def _context(self, execution: Execution, received: ReceivedTask) -> Context:

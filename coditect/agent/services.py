@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
+from coditect.agent.breakers import AgentBreakers
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
 from coditect.agent.intake.intake import Intake
@@ -45,6 +47,7 @@ class Means:
     clock: Clock
     background: Supervisor
     bounds: Bounds
+    breakers: AgentBreakers
 
     @cached_property
     def control(self) -> ControlPlane:
@@ -225,6 +228,10 @@ class TaskServices:
     def now_ms(self) -> int:
         """Return the time of the agent's clock, in Unix milliseconds."""
         return self.means.clock.now_ms()
+
+    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+        """Return a call of the breaker of a dependency, as `Context.breaker` says."""
+        return self.means.breakers.get(name).call()
 
     def progress(self, share: float, note: str) -> None:
         """Publish a direct task's progress as an event; report a workflow task's progress to its owner."""

@@ -62,6 +62,8 @@ class Load:
     """How many of the suspended tasks wait for a dispatcher that does not answer."""
     trouble: str = ""
     """Why tasks fail in this agent for a reason of its own, such as too many open files; empty while none fails so."""
+    waiting: tuple[tuple[str, str], ...] = ()
+    """The capabilities whose tasks wait, each with the open breaker for which they wait."""
 
 
 @dataclass(frozen=True, slots=True)

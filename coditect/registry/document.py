@@ -78,6 +78,7 @@ def encode_load(load: Load) -> bytes:
             "failed": load.failed,
             "trouble": load.trouble,
         }
+        | ({"waiting": dict(load.waiting)} if load.waiting else {})
     )
 
 
@@ -100,6 +101,7 @@ def decode_load(text: bytes) -> Load:
             completed=int(values.get("completed", 0)),
             failed=int(values.get("failed", 0)),
             trouble=str(values.get("trouble", ""))[:200],
+            waiting=tuple((str(one), str(breaker)) for one, breaker in values.get("waiting", {}).items()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error

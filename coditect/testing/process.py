@@ -113,6 +113,7 @@ class InProcess(Agent):
             reserve=agent.reserve,
             tags=agent.tags,
             description=agent.description,
+            breakers=agent.breakers.values(),
         )
         self._agent = agent
 

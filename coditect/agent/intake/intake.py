@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sized
 from functools import partial
 from itertools import islice
 
+from coditect.agent.intake.pauses import QueuePauses
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots, most_in_hand
 from coditect.aio.supervisor import Supervisor
@@ -39,7 +40,7 @@ MOST_CLOSED = 64
 """The most queues without a consumer for want of slots: as many as can be consumed again in a moment."""
 
 
-class Intake:
+class Intake(QueuePauses):
     """The intake of one agent process: the consumers of all its queues, and its slots."""
 
     def __init__(
@@ -108,14 +109,12 @@ class Intake:
         if consumer.reserved:
             consumer.reserved -= 1
             self._go(received)
-        elif not any(self._lines) and self._slots.take_at_once(consumer.level):
+        elif not consumer.paused and not any(self._lines) and self._slots.take_at_once(consumer.level):
             self._go(received)
         else:
             consumer.waiting.append(received)
             self.waiting += 1
-            self._candidates[consumer.level][consumer] = None
-            self._admit()
-            self._watch()
+            self._reconsider(consumer)
 
     def _go(self, received: ReceivedTask) -> None:
         received.consumer.took_slot(received)
@@ -200,6 +199,8 @@ class Intake:
 
     def _reconsider(self, consumer: QueueConsumer) -> None:
         """Decide again whether a queue is a candidate for free slots, after the state of the queue changed."""
+        if consumer.paused and not consumer.changing:
+            self._shut(consumer)
         self._lively[consumer] = None
         if consumer.wants_a_slot:
             self._candidates[consumer.level][consumer] = None
@@ -227,7 +228,7 @@ class Intake:
         """Let free slots fetch tasks from the queues whose consumers were closed for want of slots."""
         since = self._loop.time() - FETCH_SECONDS
         for consumer in self._closed:
-            is_asked = consumer.hungry or consumer.changing or consumer.empty_at > since
+            is_asked = consumer.paused or consumer.hungry or consumer.changing or consumer.empty_at > since
             if not is_asked and self._has_room(consumer.level):
                 consumer.hungry = True
                 self._candidates[consumer.level][consumer] = None
@@ -311,7 +312,7 @@ class Intake:
         soon = sum(consumer.slots for consumer in consumers if consumer.slots and consumer.is_quick(now, lag))
         rivals = sum(consumer.hungry or bool(consumer.consumers and not consumer.unused) for consumer in consumers) > 1
         changes = False
-        for consumer in [one for one in consumers if not one.changing]:
+        for consumer in [one for one in consumers if not (one.changing or one.paused)]:
             returns = not soon and bool(consumer.returnable(now - 2 * lag))
             if returns or not self._fits(consumer, now, soon, rivals=rivals):
                 changes = consumer.changing = True

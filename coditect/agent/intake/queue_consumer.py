@@ -67,6 +67,8 @@ class QueueConsumer:
         self.consumers: list[Consumer] = []
         self.hungry = False
         """Whether the queue may hold tasks that no consumer brings; a free slot then fetches one."""
+        self.paused = False
+        """Whether the queue's tasks wait where they are, because a breaker is open."""
         self.changing = True
         """Whether a fetch is under way, or a consumer is being opened (as at first) or closed."""
         self.empty_at = -inf
@@ -134,12 +136,12 @@ class QueueConsumer:
 
     def is_lively(self) -> bool:
         """Tell whether to check the queue's prefetch often: its tasks hold or await slots, or no prefetch is left."""
-        return bool(self.slots or self.waiting or not self.unused)
+        return not self.paused and bool(self.slots or self.waiting or not self.unused)
 
     @property
     def wants_a_slot(self) -> bool:
         """True when the queue can use a free slot: a task waits in this agent, or perhaps in the queue."""
-        return bool(self.waiting) or (self.hungry and not self.changing)
+        return not self.paused and (bool(self.waiting) or (self.hungry and not self.changing))
 
     def misfits(self, free: int, most: int, now: float, lag: float) -> bool:
         """Tell whether the unused prefetch was for a while over twice or under half the tasks that could start.

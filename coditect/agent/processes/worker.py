@@ -13,7 +13,7 @@ from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from coditect.agent.context import Context, Services
 from coditect.agent.declaration import Capability
@@ -100,6 +100,14 @@ class _RemoteServices:
 
     def __getattr__(self, service: str) -> Callable[..., Any]:
         return partial(self._link.ask if is_awaited(service) else self._link.tell, service)
+
+    def breaker(self, name: str) -> NoReturn:
+        """Refuse: the breaker's state is the agent's, and the handler runs in another process."""
+        raise SetupError(
+            "A handler in a process of its own has no breaker by name",
+            breaker=name,
+            fix="@agent.capability(breaker=...)",
+        )
 
     def report(self, share: float, note: str) -> None:
         """Send progress for a plain handler; the agent publishes it on its loop, before the handler's result."""

@@ -14,14 +14,14 @@ from dataclasses import replace
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution, Remembered, RememberedAnswer
-from coditect.agent.execution.handler import HandlerEnd, SentBack, asked_seconds, said
+from coditect.agent.execution.handler import HandedBack, HandlerEnd, SentBack, asked_seconds, said
 from coditect.agent.requeue import guarded, not_settled
 from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
 from coditect.agent.workflow_tasks.acquire import NoOwner
 from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.aio.clock import Clock
 from coditect.broker.port import Delivery
-from coditect.errors import InputError, NotFound, Retryable, SetupError, TooLarge, Unroutable
+from coditect.errors import InputError, InvalidTask, NotFound, Retryable, SetupError, TooLarge, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
@@ -80,6 +80,29 @@ class Outcomes:
         """Return a task that may not free its slot now, unchanged, through a retry-delay queue; ack its deliveries."""
         await self._settler.send_back(execution.task, execution.delivery.message.headers, within_seconds)
         execution.ack()
+
+    async def hand_back(self, execution: Execution, back: SentBack) -> None:
+        """Return a task unchanged, as `send_back`; while a breaker is open, to the fallback or to the task's owner.
+
+        A workflow task's owner publishes the task again under the same attempt.
+        """
+        task = execution.task
+        if not isinstance(back, HandedBack):
+            await self.send_back(execution)
+        elif back.fallback is not None:
+            await self._settler.forward(replace(task, capability=back.fallback), execution.delivery.message.headers)
+            execution.ack()
+        elif task.owner is not None:
+            await self._managed.begin_again(execution)
+        else:
+            await self.send_back(execution)
+
+    async def not_ours(self, delivery: Delivery, task: Task) -> None:
+        """Pass on a task of the inbox to its capability's queue; refuse any other, of a capability the agent lacks."""
+        if routing.queue_key(delivery.queue) is None:
+            delivery.reject()
+        else:
+            await self.refuse(delivery, InvalidTask("The CC header names another capability", given=task.capability))
 
     def complete(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""

@@ -193,6 +193,16 @@ class Settler:
         delay_seconds = 2 * within_seconds * self._clock.chance()
         await self._round(task, headers, retry_delay_ms(delay_seconds, self._clock.chance()))
 
+    async def forward(self, task: Task, headers: Mapping[str, Any]) -> None:
+        """Send a task to the queue of its capability, unchanged."""
+        message = tasks.task_message(task)
+        await self._broker.publish(
+            replace(message, headers={**foreign_headers(headers), **message.headers}),
+            exchange=routing.SUBMIT,
+            routing_key=routing.key_of(task),
+            timeout_seconds=PUBLISH_SECONDS,
+        )
+
     async def _round(self, task: Task, headers: Mapping[str, Any], delay_ms: int) -> None:
         message = tasks.task_message(task)
         await self._broker.publish(

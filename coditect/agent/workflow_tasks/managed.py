@@ -356,6 +356,11 @@ class ManagedTasks:
             extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},
         )
 
+    async def begin_again(self, execution: Execution) -> None:
+        """Ask the owner to publish the task again, under the same attempt, because a breaker is open."""
+        self._heartbeats.ended(execution)
+        await self._begin_anew(execution, NOT_BEGUN)
+
     async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
         """Ask the owner to start the task again, and ack the delivery, which as a redelivery would cost an attempt."""
         task, owner = execution.task, owner_of(execution.task)

@@ -1,0 +1,102 @@
+"""The part of the intake that lets tasks wait in their queues, and fetches one of them as a probe."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, MutableMapping
+
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
+from coditect.agent.intake.slots import Slots
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Delivery
+from coditect.errors import CoditectError
+from coditect.model.task import Task
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 0.5
+
+
+class QueuePauses:
+    """The pauses of an agent's queues; `Intake` has the rest."""
+
+    _broker: Broker
+    _slots: Slots
+    _background: Supervisor
+    _consumers: dict[str, QueueConsumer]
+    _closed: MutableMapping[QueueConsumer, None]
+    _screen: Callable[[Delivery], Task | None]
+    _loop: asyncio.AbstractEventLoop
+
+    def pause(self, queue: str) -> None:
+        """Take no more tasks of a queue, and return those that have not started; those that run go on."""
+        consumer = self._consumers.get(queue)
+        if consumer is not None and not consumer.paused:
+            consumer.paused = True
+            self._reconsider(consumer)
+
+    def resume_queue(self, queue: str) -> None:
+        """Take tasks of a paused queue again."""
+        consumer = self._consumers.get(queue)
+        if consumer is not None and consumer.paused:
+            consumer.paused = False
+            self._background.start(self._reopen(consumer), name=f"resume {queue}")
+
+    async def fetch_one(self, queue: str) -> bool:
+        """Start the next task of a paused queue, on a slot more than there are if none is free; False without one.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
+        consumer = self._consumers[queue]
+        while (delivery := await self._broker.get(queue)) is not None:
+            if (task := self._screen(delivery)) is not None:
+                self._slots.take(consumer.level)
+                self._go(ReceivedTask(delivery, task, consumer, self._loop.time()))
+                return True
+        return False
+
+    def _shut(self, consumer: QueueConsumer) -> None:
+        """Close the consumers of a paused queue in the background, if it has any, or holds tasks that wait."""
+        if consumer.consumers or consumer.waiting:
+            consumer.changing = True
+            self._background.start(self._close_paused(consumer), name=f"pause {consumer.queue}")
+
+    async def _close_paused(self, consumer: QueueConsumer) -> None:
+        try:
+            self._closed[consumer] = None
+            await consumer.close_consumers()
+            await self._give_back_all(consumer, consumer.waiting)
+        except CoditectError as error:
+            log.warning("A queue cannot be paused yet", extra={"queue": consumer.queue, "reason": str(error)})
+            await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            consumer.changing = False
+            self._reconsider(consumer)
+
+    async def _reopen(self, consumer: QueueConsumer) -> None:
+        """Consume a queue again; a consumer that cannot be opened now is opened by the intake's own checks."""
+        consumer.hungry = True
+        if not consumer.changing and not consumer.consumers:
+            consumer.changing = True
+            try:
+                await self._widen(consumer, max(1, self._slots.startable(consumer.level)))
+                consumer.hungry = False
+            except CoditectError as error:
+                log.warning("A queue cannot be resumed yet", extra={"queue": consumer.queue, "reason": str(error)})
+            finally:
+                consumer.changing = False
+        self._reconsider(consumer)
+
+    def _go(self, received: ReceivedTask) -> None:
+        raise NotImplementedError
+
+    def _reconsider(self, consumer: QueueConsumer) -> None:
+        raise NotImplementedError
+
+    async def _widen(self, consumer: QueueConsumer, many: int) -> None:
+        raise NotImplementedError
+
+    async def _give_back_all(self, consumer: QueueConsumer, waiting: Iterable[ReceivedTask]) -> None:
+        raise NotImplementedError
