@@ -16,6 +16,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
+from coditect.client.breakers import ClientBreakers
 from coditect.client.completion import Completions
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
@@ -72,7 +73,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client(ClientListings, ClientLocks, ClientSchedules):
+class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.
@@ -94,8 +95,7 @@ class Client(ClientListings, ClientLocks, ClientSchedules):
         self._registry = registry
         self._clock = clock or SystemClock()
         self.name = name or f"client-{token_hex(6)}"
-        self._stack = AsyncExitStack()
-        self._background = Supervisor()
+        self._stack, self._background = AsyncExitStack(), Supervisor()
         self._selector = Selector(registry, self._clock, self._background)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics)
         self._event_stream = EventStreams(broker, name=self.name)

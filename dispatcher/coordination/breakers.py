@@ -166,9 +166,10 @@ def _told(body: Body, name: str) -> str:
 
 def _write(unit: UnitOfWork, name: str, row: BreakerRow) -> None:
     unit.tr.set(BREAKERS.pack((name,)), row.pack())
-    message = control_messages.message(control_messages.BREAKER, row.state(name, unit.now_ms).as_json())
+    state = row.state(name, unit.now_ms).as_json()
+    message = control_messages.message(control_messages.BREAKER, state)
     unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))
-    facts = {"open": row.open, "version": row.version, "reason": row.reason, "by": row.by}
+    facts = {field: value for field, value in state.items() if field != "name"}
     unit.effects.say("breaker.opened" if row.open else "breaker.closed", name, **facts)
 
 

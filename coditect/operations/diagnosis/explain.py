@@ -21,6 +21,7 @@ START_ONE = "start an agent that declares it: coditect agent run FILE"
 class Obstacle(StrEnum):
     """A reason why an agent would not take a task; of all agents' reasons, the first in this order decides the fix."""
 
+    BREAKER_OPEN = "breaker_open"
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"
     TAGS_MISSING = "tags_missing"
@@ -32,6 +33,7 @@ class Obstacle(StrEnum):
 
 
 _TOLD = {
+    Obstacle.BREAKER_OPEN: "waiting for an open breaker",
     Obstacle.KEPT_FOR_P0: "with the last free slot kept for P0",
     Obstacle.NO_FREE_SLOT: "without a free slot",
     Obstacle.TAGS_MISSING: "without the tags",
@@ -40,6 +42,7 @@ _TOLD = {
     Obstacle.OFFLINE: "offline",
 }
 _FIXES = {
+    Obstacle.BREAKER_OPEN: "wait until its dependency recovers; `coditect breaker show NAME` says why it opened",
     Obstacle.KEPT_FOR_P0: "wait for a slot, submit it with --priority p0, or start another agent",
     Obstacle.NO_FREE_SLOT: "wait for a slot, or start more: coditect agent run FILE --processes N, or --slots N",
     Obstacle.TAGS_MISSING: "start an agent with the tags; without a wish for them any of the agents takes it",
@@ -136,6 +139,7 @@ def _obstacle(
     return (
         _not_offered(record, question, fleet)
         or _not_there(record)
+        or _waits(record, question)
         or _tags_missing(record, question)
         or _no_slot(record, question.priority)
     )
@@ -172,6 +176,16 @@ def _not_there(record: AgentRecord) -> tuple[Obstacle, str] | None:
             return Obstacle.DRAINING, "is draining: it takes nothing new"
         case AgentStatus.IDLE | AgentStatus.BUSY:
             return None
+
+
+def _waits(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:
+    breaker = dict(record.load.waiting).get(question.capability)
+    if breaker is None:
+        return None
+    return (
+        Obstacle.BREAKER_OPEN,
+        f"the breaker {breaker} is open: the tasks of {question.capability} wait in their queue",
+    )
 
 
 def _tags_missing(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:

@@ -29,6 +29,7 @@ COMMANDS = (
     *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal")),
     *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
+    *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
     *(("lock", verb) for verb in ("list", "show", "release")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),

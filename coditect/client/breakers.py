@@ -1,0 +1,93 @@
+"""The part of a client that calls dependencies through breakers, lists those of the fleet, and opens or closes them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from coditect.aio.supervisor import Supervisor
+from coditect.client.control_plane import ControlPlane
+from coditect.errors import InvalidTask
+from coditect.messaging.event_stream import EventStreams
+from coditect.model.breaker import Breaker, BreakerState
+from coditect.wire.control import Verb
+
+if TYPE_CHECKING:
+    from coditect.resilience.breaker import GuardedCall
+    from coditect.resilience.breakers import Breakers
+
+NEWS = ("breaker.opened", "breaker.closed")
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerListing:
+    """A breaker of the fleet as the control plane keeps it, from its first trip on."""
+
+    state: BreakerState
+    due_ms: int | None
+    """When the next probe may be permitted, in milliseconds since the epoch; None when closed, or held open."""
+    reset_ms: int
+    """The probe interval in milliseconds."""
+
+
+class ClientBreakers:
+    """The breakers of a `Client`."""
+
+    name: str
+    _control: ControlPlane
+    _background: Supervisor
+    _event_stream: EventStreams
+
+    @cached_property
+    def _breakers(self) -> Breakers:
+        from coditect.resilience.breakers import Breakers  # noqa: PLC0415 - only a client with breakers pays for it
+
+        now = asyncio.get_running_loop().time
+        made = Breakers({}, self._control, self._background, name=self.name, now=now)
+        self._background.start(self._follow(made), name="news of breakers")
+        return made
+
+    async def _follow(self, breakers: Breakers) -> None:
+        """Learn which breakers of the fleet are open, and follow the news of them until the client closes."""
+        async with self._event_stream.stream(*NEWS) as stream:
+            await breakers.learn()
+            async for event in stream:
+                try:
+                    breakers.heard(BreakerState.read(dict(event.data) | {"name": event.subject}))
+                except (InvalidTask, TypeError):
+                    continue  # an event of that name from somebody else
+
+    def breaker(self, given: str | Breaker) -> GuardedCall:
+        """Return a context manager around one call of a dependency: `async with client.breaker("github"): ...`.
+
+        Nothing is held during the call. A `Breaker` says when the breaker opens; it is taken at the client's first use
+        of the name, and a name alone has the defaults.
+
+        Raises:
+            InputError: when the name is none.
+            BreakerOpen: at the beginning of the block, when the dependency has failed too often.
+        """
+        return self._breakers.get(given).call()
+
+    async def breakers(self, name: str | None = None) -> AsyncIterator[BreakerListing]:
+        """Yield the breakers of the fleet that ever opened, or the one of a name, by name."""
+        after = None
+        while True:
+            page = await self._control.ask(Verb.BREAKER_LIST, {"name": name, "after": after})
+            for row in page["breakers"]:
+                yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
+            if (after := page["next"]) is None:
+                return
+
+    async def open_breaker(self, name: str, *, reason: str) -> BreakerState:
+        """Open a breaker in the whole fleet, without probes until it is reset, and return its state."""
+        body = {"name": name, "reason": reason, "by": self.name}
+        return BreakerState.read(await self._control.ask(Verb.BREAKER_HOLD, body))
+
+    async def reset_breaker(self, name: str, *, reason: str) -> BreakerState:
+        """Close a breaker in the whole fleet, and return its state."""
+        body = {"name": name, "reason": reason, "by": self.name}
+        return BreakerState.read(await self._control.ask(Verb.BREAKER_RESET, body))

@@ -1,0 +1,38 @@
+"""Use cases for breakers: list them, show one, open one by hand, and reset one."""
+
+from __future__ import annotations
+
+from coditect.client.breakers import BreakerListing
+from coditect.errors import NotFound
+from coditect.model.breaker import BreakerState
+from coditect.operations.connections import Connections
+
+
+async def list_breakers(opened: Connections) -> list[BreakerListing]:
+    """Return the breakers of the fleet that ever opened, by name."""
+    async with opened.fleet() as client:
+        return [row async for row in client.breakers()]
+
+
+async def show_breaker(opened: Connections, name: str) -> BreakerListing:
+    """Return one breaker of the fleet.
+
+    Raises:
+        NotFound: when no breaker of the name ever opened.
+    """
+    async with opened.fleet() as client:
+        async for row in client.breakers(name):
+            return row
+    raise NotFound("No breaker of this name ever opened in the fleet", breaker=name, fix="coditect breaker list")
+
+
+async def open_breaker(opened: Connections, name: str, *, reason: str) -> BreakerState:
+    """Open a breaker in the whole fleet until it is reset."""
+    async with opened.fleet() as client:
+        return await client.open_breaker(name, reason=reason)
+
+
+async def reset_breaker(opened: Connections, name: str, *, reason: str) -> BreakerState:
+    """Close a breaker in the whole fleet."""
+    async with opened.fleet() as client:
+        return await client.reset_breaker(name, reason=reason)
