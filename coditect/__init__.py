@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from coditect.agent.context import Context
+    from coditect.agent.context import Context, PlainContext
     from coditect.agent.declaration import Agent
     from coditect.client.client import Client
     from coditect.client.handle import Handle
@@ -50,6 +50,7 @@ _HOMES = {
     "Handle": "coditect.client.handle",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
+    "PlainContext": "coditect.agent.context",
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
@@ -81,6 +82,7 @@ __all__ = [
     "Handle",
     "Options",
     "Outcome",
+    "PlainContext",
     "Priority",
     "ResultTimeout",
     "Retry",

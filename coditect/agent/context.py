@@ -1,10 +1,11 @@
-"""The `Context` that a handler may take as its second parameter: the task's facts, and the services to call."""
+"""The context that a handler may take as its second parameter: the task's facts, and the services to call."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -57,9 +58,16 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event to its subscribers, at most once."""
 
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a call of the other services to its end for a plain handler, whose thread waits.
 
-class Context(Locking):
-    """The execution of a task as its handler sees it; only the handler may call the methods."""
+        Raises:
+            TaskCanceled: when the handler is to end.
+        """
+
+
+class TaskContext:
+    """What `Context` and `PlainContext` have in common: the task's facts, a workspace, and progress from a thread."""
 
     def __init__(
         self,
@@ -70,23 +78,20 @@ class Context(Locking):
         *,
         folder: str | None = None,
         headers: HeaderTable = NO_HEADERS,
+        workspace: Path | None = None,
     ) -> None:
         self._task = task
         self._headers = headers
         self.services = services
         """The runtime's services for this execution."""
         self._folder = folder
-        self._workspace: Path | None = None
+        self._workspace = workspace
         self._asked: Counter[tuple[str, int]] = Counter()
         """The number of equal requests made so far, by capability and hash of the input."""
         self.task_id = task_id
         """The id of the task, the same over all attempts: an idempotency key for effects."""
         self.agent_id = agent_id
         """The id of the agent process that runs this execution."""
-
-    @property
-    def _lock_port(self) -> LockPort:
-        return self.services
 
     @property
     def attempt(self) -> int:
@@ -127,23 +132,6 @@ class Context(Locking):
         return MappingProxyType(foreign_headers(self._headers))
 
     @property
-    def shared(self) -> SharedState:
-        """The shared state of the task's workflow, which all of its nodes read and write.
-
-        Raises:
-            InputError: when the task belongs to no workflow.
-        """
-        if self._task.owner is None:
-            raise InputError("This task belongs to no workflow", fix='use a named space: ctx.space("team")')
-        return SharedState(self.services, workflow_space(self._task.owner.workflow))
-
-    def space(self, name: str) -> SharedState:
-        """Return the shared state of a named space, which all agents and clients read and write."""
-        return SharedState(
-            self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
-        )
-
-    @property
     def workspace(self) -> Path:
         """A temporary folder for the execution alone; created on first use and deleted when the attempt ends."""
         if self._workspace is None:
@@ -156,30 +144,9 @@ class Context(Locking):
             shutil.rmtree(self._workspace, ignore_errors=True)
             self._workspace = None
 
-    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
-        """Return a context manager around one call of a dependency: `async with ctx.breaker("github"): ...`.
-
-        Nothing is held during the call. While the breaker is open, the block raises BreakerOpen before it begins; a
-        handler that lets the error pass hands its task back: the attempt does not count, and the capability's tasks
-        wait until the breaker closes.
-
-        Raises:
-            BreakerOpen: at the beginning of the block, when the dependency has failed too often.
-            SetupError: in a handler that runs in a process of its own; declare the capability's `breaker` there.
-        """
-        return self.services.breaker(arguments.text("name", name, shortest=1))
-
-    async def progress(self, share: float, note: str = "") -> None:
-        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
-        self.services.progress(min(1.0, max(0.0, share)), note)
-
     def report(self, share: float, note: str = "") -> None:
-        """Publish the task's progress from a plain handler, which cannot await, as `progress` does."""
+        """Publish the task's progress as `progress` does; also for a plain handler that takes a `Context`."""
         self.services.report(min(1.0, max(0.0, share)), note)
-
-    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
-        self.services.emit(type_, subject=subject or self.task_id, **data)
 
     def retry(self, dependency: str, policy: Retry | int | None = None) -> Retries:
         """Return the tries of one call to a dependency: `async for attempt in ctx.retry("github")`, `with attempt:`.
@@ -202,6 +169,78 @@ class Context(Locking):
     def _left_seconds(self) -> float | None:
         deadline_ms = self.deadline_ms
         return None if deadline_ms is None else (deadline_ms - self.services.now_ms()) / 1000
+
+    async def _ask(
+        self, capability: str, value: Any, model: Any, timeout: Duration, priority: Priority | str | None
+    ) -> Any:
+        """Submit a child task, await its outcome, and return its value; see `Context.request`."""
+        check_capability_name(capability)
+        timeout_seconds = seconds(arguments.span("timeout", timeout))
+        level = self.priority if priority is None else arguments.choice("priority", priority, Priority)
+        body = encode_any(value)
+        self._asked[capability, hash(body)] += 1
+        outcome = await self.services.request(
+            capability,
+            body,
+            ordinal=self._asked[capability, hash(body)],
+            timeout_seconds=timeout_seconds,
+            priority=level,
+        )
+        if outcome.failure is not None:
+            raise TaskFailed(
+                "A requested task ended without a value",
+                capability=capability,
+                reason=outcome.failure.reason,
+                message=outcome.failure.message,
+                task_id=outcome.task_id,
+            )
+        return codec(model).decode(outcome.body)
+
+
+class Context(TaskContext, Locking):
+    """The execution of a task as an async handler sees it; only the handler may call the methods."""
+
+    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+        """Return a context manager around one call of a dependency: `async with ctx.breaker("github"): ...`.
+
+        Nothing is held during the call. While the breaker is open, the block raises BreakerOpen before it begins; a
+        handler that lets the error pass hands its task back: the attempt does not count, and the capability's tasks
+        wait until the breaker closes.
+
+        Raises:
+            BreakerOpen: at the beginning of the block, when the dependency has failed too often.
+            SetupError: in a handler that runs in a process of its own; declare the capability's `breaker` there.
+        """
+        return self.services.breaker(arguments.text("name", name, shortest=1))
+
+    async def progress(self, share: float, note: str = "") -> None:
+        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
+        self.services.progress(min(1.0, max(0.0, share)), note)
+
+    async def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
+        self.services.emit(type_, subject=subject or self.task_id, **data)
+
+    @property
+    def _lock_port(self) -> LockPort:
+        return self.services
+
+    @property
+    def shared(self) -> SharedState:
+        """The shared state of the task's workflow, which all of its nodes read and write.
+
+        Raises:
+            InputError: when the task belongs to no workflow.
+        """
+        if self._task.owner is None:
+            raise InputError("This task belongs to no workflow", fix='use a named space: ctx.space("team")')
+        return SharedState(self.services, workflow_space(self._task.owner.workflow))
+
+    def space(self, name: str) -> SharedState:
+        """Return the shared state of a named space, which all agents and clients read and write."""
+        return SharedState(
+            self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
+        )
 
     @overload
     async def request(
@@ -238,24 +277,61 @@ class Context(Locking):
             ResultTimeout: when the child gave no result within `timeout`.
             UnknownCapability: when no agent offers the capability.
         """
-        check_capability_name(capability)
-        timeout_seconds = seconds(arguments.span("timeout", timeout))
-        level = self.priority if priority is None else arguments.choice("priority", priority, Priority)
-        body = encode_any(value)
-        self._asked[capability, hash(body)] += 1
-        outcome = await self.services.request(
-            capability,
-            body,
-            ordinal=self._asked[capability, hash(body)],
-            timeout_seconds=timeout_seconds,
-            priority=level,
-        )
-        if outcome.failure is not None:
-            raise TaskFailed(
-                "A requested task ended without a value",
-                capability=capability,
-                reason=outcome.failure.reason,
-                message=outcome.failure.message,
-                task_id=outcome.task_id,
-            )
-        return codec(model).decode(outcome.body)
+        return await self._ask(capability, value, model, timeout, priority)
+
+
+class PlainContext(TaskContext):
+    """The execution of a task as a plain handler sees it, in a thread or a process: its methods wait for the answer.
+
+    Only the handler may call the methods. A call that is under way when the attempt is canceled, or its time is over,
+    raises `TaskCanceled`, and so does every later one: the handler should end then.
+    """
+
+    def progress(self, share: float, note: str = "") -> None:
+        """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""
+        self.report(share, note)
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Publish an event that the handler defines, at most once; the default subject is the task's id."""
+        self.services.run(self._emit(type_, subject, data))
+
+    async def _emit(self, type_: str, subject: str, data: dict[str, Any]) -> None:
+        self.services.emit(type_, subject=subject or self.task_id, **data)
+
+    @overload
+    def request(
+        self, capability: str, value: Any = ..., *, timeout: Duration = ..., priority: Priority | str | None = ...
+    ) -> Any: ...
+    @overload
+    def request(
+        self,
+        capability: str,
+        value: Any = ...,
+        model: type[T] = ...,
+        *,
+        timeout: Duration = ...,
+        priority: Priority | str | None = ...,
+    ) -> T: ...
+    def request(
+        self,
+        capability: str,
+        value: Any = None,
+        model: Any = Any,
+        *,
+        timeout: Duration = DEFAULT_REQUEST_TIMEOUT,
+        priority: Priority | str | None = None,
+    ) -> Any:
+        """Submit a task to another agent, wait, and return its value; the task holds no slot meanwhile, but a thread.
+
+        The child's id follows from the request, so a task that runs again finds its children, in any order of the
+        requests; two equal requests are two children. The child's priority is this task's own unless one is given, also
+        as a text: `"p0"`.
+
+        Raises:
+            InputError: when a parameter is wrong; the error names the parameter, and nothing was sent.
+            TaskFailed: when the child ended without a value; the error carries the child's failure.
+            ResultTimeout: when the child gave no result within `timeout`.
+            UnknownCapability: when no agent offers the capability.
+            TaskCanceled: when the asking task was canceled, or its time is over.
+        """
+        return self.services.run(self._ask(capability, value, model, timeout, priority))

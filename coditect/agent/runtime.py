@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.agent.breakers import AgentBreakers
-from coditect.agent.context import Context
+from coditect.agent.context import Context, PlainContext, TaskContext
 from coditect.agent.declaration import Agent
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
 from coditect.agent.execution.handler import (
@@ -113,7 +113,7 @@ class Runtime:
             settler, events, clock, metrics, agent_id=agent_id, capabilities=self._capabilities, managed=self._managed
         )
         self._outcomes.tracebacks = limits.tracebacks
-        threads = ThreadPoolExecutor(limits.slots, thread_name_prefix=agent.name)
+        threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
         self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
         self.breakers = AgentBreakers(agent, requests, clock, self._intake, background, name=agent_id)
         self._means = Means(
@@ -371,15 +371,16 @@ class Runtime:
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
             return run_handler(capability, execution, None, self._executors, limit_seconds=seconds)
-        context, run = self._context(execution, received), run_apart if apart else run_handler
+        context = self._context(execution, received, PlainContext if capability.signature.blocking else Context)
+        run = run_apart if apart else run_handler
         return tidied(context, run(capability, execution, context, self._executors, limit_seconds=seconds))
 
-    def _context(self, execution: Execution, received: ReceivedTask) -> Context:
+    def _context(self, execution: Execution, received: ReceivedTask, kind: type[TaskContext]) -> TaskContext:
         task = received.task
         task_id = task.id or self._clock.new_id()
         services = TaskServices(execution, received, task_id, self._means)
         headers, folder = received.delivery.message.headers, self._limits.workspace
-        return Context(task, task_id, self.agent_id, services, folder=folder, headers=headers)
+        return kind(task, task_id, self.agent_id, services, folder=folder, headers=headers)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent import futures
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,11 +19,12 @@ from coditect.agent.limits import AgentLimits as Bounds
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
+from coditect.aio.threads import awaited_by
 from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.lock_requests import LockRequests
 from coditect.collaboration.state import StateRequests
-from coditect.errors import InvalidTask, ResultTimeout, UnknownCapability, Unroutable
+from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority
@@ -248,3 +250,33 @@ class TaskServices:
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once."""
         self.means.events.emit(type_, subject=subject, **data)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a call of these services on the event loop, and wait for it in the handler's thread.
+
+        Raises:
+            TaskCanceled: when the attempt was canceled, or its time is over.
+        """
+        execution = self.execution
+        if execution.asked_to_end:
+            work.close()
+            raise _asked_to_end()
+        call = asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop)
+        if execution.calls is None:
+            execution.calls = set()
+        execution.calls.add(call)
+        try:
+            if execution.interruption is not None:  # between the look above and the entry
+                call.cancel()
+            return call.result()
+        except futures.CancelledError as error:
+            raise _asked_to_end() from error
+        finally:
+            execution.calls.discard(call)
+
+    async def _awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        return await awaited_by(self.execution.thread, work)  # known on the loop: the thread may be ahead of it
+
+
+def _asked_to_end() -> TaskCanceled:
+    return TaskCanceled("The task was asked to end: a plain handler should return", fix="let this error pass")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
-from coditect.agent.context import Context
+from coditect.agent.context import PlainContext, TaskContext
 from coditect.codec import Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
@@ -26,6 +26,8 @@ class Signature:
     input: Codec
     output: Codec
     wants_context: bool
+    blocking: bool = False
+    """Whether the context is a `PlainContext`, whose methods wait."""
 
 
 def signature(handler: Callable[..., Any]) -> Signature:
@@ -75,7 +77,19 @@ def _signature(handler: Callable[..., Any]) -> Signature:
         input=_codec(task.name, hints.get(task.name, Any)),
         output=_codec("return", hints.get("return", Any)),
         wants_context=bool(others),
+        blocking=bool(others) and _blocks(handler, hints.get(others[0].name, Any)),
     )
+
+
+def _blocks(handler: Callable[..., Any], hint: Any) -> bool:
+    """Tell whether a handler's context is a `PlainContext`: as annotated, or because a plain handler does not say."""
+    is_async = inspect.iscoroutinefunction(_function(handler))
+    if hint is Any:
+        return not is_async
+    asked = PlainContext in (hint, *get_args(hint))
+    if asked and is_async:
+        raise SetupError("An async handler must not wait in its methods", fix="write (task, ctx: Context)")
+    return asked
 
 
 def _parameters(handler: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -98,7 +112,7 @@ def _hints(handler: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _is_context(hint: object) -> bool:
-    return any(isinstance(one, type) and issubclass(one, Context) for one in (hint, *get_args(hint)))
+    return any(isinstance(one, type) and issubclass(one, TaskContext) for one in (hint, *get_args(hint)))
 
 
 def _codec(parameter: str, hint: Any) -> Codec:

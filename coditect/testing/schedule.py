@@ -16,6 +16,7 @@ from typing import Any
 
 from coditect.agent.intake.intake import LOOK_SECONDS, Intake
 from coditect.aio.supervisor import is_idle
+from coditect.aio.threads import waits_for_loop
 from coditect.testing.virtual_clock import VirtualClock
 
 _OWNER: ContextVar[Actor | None] = ContextVar("coditect_testing_owner", default=None)
@@ -133,7 +134,7 @@ class Schedule:
     def _execute(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         job = self._real_executor(executor, function, *args)
         actor = _owner(None)
-        self._virtual_clock.jobs.add(job, lambda: actor is None or not actor.stopped)
+        self._virtual_clock.jobs.add(job, lambda: not (waits_for_loop(job) or (actor is not None and actor.stopped)))
         return job
 
     # -- turns ------------------------------------------------------------------------------------------

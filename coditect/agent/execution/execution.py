@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent import futures
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -111,6 +112,8 @@ class Execution:
     work: asyncio.Task[None] | None = None
     thread: asyncio.Future[Any] | None = None
     """The thread in which a plain handler runs; the thread may outlive the attempt."""
+    calls: set[futures.Future[Any]] | None = None
+    """The calls on the event loop for which the thread waits; None before the first."""
     suspicion: Suspicion = Suspicion.NONE
     """Whether the task may kill the process that runs it."""
     acked_early: bool = False
@@ -198,6 +201,11 @@ class Execution:
     def overdue(self) -> bool:
         """True when the handler was asked to end only because its time limit was over."""
         return self.interruption is not None and self.interruption.canceled is None
+
+    def stop_calls(self) -> None:
+        """Cancel the calls for which the handler's thread waits; its later calls must not begin."""
+        for call in tuple(self.calls or ()):
+            call.cancel()
 
     # -- deliveries -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coditect.agent.context import Context
+from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution.execution import Execution, Interruption
 from coditect.agent.execution.time_limits import TimeLimits
@@ -76,7 +76,12 @@ class Executors:
 
 
 async def run_handler(
-    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
+    capability: Capability,
+    execution: Execution,
+    context: TaskContext | None,
+    executors: Executors,
+    *,
+    limit_seconds: float,
 ) -> HandlerEnd:
     """Run one attempt of a handler within its time limit, and return how the attempt ended.
 
@@ -193,7 +198,7 @@ class _BadInput(Exception):
         self.cause = cause
 
 
-def _arguments(capability: Capability, execution: Execution, context: Context | None) -> tuple[Any, ...]:
+def _arguments(capability: Capability, execution: Execution, context: TaskContext | None) -> tuple[Any, ...]:
     """Return the arguments for the handler's call: the decoded input, and the context if the handler takes one.
 
     Raises:
@@ -207,7 +212,7 @@ def _arguments(capability: Capability, execution: Execution, context: Context | 
     return (value, context) if shape.wants_context else (value,)
 
 
-def _in_thread(capability: Capability, execution: Execution, context: Context | None) -> bytes:
+def _in_thread(capability: Capability, execution: Execution, context: TaskContext | None) -> bytes:
     """Decode the task's input, call a plain handler in this thread, and return its encoded value.
 
     Raises:
@@ -218,15 +223,26 @@ def _in_thread(capability: Capability, execution: Execution, context: Context | 
     return capability.signature.output.encode(value)
 
 
+def _end_of_left_thread(thread: asyncio.Future[Any]) -> None:
+    """Look at the end of a thread whose attempt is over: nobody else asks whether it raised an error."""
+    if not thread.cancelled():
+        thread.exception()
+
+
 async def _elsewhere(
-    capability: Capability, execution: Execution, context: Context | None, executors: Executors
+    capability: Capability, execution: Execution, context: TaskContext | None, executors: Executors
 ) -> bytes:
     """Run the handler in a worker process or a thread, and return its encoded value."""
     if capability.where is Where.THREAD and executors.alone is None:
         # In a copy of the context: a thread's own would keep what a task sets for the next one.
         run = partial(copy_context().run, _in_thread, capability, execution, context)
         execution.thread = executors.loop.run_in_executor(executors.threads, run)
-        return await asyncio.shield(execution.thread)
+        try:
+            return await asyncio.shield(execution.thread)
+        except asyncio.CancelledError:
+            execution.stop_calls()
+            execution.thread.add_done_callback(_end_of_left_thread)
+            raise
     assert context is not None, "a process is given the task's context"
     try:
         if executors.alone is not None:
@@ -287,7 +303,7 @@ def _rejected(error: InvalidTask) -> HandlerEnd:
     return HandlerEnd(Status.REJECTED, failure=failure, error=error)
 
 
-async def tidied(context: Context, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
+async def tidied(context: TaskContext, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
     """Await the run of an attempt, and delete the attempt's workspace folder afterwards."""
     try:
         return await handling

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from coditect.agent.context import Context
+from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, run_handler
@@ -103,7 +103,12 @@ class Isolation:
 
 
 async def run_apart(
-    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
+    capability: Capability,
+    execution: Execution,
+    context: TaskContext | None,
+    executors: Executors,
+    *,
+    limit_seconds: float,
 ) -> HandlerEnd:
     """Run one attempt of a suspect's handler in a process of its own, and return how the attempt ended.
 
@@ -122,7 +127,12 @@ async def run_apart(
 
 
 async def run_alone(
-    capability: Capability, execution: Execution, context: Context | None, executors: Executors, *, limit_seconds: float
+    capability: Capability,
+    execution: Execution,
+    context: TaskContext | None,
+    executors: Executors,
+    *,
+    limit_seconds: float,
 ) -> HandlerEnd:
     """Run one attempt of a handler in a new process that runs nothing else, and return how the attempt ended.
 

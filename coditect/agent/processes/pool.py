@@ -12,7 +12,7 @@ from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
-from coditect.agent.context import Context
+from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability
 from coditect.agent.processes.protocol import Frame, FrameKind, receive
 from coditect.agent.processes.rpc import WorkerRpc
@@ -88,7 +88,7 @@ class Worker:
                 fix="declare agent and handler when a file or module is imported, and run the agent from that file",
             )
 
-    async def call(self, task: Task, context: Context) -> bytes:
+    async def call(self, task: Task, context: TaskContext) -> bytes:
         """Run one task in the worker process, and return the body of the result.
 
         Raises:
@@ -105,7 +105,7 @@ class Worker:
             raise ended
         return ended
 
-    async def _converse(self, task: Task, context: Context, worker_rpc: WorkerRpc) -> bytes | Exception:
+    async def _converse(self, task: Task, context: TaskContext, worker_rpc: WorkerRpc) -> bytes | Exception:
         head = {
             "key": routing.key_of(task),
             "headers": dict(task_message(replace(task, claims=None)).headers),
@@ -160,7 +160,7 @@ class Workers:
         self._idle: dict[str, list[Worker]] = {}
         self._busy: set[Worker] = set()
 
-    async def run(self, capability: Capability, task: Task, context: Context) -> bytes:
+    async def run(self, capability: Capability, task: Task, context: TaskContext) -> bytes:
         """Run one task in an idle or a new worker process of its capability, and return the body of the result.
 
         A cancellation, as by a timeout, kills the process.

@@ -7,15 +7,16 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
-from coditect.agent.context import Context, Services
+from coditect.agent.context import Context, PlainContext, Services, TaskContext
 from coditect.agent.declaration import Capability
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
@@ -30,6 +31,8 @@ from coditect.model.retry import RetryAfter
 from coditect.resilience.retry_budget import RetryBudgets
 from coditect.wire.tasks import read_task
 
+T = TypeVar("T")
+
 
 class _Link:
     """The worker process's connection to its agent: sends frames, and reads tasks and answers in a thread."""
@@ -38,7 +41,7 @@ class _Link:
         self._source = source
         self._target = target
         self._writing = threading.Lock()
-        self._asked = 0
+        self._numbers = count(1)
         self._waiting: dict[int, asyncio.Future[Frame]] = {}
         self.tasks: SimpleQueue[Frame | None] = SimpleQueue()
         self.retry_budgets = RetryBudgets()
@@ -63,8 +66,7 @@ class _Link:
 
         A cancellation sends the agent an ABANDON frame: the answer is not awaited any more.
         """
-        self._asked += 1
-        number = self._asked
+        number = next(self._numbers)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
@@ -113,25 +115,25 @@ class _RemoteServices:
         """Send progress for a plain handler; the agent publishes it on its loop, before the handler's result."""
         self._link.tell("progress", share, note)
 
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a call of these services for a plain handler, on an event loop of its own; a kill ends the wait."""
+        return run_loop(work)
 
-class _ProcessContext(Context):
-    """The context of an execution in a worker process."""
 
-    def __init__(self, frame: Frame, link: _Link) -> None:
-        head = frame.head
-        task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
-        ahead_ms = head["now_ms"] - SystemClock().now_ms()
-        services = cast("Services", _RemoteServices(link, ahead_ms=ahead_ms))
-        super().__init__(task, TaskId(head["task_id"]), AgentId(head["agent_id"]), services, headers=head["own"])
-        self._workspace = Path(head["workspace"])
-
-    def remove_workspace(self) -> None:
-        """Do nothing: the agent deletes the workspace folder."""
+def _context(kind: type[TaskContext], frame: Frame, link: _Link) -> TaskContext:
+    """Return the context of an execution in this process; the agent deletes its workspace folder."""
+    head = frame.head
+    task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
+    ahead_ms = head["now_ms"] - SystemClock().now_ms()
+    services = cast("Services", _RemoteServices(link, ahead_ms=ahead_ms))
+    ids, workspace = (TaskId(head["task_id"]), AgentId(head["agent_id"])), Path(head["workspace"])
+    return kind(task, *ids, services, headers=head["own"], workspace=workspace)
 
 
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes:
     shape = capability.signature
-    arguments = (value, _ProcessContext(frame, link)) if shape.wants_context else (value,)
+    kind = PlainContext if shape.blocking else Context
+    arguments = (value, _context(kind, frame, link)) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
         result = run_loop(result)

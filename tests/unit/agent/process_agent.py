@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coditect import Agent, Context, Retry, RetryAfter
+from coditect import Agent, Context, PlainContext, Retry, RetryAfter
 from coditect.agent.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
@@ -237,3 +237,10 @@ def budget(calls: int, ctx: Context) -> int:
         except OSError:
             continue
     return tries
+
+
+@worker.capability("proc.plain", process=True)
+def plain(numbers: list[int], ctx: PlainContext) -> int:
+    total = ctx.request("proc.add", Sum(*numbers), int, timeout="30s")
+    ctx.emit("proc.told", total=total)
+    return total

@@ -1,0 +1,28 @@
+"""Calls from a thread into an event loop, and which jobs in threads wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+T = TypeVar("T")
+
+_WAITING: WeakSet[asyncio.Future[Any]] = WeakSet()
+
+
+async def awaited_by(job: asyncio.Future[Any] | None, work: Awaitable[T]) -> T:
+    """Await on the loop what a job in a thread waits for; meanwhile `waits_for_loop` is true of the job."""
+    if job is None:
+        return await work
+    _WAITING.add(job)
+    try:
+        return await work
+    finally:
+        _WAITING.discard(job)
+
+
+def waits_for_loop(job: asyncio.Future[Any]) -> bool:
+    """Tell whether a job in a thread waits for something that its event loop does."""
+    return job in _WAITING
