@@ -58,6 +58,10 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event to its subscribers, at most once."""
 
+    @property
+    def lifespan(self) -> Any:
+        """The value of the agent's lifespan; None without one."""
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a call of the other services to its end for a plain handler, whose thread waits.
 
@@ -130,6 +134,11 @@ class TaskContext:
         Only texts of at most 4,096 characters, truth values and numbers, at most 16 KiB of them.
         """
         return MappingProxyType(foreign_headers(self._headers))
+
+    @property
+    def lifespan(self) -> Any:
+        """What the agent's lifespan yielded; None without one. In a process of its own: what it yielded there."""
+        return self.services.lifespan
 
     @property
     def workspace(self) -> Path:

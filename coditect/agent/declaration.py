@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from coditect.agent.lifespan import Lifespan, checked_lifespan
 from coditect.agent.signature import Signature, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
@@ -72,12 +73,16 @@ class Agent:
         tags: Iterable[str] | str = (),
         description: str = "",
         breakers: Iterable[Breaker] = (),
+        lifespan: Lifespan | None = None,
     ) -> None:
         """Declare an agent; each of its processes runs up to `slots` tasks at once.
 
         With two slots or more, `reserve` of them are kept for P0: `slots=8` runs seven tasks of P1 and P2. With
         `reserve=0` tasks of any level may take all slots, and P0 waits for the next free slot. `breakers` declares
         those that handlers use by name: `ctx.breaker("github")`; one that is not declared has the defaults.
+
+        `lifespan` is a function of the agent that returns an async context manager. Its start runs before the agent
+        takes tasks, its stop after the drain; handlers find its value as `ctx.lifespan`.
 
         Raises:
             SetupError: when a parameter is wrong; the error names the parameter, and file and line.
@@ -95,6 +100,7 @@ class Agent:
             self._breakers: dict[str, Breaker] = {}
             for one in breakers:
                 self._declare_breaker(one)
+            self.lifespan = checked_lifespan(lifespan)
         except InputError as error:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}

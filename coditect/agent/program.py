@@ -18,6 +18,7 @@ from coditect.agent.declaration import Agent
 from coditect.agent.health import health_server
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
+from coditect.agent.lifespan import lived
 from coditect.agent.limits import AgentLimits
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
@@ -130,6 +131,7 @@ async def running_agent(
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Supervisor(host.health))
         host.metrics.observe(LOOP_RESTARTS, host.health.deaths.total)
+        value = await stack.enter_async_context(lived(agent.lifespan, agent))
         reference = await following(clock, registry, background)
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
@@ -147,6 +149,7 @@ async def running_agent(
             limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
             quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
             metrics=host.metrics,
+            lifespan=value,
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots)

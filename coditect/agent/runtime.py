@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.agent.breakers import AgentBreakers
-from coditect.agent.context import Context, PlainContext, TaskContext
 from coditect.agent.declaration import Agent
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
 from coditect.agent.execution.handler import (
@@ -39,7 +38,7 @@ from coditect.agent.intake.slots import Slots
 from coditect.agent.limits import AgentLimits
 from coditect.agent.processes.pool import Workers
 from coditect.agent.quarantine import Quarantine, Suspicion
-from coditect.agent.services import Means, TaskServices
+from coditect.agent.services import Means
 from coditect.agent.settlement.outcomes import Outcomes
 from coditect.agent.settlement.pacing import Pacing
 from coditect.agent.settlement.settle import Settler
@@ -88,6 +87,7 @@ class Runtime:
         background: Supervisor,
         quarantine: Quarantine,
         metrics: Metrics,
+        lifespan: Any = None,
     ) -> None:
         self._capabilities = {one.name: one for one in agent.capabilities}
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
@@ -102,7 +102,7 @@ class Runtime:
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._quarantine = quarantine if limits.processes else None
         grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
-        self._reports = Reports(broker, background, clock, heard=grants.heard)
+        self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
         self._managed = ManagedTasks(
@@ -114,14 +114,15 @@ class Runtime:
         )
         self._outcomes.tracebacks = limits.tracebacks
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        self._executors = Executors(self._loop, TimeLimits(self._loop), threads, Workers(limits.source))
+        workers = Workers(limits.source, agent.lifespan)
+        self._executors = executors = Executors(self._loop, TimeLimits(self._loop), threads, workers)
         self.breakers = AgentBreakers(agent, requests, clock, self._intake, background, name=agent_id)
         self._means = Means(
-            requests, events, self._intake, self._reports, self._executors, clock, background, limits, self.breakers
+            requests, events, self._intake, reports, executors, clock, background, limits, self.breakers, lifespan
         )
         self._task_runner = TaskRunner(self._execute, self._loop)
-        self._running, self._canceled = dict[ExecutionKey, Execution](), CanceledIds()
-        self._settling = set[asyncio.Task[Any]]()
+        self._canceled, self._settling = CanceledIds(), set[asyncio.Task[Any]]()
+        self._running = dict[ExecutionKey, Execution]()
         self._end_of_one: asyncio.Future[None] | None = None
         self._now, self._mean_ms, self._pacing = self._loop.time, 0.0, Pacing()
 
@@ -371,16 +372,11 @@ class Runtime:
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):
             return run_handler(capability, execution, None, self._executors, limit_seconds=seconds)
-        context = self._context(execution, received, PlainContext if capability.signature.blocking else Context)
-        run = run_apart if apart else run_handler
-        return tidied(context, run(capability, execution, context, self._executors, limit_seconds=seconds))
-
-    def _context(self, execution: Execution, received: ReceivedTask, kind: type[TaskContext]) -> TaskContext:
-        task = received.task
-        task_id = task.id or self._clock.new_id()
-        services = TaskServices(execution, received, task_id, self._means)
-        headers, folder = received.delivery.message.headers, self._limits.workspace
-        return kind(task, task_id, self.agent_id, services, folder=folder, headers=headers)
+        context = self._means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
+        run = (run_apart if apart else run_handler)(
+            capability, execution, context, self._executors, limit_seconds=seconds
+        )
+        return tidied(context, run)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from coditect.agent.breakers import AgentBreakers
+from coditect.agent.context import Context, PlainContext, TaskContext
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
 from coditect.agent.intake.intake import Intake
@@ -28,7 +29,7 @@ from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCap
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, LONGEST_SECONDS, Priority
-from coditect.model.ids import TaskId, child_task_id
+from coditect.model.ids import AgentId, TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
 from coditect.resilience.retry_budget import RetryBudgets
@@ -50,6 +51,7 @@ class Means:
     background: Supervisor
     bounds: Bounds
     breakers: AgentBreakers
+    lifespan: Any = None
 
     @cached_property
     def control(self) -> ControlPlane:
@@ -65,6 +67,15 @@ class Means:
     def retry_budgets(self) -> RetryBudgets:
         """The retry budgets of the process; made for the first task that uses one."""
         return RetryBudgets()
+
+    def context(
+        self, execution: Execution, received: ReceivedTask, agent_id: AgentId, *, blocking: bool
+    ) -> TaskContext:
+        """Return the context of one execution; with `blocking` its methods wait, as a plain handler needs it."""
+        task, task_id = received.task, received.task.id or self.clock.new_id()
+        services = TaskServices(execution, received, task_id, self)
+        headers, kind = received.delivery.message.headers, PlainContext if blocking else Context
+        return kind(task, task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +261,11 @@ class TaskServices:
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once."""
         self.means.events.emit(type_, subject=subject, **data)
+
+    @property
+    def lifespan(self) -> Any:
+        """The value of the agent's lifespan."""
+        return self.means.lifespan
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a call of these services on the event loop, and wait for it in the handler's thread.

@@ -114,6 +114,7 @@ class InProcess(Agent):
             tags=agent.tags,
             description=agent.description,
             breakers=agent.breakers.values(),
+            lifespan=agent.lifespan,
         )
         self._agent = agent
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from inspect import unwrap
 from pathlib import Path
@@ -28,6 +29,10 @@ PROCESS_DIED = "process_died"
 """The failure reason of an attempt whose process died before the result."""
 START_SECONDS = 60.0
 """How long a worker process may take to load the agent's file."""
+
+
+STOP_SECONDS = 5.0
+"""How long the worker processes may take to close their lifespan when the agent ends."""
 
 
 class ProcessDied(CoditectError):
@@ -127,6 +132,13 @@ class Worker:
     def _send(self, frame: Frame) -> None:
         self._stdin.write(frame.packed())
 
+    async def stop(self, seconds: float) -> None:
+        """Let the idle worker process close its lifespan and end, within the given number of seconds."""
+        self._stdin.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+
     async def kill(self) -> None:
         """Kill the worker process and its whole process group."""
         try:
@@ -155,8 +167,9 @@ class Workers:
     `source` is the file or module that declares the agent; without a source each handler's own file is loaded.
     """
 
-    def __init__(self, source: str | None = None) -> None:
+    def __init__(self, source: str | None = None, lifespan: object = None) -> None:
         self._source = source
+        self._stop_seconds = 0.0 if lifespan is None else STOP_SECONDS
         self._idle: dict[str, list[Worker]] = {}
         self._busy: set[Worker] = set()
 
@@ -221,6 +234,8 @@ class Workers:
         """Kill every worker process of the agent."""
         workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
         self._idle.clear()
+        if self._stop_seconds:
+            await asyncio.gather(*(one.stop(self._stop_seconds) for one in workers if one not in self._busy))
         for worker in workers:
             if worker.alive:
                 await worker.kill()

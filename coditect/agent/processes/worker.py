@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -17,13 +17,14 @@ from queue import SimpleQueue
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 from coditect.agent.context import Context, PlainContext, Services, TaskContext
-from coditect.agent.declaration import Capability
+from coditect.agent.declaration import Agent, Capability
+from coditect.agent.lifespan import lived
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
 from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
-from coditect.aio.loop import run_loop
+from coditect.aio.loop import new_runner, run_loop
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -88,13 +89,27 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
         waiting.set_result(frame)
 
 
+class _Home:
+    """What all tasks of the process share: the lifespan's value, and the loop on which it was opened."""
+
+    def __init__(self, runner: asyncio.Runner | None = None, lifespan: Any = None) -> None:
+        self._runner = runner
+        self.lifespan = lifespan
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end: on the lifespan's loop if there is one, else on a new one."""
+        if self._runner is None or threading.current_thread() is not threading.main_thread():
+            return run_loop(work)
+        return self._runner.run(work, context=copy_context())
+
+
 class _RemoteServices:
     """The `context.Services` of a worker process: each call is sent to the agent, which carries it out."""
 
-    def __init__(self, link: _Link, *, ahead_ms: int) -> None:
+    def __init__(self, link: _Link, home: _Home, *, ahead_ms: int) -> None:
         """Take the link to the agent, and by how much the agent's clock is ahead of this machine's."""
-        self._link, self._ahead_ms = link, ahead_ms
-        self.retry_budgets = link.retry_budgets
+        self._link, self._home, self._ahead_ms = link, home, ahead_ms
+        self.retry_budgets, self.lifespan = link.retry_budgets, home.lifespan
 
     def now_ms(self) -> int:
         """Return the time of the agent's clock, in Unix milliseconds."""
@@ -117,37 +132,37 @@ class _RemoteServices:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a call of these services for a plain handler, on an event loop of its own; a kill ends the wait."""
-        return run_loop(work)
+        return self._home.run(work)
 
 
-def _context(kind: type[TaskContext], frame: Frame, link: _Link) -> TaskContext:
+def _context(kind: type[TaskContext], frame: Frame, link: _Link, home: _Home) -> TaskContext:
     """Return the context of an execution in this process; the agent deletes its workspace folder."""
     head = frame.head
     task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
     ahead_ms = head["now_ms"] - SystemClock().now_ms()
-    services = cast("Services", _RemoteServices(link, ahead_ms=ahead_ms))
+    services = cast("Services", _RemoteServices(link, home, ahead_ms=ahead_ms))
     ids, workspace = (TaskId(head["task_id"]), AgentId(head["agent_id"])), Path(head["workspace"])
     return kind(task, *ids, services, headers=head["own"], workspace=workspace)
 
 
-def _run(capability: Capability, frame: Frame, value: Any, link: _Link) -> bytes:
+def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _Home) -> bytes:
     shape = capability.signature
     kind = PlainContext if shape.blocking else Context
-    arguments = (value, _context(kind, frame, link)) if shape.wants_context else (value,)
+    arguments = (value, _context(kind, frame, link, home)) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
-        result = run_loop(result)
+        result = home.run(result)
     return shape.output.encode(result)
 
 
-def _answer(capability: Capability, frame: Frame, link: _Link) -> Frame:
+def _answer(capability: Capability, frame: Frame, link: _Link, home: _Home) -> Frame:
     """Run the task in a TASK frame, and return the VALUE or FAILURE frame of its result."""
     try:
         value = capability.signature.input.decode(frame.body)
     except InvalidTask as error:
         return _failure(capability, error, invalid_input=True)
     try:
-        return Frame(FrameKind.VALUE, body=_run(capability, frame, value, link))
+        return Frame(FrameKind.VALUE, body=_run(capability, frame, value, link, home))
     except Exception as error:  # noqa: BLE001 - the boundary: any failure travels to the agent
         return _failure(capability, error)
 
@@ -164,11 +179,11 @@ def _failure(capability: Capability, error: Exception, *, invalid_input: bool = 
     return Frame(FrameKind.FAILURE, facts)
 
 
-def _load(target: str, capability_name: str) -> Capability:
+def _load(target: str, capability_name: str) -> tuple[Agent, Capability]:
     for agent in load_agents(target):
         for capability in agent.capabilities:
             if capability.name == capability_name:
-                return capability
+                return agent, capability
     raise SetupError("No agent there declares this capability", target=target, capability=capability_name)
 
 
@@ -185,14 +200,37 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     try:
-        capability = _load(target, capability_name)
+        agent, capability = _load(target, capability_name)
+        with _lifespan(agent) as home:
+            threading.Thread(target=link.read_all, name="link", daemon=True).start()
+            link.send(Frame(FrameKind.READY))
+            while (frame := link.tasks.get()) is not None:
+                link.send(copy_context().run(_answer, capability, frame, link, home))  # what a task sets ends with it
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the boundary: the agent's file may do anything
         link.send(Frame(FrameKind.UNUSABLE, f"{type(error).__name__}: {error}"))
+
+
+@contextmanager
+def _lifespan(agent: Agent) -> Iterator[_Home]:
+    """Open the agent's lifespan in this process, on a loop on which its tasks run as well; close it at the end."""
+    if agent.lifespan is None:
+        yield _Home()
         return
-    threading.Thread(target=link.read_all, name="link", daemon=True).start()
-    link.send(Frame(FrameKind.READY))
-    while (frame := link.tasks.get()) is not None:
-        link.send(copy_context().run(_answer, capability, frame, link))  # what a task sets ends with it
+    with new_runner() as runner:
+        opened = lived(agent.lifespan, agent)
+        home = _Home(runner, runner.run(_entered(opened)))
+        try:
+            yield home
+        finally:
+            runner.run(_left(opened))
+
+
+async def _entered(opened: AbstractAsyncContextManager[T]) -> T:
+    return await opened.__aenter__()
+
+
+async def _left(opened: AbstractAsyncContextManager[Any]) -> None:
+    await opened.__aexit__(None, None, None)
 
 
 if __name__ == "__main__":
