@@ -156,7 +156,7 @@ def draw_workflow(
     run = target if is_uuid(target) else live
     name, rows = ("", []) if run is None else run_loop(workflows.show_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
-    from coditect.workflow.document import definition_of
+    from coditect.workflow.document_reader import definition_of
 
     definition = definition_of(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)

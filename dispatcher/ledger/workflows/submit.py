@@ -18,7 +18,7 @@ from coditect.model.ids import is_uuid
 from coditect.wire.json import dumps
 from coditect.workflow import fields
 from coditect.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
-from coditect.workflow.document import node_document, read_node
+from coditect.workflow.document import node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
 from coditect.workflow.join import Tally
@@ -153,6 +153,8 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.
         ValueBeyondBound: when a definition is larger than one value may be.
     """
+    from coditect.workflow.document_reader import read_node  # noqa: PLC0415 - 5 MB: pydantic
+
     if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
         raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)
     nodes = [read_node(str(name), document) for name, document in documents.items()]

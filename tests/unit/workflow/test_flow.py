@@ -21,7 +21,8 @@ from coditect.workflow.definition import (
     WaitFor,
     WaitUntil,
 )
-from coditect.workflow.document import from_document, to_document
+from coditect.workflow.document import to_document
+from coditect.workflow.document_reader import from_document
 from coditect.workflow.expressions import Scope, check_expressions, element_inputs
 from coditect.workflow.file import read_workflow, write_json, write_yaml
 from coditect.workflow.graph import graph_of

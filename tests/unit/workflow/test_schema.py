@@ -10,7 +10,8 @@ from hypothesis import given
 
 from coditect.errors import InvalidWorkflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import from_document, to_document
+from coditect.workflow.document import to_document
+from coditect.workflow.document_reader import from_document
 from coditect.workflow.schema import KINDS, EdgeFields, RetryFields, WorkflowFields
 from tests.unit.workflow.graphs import definitions
 

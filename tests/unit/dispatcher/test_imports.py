@@ -1,0 +1,25 @@
+"""The modules that every dispatcher loads, whose memory and start-up time every dispatcher pays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NOT_FOR_ALL = {
+    "pydantic": "only a submission needs it, and a submission's transaction runs beside the event loop",
+    "psutil": "an agent's",
+    "rich": "the command line's",
+    "typer": "the command line's",
+    "fdb": "only a dispatcher on FoundationDB needs it",
+    "yaml": "a workflow file's",
+    "coditect.client": "a user's",
+    "coditect.codec": "a client's and an agent's",
+}
+
+
+def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None:
+    script = f"import sys, dispatcher; print(*sorted(set({sorted(NOT_FOR_ALL)}) & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})
