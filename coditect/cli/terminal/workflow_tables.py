@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from coditect.cli.terminal.output import Aside, FieldsView, TableView, View, instant
+from coditect.operations.workflow_history import WorkflowEvent
 from coditect.operations.workflows import WORST_FIRST, in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
@@ -43,6 +44,16 @@ def nodes_table(rows: Sequence[NodeRow], *, most: int = MOST_ROWS) -> list[View]
     table = TableView(columns, [_node(row) for row in shown], "No nodes.")
     cut = f"{len(shown)} shown of {len(rows)} nodes, the failed ones first; --output json has them all."
     return [table] if len(shown) == len(rows) else [table, Aside(cut)]
+
+
+def history_table(events: Sequence[WorkflowEvent]) -> TableView:
+    """Return a table of a workflow's recorded events, in order of time."""
+    columns = ("at", "event", "node", "attempt", "agent", "why")
+    cells = [
+        (instant(one.at_ms), one.event, one.node, one.attempt or None, one.agent, _why(one.reason, one.message))
+        for one in events
+    ]
+    return TableView(columns, cells, "Nothing was recorded.")
 
 
 def attempts_table(rows: Sequence[AttemptRow], *, most: int = MOST_ROWS) -> list[View]:

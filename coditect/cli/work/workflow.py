@@ -31,11 +31,18 @@ from coditect.cli.terminal.output import (
 )
 from coditect.cli.terminal.progress import LINE_SECONDS, Show, shown_progress
 from coditect.cli.terminal.waiting import checked, going_on
-from coditect.cli.terminal.workflow_tables import attempts_table, nodes_table, workflow_fields, workflows_table
+from coditect.cli.terminal.workflow_tables import (
+    attempts_table,
+    history_table,
+    nodes_table,
+    workflow_fields,
+    workflows_table,
+)
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.model.ids import is_uuid
 from coditect.operations import workflows
 from coditect.operations.connections import Connections
+from coditect.operations.workflow_history import workflow_history
 from coditect.operations.workflows import AcceptedWorkflow, EndedWorkflow, Steer, WorkflowOrder, likely_mistakes
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
@@ -200,6 +207,17 @@ def show_workflow(
     document = {**asdict(found.row), "nodes": found.nodes, "attempts": found.attempts, **told}
     tables = (*nodes_table(found.nodes), "", *attempts_table(found.attempts), *views)
     render(output, document, workflow_fields(found.row), "", *tables)
+
+
+@app.command("history")
+def show_history(context: typer.Context, run: RunArgument, output: OutputOption = Output.TABLE) -> None:
+    """Show what happened to a workflow, in order of time: every attempt of every node. JSON is for export.
+
+    \b
+    Example: coditect workflow history 01890a5d-ac96-774b-bcce-b302099a8057 --output json
+    """
+    events = run_loop(workflow_history(connections(context), run))
+    render(output, events, history_table(events))
 
 
 @app.command("cancel")

@@ -26,7 +26,10 @@ COMMANDS = (
     *(("agent", verb) for verb in ("run", "list", "show", "drain")),
     *(("capability", verb) for verb in ("list", "show")),
     *(("task", verb) for verb in ("submit", "get", "wait", "cancel", "why-not")),
-    *(("workflow", verb) for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal")),
+    *(
+        ("workflow", verb)
+        for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal", "history")
+    ),
     *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("breaker", verb) for verb in ("list", "show", "open", "reset")),

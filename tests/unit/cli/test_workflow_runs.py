@@ -301,6 +301,14 @@ def test_a_signal_is_kept_or_taken(terminal: Terminal, started: str, plane: Scri
     assert (Verb.SIGNAL, {"workflow": started, "signal": "paid", "value": {"euro": 7}, "id": "one"}) in plane.asked
 
 
+def test_history_is_told_as_a_table_and_as_json(terminal: Terminal, started: str) -> None:
+    table = terminal.run("workflow", "history", started)
+    events = terminal.run("workflow", "history", started, "--output", "json").json
+
+    assert table.out.splitlines()[0].split() == ["AT", "EVENT", "NODE", "ATTEMPT", "AGENT", "WHY"]
+    assert events[0]["event"] == "workflow.accepted"
+
+
 def test_denied_says_so(terminal: Terminal, started: str, plane: ScriptedPlane) -> None:
     plane.only.nodes["gate"]["state"] = "awaiting_approval"
 
