@@ -151,7 +151,7 @@ async def pages(
         limit = PAGE if left is None else min(PAGE, left)
         answer = await control.ask(verb, {**asked, "after": after, "limit": limit})
         rows = rows_of(answer, field)
-        for row in rows:
+        for row in rows[:left]:
             yield row
         after = answer.get("next")
         if after is None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
 
 from coditect.client.control_plane import ControlPlane, pages
 from coditect.wire.control import Verb
+from coditect.workflow import fields
 from coditect.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 
@@ -15,9 +18,27 @@ class ClientListings:
 
     _control: ControlPlane
 
-    async def runs(self, *, state: WorkflowState | None = None, most: int | None = None) -> AsyncIterator[WorkflowRow]:
-        """Yield the workflows that the control plane has, or those in one state, the latest first."""
-        asked = {} if state is None else {"state": state.value}
+    async def runs(
+        self,
+        *,
+        state: WorkflowState | None = None,
+        name: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
+        most: int | None = None,
+    ) -> AsyncIterator[WorkflowRow]:
+        """Yield the workflows that the control plane has, the latest first, or those of one state and one name.
+
+        `since` and `until` are instants with their offset from UTC: of the start, or of the tick of a schedule.
+
+        Raises:
+            InputError: when `since` or `until` is no such instant.
+        """
+        asked: dict[str, Any] = {} if state is None else {"state": state.value}
+        asked |= {} if name is None else {"name": name}
+        for bound, instant in (("since", since), ("until", until)):
+            if instant is not None:
+                asked[bound] = fields.instant_ms(fields.instant(instant))
         async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
             yield WorkflowRow.read(row)
 

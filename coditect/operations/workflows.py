@@ -184,10 +184,22 @@ class _Questions:
                 self._counts = {}  # the next look asks again
 
 
-async def list_workflows(opened: Connections, *, state: WorkflowState | None, most: int) -> list[WorkflowRow]:
-    """Return at most `most` workflows, of all states or of one, the latest first."""
+@dataclass(frozen=True, slots=True)
+class WorkflowFilter:
+    """The conditions of a listing of workflows; None is no condition."""
+
+    state: WorkflowState | None = None
+    name: str | None = None
+    since: str | None = None
+    """The earliest start, as a text with its offset from UTC."""
+    until: str | None = None
+
+
+async def list_workflows(opened: Connections, wanted: WorkflowFilter, *, most: int) -> list[WorkflowRow]:
+    """Return at most `most` workflows that fit the conditions, the latest first."""
+    conditions = {"state": wanted.state, "name": wanted.name, "since": wanted.since, "until": wanted.until}
     async with opened.fleet() as client:
-        return [row async for row in client.runs(state=state, most=most)]
+        return [row async for row in client.runs(**conditions, most=most)]  # type: ignore[arg-type]
 
 
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:

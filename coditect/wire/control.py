@@ -59,7 +59,7 @@ class Verb(StrEnum):
     GET = "workflow.get"
     """Get a workflow: `workflow` → its state, name, counts by state, times, and with one node its value or failure."""
     LIST = "workflow.list"
-    """List workflows: `state`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
+    """List workflows: `state`, `name`, `since`, `until`, `after`, `limit` → `{"workflows": [...], "next": ...}`."""
     NODES = "workflow.nodes"
     """List a workflow's nodes: `workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`.
 

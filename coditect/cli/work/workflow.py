@@ -43,7 +43,14 @@ from coditect.model.ids import is_uuid
 from coditect.operations import workflows
 from coditect.operations.connections import Connections
 from coditect.operations.workflow_history import workflow_history
-from coditect.operations.workflows import AcceptedWorkflow, EndedWorkflow, Steer, WorkflowOrder, likely_mistakes
+from coditect.operations.workflows import (
+    AcceptedWorkflow,
+    EndedWorkflow,
+    Steer,
+    WorkflowFilter,
+    WorkflowOrder,
+    likely_mistakes,
+)
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
 from coditect.workflow.render import draw_mermaid, draw_text
@@ -173,15 +180,19 @@ def draw_workflow(
 def list_workflows(
     context: typer.Context,
     state: Annotated[WorkflowState | None, typer.Option("--state", help="Only in this state.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Only of this name.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only started then or later: 2026-12-24T08:00Z.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only started before that.")] = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the workflows that the control plane keeps, the latest first.
 
     \b
-    Example: coditect workflow list --state running
+    Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
-    rows = run_loop(workflows.list_workflows(connections(context), state=state, most=most))
+    wanted = WorkflowFilter(state, name, since, until)
+    rows = run_loop(workflows.list_workflows(connections(context), wanted, most=most))
     render(output, rows, workflows_table(rows))
 
 

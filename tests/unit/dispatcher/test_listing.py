@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -43,6 +44,22 @@ async def test_workflows_in_a_state_are_listed_by_an_index_that_follows_every_ch
         listed = [one["workflow"] for one in await every_page(ledger, state=state, limit=4)]
         assert listed == sorted((one for one, its in expected.items() if its == state), reverse=True)
     assert await index_of(ledger) == {(its, one) for one, its in expected.items()}
+
+
+async def test_workflows_are_listed_by_name_and_by_the_time_in_their_ids(ledger: Ledger) -> None:
+    ids = [str(UUID(int=(1_000 * second << 80) | 7 << 76 | 2 << 62)) for second in range(1, 9)]
+    for number, workflow in enumerate(ids):
+        flow = Workflow("odd" if number % 2 else "even")
+        flow.task("work", name="only")
+        await ledger.start(flow.definition(), workflow=workflow)
+
+    def listed(**asked: Any) -> Any:
+        return every_page(ledger, limit=2, **asked)
+
+    assert [one["workflow"] for one in await listed(since=3_000, until=6_000)] == ids[4:1:-1]
+    assert [one["workflow"] for one in await listed(since=8_000)] == [ids[7]]
+    assert [one["workflow"] for one in await listed(name="odd", until=5_000, state="running")] == [ids[3], ids[1]]
+    assert await listed(name="none") == []
 
 
 async def test_an_older_store_is_looked_through_until_its_index_is_built(
