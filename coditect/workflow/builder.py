@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
@@ -25,6 +25,7 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
+    Repeat,
     WaitFor,
     WaitUntil,
     Work,
@@ -70,7 +71,9 @@ class TaskOptions(Placing, total=False):
     retry: Retry
     """The retry policy of the task; default: the capability's own."""
     compensate: str
-    """The capability that undoes the completed task when the workflow does not complete: see docs/workflows.md."""
+    """The capability that undoes the completed task when the workflow does not complete: see docs/compensation.md."""
+    repeat: Repeat | Mapping[str, Any]
+    """The task's loop, such as `{"until": "result.done", "most": 20, "every": "10s"}`; default: done once."""
 
 
 class Workflow:
@@ -236,5 +239,6 @@ def _call(capability: str, given: Any, options: TaskOptions, met: fields.Met) ->
         _given(fields.duration_ms, own.get("start_within")),
         _given(fields.duration_ms, own.get("deadline")),
         _given(fields.heartbeat_ms, own.get("heartbeat")),
+        _given(fields.repeat, own.get("repeat")),
     )
     return _Place(**placing), call

@@ -75,6 +75,18 @@ class After:
 
 
 @value
+class Repeat:
+    """The loop of a task: the task is done again until an expression over its result holds, and at most so often."""
+
+    until: str
+    """The expression over `result`; the loop ends when its result is not null, false or empty."""
+    most: int
+    """The largest number of iterations; the node fails after them."""
+    every_ms: int = 0
+    """The pause between two iterations."""
+
+
+@value
 class Call:
     """The work of a task node: one task for a capability, with input and limits."""
 
@@ -94,6 +106,8 @@ class Call:
     """How long all attempts may take together after the first became ready; None means without limit."""
     heartbeat_ms: int | None = None
     """How long the task's agent may be silent; None means a default that holds after ten minutes of run time."""
+    repeat: Repeat | None = None
+    """The task's loop; None means that the task is done once."""
 
     @property
     def undo(self) -> Call:

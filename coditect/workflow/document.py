@@ -23,13 +23,14 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
+    Repeat,
     WaitFor,
     WaitUntil,
     Work,
 )
 
 if TYPE_CHECKING:
-    from coditect.workflow.schema import EdgeFields
+    from coditect.workflow.schema import EdgeFields, RepeatFields
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
@@ -75,7 +76,15 @@ def _call(capability: str, given: Mapping[str, Any]) -> Call:
         _period_ms(given.get("start_within")),
         _period_ms(given.get("deadline")),
         _period_ms(given.get("heartbeat")),
+        _repeat(given.get("repeat")),
     )
+
+
+def _repeat(given: RepeatFields | Mapping[str, Any] | None) -> Repeat | None:
+    if given is None:
+        return None
+    told = given if isinstance(given, Mapping) else vars(given)
+    return Repeat(told["until"], told["most"], _period_ms(told.get("every")) or 0)
 
 
 def _period_ms(period: str | int | None) -> int | None:
@@ -156,6 +165,9 @@ def _call_document(call: Call) -> dict[str, Any]:
         document["retry"] = _retry_document(call.retry)
     if call.compensate is not None:
         document["compensate"] = call.compensate
+    if call.repeat is not None:
+        every = {"every": duration_text(call.repeat.every_ms)} if call.repeat.every_ms else {}
+        document["repeat"] = {"until": call.repeat.until, "most": call.repeat.most} | every
     return document
 
 

@@ -13,7 +13,7 @@ from coditect.workflow import fields, schema
 from coditect.workflow.definition import MOST_ELEMENTS, After, Approval, Call, Definition, Node, OnFailure, defined_name
 from coditect.workflow.document import known_node
 from coditect.workflow.rows import NodeRow
-from coditect.workflow.schema import KINDS, EdgeFields, Nodes, PlaceFields, RetryFields, WorkflowFields
+from coditect.workflow.schema import KINDS, EdgeFields, Nodes, PlaceFields, RepeatFields, RetryFields, WorkflowFields
 from coditect.workflow.template import Path
 
 _NODES: TypeAdapter[Nodes] = TypeAdapter(Nodes)
@@ -140,6 +140,8 @@ def _names(location: tuple[str | int, ...]) -> tuple[str, ...]:
     match location:
         case ("nodes", _, _, "after", _, _, _):
             return tuple(EdgeFields.model_fields)
+        case ("nodes", _, _, "repeat", _):
+            return tuple(RepeatFields.model_fields)
         case ("nodes", _, _, "retry", _):
             return tuple(RetryFields.model_fields)
         case ("nodes", _, str(kind), _):

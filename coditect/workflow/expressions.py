@@ -26,7 +26,7 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidWorkflow, Problem, missing_extra
 from coditect.workflow import fields
-from coditect.workflow.definition import Definition, Each, Node, WaitUntil
+from coditect.workflow.definition import Call, Definition, Each, Node, Repeat, WaitUntil
 from coditect.workflow.template import FROM, Path, fill, node_expressions
 
 try:
@@ -129,7 +129,10 @@ def condition_holds(node: Node, scope: Scope, account: Account | None = None) ->
     """
     if node.when is None:
         return True
-    found = _Evaluation(node, scope.document(), account or Account()).find(node.when)
+    return _holds(_Evaluation(node, scope.document(), account or Account()).find(node.when))
+
+
+def _holds(found: Any) -> bool:
     return not (found is None or found is False or found in ("", [], {}))
 
 
@@ -180,7 +183,30 @@ def check_expressions(definition: Definition) -> tuple[Problem, ...]:
         for node in definition.nodes
         for path, text in node_expressions(node)
         for sentence, fix in _complaints(node, path, text)
-    )
+    ) + tuple(_of_loops(definition))
+
+
+def _of_loops(definition: Definition) -> Iterator[Problem]:
+    for node in definition.nodes:
+        if node.call is None or node.call.repeat is None:
+            continue
+        text, path = node.call.repeat.until, ("nodes", node.name, "repeat", "until")
+        try:
+            seen = {root for root, _ in _references(parse(text))}
+        except InputError as error:
+            yield Problem(path, f"{text[:80]!r}: {error.sentence}", "see https://jmespath.org/specification.html")
+            continue
+        for root in sorted(seen - {"result"}):
+            yield Problem(path, f"There is no {root!r} to see in {text!r}", "a loop sees the task's `result`")
+
+
+def repeat_ends(repeat: Repeat, result: Any, account: Account) -> bool:
+    """Tell whether a loop's condition holds for the result of an iteration.
+
+    Raises:
+        InvalidWorkflow: when the expression fails or takes too many steps.
+    """
+    return _holds(_Evaluation(Node("repeat", Call("repeat")), {"result": result}, account).find(repeat.until))
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import duration_text, milliseconds
 from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join, check_signal_name
+from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join, Repeat, check_signal_name
 from coditect.workflow.reference import From
 from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
@@ -178,6 +178,25 @@ def retry_object(value: object) -> Mapping[str, Any]:
     """Check that a document's retry policy is an object, and return it; the schema checks its fields."""
     if not isinstance(value, Mapping):
         raise InputError("A retry policy is an object of max_attempts, first, cap", given=_shown(value))
+    return value
+
+
+def repeat(value: object) -> Repeat:
+    """Convert a loop, or an object of its fields `until`, `most` and `every`, to a checked loop."""
+    if isinstance(value, Repeat):
+        value = {"until": value.until, "most": value.most, "every": f"{value.every_ms}ms" if value.every_ms else None}
+    given = repeat_object(value)
+    if unknown := set(given) - {"until", "most", "every"}:
+        raise InputError("A loop has only until, most, every", given=sorted(map(str, unknown))[:5])
+    pause = given.get("every")
+    every_ms = 0 if pause is None else duration_ms(pause)
+    return Repeat(expression(given.get("until")), count(1_000)(given.get("most")), every_ms)
+
+
+def repeat_object(value: object) -> Mapping[str, Any]:
+    """Check that a document's loop is an object, and return it; the schema checks its fields."""
+    if not isinstance(value, Mapping):
+        raise InputError("A loop is an object of until, most, every", given=_shown(value))
     return value
 
 

@@ -78,6 +78,14 @@ class RetryFields(_Fields):
     cap: _LongestDelay = Field("1m", description="The longest delay of all; at most 1h.")
 
 
+class RepeatFields(_Fields):
+    """The fields of a loop: how long a task is done again, how often at most, and how soon."""
+
+    until: _Expression = Field(description="An expression over `result`; the loop ends where it finds something.")
+    most: _Attempts = Field(description="Iterations in all; the node fails after them. 1 to 1,000.")
+    every: _Period = Field(None, description="The pause between two iterations; else none.")
+
+
 class EdgeFields(_Fields):
     """The fields of an edge: the predecessor, and the policy for the predecessor's failure."""
 
@@ -87,6 +95,7 @@ class EdgeFields(_Fields):
     )
 
 
+_Repeat: TypeAlias = Annotated[RepeatFields | None, BeforeValidator(_told(fields.repeat_object))]
 _Retry: TypeAlias = Annotated[RetryFields | None, BeforeValidator(_told(fields.retry_object))]
 
 
@@ -109,6 +118,7 @@ class CallFields(PlaceFields):
     heartbeat: _Heartbeat = Field(None, description="How long the task's agent may be silent; at least 45s.")
     retry: _Retry = Field(None, description="When the task is tried again; else by the capability's own policy.")
     compensate: _Compensation = Field(None, description="The capability that undoes the task if the workflow fails.")
+    repeat: _Repeat = Field(None, description="The task's loop: until, most, every; else it is done once.")
 
 
 class TaskFields(CallFields):

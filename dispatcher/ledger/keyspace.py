@@ -44,7 +44,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
-    │                 kinds: input (also the workflow's own, node ""), result, failure, definition, a kept signal
+    │                 kinds: input (also the workflow's own, node ""), result, failure, definition,
+    │                                                                       iterations, a kept signal
     │
     │   work to do (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence

@@ -16,7 +16,7 @@ from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Began, Claimed, Finished, Heard, Lost
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import FLIGHTS
-from dispatcher.ledger.nodes import advance, claim, limits
+from dispatcher.ledger.nodes import advance, claim, limits, loops
 from dispatcher.ledger.nodes.attempts import DIED, UNDER_WAY, UNRECORDABLE, write_attempt
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
@@ -38,9 +38,16 @@ def finished(unit: UnitOfWork, command: Finished) -> None:
     if outcome.status is not Status.COMPLETED:
         outcome = limits.judged(unit, row, outcome)
     _take_in(unit, node_key, row, outcome)
+    call = unit.call(node_key)
     if outcome.status is Status.COMPLETED:
+        if (
+            call is not None
+            and call.repeat is not None
+            and loops.goes_on(unit, node_key, row, call.repeat, outcome.body)
+        ):
+            return
         write(unit, node_key, RESULT, outcome.body, first=True)
-        if command.free and (call := unit.call(node_key)) is not None:
+        if command.free and call is not None:
             unit.note_free(row.agent, call.capability)
         advance.end(unit, node_key, row, TaskState.COMPLETED)
     elif outcome.status is Status.CANCELED:

@@ -7,7 +7,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
-from dispatcher.ledger.nodes.inputs import FAILURE, RESULT, value_of
+from dispatcher.ledger.nodes.inputs import FAILURE, ITERATIONS, RESULT, value_of
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
@@ -53,6 +53,6 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
     """Remove a redriven node's stored failure and result, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)
-    for kind in (FAILURE, RESULT):
+    for kind in (FAILURE, RESULT, ITERATIONS):
         values.clear(unit.tr, values.ValueKey(node_key.workflow, node_key.node, kind))
     return None if known is None else Failure(**known)

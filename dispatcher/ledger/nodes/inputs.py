@@ -32,6 +32,8 @@ from dispatcher.store.transaction import Reads
 INPUT = "input"
 RESULT = "result"
 FAILURE = "failure"
+ITERATIONS = "iterations"
+"""The kind of the number of ended iterations of a node with a loop."""
 MOST_SEEN_BYTES = 8 * 1024 * 1024
 """The largest size in bytes of all values that one node's expressions read, since they are in memory at once."""
 _MESSAGE_CHARACTERS = 2_000
