@@ -323,6 +323,8 @@ class CircuitBreaker:
             if self.is_closed:
                 self._machine.open()
                 self._opened(state.reason, wait)
+                facts = {"breaker": state.name, "reason": state.reason, "by": state.by}
+                log.warning("A breaker opened, as elsewhere in the fleet", extra=facts)
             else:
                 self._due = self.now() + wait
                 self._tell_change()
