@@ -194,8 +194,7 @@ class Agent:
                 arguments.refuse(
                     "timeout", "A capability's timeout is above 0 and at most 7d", timeout, "split the work"
                 )
-            policy = retry_of(retry)
-            guard, instead = self._guard(name, breaker, fallback)
+            policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
             plain = CapabilitySpec(
                 name=name,

@@ -1,4 +1,4 @@
-"""The mutants in what agents coordinate with: locks."""
+"""The mutants in what agents coordinate with: locks and breakers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dispatcher.chaos.mutants.mutant import Mutant
 
 _LOCKS = "dispatcher.coordination.locks"
 _TESTS = "tests/unit/dispatcher/test_locks.py::"
+_BREAKERS = "tests/unit/dispatcher/test_breakers.py::"
+_UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
 MUTANTS = (
     Mutant(
@@ -65,5 +67,29 @@ MUTANTS = (
         "    number = last + 1\n",
         "a restored store gives fences again that its later life gave",
         (_TESTS + "test_fences_grow_over_a_restore_of_an_older_copy",),
+    ),
+    Mutant(
+        "two_probes_an_interval",
+        "dispatcher.coordination.breakers",
+        "    row.due_ms = unit.now_ms + row.reset_ms\n    row.permit",
+        "    row.permit",
+        "several agents probe a dependency in the same interval",
+        (_BREAKERS + "test_each_interval_has_one_permit_in_the_whole_fleet",),
+    ),
+    Mutant(
+        "trip_not_broadcast",
+        "dispatcher.coordination.breakers",
+        '    unit.effects.messages.append(OutgoingMessage(message, routing.BROADCAST, ""))\n',
+        "    assert message.type\n",
+        "a breaker opens in the agent alone that saw the failures",
+        (_BREAKERS + "test_a_trip_opens_the_breaker_once_and_is_broadcast",),
+    ),
+    Mutant(
+        "attempt_burnt_by_a_breaker",
+        "coditect.agent.breakers",
+        "            if not breaker.is_closed and ",
+        "            if breaker.is_closed and ",
+        "an attempt counts although its breaker is open",
+        ("tests/unit/agent/test_breakers.py::" + _UNCOUNTED,),
     ),
 )
