@@ -162,7 +162,7 @@ class TaskServices:
                 await locks.release_lock(wanted.ticket)
                 raise SentBack
             state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
-        return state | {"ticket": wanted.ticket}
+        return state
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state, as `StatePort.ask_state` says, with the task and its attempt."""

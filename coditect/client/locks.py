@@ -60,8 +60,7 @@ class _ClientLocks:
             resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=f"{self._name}/{flow}"
         )
         state = await self._locks.ask(wanted, timeout_seconds=timeout_seconds)
-        state = await self._locks.wait_for(wanted, state, timeout_seconds)
-        return state | {"ticket": wanted.ticket}
+        return await self._locks.wait_for(wanted, state, timeout_seconds)
 
 
 class ClientLocks(Locking):

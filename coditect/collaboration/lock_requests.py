@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coditect.aio.supervisor import Supervisor
@@ -106,11 +106,18 @@ class LockRequests:
                     raise _taken(wanted, waited_seconds=_now() - begun)
                 state = await self._next_state(wanted, after)
                 if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end
+                    self._forget(wanted.ticket)
+                    wanted = self._anew(wanted)
                     state = await self.ask(wanted)
         except BaseException:
             await self.release_lock(wanted.ticket)
             raise
         return state
+
+    def _anew(self, wanted: WantedLock) -> WantedLock:
+        """Return the same request under another ticket: a late message about the former one must not count for it."""
+        ticket = self._requests.new_token()
+        return replace(wanted, ticket=ticket, body=wanted.body | {"ticket": ticket})
 
     async def _next_state(self, wanted: WantedLock, after: float) -> dict[str, Any]:
         try:
@@ -159,8 +166,8 @@ class LockRequests:
         self._sent.pop(ticket, None)
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
-        """Add for how many seconds a ticket is sure to be kept."""
-        return state | {"valid_seconds": max(0.0, self._sent[ticket] + ttl_seconds - _now())}
+        """Add the ticket, and for how many seconds it is sure to be kept."""
+        return state | {"ticket": ticket, "valid_seconds": max(0.0, self._sent[ticket] + ttl_seconds - _now())}
 
 
 def _taken(wanted: WantedLock, *, waited_seconds: float) -> LockTaken:
