@@ -53,10 +53,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
-    is_barred = _is_barred(unit, ticket)
-    if is_barred and _succeed(unit, ticket):
-        is_barred = _is_barred(unit, ticket)
-    if not is_barred:
+    if not _is_barred(unit, ticket):
         ticket.fence = ticket.number
     elif body.get("wait") is False:
         return {"state": "taken"}
@@ -129,26 +126,6 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
     else:
         _drop(unit, ticket, reason="its owner has not renewed it in time")
         _grant_next(unit, ticket.resources)
-
-
-def _succeed(unit: UnitOfWork, ticket: Ticket) -> bool:
-    """Remove what an earlier run of the task has left at another agent, and tell whether there was any.
-
-    The task came to this agent because its delivery there was lost, so the task would wait for its own former run; the
-    fence tells the two runs apart.
-    """
-    earlier_tickets = []
-    for resource in ticket.resources:
-        for place in rows.places(unit.tr, resource):
-            if not place.bars(ticket.mode) or place.agent == ticket.agent:
-                continue
-            earlier = rows.read(unit.tr, place.ticket)
-            if earlier is not None and ticket.task and earlier.task == ticket.task:
-                _drop(unit, earlier, reason="its task has begun again elsewhere")
-                earlier_tickets.append(earlier)
-    for earlier in earlier_tickets:
-        _grant_next(unit, earlier.resources)
-    return bool(earlier_tickets)
 
 
 def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:

@@ -203,16 +203,6 @@ async def test_what_an_agent_or_one_of_its_tasks_has_is_released_together(ledger
     assert await states(ledger, "3") == {"3": "held"}
 
 
-async def test_a_task_that_begins_again_elsewhere_does_not_wait_for_its_former_run(ledger: Ledger) -> None:
-    fence = (await acquire(ledger, "1", "x", "y", task="t", agent="a"))["fence"]
-    await acquire(ledger, "2", "y")
-
-    again = await acquire(ledger, "3", "x", task="t", agent="b")
-
-    assert (again["state"], again["fence"] > fence) == ("held", True)
-    assert told(ledger) == {"1": "gone", "2": "held"}
-
-
 async def test_fences_grow_over_a_restore_of_an_older_copy(ledger: Ledger) -> None:
     before = (await acquire(ledger, "1"))["fence"]
     await release(ledger, "1")
