@@ -245,8 +245,8 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
         As many values as `concurrency` are read and checked before any of them is sent. With a strategy the agents are
         assigned in batches of that size: no agent gets more than it can take, and the broker balances the rest.
 
-        A refusal by a full queue halves the number of unconfirmed tasks, each confirm adds one: a batch slows down to
-        the pace at which the agents make room, and fails only when one task finds no room within `submit_timeout`.
+        What a full queue refuses is sent again one task after another, and nothing else meanwhile: a batch slows down
+        to the pace at which the agents make room, and fails only when one task finds no room within `submit_timeout`.
 
         With `results=False` no results come back; each submit is as safe as any other.
 

@@ -44,22 +44,6 @@ class _Sending:
     confirm: Awaitable[None]
 
 
-class _SendWindow:
-    """The number of unconfirmed tasks of a batch: halved after each refusal, one more after each confirm (as TCP)."""
-
-    def __init__(self, most: int) -> None:
-        self.size = self._most = most
-
-    def grow(self) -> None:
-        """Allow one more unconfirmed task, up to the greatest number."""
-        if self.size < self._most:
-            self.size += 1
-
-    def shrink(self) -> None:
-        """Allow half as many unconfirmed tasks, at least one."""
-        self.size = max(1, self.size // 2)
-
-
 class DirectLane:
     """The direct lane of one client, which publishes tasks straight to the capabilities' queues."""
 
@@ -95,23 +79,23 @@ class DirectLane:
         picks = self._selector.batch(capability, options.strategy, options.wanted, pin=options.pin, many=concurrency)
         source = iter(values)
         under_way: deque[tuple[_Sending, asyncio.Future[None]]] = deque()
-        window, patience = _SendWindow(concurrency), seconds(options.submit_timeout)
+        patience = seconds(options.submit_timeout)
         try:
             while bodies := encoded(source, concurrency):
                 for body in bodies:
                     claims = await self._put(body) if len(body) > MAX_BODY_BYTES else None
                     sending = self._begin(capability, body, options, await picks.next(), claims)
                     under_way.append((sending, asyncio.ensure_future(sending.confirm)))
-                    if len(under_way) < window.size and len(under_way) % BURST == 0:
+                    if len(under_way) >= concurrency:
+                        yield await self._first(under_way, patience)
+                    elif len(under_way) % BURST == 0:
                         await asyncio.sleep(0)  # what was submitted so far leaves while the rest is prepared
-                    while len(under_way) >= window.size:
-                        yield await self._first(under_way, window, patience)
             while under_way:
-                yield await self._first(under_way, window, patience)
+                yield await self._first(under_way, patience)
         except Exception:  # also of the iterable that the values come from
             while under_way:
                 try:
-                    handle = await self._first(under_way, window, 0.0)
+                    handle = await self._first(under_way, 0.0)
                 except CoditectError:
                     continue  # the first failure is the one that is told
                 yield handle
@@ -124,16 +108,11 @@ class DirectLane:
     async def _put(self, body: bytes) -> bytes:
         return (await self._requests.blobs.put(body)).document
 
-    async def _first(
-        self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], window: _SendWindow, patience_seconds: float
-    ) -> Handle:
-        """Await the confirm of the oldest task, and fit the window: half of it after a refusal, else one more."""
+    async def _first(self, under_way: deque[tuple[_Sending, asyncio.Future[None]]], patience_seconds: float) -> Handle:
+        """Await the confirm of the oldest task; one that was refused is sent again while no other is sent."""
         sending, confirm = under_way.popleft()
-        taken = confirm.done() and not confirm.cancelled() and confirm.exception() is None
-        if taken or await self._taken(sending, confirm, patience_seconds):
-            window.grow()
-        else:
-            window.shrink()
+        if not confirm.done() or confirm.cancelled() or confirm.exception() is not None:
+            await self._taken(sending, confirm, patience_seconds)
         return sending.handle
 
     def _begin(
@@ -154,8 +133,8 @@ class DirectLane:
             raise
         return _Sending(handle, task, sent)
 
-    async def _taken(self, sending: _Sending, confirm: Awaitable[None], patience_seconds: float) -> bool:
-        """Await the confirm of a task; if its queue is full, send it again for a while. Return whether it was not full.
+    async def _taken(self, sending: _Sending, confirm: Awaitable[None], patience_seconds: float) -> None:
+        """Await the confirm of a task; if its queue is full, send it again for a while.
 
         Raises:
             Overloaded: when the queue was full all the time; the error says when to submit again.
@@ -166,8 +145,6 @@ class DirectLane:
                 await confirm
             except Overloaded as refused:
                 await self._send_again(sending.task, refused, patience_seconds)
-                return False
-            return True
         except Unroutable as error:
             handle.forget()
             raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 
@@ -119,3 +121,37 @@ async def test_nodes_of_a_workflow_are_never_refused() -> None:
 def test_wrong_bound_is_refused_at_the_declaration(wrong: int) -> None:
     with pytest.raises(SetupError, match="max_queued"):
         Agent("bounded").capability("work.do", max_queued=wrong)
+
+
+async def test_batch_has_few_unconfirmed_tasks_while_the_queue_refuses_and_many_again_after_it() -> None:
+    most, many = 64, 600
+    agent = bounded(seconds=1.0)
+    async with TestFleet(agents=[agent]) as fleet:
+        under_way, sizes = 0, list[int]()
+        send = fleet.client._requests.send
+
+        def counted(*args: Any, **how: Any) -> Awaitable[None]:
+            nonlocal under_way
+            sent = asyncio.ensure_future(send(*args, **how))
+            under_way += 1
+            sizes.append(under_way)
+
+            def over(_: object) -> None:
+                nonlocal under_way
+                under_way -= 1
+
+            sent.add_done_callback(over)
+            return sent
+
+        fleet.client._requests.send = counted  # type: ignore[method-assign]
+        handles = [
+            handle async for handle in fleet.client.submit_many("work.do", range(many), concurrency=most, priority="p2")
+        ]
+        busy = sizes[len(sizes) // 2 :]
+        await handles[-1].result(int, timeout="1h")
+        del sizes[:]
+        async for _ in fleet.client.submit_many("work.do", range(many), concurrency=most, priority="p0"):
+            pass
+
+    assert max(busy) <= most // 8
+    assert max(sizes) > most // 2, "a queue that takes everything gets a whole window"
