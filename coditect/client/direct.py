@@ -42,6 +42,8 @@ class _Sending:
     handle: Handle
     task: Task
     confirm: Awaitable[None]
+    timeout_seconds: float
+    """How long the task may wait for the broker, each time it is sent."""
 
 
 class DirectLane:
@@ -131,7 +133,7 @@ class DirectLane:
         except BaseException:
             handle.forget()
             raise
-        return _Sending(handle, task, sent)
+        return _Sending(handle, task, sent, timeout_seconds)
 
     async def _taken(self, sending: _Sending, confirm: Awaitable[None], patience_seconds: float) -> None:
         """Await the confirm of a task; if its queue is full, send it again for a while.
@@ -144,7 +146,7 @@ class DirectLane:
             try:
                 await confirm
             except Overloaded as refused:
-                await self._send_again(sending.task, refused, patience_seconds)
+                await self._send_again(sending, refused, patience_seconds)
         except Unroutable as error:
             handle.forget()
             raise await self._offers.unknown(handle.capability, routing_key=error.facts.get("routing_key")) from error
@@ -152,8 +154,8 @@ class DirectLane:
             handle.forget()
             raise
 
-    async def _send_again(self, task: Task, refused: Overloaded, patience_seconds: float) -> None:
-        loop = asyncio.get_running_loop()
+    async def _send_again(self, sending: _Sending, refused: Overloaded, patience_seconds: float) -> None:
+        loop, task = asyncio.get_running_loop(), sending.task
         until = loop.time() + patience_seconds
         for longest in BACKOFF.pauses():
             pause = longest * (1 + self._clock.chance()) / 2
@@ -161,7 +163,7 @@ class DirectLane:
                 break
             await asyncio.sleep(pause)
             try:
-                await self._requests.send(task, timeout_seconds=max(0.0, until - loop.time()), wait_when_full=False)
+                await self._requests.send(task, timeout_seconds=sending.timeout_seconds, wait_when_full=False)
             except Overloaded as error:
                 refused = error
             else:
