@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coditect.agent.context import Context, PlainContext
     from coditect.agent.declaration import Agent
+    from coditect.agent.dependencies import Depends
     from coditect.client.client import Client
     from coditect.client.handle import Handle
     from coditect.client.options import Options
@@ -45,6 +46,7 @@ _HOMES = {
     "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.context",
+    "Depends": "coditect.agent.dependencies",
     "Event": "coditect.model.event",
     "From": "coditect.workflow.reference",
     "Handle": "coditect.client.handle",
@@ -77,6 +79,7 @@ __all__ = [
     "Client",
     "CoditectError",
     "Context",
+    "Depends",
     "Event",
     "From",
     "Handle",

@@ -62,8 +62,10 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
     def lifespan(self) -> Any:
         """The value of the agent's lifespan; None without one."""
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
         """Run a call of the other services to its end for a plain handler, whose thread waits.
+
+        With `closing` the work is done even if the handler is to end.
 
         Raises:
             TaskCanceled: when the handler is to end.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from coditect.agent.dependencies import Dependency, Providers, with_dependencies, yielded_type
 from coditect.agent.lifespan import Lifespan, checked_lifespan
 from coditect.agent.signature import Signature, signature
 from coditect.errors import InputError, SetupError
@@ -105,6 +106,9 @@ class Agent:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
         self._listeners: dict[str, Callable[..., Any]] = {}
+        self._providers = Providers()
+        if inspect.isroutine(self.lifespan) and (shared := yielded_type(self.lifespan)) is not None:
+            self._providers.by_type[shared] = Dependency()
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:
@@ -189,11 +193,7 @@ class Agent:
             check_capability_name(name)
             if name in self._capabilities:
                 arguments.refuse("name", "An agent declares a capability once", name, "another name")
-            limit = seconds(arguments.span("timeout", timeout))
-            if not 0 < limit <= LONGEST_SECONDS:
-                arguments.refuse(
-                    "timeout", "A capability's timeout is above 0 and at most 7d", timeout, "split the work"
-                )
+            limit = _limit_seconds(timeout)
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
             plain = CapabilitySpec(
@@ -209,7 +209,7 @@ class Agent:
             raise _refusal(error) from None
 
         def declare(handler: Handler) -> Handler:
-            shape = signature(handler)
+            shape = signature(handler, self._providers)
             spec = replace(
                 plain,
                 description=description or _first_line(handler),
@@ -217,10 +217,34 @@ class Agent:
                 output_schema=shape.output.schema,
             )
             where = _where(handler, process=in_process)
-            self._capabilities[name] = Capability(spec, handler, shape, where, policy, guard, instead)
+            called: Callable[..., Any] = handler
+            if shape.dependencies:
+                called = with_dependencies(handler, shape.dependencies, shape.context_name)
+            self._capabilities[name] = Capability(spec, called, shape, where, policy, guard, instead)
             return handler
 
         return declare
+
+    def provider(self, provide: Handler) -> Handler:
+        """Declare that a function makes the values of the type that it returns, for handlers declared below it.
+
+        A handler's parameter with that annotation gets such a value; see `Depends`.
+
+        Raises:
+            SetupError: when the function has no return type, or that type has a provider already.
+        """
+        try:
+            kind = yielded_type(provide)
+            if not isinstance(kind, type) or kind in self._providers.by_type:
+                fix = "annotate what it returns or yields by a class that no other provider of the agent returns"
+                raise SetupError(
+                    "A provider is found by the type that it returns", returns=arguments.shown(kind), fix=fix
+                )
+            self._providers.by_type[kind] = self._providers.of(provide)
+        except SetupError as error:
+            error.facts.setdefault("at", _written_at())
+            raise
+        return provide
 
     def on_broadcast(self, topic: str) -> Callable[[Handler], Handler]:
         """Declare a listener of a broadcast topic; the listener gets the data of each broadcast at most once.
@@ -255,6 +279,13 @@ def _written_at() -> str:
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _limit_seconds(timeout: Duration) -> float:
+    limit = seconds(arguments.span("timeout", timeout))
+    if not 0 < limit <= LONGEST_SECONDS:
+        arguments.refuse("timeout", "A capability's timeout is above 0 and at most 7d", timeout, "split the work")
+    return limit
 
 
 def _where(handler: Callable[..., Any], *, process: bool) -> Where:

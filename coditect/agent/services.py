@@ -267,13 +267,17 @@ class TaskServices:
         """The value of the agent's lifespan."""
         return self.means.lifespan
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
         """Run a call of these services on the event loop, and wait for it in the handler's thread.
+
+        With `closing` it is run even if the handler is to end.
 
         Raises:
             TaskCanceled: when the attempt was canceled, or its time is over.
         """
         execution = self.execution
+        if closing:
+            return asyncio.run_coroutine_threadsafe(self._awaited(work), self.means.executors.loop).result()
         if execution.asked_to_end:
             work.close()
             raise _asked_to_end()

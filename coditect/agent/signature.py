@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from coditect.agent.context import PlainContext, TaskContext
+from coditect.agent.dependencies import Dependency, Providers
 from coditect.codec import Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
@@ -28,9 +29,12 @@ class Signature:
     wants_context: bool
     blocking: bool = False
     """Whether the context is a `PlainContext`, whose methods wait."""
+    dependencies: tuple[tuple[str, Dependency], ...] = ()
+    """The parameters that are neither input nor context, with what makes their values."""
+    context_name: str | None = None
 
 
-def signature(handler: Callable[..., Any]) -> Signature:
+def signature(handler: Callable[..., Any], providers: Providers | None = None) -> Signature:
     """Return the handler's signature; a parameter or result without an annotation counts as any JSON value.
 
     Raises:
@@ -39,7 +43,7 @@ def signature(handler: Callable[..., Any]) -> Signature:
     try:
         if not inspect.isroutine(_function(handler)):
             raise SetupError("A handler is a function", given=type(handler).__name__, fix="put the decorator above one")
-        return _signature(handler)
+        return _signature(handler, providers or Providers())
     except SetupError as error:
         error.facts |= {"handler": getattr(handler, "__qualname__", shown(handler)), "at": line_of(handler)}
         raise
@@ -58,13 +62,14 @@ def _function(handler: Any) -> Any:
     return inspect.unwrap(handler) if callable(handler) else handler
 
 
-def _signature(handler: Callable[..., Any]) -> Signature:
+def _signature(handler: Callable[..., Any], providers: Providers) -> Signature:
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
         raise SetupError(
             "A handler returns its value; this one yields", fix="return it, or tell ctx.progress meanwhile"
         )
-    parameters = _parameters(handler)
     hints = _hints(handler)
+    needs = _dependencies(handler, hints, providers)
+    parameters = _parameters(handler, frozenset(needs))
     task, *others = parameters
     if _is_context(hints.get(task.name)):
         raise SetupError(_TASK_AND_CONTEXT, parameter=task.name, fix="write (task, ctx: Context)")
@@ -76,8 +81,10 @@ def _signature(handler: Callable[..., Any]) -> Signature:
     return Signature(
         input=_codec(task.name, hints.get(task.name, Any)),
         output=_codec("return", hints.get("return", Any)),
-        wants_context=bool(others),
-        blocking=bool(others) and _blocks(handler, hints.get(others[0].name, Any)),
+        wants_context=bool(others or needs),
+        dependencies=tuple(needs.items()),
+        context_name=others[0].name if others else None,
+        blocking=bool(others or needs) and _blocks(handler, hints.get(others[0].name, Any) if others else Any),
     )
 
 
@@ -92,14 +99,25 @@ def _blocks(handler: Callable[..., Any], hint: Any) -> bool:
     return asked
 
 
-def _parameters(handler: Callable[..., Any]) -> list[inspect.Parameter]:
+def _dependencies(handler: Callable[..., Any], hints: dict[str, Any], providers: Providers) -> dict[str, Dependency]:
+    """Return the dependencies of a handler by the names of their parameters; the first parameter is never one."""
     try:
-        parameters = list(inspect.signature(handler).parameters.values())
+        parameters = list(inspect.signature(handler).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return {}
+    found = ((one, providers.find(one, hints.get(one.name))) for one in parameters)
+    return {one.name: dependency for one, dependency in found if dependency is not None}
+
+
+def _parameters(handler: Callable[..., Any], without: frozenset[str]) -> list[inspect.Parameter]:
+    try:
+        parameters = [one for one in inspect.signature(handler).parameters.values() if one.name not in without]
     except (TypeError, ValueError) as error:
         raise SetupError("The handler's parameters are unknown", fix="write a function around it") from error
     if not 1 <= len(parameters) <= 2 or any(one.kind not in _POSITIONAL for one in parameters):
         names = [str(one) for one in parameters]
-        raise SetupError(_TASK_AND_CONTEXT, parameters=names, fix="write (task) or (task, ctx: Context)")
+        fix = "write (task) or (task, ctx: Context); any other has a default Depends(...), or a type that is provided"
+        raise SetupError(_TASK_AND_CONTEXT, parameters=names, fix=fix)
     return parameters
 
 

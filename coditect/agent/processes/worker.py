@@ -130,7 +130,7 @@ class _RemoteServices:
         """Send progress for a plain handler; the agent publishes it on its loop, before the handler's result."""
         self._link.tell("progress", share, note)
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
         """Run a call of these services for a plain handler, on an event loop of its own; a kill ends the wait."""
         return self._home.run(work)
 
@@ -201,7 +201,7 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     try:
         agent, capability = _load(target, capability_name)
-        with _lifespan(agent) as home:
+        with _lifespan(agent, shared_loop=bool(capability.signature.dependencies)) as home:
             threading.Thread(target=link.read_all, name="link", daemon=True).start()
             link.send(Frame(FrameKind.READY))
             while (frame := link.tasks.get()) is not None:
@@ -211,9 +211,9 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
 
 
 @contextmanager
-def _lifespan(agent: Agent) -> Iterator[_Home]:
+def _lifespan(agent: Agent, *, shared_loop: bool) -> Iterator[_Home]:
     """Open the agent's lifespan in this process, on a loop on which its tasks run as well; close it at the end."""
-    if agent.lifespan is None:
+    if agent.lifespan is None and not shared_loop:
         yield _Home()
         return
     with new_runner() as runner:

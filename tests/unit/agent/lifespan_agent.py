@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from coditect import Agent, Context, PlainContext
+from coditect import Agent, Context, Depends, PlainContext
 
 JOURNAL = "LIFESPAN_JOURNAL"
 
@@ -52,3 +52,13 @@ def count(_: None, ctx: PlainContext) -> int:
     found: Shared = ctx.lifespan
     found.used += 1
     return found.used
+
+
+async def doubled(shared: Shared) -> AsyncIterator[int]:
+    yield 2 * await shared.use()
+    await shared.use()
+
+
+@agent.capability("span.given", process=True)
+def given(number: int, two: int = Depends(doubled)) -> int:
+    return number + two - 1
