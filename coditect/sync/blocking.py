@@ -19,6 +19,7 @@ from coditect.aio.loop_thread import LoopThread
 from coditect.client.handle import DEFAULT_TIMEOUT, Handle
 from coditect.client.workflow_run import DEFAULT_TIMEOUT as RUN_TIMEOUT
 from coditect.client.workflow_run import Run
+from coditect.collaboration.state import SharedState
 from coditect.errors import CoditectError
 from coditect.messaging.event_stream import EventStream
 from coditect.model.duration import Duration, seconds
@@ -162,6 +163,25 @@ def iterating(
     return _giving(iterate, given.replace("AsyncIterator", "Iterator"))
 
 
+class SyncSharedState(Blocking[SharedState]):
+    """The shared state of a workflow or of a named space, for code without an event loop; see `SyncClient.space`."""
+
+    @property
+    def name(self) -> str:
+        """The name of the space as requests have it: `workflow:` and an id, or `space:` and a name."""
+        return self._inner.name
+
+    get = waiting(SharedState.get)
+    entry = waiting(SharedState.entry)
+    put = waiting(SharedState.put)
+    merge = waiting(SharedState.merge)
+    update = waiting(SharedState.update)
+    delete = waiting(SharedState.delete)
+    entries = iterating(SharedState.entries)
+    history = waiting(SharedState.history)
+    watch = iterating(SharedState.watch)
+
+
 class SyncRun(Blocking[Run]):
     """The blocking handle of a workflow: reads its state and results, and controls it; see `SyncClient.start`."""
 
@@ -174,6 +194,11 @@ class SyncRun(Blocking[Run]):
     def new(self) -> bool:
         """True when the call that made the handle started the workflow; False when its idempotency key was known."""
         return self._inner.new
+
+    @property
+    def shared(self) -> SyncSharedState:
+        """The shared state of the workflow, which its nodes read and write by `ctx.shared`."""
+        return SyncSharedState(self._inner.shared, self._thread)
 
     state = waiting(Run.state)
     overview = waiting(Run.overview)

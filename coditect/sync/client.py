@@ -8,6 +8,7 @@ from coditect.sync.blocking import (
     SyncEvents,
     SyncHandle,
     SyncRun,
+    SyncSharedState,
     handing_many,
     iterating,
     making,
@@ -52,3 +53,4 @@ class SyncClient(SyncContext[Client]):
     broadcast = waiting(Client.broadcast)
     emit = waiting(Client.emit)
     events = naming(Client.events, SyncEvents)
+    space = naming(Client.space, SyncSharedState)

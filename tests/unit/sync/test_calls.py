@@ -15,8 +15,9 @@ from coditect import Client, SyncClient, SyncHandle, SyncRun, TaskCanceled, Task
 from coditect.aio import loop
 from coditect.client.handle import Handle
 from coditect.client.workflow_run import Run
+from coditect.collaboration.state import SharedState
 from coditect.errors import InvalidTask, ResultTimeout, SetupError, UnknownCapability
-from coditect.sync.blocking import CHUNK
+from coditect.sync.blocking import CHUNK, SyncSharedState
 from tests.unit.sync.scene import SECONDS, FleetClient, Hall
 
 
@@ -217,8 +218,8 @@ def test_thread_runs_the_fastest_loop_that_is_installed(
 
 @pytest.mark.parametrize(
     ("kind", "original"),
-    [(SyncClient, Client), (SyncHandle, Handle), (SyncRun, Run)],
-    ids=["client", "handle", "run"],
+    [(SyncClient, Client), (SyncHandle, Handle), (SyncRun, Run), (SyncSharedState, SharedState)],
+    ids=["client", "handle", "run", "state"],
 )
 def test_everything_public_is_there_with_its_help(kind: type, original: type) -> None:
     names = {name for name in vars(original) if not name.startswith("_")} - {"sync", "from_env", "connecting"}
