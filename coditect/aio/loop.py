@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Runner = asyncio.Runner
 
 GC_THRESHOLDS = (50_000, 20, 50)
 
@@ -21,12 +22,12 @@ except ImportError:  # the `speed` extra is not installed
     uvloop = None
 
 
-def new_runner() -> asyncio.Runner:
+def new_runner() -> Runner:
     """Return an asyncio runner of the fastest installed event loop; the caller enters or closes the runner."""
     return asyncio.Runner(loop_factory=None if uvloop is None else uvloop.new_event_loop)
 
 
-def plain_runner() -> asyncio.Runner:
+def plain_runner() -> Runner:
     """Return an asyncio runner of asyncio's selector loop, whose time can be made virtual."""
     return asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
 

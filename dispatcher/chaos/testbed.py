@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,7 +29,6 @@ from coditect.local.supervisor import guarded
 from coditect.model.registration import AgentRecord
 from dispatcher.chaos.faults.proxy import fault_proxy
 from dispatcher.chaos.looking import RegistryLook
-from dispatcher.chaos.mutants.mutated import command
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE
 
 START_SECONDS = 60.0
@@ -40,6 +40,14 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"dispatcher": ("dispatcher",), "agent": ("coditect", "agent", "run", "dispatcher.chaos.agent")}
 )
 """The Python module, with its arguments, that a process of each role runs."""
+
+MUTATED = "dispatcher.chaos.mutants.mutated"
+"""The Python module that runs another one with a mutant in it."""
+
+
+def command(mutant: str, module: Sequence[str]) -> list[str]:
+    """Return the command line that runs a module with its arguments, and with the mutant in it if a name is given."""
+    return [sys.executable, "-m", *((MUTATED, mutant) if mutant else ()), *module]
 
 
 class Post:

@@ -97,7 +97,7 @@ def release(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     else:
         found = [place.ticket for place in islice(rows.places(unit.tr, text(body, "resource")), MOST_AT_ONCE)]
     kept = (rows.read(unit.tr, ticket) for ticket in found)
-    tickets = [ticket for ticket in kept if ticket is not None and _is_meant(ticket, body)]
+    tickets = sorted((one for one in kept if one is not None and _is_meant(one, body)), key=lambda one: one.number)
     reason = text(body, "reason")[:LONGEST_REASON] if body.get("ticket") is None else ""
     for ticket in tickets:
         _drop(unit, ticket, reason=reason)
@@ -117,7 +117,7 @@ def expired(unit: UnitOfWork, timer: Timer) -> None:
 
     A new owner of the shard gives each ticket one full time, in which the ticket's owner can reach it.
     """
-    ticket = rows.read(unit.tr, timer.node)
+    ticket = rows.read(unit.tr, timer.node.partition("/")[2])
     if ticket is None:
         return
     until_ms = max(ticket.expires_ms, unit.terms.since_ms + ticket.ttl_ms)
@@ -177,14 +177,19 @@ def _is_barred(unit: UnitOfWork, ticket: Ticket) -> bool:
     return any(place.bars(ticket.mode) for place in before)
 
 
+def _timer_name(ticket: Ticket) -> str:
+    """Return the name of a ticket's timer: of those that are due at one instant the first to arrive is the first."""
+    return f"{ticket.number:016d}/{ticket.id}"
+
+
 def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
-    timers.put(unit.tr, unit.shard, Timer("", ticket.id, EXPIRY, due_ms))
+    timers.put(unit.tr, unit.shard, Timer("", _timer_name(ticket), EXPIRY, due_ms))
     unit.effects.timers = True
 
 
 def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
     """Remove a ticket; if there is a reason, its owner has not asked for it and is told."""
-    timers.cancel(unit.tr, "", ticket.id, EXPIRY)
+    timers.cancel(unit.tr, "", _timer_name(ticket), EXPIRY)
     rows.remove(unit, ticket)
     if reason:
         _push(unit, ticket, {"state": "gone", "reason": reason})

@@ -15,7 +15,7 @@ import pytest
 from tests.servers import ROOT
 
 SMALL = 1_000_000
-MOST_PACKAGES = 21
+MOST_PACKAGES = 23
 """Of these aiormq and its URLs are six, pydantic five, rich four, typer three, and psutil, redis, uuid-utils."""
 CLEAN = ("CODITECT_", "PYTEST_", "PYTHONPATH", "VIRTUAL_ENV")
 

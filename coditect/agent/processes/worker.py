@@ -24,7 +24,7 @@ from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
 from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
-from coditect.aio.loop import new_runner, run_loop
+from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -92,7 +92,7 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 class _Home:
     """What all tasks of the process share: the lifespan's value, and the loop on which it was opened."""
 
-    def __init__(self, runner: asyncio.Runner | None = None, lifespan: Any = None) -> None:
+    def __init__(self, runner: Runner | None = None, lifespan: Any = None) -> None:
         self._runner = runner
         self.lifespan = lifespan
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dispatcher.chaos.mutants import seeds
 from dispatcher.chaos.mutants.mutant import Mutant
-from dispatcher.chaos.mutants.mutated import command
+from dispatcher.chaos.testbed import command
 
 SEEDS = 300
 SECONDS = 600.0

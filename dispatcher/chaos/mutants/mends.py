@@ -41,8 +41,8 @@ MUTANTS = (
     Mutant(
         "free_slot_unasked",
         "coditect.agent.intake.queue_consumer",
-        "        return bool(self.waiting) or (self.hungry and not self.changing)\n",
-        "        return bool(self.waiting)\n",
+        "        return not self.paused and (bool(self.waiting) or (self.hungry and not self.changing))\n",
+        "        return not self.paused and bool(self.waiting)\n",
         "a slot that gets free is offered to no queue that may hold more",
         ("no idle slot",),
         seed=4,

@@ -9,13 +9,6 @@ from collections.abc import Sequence
 from dispatcher.chaos.mutants.mutant import put_in
 from dispatcher.chaos.mutants.table import read_mutant
 
-MODULE = "dispatcher.chaos.mutants.mutated"
-
-
-def command(mutant: str, module: Sequence[str]) -> list[str]:
-    """Return the command line that runs a module with its arguments, and with the mutant in it if a name is given."""
-    return [sys.executable, "-m", *((MODULE, mutant) if mutant else ()), *module]
-
 
 def main(arguments: Sequence[str]) -> None:
     """Install the mutant named first in `arguments`, and run the module named second with the other arguments.

@@ -14,8 +14,8 @@ from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.mutants.__main__ import HuntProgress, fingerprint
 from dispatcher.chaos.mutants.hunt import ROOT, hunt
 from dispatcher.chaos.mutants.mutant import Mutant
-from dispatcher.chaos.mutants.mutated import command
 from dispatcher.chaos.mutants.table import ALL, MUTANTS, read_mutant
+from dispatcher.chaos.testbed import command
 
 A_TEST = "tests/unit/dispatcher/test_batch.py::test_late_result_of_an_older_fence_is_refused_and_counted"
 
