@@ -16,7 +16,7 @@ from tests.servers import ROOT
 
 SMALL = 1_000_000
 MOST_PACKAGES = 23
-"""Of these aiormq and its URLs are six, pydantic five, rich four, typer three, and psutil, redis, uuid-utils."""
+"""Of these aiormq and its URLs are six, pydantic five, rich four, typer three; the others are one each."""
 CLEAN = ("CODITECT_", "PYTEST_", "PYTHONPATH", "VIRTUAL_ENV")
 
 CONSUMER = """
