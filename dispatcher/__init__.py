@@ -1,35 +1,17 @@
 """The control plane: a process that keeps workflows and durable tasks until they end, and publishes their tasks.
 
 `program` puts the process together. The entry point `coditect.control_plane` names this package: the command line uses
-its `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`. Each name is loaded when it is first
-used, so that `python -m dispatcher` can set the garbage collector before it loads the rest.
+its `main`, `backup` and `restore`, and `TestFleet` enters `running_dispatcher`.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from coditect.errors import missing_extra
 
 if any(find_spec(name) is None for name in ("jmespath", "rq", "yaml")):
     raise missing_extra("dispatcher")
 
-if TYPE_CHECKING:
-    from dispatcher.backup import backup, restore
-    from dispatcher.program import main, running_dispatcher
-
-_HOMES = {
-    "backup": "dispatcher.backup",
-    "main": "dispatcher.program",
-    "restore": "dispatcher.backup",
-    "running_dispatcher": "dispatcher.program",
-}
+from dispatcher.backup import backup, restore
+from dispatcher.program import main, running_dispatcher
 
 __all__ = ["backup", "main", "restore", "running_dispatcher"]
-
-
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'dispatcher' has no attribute {name!r}")
-    return getattr(import_module(home), name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -24,20 +23,3 @@ def test_start_of_a_dispatcher_loads_nothing_that_only_some_work_needs() -> None
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
 
     assert (done.stderr, {name: NOT_FOR_ALL[name] for name in done.stdout.split()}) == ("", {})
-
-
-def test_program_loads_its_modules_with_few_garbage_collections() -> None:
-    script = (
-        "import gc, runpy\n"
-        "count = lambda: sum(one['collections'] for one in gc.get_stats())\n"
-        "before = count()\n"
-        "try: runpy.run_module('dispatcher', run_name='__main__')\n"
-        "except SystemExit as end: print(end.code, count() - before)\n"
-    )
-    environment = os.environ | {"CODITECT_STORE_URL": "nowhere:"}
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
-
-    code, collections = done.stdout.split()
-    assert (code, "There is no such store" in done.stderr) == ("1", True), done.stderr
-    assert int(collections) < 50  # eleven; 135 with Python's own threshold
