@@ -126,7 +126,7 @@ class LockRequests:
             return {"state": "waiting"}
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_seconds`.
+        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_until`.
 
         Raises:
             ControlPlaneRequired: when no dispatcher answers within the TTL.
@@ -167,7 +167,7 @@ class LockRequests:
 
     def _sure(self, ticket: str, state: dict[str, Any], ttl_seconds: float) -> dict[str, Any]:
         """Add the ticket, and for how many seconds it is sure to be kept."""
-        return state | {"ticket": ticket, "valid_seconds": max(0.0, self._sent[ticket] + ttl_seconds - _now())}
+        return state | {"ticket": ticket, "valid_until": self._sent[ticket] + ttl_seconds}
 
 
 def _taken(wanted: WantedLock, *, waited_seconds: float) -> LockTaken:

@@ -49,7 +49,7 @@ class LockPort(Protocol):
         ttl_seconds: float,
         flow: str,
     ) -> dict[str, Any]:
-        """Lock resources in one step; return `ticket`, `fence`, and for how long it is sure (`valid_seconds`).
+        """Lock resources in one step; return `ticket`, `fence`, and until when it is sure (`valid_until`, monotonic).
 
         Raises:
             LockTaken: when the lock is not free, or not within `timeout_seconds`.
@@ -58,7 +58,7 @@ class LockPort(Protocol):
         """
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
-        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_seconds`."""
+        """Wait for news of a ticket for a while, then renew it; return its `state`, `reason` and `valid_until`."""
 
     async def release_lock(self, ticket: str) -> None:
         """Release a ticket; a lock whose release is lost ends with its TTL."""
@@ -119,7 +119,11 @@ class Lock:
         )
         loop = asyncio.get_running_loop()
         self._ticket, self._fence = granted["ticket"], granted["fence"]
-        self._guard = asyncio.timeout_at(loop.time() + granted["valid_seconds"])
+        if granted["valid_until"] <= loop.time():  # it took too long to go on: others may have the lock by now
+            self.lost = "its time was over before its holder could go on"
+            await self._port.release_lock(self._ticket)
+            raise self._loss()
+        self._guard = asyncio.timeout_at(granted["valid_until"])
         await self._guard.__aenter__()
         self._keeper = loop.create_task(self._keep(self._guard), name=f"keeper of {self.resources[0]}")
         return self
@@ -152,7 +156,7 @@ class Lock:
                 self.lost = str(told.get("reason") or "it was not renewed in time")
                 guard.reschedule(loop.time())
                 return
-            guard.reschedule(loop.time() + told["valid_seconds"])
+            guard.reschedule(told["valid_until"])
 
     def _loss(self) -> LockLost:
         self.lost = self.lost or "the control plane did not answer in time"

@@ -4,8 +4,7 @@ FoundationDB decides which errors are repeated and how long to wait (`Transactio
 codes into the store's errors. The binding's asyncio mode needs names that Python 3.11 no longer has, hence the threads.
 The native library ``libfdb_c`` comes from the FoundationDB client package of the cluster's own version.
 
-**Unproven**: tested against a stub with the binding's surface. The contract suite runs on a real cluster when
-``FDB_CLUSTER_FILE`` is set (`make test-fdb`).
+The contract suite passes on a cluster of three processes of 7.3.80 (`make test-fdb`); chaos has not been judged on one.
 """
 
 from __future__ import annotations

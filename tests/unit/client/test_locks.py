@@ -26,11 +26,16 @@ async def cross(order: list[str], ctx: Context) -> list[str]:
             return order
 
 
-@worker.capability("write")
+@worker.capability("write", retry=1)
 async def write(seconds: float, ctx: Context) -> int:
     async with ctx.lock("repo:x") as lock:
         await asyncio.sleep(seconds)
         return lock.fence
+
+
+@worker.capability("busy")
+async def busy(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 @worker.capability("free")
@@ -212,3 +217,18 @@ async def test_a_fence_is_known_only_of_a_held_lock_and_a_lock_needs_a_control_p
             fleet.kill(process.id)
         with pytest.raises(ControlPlaneRequired):
             await fleet.client.lock("x").__aenter__()
+
+
+async def test_lock_that_expires_while_its_task_waits_for_a_slot_is_not_entered() -> None:
+    async with TestFleet(agents=[worker]) as fleet:
+        async with fleet.client.lock("repo:x"):
+            late = await fleet.submit("write", 0.0)
+            await fleet.advance("1s")
+            busy = await fleet.submit("busy", 60.0)
+            await fleet.advance("1s")
+        await busy.result(timeout="2m")
+        outcome = await late.outcome(timeout="5m")
+
+    assert outcome.failure is not None
+    assert outcome.failure.type == "LockLost"
+    assert "before its holder could go on" in outcome.failure.message
