@@ -73,7 +73,7 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
 
 
 class TaskContext:
-    """What `Context` and `PlainContext` have in common: the task's facts, a workspace, and progress from a thread."""
+    """The base of `Context` and `PlainContext`: the task's facts, a workspace, and progress from a thread."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class TaskContext:
 
     @property
     def lifespan(self) -> Any:
-        """What the agent's lifespan yielded; None without one. In a process of its own: what it yielded there."""
+        """The value that the agent's lifespan yielded, in a worker process that of its own lifespan; None without one."""
         return self.services.lifespan
 
     @property

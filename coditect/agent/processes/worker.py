@@ -90,7 +90,7 @@ def _bring(waiting: asyncio.Future[Frame], frame: Frame) -> None:
 
 
 class _Home:
-    """What all tasks of the process share: the lifespan's value, and the loop on which it was opened."""
+    """The state that all tasks of a worker process share: the lifespan's value, and the loop on which it was opened."""
 
     def __init__(self, runner: Runner | None = None, lifespan: Any = None) -> None:
         self._runner = runner
