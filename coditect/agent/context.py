@@ -139,7 +139,7 @@ class TaskContext:
 
     @property
     def lifespan(self) -> Any:
-        """The value that the agent's lifespan yielded, in a worker process that of its own lifespan; None without one."""
+        """The value that the agent's lifespan yielded, or that of the worker process; None without a lifespan."""
         return self.services.lifespan
 
     @property
