@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from coditect.agent.context import Context, PlainContext
     from coditect.agent.declaration import Agent
-    from coditect.agent.dependencies import Depends
+    from coditect.agent.handlers.context import Context, PlainContext
+    from coditect.agent.handlers.dependencies import Depends
     from coditect.client.client import Client
     from coditect.client.handle import Handle
     from coditect.client.options import Options
@@ -45,14 +45,14 @@ _HOMES = {
     "BreakerOpen": "coditect.errors",
     "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
-    "Context": "coditect.agent.context",
-    "Depends": "coditect.agent.dependencies",
+    "Context": "coditect.agent.handlers.context",
+    "Depends": "coditect.agent.handlers.dependencies",
     "Event": "coditect.model.event",
     "From": "coditect.workflow.reference",
     "Handle": "coditect.client.handle",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
-    "PlainContext": "coditect.agent.context",
+    "PlainContext": "coditect.agent.handlers.context",
     "Priority": "coditect.model.capability",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",

@@ -12,7 +12,7 @@ from coditect import Client
 from coditect.client.workflow_run import Run
 from coditect.errors import Retryable
 from coditect.workflow.definition import Definition
-from coditect.workflow.file import load_workflow
+from coditect.workflow.documents.file import load_workflow
 from coditect.workflow.graph import graph_of
 from coditect.workflow.rows import NodeRow
 from coditect.workflow.states import TaskState, WorkflowState

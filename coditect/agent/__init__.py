@@ -3,7 +3,7 @@
 ::
 
     declaration     Agent, @capability: what a user writes
-    context         what a handler may read and call
+    handlers/       what a handler is given: context, dependencies, lifespan
     intake/         which task starts next, and how many deliveries the agent holds
     execution/      one task runs within its limits
     processes/      handlers in processes, and several processes of one agent

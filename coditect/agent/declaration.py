@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from coditect.agent.dependencies import Dependency, Providers, with_dependencies, yielded_type
-from coditect.agent.lifespan import Lifespan, checked_lifespan
-from coditect.agent.signature import Signature, signature
+from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
+from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
+from coditect.agent.handlers.signature import Signature, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
 from coditect.model.breaker import Breaker, breaker_of

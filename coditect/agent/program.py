@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from secrets import token_hex
 
 from coditect.agent.declaration import Agent
+from coditect.agent.handlers.lifespan import lived
 from coditect.agent.health import health_server
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
-from coditect.agent.lifespan import lived
 from coditect.agent.limits import AgentLimits
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from coditect.agent.breakers import AgentBreakers
-from coditect.agent.context import Context, PlainContext, TaskContext
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
+from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.limits import AgentLimits as Bounds

@@ -10,9 +10,9 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.example import Example
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
 from coditect.model.capability import CapabilitySpec
-from coditect.model.example import Example
 from coditect.operations import fleet
 from coditect.operations.fleet import CapabilityOffer
 from coditect.registry.port import Search

@@ -16,15 +16,15 @@ from coditect.aio.supervisor import Supervisor
 from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
-from coditect.client.breakers import ClientBreakers
 from coditect.client.completion import Completions
+from coditect.client.coordination.breakers import ClientBreakers
+from coditect.client.coordination.locks import ClientLocks
+from coditect.client.coordination.schedules import ClientSchedules
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
 from coditect.client.listings import ClientListings
-from coditect.client.locks import ClientLocks
 from coditect.client.options import NONE_FIELDS, SUBMIT_SECONDS, OptionFields, Options, nearest_option
-from coditect.client.schedules import ClientSchedules
 from coditect.client.workflow_run import Run
 from coditect.client.workflows import Progress, WorkflowLane
 from coditect.codec import encode_any

@@ -15,7 +15,7 @@ from coditect.errors import InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.definition import MOST_NODES, Definition, Node
-from coditect.workflow.document import node_document, to_document
+from coditect.workflow.documents.document import node_document, to_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import node_expressions
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coditect.client.schedules import Schedules
+from coditect.client.coordination.schedules import Schedules
 from coditect.sync.blocking import Blocking, iterating, waiting
 
 

@@ -20,7 +20,7 @@ from uuid import UUID
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow import fields
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import fill, template_expressions
@@ -90,7 +90,7 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[ScheduleRecord, dict
 
 def _order(body: Body) -> dict[str, Any]:
     """Return the request that starts the schedule's workflow, but for its id, after checking all of it."""
-    from coditect.workflow.document_reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
+    from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
 
     definition = from_document(body.get("workflow"))
     graph = graph_of(definition)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coditect.workflow.definition import Node
-from coditect.workflow.document import known_node
+from coditect.workflow.documents.document import known_node
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import Defined, NodeKey
 from dispatcher.ledger.keyspace import NODES

@@ -22,7 +22,7 @@ import pytest
 
 from coditect import Client
 from coditect.local import PrivateServers
-from coditect.workflow.file import load_workflow
+from coditect.workflow.documents.file import load_workflow
 from tests.servers import ROOT
 from tests.support import eventually
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from coditect.client import upload
 from coditect.workflow import definition, fields
 from coditect.workflow import expressions as expression
-from coditect.workflow.file import MOST_BYTES, MOST_LEVELS, load_workflow
-from coditect.workflow.schema import KINDS
+from coditect.workflow.documents.file import MOST_BYTES, MOST_LEVELS, load_workflow
+from coditect.workflow.documents.schema import KINDS
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.nodes.inputs import MOST_SEEN_BYTES
 from dispatcher.ledger.values import LARGEST_BYTES

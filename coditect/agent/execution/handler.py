@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution.execution import Execution, Interruption
 from coditect.agent.execution.time_limits import TimeLimits
+from coditect.agent.handlers.context import TaskContext
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
 from coditect.codec import LARGE_BYTES
 from coditect.errors import CoditectError, InvalidTask

@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, run_handler
+from coditect.agent.handlers.context import TaskContext
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, WorkerUnavailable

@@ -13,8 +13,8 @@ from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
-from coditect.agent.context import TaskContext
 from coditect.agent.declaration import Capability
+from coditect.agent.handlers.context import TaskContext
 from coditect.agent.processes.protocol import Frame, FrameKind, receive
 from coditect.agent.processes.rpc import WorkerRpc
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError

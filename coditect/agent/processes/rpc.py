@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from coditect import errors
-from coditect.agent.context import Services
+from coditect.agent.handlers.context import Services
 from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
 from coditect.model.message import Message

@@ -16,9 +16,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
-from coditect.agent.context import Context, PlainContext, Services, TaskContext
 from coditect.agent.declaration import Agent, Capability
-from coditect.agent.lifespan import lived
+from coditect.agent.handlers.context import Context, PlainContext, Services, TaskContext
+from coditect.agent.handlers.lifespan import lived
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import call_frame, is_awaited, result_in

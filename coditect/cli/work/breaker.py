@@ -10,8 +10,8 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
-from coditect.client.breakers import BreakerListing
-from coditect.operations import breakers
+from coditect.client.coordination.breakers import BreakerListing
+from coditect.operations.coordination import breakers
 
 app = typer.Typer(no_args_is_help=True)
 

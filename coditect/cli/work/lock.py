@@ -10,8 +10,8 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
-from coditect.client.locks import LockRow
-from coditect.operations import locks
+from coditect.client.coordination.locks import LockRow
+from coditect.operations.coordination import locks
 
 app = typer.Typer(no_args_is_help=True)
 

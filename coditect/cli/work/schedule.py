@@ -12,10 +12,10 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
-from coditect.client.schedules import ScheduleOptions, ScheduleRow
+from coditect.client.coordination.schedules import ScheduleOptions, ScheduleRow
 from coditect.model.duration import duration_text
-from coditect.operations import schedules
-from coditect.operations.schedules import ScheduleSteer
+from coditect.operations.coordination import schedules
+from coditect.operations.coordination.schedules import ScheduleSteer
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,7 +46,7 @@ def create_schedule(
     \b
     Example: coditect schedule create nightly nightly.yaml --cron "30 2 * * *" --zone Europe/Paris
     """
-    from coditect.workflow.file import load_workflow
+    from coditect.workflow.documents.file import load_workflow
 
     options: dict[str, Any] = {"cron": cron, "zone": zone, "every": every, "jitter": jitter}
     given: ScheduleOptions = {option: value for option, value in options.items() if value is not None}  # type: ignore[assignment]

@@ -170,7 +170,7 @@ def draw_workflow(
     run = target if is_uuid(target) else live
     name, rows = ("", []) if run is None else run_loop(workflows.show_nodes(connections(context), run))
     now: Mapping[str, TaskState] | None = {row.name: row.state for row in rows} if run is not None else None
-    from coditect.workflow.document_reader import definition_of
+    from coditect.workflow.documents.reader import definition_of
 
     definition = definition_of(name, rows) if is_uuid(target) else _load(Path(target), None)
     typer.echo(draw(definition, now if states is None else _states(states)), nl=False)
@@ -341,7 +341,7 @@ def _say_mistakes(definition: Definition) -> None:
 
 
 def _load(file: Path, capabilities: list[str] | None) -> Definition:
-    from coditect.workflow.file import load_workflow
+    from coditect.workflow.documents.file import load_workflow
 
     return load_workflow(file, capabilities=capabilities or None)
 

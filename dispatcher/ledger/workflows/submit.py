@@ -18,7 +18,7 @@ from coditect.model.ids import is_uuid
 from coditect.wire.json import dumps
 from coditect.workflow import fields
 from coditect.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
 from coditect.workflow.join import Tally
@@ -153,7 +153,7 @@ def read_nodes(unit: UnitOfWork, workflow: str, documents: object) -> list[tuple
         InvalidWorkflow: when the nodes are invalid or do not fit the stored ones.
         ValueBeyondBound: when a definition is larger than one value may be.
     """
-    from coditect.workflow.document_reader import read_node  # noqa: PLC0415 - 5 MB: pydantic
+    from coditect.workflow.documents.reader import read_node  # noqa: PLC0415 - 5 MB: pydantic
 
     if not isinstance(documents, dict) or not documents or len(documents) > MOST_CHUNK_NODES:
         raise InvalidWorkflow("A chunk is an object of nodes", most_nodes=MOST_CHUNK_NODES)

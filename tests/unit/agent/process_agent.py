@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coditect import Agent, Context, PlainContext, Retry, RetryAfter
-from coditect.agent.context import Services
+from coditect.agent.handlers.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
 

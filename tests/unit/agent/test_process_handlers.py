@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coditect.agent.context import Services
+from coditect.agent.handlers.context import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import TaskFailed, TaskRejected
 from coditect.model.task import Limits

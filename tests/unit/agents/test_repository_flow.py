@@ -13,8 +13,8 @@ from agents.reviewer import PackagesRequest, Review, ReviewRequest, packages, re
 from agents.tester import SuiteOutcome, TestsReport, TestsRequest, tester
 from coditect import Context
 from coditect.workflow.definition import Definition, Node
+from coditect.workflow.documents.file import load_workflow
 from coditect.workflow.expressions import Scope, condition_holds, element_inputs, node_input
-from coditect.workflow.file import load_workflow
 from tests.servers import ROOT
 
 FLEET = (reviewer, tester, documenter, publisher)

@@ -8,7 +8,7 @@ import pytest
 
 from coditect import Agent, Retry, TaskFailed, Workflow
 from coditect.testing import TestFleet
-from coditect.workflow.document_reader import definition_of
+from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.render import draw_text
 from coditect.workflow.states import TaskState, WorkflowState
 

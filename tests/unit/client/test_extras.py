@@ -88,7 +88,7 @@ def test_help_needs_none_of_them(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("module", "extra"),
     [
-        ("coditect.workflow.file", "workflow"),
+        ("coditect.workflow.documents.file", "workflow"),
         ("coditect.workflow.expressions", "workflow"),
         ("dispatcher", "dispatcher"),
         ("dispatcher.store.sqlite", "dispatcher"),

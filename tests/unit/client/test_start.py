@@ -11,7 +11,7 @@ from coditect.wire.control import Verb
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.definition import Call, Definition, Node
-from coditect.workflow.document_reader import from_document
+from coditect.workflow.documents.reader import from_document
 from tests.unit.client.scene import CAPABILITY, Scene, chain
 
 

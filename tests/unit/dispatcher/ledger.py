@@ -14,7 +14,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.wire.control import Claim, Verb
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers

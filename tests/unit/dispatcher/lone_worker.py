@@ -20,7 +20,7 @@ from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
 from coditect.wire import routing
 from coditect.wire.control import Verb
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from dispatcher.capacity import Capacity
 from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Asked

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coditect import Workflow
 from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_ELEMENTS, Definition
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.expressions import MOST_STEPS
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState

@@ -12,7 +12,7 @@ from coditect.errors import InputError, Retryable
 from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.workflow.definition import MOST_NAME_CHARACTERS
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.commands import Asked, GoOn, Show

@@ -8,8 +8,8 @@ from hypothesis import given
 
 from coditect import After, Priority, Retry, Workflow
 from coditect.workflow.definition import Approval, Call, Definition, Each, Node, OnFailure, OnTimeout
-from coditect.workflow.document import node_document
-from coditect.workflow.document_reader import read_node
+from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.reader import read_node
 from dispatcher.ledger import versions
 from dispatcher.ledger.definitions import MOST_READ_BYTES, OVERHEAD_BYTES, Caches, Definitions, known
 from dispatcher.ledger.effects import Defined, NodeKey

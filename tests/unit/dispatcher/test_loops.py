@@ -11,8 +11,8 @@ from coditect.errors import InputError
 from coditect.model.result import Outcome
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Repeat
-from coditect.workflow.document import to_document
-from coditect.workflow.document_reader import from_document
+from coditect.workflow.documents.document import to_document
+from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import Publication

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from coditect import From, Workflow
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import Call, Definition, Each, Node
-from coditect.workflow.document_reader import definition_of
+from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.render import draw_text
 from coditect.workflow.rows import NodeRow
 from dispatcher.ledger.workflows import queries

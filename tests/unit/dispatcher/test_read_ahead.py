@@ -9,7 +9,7 @@ import pytest
 from coditect import Workflow
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import Asked, Look, Proposed
 from dispatcher.ledger.effects import NodeKey

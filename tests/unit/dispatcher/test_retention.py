@@ -19,7 +19,7 @@ from coditect.model.ids import TaskId
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import node_document
+from coditect.workflow.documents.document import node_document
 from coditect.workflow.states import WorkflowState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger import answers, idempotency

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.workflow.definition import MOST_PREDECESSORS, Call, Definition
-from coditect.workflow.file import MOST_BYTES, load_workflow, read_workflow, write_yaml
-from coditect.workflow.schema import KINDS, MapFields
+from coditect.workflow.documents.file import MOST_BYTES, load_workflow, read_workflow, write_yaml
+from coditect.workflow.documents.schema import KINDS, MapFields
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 

@@ -21,10 +21,10 @@ from coditect.workflow.definition import (
     WaitFor,
     WaitUntil,
 )
-from coditect.workflow.document import to_document
-from coditect.workflow.document_reader import from_document
+from coditect.workflow.documents.document import to_document
+from coditect.workflow.documents.file import read_workflow, write_json, write_yaml
+from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import Scope, check_expressions, element_inputs
-from coditect.workflow.file import read_workflow, write_json, write_yaml
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import Literal
 from tests.unit.workflow.graphs import definitions

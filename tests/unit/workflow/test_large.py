@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coditect.workflow.definition import MOST_NODES, After, Call, Definition, Node
-from coditect.workflow.document import to_document
-from coditect.workflow.document_reader import from_document
+from coditect.workflow.documents.document import to_document
+from coditect.workflow.documents.reader import from_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState

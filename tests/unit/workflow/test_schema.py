@@ -10,9 +10,9 @@ from hypothesis import given
 
 from coditect.errors import InvalidWorkflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import to_document
-from coditect.workflow.document_reader import from_document
-from coditect.workflow.schema import KINDS, EdgeFields, RetryFields, WorkflowFields
+from coditect.workflow.documents.document import to_document
+from coditect.workflow.documents.reader import from_document
+from coditect.workflow.documents.schema import KINDS, EdgeFields, RetryFields, WorkflowFields
 from tests.unit.workflow.graphs import definitions
 
 SCHEMA = WorkflowFields.model_json_schema()

@@ -6,7 +6,7 @@ import pytest
 from greeter import greeter
 
 from coditect.testing import TestFleet
-from coditect.workflow.file import load_workflow
+from coditect.workflow.documents.file import load_workflow
 
 pytestmark = pytest.mark.asyncio
 WORKFLOW = Path(__file__).parent / "greetings.yaml"

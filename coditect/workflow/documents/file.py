@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 
 from coditect.errors import InvalidWorkflow, NotFound, Problem, missing_extra
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import to_document
-from coditect.workflow.document_reader import from_document
+from coditect.workflow.documents.document import to_document
+from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import Path as Place

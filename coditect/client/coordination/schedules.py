@@ -15,7 +15,7 @@ from coditect.wire.control import Verb
 from coditect.workflow import fields as workflow_fields
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.document import to_document
+from coditect.workflow.documents.document import to_document
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
-from coditect.agent.context import PlainContext, TaskContext
-from coditect.agent.dependencies import Dependency, Providers
+from coditect.agent.handlers.context import PlainContext, TaskContext
+from coditect.agent.handlers.dependencies import Dependency, Providers
 from coditect.codec import Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from coditect.client.schedules import ScheduleOptions, ScheduleRow
+from coditect.client.coordination.schedules import ScheduleOptions, ScheduleRow
 from coditect.operations.connections import Connections
 from coditect.workflow.definition import Definition
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coditect.client.breakers import BreakerListing
+from coditect.client.coordination.breakers import BreakerListing
 from coditect.errors import NotFound
 from coditect.model.breaker import BreakerState
 from coditect.operations.connections import Connections

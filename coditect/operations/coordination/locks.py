@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coditect.client.locks import LockRow
+from coditect.client.coordination.locks import LockRow
 from coditect.errors import InputError, NotFound
 from coditect.operations.connections import Connections
 

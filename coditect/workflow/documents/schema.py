@@ -1,6 +1,6 @@
 """The pydantic models of workflow documents: the fields of a workflow and a node in a YAML or JSON file.
 
-The models check a document by the checks of `fields.py`; `document_reader.py` makes the frozen values of
+The models check a document by the checks of `fields.py`; `reader.py` makes the frozen values of
 `definition.py` from them. `docs/workflows.md` lists the fields, too.
 """
 

@@ -9,11 +9,20 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from coditect.errors import InputError, InvalidWorkflow, Problem
-from coditect.workflow import fields, schema
+from coditect.workflow import fields
 from coditect.workflow.definition import MOST_ELEMENTS, After, Approval, Call, Definition, Node, OnFailure, defined_name
-from coditect.workflow.document import known_node
+from coditect.workflow.documents import schema
+from coditect.workflow.documents.document import known_node
+from coditect.workflow.documents.schema import (
+    KINDS,
+    EdgeFields,
+    Nodes,
+    PlaceFields,
+    RepeatFields,
+    RetryFields,
+    WorkflowFields,
+)
 from coditect.workflow.rows import NodeRow
-from coditect.workflow.schema import KINDS, EdgeFields, Nodes, PlaceFields, RepeatFields, RetryFields, WorkflowFields
 from coditect.workflow.template import Path
 
 _NODES: TypeAdapter[Nodes] = TypeAdapter(Nodes)

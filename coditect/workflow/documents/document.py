@@ -1,6 +1,6 @@
 """Conversion of workflow definitions to documents, and of stored nodes back; a file holds a document as YAML or JSON.
 
-`to_document` and `from_document` of `document_reader.py` are each other's reverse. Fields with their default value are
+`to_document` and `from_document` of `reader.py` are each other's reverse. Fields with their default value are
 left out. This module does not import pydantic: a program that only reads what was checked before does without it.
 """
 
@@ -30,7 +30,7 @@ from coditect.workflow.definition import (
 )
 
 if TYPE_CHECKING:
-    from coditect.workflow.schema import EdgeFields, RepeatFields
+    from coditect.workflow.documents.schema import EdgeFields, RepeatFields
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
