@@ -12,7 +12,7 @@ _MAX_REPORT_BYTES = 16_777_216
 
 @dataclass(slots=True)
 class Case:
-    """One test in a report, with its outcome: passed, failed, errored or skipped."""
+    """A test in a report, with its outcome: passed, failed, errored or skipped."""
 
     nodeid: str
     outcome: str

@@ -20,7 +20,7 @@ class Delivery(Protocol):
 
     @property
     def message(self) -> Message:
-        """The delivered message."""
+        """The message that the broker delivered."""
 
     @property
     def queue(self) -> str:

@@ -86,7 +86,7 @@ class TopologyDifference:
 
 @dataclass(frozen=True, slots=True)
 class TopologyStep:
-    """One exchange or queue of a topology plan: the verdict, the difference, and the fix."""
+    """An exchange or queue of a topology plan: the verdict, the difference, and the fix."""
 
     kind: DifferenceKind
     name: str

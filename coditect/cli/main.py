@@ -28,7 +28,7 @@ FEW_COLLECTIONS = 50_000
 
 
 class Branch(NamedTuple):
-    """One command or group of commands below `coditect`, with its module and its help text."""
+    """A command or group of commands below `coditect`, with its module and its help text."""
 
     module: str
     """The module of `coditect.cli` whose `app` holds the command or the group of this name."""

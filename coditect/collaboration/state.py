@@ -33,7 +33,7 @@ MOST_TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class StateEntry:
-    """One version of a key in shared state."""
+    """A version of a key in shared state."""
 
     key: str
     version: int

@@ -274,7 +274,7 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 
 
 class _Redrive:
-    """One redrive under way, which publishes a window of dead letters and acks each after its confirm."""
+    """A redrive under way, which publishes a window of dead letters and acks each after its confirm."""
 
     def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
         self._broker = broker

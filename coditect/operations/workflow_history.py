@@ -13,7 +13,7 @@ from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 
 @dataclass(frozen=True, slots=True)
 class WorkflowEvent:
-    """One recorded event of a workflow, of a node, or of a node's attempt."""
+    """A recorded event of a workflow, of a node, or of a node's attempt."""
 
     at_ms: int
     """The instant of the event, in milliseconds since the epoch."""

@@ -72,7 +72,7 @@ def _fail() -> NoReturn:
 
 
 def _succeed() -> None:
-    """Do nothing, successfully."""
+    """Do nothing, which the breaker counts as a success."""
 
 
 class _Window:
@@ -107,7 +107,7 @@ class _Window:
 
 
 class GuardedCall:
-    """One call of a dependency: `async with` makes it only if the breaker lets it through, and records its end."""
+    """A call of a dependency: `async with` makes it only if the breaker lets it through, and records its end."""
 
     __slots__ = ("_breaker", "_permit", "_since", "_turn")
 

@@ -51,7 +51,7 @@ def command(mutant: str, module: Sequence[str]) -> list[str]:
 
 
 class Post:
-    """One process of a testbed under a name such as `agent-1`, which the process keeps when it is restarted."""
+    """A process of a testbed under a name such as `agent-1`, which the process keeps when it is restarted."""
 
     def __init__(self, child: Child, *, marker: str, log_folder: Path, paths: Mapping[str, NetworkPath]) -> None:
         self.paths = paths

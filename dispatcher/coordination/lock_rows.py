@@ -19,7 +19,7 @@ MOST_READ = 100
 
 @dataclass(slots=True)
 class Ticket:
-    """One owner's claim to lock some resources together, which waits until it is granted, or holds them."""
+    """An owner's claim to lock some resources together, which waits until it is granted, or holds them."""
 
     id: str
     agent: str

@@ -34,7 +34,7 @@ MOST_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """One version of a key, without its value."""
+    """A version of a key, without its value."""
 
     number: int
     writer: str

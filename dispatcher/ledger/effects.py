@@ -40,12 +40,12 @@ class NodeKey(NamedTuple):
 
     @property
     def is_element(self) -> bool:
-        """Whether the node runs an element of a map: `review[3]`."""
+        """True if the node runs an element of a map: `review[3]`."""
         return self.node.endswith("]")
 
     @property
     def is_derived(self) -> bool:
-        """Whether the node is an element or a compensation, which the workflow's definition does not name."""
+        """True if the node is an element or a compensation, which the workflow's definition does not name."""
         return self.node.endswith(("]", COMPENSATION))
 
     @property
@@ -55,7 +55,7 @@ class NodeKey(NamedTuple):
 
     @property
     def is_compensation(self) -> bool:
-        """Whether the node compensates another one: `ship.compensate`."""
+        """True if the node compensates another one: `ship.compensate`."""
         return self.node.endswith(COMPENSATION)
 
 

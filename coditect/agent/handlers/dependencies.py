@@ -38,7 +38,7 @@ def Depends(provider: Callable[..., Any]) -> Any:  # noqa: N802 - the word of Fa
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One resolved dependency: the provider with its own dependencies; without a provider the lifespan's value."""
+    """A resolved dependency: the provider with its own dependencies; without a provider the lifespan's value."""
 
     provider: Callable[..., Any] | None = None
     needs: tuple[tuple[str, Dependency], ...] = ()

@@ -52,7 +52,7 @@ class TableView:
 
 @dataclass(frozen=True, slots=True)
 class FieldsView:
-    """One object of a command's answer, printed as a line for each field that is not empty."""
+    """An object of a command's answer, printed as a line for each field that is not empty."""
 
     fields: Mapping[str, object]
 
@@ -79,7 +79,7 @@ class Aside:
 
 
 View = TableView | FieldsView | Aside | str
-"""One part of an answer for a person; a plain string is printed as a line."""
+"""A part of an answer for a person; a plain string is printed as a line."""
 
 
 def render(output: Output, document: object, *views: View) -> None:

@@ -17,7 +17,7 @@ from coditect.wire.control import Verb
 
 @dataclass(frozen=True, slots=True)
 class LockRow:
-    """One ticket at one resource: who holds it, or waits for it."""
+    """A ticket at one resource: who holds it, or waits for it."""
 
     resource: str
     state: str

@@ -30,7 +30,7 @@ class SightingPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """One place where a task was found: an agent or a queue, with the position in the queue."""
+    """A place where a task was found: an agent or a queue, with the position in the queue."""
 
     place: SightingPlace
     capability: str | None

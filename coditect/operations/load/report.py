@@ -24,7 +24,7 @@ class LoadEnding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadAnswer:
-    """One submitted task of a load test, with its end, agent and latency."""
+    """A submitted task of a load test, with its end, agent and latency."""
 
     task_id: str | None
     """The task's id; None when the submission was refused."""
@@ -40,7 +40,7 @@ class LoadAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One execution of a load test's task, read from a line of the effect log."""
+    """An execution of a load test's task, read from a line of the effect log."""
 
     agent_id: str
     pid: int

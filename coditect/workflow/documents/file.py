@@ -115,7 +115,7 @@ _END = _Open()
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """One event of the parsing of a document: a value, or the start or end of an object or list.
+    """An event of the parsing of a document: a value, or the start or end of an object or list.
 
     The start of an object or list is an empty dict or list.
     """

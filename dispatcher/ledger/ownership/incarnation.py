@@ -24,7 +24,7 @@ HOURS_FROM_MS = 1_767_225_600_000
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """One life of a store's data, under a number that grows with each start of a dispatcher and each restore."""
+    """A life of a store's data, under a number that grows with each start of a dispatcher and each restore."""
 
     store: str
     """The identity of the store, which is the same in every copy of its data."""
