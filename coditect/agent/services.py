@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from coditect.agent.breakers import AgentBreakers
@@ -23,7 +23,9 @@ from coditect.aio.supervisor import Supervisor
 from coditect.aio.threads import awaited_by
 from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
+from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.lock_requests import LockRequests
+from coditect.collaboration.locks import Lock
 from coditect.collaboration.state import StateRequests
 from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
@@ -163,6 +165,10 @@ class TaskServices:
                 raise SentBack
             state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
         return state
+
+    def hold(self, lock: Lock) -> BlockingLock:
+        """Return the lock for a plain handler, held inside of `with`; it is released even if the handler is to end."""
+        return BlockingLock(lock, self.run, closing=partial(self.run, closing=True))
 
     async def ask_state(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
         """Send a request about shared state, as `StatePort.ask_state` says, with the task and its attempt."""

@@ -19,6 +19,8 @@ from coditect.aio.loop_thread import LoopThread
 from coditect.client.handle import DEFAULT_TIMEOUT, Handle
 from coditect.client.workflow_run import DEFAULT_TIMEOUT as RUN_TIMEOUT
 from coditect.client.workflow_run import Run
+from coditect.collaboration.blocking_locks import BlockingLock
+from coditect.collaboration.locks import Lock
 from coditect.collaboration.state import SharedState
 from coditect.errors import CoditectError
 from coditect.messaging.event_stream import EventStream
@@ -180,6 +182,13 @@ class SyncSharedState(Blocking[SharedState]):
     entries = iterating(SharedState.entries)
     history = waiting(SharedState.history)
     watch = iterating(SharedState.watch)
+
+
+class SyncLock(BlockingLock):
+    """The lock of a blocking client, held inside of `with client.lock("repo:x") as lock`; see `SyncClient.lock`."""
+
+    def __init__(self, lock: Lock, thread: LoopThread) -> None:
+        super().__init__(lock, thread.run, closing=thread.run)
 
 
 class SyncRun(Blocking[Run]):

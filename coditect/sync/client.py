@@ -7,6 +7,7 @@ from coditect.sync.blocking import (
     SyncContext,
     SyncEvents,
     SyncHandle,
+    SyncLock,
     SyncRun,
     SyncSharedState,
     handing_many,
@@ -53,4 +54,8 @@ class SyncClient(SyncContext[Client]):
     broadcast = waiting(Client.broadcast)
     emit = waiting(Client.emit)
     events = naming(Client.events, SyncEvents)
+    lock = naming(Client.lock, SyncLock)
+    elect = naming(Client.elect, SyncLock)
+    locks = iterating(Client.locks)
+    release_locks = waiting(Client.release_locks)
     space = naming(Client.space, SyncSharedState)

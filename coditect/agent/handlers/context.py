@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from coditect.codec import codec, encode_any
-from coditect.collaboration.locks import Locking, LockPort
+from coditect.collaboration.blocking_locks import BlockingLock
+from coditect.collaboration.locks import Lock, Locking, LockPort
 from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StatePort
 from coditect.errors import InputError, TaskFailed
 from coditect.model import arguments
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from coditect.resilience.retries import Retries
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
@@ -48,6 +51,9 @@ class Services(LockPort, StatePort, RetryPort, Protocol):
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
         """Return a call of the breaker of a dependency."""
+
+    def hold(self, lock: Lock) -> BlockingLock:
+        """Return the lock for a plain handler, held inside of `with`."""
 
     def progress(self, share: float, note: str) -> None:
         """Publish the progress of the task; call on the event loop only."""
@@ -291,12 +297,39 @@ class Context(TaskContext, Locking):
         return await self._ask(capability, value, model, timeout, priority)
 
 
+class _Locks(Locking):
+    """The locks of a plain handler, before they are made blocking."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    @property
+    def _lock_port(self) -> LockPort:
+        return self._services
+
+
+def _blocking(
+    method: Callable[Concatenate[Locking, P], Lock],
+) -> Callable[Concatenate[PlainContext, P], BlockingLock]:
+    """Return the counterpart of a method of `Locking` for plain handlers: its lock is held inside of `with`."""
+
+    @wraps(method)
+    def lock(self: PlainContext, /, *args: P.args, **kwargs: P.kwargs) -> BlockingLock:
+        return self.services.hold(method(_Locks(self.services), *args, **kwargs))
+
+    lock.__doc__ = (method.__doc__ or "").replace("async with", "with")
+    return lock
+
+
 class PlainContext(TaskContext):
     """The execution of a task as a plain handler sees it, in a thread or a process: its methods wait for the answer.
 
     Only the handler may call the methods. A call that is under way when the attempt is canceled, or its time is over,
     raises `TaskCanceled`, and so does every later one: the handler should end then.
     """
+
+    lock = _blocking(Locking.lock)
+    elect = _blocking(Locking.elect)
 
     def progress(self, share: float, note: str = "") -> None:
         """Publish the task's progress (0 to 1, clamped) with a note, as an event `task.progress`, at most once."""

@@ -25,6 +25,7 @@ from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
 from coditect.aio.clock import SystemClock
 from coditect.aio.launch import die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
+from coditect.collaboration.locks import Lock
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
@@ -124,6 +125,14 @@ class _RemoteServices:
             "A handler in a process of its own has no breaker by name",
             breaker=name,
             fix="@agent.capability(breaker=...)",
+        )
+
+    def hold(self, lock: Lock) -> NoReturn:
+        """Refuse: a plain handler in another process has no event loop that renews the lock."""
+        raise SetupError(
+            "A plain handler in a process of its own holds no lock",
+            lock=lock.resources[0],
+            fix="make it an `async def`, or run it in a thread (without process=True)",
         )
 
     def report(self, share: float, note: str) -> None:

@@ -86,6 +86,12 @@ def folder(_: None, ctx: Context) -> str:
     return str(ctx.workspace)
 
 
+@worker.capability("proc.lock", process=True, retry=ONCE)
+def hold(_: None, ctx: PlainContext) -> None:
+    with ctx.lock("repo:x"):
+        raise AssertionError("a lock that is not renewed was entered")
+
+
 @worker.capability("proc.ask", process=True, retry=ONCE)
 async def ask(numbers: list[int], ctx: Context) -> list[int]:
     pairs = [{"left": number, "right": number} for number in numbers]

@@ -227,3 +227,12 @@ async def test_result_over_the_limit_is_a_failure(scene: Scene) -> None:
     await scene.start(worker)
 
     assert (await failure(scene, "proc.large")).facts["reason"] == "result_too_large"
+
+
+async def test_plain_handler_in_a_process_is_refused_a_lock_that_would_not_be_renewed(scene: Scene) -> None:
+    await scene.start(worker)
+
+    error = await failure(scene, "proc.lock")
+
+    assert error.facts["type"] == "SetupError"
+    assert "async def" in str(error)
