@@ -128,6 +128,17 @@ def _failed_for_no_reason(entries: list[HistoryEntry], node: str, workflow: str)
     ]
 
 
+def _direct_task_failed_for_no_reason(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
+    """One attempt at a task, long after the last fault."""
+    t = entries[-1].t + 100.0
+    return [
+        *entries,
+        HistoryEntry(t, "client", Type.OK, "accept", "task9", {"most": 3, "ends": ["completed"], "priority": "p1"}),
+        HistoryEntry(t + 1, "agent-1", Type.OK, "execute", "task9", {"agent": "agent-1", "attempt": 1, "fence": 1}),
+        HistoryEntry(t + 2, "client", Type.OK, "end", "task9", {"state": "failed"}),
+    ]
+
+
 def _starved(priority: str, other: str) -> Lie:
     """A task waits for all of the many that come after it."""
 
@@ -182,10 +193,7 @@ LIES: dict[str, tuple[str, Lie]] = {
         lambda all_, node, work: changed(all_, f="result", key=f"{SAGA}:two", state="failed"),
     ),
     "a workflow failed for no reason": ("ends as meant", _failed_for_no_reason),
-    "a direct task failed for no reason": (
-        "ends as meant",
-        lambda all_, node, work: changed(all_, f="end", key="task0", state="failed"),
-    ),
+    "a direct task failed for no reason": ("ends as meant", _direct_task_failed_for_no_reason),
     "a node ends twice": ("one end each", _again),
     "two attempts completed": (
         "one completion",
