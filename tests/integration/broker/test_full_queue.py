@@ -85,8 +85,8 @@ async def test_urgent_queue_admits_while_the_bulk_queue_of_its_capability_is_ful
     ended = await asyncio.gather(*held_back, return_exceptions=True)
 
     assert urgent_first
-    # one whose last try is under way as its time ends is not known to be refused
-    assert Overloaded in {type(one) for one in ended} <= {Overloaded, PublishUnconfirmed}
+    # a publish whose last try is under way as its time ends is not known to be refused: on a busy machine, all of them
+    assert {type(one) for one in ended} <= {Overloaded, PublishUnconfirmed}
     assert await scene.ready(task_queue(capability, Priority.P0)) == 1
 
 
