@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from coditect.client.control_plane import PAUSES
-from coditect.client.options import Options, deadline_at
+from coditect.client.options import Options, deadline_at, delay_of
 from coditect.client.workflow_run import EVENT_PATTERNS, Ending, Run
 from coditect.errors import ControlPlaneRequired, NotFound, Retryable
 from coditect.model.duration import Duration, milliseconds, seconds
@@ -44,7 +44,14 @@ def workflow_of(task_id: str) -> str | None:
 
 
 def durable_definition(capability: str, value: Any, options: Options, *, now_ms: int) -> Definition:
-    """Return the definition of the workflow of one node that stands for a durable task."""
+    """Return the definition of the workflow of one node that stands for a durable task.
+
+    A deadline that is a duration counts from the end of the task's delay, as all of its time limits do.
+
+    Raises:
+        InputError: when the deadline or the delay is an instant that has passed, or the deadline ends before the delay.
+    """
+    delay, due_ms = delay_of(options, now_ms)
     call = Call(
         capability,
         {LITERAL: value},
@@ -52,13 +59,14 @@ def durable_definition(capability: str, value: Any, options: Options, *, now_ms:
         timeout_ms=_ms(options.timeout),
         retry=None if options.max_attempts is None else Retry(max_attempts=options.max_attempts),
         start_within_ms=_ms(options.start_within),
-        deadline_ms=_from_now(options.deadline, now_ms),
+        deadline_ms=_from(due_ms, options.deadline),
+        delay=delay,
     )
     return Definition(capability, (Node(NODE, call),))
 
 
-def _from_now(deadline: Duration | datetime | None, now_ms: int) -> int | None:
-    return deadline_at(deadline, now_ms) - now_ms if isinstance(deadline, datetime) else _ms(deadline)
+def _from(begin_ms: int, deadline: Duration | datetime | None) -> int | None:
+    return deadline_at(deadline, begin_ms) - begin_ms if isinstance(deadline, datetime) else _ms(deadline)
 
 
 def _ms(duration: Duration | None) -> int | None:

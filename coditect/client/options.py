@@ -19,6 +19,7 @@ from coditect.wire.foreign_headers import checked_headers
 
 SUBMIT_SECONDS = 30.0
 MOST_KEY_BYTES = 1_000
+LONGEST_DELAY_SECONDS = 10 * 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Options:
     """Whether the control plane keeps the task, so that it survives the broker's disks and may run for hours."""
     idempotency_key: str | None = None
     """A key of at most 1,000 bytes that makes the task durable and unique: the same key gives the same task."""
+    delay: Duration | None = None
+    """How long the control plane keeps the task, which this makes durable, before the publish; at most ten years."""
+    at: datetime | None = None
+    """The instant at which the control plane publishes the task, which this makes durable; None means at once."""
     submit_timeout: Duration = SUBMIT_SECONDS
     """How long a submit may wait for the broker: an outage, an alarm, a full queue."""
     headers: HeaderTable | None = None
@@ -64,13 +69,15 @@ class Options:
             if given is not default:
                 object.__setattr__(self, name, checked(name, given))
         if self.headers is not None and self.kept:
-            fix = "put it into the input, or submit without durable=True and without an idempotency_key"
+            fix = "put it into the input, or submit without durable, idempotency_key, delay and at"
             arguments.refuse("headers", "A durable task has no headers", self.headers, fix)
+        if self.delay is not None and self.at is not None:
+            arguments.refuse("at", "A task has a delay or an instant, not both", self.at, "leave delay or at out")
 
     @property
     def kept(self) -> bool:
-        """True when the task is durable, since its submitter set `durable` or an idempotency key."""
-        return self.durable or self.idempotency_key is not None
+        """True when the task is durable: its submitter set `durable`, an idempotency key, `delay` or `at`."""
+        return self.durable or self.idempotency_key is not None or self.delay is not None or self.at is not None
 
 
 class OptionFields(TypedDict, total=False):
@@ -87,6 +94,8 @@ class OptionFields(TypedDict, total=False):
     results: bool | None
     durable: bool | None
     idempotency_key: str | None
+    delay: Duration | None
+    at: datetime | None
     submit_timeout: Duration | None
     headers: HeaderTable | None
     task_id: TaskId | str | None
@@ -108,14 +117,46 @@ def deadline_at(deadline: Duration | datetime, now_ms: int) -> int:
         return now_ms + int(seconds(deadline) * 1000)
     at_ms = int(deadline.timestamp() * 1000)
     if at_ms <= now_ms:
-        fix = "an instant to come; this machine's clock may be wrong"
+        fix = "an instant to come, after the task's delay; this machine's clock may be wrong"
         arguments.refuse("deadline", "The deadline has passed already", deadline, fix)
     return at_ms
+
+
+def delay_of(options: Options, now_ms: int) -> tuple[int | str | None, int]:
+    """Return what a task waits for, a number of milliseconds or an instant as text, and when that is over.
+
+    Raises:
+        InputError: when the instant has passed, or is more than ten years away.
+    """
+    if options.delay is not None:
+        delay_ms = max(1, round(seconds(options.delay) * 1000))
+        return delay_ms, now_ms + delay_ms
+    if options.at is None:
+        return None, now_ms
+    at_ms = round(options.at.timestamp() * 1000)
+    if not now_ms < at_ms <= now_ms + LONGEST_DELAY_SECONDS * 1000:
+        fix = "an instant to come, at most ten years from now; this machine's clock may be wrong"
+        arguments.refuse("at", "The instant has passed already, or is too far away", options.at, fix)
+    return options.at.isoformat(), at_ms
 
 
 def _wanted(parameter: str, given: object) -> Wanted:
     if not isinstance(given, Wanted):
         arguments.refuse(parameter, "This does not say what is wanted", given, 'such as Wanted(tags={"gpu"})')
+    return given
+
+
+def _delay(parameter: str, given: object) -> Duration:
+    span = arguments.span(parameter, given)
+    if not 0 < seconds(span) <= LONGEST_DELAY_SECONDS:
+        arguments.refuse(parameter, "A delay is more than nothing and at most ten years", given, "such as 5m or 2d")
+    return span
+
+
+def _instant(parameter: str, given: object) -> datetime:
+    if not isinstance(given, datetime):
+        arguments.refuse(parameter, "This is no instant", given, "datetime.now(UTC) + ..., or delay= for a duration")
+    arguments.moment(parameter, given)
     return given
 
 
@@ -136,6 +177,8 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "results": (True, arguments.yes_or_no),
         "durable": (False, arguments.yes_or_no),
         "idempotency_key": _optional(arguments.text, shortest=1, longest=MOST_KEY_BYTES),
+        "delay": _optional(_delay),
+        "at": _optional(_instant),
         "submit_timeout": (SUBMIT_SECONDS, arguments.span),
         "headers": _optional(checked_headers),
         "task_id": _optional(arguments.text, shortest=1),

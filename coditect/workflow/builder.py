@@ -74,6 +74,8 @@ class TaskOptions(Placing, total=False):
     """The capability that undoes the completed task when the workflow does not complete: see docs/compensation.md."""
     repeat: Repeat | Mapping[str, Any]
     """The task's loop, such as `{"until": "result.done", "most": 20, "every": "10s"}`; default: done once."""
+    delay: Duration | datetime | str
+    """What the first attempt waits for, once the node may run: a duration, or an instant; not for a map."""
 
 
 class Workflow:
@@ -117,6 +119,8 @@ class Workflow:
         """
         used: list[From] = []
         placing, call = _call(capability, value, options, used.append)
+        if call.delay is not None:
+            raise InputError("A map has no delay", given=options["delay"], fix="let it come after flow.wait(...)")
         listed = fields.over(over, used.append)
         if limit is None and isinstance(listed, list):
             limit = max(1, len(listed))
@@ -240,5 +244,6 @@ def _call(capability: str, given: Any, options: TaskOptions, met: fields.Met) ->
         _given(fields.duration_ms, own.get("deadline")),
         _given(fields.heartbeat_ms, own.get("heartbeat")),
         _given(fields.repeat, own.get("repeat")),
+        _given(fields.task_delay, own.get("delay")),
     )
     return _Place(**placing), call

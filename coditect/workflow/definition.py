@@ -108,6 +108,8 @@ class Call:
     """How long the task's agent may be silent; None means a default that holds after ten minutes of run time."""
     repeat: Repeat | None = None
     """The task's loop; None means that the task is done once."""
+    delay: int | str | None = None
+    """The milliseconds, or the instant as text with its offset from UTC, that the first attempt waits for."""
 
     @property
     def undo(self) -> Call:

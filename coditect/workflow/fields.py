@@ -97,6 +97,13 @@ def instant(value: object) -> Any:
     return written
 
 
+def task_delay(value: object) -> int | str:
+    """Convert what a task's first attempt waits for: a duration to milliseconds, an instant to its text."""
+    if isinstance(value, datetime) or (isinstance(value, str) and "-" in value):  # no duration has a hyphen
+        return str(instant(value))
+    return duration_ms(value)
+
+
 def signal(value: object) -> str:
     """Check a signal's name, and return the name."""
     return check_signal_name(text(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ from coditect.operations.diagnosis.sightings import Found
 from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_capability, why_not_task
 from coditect.operations.tasks import TaskOrder
 from coditect.wire.json import loads
+from coditect.workflow.fields import instant_ms
 
 DurableArgument = Annotated[
     str, typer.Argument(metavar="ID", help="Of a durable task, as `task submit --detach` printed it.")
@@ -93,21 +95,36 @@ def submit_task(
     key: Annotated[
         str | None, typer.Option("--key", "-k", help="Durable, once: with the same key, the task that has it.")
     ] = None,
+    delay: Annotated[
+        str | None, typer.Option("--delay", help="Durable, and not published before so long from now, e.g. 5m.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Durable, and not published before, e.g. 2026-12-24T08:00:00+01:00.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit a task, show its progress and print its value.
 
-    With --detach or --key the control plane keeps it: it may run for hours, and `task get`, `task wait` and
-    `task cancel` find it by its id. Exits 0 with the value, 1 when it failed, 3 when it expired or did not end in time.
+    With --detach, --key, --delay or --at the control plane keeps it: it may run for hours, and `task get`, `task wait`
+    and `task cancel` find it by its id. Exits 0 with the value, 1 when it failed, 3 when it expired or did not end in
+    time.
 
     \b
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
     pin = AgentId(agent) if agent else None
-    options = Options(priority=priority, timeout=timeout, deadline=deadline, pin=pin, idempotency_key=key)
+    options = Options(
+        priority=priority,
+        timeout=timeout,
+        deadline=deadline,
+        pin=pin,
+        idempotency_key=key,
+        delay=delay,
+        at=None if at is None else datetime.fromtimestamp(instant_ms(at) / 1000, UTC),
+    )
     order = TaskOrder(capability, read_body(body), options)
     until = None if no_wait or detach else wait
-    work = _submit_durable if detach or key is not None else _submit
+    work = _submit_durable if detach or options.kept else _submit
     task_id, outcome = run_loop(work(connections(context), order, until))
     if outcome is not None:
         direct = f"coditect dead show {task_id} --capability {capability}"

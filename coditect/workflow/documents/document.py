@@ -77,6 +77,7 @@ def _call(capability: str, given: Mapping[str, Any]) -> Call:
         _period_ms(given.get("deadline")),
         _period_ms(given.get("heartbeat")),
         _repeat(given.get("repeat")),
+        fields.task_delay(delay) if isinstance(delay := given.get("delay"), str) else delay,
     )
 
 
@@ -165,6 +166,8 @@ def _call_document(call: Call) -> dict[str, Any]:
         document["retry"] = _retry_document(call.retry)
     if call.compensate is not None:
         document["compensate"] = call.compensate
+    if call.delay is not None:
+        document["delay"] = duration_text(call.delay) if isinstance(call.delay, int) else call.delay
     if call.repeat is not None:
         every = {"every": duration_text(call.repeat.every_ms)} if call.repeat.every_ms else {}
         document["repeat"] = {"until": call.repeat.until, "most": call.repeat.most} | every

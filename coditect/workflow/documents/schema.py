@@ -51,6 +51,7 @@ _Elements: TypeAlias = Annotated[int, _by(fields.limit, int)]
 _Delay: TypeAlias = Annotated[str, _by(fields.delay, str | float)]
 _LongestDelay: TypeAlias = Annotated[str, _by(fields.longest_delay, str | float)]
 _Period: TypeAlias = Annotated[int | None, _by(fields.duration_ms, str | float)]
+_TaskDelay: TypeAlias = Annotated[int | str | None, _by(fields.task_delay, str | float)]
 _Heartbeat: TypeAlias = Annotated[int | None, _by(fields.heartbeat_ms, str | float)]
 _Span: TypeAlias = Annotated[int, _by(fields.duration_ms, str | float)]
 _Instant: TypeAlias = Annotated[Any, _by(fields.instant, str | dict[str, str])]
@@ -125,6 +126,7 @@ class TaskFields(CallFields):
     """The fields of a node that runs one task."""
 
     task: _Capability = Field(description="The capability.")
+    delay: _TaskDelay = Field(None, description="What the first attempt waits for: a duration, or an instant.")
 
 
 class MapFields(CallFields):

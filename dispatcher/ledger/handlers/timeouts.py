@@ -36,8 +36,11 @@ def due(unit: UnitOfWork, command: Due) -> None:
 
 
 def _try_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
-    if row.state is not TaskState.RETRY_WAIT:
-        return
+    if row.state is TaskState.RETRY_WAIT:
+        _offer(unit, node_key, row)
+
+
+def _offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     if advance.is_over(unit.run(node_key.workflow)):
         advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
     else:
@@ -58,8 +61,12 @@ def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> N
 
 
 def _waited(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
-    if row.state is TaskState.WAITING:
+    if row.state is not TaskState.WAITING:
+        return
+    if unit.call(node_key) is None:
         advance.end(unit, node_key, row, TaskState.COMPLETED)
+    else:
+        _offer(unit, node_key, row)
 
 
 def _not_signaled(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:

@@ -262,11 +262,12 @@ def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, inputs: Inputs)
 
 def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Sequence[bytes] | None) -> None:
     match unit.definition(node_key).work:
-        case Call():
+        case Call() as call:
             if bodies is not None:
                 write(unit, node_key, INPUT, bodies[0])
                 row.own_input = True
-            claim.offer(unit, node_key, row)
+            if not waits.delay(unit, node_key, row, call):
+                claim.offer(unit, node_key, row)
         case Each():
             if not has_elements(unit, node_key) and bodies is not None:
                 if bodies:

@@ -1,4 +1,4 @@
-"""The nodes that wait without a task: for a person's answer, for an instant, or for a signal.
+"""The nodes that wait without a published task: for a person's answer, for an instant, or for a signal.
 
 A signal may come before a node waits for it. It is kept with its workflow, and the next node that awaits its name takes
 it; several of one name are taken in the order in which they came. Every signal has an id, which is remembered as long
@@ -8,7 +8,7 @@ as the workflow is kept: a signal that is sent twice counts once.
 timer               the node                when it is due
 ==================  ======================  ==========================================================
 ``approval``        awaits an approval      the answer is the node's `on_timeout`
-``wait``            waits for an instant    the node is completed
+``wait``            waits for an instant    the node is completed; a task with a `delay` is ready
 ``signal``          awaits a signal         the node has failed, reason `signal_timeout`
 ==================  ======================  ==========================================================
 """
@@ -21,7 +21,7 @@ from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import loads
 from coditect.workflow import fields
-from coditect.workflow.definition import Approval, AwaitSignal, WaitFor, WaitUntil
+from coditect.workflow.definition import Approval, AwaitSignal, Call, WaitFor, WaitUntil
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
@@ -71,6 +71,22 @@ def begin(
     unit.move(node_key, row, TaskState.WAITING)
     _set_timer(unit, node_key, WAIT_TIMER, due_ms)
     return False
+
+
+def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
+    """Have a task that was never published wait for its delay, and tell whether the task waits.
+
+    Until then the row's `ready_ms` is the instant at which the task will be ready.
+    """
+    if call.delay is None or row.fence:
+        return False
+    due_ms = unit.now_ms + call.delay if isinstance(call.delay, int) else fields.instant_ms(call.delay)
+    if due_ms <= unit.now_ms:
+        return False
+    row.ready_ms = due_ms
+    unit.move(node_key, row, TaskState.WAITING)
+    _set_timer(unit, node_key, WAIT_TIMER, due_ms)
+    return True
 
 
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:

@@ -117,3 +117,22 @@ def test_deadline_is_the_node_s(terminal: Terminal, plane: ScriptedPlane) -> Non
 
     ((_, body),) = plane.asked
     assert (told.code, body["nodes"]["task"]["deadline"]) == (0, "1m")
+
+
+def test_a_delay_or_an_instant_makes_it_durable_and_later(terminal: Terminal, plane: ScriptedPlane) -> None:
+    ran = [
+        terminal.run("task", "submit", "code.review", "--delay", "5m", "--output", "json"),
+        terminal.run("task", "submit", "code.review", "--at", "2030-12-24T08:00:00+01:00", "--detach"),
+    ]
+
+    assert [one.code for one in ran] == [0, 0]
+    assert [one.head["nodes"]["task"]["delay"] for one in plane.kept.values()] == ["5m", "2030-12-24T07:00:00+00:00"]
+
+
+@pytest.mark.parametrize("option", [("--delay", "soon"), ("--at", "tomorrow"), ("--at", "2030-12-24T08:00:00")])
+def test_a_wrong_delay_is_refused_before_anything_is_sent(
+    terminal: Terminal, plane: ScriptedPlane, option: tuple[str, str]
+) -> None:
+    ran = terminal.run("task", "submit", "code.review", *option)
+
+    assert (ran.code, plane.asked, terminal.connections.scripted.orders) == (2, [], [])
