@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from coditect.agent.declaration import Agent
     from coditect.agent.handlers.context import Context, PlainContext
     from coditect.agent.handlers.dependencies import Depends
+    from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
     from coditect.client.client import Client
     from coditect.client.handle import Handle
     from coditect.client.options import Options
@@ -43,6 +44,7 @@ _HOMES = {
     "Agent": "coditect.agent.declaration",
     "Breaker": "coditect.model.breaker",
     "BreakerOpen": "coditect.errors",
+    "CallNext": "coditect.agent.handlers.middleware",
     "Client": "coditect.client.client",
     "CoditectError": "coditect.errors",
     "Context": "coditect.agent.handlers.context",
@@ -50,6 +52,7 @@ _HOMES = {
     "Event": "coditect.model.event",
     "From": "coditect.workflow.reference",
     "Handle": "coditect.client.handle",
+    "MiddlewareContext": "coditect.agent.handlers.middleware",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
     "PlainContext": "coditect.agent.handlers.context",
@@ -76,6 +79,7 @@ __all__ = [
     "Agent",
     "Breaker",
     "BreakerOpen",
+    "CallNext",
     "Client",
     "CoditectError",
     "Context",
@@ -83,6 +87,7 @@ __all__ = [
     "Event",
     "From",
     "Handle",
+    "MiddlewareContext",
     "Options",
     "Outcome",
     "PlainContext",

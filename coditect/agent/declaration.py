@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
 from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
+from coditect.agent.handlers.middleware import CallNext, Middleware, checked_middleware
 from coditect.agent.handlers.signature import Signature, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
@@ -49,6 +50,8 @@ class Capability:
     """The circuit breaker of the dependency that the handler calls; each attempt is one call."""
     fallback: str | None = None
     """The capability that gets the tasks while the breaker is open; None: they wait in their queue."""
+    middleware: CallNext | None = None
+    """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
 
     @property
     def name(self) -> str:
@@ -57,14 +60,14 @@ class Capability:
 
     @property
     def wants_context(self) -> bool:
-        """True when an attempt needs a `Context`: for the handler, or for the process that the handler runs in."""
-        return self.signature.wants_context or self.where is Where.PROCESS
+        """True when an attempt needs a `Context`: for the handler, its process, or the middleware around it."""
+        return self.signature.wants_context or self.where is Where.PROCESS or self.middleware is not None
 
 
 class Agent:
     """An agent as its author declares it; `@agent.capability` adds handlers, which stay plain functions."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a fact of its own, and has a default
         self,
         name: str,
         *,
@@ -75,6 +78,7 @@ class Agent:
         description: str = "",
         breakers: Iterable[Breaker] = (),
         lifespan: Lifespan | None = None,
+        middleware: Iterable[Middleware] = (),
     ) -> None:
         """Declare an agent; each of its processes runs up to `slots` tasks at once.
 
@@ -84,6 +88,8 @@ class Agent:
 
         `lifespan` is a function of the agent that returns an async context manager. Its start runs before the agent
         takes tasks, its stop after the drain; handlers find its value as `ctx.lifespan`.
+
+        `middleware` are the functions around each call of a handler, the first one outermost; see `middleware`.
 
         Raises:
             SetupError: when a parameter is wrong; the error names the parameter, and file and line.
@@ -102,6 +108,9 @@ class Agent:
             for one in breakers:
                 self._declare_breaker(one)
             self.lifespan = checked_lifespan(lifespan)
+            self._middleware: list[Middleware] = []
+            for layer in middleware:
+                self.middleware(layer)
         except InputError as error:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
@@ -146,6 +155,29 @@ class Agent:
         if instead is not None and (guard is None or instead == name):
             arguments.refuse("fallback", "A fallback is another capability, behind a breaker", fallback, "breaker=...")
         return guard, instead
+
+    @property
+    def middleware_stack(self) -> tuple[Middleware, ...]:
+        """The functions around each call of a handler, the first one outermost."""
+        return tuple(self._middleware)
+
+    def middleware(self, layer: Handler) -> Handler:
+        """Declare a function around each call of a handler, inside those that are declared already.
+
+        `async def layer(ctx, call_next)` gets a `MiddlewareContext`, sets `ctx.input` if it wants another one, and
+        returns the value of `await call_next(ctx)` or another one. Its errors are those of the attempt; the time limit
+        and cancellation of the task reach it like a handler. For a handler in a thread or a process it runs on the
+        agent's event loop around the call.
+
+        Raises:
+            SetupError: when it is no async function of two parameters; the error names file and line.
+        """
+        try:
+            self._middleware.append(checked_middleware(layer))
+        except SetupError as error:
+            error.facts.setdefault("at", _written_at())
+            raise
+        return layer
 
     @property
     def listeners(self) -> dict[str, Callable[..., Any]]:

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from coditect.agent.breakers import AgentBreakers
 from coditect.agent.declaration import Agent
+from coditect.agent.execution.binding import bound
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
 from coditect.agent.execution.handler import (
     Executors,
@@ -89,7 +90,7 @@ class Runtime:
         metrics: Metrics,
         lifespan: Any = None,
     ) -> None:
-        self._capabilities = {one.name: one for one in agent.capabilities}
+        self._capabilities = bound(agent)
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self._requests, self._events, self._hand_back = requests, events, quarantine.hand_back
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits

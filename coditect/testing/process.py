@@ -115,6 +115,7 @@ class InProcess(Agent):
             description=agent.description,
             breakers=agent.breakers.values(),
             lifespan=agent.lifespan,
+            middleware=agent.middleware_stack,
         )
         self._agent = agent
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from coditect.agent.declaration import Capability, Where
 from coditect.agent.execution.execution import Execution, Interruption
 from coditect.agent.execution.time_limits import TimeLimits
 from coditect.agent.handlers.context import TaskContext
+from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
 from coditect.codec import LARGE_BYTES
 from coditect.errors import CoditectError, InvalidTask
@@ -24,6 +25,8 @@ from coditect.model.retry import RetryAfter
 from coditect.model.task import NO_LIMITS, Task
 from coditect.model.value import value
 from coditect.registry.reference_clock import ReferenceClock
+
+T = TypeVar("T")
 
 _MAX_TRACEBACK = 8_000
 _LONGEST_MESSAGE = 2_000
@@ -92,7 +95,9 @@ async def run_handler(
     execution.run()
     try:
         executors.limits.begin(execution, limit_seconds)
-        if capability.where is Where.LOOP and executors.alone is None:
+        if capability.middleware is not None:
+            body = await _through_middleware(capability, capability.middleware, execution, context, executors)
+        elif capability.where is Where.LOOP and executors.alone is None:
             if len(execution.task.body) <= LARGE_BYTES:
                 given = _arguments(capability, execution, context)
             else:
@@ -198,22 +203,30 @@ class _BadInput(Exception):
         self.cause = cause
 
 
+def _input(capability: Capability, execution: Execution) -> Any:
+    """Return the task's decoded input.
+
+    Raises:
+        _BadInput: when the input does not fit the handler's type.
+    """
+    try:
+        return capability.signature.input.decode(execution.task.body)
+    except InvalidTask as error:
+        raise _BadInput(error) from error
+
+
 def _arguments(capability: Capability, execution: Execution, context: TaskContext | None) -> tuple[Any, ...]:
     """Return the arguments for the handler's call: the decoded input, and the context if the handler takes one.
 
     Raises:
         _BadInput: when the input does not fit the handler's type.
     """
-    shape = capability.signature
-    try:
-        value = shape.input.decode(execution.task.body)
-    except InvalidTask as error:
-        raise _BadInput(error) from error
-    return (value, context) if shape.wants_context else (value,)
+    value = _input(capability, execution)
+    return (value, context) if capability.signature.wants_context else (value,)
 
 
-def _in_thread(capability: Capability, execution: Execution, context: TaskContext | None) -> bytes:
-    """Decode the task's input, call a plain handler in this thread, and return its encoded value.
+def _called(capability: Capability, execution: Execution, context: TaskContext | None) -> bytes:
+    """Decode the task's input, call a plain handler, and return its encoded value.
 
     Raises:
         _BadInput: when the input does not fit the handler's type.
@@ -221,6 +234,27 @@ def _in_thread(capability: Capability, execution: Execution, context: TaskContex
     """
     value = capability.handler(*_arguments(capability, execution, context))
     return capability.signature.output.encode(value)
+
+
+async def _through_middleware(
+    capability: Capability, chain: CallNext, execution: Execution, context: TaskContext | None, executors: Executors
+) -> bytes:
+    """Pass the task's input through the agent's middleware to the handler, and return the encoded value."""
+    assert context is not None, "middleware is given the task's context"
+    shape, elsewhere = capability.signature, executors.alone is not None or capability.where is Where.PROCESS
+
+    async def handle(given: Any) -> Any:
+        if elsewhere:
+            task = replace(execution.task, body=shape.input.encode(given))
+            return shape.output.decode(await _in_process(capability, task, context, executors))
+        call = partial(capability.handler, *((given, context) if shape.wants_context else (given,)))
+        return await (call() if capability.where is Where.LOOP else _in_thread(call, execution, executors))
+
+    if len(execution.task.body) <= LARGE_BYTES:
+        given = _input(capability, execution)
+    else:
+        given = await asyncio.to_thread(_input, capability, execution)
+    return shape.output.encode(await chain(MiddlewareContext(context, given, handle)))
 
 
 def _end_of_left_thread(thread: asyncio.Future[Any]) -> None:
@@ -234,20 +268,28 @@ async def _elsewhere(
 ) -> bytes:
     """Run the handler in a worker process or a thread, and return its encoded value."""
     if capability.where is Where.THREAD and executors.alone is None:
-        # In a copy of the context: a thread's own would keep what a task sets for the next one.
-        run = partial(copy_context().run, _in_thread, capability, execution, context)
-        execution.thread = executors.loop.run_in_executor(executors.threads, run)
-        try:
-            return await asyncio.shield(execution.thread)
-        except asyncio.CancelledError:
-            execution.stop_calls()
-            execution.thread.add_done_callback(_end_of_left_thread)
-            raise
+        return await _in_thread(partial(_called, capability, execution, context), execution, executors)
     assert context is not None, "a process is given the task's context"
+    return await _in_process(capability, execution.task, context, executors)
+
+
+async def _in_thread(call: Callable[[], T], execution: Execution, executors: Executors) -> T:
+    """Run a call in a thread, in a copy of the context: a thread's own would keep what a task sets for the next one."""
+    execution.thread = executors.loop.run_in_executor(executors.threads, copy_context().run, call)
+    try:
+        return await asyncio.shield(execution.thread)
+    except asyncio.CancelledError:
+        execution.stop_calls()
+        execution.thread.add_done_callback(_end_of_left_thread)
+        raise
+
+
+async def _in_process(capability: Capability, task: Task, context: TaskContext, executors: Executors) -> bytes:
+    """Run the handler in a worker process, and return its encoded value."""
     try:
         if executors.alone is not None:
-            return await executors.alone.call(execution.task, context)
-        return await executors.workers.run(capability, execution.task, context)
+            return await executors.alone.call(task, context)
+        return await executors.workers.run(capability, task, context)
     except InvalidTask as error:
         raise _BadInput(error) from error
 
