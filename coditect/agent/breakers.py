@@ -2,26 +2,32 @@
 
 A capability waits for the breaker that it declares, and for any breaker that a handler of it met open. While the
 breaker is open, the agent takes nothing from the capability's queues. When a probe is due and a queue holds a task, the
-agent asks for the permit, and takes one task: its handler is the probe. A capability with a fallback does not wait.
+agent asks for the permit, and takes one task: its handler is the probe. The tasks of a capability with a fallback do
+not wait: all but the probe go there before they begin. While no agent offers the fallback, they wait as others do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any
 
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.execution.handler import HandedBack, HandlerEnd
 from coditect.agent.intake.intake import Intake
-from coditect.aio.clock import Clock
+from coditect.agent.requeue import guarded
+from coditect.agent.settlement.settle import Settler
 from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Delivery
 from coditect.client.control_plane import ControlPlane
-from coditect.errors import BreakerOpen, CoditectError
+from coditect.errors import BreakerOpen, CoditectError, Unroutable
 from coditect.messaging.rpc import Requests
 from coditect.model.breaker import BreakerScope, BreakerState, CallVerdict
 from coditect.model.capability import Priority
 from coditect.model.result import Status
+from coditect.model.task import Task
 from coditect.resilience.breaker import CircuitBreaker
 from coditect.resilience.breakers import Breakers
 from coditect.wire import routing
@@ -30,19 +36,20 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """The pause between two looks for a task that could be the probe."""
-LEARN_SECONDS = 2.0
+NO_FALLBACK_SECONDS = 10.0
+"""The pause before a capability looks again for an agent that offers its fallback."""
 
 
 class AgentBreakers:
     """The breakers of one agent process, and the capabilities that wait for them."""
 
     def __init__(
-        self, agent: Agent, requests: Requests, clock: Clock, intake: Intake, background: Supervisor, *, name: str
+        self, agent: Agent, requests: Requests, intake: Intake, settler: Settler, background: Supervisor, *, name: str
     ) -> None:
         self._agent = agent
-        self._broker = requests.broker
-        control = ControlPlane(requests.broker, requests, clock)
+        control = ControlPlane(requests.broker, requests, settler.clock)
         self._intake = intake
+        self._settler = settler
         self._background = background
         now = asyncio.get_running_loop().time
         self._breakers = Breakers(agent.breakers, control, background, name=name, now=now, changed=self._changed)
@@ -50,6 +57,7 @@ class AgentBreakers:
         """Return the breaker of a name."""
         self._dependents: dict[str, set[str]] = {}
         """The capabilities that wait while a breaker is open, by the breaker's name."""
+        self._diverted = {one.name: one for one in agent.capabilities if one.fallback is not None}
         for one in agent.capabilities:
             if one.breaker is not None and one.fallback is None:
                 self._dependents.setdefault(one.breaker.name, set()).add(one.name)
@@ -68,6 +76,34 @@ class AgentBreakers:
 
     # -- tasks ------------------------------------------------------------------------------------------
 
+    def divert(self, task: Task, delivery: Delivery) -> Coroutine[Any, Any, None] | None:
+        """Return the work that sends a task to its capability's fallback; None when the task may begin here.
+
+        A workflow task must not be granted to this agent first: the grant of the next one would count as an attempt.
+        """
+        capability = self._diverted.get(task.capability)
+        if capability is None or capability.breaker is None:
+            return None
+        breaker = self.get(capability.breaker)
+        return self._send_to_fallback(task, delivery, capability, breaker) if breaker.refuses else None
+
+    async def _send_to_fallback(
+        self, task: Task, delivery: Delivery, capability: Capability, breaker: CircuitBreaker
+    ) -> None:
+        fallback = capability.fallback
+        assert fallback is not None, "others are not diverted"
+
+        async def send() -> None:
+            try:
+                await self._settler.forward(replace(task, capability=fallback), delivery.message.headers)
+            except Unroutable:
+                self._wait_for_fallback(capability, breaker)
+                await self._intake.give_back(task, delivery)
+            else:
+                delivery.ack()
+
+        await guarded(send(), delivery)
+
     async def guarded(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
         """Run an attempt as a call of the capability's breaker; one that was canceled or rejected says nothing.
 
@@ -79,7 +115,7 @@ class AgentBreakers:
         try:
             await call.__aenter__()
         except BreakerOpen as refused:
-            raise HandedBack(capability.fallback) from refused
+            raise HandedBack from refused
         try:
             ended = await run()
         except BaseException:
@@ -107,12 +143,30 @@ class AgentBreakers:
                 raise HandedBack
 
     def _depends(self, capability: Capability, breaker: CircuitBreaker) -> None:
-        if capability.fallback is not None or breaker.is_closed:
+        diverted = capability.fallback is not None and capability.breaker == breaker.declared
+        if diverted or breaker.is_closed:
             return
         self._dependents.setdefault(breaker.declared.name, set()).add(capability.name)
         self._pause(breaker, [capability.name])
 
     # -- waiting ----------------------------------------------------------------------------------------
+
+    def _wait_for_fallback(self, capability: Capability, breaker: CircuitBreaker) -> None:
+        """Let the capability wait as one without a fallback, for a while, since no agent offers its fallback."""
+        if breaker.is_closed or capability.name in self.waiting:
+            return
+        fix = "run an agent that offers the fallback, or wait until the breaker closes"
+        facts = {"breaker": breaker.declared.name, "capability": capability.name, "fallback": capability.fallback}
+        log.warning("No agent offers the fallback of a capability; its tasks wait", extra=facts | {"fix": fix})
+        self._dependents.setdefault(breaker.declared.name, set()).add(capability.name)
+        self._pause(breaker, [capability.name])
+        self._background.start(self._look_for_fallback(capability.name, breaker.declared.name), name="fallback")
+
+    async def _look_for_fallback(self, capability: str, breaker: str) -> None:
+        await asyncio.sleep(NO_FALLBACK_SECONDS)
+        self._dependents[breaker].discard(capability)
+        if self.waiting.get(capability) == breaker:
+            self._resume([capability])
 
     def _changed(self, breaker: CircuitBreaker) -> None:
         name = breaker.declared.name
@@ -138,23 +192,23 @@ class AgentBreakers:
                     await breaker.next_change(LOOK_SECONDS)
         finally:
             del self._watches[name]
-            if not self._intake.closed:
-                self._resume(name)
+            self._resume([one for one, breaker in self.waiting.items() if breaker == name])
 
     async def _probed(self, breaker: CircuitBreaker) -> bool:
         """Start a task as the probe of a breaker, if one waits and the permit is given."""
         try:
             for capability in sorted(self._dependents.get(breaker.declared.name, ())):
                 for queue in _queues(capability):
-                    stats = await self._broker.stats(queue)
-                    if stats is not None and stats.messages:
+                    if await self._intake.holds_tasks(queue):
                         return await breaker.reserve() and await self._intake.fetch_one(queue)
         except CoditectError as error:
             log.info("A breaker cannot be probed yet", extra={"breaker": breaker.declared.name, "reason": str(error)})
         return False
 
-    def _resume(self, breaker: str) -> None:
-        for capability in [one for one, name in self.waiting.items() if name == breaker]:
+    def _resume(self, capabilities: Iterable[str]) -> None:
+        if self._intake.closed:
+            return
+        for capability in capabilities:
             del self.waiting[capability]
             for queue in _queues(capability):
                 self._intake.resume_queue(queue)

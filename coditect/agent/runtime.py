@@ -92,7 +92,7 @@ class Runtime:
     ) -> None:
         self._capabilities = bound(agent)
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self._requests, self._events, self._hand_back = requests, events, quarantine.hand_back
+        self._requests, self._events = requests, events
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
         self._background, self._loop = background, asyncio.get_running_loop()
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
@@ -117,7 +117,7 @@ class Runtime:
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
         workers = Workers(limits.source, agent.lifespan)
         self._executors = executors = Executors(self._loop, TimeLimits(self._loop), threads, workers)
-        self.breakers = AgentBreakers(agent, requests, clock, self._intake, background, name=agent_id)
+        self.breakers = AgentBreakers(agent, requests, self._intake, settler, background, name=agent_id)
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, self.breakers, lifespan
         )
@@ -218,17 +218,16 @@ class Runtime:
         if self._joined(task, task.execution_key, delivery):
             return None
         if task.attempt > 1 and self._pacing.for_another(task, delivery):
-            self._beside(self._hand_on(task, delivery))
+            self._beside(self._intake.give_back(task, delivery))
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
-            return None
-        return task
-
-    async def _hand_on(self, task: Task, delivery: Delivery) -> None:
-        await self._hand_back([task])
-        delivery.requeue()
+        elif (diverting := self.breakers.divert(task, delivery)) is not None:
+            self._beside(diverting)
+        else:
+            return task
+        return None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:
         """Tell whether this process runs or ran a redelivered task; then attach or answer the delivery."""

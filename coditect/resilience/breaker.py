@@ -187,6 +187,11 @@ class CircuitBreaker:
         """The seconds until the next probe may be made; infinite while an operator holds the breaker open."""
         return max(0.0, self._due - self.now())
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a call would be refused now, without a look at the fleet."""
+        return not self.is_closed and self._reserved is None and (self._probing or self.wait_seconds > 0)
+
     # -- calls ------------------------------------------------------------------------------------------
 
     def succeeded(self, now: float) -> None:
@@ -245,7 +250,7 @@ class CircuitBreaker:
         if self._reserved is not None:
             permit, self._reserved = self._reserved, None
             return permit
-        if self._probing or self.wait_seconds > 0:
+        if self.refuses:
             raise self.refusal()
         self._probing, turn = True, self.turn
         try:

@@ -47,11 +47,6 @@ class SentBack(BaseException):
 class HandedBack(SentBack):
     """The signal that a task goes back because a breaker is open; its attempt does not count."""
 
-    def __init__(self, fallback: str | None = None) -> None:
-        super().__init__()
-        self.fallback = fallback
-        """The capability that gets the task instead, if the attempt was not made."""
-
 
 @value
 class HandlerEnd:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots
@@ -28,6 +28,7 @@ class QueuePauses:
     _closed: MutableMapping[QueueConsumer, None]
     _screen: Callable[[Delivery], Task | None]
     _loop: asyncio.AbstractEventLoop
+    _returns: Callable[[Iterable[Task]], Awaitable[None]]
 
     def pause(self, queue: str) -> None:
         """Take no more tasks of a queue, and return those that have not started; those that run go on."""
@@ -42,6 +43,20 @@ class QueuePauses:
         if consumer is not None and consumer.paused:
             consumer.paused = False
             self._background.start(self._reopen(consumer), name=f"resume {queue}")
+
+    async def give_back(self, task: Task, delivery: Delivery) -> None:
+        """Return a task that has not begun to its queue; the start does not count."""
+        await self._returns([task])
+        delivery.requeue()
+
+    async def holds_tasks(self, queue: str) -> bool:
+        """Tell whether a queue has tasks that no agent has taken.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer; retryable.
+        """
+        stats = await self._broker.stats(queue)
+        return stats is not None and stats.messages > 0
 
     async def fetch_one(self, queue: str) -> bool:
         """Start the next task of a paused queue, on a slot more than there are if none is free; False without one.

@@ -82,17 +82,11 @@ class Outcomes:
         execution.ack()
 
     async def hand_back(self, execution: Execution, back: SentBack) -> None:
-        """Return a task unchanged, as `send_back`; while a breaker is open, to the fallback or to the task's owner.
+        """Return a task unchanged, as `send_back`; a workflow task that met an open breaker, to its owner.
 
-        A workflow task's owner publishes the task again under the same attempt.
+        The owner publishes the task again under the same attempt.
         """
-        task = execution.task
-        if not isinstance(back, HandedBack):
-            await self.send_back(execution)
-        elif back.fallback is not None:
-            await self._settler.forward(replace(task, capability=back.fallback), execution.delivery.message.headers)
-            execution.ack()
-        elif task.owner is not None:
+        if isinstance(back, HandedBack) and execution.task.owner is not None:
             await self._managed.begin_again(execution)
         else:
             await self.send_back(execution)

@@ -59,7 +59,7 @@ class Settler:
         self._broker = broker
         self._addresses = addresses
         self._events = events
-        self._clock = clock
+        self.clock = clock
         self._agent_id = agent_id
         self.unclaimed = metrics.counter(REPLIES_UNCLAIMED)
         self.full_since: OrderedDict[routing.Address, float] = OrderedDict()
@@ -177,7 +177,7 @@ class Settler:
         if (asked := asked_seconds(ended.error)) is not None:
             delay_ms = delay_not_before_ms(asked)
         else:
-            delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self._clock.chance()), self._clock.chance())
+            delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self.clock.chance()), self.clock.chance())
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(
@@ -190,8 +190,8 @@ class Settler:
 
         `within_seconds` is the mean delay.
         """
-        delay_seconds = 2 * within_seconds * self._clock.chance()
-        await self._round(task, headers, retry_delay_ms(delay_seconds, self._clock.chance()))
+        delay_seconds = 2 * within_seconds * self.clock.chance()
+        await self._round(task, headers, retry_delay_ms(delay_seconds, self.clock.chance()))
 
     async def forward(self, task: Task, headers: Mapping[str, Any]) -> None:
         """Send a task to the queue of its capability, unchanged."""
@@ -225,7 +225,7 @@ class Settler:
             tasks.AGENT: self._agent_id,
             tasks.ATTEMPT: attempt,
             tasks.ERROR: _error_header(failure),
-            tasks.DEAD_AT: self._clock.now_ms(),
+            tasks.DEAD_AT: self.clock.now_ms(),
         }
         if errors:
             headers[tasks.ERRORS] = history_header(tuple(errors))
@@ -245,7 +245,7 @@ class Settler:
             "type": failure.type,
             "message": failure.message[:500],
             "reason": failure.reason,
-            "at_ms": self._clock.now_ms(),
+            "at_ms": self.clock.now_ms(),
         }
 
 
