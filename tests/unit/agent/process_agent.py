@@ -14,7 +14,7 @@ from typing import Any
 from coditect import Agent, Context, PlainContext, Retry, RetryAfter
 from coditect.agent.handlers.context import Services
 from coditect.agent.services import TaskServices
-from coditect.errors import CoditectError, InputError, InvalidTask, NotFound
+from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
 
 worker = Agent("process-worker", slots=2)
 ONCE = Retry(max_attempts=1)
@@ -250,3 +250,28 @@ def plain(numbers: list[int], ctx: PlainContext) -> int:
     total = ctx.request("proc.add", Sum(*numbers), int, timeout="30s")
     ctx.emit("proc.told", total=total)
     return total
+
+
+@worker.capability("proc.state", process=True, retry=ONCE)
+async def state(size: int, ctx: Context) -> dict[str, Any]:
+    """Use shared state as a handler on the event loop does, and return what it showed."""
+    team, text, conflict = ctx.space("team"), "x" * size, None
+    version = await team.put("plan", text)
+    try:
+        await team.put("plan", "of another", if_version=version + 1)
+    except VersionConflict as error:
+        conflict = [error.facts["version"], error.facts["wanted"]]
+    await team.merge("done", {"draft": True})
+    entry, count = await team.entry("plan"), await team.update("count", lambda count: (count or 0) + 1)
+    await ctx.shared.put("mine", size)
+    return {
+        "pid": os.getpid(),
+        "whole": entry.value == text,
+        "conflict": conflict,
+        "done": await team.get("done"),
+        "count": count,
+        "task": entry.task,
+        "writer": entry.writer == ctx.agent_id,
+        "keys": [one.key async for one in team.entries()],
+        "history": [one.version for one in await team.history("plan")],
+    }

@@ -7,10 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coditect import Workflow
 from coditect.agent.handlers.context import Services
 from coditect.agent.services import TaskServices
+from coditect.aio.clock import SystemClock
 from coditect.errors import TaskFailed, TaskRejected
 from coditect.model.task import Limits
+from dispatcher.program import running_dispatcher
 from tests.owner import ScriptedOwner
 from tests.support import eventually
 from tests.unit.agent.process_agent import MADE_UP, knocks, worker
@@ -236,3 +239,29 @@ async def test_plain_handler_in_a_process_is_refused_a_lock_that_would_not_be_re
 
     assert error.facts["type"] == "SetupError"
     assert "async def" in str(error)
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "over the inline limit"])
+async def test_handler_in_a_process_uses_shared_state_as_any_other(scene: Scene, tmp_path: Path, size: int) -> None:
+    plane = running_dispatcher(broker=await scene.broker(), registry=scene.registry, clock=SystemClock())
+    await scene.stack.enter_async_context(plane)
+    await scene.start(worker, blob_url=f"file://{tmp_path}")
+    client = await scene.client()
+    flow = Workflow("shared")
+    flow.task("proc.state", size, name="only")
+
+    run = await client.start(flow)
+    showed = await run.result(timeout="100s")
+
+    assert showed.pop("pid") != os.getpid()
+    assert showed == {
+        "whole": True,
+        "conflict": [1, 2],
+        "done": {"draft": True},
+        "count": 1,
+        "task": f"{run.id}:only",
+        "writer": True,
+        "keys": ["count", "done", "plan"],
+        "history": [1],
+    }
+    assert await run.shared.get("mine") == size
