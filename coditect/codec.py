@@ -12,6 +12,8 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from coditect.errors import InvalidTask, SetupError
+from coditect.model.message import OCTETS
+from coditect.model.result import Outcome
 from coditect.wire.json import dumps, loads
 
 LARGE_BYTES = 256 * 1024
@@ -33,10 +35,42 @@ class Codec:
     encode: Callable[[Any], bytes] = dumps
     """Encode a value of the type as a JSON body; raises InvalidTask."""
     schema: Mapping[str, object] = field(default_factory=dict)
+    binary: bool = False
+    """Whether the body is the value itself, bytes of any kind, and not JSON."""
 
 
 PLAIN = Codec()
 """The codec of any value that JSON can express, without validation."""
+
+
+def _same(body: bytes) -> bytes:
+    return body
+
+
+def _as_bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidTask("The value is not bytes, which the handler's annotation promises", given=type(value).__name__)
+    return bytes(value)
+
+
+BYTES = Codec(_same, _as_bytes, {"type": "string", "contentMediaType": OCTETS}, binary=True)
+"""The codec of bytes as the whole input or value of a task, which travel as they are."""
+
+
+def is_binary(schema: Mapping[str, object]) -> bool:
+    """Tell whether a capability's schema of its input or value means bytes in place of JSON."""
+    return schema.get("contentMediaType") == OCTETS
+
+
+def value_of(outcome: Outcome, model: Any) -> Any:
+    """Return the value of a completed task, validated as `model`; `bytes` gives the body as it came.
+
+    Raises:
+        InvalidTask: when the value does not fit.
+    """
+    if model is bytes or (outcome.binary and model is Any):
+        return outcome.body
+    return codec(model).decode(outcome.body)
 
 
 @lru_cache(maxsize=1_000)

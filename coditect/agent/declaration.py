@@ -50,6 +50,8 @@ class Capability:
     """The circuit breaker of the dependency that the handler calls; each attempt is one call."""
     fallback: str | None = None
     """The capability that gets the tasks while the breaker is open; None: they wait in their queue."""
+    binary: bool = False
+    """Whether input or value are bytes, so that the capability takes no tasks of a workflow."""
     middleware: CallNext | None = None
     """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
 
@@ -252,7 +254,7 @@ class Agent:
             called: Callable[..., Any] = handler
             if shape.dependencies:
                 called = with_dependencies(handler, shape.dependencies, shape.context_name)
-            self._capabilities[name] = Capability(spec, called, shape, where, policy, guard, instead)
+            self._capabilities[name] = Capability(spec, called, shape, where, policy, guard, instead, shape.binary)
             return handler
 
         return declare

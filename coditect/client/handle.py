@@ -11,7 +11,7 @@ from coditect.blobs import fetched
 from coditect.broker.port import Broker
 from coditect.client.durable import KeptOptions
 from coditect.client.workflow_run import Run
-from coditect.codec import codec
+from coditect.codec import value_of
 from coditect.errors import (
     InputError,
     ResultTimeout,
@@ -154,7 +154,7 @@ class Handle:
         outcome = await self.outcome(timeout=timeout)
         if outcome.failure is not None:
             raise task_error(outcome)
-        return codec(model).decode(outcome.body)
+        return value_of(outcome, model)
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the task from now on, to its end; an event may be missed.

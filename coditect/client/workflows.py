@@ -17,7 +17,7 @@ from coditect.client.handle import Handle
 from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
 from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 from coditect.client.workflow_run import Run
-from coditect.errors import CoditectError, InputError
+from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
@@ -88,6 +88,7 @@ class WorkflowLane:
         named |= {call.compensate for node in definition.nodes if (call := node.call) is not None and call.compensate}
         if missing := await self._offers.missing(named):
             graph_of(definition, capabilities=(named - missing) | await self._offers.registered())
+        await self._offers.refuse_bytes(named)
 
     async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
         mine = str(upload.head["workflow"])
@@ -110,10 +111,16 @@ class WorkflowLane:
         if options.task_id is not None:
             fix = "give it an idempotency key of your own"
             raise InputError("The control plane names a durable task", parameter="task_id", fix=fix)
-        definition = durable_definition(capability, loads(body), options, now_ms=self._clock.now_ms())
+        try:
+            value = loads(body)
+        except InvalidTask as error:
+            error.facts["fix"] = "the input of a durable task is JSON; submit bytes as a direct task"
+            raise
+        definition = durable_definition(capability, value, options, now_ms=self._clock.now_ms())
         upload = await self._cut(definition, None, options.idempotency_key)
         if await self._offers.missing([capability]):
             raise await self._offers.unknown(capability)
+        await self._offers.refuse_bytes([capability])
         run = await self._send(upload, seconds(options.submit_timeout), None)
         return self._handle(run, capability, options.priority)
 

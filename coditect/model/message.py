@@ -14,6 +14,8 @@ HeaderTable = Mapping[str, Any]
 
 NO_HEADERS: HeaderTable = MappingProxyType({})
 JSON = "application/json"
+OCTETS = "application/octet-stream"
+"""The content type of a result whose body is bytes, and not JSON."""
 
 
 class SharedHeaders(dict[str, Any]):

@@ -72,7 +72,7 @@ NOT_BEGUN = Failure("not_begun", "AgentStopped", "The agent was stopped before t
 
 @value
 class Outcome:
-    """The end of a task as its result message carries it; `body` is the JSON of the value, or of the failure."""
+    """The end of a task as its result message carries it; `body` is the value, or the JSON of the failure."""
 
     status: Status
     body: bytes
@@ -93,3 +93,5 @@ class Outcome:
 
     Only the result of a workflow task's failed attempt has one, for its owner.
     """
+    binary: bool = False
+    """Whether the value is bytes, and not JSON."""

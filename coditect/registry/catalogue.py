@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 
 from coditect.broker.port import Broker
-from coditect.errors import RegistryUnavailable, UnknownCapability, Unroutable
+from coditect.codec import is_binary
+from coditect.errors import InputError, RegistryUnavailable, UnknownCapability, Unroutable
 from coditect.model.capability import Priority, nearest_names
-from coditect.registry.port import Registry
+from coditect.registry.port import Registry, Search
 from coditect.wire import routing
 
 log = logging.getLogger(__name__)
+
+KNOWN_SECONDS = 60.0
+"""How long a client remembers that a capability is none of bytes; the agent refuses a task that gets through."""
+MOST_KNOWN = 10_000
 
 
 class CapabilityCatalogue:
@@ -20,6 +26,8 @@ class CapabilityCatalogue:
     def __init__(self, broker: Broker, registry: Registry | None) -> None:
         self._broker = broker
         self._registry = registry
+        self._no_bytes: dict[str, float] = {}
+        """The event loop's time until which a capability is known to take and return JSON, by name."""
 
     async def registered(self) -> frozenset[str]:
         """Return the capabilities that living agents offer; an empty set when the registry does not answer."""
@@ -40,6 +48,32 @@ class CapabilityCatalogue:
         return frozenset([
             name for name in names if await self._broker.stats(routing.task_queue(name, Priority.P1)) is None
         ])  # fmt: skip
+
+    async def refuse_bytes(self, capabilities: Iterable[str]) -> None:
+        """Refuse capabilities of bytes for a workflow, by at most one read of the registry a minute for each name.
+
+        Raises:
+            InputError: when a living agent declares that one takes or returns bytes.
+        """
+        now = asyncio.get_running_loop().time()
+        if len(self._no_bytes) > MOST_KNOWN:
+            self._no_bytes.clear()
+        for name in capabilities:
+            if self._registry is None or self._no_bytes.get(name, 0.0) > now:
+                continue
+            try:
+                records = await self._registry.find(Search(capability=name))
+            except RegistryUnavailable as error:
+                log.debug("Whether a capability takes bytes is unknown", extra={"reason": str(error)})
+                records = ()
+            offers = [offer for one in records for offer in one.registration.capabilities if offer.name == name]
+            if any(is_binary(one.input_schema) or is_binary(one.output_schema) for one in offers):
+                raise InputError(
+                    "A workflow passes JSON on, and this capability takes or returns bytes",
+                    capability=name,
+                    fix="submit it as a direct task, and pass on a reference to where the bytes lie",
+                )
+            self._no_bytes[name] = now + KNOWN_SECONDS
 
     async def unknown(self, capability: str, **facts: object) -> UnknownCapability | Unroutable:
         """Return the error for a task that no queue took: an unknown capability, or a missing binding."""

@@ -34,7 +34,7 @@ from typing import Any
 
 from coditect.errors import InvalidTask, TooLarge
 from coditect.model.ids import AgentId, TaskId
-from coditect.model.message import HeaderTable, Message, SharedHeaders, TemplateHeaders
+from coditect.model.message import JSON, OCTETS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
@@ -299,6 +299,7 @@ def result_message(outcome: Outcome, *, capability: str) -> Message:
         None,
         outcome.correlation_id or outcome.task_id,
         type=RESULT_TYPE,
+        content_type=OCTETS if outcome.binary else JSON,
         app_id=outcome.agent_id,
     )
 
@@ -336,6 +337,7 @@ def read_result(message: Message) -> Outcome:
         finished_at_ms=_number(headers, FINISHED_AT, None, 0, _MAX_INSTANT),
         failure=None if status is Status.COMPLETED else _read_failure(message.body),
         claims=CLAIM in headers and _has_claims(message),
+        binary=status is Status.COMPLETED and message.content_type == OCTETS,
     )
 
 

@@ -37,6 +37,10 @@ KEEP_IT = (
 )
 
 
+NO_WORKFLOW = "A workflow passes JSON on, and this capability takes or returns bytes"
+SUBMIT_IT = "submit it as a direct task, and pass on a reference to where the bytes lie"
+
+
 class SentBack(BaseException):
     """The signal that a task goes back to its queue unfinished, under the same attempt number.
 
@@ -59,6 +63,8 @@ class HandlerEnd:
     """The exception of the attempt, by which the retry policy allows another attempt or not."""
     claims: bool = False
     """Whether the value was over the inline limit and stored as a blob, so that the body is its blob reference."""
+    binary: bool = False
+    """Whether the value is bytes, and not JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ async def run_handler(
         executors.limits.end(execution)
         if execution.leave():
             _go_on()
-    return HandlerEnd(Status.COMPLETED, body)
+    return HandlerEnd(Status.COMPLETED, body, binary=capability.binary and capability.signature.output.binary)
 
 
 def limit_seconds(capability: Capability, task: Task, now_ms: int) -> float:
@@ -204,10 +210,16 @@ def _input(capability: Capability, execution: Execution) -> Any:
     Raises:
         _BadInput: when the input does not fit the handler's type.
     """
+    _check_owner(capability, execution.task)
     try:
         return capability.signature.input.decode(execution.task.body)
     except InvalidTask as error:
         raise _BadInput(error) from error
+
+
+def _check_owner(capability: Capability, task: Task) -> None:
+    if capability.binary and task.owner is not None:
+        raise _BadInput(InvalidTask(NO_WORKFLOW, fix=SUBMIT_IT))
 
 
 def _arguments(capability: Capability, execution: Execution, context: TaskContext | None) -> tuple[Any, ...]:
@@ -281,6 +293,7 @@ async def _in_thread(call: Callable[[], T], execution: Execution, executors: Exe
 
 async def _in_process(capability: Capability, task: Task, context: TaskContext, executors: Executors) -> bytes:
     """Run the handler in a worker process, and return its encoded value."""
+    _check_owner(capability, task)
     try:
         if executors.alone is not None:
             return await executors.alone.call(task, context)
@@ -336,7 +349,7 @@ def _timed_out(why: Interruption, limit_seconds: float) -> HandlerEnd:
 
 def _rejected(error: InvalidTask) -> HandlerEnd:
     fix = "publish a body that fits the input's schema, which `coditect capability show` has with an example"
-    failure = Failure("invalid_input", "InvalidTask", str(error), fix=fix)
+    failure = Failure("invalid_input", "InvalidTask", str(error), fix=str(error.facts.get("fix", fix)))
     return HandlerEnd(Status.REJECTED, failure=failure, error=error)
 
 

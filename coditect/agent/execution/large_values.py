@@ -31,7 +31,7 @@ async def put_value(blobs: Blobs, ended: HandlerEnd) -> HandlerEnd:
         return _failed("result_too_large", error)
     except BlobUnavailable as error:
         return _failed("blob_unavailable", error)
-    return HandlerEnd(ended.status, claim.document, claims=True)
+    return HandlerEnd(ended.status, claim.document, claims=True, binary=ended.binary)
 
 
 def _failed(reason: str, error: CoditectError) -> HandlerEnd:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from coditect.codec import codec, encode_any
+from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock, Locking, LockPort
 from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StatePort
@@ -211,7 +211,7 @@ class TaskContext:
                 message=outcome.failure.message,
                 task_id=outcome.task_id,
             )
-        return codec(model).decode(outcome.body)
+        return value_of(outcome, model)
 
 
 class Context(TaskContext, Locking):

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from coditect.agent.handlers.context import PlainContext, TaskContext
 from coditect.agent.handlers.dependencies import Dependency, Providers
-from coditect.codec import Codec, codec
+from coditect.codec import BYTES, Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
 
@@ -32,6 +32,11 @@ class Signature:
     dependencies: tuple[tuple[str, Dependency], ...] = ()
     """The parameters that are neither input nor context, with what makes their values."""
     context_name: str | None = None
+
+    @property
+    def binary(self) -> bool:
+        """True when the input or the value is bytes, and not JSON."""
+        return self.input.binary or self.output.binary
 
 
 def signature(handler: Callable[..., Any], providers: Providers | None = None) -> Signature:
@@ -135,7 +140,7 @@ def _is_context(hint: object) -> bool:
 
 def _codec(parameter: str, hint: Any) -> Codec:
     try:
-        return codec(hint)
+        return BYTES if hint is bytes else codec(hint)
     except SetupError as error:
         error.facts["parameter"] = parameter
         raise

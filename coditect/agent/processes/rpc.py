@@ -95,7 +95,8 @@ def _answer(number: int, result: Any) -> Frame:
     if not isinstance(result, Outcome):
         return Frame(FrameKind.ANSWER, {"number": number, "value": result})
     message = result_message(result, capability="")
-    head = {"number": number, "headers": dict(message.headers), "correlation_id": message.correlation_id}
+    told = {"headers": dict(message.headers), "correlation_id": message.correlation_id}
+    head = {"number": number, "message": told | {"content_type": message.content_type}}
     return Frame(FrameKind.ANSWER, head, message.body)
 
 
@@ -117,4 +118,4 @@ def result_in(frame: Frame) -> Any:
         raise failure
     if "value" in head:
         return head["value"]
-    return read_result(Message(frame.body, headers=head["headers"], correlation_id=head["correlation_id"]))
+    return read_result(Message(frame.body, **head["message"]))

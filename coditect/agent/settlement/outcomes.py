@@ -194,6 +194,7 @@ class Outcomes:
             finished_ms,
             failure,
             ended.claims,
+            binary=ended.binary,
         )
 
     def _tell(self, task: Task, status: Status) -> None:

@@ -11,8 +11,10 @@ from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 
-def read_body(argument: str) -> bytes:
+def read_body(argument: str, *, binary: bool = False) -> bytes:
     """Return the JSON text of an argument: the argument itself, the file of `@file`, or stdin for `-`.
+
+    `binary` takes bytes of any kind.
 
     Raises:
         InvalidTask: when the text is not JSON, or the file cannot be read.
@@ -30,7 +32,8 @@ def read_body(argument: str) -> bytes:
             raise InvalidTask("The file of the body cannot be read", path=path, reason=reason) from error
     else:
         body = argument.encode(errors="surrogateescape")  # as the bytes that were given
-    loads(body)
+    if not binary:
+        loads(body)
     return body
 
 

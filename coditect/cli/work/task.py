@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -101,6 +102,7 @@ def submit_task(
     at: Annotated[
         str | None, typer.Option("--at", help="Durable, and not published before, e.g. 2026-12-24T08:00:00+01:00.")
     ] = None,
+    binary: Annotated[bool, typer.Option("--bytes", help="The body is bytes, such as a file, and not JSON.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Submit a task, show its progress and print its value.
@@ -122,7 +124,7 @@ def submit_task(
         delay=delay,
         at=None if at is None else datetime.fromtimestamp(instant_ms(at) / 1000, UTC),
     )
-    order = TaskOrder(capability, read_body(body), options)
+    order = TaskOrder(capability, read_body(body, binary=binary), options)
     until = None if no_wait or detach else wait
     work = _submit_durable if detach or options.kept else _submit
     task_id, outcome = run_loop(work(connections(context), order, until))
@@ -192,7 +194,10 @@ def _tell(task_id: str, outcome: Outcome, output: Output, *, whole: str | None =
         if outcome.failure is not None and (where := raised_at(outcome.failure.traceback)):
             failed.facts |= {"where": where, "traceback": whole or f"coditect task wait {task_id} --output json"}
         raise failed
-    write_json(loads(outcome.body))
+    if outcome.binary:
+        typer.echo(outcome.body, nl=False)
+    else:
+        write_json(loads(outcome.body))
 
 
 async def _submit(opened: Connections, order: TaskOrder, wait: str | None) -> tuple[str, Outcome | None]:
@@ -231,10 +236,11 @@ async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
     """Return a task's outcome (status, value, failure, agent, times) as JSON values for `--output json`."""
     completed = outcome.status is Status.COMPLETED
-    return {
+    as_text = {"value_base64": b64encode(outcome.body).decode()} if outcome.binary else {}
+    return as_text | {
         "task_id": task_id,
         "status": outcome.status.value,
-        "value": loads(outcome.body) if completed else None,
+        "value": loads(outcome.body) if completed and not outcome.binary else None,
         "failure": outcome.failure.as_json() if outcome.failure else None,
         "agent": outcome.agent_id,
         "attempt": outcome.attempt,
