@@ -119,7 +119,7 @@ async def running_dispatcher(
         reference = await following(clock, registry, background)
         metrics = MemoryMetrics()
         metrics.observe(LOOP_RESTARTS, background.health.deaths.total)
-        events = Events(broker, background, reference, source="/dispatcher", metrics=metrics)
+        events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Capacity(asyncio.get_running_loop().time)

@@ -137,7 +137,7 @@ async def running_agent(
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
         requests = await stack.enter_async_context(_requests(broker, settings, agent_id, host.metrics))
-        events = Events(broker, background, reference, source=f"/agents/{agent_id}", metrics=host.metrics)
+        events = Events(broker, reference, source=f"/agents/{agent_id}", metrics=host.metrics)
         runtime = Runtime(
             agent,
             agent_id,

@@ -366,8 +366,7 @@ class Runtime:
         task, capability = execution.task, self._capabilities[execution.task.capability]
         if capability.breaker is not None and not guarded:
             return self.breakers.guarded(capability, partial(self._handled, execution, received, now_ms, guarded=True))
-        if self._events.heard("task.started", task.id or ""):
-            self._events.emit("task.started", subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
+        self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
         if not (apart or capability.wants_context):

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
+from itertools import count
 from typing import Any
 
 from coditect.aio.clock import Clock
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Unroutable
 from coditect.model.event import Event
@@ -34,13 +35,12 @@ class Events:
     itself (`unmute`). Events about a followed subject are sent all the same.
     """
 
-    def __init__(
-        self, broker: Broker, background: Supervisor, clock: Clock, *, source: str, metrics: Metrics | None = None
-    ) -> None:
+    def __init__(self, broker: Broker, clock: Clock, *, source: str, metrics: Metrics | None = None) -> None:
         self._broker = broker
-        self._background = background
         self._clock = clock
         self._source = source
+        self._ids = map(f"{clock.new_id()}-{{}}".format, count(1))
+        """The ids of the events: a random part of this publisher, and a number."""
         self._muted: dict[str, asyncio.TimerHandle] = {}
         """The muted event types, of which no event is sent, each with the timer that ends the muting."""
         self._untried: set[str] = set()
@@ -54,8 +54,11 @@ class Events:
         """Tell whether an event may have a listener; without one, the caller need not gather the event's data."""
         return type_ not in self._muted or subject in self._followed
 
-    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event in the background; drop the event without listeners, or when too many wait to be sent."""
+    def emit(self, type_: str, at_ms: int | None = None, /, *, subject: str = "", **data: Any) -> None:
+        """Publish an event in the background; drop the event without listeners, or when too many wait to be sent.
+
+        `at_ms` is the instant of the event, in milliseconds since the Unix epoch; None means now.
+        """
         if not self.heard(type_, subject):
             return
         if self._under_way >= MOST_UNDER_WAY:
@@ -64,8 +67,19 @@ class Events:
         self._under_way += 1
         if type_ in self._untried and subject not in self._followed:
             self._mute(type_)
-        event = Event(type_, self._source, self._clock.new_id(), self._clock.now_ms(), subject, data)
-        self._background.start(self._publish(event), name=f"event {type_}")
+        event = Event(type_, self._source, next(self._ids), at_ms or self._clock.now_ms(), subject, data)
+        confirm = asyncio.get_running_loop().create_future()
+        confirm.add_done_callback(partial(self._sent, event))
+        try:
+            self._broker.post(
+                event_message(event),
+                confirm,
+                exchange=routing.EVENTS,
+                routing_key=type_,
+                timeout_seconds=PUBLISH_SECONDS,
+            )
+        except CoditectError as error:
+            confirm.set_exception(error)
 
     def unmute(self, subjects: Iterable[str] = ()) -> None:
         """Send events again that were muted for lack of listeners: all events, or those about the given subjects."""
@@ -78,28 +92,24 @@ class Events:
             if len(self._followed) > MOST_FOLLOWED:
                 self._followed.popitem(last=False)
 
-    async def _publish(self, event: Event) -> None:
-        try:
-            await self._broker.publish(
-                event_message(event),
-                exchange=routing.EVENTS,
-                routing_key=event.type,
-                timeout_seconds=PUBLISH_SECONDS,
-            )
-        except Unroutable:
+    def _sent(self, event: Event, confirm: asyncio.Future[None]) -> None:
+        """Note whether the event had a listener, by the broker's confirm or by the error of the publish."""
+        self._under_way -= 1
+        error = confirm.exception()
+        if isinstance(error, Unroutable):
             self._followed.pop(event.subject, None)
             self._mute(event.type)
-        except CoditectError as error:
+        elif isinstance(error, CoditectError):
             self.dropped.value += 1
             log.debug("An event was dropped", extra={"event_type": event.type, "reason": str(error)})
+        elif error is not None:
+            log.error("An event could not be sent", exc_info=error, extra={"event_type": event.type})
         else:
             if event.subject not in self._followed:
                 self._end_mute(event.type)
                 self._untried.discard(event.type)
             if event.type in ENDINGS:
                 self._followed.pop(event.subject, None)
-        finally:
-            self._under_way -= 1
 
     def _mute(self, type_: str) -> None:
         self._untried.discard(type_)

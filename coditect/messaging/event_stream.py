@@ -14,9 +14,9 @@ from typing import Any, Self
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
-from coditect.model.event import Event, subject_key
+from coditect.model.event import Event
 from coditect.wire import control_messages, routing
-from coditect.wire.events import read_event
+from coditect.wire.events import read_event, subject_key
 
 log = logging.getLogger(__name__)
 

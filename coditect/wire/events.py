@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 in AMQP's binary mode: attributes in `ce-` headers, data in the body."""
+"""Events as CloudEvents 1.0 in AMQP's binary mode: attributes in `ce-` headers, data in the body, and their keys."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coditect.errors import InvalidTask
-from coditect.model.event import Event, subject_key
+from coditect.model.event import Event
 from coditect.model.message import Message
 from coditect.wire.json import dumps, loads
 
 TYPE_PREFIX = "dev.coditect."
 TYPE_SUFFIX = ".v1"
+MOST_KEY_BYTES = 255
 
 
 def event_message(event: Event) -> Message:
@@ -29,6 +30,16 @@ def event_message(event: Event) -> Message:
     if (key := subject_key(event.type, event.subject)) is not None:
         headers["CC"] = [key]
     return Message(body=dumps(dict(event.data)), headers=headers)
+
+
+def subject_key(type_: str, subject: str) -> str | None:
+    """Return the second routing key of an event, `<type>.<subject>`, by which a listener follows one subject.
+
+    With a pattern as type, the result is the key that such a listener binds. None for an empty subject, and for a key
+    over AMQP's 255 bytes.
+    """
+    key = f"{type_}.{subject}"
+    return key if subject and len(key.encode(errors="replace")) <= MOST_KEY_BYTES else None
 
 
 def read_event(message: Message) -> Event:

@@ -153,10 +153,8 @@ def tell(ports: Ports, effects: Effects) -> None:
     for notice in effects.notices:
         ports.events.emit(notice.type, subject=notice.workflow, **notice.facts)
     for moved in effects.moved:
-        type_ = TYPES[moved.state]
-        if ports.events.heard(type_, moved.node_key.workflow):
-            facts = {"node": moved.node_key.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
-            ports.events.emit(type_, subject=moved.node_key.workflow, state=moved.state.value, **facts)
+        facts = {"node": moved.node_key.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
+        ports.events.emit(TYPES[moved.state], subject=moved.node_key.workflow, state=moved.state.value, **facts)
     for node_key, publication in effects.cancels:
         ports.background.start(send_cancel(ports.broker, node_key, publication), name="cancel")
     for out in effects.messages:

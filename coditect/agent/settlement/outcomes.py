@@ -107,7 +107,7 @@ class Outcomes:
         if execution.key is not None:
             self._remembered.put(execution.key, outcome)
         if task.owner is None:  # a workflow task's events are its owner's
-            self._tell(task, Status.COMPLETED)
+            self._tell(task, Status.COMPLETED, finished_ms)
         return outcome
 
     def post(self, answer: RememberedAnswer) -> None:
@@ -175,7 +175,7 @@ class Outcomes:
         self._count_failure()
         if ended.status in (Status.FAILED, Status.REJECTED) and ended.failure is not None:
             await self._bury(execution, ended.failure)
-        self._tell(task, ended.status)
+        self._tell(task, ended.status, finished_ms)
         await self.answer(execution, outcome)
 
     def _outcome(self, task: Task, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
@@ -197,10 +197,9 @@ class Outcomes:
             binary=ended.binary,
         )
 
-    def _tell(self, task: Task, status: Status) -> None:
-        ending = ENDED_AS[status]
-        if self._events.heard(ending, task.id or ""):
-            self._events.emit(ending, subject=task.id or "", agent=self._agent_id, attempt=task.attempt)
+    def _tell(self, task: Task, status: Status, at_ms: int) -> None:
+        subject = task.id or ""
+        self._events.emit(ENDED_AS[status], at_ms, subject=subject, agent=self._agent_id, attempt=task.attempt)
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """Report the end of a workflow task to its owner, with the retry and delay that the retry policy wants."""

@@ -14,7 +14,6 @@ import pytest
 
 from coditect.aio.clock import SystemClock
 from coditect.aio.network import BOTH, Way
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
 from coditect.client.handle import Handle
@@ -52,10 +51,9 @@ async def watching(servers: PrivateServers, lost: list[AgentGone]) -> AsyncItera
         AmqpBroker(servers.amqp_url, name=owner) as broker,
         RedisRegistry(servers.redis_url) as registry,
         MemoryDatabase() as database,
-        Supervisor() as background,
     ):
         await database.run(lambda tr: leases.renew(tr, owner, 1))
-        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        events = Events(broker, SystemClock(), source="/dispatcher")
         async with Monitor(
             LivingAgents(registry),
             broker,

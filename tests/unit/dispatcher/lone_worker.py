@@ -143,7 +143,7 @@ async def _new_worker(graph: TaskGraph | None) -> AsyncIterator[LoneWorker]:
         await broker.declare(base_topology() + capability_queues(CAPABILITY))
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        events = Events(broker, background, clock, source="/dispatcher")
+        events = Events(broker, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, window)
         lost = list[int]()
         projector = None if graph is None else Projector(graph, 0, moved=lambda: None)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 
 from coditect.aio.clock import SystemClock
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
@@ -15,9 +14,9 @@ from tests.support import eventually
 
 async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
     server = MemoryServer()
-    async with MemoryBroker(server) as broker, MemoryBroker(server) as other, Supervisor() as background:
+    async with MemoryBroker(server) as broker, MemoryBroker(server) as other:
         await broker.declare(base_topology())
-        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        events = Events(broker, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started", subject="nobody hears it")
             await eventually(lambda: not events.heard("node.started"))
@@ -32,9 +31,9 @@ async def test_what_was_muted_is_told_to_whoever_begins_to_listen() -> None:
 
 async def test_control_messages_to_agents_are_let_go() -> None:
     server = MemoryServer()
-    async with MemoryBroker(server) as broker, Supervisor() as background:
+    async with MemoryBroker(server) as broker:
         await broker.declare(base_topology())
-        events = Events(broker, background, SystemClock(), source="/dispatcher")
+        events = Events(broker, SystemClock(), source="/dispatcher")
         async with hearing_listeners(broker, events, owner="d"):
             events.emit("node.started")
             await eventually(lambda: not events.heard("node.started"))

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import pytest
 
 from coditect.aio.clock import SystemClock
-from coditect.aio.supervisor import Supervisor
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
@@ -47,13 +46,12 @@ class Watched:
         registry = MemoryRegistry()
         await registry.register(make_registration(), IDLE, lease_seconds=lease_seconds)
         await self.database.run(lambda tr: leases.renew(tr, "first", 1))
-        async with Supervisor() as background:
-            events = Events(self.broker, background, SystemClock(), source="/dispatcher")
-            fleet = Fleet(registry)
-            async with Monitor(
-                fleet, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
-            ):
-                await asyncio.Event().wait()
+        events = Events(self.broker, SystemClock(), source="/dispatcher")
+        fleet = Fleet(registry)
+        async with Monitor(
+            fleet, self.broker, events, self.database, owner="first", evict=None, on_gone=self.lost.append
+        ):
+            await asyncio.Event().wait()
 
     async def canceled(self, steps: int, *again: int) -> asyncio.Task[None]:
         """Watches for so many steps of the event loop; then is canceled, and again after some more."""

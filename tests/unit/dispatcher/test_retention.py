@@ -78,7 +78,7 @@ class Broom:
 async def broom() -> AsyncIterator[Broom]:
     server, clock, graph = MemoryServer(), At(), MemoryTaskGraph()
     async with MemoryDatabase() as database, Supervisor() as background, MemoryBroker(server) as broker:
-        events = Events(broker, background, clock, source="/dispatcher")
+        events = Events(broker, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
         ledger = await Ledger.open(database)
         yield Broom(ledger, graph, clock, Retention(ports, owner="me", graph=graph, keep_days=7))

@@ -91,7 +91,7 @@ async def new_worker(lost: list[int]) -> AsyncIterator[tuple[ShardWorker, Losing
         broker, clock = MemoryBroker(MemoryServer(), name="dispatcher"), SystemClock()
         await database.run(lambda tr: shards.fix_count(tr, 1))
         step = await database.run(lambda tr: shards.step(tr, "me", 1, count=1))
-        events = Events(broker, background, clock, source="/dispatcher")
+        events = Events(broker, clock, source="/dispatcher")
         ports = Ports(broker, database, events, ReferenceClock(clock), background, Capacity(lambda: 0.0))
         worker = ShardWorker(step.owned[0], ports, on_lost=lost.append, nudge=lambda: None)
         yield worker, database

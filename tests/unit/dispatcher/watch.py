@@ -46,7 +46,7 @@ class Watch:
             Monitor(
                 Fleet(self.fleet.registry),
                 broker,
-                Events(broker, background, SystemClock(), source="/dispatcher"),
+                Events(broker, SystemClock(), source="/dispatcher"),
                 self.database,
                 owner=owner,
                 evict=evict,
