@@ -60,11 +60,6 @@ class Capability:
         """The capability's name, such as `code.review`."""
         return self.spec.name
 
-    @property
-    def wants_context(self) -> bool:
-        """True when an attempt needs a `Context`: for the handler, its process, or the middleware around it."""
-        return self.signature.wants_context or self.where is Where.PROCESS or self.middleware is not None
-
 
 class Agent:
     """An agent as its author declares it; `@agent.capability` adds handlers, which stay plain functions."""

@@ -16,14 +16,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from coditect.agent.breakers import AgentBreakers
-from coditect.agent.declaration import Agent
+from coditect.agent.declaration import Agent, Where
 from coditect.agent.execution.binding import bound
-from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, RememberedAnswer
+from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, TimeLimits
 from coditect.agent.execution.handler import (
     Executors,
     HandlerEnd,
     SentBack,
-    limit_seconds,
     run_handler,
     tidied,
     unstartable,
@@ -31,7 +30,6 @@ from coditect.agent.execution.handler import (
 from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
 from coditect.agent.execution.runner import TaskRunner
-from coditect.agent.execution.time_limits import TimeLimits
 from coditect.agent.intake.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
@@ -43,6 +41,7 @@ from coditect.agent.services import Means
 from coditect.agent.settlement.outcomes import Outcomes
 from coditect.agent.settlement.pacing import Pacing
 from coditect.agent.settlement.settle import Settler
+from coditect.agent.settlement.unstarted import Unstarted
 from coditect.agent.workflow_tasks.acquire import AcquireClient
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.managed import ManagedTasks
@@ -55,7 +54,7 @@ from coditect.messaging.rpc import Requests
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus, Load
-from coditect.model.result import Outcome, Status
+from coditect.model.result import Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.metrics import Metrics
@@ -90,15 +89,16 @@ class Runtime:
         metrics: Metrics,
         lifespan: Any = None,
     ) -> None:
-        self._capabilities = bound(agent)
+        self._capabilities = capabilities = bound(agent)
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self._requests, self._events = requests, events
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
-        self._background, self._loop = background, asyncio.get_running_loop()
+        self._background, self._loop = background, (loop := asyncio.get_running_loop())
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
         self._executions = executions = set[Execution]()
+        start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(
-            broker, slots, background, executions, screen=self._screen, start=self._start, returns=quarantine.hand_back
+            broker, slots, background, executions, screen=self._screen, start=start, returns=quarantine.hand_back
         )
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._quarantine = quarantine if limits.processes else None
@@ -106,26 +106,25 @@ class Runtime:
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
         apart = self._isolation if limits.processes else None
-        self._managed = ManagedTasks(
+        self._managed = managed = ManagedTasks(
             grants, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
         )
         settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
-            settler, events, clock, metrics, agent_id=agent_id, capabilities=self._capabilities, managed=self._managed
+            settler, events, clock, metrics, self._end, agent_id=agent_id, capabilities=capabilities, managed=managed
         )
+        self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         self._outcomes.tracebacks = limits.tracebacks
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        workers = Workers(limits.source, agent.lifespan)
-        self._executors = executors = Executors(self._loop, TimeLimits(self._loop), threads, workers)
+        self._executors = executors = Executors(loop, TimeLimits(loop), threads, Workers(limits.source, agent.lifespan))
         self.breakers = AgentBreakers(agent, requests, self._intake, settler, background, name=agent_id)
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, self.breakers, lifespan
         )
-        self._task_runner = TaskRunner(self._execute, self._loop)
         self._canceled, self._settling = CanceledIds(), set[asyncio.Task[Any]]()
         self._running = dict[ExecutionKey, Execution]()
         self._end_of_one: asyncio.Future[None] | None = None
-        self._now, self._mean_ms, self._pacing = self._loop.time, 0.0, Pacing()
+        self._now, self._mean_ms, self._pacing = loop.time, 0.0, Pacing()
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -209,11 +208,11 @@ class Runtime:
                 task = by_our_clock(task, delivery.message, self._clock)
             self.addresses.check(task.reply_to)
         except InputError as error:
-            self._beside(self._outcomes.refuse(delivery, error))
+            self._beside(self._unstarted.refuse(delivery, error))
             return None
         waits = task.capability in self.breakers.waiting and routing.queue_key(delivery.queue) is None
         if waits or task.capability not in self._capabilities:
-            self._beside(self._outcomes.not_ours(delivery, task))
+            self._beside(self._unstarted.not_ours(delivery, task))
             return None
         if self._joined(task, task.execution_key, delivery):
             return None
@@ -222,7 +221,7 @@ class Runtime:
             return None
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
-            self._beside(self._outcomes.settle_unstarted(task, delivery, ended))
+            self._beside(self._unstarted.settle_unstarted(task, delivery, ended))
         elif (diverting := self.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
@@ -241,7 +240,7 @@ class Runtime:
             return True
         outcome = self._outcomes.known(key)
         if outcome is not None:
-            self._beside(self._outcomes.answer_again(task, delivery, outcome))
+            self._beside(self._unstarted.answer_again(task, delivery, outcome))
         return outcome is not None
 
     def _rejoined(self, task: Task, key: ExecutionKey, delivery: Delivery, running: Execution | None) -> bool:
@@ -267,11 +266,6 @@ class Runtime:
 
     # -- execute ----------------------------------------------------------------------------------------
 
-    def _start(self, received: ReceivedTask) -> None:
-        execution = Execution(received.task, received.delivery, received.task.execution_key)
-        self._executions.add(execution)  # which keeps its asyncio task alive, too
-        self._task_runner.start(execution, received)
-
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
         """Run one task's execution to its end, and settle or return its deliveries, also after any error."""
         key = execution.key
@@ -295,7 +289,7 @@ class Runtime:
                 self._end(execution)
 
     async def _run(self, execution: Execution, received: ReceivedTask, *, post: bool = False) -> None:
-        """Run one attempt and settle it; with `post`, only post a completed reply; `_answered` handles the confirm."""
+        """Run one attempt and settle it; with `post`, the confirm of a completed reply ends the execution later."""
         began, started_ms = self._now(), self._clock.now_ms()
         received.consumer.began(received, began)
         try:
@@ -310,45 +304,17 @@ class Runtime:
         except SentBack as back:
             await self._outcomes.hand_back(execution, back)
             return
-        finished_ms = self._clock.now_ms()
+        ran = self._now() - began
+        finished_ms = started_ms + round(ran * 1000)
         completed, pause = ended.status is Status.COMPLETED, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(received.task, ended)
-        if self._pass_on_slot(execution, received, self._now() - began, pause):
+        if self._pass_on_slot(execution, received, ran, pause):
             await asyncio.sleep(0)  # who was let in starts first: a wave of them would wait for all these results
-        if not post or execution.acked_early or not completed:
+        if post and completed and not execution.acked_early:
+            self._outcomes.post(execution, ended, started_ms, finished_ms)
+        else:
             await self._outcomes.settle(execution, ended, started_ms, finished_ms)
-            return
-        outcome = self._outcomes.complete(execution, ended, started_ms, finished_ms)
-        answer = RememberedAnswer(execution, outcome, self._answered)
-        execution.post()  # before the post, which may know its outcome at once
-        try:
-            self._outcomes.post(answer)
-        except Exception as error:  # noqa: BLE001 - judged as the error of a publish
-            self._answered(answer, error)
-
-    def _answered(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
-        """Handle the confirm or error of a posted reply: end the execution, or continue it in an asyncio task."""
-        execution = answer.execution
-        if failed is None:
-            self._outcomes.posted(answer)
-            if execution.attached is None:
-                self._end(execution)
-                return
-        execution.answer()
-        execution.work = self._loop.create_task(self._answer_on(execution, answer.outcome, failed))
-
-    async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
-        """Finish an execution after its posted reply: repeat a failed reply, or answer the attached redeliveries."""
-        try:
-            if failed is not None:
-                await self._outcomes.answer(execution, outcome, failed)
-            else:
-                await self._outcomes.answer_attached(execution, outcome)
-        except BaseException as error:  # noqa: BLE001 - told in full, or raised again
-            await self._outcomes.unsettled(execution, error)
-        finally:
-            self._end(execution)
 
     def _end(self, execution: Execution) -> None:
         """Remove an execution from this process."""
@@ -367,14 +333,12 @@ class Runtime:
         if capability.breaker is not None and not guarded:
             return self.breakers.guarded(capability, partial(self._handled, execution, received, now_ms, guarded=True))
         self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
-        seconds = limit_seconds(capability, task, now_ms)
         apart = execution.suspicion is not Suspicion.NONE
-        if not (apart or capability.wants_context):
-            return run_handler(capability, execution, None, self._executors, limit_seconds=seconds)
+        plain = capability.where is not Where.PROCESS and capability.middleware is None
+        if plain and not (apart or capability.signature.wants_context):
+            return run_handler(capability, execution, None, self._executors, now_ms=now_ms)
         context = self._means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
-        run = (run_apart if apart else run_handler)(
-            capability, execution, context, self._executors, limit_seconds=seconds
-        )
+        run = (run_apart if apart else run_handler)(capability, execution, context, self._executors, now_ms=now_ms)
         return tidied(context, run)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:

@@ -1,10 +1,9 @@
-"""One execution as a state machine, the outcomes of executions that ended, and the ids of canceled tasks."""
+"""One execution as a state machine with a time limit; the outcomes of ended executions; the canceled tasks' ids."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -21,6 +20,8 @@ SWEEP_EVERY = 64
 """The number of newly remembered outcomes between two removals of outcomes that are too old."""
 MOST_REMEMBERED = 10_000
 MOST_REMEMBERED_BYTES = 16 * 1024 * 1024
+LOOK_SECONDS = 0.1
+"""Pause between two checks for executions that need a timer; a shorter limit gets its timer at once."""
 
 
 class ExecutionState(Enum):
@@ -248,29 +249,77 @@ class Execution:
             delivery.reject()
 
 
-@dataclass(eq=False, slots=True)
-class RememberedAnswer:
-    """The `Promise` of a completed execution's posted reply: it passes the broker's confirm or error to a callback."""
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    left: float
+    bound: asyncio.TimerHandle
+    """The timer of the task's total time, in which its waits count."""
 
-    execution: Execution
-    outcome: Outcome
-    told: Callable[[RememberedAnswer, BaseException | None], None]
-    """The callback that is called once, with the error of the publish, or None after a confirm."""
-    over: bool = False
 
-    def done(self) -> bool:
-        """Return whether the reply's publish was confirmed or has failed (see `Promise`)."""
-        return self.over
+class TimeLimits:
+    """The time limits of the running executions; each execution expires exactly when its time is over.
 
-    def set_result(self, _: None) -> None:
-        """Note that the broker confirmed the reply, and call the callback `told` without an error (see `Promise`)."""
-        self.over = True
-        self.told(self, None)
+    A timer costs more than the whole work of many handlers. So an execution gets a timer only when it still runs at the
+    next check. While an execution awaits other tasks, or a slot to go on with, its time stands still.
+    """
 
-    def set_exception(self, exception: BaseException) -> None:
-        """Note that the publish of the reply failed, and call the callback `told` with the error (see `Promise`)."""
-        self.over = True
-        self.told(self, exception)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._now = loop.time
+        self._fresh: dict[Execution, float] = {}
+        self._timers: dict[Execution, asyncio.TimerHandle] = {}
+        self._paused: dict[Execution, _Pause] = {}
+        self._look: asyncio.TimerHandle | None = None
+
+    def begin(self, execution: Execution, seconds: float) -> None:
+        """Enter the state RUNNING, before the handler is called; the handler is canceled `seconds` from now."""
+        execution.run()
+        self._start(execution, seconds)
+
+    def end(self, execution: Execution) -> bool:
+        """Leave the state RUNNING or INTERRUPTED; return whether the handler was asked to end."""
+        self._stop(execution)
+        return execution.leave()
+
+    def _start(self, execution: Execution, seconds: float) -> None:
+        if seconds <= LOOK_SECONDS:
+            self._timers[execution] = self._loop.call_later(seconds, execution.expire)
+            return
+        self._fresh[execution] = self._now() + seconds
+        if self._look is None:
+            self._look = self._loop.call_later(LOOK_SECONDS, self._give_timers)
+
+    def _stop(self, execution: Execution) -> None:
+        if self._fresh.pop(execution, None) is None:
+            timer = self._timers.pop(execution, None)
+            if timer is not None:
+                timer.cancel()
+            elif (pause := self._paused.pop(execution, None)) is not None:
+                pause.bound.cancel()
+
+    def pause(self, execution: Execution, most_seconds: float) -> None:
+        """Pause an execution's time limit until `go_on`; cancel the handler after `most_seconds` anyway. Idempotent."""
+        due, timer = self._fresh.pop(execution, None), self._timers.get(execution)
+        if due is None:
+            if timer is None or execution.asked_to_end:
+                return
+            due = timer.when()
+            self._stop(execution)
+        now = self._now()
+        self._paused[execution] = _Pause(due - now, self._loop.call_at(now + most_seconds, execution.expire_by_clock))
+
+    def go_on(self, execution: Execution) -> None:
+        """Resume the paused time limit of an execution; without effect when it is not paused."""
+        pause = self._paused.get(execution)
+        if pause is not None and not execution.asked_to_end:
+            self._stop(execution)
+            self._start(execution, min(pause.left, pause.bound.when() - self._now()))
+
+    def _give_timers(self) -> None:
+        self._look = None
+        for execution, due in self._fresh.items():
+            self._timers[execution] = self._loop.call_at(due, execution.expire)
+        self._fresh.clear()
 
 
 class Remembered:

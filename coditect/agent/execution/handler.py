@@ -12,8 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from coditect.agent.declaration import Capability, Where
-from coditect.agent.execution.execution import Execution, Interruption
-from coditect.agent.execution.time_limits import TimeLimits
+from coditect.agent.execution.execution import Execution, Interruption, TimeLimits
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.handlers.middleware import CallNext, MiddlewareContext
 from coditect.agent.processes.pool import PROCESS_DIED, ProcessDied, RemoteError, Worker, Workers
@@ -85,17 +84,17 @@ async def run_handler(
     context: TaskContext | None,
     executors: Executors,
     *,
-    limit_seconds: float,
+    now_ms: int,
 ) -> HandlerEnd:
-    """Run one attempt of a handler within its time limit, and return how the attempt ended.
+    """Run one attempt of a handler, which begins at `now_ms`, within its time limit; return how the attempt ended.
 
     A cancellation of the process itself and `SentBack` pass through; everything else that a handler can do becomes a
     `HandlerEnd`. A plain handler's thread is left in `execution.thread`: neither a timeout nor a cancellation stops the
     thread.
     """
-    execution.run()
+    seconds = limit_seconds(capability, execution.task, now_ms)
+    executors.limits.begin(execution, seconds)
     try:
-        executors.limits.begin(execution, limit_seconds)
         if capability.middleware is not None:
             body = await _through_middleware(capability, capability.middleware, execution, context, executors)
         elif capability.where is Where.LOOP and executors.alone is None:
@@ -107,7 +106,7 @@ async def run_handler(
         else:
             body = await _elsewhere(capability, execution, context, executors)
     except asyncio.CancelledError as error:
-        return cut_short(execution, error, limit_seconds)
+        return cut_short(execution, error, seconds)
     except _BadInput as error:
         return _rejected(error.cause)
     except (SentBack, GeneratorExit):
@@ -117,8 +116,7 @@ async def run_handler(
             raise SentBack from error
         return _failed(error, "handler_error")
     finally:
-        executors.limits.end(execution)
-        if execution.leave():
+        if executors.limits.end(execution):
             _go_on()
     return HandlerEnd(Status.COMPLETED, body, binary=capability.binary and capability.signature.output.binary)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
-from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, run_handler
+from coditect.agent.execution.handler import Executors, HandlerEnd, SentBack, cut_short, limit_seconds, run_handler
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
@@ -108,7 +108,7 @@ async def run_apart(
     context: TaskContext | None,
     executors: Executors,
     *,
-    limit_seconds: float,
+    now_ms: int,
 ) -> HandlerEnd:
     """Run one attempt of a suspect's handler in a process of its own, and return how the attempt ended.
 
@@ -118,12 +118,12 @@ async def run_apart(
     its own, too.
     """
     try:
-        ended = await run_alone(capability, execution, context, executors, limit_seconds=limit_seconds)
+        ended = await run_alone(capability, execution, context, executors, now_ms=now_ms)
         return _blocked(ended) if execution.suspicion is Suspicion.RECORDED and execution.overdue else ended
     except SetupError as error:
         if execution.suspicion is Suspicion.RECORDED:
             return _not_run(error)
-    return await run_handler(capability, execution, context, executors, limit_seconds=limit_seconds)
+    return await run_handler(capability, execution, context, executors, now_ms=now_ms)
 
 
 async def run_alone(
@@ -132,7 +132,7 @@ async def run_alone(
     context: TaskContext | None,
     executors: Executors,
     *,
-    limit_seconds: float,
+    now_ms: int,
 ) -> HandlerEnd:
     """Run one attempt of a handler in a new process that runs nothing else, and return how the attempt ended.
 
@@ -146,13 +146,11 @@ async def run_alone(
     try:
         worker = await executors.workers.start(capability)
     except asyncio.CancelledError as error:
-        return cut_short(execution, error, limit_seconds)
+        return cut_short(execution, error, limit_seconds(capability, execution.task, now_ms))
     finally:
         execution.leave()
     try:
-        return await run_handler(
-            capability, execution, context, replace(executors, alone=worker), limit_seconds=limit_seconds
-        )
+        return await run_handler(capability, execution, context, replace(executors, alone=worker), now_ms=now_ms)
     except SentBack as error:  # sent round it would lose what speaks against it
         raise WorkerUnavailable("Too many tasks await others; the suspect goes back") from error
     finally:

@@ -26,8 +26,10 @@ Perform = Callable[[Execution, ReceivedTask], Work]
 class TaskRunner:
     """A runner that starts executions in the order of their arrival, in the next turn of the event loop."""
 
-    def __init__(self, perform: Perform, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
+        """Take the coroutine function of an execution, and the set to which each new execution is added."""
         self._perform = perform
+        self._executions = executions
         self._loop = loop
         self._ready: deque[tuple[Execution, ReceivedTask]] = deque()
         self._wait: set[str] = set()
@@ -37,7 +39,13 @@ class TaskRunner:
         self._next: asyncio.Task[None] | None = None
         """The asyncio task that will run the executions that are ready; None when there is none."""
 
-    def start(self, execution: Execution, received: ReceivedTask) -> None:
+    def start(self, received: ReceivedTask) -> None:
+        """Begin the execution of a task, which runs in the next turn of the event loop."""
+        execution = Execution(received.task, received.delivery, received.task.execution_key)
+        self._executions.add(execution)  # which keeps its asyncio task alive, too
+        self._enqueue(execution, received)
+
+    def _enqueue(self, execution: Execution, received: ReceivedTask) -> None:
         """Run an execution in the next turn of the event loop; `execution.work` is its asyncio task from then on."""
         if execution.task.capability in self._wait:
             execution.work = self._loop.create_task(self._perform(execution, received), context=self._context.copy())
@@ -72,7 +80,7 @@ class TaskRunner:
 
     def _start_all(self, ready: deque[tuple[Execution, ReceivedTask]]) -> None:
         while ready:
-            self.start(*ready.popleft())
+            self._enqueue(*ready.popleft())
 
 
 @coroutine

@@ -117,7 +117,8 @@ class Intake(QueuePauses):
             self._reconsider(consumer)
 
     def _go(self, received: ReceivedTask) -> None:
-        received.consumer.took_slot(received)
+        received.slot = True
+        received.consumer.slots += 1
         received.consumer.open += 1
         self._start(received)
         self._watch()
@@ -269,7 +270,8 @@ class Intake(QueuePauses):
         if taken and (received.awaiting or received.over):
             self._free(level)
         elif taken:
-            received.consumer.took_slot(received)
+            received.slot = True
+            received.consumer.slots += 1
             received.consumer.began(received, self._loop.time())
 
     async def _next_slot(self, level: Priority) -> None:

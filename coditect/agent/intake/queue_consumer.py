@@ -91,11 +91,6 @@ class QueueConsumer:
         """Record that a task's handler begins, or goes on after an await of other tasks."""
         self._running[received] = now
 
-    def took_slot(self, received: ReceivedTask) -> None:
-        """Record that a task takes a slot, to begin or to go on."""
-        received.slot = True
-        self.slots += 1
-
     def stopped(self, received: ReceivedTask) -> bool:
         """Record that a task stops running, for now or for good; return whether the task held a slot."""
         if not received.slot:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from coditect.agent.declaration import Capability
-from coditect.agent.execution.execution import Execution, Remembered, RememberedAnswer
+from coditect.agent.execution.execution import Execution, Remembered
 from coditect.agent.execution.handler import HandedBack, HandlerEnd, SentBack, asked_seconds, said
 from coditect.agent.requeue import guarded, not_settled
 from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
 from coditect.agent.workflow_tasks.acquire import NoOwner
 from coditect.agent.workflow_tasks.managed import ManagedTasks
 from coditect.aio.clock import Clock
-from coditect.broker.port import Delivery
-from coditect.errors import InputError, InvalidTask, NotFound, Retryable, SetupError, TooLarge, Unroutable
+from coditect.errors import NotFound, Retryable, SetupError, Unroutable
 from coditect.messaging.event_publisher import Events
-from coditect.model.ids import AgentId, TaskId
+from coditect.model.ids import AgentId
 from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import ATTEMPTS
-from coditect.wire import routing, tasks
+from coditect.wire import routing
 from coditect.wire.json import dumps
 
 log = logging.getLogger(__name__)
@@ -40,6 +38,31 @@ MOST_SHOWN = 500
 """Number of characters of an exception's message in a log line."""
 
 
+@dataclass(eq=False, slots=True)
+class RememberedAnswer:
+    """The `Promise` of a completed execution's posted reply: it passes the broker's confirm or error to a callback."""
+
+    execution: Execution
+    outcome: Outcome
+    told: Callable[[RememberedAnswer, BaseException | None], None]
+    """The callback that is called once, with the error of the publish, or None after a confirm."""
+    over: bool = False
+
+    def done(self) -> bool:
+        """Return whether the reply's publish was confirmed or has failed (see `Promise`)."""
+        return self.over
+
+    def set_result(self, _: None) -> None:
+        """Note that the broker confirmed the reply, and call the callback `told` without an error (see `Promise`)."""
+        self.over = True
+        self.told(self, None)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """Note that the publish of the reply failed, and call the callback `told` with the error (see `Promise`)."""
+        self.over = True
+        self.told(self, exception)
+
+
 class Outcomes:
     """The settlement of one agent process's executions: chooses, publishes and remembers their outcomes."""
 
@@ -49,14 +72,16 @@ class Outcomes:
         events: Events,
         clock: Clock,
         metrics: Metrics,
+        end: Callable[[Execution], None],
         *,
         agent_id: AgentId,
         capabilities: Mapping[str, Capability],
         managed: ManagedTasks,
     ) -> None:
+        """Take the parts of one agent process; `end` is called with each execution whose posted reply is settled."""
         self.tracebacks = True
         """Whether results carry tracebacks."""
-        self._managed = managed
+        self._managed, self._end = managed, end
         self._events = events
         self._clock = clock
         self._agent_id = agent_id
@@ -91,15 +116,20 @@ class Outcomes:
         else:
             await self.send_back(execution)
 
-    async def not_ours(self, delivery: Delivery, task: Task) -> None:
-        """Pass on a task of the inbox to its capability's queue; refuse any other, of a capability the agent lacks."""
-        if routing.queue_key(delivery.queue) is None:
-            delivery.reject()
-        else:
-            await self.refuse(delivery, InvalidTask("The CC header names another capability", given=task.capability))
+    def post(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
+        """Record that a task has completed, and post its reply without waiting; the confirm ends the execution."""
+        outcome = self._completed(execution, ended, started_ms, finished_ms)
+        answer = RememberedAnswer(execution, outcome, self._confirmed)
+        execution.post()  # before the post, which may know its outcome at once
+        try:
+            if execution.task.owner is not None:
+                self._managed.post(execution, outcome, answer)
+            else:
+                self._settler.post_reply(execution.task, outcome, answer)
+        except Exception as error:  # noqa: BLE001 - judged as the error of a publish
+            answer.set_exception(error)
 
-    def complete(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
-        """Record that a task has completed, and return its outcome; `post` or `answer` must follow."""
+    def _completed(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> Outcome:
         task = execution.task
         outcome = self._outcome(task, ended, started_ms, finished_ms)
         self.completed += 1
@@ -110,21 +140,33 @@ class Outcomes:
             self._tell(task, Status.COMPLETED, finished_ms)
         return outcome
 
-    def post(self, answer: RememberedAnswer) -> None:
-        """Post a completed task's reply without waiting; `self.answer` must follow an error of the publish."""
-        if answer.execution.task.owner is not None:
-            self._managed.post(answer)
-        else:
-            self._settler.post_reply(answer.execution.task, answer.outcome, answer)
+    def _confirmed(self, answer: RememberedAnswer, failed: BaseException | None) -> None:
+        """Handle the confirm or error of a posted reply: end the execution, or continue it in an asyncio task."""
+        execution = answer.execution
+        if failed is None:
+            task = execution.task
+            if task.owner is not None:
+                self._managed.taken(task.owner)
+            elif self._settler.full_since:
+                self._settler.taken(task)
+            execution.delivery.ack()
+            if execution.attached is None:
+                self._end(execution)
+                return
+        execution.answer()
+        execution.work = asyncio.get_running_loop().create_task(self._answer_on(execution, answer.outcome, failed))
 
-    def posted(self, answer: RememberedAnswer) -> None:
-        """Note that the broker confirmed a posted reply, and acknowledge the task's delivery."""
-        task = answer.execution.task
-        if task.owner is not None:
-            self._managed.taken(task.owner)
-        elif self._settler.full_since:
-            self._settler.taken(task)
-        answer.execution.delivery.ack()
+    async def _answer_on(self, execution: Execution, outcome: Outcome, failed: BaseException | None) -> None:
+        """Finish an execution after its posted reply: repeat a failed reply, or answer the attached redeliveries."""
+        try:
+            if failed is not None:
+                await self.answer(execution, outcome, failed)
+            else:
+                await self._answer_attached(execution, outcome)
+        except BaseException as error:  # noqa: BLE001 - told in full, or raised again
+            await self.unsettled(execution, error)
+        finally:
+            self._end(execution)
 
     async def answer(self, execution: Execution, outcome: Outcome, failed: BaseException | None = None) -> None:
         """Send a task's reply, await the confirm, then acknowledge its deliveries; `failed`: a posted reply's error.
@@ -137,9 +179,9 @@ class Outcomes:
             return
         await self._settler.reply(execution.task, outcome, failed)
         execution.delivery.ack()
-        await self.answer_attached(execution, outcome)
+        await self._answer_attached(execution, outcome)
 
-    async def answer_attached(self, execution: Execution, outcome: Outcome) -> None:
+    async def _answer_attached(self, execution: Execution, outcome: Outcome) -> None:
         """Reply to each attached redelivery of a direct task and ack it; ack those of a workflow task without a reply.
 
         Raises:
@@ -151,7 +193,7 @@ class Outcomes:
         answered = 0
         while execution.attached is not None and answered < len(execution.attached):  # more may come meanwhile
             wanting, delivery = execution.attached[answered]
-            await self._settler.reply(wanting, _for_another(outcome, wanting))
+            await self._settler.reply(wanting, for_another(outcome, wanting))
             delivery.ack()
             answered += 1
 
@@ -166,7 +208,7 @@ class Outcomes:
             await self._report(execution, ended, started_ms, finished_ms)
             return
         if ended.status is Status.COMPLETED:
-            await self.answer(execution, self.complete(execution, ended, started_ms, finished_ms))
+            await self.answer(execution, self._completed(execution, ended, started_ms, finished_ms))
             return
         if await self._retried(execution, ended):
             return
@@ -184,7 +226,7 @@ class Outcomes:
             failure = replace(failure, traceback="")  # its log and its dead letter have it
         return Outcome(
             ended.status,
-            ended.body if failure is None else _body(failure),
+            ended.body if failure is None else dumps(failure.as_json()),
             task.id,
             task.correlation_id or task.id,
             self._agent_id,
@@ -212,7 +254,7 @@ class Outcomes:
                 drawn = policy.delay_seconds(task.attempt, self._clock.chance()) if asked is None else asked
                 retry_ms = round(1000 * drawn)
         if failure is None:
-            outcome = self.complete(execution, ended, started_ms, finished_ms)
+            outcome = self._completed(execution, ended, started_ms, finished_ms)
         else:
             self._count_failure()
             self._log_failure(task, ended, **({} if retry_ms is None else {"delay_ms": retry_ms}))
@@ -307,79 +349,7 @@ class Outcomes:
         await self._bury(execution, failure)
         execution.ack()
 
-    async def settle_unstarted(self, task: Task, delivery: Delivery, ended: HandlerEnd) -> None:
-        """Settle the delivery of a task that must not start, as expired, canceled or refused."""
-        now = self._clock.now_ms()
-        execution = Execution(task, delivery, task.execution_key)
-        await guarded(self.settle(execution, ended, now, now), delivery)
 
-    async def answer_again(self, task: Task, delivery: Delivery, outcome: Outcome) -> None:
-        """Reply to a repeated delivery with the remembered outcome, and acknowledge the delivery."""
-
-        async def tell() -> None:
-            await self._settler.reply(task, _for_another(outcome, task))
-            delivery.ack()
-
-        await guarded(tell(), delivery)
-
-    async def refuse(self, delivery: Delivery, error: InputError) -> None:
-        """Refuse a message that is no valid task: publish a dead letter, reply if possible, and acknowledge it."""
-        reason = "too_large" if isinstance(error, TooLarge) else "invalid_task"
-        failure = Failure(
-            reason,
-            type(error).__name__,
-            str(error),
-            fix=str(error.facts.get("fix", "see docs/wire.md for what a task may carry")),
-        )
-        await guarded(self._bury_and_answer(delivery, failure), delivery)
-
-    async def _bury_and_answer(self, delivery: Delivery, failure: Failure) -> None:
-        message = delivery.message
-        key = routing.queue_key(delivery.queue)
-        if key is None:
-            delivery.reject()  # the inbox hands it to the capability's queue, where its dead letters are known
-            return
-        capability, priority = routing.parse_task_key(key)
-        owned = tasks.owner_of(message)
-        if owned is not None:
-            task_id = TaskId(message.message_id or "")
-            task = Task(capability, priority, b"", id=task_id, owner=owned[0], publication=owned[1])
-            now = self._clock.now_ms()
-            with suppress(NoOwner):  # then it is a dead letter as anybody's
-                await self.settle(
-                    Execution(task, delivery, None), HandlerEnd(Status.REJECTED, failure=failure), now, now
-                )
-                return
-        try:
-            await self._settler.bury(message, key, failure, attempt=1, errors=())
-        except Unroutable:
-            delivery.reject()
-            return
-        anonymous = Task(
-            capability,
-            priority,
-            b"",
-            id=TaskId(message.message_id) if message.message_id else None,
-            correlation_id=message.correlation_id,
-            reply_to=message.reply_to,
-        )
-        outcome = Outcome(
-            Status.REJECTED,
-            _body(failure),
-            message.message_id,
-            message.correlation_id or message.message_id,
-            self._agent_id,
-            failure=failure,
-        )
-        await self._settler.reply(anonymous, outcome)
-        delivery.ack()
-
-
-def _for_another(outcome: Outcome, task: Task) -> Outcome:
+def for_another(outcome: Outcome, task: Task) -> Outcome:
     """Return the outcome under the correlation id of a repeated delivery's task."""
     return replace(outcome, correlation_id=task.correlation_id or task.id)
-
-
-def _body(failure: Failure) -> bytes:
-    """Return the JSON body of a result that reports a failure."""
-    return dumps(failure.as_json())

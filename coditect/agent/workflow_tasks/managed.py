@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from coditect.agent.execution.execution import Execution, RememberedAnswer
+from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import SentBack
 from coditect.agent.execution.isolation import Isolation
 from coditect.agent.intake.intake import Intake
@@ -34,7 +34,7 @@ from coditect.agent.workflow_tasks.acquire import AcquireClient, AcquireRequest,
 from coditect.agent.workflow_tasks.heartbeats import TaskHeartbeats
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.agent.workflow_tasks.stages import UNBEGUN, Stage
-from coditect.broker.port import Delivery
+from coditect.broker.port import Delivery, Promise
 from coditect.errors import Retryable, Unroutable
 from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
 from coditect.model.task import Owner, Task
@@ -265,17 +265,16 @@ class ManagedTasks:
 
     # -- after it ran ---------------------------------------------------------------------------------------
 
-    def post(self, answer: RememberedAnswer) -> None:
+    def post(self, execution: Execution, outcome: Outcome, promise: Promise) -> None:
         """Post a completed task's result to its owner without waiting; `report` must follow an error of the publish.
 
         A delivery that comes meanwhile asks for a grant, and has the value reported again under the granted fence.
         """
-        execution = answer.execution
         task, owner = execution.task, owner_of(execution.task)
         self._heartbeats.ended(execution)
         self._reports.forget(owner)
         free = self._intake.is_free(routing.task_queue(task.capability, task.priority))
-        self._reports.post(AttemptResult(owner, task.publication, answer.outcome, task.capability, free=free), answer)
+        self._reports.post(AttemptResult(owner, task.publication, outcome, task.capability, free=free), promise)
 
     def taken(self, owner: Owner) -> None:
         """Note that the broker confirmed a posted result, so that the owner's shard exists."""

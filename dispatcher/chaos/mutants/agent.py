@@ -60,9 +60,9 @@ MUTANTS = (
     Mutant(
         "acked_unconfirmed",
         "coditect.agent.settlement.outcomes",
-        "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
-        "            answer.execution.delivery.ack()\n"
-        "            self._settler.post_reply(answer.execution.task, answer.outcome, answer)\n",
+        "                self._settler.post_reply(execution.task, outcome, answer)\n",
+        "                execution.delivery.ack()\n"
+        "                self._settler.post_reply(execution.task, outcome, answer)\n",
         "a direct task is acknowledged when its answer was sent, not when it was confirmed",
         ("tests/unit/agent/test_redelivery.py::test_task_is_acked_only_after_its_reply_is_confirmed",),
     ),

@@ -25,7 +25,8 @@ class Bench:
 
     def __init__(self, **handlers: Handler) -> None:
         self.tasks: list[asyncio.Task[Any] | None] = []
-        self.shifts = TaskRunner(self._perform, asyncio.get_running_loop())
+        self.executions: set[Execution] = set()
+        self.shifts = TaskRunner(self._perform, self.executions, asyncio.get_running_loop())
         self._handlers = handlers
 
     async def _perform(self, execution: Execution, _: ReceivedTask) -> None:
@@ -37,9 +38,11 @@ class Bench:
             execution.leave()
 
     def start(self, *capabilities: str) -> list[Execution]:
-        started = [Execution(Task(name, Priority.P1, b""), cast(Any, None), None) for name in capabilities]
-        for one in started:
-            self.shifts.start(one, cast(Any, None))
+        started: list[Execution] = []
+        for name in capabilities:
+            before = set(self.executions)
+            self.shifts.start(ReceivedTask(cast(Any, None), Task(name, Priority.P1, b""), cast(Any, None), 0.0))
+            started += self.executions - before
         return started
 
 

@@ -122,7 +122,7 @@ async def test_task_on_which_the_runtime_fails_is_counted_and_answered(monkeypat
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("coditect.agent.runtime.limit_seconds", broken)
+    monkeypatch.setattr("coditect.agent.execution.handler.limit_seconds", broken)
     with pytest.raises(FleetCrashed):
         async with open_fleet(tries) as (fleet, _):
             handle = await fleet.submit("try.it")
