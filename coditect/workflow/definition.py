@@ -18,7 +18,7 @@ Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -176,22 +176,17 @@ class Node:
     join: Join = "all"
     when: str | None = None
     """An expression; the node is skipped when its result is null, false or empty."""
+    call: Call | None = field(init=False, repr=False, compare=False)
+    """The task of a task node, or of each element of a map node; None for a node of another kind."""
+
+    def __post_init__(self) -> None:
+        work = self.work.call if isinstance(self.work, Each) else self.work
+        object.__setattr__(self, "call", work if isinstance(work, Call) else None)
 
     @property
     def result(self) -> NodeResult:
         """The node's result, as a value for a later node: `flow.task("book.bind", {"pages": node.result["pages"]})`."""
         return NodeResult(f"results.{self.name}", self)
-
-    @property
-    def call(self) -> Call | None:
-        """The task of a task node, or of each element of a map node; None for a node of another kind."""
-        match self.work:
-            case Call() as call:
-                return call
-            case Each(call=call):
-                return call
-            case _:
-                return None
 
     @property
     def title(self) -> str:

@@ -37,22 +37,11 @@ class TaskState(StrEnum):
     DEAD = "dead"
     """The node was given up, and a dead letter kept."""
 
-    @property
-    def terminal(self) -> bool:
-        """Tell whether the node has ended; only a redrive changes the state then."""
-        return self in _ENDS
+    terminal: bool
+    """Whether the node has ended; only a redrive changes the state then."""
 
-
-_ENDS = frozenset(
-    {
-        TaskState.COMPLETED,
-        TaskState.FAILED,
-        TaskState.CANCELED,
-        TaskState.REJECTED,
-        TaskState.SKIPPED,
-        TaskState.DEAD,
-    }
-)
+    def __init__(self, value: str) -> None:
+        self.terminal = value in ("completed", "failed", "canceled", "rejected", "skipped", "dead")
 
 
 class WorkflowState(StrEnum):
@@ -72,10 +61,8 @@ class WorkflowState(StrEnum):
     COMPENSATION_FAILED = "compensation_failed"
     """A compensation did not complete: the nodes that completed before the compensated node are not undone."""
 
-    @property
-    def terminal(self) -> bool:
-        """Tell whether the workflow has ended."""
-        return self not in _UNENDED
+    terminal: bool
+    """Whether the workflow has ended."""
 
-
-_UNENDED = frozenset({WorkflowState.ACCEPTED, WorkflowState.RUNNING, WorkflowState.PAUSED, WorkflowState.COMPENSATING})
+    def __init__(self, value: str) -> None:
+        self.terminal = value not in ("accepted", "running", "paused", "compensating")

@@ -14,7 +14,7 @@ from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
 
 _STATES = {state.value: state for state in TaskState}
 """The task states by their text in rows; a look-up here is three times as fast as a call of the enum."""
-
+_NO_EDGES = Tally(0, 0)
 
 _ENDS = (
     (TaskState.FAILED, WorkflowState.FAILED),
@@ -108,10 +108,8 @@ class NodeRecord:
     """The progress of a node: its state, attempt, fence and limits; instants are Unix times in milliseconds."""
 
     state: TaskState
-    needed: int = 0
-    open: int = 0
-    met: int = 0
-    worst: TaskState | None = None
+    tally: Tally = _NO_EDGES
+    """The count of the node's predecessors that have ended, by the way in which they ended."""
     attempt: int = 1
     """The number of the attempt that runs or comes next, counted from 1."""
     fence: int = 0
@@ -136,23 +134,15 @@ class NodeRecord:
     The orphan detector reads this row, and no definitions.
     """
 
-    @property
-    def tally(self) -> Tally:
-        """The count of the node's predecessors that have ended, by the way in which they ended."""
-        return Tally(self.needed, self.open, self.met, self.worst)
-
-    @tally.setter
-    def tally(self, tally: Tally) -> None:
-        self.needed, self.open, self.met, self.worst = tally.needed, tally.open, tally.met, tally.worst
-
     def pack(self) -> bytes:
         """Encode the node record as its row in the store, without the unset fields at the end."""
+        tally = self.tally
         fields = [
             self.state.value,
-            self.needed,
-            self.open,
-            self.met,
-            self.worst.value if self.worst is not None else None,
+            tally.needed,
+            tally.open,
+            tally.met,
+            tally.worst.value if tally.worst is not None else None,
             self.attempt,
             self.fence,
             self.publication,
@@ -175,11 +165,8 @@ class NodeRecord:
     @classmethod
     def unpack(cls, row: bytes) -> NodeRecord:
         """Decode a row of the store to a node record."""
-        fields = STATUS.unpack(row)
-        fields[0] = _STATES[fields[0]]
-        if fields[4] is not None:
-            fields[4] = _STATES[fields[4]]
-        return cls(*fields)
+        state, needed, left, met, worst, *others = STATUS.unpack(row)
+        return cls(_STATES[state], Tally(needed, left, met, None if worst is None else _STATES[worst]), *others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -146,11 +146,11 @@ class UnitOfWork:
                 if row is not None:
                     self._nodes[node_key] = (row, NodeRecord.unpack(row))
 
-    def expect_all(self, node_keys: Iterable[NodeKey]) -> None:
+    def expect_all(self, node_keys: Collection[NodeKey]) -> None:
         """Read the progress rows and the definitions of several nodes at once, for later calls of `node`."""
-        expected = tuple(node_keys)
-        self.expect(expected)
-        self.expect_definitions(expected)
+        if len(node_keys) > 1:  # one is as soon read when it is asked for
+            self.expect(node_keys)
+            self.expect_definitions(node_keys)
 
     def expect_definitions(self, node_keys: Iterable[NodeKey]) -> None:
         """Read the uncached definitions of several nodes by one read; large ones are read when they are needed."""
@@ -275,8 +275,9 @@ class UnitOfWork:
             self._last_number = max(self._first_number, self.terms.floor)
         return self._last_number
 
-    def next_number(self) -> int:
-        """Return the shard's next publication number, which no other publication of the shard ever gets."""
+    def next_number(self, capability: str) -> int:
+        """Return the number of a capability's next publication, never given again, and count it against the room."""
+        self.add_room(capability, -1)
         self.last_number()
         self._last_number += 1
         return self._last_number
@@ -285,13 +286,15 @@ class UnitOfWork:
         """Set the node's fence above every fence of its earlier attempts, in any incarnation of the store."""
         row.fence = max(row.fence, self.terms.floor) + 1
 
-    def has_backlog(self, capability: str) -> bool:
-        """Tell whether the shard has ready nodes of a capability that wait in the backlog."""
+    def may_publish(self, capability: str) -> bool:
+        """Tell whether a node that becomes ready may be published now: there is room, and no other waits for it."""
+        if not self.terms.claim_on_record or not self.has_room(capability):
+            return False
         known = self._backlog.get(capability)
         if known is None:
             found = self.tr.snapshot.get_range(*READY.range((self.shard, capability)), limit=1)
             known = self._backlog[capability] = bool(found)
-        return known
+        return not known
 
     def note_backlog(self, capability: str) -> None:
         """Record that a ready node waits in a capability's backlog, so that later ready nodes wait behind it."""
@@ -304,10 +307,6 @@ class UnitOfWork:
     def add_room(self, capability: str, number: int) -> None:
         """Permit `number` more publications of a capability, for which the dispatcher has reserved capacity."""
         self.room[capability] = self.room.get(capability, self.room.get("", 0)) + number
-
-    def take_room(self, capability: str) -> None:
-        """Count one publication of a capability against the number that the transaction may still make."""
-        self.room[capability] = self.room.get(capability, self.room.get("", 0)) - 1
 
     def note_free(self, agent: str, capability: str) -> None:
         """Record that an agent has a free slot, and would start one more node of a capability at once."""

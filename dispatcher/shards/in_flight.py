@@ -18,7 +18,7 @@ from enum import Enum, auto
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger.commands import Lost
-from dispatcher.ledger.effects import NodeKey, Transition
+from dispatcher.ledger.effects import Effects, NodeKey, Transition
 from dispatcher.liveness.monitor import AgentGone
 
 SILENT_SECONDS = 60.0
@@ -83,6 +83,14 @@ class InFlight:
     def get(self, node_key: NodeKey) -> Flight | None:
         """Return the `Flight` of a node's published task; None when the node is not published."""
         return self._flights.get(node_key)
+
+    def follow_all(self, effects: Effects, now: float) -> None:
+        """Follow the transitions of a committed batch, and note which tasks went to one agent's own queue."""
+        for moved in effects.moved:
+            self.follow(moved, now)
+        for publication in effects.publications:
+            if publication.agent:
+                self.set_apart(publication.node_key)
 
     def follow(self, moved: Transition, now: float) -> None:
         """Add, change or remove a node's published task after a committed transition of the node."""

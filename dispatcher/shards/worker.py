@@ -281,7 +281,7 @@ class ShardWorker:
         moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
         one = batch.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
         try:
-            done = await self._ports.database.run(lambda tr: batch.run(tr, one))
+            done = await self._ports.database.run(partial(batch.run, batch=one))
         except BaseException:
             self._confirmed.extend(confirmed)
             self._doubt()
@@ -312,13 +312,10 @@ class ShardWorker:
         self._strange.value += effects.strange
         self.status_cache.note(effects.runs)
         self._definitions.note(effects.definitions)
+        self.in_flight.follow_all(effects, now)
         for moved in effects.moved:
-            self.in_flight.follow(moved, now)
             if moved.state is TaskState.READY:
                 self.backlog[moved.capability] = None
-        for publication in effects.publications:
-            if publication.agent:
-                self.in_flight.set_apart(publication.node_key)
 
     def _after(self, effects: Effects) -> None:
         """Carry out a committed batch's effects: publish tasks and events, update RQ, queue follow-up commands."""

@@ -13,7 +13,7 @@ from itertools import islice
 from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.definition import Call, Each, OnFailure
+from coditect.workflow.definition import Call, Each, Node, OnFailure, Work
 from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
@@ -138,11 +138,8 @@ def begin(unit: UnitOfWork, workflow: str) -> None:
 
 def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """Pass a node's end on to at most `most` dependents with names after `after`; return the steps taken, 1 or more."""
-    if node_key.is_element:
-        _element_ended(unit, node_key)
-        return 1
-    if node_key.is_compensation:
-        compensations.settle(unit, node_key)
+    if node_key.is_derived:
+        (_element_ended if node_key.is_element else compensations.settle)(unit, node_key)
         return 1
     if _is_held(unit, node_key.workflow):
         leave(unit, node_key, RELEASE, after)
@@ -154,7 +151,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     told = 0
     for dependent, policy in dependents:
         if not told % AHEAD:
-            unit.expect_all(of for of, _ in dependents[told : told + AHEAD])
+            unit.expect_all([of for of, _ in dependents[told : told + AHEAD]])
         if told and unit.is_full:  # each may record an input of a MiB
             break
         _tell(unit, dependent, node_key, policy)
@@ -204,7 +201,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         return
     node = unit.definition(node_key)
     if not has_expressions(node):
-        _begin(unit, node_key, row, NO_EXPRESSIONS)
+        _begin(unit, node_key, row, node, NO_EXPRESSIONS)
         return
     account = Account(MOST_STEPS_HERE)
     try:
@@ -217,7 +214,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         else:
             fail(unit, node_key, row, failure_of(error))
     else:
-        _begin(unit, node_key, row, inputs)
+        _begin(unit, node_key, row, node, inputs)
     unit.steps += account.spent
 
 
@@ -242,7 +239,7 @@ def evaluated(unit: UnitOfWork, node_key: NodeKey, token: str, told: Inputs | Fa
     elif isinstance(told, Failure):
         fail(unit, node_key, row, told)
     else:
-        _begin(unit, node_key, row, told)
+        _begin(unit, node_key, row, unit.definition(node_key), told)
 
 
 def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
@@ -250,18 +247,20 @@ def evaluation_key(shard: int, node_key: NodeKey) -> bytes:
     return TODO.pack((shard, node_key.workflow, node_key.node, EVALUATE))
 
 
-def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, inputs: Inputs) -> None:
+def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node, inputs: Inputs) -> None:
     if not inputs.holds:
         end(unit, node_key, row, TaskState.SKIPPED, reason="condition")
         return
     try:
-        _begin_work(unit, node_key, row, inputs.bodies)
+        _begin_work(unit, node_key, row, node.work, inputs.bodies)
     except (InputError, DamagedValue) as error:
         fail(unit, node_key, row, failure_of(error))
 
 
-def _begin_work(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, bodies: Sequence[bytes] | None) -> None:
-    match unit.definition(node_key).work:
+def _begin_work(
+    unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: Work, bodies: Sequence[bytes] | None
+) -> None:
+    match work:
         case Call() as call:
             if bodies is not None:
                 write(unit, node_key, INPUT, bodies[0])

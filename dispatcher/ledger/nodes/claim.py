@@ -45,10 +45,10 @@ def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     if run is not None and run.state is WorkflowState.PAUSED:
         unit.move(node_key, row, TaskState.READY)
         return
-    limits.wait(unit, node_key, row, call)
-    if unit.terms.claim_on_record and unit.has_room(call.capability) and not unit.has_backlog(call.capability):
+    if unit.may_publish(call.capability):
         publish(unit, node_key, row, agent=unit.take_free(call.capability))
         return
+    limits.wait(unit, node_key, row, call)
     _wait(unit, node_key, row, call)
 
 
@@ -104,11 +104,10 @@ def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str 
         return
     limits.wait(unit, node_key, row, call)
     unit.advance_fence(row)
-    row.publication = unit.next_number()
+    row.publication = unit.next_number(call.capability)
     row.published_ms = unit.now_ms
     row.started_ms, row.agent = None, ""
     unit.move(node_key, row, TaskState.PUBLISHED)
-    unit.take_room(call.capability)
     key = task_key(call.capability, call.priority)
     unit.tr.set(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)), key.encode())
     outbox.put(unit.tr, unit.shard, outbox.Row(row.publication, node_key.workflow, node_key.node, row.fence))

@@ -179,7 +179,7 @@ def _count(unit: UnitOfWork, node_key: NodeKey, *, first: bool) -> int:
             _run_again(unit, node_key, row, node)
         else:
             advance.may_run(unit, node_key, row)
-    elif decision is not None and not row.open:
+    elif decision is not None and not row.tally.open:
         advance.end(unit, node_key, row, decision, reason=BY_OTHERS)
     advance.follow(unit)
     return max(1, len(node.after))

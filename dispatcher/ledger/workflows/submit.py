@@ -202,10 +202,9 @@ def _definition(node: Node) -> bytes:
 
 def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]]) -> None:
     for node, definition in nodes:
-        tally = Tally.of(node)
         node_key = NodeKey(workflow, node.name)
         unit.define(node_key, definition)
-        row = NodeRecord(TaskState.BLOCKED, tally.needed, tally.open)
+        row = NodeRecord(TaskState.BLOCKED, Tally.of(node))
         unit.tr.set(STATUSES.pack((workflow, node.name)), row.pack())
         for before, policy in [(edge.node, edge.on_failure) for edge in node.after] or [(advance.ROOT, OnFailure.FAIL)]:
             unit.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
