@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from coditect.agent.handlers.batch import BatchPolicy, batch_policy, checked_batch_handler, of_one
 from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
 from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
 from coditect.agent.handlers.middleware import CallNext, Middleware, checked_middleware
-from coditect.agent.handlers.signature import Signature, signature
+from coditect.agent.handlers.signature import Signature, line_of, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
 from coditect.model.breaker import Breaker, breaker_of
@@ -52,6 +53,9 @@ class Capability:
     """The capability that gets the tasks while the breaker is open; None: they wait in their queue."""
     binary: bool = False
     """Whether input or value are bytes, so that the capability takes no tasks of a workflow."""
+    batch: BatchPolicy | None = None
+    batch_handler: Callable[..., Any] | None = None
+    """The handler of lists, where `batch` says how its tasks are gathered; `handler` calls it with one task."""
     middleware: CallNext | None = None
     """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
 
@@ -195,6 +199,8 @@ class Agent:
         max_queued: int | None = None,
         breaker: Breaker | str | None = None,
         fallback: str | None = None,
+        batch: int | None = None,
+        within: Duration | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a capability; the handler is called at least once per task, with the validated input.
 
@@ -212,6 +218,10 @@ class Agent:
         With a `breaker`, by name or as a `Breaker`, each attempt is one call of that dependency. While it is open, the
         tasks wait in their queue, or go to the capability `fallback`; no attempt of theirs counts.
 
+        With `batch=100` an async handler takes a list of inputs, and if it wants a list of contexts, and returns a list
+        of values or exceptions. A batch begins with 100 tasks, or when its first one has waited for `within` (default
+        50 ms, at most 60 s). Each task holds a slot, and is limited, retried, canceled and answered by itself.
+
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
         Raises:
@@ -225,6 +235,7 @@ class Agent:
             limit = _limit_seconds(timeout)
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
+            gathered = batch_policy(batch, within, slots=self.slots - min(self.reserve, self.slots - 1))
             plain = CapabilitySpec(
                 name=name,
                 description=arguments.text("description", description, longest=MOST_TEXT_BYTES),
@@ -238,18 +249,10 @@ class Agent:
             raise _refusal(error) from None
 
         def declare(handler: Handler) -> Handler:
-            shape = signature(handler, self._providers)
-            spec = replace(
-                plain,
-                description=description or _first_line(handler),
-                input_schema=shape.input.schema,
-                output_schema=shape.output.schema,
-            )
-            where = _where(handler, process=in_process)
-            called: Callable[..., Any] = handler
-            if shape.dependencies:
-                called = with_dependencies(handler, shape.dependencies, shape.context_name)
-            self._capabilities[name] = Capability(spec, called, shape, where, policy, guard, instead, shape.binary)
+            shape = signature(handler, self._providers, of_batches=gathered is not None)
+            where, spec = _where(handler, process=in_process), _described(plain, handler, shape)
+            one = Capability(spec, handler, shape, where, policy, guard, instead, shape.binary)
+            self._capabilities[name] = _batched(_depending(one), gathered)
             return handler
 
         return declare
@@ -321,6 +324,35 @@ def _where(handler: Callable[..., Any], *, process: bool) -> Where:
     if process:
         return Where.PROCESS
     return Where.LOOP if inspect.iscoroutinefunction(handler) else Where.THREAD
+
+
+def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signature) -> CapabilitySpec:
+    return replace(
+        spec,
+        description=spec.description or _first_line(handler),
+        input_schema=shape.input.schema,
+        output_schema=shape.output.schema,
+    )
+
+
+def _depending(one: Capability) -> Capability:
+    """Return a capability whose handler is called with its dependencies, if it has any."""
+    shape = one.signature
+    if not shape.dependencies:
+        return one
+    return replace(one, handler=with_dependencies(one.handler, shape.dependencies, shape.context_name))
+
+
+def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:
+    """Return a capability whose handler takes lists as one of single tasks, with the policy of its batches."""
+    if policy is None:
+        return one
+    try:
+        checked_batch_handler(one.handler, process=one.where is Where.PROCESS)
+    except SetupError as error:
+        error.facts |= {"handler": one.handler.__qualname__, "at": line_of(one.handler)}
+        raise
+    return replace(one, handler=of_one(one.handler), batch=policy, batch_handler=one.handler)
 
 
 def _first_line(handler: Callable[..., Any]) -> str:

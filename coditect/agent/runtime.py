@@ -89,12 +89,12 @@ class Runtime:
         metrics: Metrics,
         lifespan: Any = None,
     ) -> None:
-        self._capabilities = capabilities = bound(agent)
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
         self._requests, self._events = requests, events
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
         self._background, self._loop = background, (loop := asyncio.get_running_loop())
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
+        self._capabilities = capabilities = bound(agent, slots, background)
         self._executions = executions = set[Execution]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(

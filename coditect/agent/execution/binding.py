@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial, update_wrapper
 
 from coditect.agent.declaration import Agent, Capability
+from coditect.agent.execution.batches import Batches
 from coditect.agent.handlers.middleware import chained
+from coditect.agent.intake.slots import Slots
+from coditect.aio.supervisor import Supervisor
+from coditect.model.capability import Priority
 
 
-def bound(agent: Agent) -> dict[str, Capability]:
-    """Return the capabilities of an agent by name, each with the agent's middleware around its handler."""
-    chain = chained(agent.middleware_stack)
-    return {one.name: replace(one, middleware=chain) for one in agent.capabilities}
+def bound(agent: Agent, slots: Slots, background: Supervisor) -> dict[str, Capability]:
+    """Return the capabilities of an agent by name: with its middleware, and with the batches of this process."""
+    chain, most = chained(agent.middleware_stack), slots.startable(Priority.P1)
+    found = {one.name: replace(one, middleware=chain) for one in agent.capabilities}
+    for name, one in found.items():
+        if one.batch is not None and one.batch_handler is not None:
+            policy = replace(one.batch, size=min(one.batch.size, most))  # the slots of a process are a setting
+            gathered = partial(Batches(one.batch_handler, policy, background).handle)
+            found[name] = replace(one, handler=update_wrapper(gathered, one.handler))  # by which its file is found
+    return found

@@ -108,7 +108,8 @@ def with_dependencies(
     @wraps(handler)
     async def on_loop(task: Any, ctx: Any) -> Any:
         async with AsyncExitStack() as stack:
-            values = await _opened(needs, ctx.lifespan, stack)
+            shared = (ctx[0] if isinstance(ctx, list) else ctx).lifespan  # a batch has many contexts, of one process
+            values = await _opened(needs, shared, stack)
             return await handler(task, **named(ctx), **values)
 
     @wraps(handler)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args, get_type_hints
 
+from coditect.agent.handlers.batch import hints_of_one
 from coditect.agent.handlers.context import PlainContext, TaskContext
 from coditect.agent.handlers.dependencies import Dependency, Providers
 from coditect.codec import BYTES, Codec, codec
@@ -39,8 +40,12 @@ class Signature:
         return self.input.binary or self.output.binary
 
 
-def signature(handler: Callable[..., Any], providers: Providers | None = None) -> Signature:
+def signature(
+    handler: Callable[..., Any], providers: Providers | None = None, *, of_batches: bool = False
+) -> Signature:
     """Return the handler's signature; a parameter or result without an annotation counts as any JSON value.
+
+    With `of_batches` the types are those inside of the lists that the handler takes and returns.
 
     Raises:
         SetupError: when the handler has another shape; the error names the handler's file and line.
@@ -48,7 +53,7 @@ def signature(handler: Callable[..., Any], providers: Providers | None = None) -
     try:
         if not inspect.isroutine(_function(handler)):
             raise SetupError("A handler is a function", given=type(handler).__name__, fix="put the decorator above one")
-        return _signature(handler, providers or Providers())
+        return _signature(handler, providers or Providers(), of_batches=of_batches)
     except SetupError as error:
         error.facts |= {"handler": getattr(handler, "__qualname__", shown(handler)), "at": line_of(handler)}
         raise
@@ -67,7 +72,7 @@ def _function(handler: Any) -> Any:
     return inspect.unwrap(handler) if callable(handler) else handler
 
 
-def _signature(handler: Callable[..., Any], providers: Providers) -> Signature:
+def _signature(handler: Callable[..., Any], providers: Providers, *, of_batches: bool) -> Signature:
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
         raise SetupError(
             "A handler returns its value; this one yields", fix="return it, or tell ctx.progress meanwhile"
@@ -75,6 +80,8 @@ def _signature(handler: Callable[..., Any], providers: Providers) -> Signature:
     hints = _hints(handler)
     needs = _dependencies(handler, hints, providers)
     parameters = _parameters(handler, frozenset(needs))
+    if of_batches:
+        hints = hints_of_one(hints, [one.name for one in parameters])
     task, *others = parameters
     if _is_context(hints.get(task.name)):
         raise SetupError(_TASK_AND_CONTEXT, parameter=task.name, fix="write (task, ctx: Context)")

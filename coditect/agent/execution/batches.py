@@ -1,0 +1,101 @@
+"""The gathering of tasks into batches: each task is an execution of its own that awaits its part of a shared call.
+
+A batch begins when it is full, or when its first task has waited long enough. So slots, time limits, cancellation,
+retries and settlement are those of single tasks. A task that is canceled leaves its batch; the call goes on for the
+others, and is canceled with the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.agent.handlers.batch import BatchPolicy, results_of
+from coditect.aio.supervisor import Supervisor
+
+
+@dataclass(eq=False, slots=True)
+class BatchedTask:
+    """A task in a batch: what the handler is given for it, and the future of its value."""
+
+    given: tuple[Any, ...]
+    result: asyncio.Future[Any]
+    call: asyncio.Task[Any] | None = None
+    """The call that the tasks of a batch share, once it has begun."""
+
+
+class Batches:
+    """The batches of one capability in one agent process; several may run at the same time."""
+
+    def __init__(self, handler: Callable[..., Awaitable[Any]], policy: BatchPolicy, background: Supervisor) -> None:
+        """Gather tasks for a handler that takes lists."""
+        self._handler, self._policy, self._background = handler, policy, background
+        self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        """A clean `contextvars` context for the calls, without what any task has set."""
+        self._gathered: list[BatchedTask] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._calls: dict[asyncio.Task[Any], list[BatchedTask]] = {}
+        """The calls under way, with their tasks."""
+
+    async def handle(self, *given: Any) -> Any:
+        """Add a task to the batch that is being gathered, and return its value, or raise its error."""
+        task = BatchedTask(given, self._loop.create_future())
+        self._gathered.append(task)
+        if len(self._gathered) >= self._policy.size:
+            self._begin()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._policy.within_seconds, self._begin)
+        try:
+            return await task.result
+        finally:
+            if task.result.cancelled():
+                self._left(task)
+
+    def _left(self, task: BatchedTask) -> None:
+        if task.call is None:
+            self._gathered.remove(task)
+        elif all(one.result.cancelled() for one in self._calls.get(task.call, ())):
+            task.call.cancel()
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks, self._gathered, self._timer = self._gathered, [], None
+        if tasks:
+            call = self._context.run(self._background.start, self._call(tasks), name="batch")
+            self._calls[call] = tasks
+            call.add_done_callback(self._calls.pop)
+            for one in tasks:
+                one.call = call
+
+    async def _call(self, tasks: list[BatchedTask]) -> None:
+        """Call the handler, and give each task its value, its own error, or the error of the call."""
+        try:
+            lists = map(list, zip(*(one.given for one in tasks), strict=True))
+            results = results_of(await self._handler(*lists), len(tasks))
+        except asyncio.CancelledError:
+            for one in tasks:
+                one.result.cancel()
+            raise
+        except BaseException as error:  # noqa: BLE001 - the boundary of a handler: it ends each attempt of the batch
+            results = [error] * len(tasks)
+        for one, result in zip(tasks, results, strict=True):
+            if one.result.done():
+                continue
+            if isinstance(result, BaseException):
+                _fail(one.result, result)
+            else:
+                one.result.set_result(result)
+
+
+def _fail(result: asyncio.Future[Any], error: BaseException) -> None:
+    if isinstance(error, asyncio.CancelledError):
+        result.cancel()
+    elif isinstance(error, StopIteration):  # a future takes none
+        result.set_exception(RuntimeError(f"The handler returned {error!r}"))
+    else:
+        result.set_exception(error)
