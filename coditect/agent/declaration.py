@@ -14,6 +14,7 @@ from coditect.agent.handlers.batch import BatchPolicy, batch_policy, checked_bat
 from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
 from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
 from coditect.agent.handlers.middleware import CallNext, Middleware, checked_middleware
+from coditect.agent.handlers.process_limits import ProcessLimits, process_limits
 from coditect.agent.handlers.signature import Signature, line_of, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
@@ -56,6 +57,8 @@ class Capability:
     batch: BatchPolicy | None = None
     batch_handler: Callable[..., Any] | None = None
     """The handler of lists, where `batch` says how its tasks are gathered; `handler` calls it with one task."""
+    process_limits: ProcessLimits | None = None
+    """The limits after which a process of the handler is replaced; None: it runs as long as the agent."""
     middleware: CallNext | None = None
     """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
 
@@ -201,6 +204,8 @@ class Agent:
         fallback: str | None = None,
         batch: int | None = None,
         within: Duration | None = None,
+        max_tasks_per_process: int | None = None,
+        max_memory: str | int | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare a capability; the handler is called at least once per task, with the validated input.
 
@@ -222,6 +227,9 @@ class Agent:
         of values or exceptions. A batch begins with 100 tasks, or when its first one has waited for `within` (default
         50 ms, at most 60 s). Each task holds a slot, and is limited, retried, canceled and answered by itself.
 
+        With `process=True` a process is replaced after `max_tasks_per_process` tasks, or after a task at whose end it
+        holds more than `max_memory`, such as "512MB" or a number of bytes.
+
         A capability with a timeout above 10 minutes takes durable tasks, and tasks that bound themselves to 25 minutes.
 
         Raises:
@@ -235,6 +243,7 @@ class Agent:
             limit = _limit_seconds(timeout)
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
+            replaced = process_limits(max_tasks_per_process, max_memory, process=in_process)
             gathered = batch_policy(batch, within, slots=self.slots - min(self.reserve, self.slots - 1))
             plain = CapabilitySpec(
                 name=name,
@@ -251,7 +260,7 @@ class Agent:
         def declare(handler: Handler) -> Handler:
             shape = signature(handler, self._providers, of_batches=gathered is not None)
             where, spec = _where(handler, process=in_process), _described(plain, handler, shape)
-            one = Capability(spec, handler, shape, where, policy, guard, instead, shape.binary)
+            one = Capability(spec, handler, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
             self._capabilities[name] = _batched(_depending(one), gathered)
             return handler
 

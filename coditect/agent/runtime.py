@@ -116,7 +116,8 @@ class Runtime:
         self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         self._outcomes.tracebacks = limits.tracebacks
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
-        self._executors = executors = Executors(loop, TimeLimits(loop), threads, Workers(limits.source, agent.lifespan))
+        workers = Workers(background, limits.source, agent.lifespan)
+        self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers)
         self.breakers = AgentBreakers(agent, requests, self._intake, settler, background, name=agent_id)
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, self.breakers, lifespan

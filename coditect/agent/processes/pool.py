@@ -13,10 +13,13 @@ from inspect import unwrap
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from coditect.agent.declaration import Capability
 from coditect.agent.handlers.context import TaskContext
 from coditect.agent.processes.protocol import Frame, FrameKind, receive
 from coditect.agent.processes.rpc import WorkerRpc
+from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError, InvalidTask, Retryable, SetupError
 from coditect.model.task import Task
 from coditect.wire import routing
@@ -32,7 +35,7 @@ START_SECONDS = 60.0
 
 
 STOP_SECONDS = 5.0
-"""How long the worker processes may take to close their lifespan when the agent ends."""
+"""How long a worker process may take to close its lifespan when the agent ends, or when it is replaced."""
 
 
 class ProcessDied(CoditectError):
@@ -68,11 +71,21 @@ class Worker:
         self._process = process
         self._stdin = process.stdin
         self._stdout = process.stdout
+        self.tasks = 0
+        """How many tasks the process has begun."""
 
     @property
     def alive(self) -> bool:
         """True when the worker process has not ended."""
         return self._process.returncode is None
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory that the worker process holds, without that of its children; 0 when it has ended."""
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     async def loaded(self) -> None:
         """Wait until the worker process has loaded the handler.
@@ -102,6 +115,7 @@ class Worker:
             ProcessDied: when the process ended before the result.
             BaseExceptionGroup: with `SentBack`, when a request of the handler could not be suspended.
         """
+        self.tasks += 1
         async with asyncio.TaskGroup() as group:
             worker_rpc = WorkerRpc(context.services, group, self._send)
             ended = await self._converse(task, context, worker_rpc)
@@ -167,23 +181,30 @@ class Workers:
     `source` is the file or module that declares the agent; without a source each handler's own file is loaded.
     """
 
-    def __init__(self, source: str | None = None, lifespan: object = None) -> None:
+    def __init__(self, background: Supervisor, source: str | None = None, lifespan: object = None) -> None:
+        self._background = background
         self._source = source
         self._stop_seconds = 0.0 if lifespan is None else STOP_SECONDS
         self._idle: dict[str, list[Worker]] = {}
         self._busy: set[Worker] = set()
+        self._successors: dict[str, list[asyncio.Task[None]]] = {}
+        """The starts of processes that replace others, by capability, which no task waits for yet."""
+        self._closed = False
 
     async def run(self, capability: Capability, task: Task, context: TaskContext) -> bytes:
         """Run one task in an idle or a new worker process of its capability, and return the body of the result.
 
-        A cancellation, as by a timeout, kills the process.
+        A cancellation, as by a timeout, kills the process. A process over the limits of its capability is replaced
+        after the task; the next one is started while the last task that it may run still runs.
 
         Raises:
             CoditectError: the errors of `start` and `Worker.call`.
             RemoteError: when the handler raised an exception.
         """
-        worker = self._take(capability) or await self.start(capability)
+        worker, limits = await self._next(capability), capability.process_limits
         self._busy.add(worker)
+        if limits is not None and limits.last(worker.tasks):
+            self._succeed(capability)
         try:
             body = await worker.call(task, context)
         except (RemoteError, InvalidTask):
@@ -195,8 +216,6 @@ class Workers:
         else:
             self._keep(capability, worker)
             return body
-        finally:
-            self._busy.discard(worker)
 
     async def start(self, capability: Capability) -> Worker:
         """Start a new worker process and return it once it has loaded the handler; the caller ends the process.
@@ -227,11 +246,55 @@ class Workers:
                 return worker
         return None
 
+    async def _next(self, capability: Capability) -> Worker:
+        """Return an idle worker process, else the one that is being started to replace another, else a new one."""
+        while (worker := self._take(capability)) is None:
+            successors = self._successors.get(capability.name)
+            if not successors:
+                return await self.start(capability)
+            await asyncio.wait([successors.pop(0)])
+        return worker
+
     def _keep(self, capability: Capability, worker: Worker) -> None:
+        """Keep a worker process for the next task, or replace it when it is over its limits."""
+        limits = capability.process_limits
+        resident = 0 if limits is None or limits.max_bytes is None else worker.resident_bytes
+        if limits is None or not limits.over(worker.tasks, resident):
+            self._busy.discard(worker)
+            self._idle.setdefault(capability.name, []).append(worker)
+            return
+        facts = {"capability": capability.name, "tasks": worker.tasks, "resident_bytes": resident}
+        log.info("A handler's process is replaced", extra=facts)
+        if not limits.last(worker.tasks - 1):  # else its successor was started with its last task
+            self._succeed(capability)
+        self._background.start(self._retired(worker), name=f"end a process of {capability.name}")
+
+    async def _retired(self, worker: Worker) -> None:
+        await worker.stop(STOP_SECONDS)
+        await self.end(worker)
+
+    def _succeed(self, capability: Capability) -> None:
+        """Start a worker process that is to replace another, in the background."""
+        if not self._closed:
+            start = self._background.start(self._started(capability), name=f"start a process of {capability.name}")
+            self._successors.setdefault(capability.name, []).append(start)
+
+    async def _started(self, capability: Capability) -> None:
+        try:
+            worker = await self.start(capability)
+        except (SetupError, WorkerUnavailable) as error:
+            if not self._closed:  # the next task starts one by itself
+                log.warning("A handler's process could not be replaced yet", extra={"reason": str(error)})
+            return
+        if self._closed:
+            await self.end(worker)
+            return
+        self._busy.discard(worker)
         self._idle.setdefault(capability.name, []).append(worker)
 
     async def close(self) -> None:
         """Kill every worker process of the agent."""
+        self._closed = True
         workers = [*self._busy, *(one for idle in self._idle.values() for one in idle)]
         self._idle.clear()
         if self._stop_seconds:
