@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from coditect.model.breaker import Breaker
     from coditect.model.capability import Priority
     from coditect.model.event import Event
+    from coditect.model.rate import Rate
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry, RetryAfter
     from coditect.model.strategy import Strategy, Wanted
@@ -57,6 +58,7 @@ _HOMES = {
     "Outcome": "coditect.model.result",
     "PlainContext": "coditect.agent.handlers.context",
     "Priority": "coditect.model.capability",
+    "Rate": "coditect.model.rate",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "RetryAfter": "coditect.model.retry",
@@ -92,6 +94,7 @@ __all__ = [
     "Outcome",
     "PlainContext",
     "Priority",
+    "Rate",
     "ResultTimeout",
     "Retry",
     "RetryAfter",

@@ -21,6 +21,7 @@ from coditect.model import arguments
 from coditect.model.breaker import Breaker, breaker_of
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
 from coditect.model.duration import Duration, seconds
+from coditect.model.rate import Rate, rate_of
 from coditect.model.retry import Retry, retry_of
 from coditect.model.strategy import Strategy
 
@@ -66,6 +67,11 @@ class Capability:
     def name(self) -> str:
         """The capability's name, such as `code.review`."""
         return self.spec.name
+
+    @property
+    def guarded(self) -> bool:
+        """True when an execution needs a guard's leave to begin."""
+        return self.breaker is not None or self.spec.rate is not None
 
 
 class Agent:
@@ -200,6 +206,7 @@ class Agent:
         cost: float = 1.0,
         strategy: Strategy | str | None = None,
         max_queued: int | None = None,
+        rate: Rate | str | None = None,
         breaker: Breaker | str | None = None,
         fallback: str | None = None,
         batch: int | None = None,
@@ -219,6 +226,8 @@ class Agent:
         `max_queued=1000` bounds what waits: the broker refuses a P2 task when 1,000 of P2 wait already, a P1 task when
         2,000 of P1 wait, and a P0 task never; `submit` then raises `Overloaded`. By default nothing is refused. The
         bound is part of the queues: `coditect topology plan` tells how to change it later.
+
+        `rate="100/m"` (or `/s`, `/h`, or a `Rate`) bounds how often executions begin in the whole fleet; others wait.
 
         With a `breaker`, by name or as a `Breaker`, each attempt is one call of that dependency. While it is open, the
         tasks wait in their queue, or go to the capability `fallback`; no attempt of theirs counts.
@@ -240,7 +249,6 @@ class Agent:
             check_capability_name(name)
             if name in self._capabilities:
                 arguments.refuse("name", "An agent declares a capability once", name, "another name")
-            limit = _limit_seconds(timeout)
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
             in_process = arguments.yes_or_no("process", process)
             replaced = process_limits(max_tasks_per_process, max_memory, process=in_process)
@@ -250,9 +258,10 @@ class Agent:
                 description=arguments.text("description", description, longest=MOST_TEXT_BYTES),
                 cost=arguments.number("cost", cost),
                 tags=arguments.texts("tags", tags),
-                timeout_seconds=limit,
+                timeout_seconds=_limit_seconds(timeout),
                 strategy=None if strategy is None else arguments.choice("strategy", strategy, Strategy),
                 max_queued=None if max_queued is None else arguments.whole("max_queued", max_queued, 1, MOST_QUEUED),
+                rate=rate_of(rate),
             )
         except InputError as error:
             raise _refusal(error) from None

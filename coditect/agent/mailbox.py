@@ -78,7 +78,7 @@ class Mailbox:
             case control_messages.PING:
                 self._background.start(self._pong(message, content), name="pong")
             case control_messages.BREAKER:
-                self._runtime.breakers.heard(BreakerState.read(content))
+                self._runtime.guards.breakers.heard(BreakerState.read(content))
             case control_messages.DRAIN if not to_all:
                 self._drain()
             case control_messages.LISTEN:

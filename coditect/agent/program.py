@@ -159,7 +159,7 @@ async def running_agent(
         )
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
-        await runtime.breakers.learn()  # after the mailbox is open, so that no news is missed
+        await runtime.guards.breakers.learn()  # after the mailbox is open, so that no news is missed
         await stack.enter_async_context(runtime)
         events.emit("agent.online", subject=agent_id)
         yield runtime

@@ -130,7 +130,7 @@ class Quarantine:
     def __init__(
         self, registry: Registry, agent_id: AgentId, background: Supervisor, *, patience_seconds: float = 3.0
     ) -> None:
-        self._registry = registry
+        self.registry = registry
         self._agent_id = agent_id
         self._background = background
         self._patience_seconds = patience_seconds
@@ -180,7 +180,7 @@ class Quarantine:
         return Recorded.AT_GONE_AGENT
 
     async def _mark(self, start: _Start, *, instead_of: AgentId | None = None) -> AgentId | None:
-        return await self._registry.mark_start(
+        return await self.registry.mark_start(
             start.mark,
             self._agent_id,
             keep_seconds=KEEP_SECONDS,
@@ -201,7 +201,7 @@ class Quarantine:
         if self._now() < self._unanswered_until:
             return
         try:
-            await self._registry.hand_back(marks, self._agent_id, keep_seconds=HANDED_BACK_SECONDS)
+            await self.registry.hand_back(marks, self._agent_id, keep_seconds=HANDED_BACK_SECONDS)
         except RegistryUnavailable as error:
             self._unanswered_until = self._now() + UNANSWERED_SECONDS
             log.info("What was handed back is not counted", extra={"reason": str(error)})
@@ -222,7 +222,7 @@ class Quarantine:
         """
         before: int | None = None
         give_up = self._now() + self._patience_seconds
-        while (record := await self._registry.get(agent_id)) is not None:
+        while (record := await self.registry.get(agent_id)) is not None:
             if before is not None and record.lease_ms > before:
                 return True
             before = record.lease_ms
@@ -235,7 +235,7 @@ class Quarantine:
         if start.holder is None:
             return
         try:
-            await self._registry.clear_start(start.mark, start.holder)
+            await self.registry.clear_start(start.mark, start.holder)
         except RegistryUnavailable as error:
             log.info("The mark of a start stays until it lapses", extra={"reason": str(error)})
 

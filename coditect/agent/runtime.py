@@ -15,7 +15,6 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from coditect.agent.breakers import AgentBreakers
 from coditect.agent.declaration import Agent, Where
 from coditect.agent.execution.binding import bound
 from coditect.agent.execution.execution import LEFT_BEHIND, CanceledIds, Execution, ExecutionState, TimeLimits
@@ -30,6 +29,7 @@ from coditect.agent.execution.handler import (
 from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
 from coditect.agent.execution.runner import TaskRunner
+from coditect.agent.guards.guards import Guards
 from coditect.agent.intake.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
@@ -118,9 +118,9 @@ class Runtime:
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
         workers = Workers(background, limits.source, agent.lifespan)
         self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers)
-        self.breakers = AgentBreakers(agent, requests, self._intake, settler, background, name=agent_id)
+        self.guards = guards = Guards(agent, requests, self._intake, settler, background, registry=quarantine.registry)
         self._means = Means(
-            requests, events, self._intake, reports, executors, clock, background, limits, self.breakers, lifespan
+            requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
         )
         self._canceled, self._settling = CanceledIds(), set[asyncio.Task[Any]]()
         self._running = dict[ExecutionKey, Execution]()
@@ -182,7 +182,8 @@ class Runtime:
             completed=self._outcomes.completed,
             failed=self._outcomes.failed,
             trouble=self._pacing.trouble,
-            waiting=tuple(self.breakers.waiting.items()),
+            waiting=tuple(self.guards.breakers.waiting.items()),
+            limited=self.guards.rates.told(),
         )
 
     def cancel(self, cancel: Cancel) -> None:
@@ -211,7 +212,7 @@ class Runtime:
         except InputError as error:
             self._beside(self._unstarted.refuse(delivery, error))
             return None
-        waits = task.capability in self.breakers.waiting and routing.queue_key(delivery.queue) is None
+        waits = self.guards.hold(task.capability) and routing.queue_key(delivery.queue) is None
         if waits or task.capability not in self._capabilities:
             self._beside(self._unstarted.not_ours(delivery, task))
             return None
@@ -223,7 +224,7 @@ class Runtime:
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._unstarted.settle_unstarted(task, delivery, ended))
-        elif (diverting := self.breakers.divert(task, delivery)) is not None:
+        elif (diverting := self.guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
             return task
@@ -301,7 +302,7 @@ class Runtime:
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
             if ended.status is Status.FAILED:
-                self.breakers.check(self._capabilities[execution.task.capability], ended)
+                self.guards.breakers.check(self._capabilities[execution.task.capability], ended)
         except SentBack as back:
             await self._outcomes.hand_back(execution, back)
             return
@@ -331,8 +332,8 @@ class Runtime:
         self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
     ) -> Awaitable[HandlerEnd]:
         task, capability = execution.task, self._capabilities[execution.task.capability]
-        if capability.breaker is not None and not guarded:
-            return self.breakers.guarded(capability, partial(self._handled, execution, received, now_ms, guarded=True))
+        if capability.guarded and not guarded:
+            return self.guards.passed(capability, partial(self._handled, execution, received, now_ms, guarded=True))
         self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         apart = execution.suspicion is not Suspicion.NONE
         plain = capability.where is not Where.PROCESS and capability.middleware is None

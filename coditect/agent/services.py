@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
-from coditect.agent.breakers import AgentBreakers
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
+from coditect.agent.guards.breakers import AgentBreakers
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask

@@ -65,6 +65,7 @@ def show_capability(
         "timeout s": spec.timeout_seconds,
         "strategy": spec.strategy,
         "max queued": spec.max_queued,
+        "rate": None if spec.rate is None else str(spec.rate),
         "input": _pretty(spec.input_schema),
         "value": _pretty(spec.output_schema),
         "try": _try(spec, example),
@@ -100,6 +101,7 @@ def spec_json(spec: CapabilitySpec) -> dict[str, object]:
         "timeout_seconds": spec.timeout_seconds,
         "input_schema": dict(spec.input_schema),
         "output_schema": dict(spec.output_schema),
+        "rate": None if spec.rate is None else str(spec.rate),
     }
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from coditect.errors import InputError
+from coditect.model.rate import Rate
 from coditect.model.strategy import Strategy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")
@@ -76,6 +77,8 @@ class CapabilitySpec:
 
     max_queued: int | None = None
     """The number of waiting tasks from which the broker refuses more of P2, and of P1 at twice as many; None: never."""
+    rate: Rate | None = None
+    """The bound on how often executions begin in the whole fleet; None: no bound."""
 
     @property
     def long(self) -> bool:

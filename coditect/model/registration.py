@@ -64,6 +64,8 @@ class Load:
     """Why tasks fail in this agent for a reason of its own, such as too many open files; empty while none fails so."""
     waiting: tuple[tuple[str, str], ...] = ()
     """The capabilities whose tasks wait, each with the open breaker for which they wait."""
+    limited: tuple[tuple[str, str], ...] = ()
+    """The capabilities whose tasks wait for tokens of their rate, each with the rate as text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coditect.errors import InvalidTask
+from coditect.errors import InputError, InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
+from coditect.model.rate import Rate
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.strategy import Strategy
 from coditect.wire import json
@@ -79,6 +80,7 @@ def encode_load(load: Load) -> bytes:
             "trouble": load.trouble,
         }
         | ({"waiting": dict(load.waiting)} if load.waiting else {})
+        | ({"limited": dict(load.limited)} if load.limited else {})
     )
 
 
@@ -102,6 +104,7 @@ def decode_load(text: bytes) -> Load:
             failed=int(values.get("failed", 0)),
             trouble=str(values.get("trouble", ""))[:200],
             waiting=tuple((str(one), str(breaker)) for one, breaker in values.get("waiting", {}).items()),
+            limited=tuple((str(one), str(rate)) for one, rate in values.get("limited", {}).items()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidTask("This is not a load", reason=repr(error)[:200]) from error
@@ -118,7 +121,7 @@ def _capability_values(offer: CapabilitySpec) -> dict[str, object]:
         "timeout_seconds": offer.timeout_seconds,
         "strategy": offer.strategy,
         "max_queued": offer.max_queued,
-    }
+    } | ({} if offer.rate is None else {"rate": {"limit": offer.rate.limit, "burst": offer.rate.burst}})
 
 
 def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
@@ -132,7 +135,18 @@ def _capability(values: Mapping[str, Any]) -> CapabilitySpec:
         timeout_seconds=float(values.get("timeout_seconds", 300)),
         strategy=_strategy(values.get("strategy")),
         max_queued=None if values.get("max_queued") is None else int(values["max_queued"]),
+        rate=_rate(values.get("rate")),
     )
+
+
+def _rate(value: object) -> Rate | None:
+    """Decode a rate; return None for one in a form that this version does not know."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        return Rate(value.get("limit", ""), value.get("burst"))
+    except InputError:
+        return None
 
 
 def _strategy(value: object) -> Strategy | None:

@@ -10,14 +10,15 @@
     <prefix>turns          hash        name: the last turn given out
     <prefix>start:<task>   string      id of the agent that started this redelivered task; lives a day at most
     <prefix>returns:<task> string      how often agents handed this task back; lives an hour at most
+    <prefix>rate:<name>    hash        the token bucket of a capability with a rate; lives at least a minute
 
 A term is ``a`` (every agent has it), ``c NUL <capability>`` or ``t NUL <tag>``. One index for all terms keeps every key
 of a script declared, however many capabilities there are.
 
-The next script that runs removes a lapsed agent. Each key (but `turns`, marks and returns) also lives no longer than
-the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may write when the memory is
-full (`allow-oom`): the fleet bounds what they hold, and agents must not lapse because another program filled Redis.
-Start marks are bounded by nothing but the redelivered tasks, so no mark is written then.
+The next script that runs removes a lapsed agent. Each key (but `turns`, marks, returns and rates) also lives no longer
+than the longest lease written to it, so a fleet that is gone leaves nothing behind. The scripts may write when the
+memory is full (`allow-oom`): the fleet bounds what they hold, and agents must not lapse because another program filled
+Redis. Start marks are bounded by nothing but the redelivered tasks, so no mark is written then.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ KEYS = ("leases", "registrations", "loads", "terms", "index")
 TURNS_KEY = "turns"
 START_PREFIX = "start:"
 RETURNS_PREFIX = "returns:"
+RATE_PREFIX = "rate:"
 SEPARATOR = "\0"
 
 ANY_AGENT = "a"

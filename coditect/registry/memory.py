@@ -12,9 +12,11 @@ from typing import Self
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
+from coditect.model.rate import Rate
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
 from coditect.registry.port import Search
+from coditect.registry.token_bucket import TokenBucket, TokenLease
 
 CALL_SECONDS = 0.9
 """The longest time that a registry call takes before it fails, as with Redis."""
@@ -48,6 +50,7 @@ class MemoryRegistry:
         self._turns: dict[str, int] = {}
         self._starts: dict[str, tuple[AgentId, float]] = {}
         self._handed_back: dict[str, tuple[int, float]] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,6 +66,7 @@ class MemoryRegistry:
         self._turns.clear()
         self._starts.clear()
         self._handed_back.clear()
+        self._buckets.clear()
 
     def extend(self, agent_ids: Collection[AgentId], seconds: float) -> None:
         """Extend the leases of the given agents by some seconds, for tests that skip time."""
@@ -134,6 +138,14 @@ class MemoryRegistry:
         turn = self._turns[name] = self._turns.get(name, 0) + 1
         await self._answer()
         return turn
+
+    async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
+        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares."""
+        self._refuse_when_failing()
+        bucket = self._buckets.setdefault(capability, TokenBucket())
+        leased = bucket.lease(rate, wanted, round(self._now() * 1e6))
+        await self._answer()
+        return leased
 
     async def mark_start(
         self,

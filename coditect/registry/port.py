@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coditect.model.ids import AgentId
+from coditect.model.rate import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
+from coditect.registry.token_bucket import TokenLease
 
 LEASE_SECONDS = 3.0
 BEAT_SECONDS = 1.0
@@ -85,6 +87,13 @@ class Registry(Protocol):
 
     async def next_turn(self, name: str) -> int:
         """Increment the named counter, which all clients share for round robin, and return its new value."""
+
+    async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
+        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares.
+
+        Agents that ask by different rates all get the slowest that any asked by within the last minute. A bucket that
+        the registry does not know, or lost, is full.
+        """
 
     async def mark_start(
         self,

@@ -14,11 +14,22 @@ from typing import Any, Self
 
 from coditect.errors import InvalidTask, RegistryUnavailable
 from coditect.model.ids import AgentId
+from coditect.model.rate import Rate
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.connection import RedisConnection, read_scripts
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
-from coditect.registry.keys import ANY_AGENT, KEYS, RETURNS_PREFIX, START_PREFIX, TURNS_KEY, capability_term, tag_term
+from coditect.registry.keys import (
+    ANY_AGENT,
+    KEYS,
+    RATE_PREFIX,
+    RETURNS_PREFIX,
+    START_PREFIX,
+    TURNS_KEY,
+    capability_term,
+    tag_term,
+)
 from coditect.registry.port import Search
+from coditect.registry.token_bucket import SLOWEST_SECONDS, TokenLease
 from coditect.wire import json
 
 log = logging.getLogger(__name__)
@@ -28,7 +39,7 @@ _SCRIPTS = {
     **read_scripts(
         _PACKAGE, "register", "renew", "deregister", "find", "get", "leases", "capabilities", shared="shared"
     ),
-    **read_scripts(_PACKAGE, "mark_start", "clear_start", "hand_back"),
+    **read_scripts(_PACKAGE, "mark_start", "clear_start", "hand_back", "lease_tokens"),
 }
 
 
@@ -49,6 +60,7 @@ class RedisRegistry:
         self._bounded = self._connection.bounded
         self._keys = [prefix + key for key in KEYS]
         self._turns_key = prefix + TURNS_KEY
+        self._rate_prefix = prefix + RATE_PREFIX
         self._start_prefixes = (prefix + START_PREFIX, prefix + RETURNS_PREFIX)
         self._scripts = {step: self._redis.register_script(text) for step, text in _SCRIPTS.items()}
         self._decode = lru_cache(maxsize=1024)(decode_registration)
@@ -114,6 +126,16 @@ class RedisRegistry:
     async def next_turn(self, name: str) -> int:
         """Increment and return a round-robin counter of all clients; a retry after a lost reply may skip a number."""
         return int(await self._bounded("next_turn", self._redis.hincrby(self._turns_key, name, 1)))
+
+    async def lease_tokens(self, capability: str, rate: Rate, wanted: int) -> TokenLease:
+        """Take up to `wanted` tokens of a capability's rate from the bucket that the whole fleet shares."""
+        interval_us = 1e6 / rate.per_second
+        arguments = (wanted, interval_us, rate.capacity * interval_us, _milliseconds(rate.hold_seconds))
+        call = self._scripts["lease_tokens"](
+            keys=[self._rate_prefix + capability], args=[*arguments, _milliseconds(SLOWEST_SECONDS)]
+        )
+        tokens, hold_ms, wait_us = await self._bounded("lease_tokens", call)
+        return TokenLease(int(tokens), int(hold_ms) / 1000, int(wait_us) / 1e6)
 
     async def mark_start(
         self,

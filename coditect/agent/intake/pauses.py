@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
-from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
+from coditect.agent.intake.queue_consumer import PauseReason, QueueConsumer, ReceivedTask
 from coditect.agent.intake.slots import Slots
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import CoditectError
+from coditect.model.capability import Priority
 from coditect.model.task import Task
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,22 @@ class QueuePauses:
     _screen: Callable[[Delivery], Task | None]
     _loop: asyncio.AbstractEventLoop
     _returns: Callable[[Iterable[Task]], Awaitable[None]]
+    closed: bool
 
-    def pause(self, queue: str) -> None:
+    def pause(self, queue: str, reason: PauseReason) -> None:
         """Take no more tasks of a queue, and return those that have not started; those that run go on."""
         consumer = self._consumers.get(queue)
-        if consumer is not None and not consumer.paused:
-            consumer.paused = True
+        if consumer is not None and reason not in consumer.paused:
+            consumer.paused.add(reason)
             self._reconsider(consumer)
 
-    def resume_queue(self, queue: str) -> None:
-        """Take tasks of a paused queue again."""
+    def resume_queue(self, queue: str, reason: PauseReason) -> None:
+        """Drop one reason of a pause; without another, take the queue's tasks again."""
         consumer = self._consumers.get(queue)
-        if consumer is not None and consumer.paused:
-            consumer.paused = False
-            self._background.start(self._reopen(consumer), name=f"resume {queue}")
+        if consumer is not None and reason in consumer.paused:
+            consumer.paused.remove(reason)
+            if not consumer.paused:
+                self._background.start(self._reopen(consumer), name=f"resume {queue}")
 
     async def give_back(self, task: Task, delivery: Delivery) -> None:
         """Return a task that has not begun to its queue; the start does not count."""
@@ -58,16 +61,34 @@ class QueuePauses:
         stats = await self._broker.stats(queue)
         return stats is not None and stats.messages > 0
 
-    async def fetch_one(self, queue: str) -> bool:
-        """Start the next task of a paused queue, on a slot more than there are if none is free; False without one.
+    def can_start(self, level: Priority) -> bool:
+        """Tell whether a slot is free for a task of a priority level."""
+        return self._slots.startable(level) > 0
+
+    async def reserve(self, level: Priority) -> None:
+        """Take a slot for `fetch_one`, once it is a level's turn; `release` must follow if nothing is started."""
+        await self._next_slot(level)
+
+    def release(self, level: Priority) -> None:
+        """Give a reserved slot back."""
+        self._free(level)
+
+    async def fetch_one(self, queue: str, *, reserved: bool = False) -> bool:
+        """Start the next task of a paused queue; False when the queue is empty.
+
+        The task starts on the caller's `reserved` slot, else on a slot more than there are if none is free.
 
         Raises:
             BrokerUnavailable: when the broker does not answer; retryable.
         """
         consumer = self._consumers[queue]
         while (delivery := await self._broker.get(queue)) is not None:
+            if self.closed:
+                consumer.give_back(delivery)
+                return False
             if (task := self._screen(delivery)) is not None:
-                self._slots.take(consumer.level)
+                if not reserved:
+                    self._slots.take(consumer.level)
                 self._go(ReceivedTask(delivery, task, consumer, self._loop.time()))
                 return True
         return False
@@ -105,6 +126,12 @@ class QueuePauses:
         self._reconsider(consumer)
 
     def _go(self, received: ReceivedTask) -> None:
+        raise NotImplementedError
+
+    async def _next_slot(self, level: Priority) -> None:
+        raise NotImplementedError
+
+    def _free(self, level: Priority) -> None:
         raise NotImplementedError
 
     def _reconsider(self, consumer: QueueConsumer) -> None:

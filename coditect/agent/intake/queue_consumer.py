@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum, auto
 from math import inf
 
 from coditect.agent.intake.slots import most_in_hand
@@ -35,6 +36,13 @@ STARVING_SECONDS = 0.01
 """The time for which the credit of a queue without unused credit must differ before it is changed."""
 ACK_SECONDS = 0.05
 """The time added to the patience while an acknowledgement is due that brings another delivery."""
+
+
+class PauseReason(Enum):
+    """The reason why an agent takes nothing from a queue for now; each is added and removed by itself."""
+
+    BREAKER = auto()
+    RATE = auto()
 
 
 @dataclass(eq=False, slots=True)
@@ -67,8 +75,8 @@ class QueueConsumer:
         self.consumers: list[Consumer] = []
         self.hungry = False
         """Whether the queue may hold tasks that no consumer brings; a free slot then fetches one."""
-        self.paused = False
-        """Whether the queue's tasks wait where they are, because a breaker is open."""
+        self.paused: set[PauseReason] = set()
+        """The reasons why the queue's tasks wait where they are; empty while the agent takes them."""
         self.changing = True
         """Whether a fetch is under way, or a consumer is being opened (as at first) or closed."""
         self.empty_at = -inf

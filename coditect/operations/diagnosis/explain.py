@@ -22,6 +22,7 @@ class Obstacle(StrEnum):
     """A reason why an agent would not take a task; of all agents' reasons, the first in this order decides the fix."""
 
     BREAKER_OPEN = "breaker_open"
+    RATE_LIMITED = "rate_limited"
     KEPT_FOR_P0 = "kept_for_p0"
     NO_FREE_SLOT = "no_free_slot"
     TAGS_MISSING = "tags_missing"
@@ -34,6 +35,7 @@ class Obstacle(StrEnum):
 
 _TOLD = {
     Obstacle.BREAKER_OPEN: "waiting for an open breaker",
+    Obstacle.RATE_LIMITED: "waiting for the rate",
     Obstacle.KEPT_FOR_P0: "with the last free slot kept for P0",
     Obstacle.NO_FREE_SLOT: "without a free slot",
     Obstacle.TAGS_MISSING: "without the tags",
@@ -43,6 +45,7 @@ _TOLD = {
 }
 _FIXES = {
     Obstacle.BREAKER_OPEN: "wait until its dependency recovers; `coditect breaker show NAME` says why it opened",
+    Obstacle.RATE_LIMITED: "wait: its rate, which bounds the whole fleet, is in `coditect capability show`",
     Obstacle.KEPT_FOR_P0: "wait for a slot, submit it with --priority p0, or start another agent",
     Obstacle.NO_FREE_SLOT: "wait for a slot, or start more: coditect agent run FILE --processes N, or --slots N",
     Obstacle.TAGS_MISSING: "start an agent with the tags; without a wish for them any of the agents takes it",
@@ -179,13 +182,12 @@ def _not_there(record: AgentRecord) -> tuple[Obstacle, str] | None:
 
 
 def _waits(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:
-    breaker = dict(record.load.waiting).get(question.capability)
-    if breaker is None:
-        return None
-    return (
-        Obstacle.BREAKER_OPEN,
-        f"the breaker {breaker} is open: the tasks of {question.capability} wait in their queue",
-    )
+    name = question.capability
+    if (breaker := dict(record.load.waiting).get(name)) is not None:
+        return Obstacle.BREAKER_OPEN, f"the breaker {breaker} is open: the tasks of {name} wait in their queue"
+    if (rate := dict(record.load.limited).get(name)) is not None:
+        return Obstacle.RATE_LIMITED, f"the rate {rate} is used up: the tasks of {name} wait in their queue"
+    return None
 
 
 def _tags_missing(record: AgentRecord, question: TaskQuestion) -> tuple[Obstacle, str] | None:

@@ -86,7 +86,7 @@ MUTANTS = (
     ),
     Mutant(
         "attempt_burnt_by_a_breaker",
-        "coditect.agent.breakers",
+        "coditect.agent.guards.breakers",
         "            if not breaker.is_closed and ",
         "            if breaker.is_closed and ",
         "an attempt counts although its breaker is open",

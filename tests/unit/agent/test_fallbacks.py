@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Breaker, Context, Retry, Workflow
-from coditect.agent.breakers import NO_FALLBACK_SECONDS
+from coditect.agent.guards.breakers import NO_FALLBACK_SECONDS
 from coditect.agent.settlement.settle import Settler
 from coditect.model.task import Task
 from coditect.settings.settings import Settings

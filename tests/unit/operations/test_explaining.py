@@ -37,6 +37,8 @@ def offering(agent_id: str, *offers: Any, version: str = "1.4.0") -> AgentRecord
         (make_record("a", running=3), TaskQuestion("code.review", Priority.P0), None, "1 of 4"),
         (make_record("a", running=3), QUESTION, Obstacle.KEPT_FOR_P0, "last free slot of 4 is kept for P0"),
         (make_record("a", running=4), QUESTION, Obstacle.NO_FREE_SLOT, "all 4 slots are in use"),
+        (make_record("a", limited=(("code.review", "6/m"),)), QUESTION, Obstacle.RATE_LIMITED, "the rate 6/m is used"),
+        (make_record("a", limited=(("code.other", "6/m"),)), QUESTION, None, "would take it now"),
         (make_record("a", running=9, suspended=2), QUESTION, Obstacle.NO_FREE_SLOT, "2 suspended"),
         (make_record("a", awaiting_owner=3), QUESTION, None, "3 tasks of workflows wait there for a dispatcher"),
         (make_record("a", lease_ms=0), QUESTION, Obstacle.OFFLINE, "lease lapsed"),

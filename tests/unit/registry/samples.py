@@ -7,6 +7,7 @@ from typing import Any
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
+from coditect.model.rate import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
 
 REVIEW = CapabilitySpec(
@@ -18,6 +19,7 @@ REVIEW = CapabilitySpec(
     tags=frozenset({"lint", "python"}),
     timeout_seconds=12.5,
     max_queued=500,
+    rate=Rate("100/m", burst=10),
 )
 SUMMARY = CapabilitySpec(name="text.summarize", description="Kürzt Texte, 要約", tags=frozenset({"text"}))
 IDLE = Load(status=AgentStatus.IDLE)

@@ -15,7 +15,20 @@ from coditect.registry.document import decode_load, decode_registration, encode_
 from tests.unit.registry.samples import REVIEW, SUMMARY, make_registration
 
 SCHEMA_FILE = Path(__file__).parents[3] / "docs" / "wire" / "registration.schema.json"
-BUSY = Load(AgentStatus.BUSY, 3, 1, 12.54, 70_000_000, 33.1254, 40, 2, awaiting_owner=1, trouble="no files left")
+BUSY = Load(
+    AgentStatus.BUSY,
+    3,
+    1,
+    12.54,
+    70_000_000,
+    33.1254,
+    40,
+    2,
+    awaiting_owner=1,
+    trouble="no files left",
+    waiting=(("code.review", "github"),),
+    limited=(("code.review", "100/m"),),
+)
 
 
 @pytest.fixture(scope="module")

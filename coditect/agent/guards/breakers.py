@@ -17,6 +17,7 @@ from typing import Any
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.execution.handler import HandedBack, HandlerEnd
 from coditect.agent.intake.intake import Intake
+from coditect.agent.intake.queue_consumer import PauseReason
 from coditect.agent.requeue import guarded
 from coditect.agent.settlement.settle import Settler
 from coditect.aio.supervisor import Supervisor
@@ -178,7 +179,7 @@ class AgentBreakers:
         for capability in capabilities:
             self.waiting[capability] = breaker.declared.name
             for queue in _queues(capability):
-                self._intake.pause(queue)
+                self._intake.pause(queue, PauseReason.BREAKER)
 
     async def _watch(self, breaker: CircuitBreaker) -> None:
         """Let one task through in each interval while a breaker is open; then resume what waited for it."""
@@ -211,7 +212,7 @@ class AgentBreakers:
         for capability in capabilities:
             del self.waiting[capability]
             for queue in _queues(capability):
-                self._intake.resume_queue(queue)
+                self._intake.resume_queue(queue, PauseReason.BREAKER)
 
 
 def _queues(capability: str) -> list[str]:
