@@ -319,6 +319,7 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
         *,
         key: str | None = None,
         progress: Progress | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Run:
         """Start a workflow and return its handle.
 
@@ -326,7 +327,8 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
 
         `value` is the workflow's input. The same `key` gives the same workflow, however often it is started; `new` of
         the handle says whether this call started it, and the other parameters have no effect if not. The workflow is
-        checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each chunk.
+        checked before anything is sent, and sent in chunks; `progress(nodes, of)` is called after each chunk. `labels`,
+        by which `runs` finds it, are added to the workflow's own: at most 16 in all, texts of up to 200 characters.
 
         Raises:
             InvalidWorkflow: when the definition is wrong, or no agent offers one of its capabilities.
@@ -336,7 +338,7 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
                 `key` makes harmless.
             BrokerUnavailable: when the broker is away; the workflow may have been accepted as well. Retryable.
         """
-        return await self._workflows.start(workflow, encode_any(value), key=key, progress=progress)
+        return await self._workflows.start(workflow, encode_any(value), key=key, progress=progress, labels=labels)
 
     def run(self, workflow: str) -> Run:
         """Return the handle of a workflow by its id, also when another process started it; sends no request yet."""

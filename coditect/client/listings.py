@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -25,17 +25,20 @@ class ClientListings:
         name: str | None = None,
         since: str | datetime | None = None,
         until: str | datetime | None = None,
+        labels: Mapping[str, str] | None = None,
         most: int | None = None,
     ) -> AsyncIterator[WorkflowRow]:
         """Yield the workflows that the control plane has, the latest first, or those of one state and one name.
 
+        `labels` are those that a workflow must have, all of them: `{"team": "x"}`.
         `since` and `until` are instants with their offset from UTC: of the start, or of the tick of a schedule.
 
         Raises:
-            InputError: when `since` or `until` is no such instant.
+            InputError: when `since` or `until` is no such instant, or a label is wrong.
         """
         asked: dict[str, Any] = {} if state is None else {"state": state.value}
         asked |= {} if name is None else {"name": name}
+        asked |= {"labels": fields.labels(labels)} if labels else {}
         for bound, instant in (("since", since), ("until", until)):
             if instant is not None:
                 asked[bound] = fields.instant_ms(fields.instant(instant))

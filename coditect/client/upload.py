@@ -15,7 +15,7 @@ from coditect.errors import InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.definition import MOST_NODES, Definition, Node
-from coditect.workflow.documents.document import node_document, to_document
+from coditect.workflow.documents.document import head_document, node_document, to_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import node_expressions
 
@@ -61,8 +61,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
         raise InvalidWorkflow.of(problems, workflow=definition.name)
     head: dict[str, Any] = {
         "workflow": workflow,
-        "name": definition.name,
-        "description": definition.description,
+        **head_document(definition),
         "key": key,
         "count": len(graph.order),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from coditect.aio.clock import Clock
@@ -27,6 +28,7 @@ from coditect.model.task import Task
 from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
+from coditect.workflow import fields
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 from coditect.workflow.graph import graph_of
@@ -66,10 +68,18 @@ class WorkflowLane:
         return Run(workflow, self.control, event_stream=self._event_stream, ends=self._ends, new=new)
 
     async def start(
-        self, workflow: Workflow | Definition, value: bytes, *, key: str | None, progress: Progress | None = None
+        self,
+        workflow: Workflow | Definition,
+        value: bytes,
+        *,
+        key: str | None,
+        progress: Progress | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Run:
         """Check a workflow, send it to the control plane, and return its handle; see `Client.start`."""
         definition = workflow.definition() if isinstance(workflow, Workflow) else workflow
+        if labels:
+            definition = replace(definition, labels=fields.labels({**definition.labels, **fields.labels(labels)}))
         upload = await self._cut(definition, loads(value), key)
         await self._refuse_unknown(definition)
         return await self._send(upload, SUBMIT_SECONDS, progress)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -53,6 +53,7 @@ class WorkflowOrder:
     """The idempotency key: a second start with the same key returns the same workflow."""
     wait: str | None
     """How long to follow the workflow, as a duration; None means not to follow it."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,9 @@ async def run_workflow(
         CoditectError: the others of `Client.start`.
     """
     async with opened.fleet() as client:
-        run = await client.start(order.definition, order.input, key=order.key, progress=watcher.uploaded)
+        run = await client.start(
+            order.definition, order.input, key=order.key, progress=watcher.uploaded, labels=order.labels
+        )
         accepted = AcceptedWorkflow(run.id, WorkflowState.ACCEPTED if run.new else await run.state(), run.new)
         watcher.accepted(accepted)
         if order.wait is None:
@@ -193,13 +196,14 @@ class WorkflowFilter:
     since: str | None = None
     """The earliest start, as a text with its offset from UTC."""
     until: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 async def list_workflows(opened: Connections, wanted: WorkflowFilter, *, most: int) -> list[WorkflowRow]:
     """Return at most `most` workflows that fit the conditions, the latest first."""
-    conditions = {"state": wanted.state, "name": wanted.name, "since": wanted.since, "until": wanted.until}
+    conditions: dict[str, Any] = {"state": wanted.state, "name": wanted.name, "labels": wanted.labels}
     async with opened.fleet() as client:
-        return [row async for row in client.runs(**conditions, most=most)]  # type: ignore[arg-type]
+        return [row async for row in client.runs(**conditions, since=wanted.since, until=wanted.until, most=most)]
 
 
 async def show_nodes(opened: Connections, workflow: str) -> tuple[str, list[NodeRow]]:

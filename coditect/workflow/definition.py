@@ -18,6 +18,7 @@ Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -38,6 +39,8 @@ MOST_PREDECESSORS = 10_000
 MOST_NAME_CHARACTERS = 100
 COMPENSATION = ".compensate"
 """The end of the name of the node that compensates another one: `ship.compensate` undoes `ship`."""
+MOST_LABELS = 16
+"""The largest number of labels of one workflow."""
 LEAST_HEARTBEAT_MS = 45_000
 """The shortest heartbeat: agents report a running task every 20 s, and one report may be lost or late."""
 
@@ -220,6 +223,8 @@ class Definition:
     name: str
     nodes: tuple[Node, ...]
     description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """The labels of each run of the workflow, by which `workflow list` finds it; the caller never changes them."""
 
 
 @lru_cache(maxsize=4096)

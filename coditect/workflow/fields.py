@@ -5,6 +5,7 @@ Builder and schema share the checks, so that a workflow in Python and a workflow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
@@ -18,12 +19,14 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import duration_text, milliseconds
 from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, Join, Repeat, check_signal_name
+from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, MOST_LABELS, Join, Repeat, check_signal_name
 from coditect.workflow.reference import From
 from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
 MOST_EXPRESSION_CHARACTERS = 1_000
 MOST_TEXT_CHARACTERS = 2_000
+MOST_LABEL_CHARACTERS = 200
+_LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 _MOST_MS = 10 * 366 * 86_400_000
 
 _milliseconds = lru_cache(maxsize=1_000)(milliseconds)  # a large workflow has few durations, thousands of times
@@ -102,6 +105,22 @@ def task_delay(value: object) -> int | str:
     if isinstance(value, datetime) or (isinstance(value, str) and "-" in value):  # no duration has a hyphen
         return str(instant(value))
     return duration_ms(value)
+
+
+def labels(value: object) -> dict[str, str]:
+    """Check the labels of a workflow, at most 16 texts of 1 to 200 characters by name, and return a new copy."""
+    if not isinstance(value, Mapping):
+        raise InputError("Labels are an object of texts", given=_shown(value), fix='write {"team": "x"}')
+    if len(value) > MOST_LABELS:
+        raise InputError("A workflow has too many labels", count=len(value), most=MOST_LABELS)
+    for name, told in value.items():
+        if not isinstance(name, str) or _LABEL_NAME.fullmatch(name) is None:
+            fix = "1 to 63 letters, digits, dots, hyphens, slashes and _, beginning with a letter or a digit"
+            raise InputError("This is no name of a label", given=_shown(name), fix=fix)
+        if not isinstance(told, str) or not 0 < len(told) <= MOST_LABEL_CHARACTERS or not told.isprintable():
+            fix = f"1 to {MOST_LABEL_CHARACTERS} printable characters; a number in quotes"
+            raise InputError("A label's value is a text", label=name, given=_shown(told), fix=fix)
+    return dict(value)
 
 
 def signal(value: object) -> str:

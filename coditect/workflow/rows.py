@@ -7,7 +7,7 @@ plane knows are ignored.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from coditect.errors import InvalidTask
@@ -37,6 +37,7 @@ class WorkflowRow:
     """The idempotency key of the workflow's start."""
     ended_as: WorkflowState | None = None
     """The state in which the workflow ended before its compensation began; None without a compensation."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ended(self) -> int:
@@ -62,6 +63,7 @@ class WorkflowRow:
             reason=str(given.get("reason") or ""),
             key=given.get("key"),
             ended_as=None if given.get("ended_as") is None else WorkflowState(given["ended_as"]),
+            labels={str(name): str(told) for name, told in (given.get("labels") or {}).items()},
         ))  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from uuid import UUID
 from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow import fields
-from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.document import head_document, node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import graph_of
 from coditect.workflow.template import fill, template_expressions
@@ -105,8 +105,7 @@ def _order(body: Body) -> dict[str, Any]:
         if expression != TICK_EXPRESSION:
             raise InvalidTask("A schedule's input sees nothing but its tick", given=expression[:80], fix="$from: tick")
     return {
-        "name": definition.name,
-        "description": definition.description,
+        **head_document(definition),
         "count": len(graph.order),
         "nodes": {name: node_document(graph.nodes[name]) for name in graph.order},
         "input": template,

@@ -23,6 +23,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
     ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
     ├── "indexed"     ()                                                  → how far "state" is built; empty when whole
+    ├── "labeled"     (label, value, workflow)                            → nothing; ids begin with the time
     ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has no workflow
     │                                                                       that ended before; which: all, failed
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
@@ -95,6 +96,7 @@ LIVE = ROOT["live"]
 ENDED = ROOT["ended"]
 STATES = ROOT["state"]
 INDEXED = ROOT["indexed"]
+LABELED = ROOT["labeled"]
 SHOWN = ROOT["shown"]
 UPLOADS = ROOT["upload"]
 NODES = ROOT["node"]

@@ -6,6 +6,7 @@ one transaction, changed in place by the handlers and written back by the unit o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coditect.workflow.join import Tally
@@ -36,11 +37,12 @@ class WorkflowRecord:
     count: int
     """The number of nodes in the workflow's definition, without elements of maps."""
     accepted_ms: int
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         """Encode the workflow record as its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
-        return WORKFLOW.pack(fields)
+        return WORKFLOW.pack_as(2, [*fields, self.labels]) if self.labels else WORKFLOW.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:

@@ -108,7 +108,7 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
     return _TUPLE.unpack(row)
 
 
-WORKFLOW = _list("workflow")
+WORKFLOW = _list("workflow", _with_defaults)
 RUN = _list("run", _with_defaults)
 STATUS = _list("status")
 ATTEMPT = _list("attempt")

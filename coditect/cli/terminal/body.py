@@ -1,12 +1,13 @@
-"""Reads the JSON arguments of the command line, given directly, as a file, or on stdin."""
+"""Reads arguments of the command line: JSON given directly, as a file, or on stdin, and labels."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from coditect.errors import InvalidTask, TooLarge
+from coditect.errors import InputError, InvalidTask, TooLarge
 from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
 
@@ -35,6 +36,21 @@ def read_body(argument: str, *, binary: bool = False) -> bytes:
     if not binary:
         loads(body)
     return body
+
+
+def labels_of(options: Sequence[str] | None) -> dict[str, str]:
+    """Return the labels that the options `--label NAME=VALUE` give.
+
+    Raises:
+        InputError: when an option has no value, or a name is given twice.
+    """
+    labels: dict[str, str] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or name in labels:
+            raise InputError("A label is a name and its value, once", given=option[:80], fix="--label team=x")
+        labels[name] = value
+    return labels
 
 
 def _read_most(file: BinaryIO) -> bytes:

@@ -25,6 +25,7 @@ def workflow_fields(row: WorkflowRow) -> FieldsView:
             **({} if row.ended_as is None else {"ended as": row.ended_as.value}),
             "reason": row.reason,
             "key": row.key,
+            **({"labels": [f"{name}={told}" for name, told in row.labels.items()]} if row.labels else {}),
             "shard": row.shard,
             "accepted": instant(row.accepted_at_ms),
             "finished": instant(row.finished_at_ms),

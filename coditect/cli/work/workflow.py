@@ -16,7 +16,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.body import read_body
+from coditect.cli.terminal.body import labels_of, read_body
 from coditect.cli.terminal.output import (
     Aside,
     FieldsView,
@@ -63,6 +63,9 @@ MOST_SHOWN = 10_000
 app = typer.Typer(no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow in YAML, or in JSON by its name.")]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", "-l", metavar="NAME=VALUE", help="A label of it; can be repeated.")
+]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `workflow list` shows it.")]
 
 
@@ -89,6 +92,7 @@ def run_workflow(
     wait: Annotated[
         str, typer.Option("--wait", callback=checked, help="Follow it at most so long; it goes on by itself.")
     ] = "1h",
+    label: LabelOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a workflow and follow it to its end. Shows progress and open approvals, then nodes and value.
@@ -98,7 +102,7 @@ def run_workflow(
     \b
     Example: coditect workflow run examples/layered.yaml
     """
-    order = WorkflowOrder(_load(file, None), read_body(body), key, None if detach else wait)
+    order = WorkflowOrder(_load(file, None), read_body(body), key, None if detach else wait, labels_of(label))
     _say_mistakes(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, AcceptedWorkflow):
@@ -183,6 +187,7 @@ def list_workflows(
     name: Annotated[str | None, typer.Option("--name", help="Only of this name.")] = None,
     since: Annotated[str | None, typer.Option("--since", help="Only started then or later: 2026-12-24T08:00Z.")] = None,
     until: Annotated[str | None, typer.Option("--until", help="Only started before that.")] = None,
+    label: LabelOption = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -191,7 +196,7 @@ def list_workflows(
     \b
     Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
-    wanted = WorkflowFilter(state, name, since, until)
+    wanted = WorkflowFilter(state, name, since, until, labels_of(label))
     rows = run_loop(workflows.list_workflows(connections(context), wanted, most=most))
     render(output, rows, workflows_table(rows))
 

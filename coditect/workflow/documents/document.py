@@ -103,9 +103,18 @@ def _edge(edge: str | EdgeFields | Mapping[str, str]) -> After:
 
 def to_document(definition: Definition) -> dict[str, Any]:
     """Convert a workflow definition to a document of plain JSON values."""
-    described = {"description": definition.description} if definition.description else {}
     nodes = {node.name: node_document(node) for node in definition.nodes}
-    return {"name": definition.name, **described, "nodes": nodes}
+    return {**head_document(definition), "nodes": nodes}
+
+
+def head_document(definition: Definition) -> dict[str, Any]:
+    """Return the fields of a workflow as a whole, which a document has beside its nodes."""
+    document: dict[str, Any] = {"name": definition.name}
+    if definition.description:
+        document["description"] = definition.description
+    if definition.labels:
+        document["labels"] = dict(definition.labels)
+    return document
 
 
 def node_document(node: Node) -> dict[str, Any]:

@@ -40,9 +40,8 @@ def from_document(document: object) -> Definition:
         problems = tuple(_problems(error))
         named = document if isinstance(document, dict) and all(one.path != ("name",) for one in problems) else {}
         raise InvalidWorkflow.of(problems, workflow=named.get("name")) from None
-    return Definition(
-        read.name, tuple(known_node(name, vars(node)) for name, node in read.nodes.items()), read.description
-    )
+    nodes = tuple(known_node(name, vars(node)) for name, node in read.nodes.items())
+    return Definition(read.name, nodes, read.description, dict(read.labels))
 
 
 def read_node(name: str, document: object) -> Node:

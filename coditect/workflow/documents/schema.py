@@ -57,6 +57,7 @@ _Span: TypeAlias = Annotated[int, _by(fields.duration_ms, str | float)]
 _Instant: TypeAlias = Annotated[Any, _by(fields.instant, str | dict[str, str])]
 _Signal: TypeAlias = Annotated[str, _by(fields.signal)]
 _Input: TypeAlias = Annotated[Any, _by(fields.template, Any)]
+_Labels: TypeAlias = Annotated[dict[str, str], _by(fields.labels, dict[str, str])]
 _Join: TypeAlias = Annotated[Join, _by(fields.join, Join)]
 _Priority: TypeAlias = Annotated[Priority, _by(fields.priority, Priority)]
 _OnFailure: TypeAlias = Annotated[OnFailure, _by(fields.one_of(OnFailure), OnFailure)]
@@ -204,4 +205,7 @@ class WorkflowFields(_Fields):
 
     name: _WorkflowName = Field(description="The workflow's name.")
     description: _Text = Field("", description="What the workflow is for.")
+    labels: _Labels = Field(
+        default_factory=dict, description="The labels of each run: texts by their names, at most 16."
+    )
     nodes: Nodes = Field(description="The nodes by their names.")

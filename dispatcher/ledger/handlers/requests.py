@@ -20,6 +20,7 @@ from coditect.errors import CoditectError, InputError
 from coditect.wire.control import Verb
 from dispatcher.ledger import answers, versions
 from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.handlers import listings
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, queries, redrive, signals, submit
 from dispatcher.ledger.workflows.queries import Body
@@ -54,7 +55,7 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.REDRIVE: ShardChange(redrive.redrive),
         Verb.ANSWER: ShardChange(control.answer),
         Verb.SIGNAL: ShardChange(signals.signal, deduplicated=False),  # its id says whether it came before
-        Verb.LIST: Query(queries.list_workflows),
+        Verb.LIST: Query(listings.list_workflows),
         Verb.NODES: Query(queries.nodes),
         Verb.ATTEMPTS: Query(queries.attempts),
         Verb.RESULT: Query(queries.result),

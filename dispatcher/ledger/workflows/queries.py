@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from coditect.errors import NotFound
 from coditect.wire.json import loads
@@ -16,11 +15,9 @@ from dispatcher.ledger.keyspace import (
     ATTEMPTS,
     DEAD,
     EDGES,
-    INDEXED,
     LIVE,
     NODES,
     RUNS,
-    STATES,
     STATUSES,
     WORKFLOWS,
 )
@@ -28,7 +25,7 @@ from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Space
-from dispatcher.store.transaction import KeyRange, KeyValue, Reads
+from dispatcher.store.transaction import KeyValue, Reads
 
 PAGE = 200
 MOST = 1_000
@@ -74,40 +71,8 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
         "finished_at": run.finished_ms,
         "reason": run.reason,
         "key": head.key,
+        "labels": dict(head.labels),
     }
-
-
-def list_workflows(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return one page of workflows, the latest first; a page may have few workflows although more pages follow."""
-    limit, after = MOST if body.get("name") else _limit(body), str(body.get("after") or "")
-    state = WorkflowState(body["state"]) if body.get("state") else None
-    if state is not None and tr.get(INDEXED.pack()) == b"":
-        space, most = STATES[state.value], limit
-    else:  # of a store whose index is being built so many are looked through
-        space, most = RUNS, limit if state is None else MOST
-    begin, end = _between(space, body)
-    rows = tr.get_range(begin, min(end, space.pack((after,))) if after else end, limit=most, reverse=True)
-    workflows = [str(space.unpack(key)[0]) for key, _ in rows]
-    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in workflows])
-    known = [(one, RunRecord.unpack(row)) for one, row in zip(workflows, runs, strict=True) if row is not None]
-    wanted = [(workflow, run) for workflow, run in known if state in (None, run.state)][:limit]
-    heads = tr.get_many([WORKFLOWS.pack((workflow,)) for workflow, _ in wanted])
-    found = zip(wanted, heads, strict=True)
-    told = [overview(workflow, WorkflowRecord.unpack(head), run) for (workflow, run), head in found if head is not None]
-    if name := body.get("name"):
-        told = [one for one in told if one["name"] == name]
-    last = wanted[-1][0] if len(wanted) == limit else workflows[-1] if len(rows) == most else None
-    return {"workflows": told, "next": last}
-
-
-def _between(space: Space, body: Body) -> KeyRange:
-    """Return the keys of the workflows whose ids begin with an instant from `since` on and before `until`."""
-    begin, end = space.range()
-    if body.get("since") is not None:
-        begin = space.pack((str(UUID(int=number(body, "since", 1) << 80)),))
-    if body.get("until") is not None:
-        end = space.pack((str(UUID(int=number(body, "until", 1) << 80)),))
-    return begin, end
 
 
 def nodes(tr: Reads, body: Body) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dispatcher.ledger.keyspace import (
     ENDED,
     INDEXED,
     KEY_EXPIRIES,
+    LABELED,
     NODES,
     RUNS,
     SHOWN,
@@ -120,6 +121,8 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     tr.clear(RUNS.pack((workflow,)))
     tr.clear(STATES.pack((run.state.value, workflow)))
     tr.clear(ENDED.pack((row.shard, run.finished_ms, workflow)))
+    for label in row.labels.items():
+        tr.clear(LABELED.pack((*label, workflow)))
     if row.key:
         idempotency.forget(tr, row.key, workflow)
     tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)

@@ -26,7 +26,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import idempotency, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
-from dispatcher.ledger.keyspace import EDGES, LIVE, STATUSES, UPLOADS, WORKFLOWS
+from dispatcher.ledger.keyspace import EDGES, LABELED, LIVE, STATUSES, UPLOADS, WORKFLOWS
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.inputs import INPUT, write
 from dispatcher.ledger.rows import NodeRecord, WorkflowRecord
@@ -131,7 +131,8 @@ def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
     if count > MOST_NODES:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
     description = fields.text(body.get("description") or "")
-    return WorkflowRecord(unit.shard, name, description, str(body.get("key") or ""), count, unit.now_ms)
+    labels = fields.labels(body.get("labels") or {})
+    return WorkflowRecord(unit.shard, name, description, str(body.get("key") or ""), count, unit.now_ms, labels)
 
 
 def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:
@@ -217,6 +218,8 @@ def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, add
     unit.tr.clear(UPLOADS.pack((workflow,)))
     unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
     unit.tr.set(WORKFLOWS.pack((workflow,)), replace(head, accepted_ms=unit.now_ms).pack())
+    for label in head.labels.items():
+        unit.tr.set(LABELED.pack((*label, workflow)), b"")
     run = unit.begin_run(workflow)
     run.state = WorkflowState.RUNNING
     run.open = head.count

@@ -14,7 +14,7 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.wire.control import Claim, Verb
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
-from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.document import head_document, node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers
@@ -120,7 +120,7 @@ class Ledger:
         for number, part in enumerate(parts, 1):
             body = {
                 "workflow": workflow,
-                "name": definition.name,
+                **head_document(definition),
                 "input": value,
                 "chunk": number,
                 "chunks": len(parts),

@@ -8,11 +8,13 @@ from uuid import UUID
 import pytest
 
 from coditect import Workflow
+from coditect.errors import InputError
 from coditect.wire.control import Verb
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger.keyspace import INDEXED, RUNS, STATES, WORKFLOWS
+from dispatcher.ledger.handlers import listings
+from dispatcher.ledger.keyspace import INDEXED, LABELED, RUNS, STATES, WORKFLOWS
 from dispatcher.ledger.rows import RunRecord, WorkflowRecord
-from dispatcher.ledger.workflows import queries, remove
+from dispatcher.ledger.workflows import remove
 from dispatcher.store.transaction import Reads, Transaction
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
@@ -65,7 +67,7 @@ async def test_workflows_are_listed_by_name_and_by_the_time_in_their_ids(ledger:
 async def test_an_older_store_is_looked_through_until_its_index_is_built(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "MOST", 7)
+    monkeypatch.setattr(listings, "MOST", 7)
     flow = Workflow("one")
     flow.task("work", name="only")
     ids = [f"w{number:02}" for number in range(30)]
@@ -78,7 +80,7 @@ async def test_an_older_store_is_looked_through_until_its_index_is_built(
 
     before = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
     while await ledger.database.run(lambda tr: remove.index(tr, limit=4)):
-        await ledger.database.read(lambda tr: queries.list_workflows(tr, {"state": "completed"}))
+        await ledger.database.read(lambda tr: listings.list_workflows(tr, {"state": "completed"}))
     after = [one["workflow"] for one in await every_page(ledger, state="completed", limit=2)]
 
     assert before == after == ["w20", "w10", "w00"]
@@ -99,11 +101,85 @@ async def test_a_state_is_listed_by_as_much_as_is_asked_for_however_many_are_kep
     read: list[int] = []
 
     def counted(tr: Reads) -> object:
-        told = queries.list_workflows(Counted(tr, read), {"state": "completed", "limit": 3})
+        told = listings.list_workflows(Counted(tr, read), {"state": "completed", "limit": 3})
         return [one["workflow"] for one in told["workflows"]]
 
     assert await ledger.database.read(counted) == ["w4999", "w4998", "w4997"]
     assert sum(read) <= 3 * 3 + 1
+
+
+def labeled(**labels: str) -> Workflow:
+    flow = Workflow("one", labels=labels)
+    flow.task("work", name="only")
+    return flow
+
+
+async def test_workflows_are_listed_by_labels_with_every_other_condition(ledger: Ledger) -> None:
+    for number in range(12):
+        team, stage = ("blue", "red")[number % 2], ("test", "live", "new")[number % 3]
+        await ledger.start(labeled(team=team, stage=stage).definition(), workflow=f"w{number:02}")
+    for publication in list(ledger.published)[:6]:
+        await ledger.batch(ledger.finished(publication, completed(1)))
+
+    async def listed(**asked: Any) -> list[str]:
+        return [one["workflow"] for one in await every_page(ledger, limit=2, **asked)]
+
+    assert await listed(labels={"team": "blue"}) == ["w10", "w08", "w06", "w04", "w02", "w00"]
+    assert await listed(labels={"team": "blue", "stage": "live"}) == ["w10", "w04"]
+    assert await listed(labels={"team": "blue"}, state="completed") == ["w04", "w02", "w00"]
+    assert await listed(labels={"team": "blue"}, name="other") == []
+    assert await listed(labels={"team": "green"}) == []
+    (row, *_) = await every_page(ledger, labels={"stage": "new"})
+    assert row["labels"] == {"team": "red", "stage": "new"}
+
+
+@pytest.mark.once
+async def test_a_label_is_listed_by_as_much_as_is_asked_for_however_many_have_it(ledger: Ledger) -> None:
+    def many(tr: Transaction) -> None:
+        head = WorkflowRecord(0, "one", "", "", 1, 1, {"team": "x"}).pack()
+        run = RunRecord(WorkflowState.COMPLETED).pack()
+        for number in range(5_000):
+            tr.set(WORKFLOWS.pack((f"w{number:04}",)), head)
+            tr.set(RUNS.pack((f"w{number:04}",)), run)
+            tr.set(LABELED.pack(("team", "x", f"w{number:04}")), b"")
+
+    await ledger.database.run(many)
+    read: list[int] = []
+
+    def counted(tr: Reads) -> object:
+        told = listings.list_workflows(Counted(tr, read), {"labels": {"team": "x"}, "limit": 3})
+        return [one["workflow"] for one in told["workflows"]]
+
+    assert await ledger.database.read(counted) == ["w4999", "w4998", "w4997"]
+    assert sum(read) <= 3 * 3
+
+
+@pytest.mark.parametrize(
+    "labels", [{"": "x"}, {"team": ""}, {"team": 7}, {"te am": "x"}, {"team": "x" * 201}, {"team": "\ud800"}, ["team"]]
+)
+async def test_wrong_labels_are_refused(ledger: Ledger, labels: Any) -> None:
+    body = {"workflow": "w", "name": "n", "count": 1, "nodes": {"only": {"task": "work"}}, "labels": labels}
+
+    with pytest.raises(InputError):
+        await ledger.ask(Verb.START, body)
+    with pytest.raises(InputError):
+        await ledger.database.read(lambda tr: listings.list_workflows(tr, {"labels": labels}))
+
+
+def test_a_workflow_has_sixteen_labels_at_most() -> None:
+    labels = {f"label{number}": "x" for number in range(16)}
+
+    Workflow("one", labels=labels)
+    with pytest.raises(InputError, match="too many labels"):
+        Workflow("one", labels={**labels, "one-more": "x"})
+
+
+async def test_a_workflow_that_is_removed_leaves_no_label(ledger: Ledger) -> None:
+    await ledger.start(labeled(team="x").definition())
+    await ledger.play(lambda _: completed(1))
+
+    assert await ledger.database.run(lambda tr: remove.condemn(tr, "w", before_ms=ledger.now_ms + 1))
+    assert await ledger.database.read(lambda tr: tr.get_range(*LABELED.range())) == []
 
 
 class Counted:
@@ -127,7 +203,7 @@ async def every_page(ledger: Ledger, **body: Any) -> list[dict[str, Any]]:
     after: str | None = None
     while True:
         asked = body | {"after": after}
-        page = await ledger.database.read(lambda tr, asked=asked: queries.list_workflows(tr, asked))  # type: ignore[misc]
+        page = await ledger.database.read(lambda tr, asked=asked: listings.list_workflows(tr, asked))  # type: ignore[misc]
         found += page["workflows"]
         after = page["next"]
         if after is None:
