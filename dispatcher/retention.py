@@ -92,7 +92,7 @@ class Retention:
         await self._keys(lease, now_ms)
         await self._forget_jobs(lease, now_ms - SHOWN_MS, failed=False)
         await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
-        await self._condemn(lease, now_ms - self._keep_ms)
+        await self._condemn(lease, now_ms)
         await self._uploads(lease, now_ms - UPLOAD_MS)
         return True
 
@@ -122,11 +122,21 @@ class Retention:
             await graph.remove(workflow, nodes)
             after = nodes[-1]
 
-    async def _condemn(self, lease: Lease, before_ms: int) -> None:
-        read = self._ports.database.read
+    async def _condemn(self, lease: Lease, now_ms: int) -> None:
+        """Hide the workflows whose time is over, by the dispatcher's setting or by their own retention."""
+        read, before_ms = self._ports.database.read, now_ms - self._keep_ms
+
+        async def hide(workflow: str, before_ms: int) -> bool:
+            return await self._run(lease, partial(remove.condemn, workflow=workflow, before_ms=before_ms))
+
         for shard in range(await read(shards.fixed_count)):
-            for workflow in await read(partial(remove.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED)):
-                await self._run(lease, partial(remove.condemn, workflow=workflow, before_ms=before_ms))
+            for workflow in await read(partial(remove.expired, shard=shard, now_ms=now_ms, limit=MOST_ENDED)):
+                await hide(workflow, now_ms)
+            page = await read(partial(remove.ended, shard=shard, before_ms=before_ms, limit=MOST_ENDED))
+            hidden = [await hide(workflow, before_ms) for workflow in page.workflows]
+            # those that keep themselves longer are not looked at again; clocks may differ by less than an hour
+            if page.cursor is not None and not all(hidden) and page.cursor[0] < now_ms - SHOWN_FAILED_MS:
+                await self._run(lease, partial(remove.note_kept, shard=shard, cursor=page.cursor))
 
     async def _uploads(self, lease: Lease, before_ms: int) -> None:
         after = ""

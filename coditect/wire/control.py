@@ -51,10 +51,10 @@ class Verb(StrEnum):
     START = "workflow.start"
     """Send one chunk of a workflow; the last chunk accepts the workflow.
 
-    Fields: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `labels` (texts by name), `input`, `key`
-    (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the definition's document, in
-    topological order). The last chunk gives `{"workflow": id, "state": "accepted", "new": true}`; with a known key the
-    earlier workflow's id, its state and `"new": false`. Each chunk may be repeated.
+    Fields: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `labels` (texts by name), `retention`,
+    `input`, `key` (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the
+    definition's document, in topological order). The last chunk gives `{"workflow": id, "state": "accepted", "new":
+    true}`; with a known key the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated.
     """
     GET = "workflow.get"
     """Get a workflow: `workflow` → its state, name, counts by state, times, and with one node its value or failure."""

@@ -89,11 +89,19 @@ class Workflow:
     item: ClassVar[From] = From("item")
     """The element of the list, as a value in the input of a map."""
 
-    def __init__(self, name: str, *, description: str = "", labels: Mapping[str, str] | None = None) -> None:
-        """Begin a workflow; `labels` are those of each run, to which a start adds its own."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
+        retention: Duration | None = None,
+    ) -> None:
+        """Begin a workflow; `labels` are those of each run, and `retention` is how long it is kept after its end."""
         self._name = check_workflow_name(name)
         self._description = fields.text(description)
         self._labels = fields.labels(labels or {})
+        self._retention_ms = _given(fields.duration_ms, retention)
         self._nodes: dict[str, Node] = {}
         self._numbers: dict[str, int] = {}
 
@@ -160,7 +168,8 @@ class Workflow:
         Raises:
             InvalidWorkflow: when the nodes do not form a valid graph: a cycle, an unknown name, no node at all.
         """
-        made = Definition(self._name, tuple(self._nodes.values()), self._description, self._labels)
+        nodes = tuple(self._nodes.values())
+        made = Definition(self._name, nodes, self._description, self._labels, self._retention_ms)
         graph_of(made)
         return made
 

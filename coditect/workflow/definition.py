@@ -225,6 +225,8 @@ class Definition:
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     """The labels of each run of the workflow, by which `workflow list` finds it; the caller never changes them."""
+    retention_ms: int | None = None
+    """How long a run is kept after its end; None means as long as the dispatcher's setting says."""
 
 
 @lru_cache(maxsize=4096)

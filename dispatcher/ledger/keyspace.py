@@ -21,11 +21,13 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "run"         (workflow)                                          → its row: state, counts
     ├── "live"        (shard, workflow)                                   → nothing; until the workflow is terminal
     ├── "ended"       (shard, finished_ms, workflow)                      → nothing; from then on
+    ├── "expiry"      (shard, expires_ms, workflow)                       → nothing; of one with its own retention
     ├── "state"       (state, workflow)                                   → nothing; ids begin with the time
     ├── "indexed"     ()                                                  → how far "state" is built; empty when whole
     ├── "labeled"     (label, value, workflow)                            → nothing; ids begin with the time
     ├── "shown"       (shard, which)                                      → finished_ms, workflow: RQ has no workflow
-    │                                                                       that ended before; which: all, failed
+    │                                                                       that ended before; which: all, failed;
+    │                                                                       kept: those before keep themselves longer
     ├── "upload"      (workflow)                                          → chunks so far, begun_ms; until accepted
     ├── "node"        (workflow, node)                                    → its definition, as JSON; never changes;
     │                                                                       nothing when it is a "value"
@@ -94,6 +96,7 @@ WORKFLOWS = ROOT["workflow"]
 RUNS = ROOT["run"]
 LIVE = ROOT["live"]
 ENDED = ROOT["ended"]
+EXPIRIES = ROOT["expiry"]
 STATES = ROOT["state"]
 INDEXED = ROOT["indexed"]
 LABELED = ROOT["labeled"]

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.keyspace import ENDED, EXPIRIES
 from dispatcher.ledger.versions import ATTEMPT, RUN, STATUS, WORKFLOW
+from dispatcher.store.transaction import Transaction
 
 _STATES = {state.value: state for state in TaskState}
 """The task states by their text in rows; a look-up here is three times as fast as a call of the enum."""
@@ -38,11 +40,27 @@ class WorkflowRecord:
     """The number of nodes in the workflow's definition, without elements of maps."""
     accepted_ms: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    keep_ms: int | None = None
+    """How long the workflow is kept after its end; None means as long as the dispatcher's setting says."""
+
+    def note_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
+        """Add the workflow to the ended ones, and to those with a retention of their own if it has one."""
+        tr.set(ENDED.pack((self.shard, finished_ms, workflow)), b"")
+        if self.keep_ms is not None:
+            tr.set(EXPIRIES.pack((self.shard, finished_ms + self.keep_ms, workflow)), b"")
+
+    def forget_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
+        """Remove what `note_end` added, because the workflow goes on or is removed."""
+        tr.clear(ENDED.pack((self.shard, finished_ms, workflow)))
+        if self.keep_ms is not None:
+            tr.clear(EXPIRIES.pack((self.shard, finished_ms + self.keep_ms, workflow)))
 
     def pack(self) -> bytes:
         """Encode the workflow record as its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
-        return WORKFLOW.pack_as(2, [*fields, self.labels]) if self.labels else WORKFLOW.pack(fields)
+        if self.labels or self.keep_ms is not None:
+            return WORKFLOW.pack_as(2, [*fields, self.labels, self.keep_ms])
+        return WORKFLOW.pack(fields)
 
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:

@@ -14,7 +14,7 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition
-from dispatcher.ledger.keyspace import AGAIN, EDGES, ENDED, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
+from dispatcher.ledger.keyspace import AGAIN, EDGES, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
@@ -391,9 +391,9 @@ class UnitOfWork:
             self.compensate_next(workflow, run)
             self.effects.say("workflow.compensating", workflow)
             return
-        run.state = run.end
-        run.finished_ms = self.now_ms
+        run.state, run.finished_ms = run.end, self.now_ms
         self.tr.clear(LIVE.pack((self.shard, workflow)))
-        self.tr.set(ENDED.pack((self.shard, self.now_ms, workflow)), b"")
-        from_row = self.workflow(workflow)
-        self.effects.say(f"workflow.{run.state.value}", workflow, name=from_row.name if from_row else "")
+        head = self.workflow(workflow)
+        assert head is not None
+        head.note_end(self.tr, workflow, self.now_ms)
+        self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)

@@ -114,6 +114,8 @@ def head_document(definition: Definition) -> dict[str, Any]:
         document["description"] = definition.description
     if definition.labels:
         document["labels"] = dict(definition.labels)
+    if definition.retention_ms is not None:
+        document["retention"] = duration_text(definition.retention_ms)
     return document
 
 

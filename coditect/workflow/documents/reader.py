@@ -41,7 +41,7 @@ def from_document(document: object) -> Definition:
         named = document if isinstance(document, dict) and all(one.path != ("name",) for one in problems) else {}
         raise InvalidWorkflow.of(problems, workflow=named.get("name")) from None
     nodes = tuple(known_node(name, vars(node)) for name, node in read.nodes.items())
-    return Definition(read.name, nodes, read.description, dict(read.labels))
+    return Definition(read.name, nodes, read.description, dict(read.labels), read.retention)
 
 
 def read_node(name: str, document: object) -> Node:

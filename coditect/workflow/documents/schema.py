@@ -208,4 +208,5 @@ class WorkflowFields(_Fields):
     labels: _Labels = Field(
         default_factory=dict, description="The labels of each run: texts by their names, at most 16."
     )
+    retention: _Period = Field(None, description="How long a run is kept after its end; else by the dispatcher's.")
     nodes: Nodes = Field(description="The nodes by their names.")

@@ -15,7 +15,7 @@ from coditect.wire.json import dumps
 from coditect.workflow.definition import Each
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import NodeKey, Transition
-from dispatcher.ledger.keyspace import EDGES, ENDED, LIVE
+from dispatcher.ledger.keyspace import EDGES, LIVE
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
@@ -135,7 +135,9 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
     if run.finished_ms is not None:
-        unit.tr.clear(ENDED.pack((unit.shard, run.finished_ms, workflow)))
+        head = unit.workflow(workflow)
+        assert head is not None
+        head.forget_end(unit.tr, workflow, run.finished_ms)
         unit.tr.set(LIVE.pack((unit.shard, workflow)), b"")
         unit.effects.unshown.append(workflow)  # RQ may have forgotten it
     run.finished_ms, run.reason, run.canceling, run.keeps = None, "", False, False

@@ -20,6 +20,7 @@ from dispatcher.ledger.keyspace import (
     DEAD,
     EDGES,
     ENDED,
+    EXPIRIES,
     INDEXED,
     KEY_EXPIRIES,
     LABELED,
@@ -47,6 +48,7 @@ MOST_NODES = 500
 """The largest number of node names that one read returns."""
 MOST_VALUES = 40
 """The largest number of rows that one transaction removes where a row may be large."""
+KEPT = "kept"
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
@@ -67,31 +69,45 @@ STATE_PARTS: tuple[tuple[Space, int], ...] = (
 """The rows of a workflow's shared state, which have its space in place of its id."""
 
 
-def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> list[str]:
-    """Return the shard's workflows that ended before the given instant, the oldest first."""
-    rows = tr.get_range(ENDED.range((shard,))[0], ENDED.pack((shard, before_ms)), limit=limit)
-    return [str(ENDED.unpack(key)[2]) for key, _ in rows]
-
-
 @dataclass(frozen=True, slots=True)
 class EndedPage:
-    """A page of a shard's ended workflows whose jobs are to be removed from RQ."""
+    """A page of a shard's ended workflows of which something is to be removed: their jobs in RQ, or all."""
 
     workflows: tuple[str, ...]
-    """The ids of the workflows whose jobs are to be removed from RQ."""
     cursor: tuple[int, str] | None
     """The end and id of the last workflow that the page examined; None for an empty page."""
 
 
-def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
-    """Return the next page of a shard's ended workflows that may still have jobs in RQ."""
-    stored = tr.get(SHOWN.pack((shard, _which(failed))))
+def ended(tr: Reads, shard: int, before_ms: int, limit: int) -> EndedPage:
+    """Return the next page of a shard's workflows that ended before the given instant, the oldest first."""
+    found = _ended(tr, shard, before_ms, KEPT, limit)
+    return EndedPage(tuple(workflow for _, workflow in found), found[-1] if found else None)
+
+
+def expired(tr: Reads, shard: int, now_ms: int, limit: int) -> list[str]:
+    """Return the shard's workflows whose own retention is over, the oldest first."""
+    rows = tr.get_range(EXPIRIES.range((shard,))[0], EXPIRIES.pack((shard, now_ms)), limit=limit)
+    return [str(EXPIRIES.unpack(key)[2]) for key, _ in rows]
+
+
+def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> list[tuple[int, str]]:
+    stored = tr.get(SHOWN.pack((shard, which)))
     begin, _ = ENDED.range((shard,))
     if stored is not None:
         begin = ENDED.pack((shard, *versions.SHOWN.unpack(stored))) + b"\0"
     stop = ENDED.pack((shard, before_ms))
     rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
-    ended = [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
+    return [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
+
+
+def note_kept(tr: Transaction, shard: int, cursor: tuple[int, str]) -> None:
+    """Record that of the shard's ended workflows up to the cursor only those are left that keep themselves longer."""
+    tr.set(SHOWN.pack((shard, KEPT)), versions.SHOWN.pack(cursor))
+
+
+def shown(tr: Reads, shard: int, before_ms: int, *, failed: bool, limit: int = MOST_VALUES) -> EndedPage:
+    """Return the next page of a shard's ended workflows that may still have jobs in RQ."""
+    ended = _ended(tr, shard, before_ms, _which(failed), limit)
     runs = tr.get_many([RUNS.pack((workflow,)) for _, workflow in ended])
     wanted = [
         workflow
@@ -111,16 +127,19 @@ def _which(failed: bool) -> str:
 
 
 def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
-    """Hide an ended workflow from queries before its removal; return False unless it ended before `before_ms`."""
+    """Hide an ended workflow from queries before its removal; return False unless it ended before `before_ms`.
+
+    A workflow with a retention of its own must have ended by so much earlier.
+    """
     head, found = tr.get(WORKFLOWS.pack((workflow,))), tr.get(RUNS.pack((workflow,)))
     if head is None or found is None:
         return False
     row, run = WorkflowRecord.unpack(head), RunRecord.unpack(found)
-    if not run.state.terminal or run.finished_ms is None or run.finished_ms >= before_ms:
+    if not run.state.terminal or run.finished_ms is None or run.finished_ms + (row.keep_ms or 0) >= before_ms:
         return False
     tr.clear(RUNS.pack((workflow,)))
     tr.clear(STATES.pack((run.state.value, workflow)))
-    tr.clear(ENDED.pack((row.shard, run.finished_ms, workflow)))
+    row.forget_end(tr, workflow, run.finished_ms)
     for label in row.labels.items():
         tr.clear(LABELED.pack((*label, workflow)))
     if row.key:

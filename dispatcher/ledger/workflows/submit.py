@@ -132,7 +132,9 @@ def read_head(unit: UnitOfWork, body: Mapping[str, Any]) -> WorkflowRecord:
         raise InvalidWorkflow("A workflow has too many nodes", count=count, most=MOST_NODES)
     description = fields.text(body.get("description") or "")
     labels = fields.labels(body.get("labels") or {})
-    return WorkflowRecord(unit.shard, name, description, str(body.get("key") or ""), count, unit.now_ms, labels)
+    keep_ms = None if body.get("retention") is None else fields.duration_ms(body["retention"])
+    key = str(body.get("key") or "")
+    return WorkflowRecord(unit.shard, name, description, key, count, unit.now_ms, labels, keep_ms)
 
 
 def _check_count(workflow: str, nodes: int, count: int, *, last: bool) -> None:

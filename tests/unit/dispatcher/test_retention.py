@@ -24,7 +24,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.capacity import Capacity
 from dispatcher.ledger import answers, idempotency
 from dispatcher.ledger.commands import Asked
-from dispatcher.ledger.keyspace import ANSWERS, ROOT, UPLOADS
+from dispatcher.ledger.keyspace import ANSWERS, ROOT, RUNS, UPLOADS
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.workflows import queries, remove
 from dispatcher.ports import Ports
@@ -275,3 +275,64 @@ async def forgotten_by_now(ledger: Ledger, before_ms: int, *, failed: bool) -> s
         forgotten |= set(found.workflows)
         cursor = found.cursor
         await ledger.database.run(lambda tr, cursor=cursor: remove.note_shown(tr, 0, cursor, failed=failed))  # type: ignore[misc]
+
+
+def keeping(retention: str) -> Definition:
+    flow = Workflow("keeping", retention=retention)
+    flow.task("work", name="only")
+    return flow.definition()
+
+
+async def kept_of(broom: Broom) -> list[str]:
+    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*RUNS.range()))
+    return [str(RUNS.unpack(key)[0]) for key, _ in rows]
+
+
+async def test_a_workflow_is_kept_as_long_as_it_says_itself(broom: Broom) -> None:
+    await broom.ledger.start(keeping("1h"), workflow="short")
+    await broom.ledger.start(keeping("30d"), workflow="long")
+    await broom.ledger.play(lambda _: completed(1))
+    await ended(broom, "usual")
+
+    left = {}
+    for after_ms in (3_600_000, 3_600_001, 7 * DAY_MS + 1, 30 * DAY_MS, 30 * DAY_MS + 1):
+        await broom.sweep(after_ms=after_ms)
+        left[after_ms] = await kept_of(broom)
+
+    assert list(left.values()) == [["long", "short", "usual"], ["long", "usual"], ["long"], ["long"], []]
+    await broom.sweep(after_ms=31 * DAY_MS)
+    assert await broom.left() <= KEPT
+
+
+async def test_those_that_are_kept_longer_hold_up_no_other(broom: Broom, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.retention.MOST_ENDED", 3)
+    for number in range(7):
+        await broom.ledger.start(keeping("30d"), workflow=f"long{number}")
+    await broom.ledger.play(lambda _: completed(1))
+    await ended(broom, "usual")
+
+    for _ in range(3):
+        await broom.sweep(after_ms=8 * DAY_MS)
+
+    assert await kept_of(broom) == [f"long{number}" for number in range(7)]
+
+
+async def test_the_time_of_a_workflow_that_runs_again_begins_with_its_next_end(broom: Broom) -> None:
+    await broom.ledger.start(keeping("1h"))
+    await broom.ledger.play(lambda _: failed())
+    await broom.ledger.pass_time(1_800)
+    await broom.ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "only"})
+    await broom.ledger.play(lambda _: completed(1))
+
+    await broom.sweep(after_ms=3_600_000)
+    before = await kept_of(broom)
+    await broom.sweep(after_ms=3_600_001)
+
+    assert (before, await kept_of(broom)) == (["w"], [])
+
+
+async def test_a_wrong_retention_is_refused(broom: Broom) -> None:
+    body = {"workflow": "w", "name": "n", "count": 1, "nodes": {"only": {"task": "work"}}, "retention": "soon"}
+
+    with pytest.raises(InputError):
+        await broom.ledger.ask(Verb.START, body)
