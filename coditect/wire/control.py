@@ -102,6 +102,28 @@ class Verb(StrEnum):
     `state` is `taken`, with the `node` that had waited for it, or `kept` for the next node that awaits the name. An id
     that came before changes nothing: `new` is false.
     """
+    CHECKPOINT = "workflow.checkpoint"
+    """Give the present position of a workflow a name: `workflow`, `checkpoint`, `writer`, `by` (as `state.put`).
+
+    → `checkpoint`, `at_ms`. A name that was given before is given to this position.
+    """
+    CHECKPOINTS = "workflow.checkpoints"
+    """List checkpoints: `workflow`, `after`, `limit` → `{"checkpoints": [...], "restores": [...], "next": ...}`.
+
+    Each with `checkpoint` (its name), `node` (the completed node, or empty for one on request), `at_ms`, `by`. The
+    first page has all on request and the last restores, each with `at_ms`, `by`, `checkpoint`.
+    """
+    RESTORE_PLAN = "workflow.restore_plan"
+    """Say what a restore would discard: `workflow`, `checkpoint`, `after`, `limit`
+
+    → `{"nodes": [...], "token": ..., "next": ...}`: the nodes that began since, each with `state` and whether it is
+    `compensated`; what is not cannot be undone.
+    """
+    RESTORE = "workflow.restore"
+    """Restore a workflow to a checkpoint: `workflow`, `checkpoint`, `by`, `token` (of the plan) → `state`.
+
+    Refused when a further node began or completed since the plan.
+    """
     LOCK_ACQUIRE = "lock.acquire"
     """Lock resources in one step: `ticket` (an id of the client), `resources`, `mode` (exclusive or shared), `ttl_ms`,
     `agent`, `task`, `owner` (the flow of execution that asks), `reply_to`, `wait` (default: true), `released` (tickets

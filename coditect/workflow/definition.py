@@ -262,6 +262,15 @@ def check_signal_name(name: str) -> str:
     return _checked(name, _WORKFLOW_NAME, "A signal's name is letters, digits, dots, hyphens and _")
 
 
+def check_checkpoint_name(name: str) -> str:
+    """Check that a text is the name of a checkpoint, and return the name.
+
+    Raises:
+        InputError: when the text is no such name.
+    """
+    return _checked(name, _WORKFLOW_NAME, "A checkpoint's name is letters, digits, dots, hyphens and _")
+
+
 def _checked(name: str, pattern: re.Pattern[str], sentence: str) -> str:
     if len(name) > MOST_NAME_CHARACTERS or pattern.fullmatch(name) is None:
         raise InputError(sentence, given=name[:120], most_characters=MOST_NAME_CHARACTERS)

@@ -19,7 +19,15 @@ from coditect.model.capability import Priority, check_capability_name, nearest_n
 from coditect.model.duration import duration_text, milliseconds
 from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import LEAST_HEARTBEAT_MS, MOST_ELEMENTS, MOST_LABELS, Join, Repeat, check_signal_name
+from coditect.workflow.definition import (
+    LEAST_HEARTBEAT_MS,
+    MOST_ELEMENTS,
+    MOST_LABELS,
+    Join,
+    Repeat,
+    check_checkpoint_name,
+    check_signal_name,
+)
 from coditect.workflow.reference import From
 from coditect.workflow.template import FROM, LITERAL, Literal, check_template
 
@@ -126,6 +134,11 @@ def labels(value: object) -> dict[str, str]:
 def signal(value: object) -> str:
     """Check a signal's name, and return the name."""
     return check_signal_name(text(value))
+
+
+def checkpoint(value: object) -> str:
+    """Check the name of a checkpoint on request, and return the name."""
+    return check_checkpoint_name(text(value))
 
 
 def heartbeat_ms(value: object) -> int:

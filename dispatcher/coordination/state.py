@@ -7,7 +7,6 @@ replaces that version or nothing. The last `KEPT` versions can be read back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -16,56 +15,27 @@ from coditect.wire.blob_ref import as_claim
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.wire.state import workflow_of
-from dispatcher.ledger import values, versions
-from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger import values
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.values import ValueKey
-from dispatcher.ledger.workflows.queries import Body, rows_of
+from dispatcher.ledger.workflows import control
+from dispatcher.ledger.workflows.checkpoints import spaces
+from dispatcher.ledger.workflows.checkpoints.spaces import KEPT, StateVersion, latest, unpack, value_key
+from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
-from dispatcher.store.transaction import KeyValue, Reads
+from dispatcher.store.transaction import Reads
 
-KEPT = 20
-"""The number of versions of a key that are kept, the present one included."""
 LONGEST_NAME_BYTES = 500
 MOST_AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """A version of a key, without its value."""
-
-    number: int
-    writer: str
-    task: str
-    at_ms: int
-    deleted: bool
-
-    @property
-    def row(self) -> tuple[Any, ...]:
-        return (self.number, self.writer, self.task, self.at_ms, int(self.deleted))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "version": self.number,
-            "writer": self.writer,
-            "task": self.task,
-            "at_ms": self.at_ms,
-            "deleted": self.deleted,
-        }
-
-
-_NONE = _Version(0, "", "", 0, deleted=True)
-"""The version of a key that was never written."""
 
 
 def get(tr: Reads, body: Body) -> dict[str, Any]:
     """Return the value of a key, or one of its former versions; a missing key has the version 0 and no value."""
     space, key = _place(body)
     wanted = body.get("version")
-    found = _latest(tr, space, key) if wanted is None else _past(tr, space, key, number(body, "version", 1))
-    value = None if found.deleted else values.get(tr, _value(space, key, found.number))
+    found = latest(tr, space, key) if wanted is None else _past(tr, space, key, number(body, "version", 1))
+    value = None if found.deleted else values.get(tr, value_key(space, key, found.number))
     return found.as_json() | {"value": None if value is None else loads(value)}
 
 
@@ -78,21 +48,15 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         InputError: when that workflow has ended, or the writing attempt is not the present one any more.
     """
     space, key = _place(body)
-    _check_space(unit, space)
-    _check_attempt(unit, body)
-    before = _latest(unit.tr, space, key)
+    at_ms = _check_space(unit, space)
+    control.check_present(unit, body)
+    before = latest(unit.tr, space, key)
     _check_version(before, body.get("if_version"), key)
     if body.get("delete") and before.deleted:
         return before.as_json()
     writer, task = str(body.get("writer") or "")[:LONGEST_NAME_BYTES], str(body.get("task") or "")[:LONGEST_NAME_BYTES]
-    after = _Version(before.number + 1, writer, task, unit.now_ms, deleted=bool(body.get("delete")))
-    if not after.deleted:
-        values.put(unit.tr, _value(space, key, after.number), _next_value(unit, space, key, before, body), first=True)
-    row = versions.SPACE.pack(after.row)
-    unit.tr.set(SPACES.pack((space, key)), row)
-    unit.tr.set(SPACE_VERSIONS.pack((space, key, after.number)), row)
-    _drop(unit, space, key, after.number - KEPT)
-    unit.effects.say("state.changed", space, key=key, version=after.number)
+    after = StateVersion(before.number + 1, writer, task, at_ms, deleted=bool(body.get("delete")))
+    spaces.write(unit, space, key, after, None if after.deleted else _next_value(unit, space, key, before, body))
     return after.as_json()
 
 
@@ -105,7 +69,11 @@ def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
     limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
     found = tr.get_range(begin, end, limit=limit)
     keys = [str(SPACES.unpack(key)[1]) for key, _ in found]
-    rows = [{"key": key} | one.as_json() for key, one in zip(keys, map(_read, found), strict=True) if not one.deleted]
+    rows = [
+        {"key": key} | one.as_json()
+        for key, one in zip(keys, (unpack(row) for _, row in found), strict=True)
+        if not one.deleted
+    ]
     return {"keys": rows, "next": keys[-1] if len(found) == limit else None}
 
 
@@ -113,7 +81,7 @@ def history(tr: Reads, body: Body) -> dict[str, Any]:
     """Return the kept versions of a key, the latest first, without the values."""
     space, key = _place(body)
     found = tr.get_range(*SPACE_VERSIONS.range((space, key)), limit=KEPT, reverse=True)
-    return {"versions": [_read(row).as_json() for row in found]}
+    return {"versions": [unpack(row).as_json() for _, row in found]}
 
 
 def _place(body: Body) -> tuple[str, str]:
@@ -131,34 +99,18 @@ def _name(body: Body, field: str) -> str:
     return name
 
 
-def _check_space(unit: UnitOfWork, space: str) -> None:
+def _check_space(unit: UnitOfWork, space: str) -> int:
+    """Refuse a write to the space of a workflow that has ended, and return the instant of any other write."""
     workflow = workflow_of(space)
     if workflow is None:
-        return
-    _, run = rows_of(unit.tr, workflow)
+        return unit.now_ms
+    run = control.run_of(unit, workflow)
     if run.state.terminal:
         raise InputError("The workflow has ended: its state stays as it is", workflow=workflow, state=run.state.value)
+    return run.after_checkpoint(unit.now_ms)
 
 
-def _check_attempt(unit: UnitOfWork, body: Body) -> None:
-    """Refuse the write of a node's former attempt, which does not know that another one has followed it."""
-    by = body.get("by")
-    if by is None:
-        return
-    if not isinstance(by, Mapping):
-        raise InvalidTask("A field of the request is no object", field="by")
-    node_key = NodeKey(text(by, "workflow"), text(by, "node"))
-    row = unit.node(node_key)
-    if row is None or row.state.terminal or row.fence > number(by, "fence", 1):
-        raise InputError(
-            "This attempt is not the present one of its node, so it cannot write",
-            workflow=node_key.workflow,
-            node=node_key.node,
-            fix="end the handler: its result would be refused, too",
-        )
-
-
-def _check_version(before: _Version, wanted: object, key: str) -> None:
+def _check_version(before: StateVersion, wanted: object, key: str) -> None:
     if wanted is None:
         return
     if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
@@ -170,10 +122,10 @@ def _check_version(before: _Version, wanted: object, key: str) -> None:
         )
 
 
-def _next_value(unit: UnitOfWork, space: str, key: str, before: _Version, body: Body) -> bytes:
+def _next_value(unit: UnitOfWork, space: str, key: str, before: StateVersion, body: Body) -> bytes:
     if "patch" not in body:
         return dumps(body.get("value"))
-    present = None if before.deleted else values.get(unit.tr, _value(space, key, before.number))
+    present = None if before.deleted else values.get(unit.tr, value_key(space, key, before.number))
     value = None if present is None else loads(present)
     if as_claim(value) is not None:
         raise InputError("A value over the inline limit cannot be merged", key=key, fix="read it and put the whole")
@@ -193,36 +145,12 @@ def merged(value: Any, patch: Any) -> Any:
     return result
 
 
-def _latest(tr: Reads, space: str, key: str) -> _Version:
-    row = tr.get(SPACES.pack((space, key)))
-    return _NONE if row is None else _unpack(row)
-
-
-def _past(tr: Reads, space: str, key: str, version: int) -> _Version:
+def _past(tr: Reads, space: str, key: str, version: int) -> StateVersion:
     row = tr.get(SPACE_VERSIONS.pack((space, key, version)))
     if row is None:
         fix = f"the last {KEPT} versions are kept"
         raise NotFound("There is no such version of this key", space=space, key=key, version=version, fix=fix)
-    return _unpack(row)
-
-
-def _drop(unit: UnitOfWork, space: str, key: str, version: int) -> None:
-    if version > 0:
-        unit.tr.clear(SPACE_VERSIONS.pack((space, key, version)))
-        values.clear(unit.tr, _value(space, key, version))
-
-
-def _value(space: str, key: str, version: int) -> ValueKey:
-    return ValueKey(space, key, f"v{version}")
-
-
-def _read(pair: KeyValue) -> _Version:
-    return _unpack(pair[1])
-
-
-def _unpack(row: bytes) -> _Version:
-    version, writer, task, at_ms, deleted = versions.SPACE.unpack(row)
-    return _Version(version, writer, task, at_ms, bool(deleted))
+    return unpack(row)
 
 
 def _shard_key(body: Body) -> str:

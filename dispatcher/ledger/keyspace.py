@@ -44,6 +44,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "todo"        (shard, workflow, node, kind)                       → cursor of the rest of a long step;
     │                                                                       of the whole shard with the workflow ""
     ├── "compensate"  (workflow, number)                                  → node that completed as number so-and-so
+    ├── "checkpoint"  (workflow, name)                                    → at_ms, writer; of one on request
+    ├── "restore"     (workflow, number)                                  → at_ms, who, checkpoint; of each restore
     ├── "again"       (workflow, step, node)                              → the rest of a redrive (workflows/again)
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
@@ -116,6 +118,8 @@ SIGNALS_KEPT = ROOT["signal_kept"]
 TODO = ROOT["todo"]
 COMPENSATE = ROOT["compensate"]
 AGAIN = ROOT["again"]
+CHECKPOINTS = ROOT["checkpoint"]
+RESTORES = ROOT["restore"]
 VALUES = ROOT["value"]
 
 TIMERS = ROOT["timer"]

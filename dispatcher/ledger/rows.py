@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
@@ -92,6 +93,14 @@ class RunRecord:
     """The state in which the workflow ended before its compensation began; None before that."""
     keeps: bool = False
     """Whether a cancel asked to leave completed nodes as they are, without a compensation."""
+    checkpoint_ms: int = 0
+    """The instant of the last checkpoint on request; every later end of a node has a later instant."""
+    restoring: list[Any] | None = None
+    """The restore under way: the fields of its position, its author, and whether the workflow was paused."""
+
+    def after_checkpoint(self, now_ms: int) -> int:
+        """Return an instant of now that comes after the workflow's last checkpoint on request."""
+        return max(now_ms, self.checkpoint_ms + 1)
 
     @property
     def end(self) -> WorkflowState:
@@ -110,8 +119,11 @@ class RunRecord:
         counts = {state: count for state, count in self.counts.items() if count}
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
+        compensation = [self.again, self.to_compensate, self.ended, self.keeps]
+        if self.checkpoint_ms or self.restoring is not None:
+            return RUN.pack_as(3, [*fields, *compensation, self.checkpoint_ms, self.restoring])
         if self.to_compensate or self.ended is not None or self.keeps:
-            return RUN.pack_as(2, [*fields, self.again, self.to_compensate, self.ended, self.keeps])
+            return RUN.pack_as(2, [*fields, *compensation])
         return RUN.pack([*fields, True] if self.again else fields)
 
     @classmethod

@@ -109,7 +109,7 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
 
 
 WORKFLOW = _list("workflow", _with_defaults)
-RUN = _list("run", _with_defaults)
+RUN = _list("run", _with_defaults, _with_defaults)
 STATUS = _list("status")
 ATTEMPT = _list("attempt")
 NODE = _object("node")
@@ -134,3 +134,5 @@ KEY = _tuple("key")
 LOCK_QUEUE = _tuple("lock_queue")
 LOCK_COUNT = _tuple("lock_count")
 SPACE = _tuple("space")
+CHECKPOINT = _tuple("checkpoint")
+RESTORE = _tuple("restore")

@@ -23,6 +23,8 @@ from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.handlers import listings
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control, queries, redrive, signals, submit
+from dispatcher.ledger.workflows.checkpoints import requests as checkpoints
+from dispatcher.ledger.workflows.checkpoints import restore
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.store.transaction import Reads
 
@@ -55,6 +57,10 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.REDRIVE: ShardChange(redrive.redrive),
         Verb.ANSWER: ShardChange(control.answer),
         Verb.SIGNAL: ShardChange(signals.signal, deduplicated=False),  # its id says whether it came before
+        Verb.CHECKPOINT: ShardChange(checkpoints.make),
+        Verb.RESTORE: ShardChange(restore.restore),
+        Verb.CHECKPOINTS: Query(checkpoints.listing),
+        Verb.RESTORE_PLAN: Query(checkpoints.plan),
         Verb.LIST: Query(listings.list_workflows),
         Verb.NODES: Query(queries.nodes),
         Verb.ATTEMPTS: Query(queries.attempts),

@@ -22,7 +22,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
 from dispatcher.ledger.nodes import claim, compensations, limits, waits
-from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
+from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew, ended_ms
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
     INPUT,
@@ -64,7 +64,7 @@ def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, 
     unit.move(node_key, row, state)
     if state is TaskState.COMPLETED:
         compensations.note(unit, node_key)
-    row.finished_ms, row.reason = unit.now_ms, reason
+    row.finished_ms, row.reason = ended_ms(unit, node_key), reason
     if state is TaskState.DEAD:
         unit.tr.set(DEAD.pack(node_key), b"")
     unit.ended.append(node_key)
@@ -283,8 +283,8 @@ def _begin_work(
 
 
 def has_elements(unit: UnitOfWork, node_key: NodeKey) -> bool:
-    """Tell whether a map has begun to make nodes for its elements: whether the node of element 0 is in the store."""
-    return unit.node(node_key.element(0)) is not None
+    """Tell whether a map has begun to make nodes for its elements: whether it has a node of element 0."""
+    return (first := unit.node(node_key.element(0))) is not None and first.reason != RESTORED
 
 
 def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> None:
@@ -324,6 +324,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
         elif child.state is TaskState.COMPLETED:
             row.tally = row.tally.with_end(OnFailure.FAIL, child.state)
         else:
+            write(unit, element, INPUT, dumps(bodies[number]))  # another one after a restore
             begin_anew(unit, element, child)
             claim.offer(unit, element, child)
         number += 1

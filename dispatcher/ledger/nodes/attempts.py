@@ -14,6 +14,8 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 UNDER_WAY = (TaskState.PUBLISHED, TaskState.WORKING)
 BY_OTHERS = "predecessor"
 """The reason of a node that ended without running, because a predecessor ended without a result."""
+RESTORED = "restored"
+"""The reason of a node that a restore of its workflow discarded, until the node ends again."""
 MOST_MESSAGE = 2_000
 """The most characters of an error message in the attempt history; the last attempt's failure is kept whole."""
 DIED = Failure("process_died", "AgentLost", "The agent was gone before the attempt ended", retryable=True)
@@ -31,7 +33,7 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
         row.agent,
         row.published_ms,
         row.started_ms,
-        unit.now_ms,
+        row.finished_ms or unit.now_ms,
         status,
         failure.reason if failure else "",
         failure.message[:MOST_MESSAGE] if failure else "",
@@ -43,11 +45,17 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Reset an ended node's row to attempt 1, after moving the last attempt to the node's history."""
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
-    if row.reason != BY_OTHERS:
+    if row.reason not in (BY_OTHERS, RESTORED):
         failure = _forget_values(unit, node_key) if row.state is not TaskState.CANCELED else None
         if row.publication:
             write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
+
+
+def ended_ms(unit: UnitOfWork, node_key: NodeKey) -> int:
+    """Return the instant of a node's end: now, but after its workflow's last checkpoint on request."""
+    run = unit.run(node_key.workflow)
+    return unit.now_ms if run is None else run.after_checkpoint(unit.now_ms)
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:

@@ -1,10 +1,11 @@
 """The list of a workflow's completed nodes that declare a compensation, in the order in which they completed.
 
-A node's place in the list is the number of nodes of the workflow that had completed by then, which no other node of the
-workflow gets: completed nodes stay completed. A node without a compensation has no row.
+A node's place in the list is a number above that of every node before it. A node without a compensation has no row.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from coditect.workflow.definition import COMPENSATION, Call
 from coditect.workflow.states import TaskState
@@ -19,30 +20,39 @@ def note(unit: UnitOfWork, node_key: NodeKey) -> None:
     work = unit.definition(node_key).work
     if not isinstance(work, Call) or work.compensate is None:  # a map is compensated element by element
         return
-    run = unit.run(node_key.workflow)
+    run, before = unit.run(node_key.workflow), next(listed(unit, node_key.workflow), None)
     assert run is not None
-    number = run.counts[TaskState.COMPLETED.value]
+    number = 1 if before is None else COMPENSATE.unpack(before[0])[1] + 1
     unit.tr.set(COMPENSATE.pack((node_key.workflow, number)), node_key.node.encode())
     run.to_compensate += 1
 
 
 def last(unit: UnitOfWork, workflow: str) -> NodeKey | None:
     """Return the compensation of the node that completed last and is not compensated; None when there is none."""
-    found = _last(unit, workflow)
-    return None if found is None else NodeKey(workflow, found[1].decode() + COMPENSATION)
+    found = next(listed(unit, workflow), None)
+    return None if found is None else of(NodeKey(workflow, found[1].decode()))
 
 
-def _last(unit: UnitOfWork, workflow: str) -> KeyValue | None:
-    rows = unit.tr.get_range(*COMPENSATE.range((workflow,)), limit=1, reverse=True)
-    return rows[0] if rows else None
+def of(node_key: NodeKey) -> NodeKey:
+    """Return the key of a node's compensation."""
+    return NodeKey(node_key.workflow, node_key.node + COMPENSATION)
+
+
+def listed(unit: UnitOfWork, workflow: str) -> Iterator[KeyValue]:
+    """Yield the rows of a workflow's list, the node that completed last first."""
+    begin, end = COMPENSATE.range((workflow,))
+    while rows := unit.tr.get_range(begin, end, limit=1, reverse=True):
+        yield rows[0]
+        end = rows[0][0]
 
 
 def settle(unit: UnitOfWork, node_key: NodeKey) -> None:
     """Take the node of an ended compensation off the list if it completed, and have the next one begin."""
-    run, row, found = unit.run(node_key.workflow), unit.node(node_key), _last(unit, node_key.workflow)
+    run, row, node = unit.run(node_key.workflow), unit.node(node_key), node_key.compensated.node.encode()
     assert run is not None and row is not None
+    found = next((key for key, listed_node in listed(unit, node_key.workflow) if listed_node == node), None)
     if row.state is TaskState.COMPLETED and found is not None:
-        unit.tr.clear(found[0])
+        unit.tr.clear(found)
         run.to_compensate -= 1
-        if run.to_compensate and not run.canceling:
+        if (run.to_compensate or run.restoring is not None) and not run.canceling:
             unit.compensate_next(node_key.workflow, run)

@@ -27,6 +27,7 @@ from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AWAITING, SIGNALS, SIGNALS_KEPT
 from dispatcher.ledger.nodes import approvals
+from dispatcher.ledger.nodes.attempts import RESTORED
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
@@ -146,6 +147,8 @@ def _value_key(workflow: str, name: str, number: int) -> ValueKey:
 
 def _await(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: AwaitSignal) -> bool:
     row.ready_ms = unit.now_ms
+    if row.reason == RESTORED and values.get(unit.tr, ValueKey(*node_key, RESULT)) is not None:
+        return True  # the signal that it had taken before a restore is the node's still
     kept = unit.tr.get_range(*SIGNALS_KEPT.range((node_key.workflow, work.signal)), limit=1)
     if kept:
         value_key = _value_key(node_key.workflow, work.signal, int(SIGNALS_KEPT.unpack(kept[0][0])[2]))

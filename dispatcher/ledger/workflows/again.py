@@ -6,7 +6,7 @@ these ends counts the ends of its predecessors again, and runs if they permit it
 work goes on in later transactions, from rows of its own::
 
     ("again", workflow, _TELL, node)    its dependents behind the cursor are to be examined
-    ("again", workflow, _COUNT, node)   its edges are to be counted, once no _TELL row is left
+    ("again", workflow, COUNT, node)   its edges are to be counted, once no _TELL row is left
 
 Meanwhile nodes run and end, but no end in the workflow is passed on to dependents: those are left over
 (`advance.release`), so it is known of every end which dependents were informed. A cancel makes all of it pointless.
@@ -31,9 +31,9 @@ from dispatcher.store.transaction import KeyValue
 
 FIND = "find"
 REDRIVABLE = frozenset({TaskState.FAILED, TaskState.DEAD, TaskState.REJECTED, TaskState.CANCELED})
-_TELL, _COUNT = 0, 1
+_TELL, COUNT = 0, 1
 _FIRST = b"first"
-"""The mark in a _COUNT row of a node that failed by itself, and may have a recorded input."""
+"""The mark in a COUNT row of a node that failed by itself, and may have a recorded input."""
 _PAGE = 100
 
 
@@ -41,7 +41,7 @@ def begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Reset an ended node and the nodes that ended only because of it; run it again if its predecessors permit."""
     _hold(unit, node_key.workflow)
     _take_back(unit, node_key, row, first=True)
-    unit.tr.clear(AGAIN.pack((node_key.workflow, _COUNT, node_key.node)))
+    unit.tr.clear(AGAIN.pack((node_key.workflow, COUNT, node_key.node)))
     _count(unit, node_key, first=True)
     go_on(unit, NodeKey(node_key.workflow, ROOT), "", MOST_STEPS)
 
@@ -110,7 +110,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
 def _page(unit: UnitOfWork, workflow: str) -> list[KeyValue]:
     """Return a redrive's next rows: nodes whose dependents to reset, or if none, nodes whose predecessors to count."""
     rows = unit.tr.get_range(*AGAIN.range((workflow, _TELL)), limit=_PAGE)
-    return rows or unit.tr.get_range(*AGAIN.range((workflow, _COUNT)), limit=_PAGE)
+    return rows or unit.tr.get_range(*AGAIN.range((workflow, COUNT)), limit=_PAGE)
 
 
 def _is_given_up(unit: UnitOfWork, workflow: str) -> bool:
@@ -138,7 +138,7 @@ def _take_back(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, first: b
 
 
 def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) -> None:
-    key = AGAIN.pack((node_key.workflow, _COUNT, node_key.node))
+    key = AGAIN.pack((node_key.workflow, COUNT, node_key.node))
     if first or unit.tr.get(key) is None:
         unit.tr.set(key, _FIRST if first else b"")
 

@@ -11,32 +11,39 @@ from coditect.errors import InputError
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
-from dispatcher.ledger.nodes import advance, claim, compensations
+from dispatcher.ledger.nodes import advance, claim
 from dispatcher.ledger.nodes.attempts import begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, RESULT, body_at, body_of, failure_of, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows.checkpoints import restore
 
 
 def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
     """Begin the compensation of the workflow's node that completed last, unless a cancel ends the compensation."""
-    run, node_key = unit.run(root.workflow), compensations.last(unit, root.workflow)
-    if node_key is None or run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
+    run = unit.run(root.workflow)
+    if run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
         return 1
+    node_key = restore.next_compensation(unit, run, root.workflow)
+    if node_key is None:
+        return restore.discard(unit, root, most) if run.restoring is not None else 1
     row = unit.node(node_key)
     if row is None:
-        _begin(unit, node_key)
+        row = NodeRecord(TaskState.BLOCKED, own_input=True)
+        unit.add_node(node_key, row)
+        _begin(unit, node_key, row)
+    elif row.state is TaskState.COMPLETED:  # it undid what a restore discarded, and its node has completed again
+        begin_anew(unit, node_key, row)
+        _begin(unit, node_key, row)
     elif row.state.terminal:
         begin_anew(unit, node_key, row)
         claim.offer(unit, node_key, row)
     return min(1, most)
 
 
-def _begin(unit: UnitOfWork, node_key: NodeKey) -> None:
-    row = NodeRecord(TaskState.BLOCKED, own_input=True)
-    unit.add_node(node_key, row)
+def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     try:
-        write(unit, node_key, INPUT, _input(unit, node_key.compensated), first=True)
+        write(unit, node_key, INPUT, _input(unit, node_key.compensated))
     except (InputError, DamagedValue) as error:
         advance.fail(unit, node_key, row, failure_of(error))
     else:

@@ -13,6 +13,7 @@ from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
 from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import again, compensate, republish, walks
+from dispatcher.ledger.workflows.checkpoints import restore
 from dispatcher.store.errors import TransactionTooOld
 from dispatcher.store.transaction import KeyValue
 
@@ -99,5 +100,8 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.AGAIN: again.go_on,
         again.FIND: again.find,
         COMPENSATE: compensate.go_on,
+        restore.STOP: restore.stop,
+        restore.RETURN: restore.go_on_with_state,
+        restore.DISCARD: restore.go_on,
     }
 )

@@ -14,7 +14,7 @@ from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import walks
-from dispatcher.ledger.workflows.submit import text
+from dispatcher.ledger.workflows.submit import number, text
 
 MOST_NAME = 255
 MOST_COMMENT = 2_000
@@ -43,6 +43,28 @@ def node_of(unit: UnitOfWork, node_key: NodeKey) -> NodeRecord:
     if row is None:
         raise NotFound("The workflow has no such node", workflow=node_key.workflow, node=node_key.node)
     return row
+
+
+def check_present(unit: UnitOfWork, body: Mapping[str, Any]) -> None:
+    """Refuse a request of a node's former attempt, which does not know that another one has followed it.
+
+    Raises:
+        InputError: when the attempt that the field `by` names is not the present one of its node.
+    """
+    by = body.get("by")
+    if by is None:
+        return
+    if not isinstance(by, Mapping):
+        raise InvalidTask("A field of the request is no object", field="by")
+    node_key = NodeKey(text(by, "workflow"), text(by, "node"))
+    row = unit.node(node_key)
+    if row is None or row.state.terminal or row.fence > number(by, "fence", 1):
+        raise InputError(
+            "This attempt is not the present one of its node, so it cannot write",
+            workflow=node_key.workflow,
+            node=node_key.node,
+            fix="end the handler: its result would be refused, too",
+        )
 
 
 def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         write(unit, node_key, INPUT, dumps(body["input"]))
         row.own_input = True
     known = len(unit.effects.moved)
-    _reopen(unit, node_key.workflow, run)
+    reopen(unit, node_key.workflow, run)
     again.begin(unit, node_key, row)
     return told | _begun(unit.effects.moved[known:], run) | {"dry_run": False}
 
@@ -125,7 +125,7 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
     known = len(unit.effects.moved)
-    _reopen(unit, workflow, run)
+    reopen(unit, workflow, run)
     if run.ended is not None:
         unit.compensate_next(workflow, run)
     else:
@@ -133,7 +133,8 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
 
 
-def _reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
+def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
+    """Have an ended workflow run again, or go on with its compensation."""
     if run.finished_ms is not None:
         head = unit.workflow(workflow)
         assert head is not None

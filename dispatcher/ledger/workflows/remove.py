@@ -16,6 +16,7 @@ from dispatcher.ledger import idempotency, timers, versions
 from dispatcher.ledger.keyspace import (
     ATTEMPTS,
     AWAITING,
+    CHECKPOINTS,
     COMPENSATE,
     DEAD,
     EDGES,
@@ -25,6 +26,7 @@ from dispatcher.ledger.keyspace import (
     KEY_EXPIRIES,
     LABELED,
     NODES,
+    RESTORES,
     RUNS,
     SHOWN,
     SIGNALS,
@@ -53,6 +55,8 @@ _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
     (COMPENSATE, MOST_ROWS),
+    (CHECKPOINTS, MOST_ROWS),
+    (RESTORES, MOST_ROWS),
     (DEAD, MOST_ROWS),
     (EDGES, MOST_ROWS),
     (AWAITING, MOST_ROWS),

@@ -12,11 +12,12 @@ from coditect.errors import InputError, InvalidTask, NotFound, VersionConflict
 from coditect.wire.control import Verb
 from coditect.wire.state import workflow_space
 from dispatcher.coordination import state
-from dispatcher.coordination.state import KEPT, merged
+from dispatcher.coordination.state import merged
 from dispatcher.ledger.commands import Claimed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import SPACE_VERSIONS, SPACES, VALUES
 from dispatcher.ledger.workflows import remove
+from dispatcher.ledger.workflows.checkpoints.spaces import KEPT
 from tests.unit.dispatcher.ledger import Ledger
 
 PLACE = {"space": workflow_space("w"), "key": "k"}

@@ -20,7 +20,7 @@ from tests.unit.layers.store_of_version_1 import rows_by_kind
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
 PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "signal", "signal_kept"}
 """Values that are one text, or nothing: they have no version."""
-NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker"}
+NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore"}
 """Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,
@@ -50,6 +50,8 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         number,
         st.none() | st.sampled_from(WorkflowState),
         st.booleans(),
+        number,
+        st.none() | st.just([1, ["a"], "ada", False]),
     ),
     "status": st.builds(
         NodeRecord,
@@ -137,7 +139,9 @@ def test_each_version_is_read_by_the_steps_that_follow_it(of: RowFormat) -> None
 def test_row_of_a_run_has_the_lowest_version_that_has_all_of_its_fields(run: RunRecord) -> None:
     plain = not (run.to_compensate or run.ended is not None or run.keeps)
 
-    assert run.pack().startswith(b'["' if plain else b'2["')
+    first = b'["' if plain else b'2["'
+
+    assert run.pack().startswith(b'3["' if run.checkpoint_ms or run.restoring is not None else first)
 
 
 def test_a_damaged_row_is_no_newer_one() -> None:

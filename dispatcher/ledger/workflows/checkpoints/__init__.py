@@ -1,0 +1,1 @@
+"""The checkpoints of a workflow, and the restore of the workflow to one of them."""

@@ -1,0 +1,85 @@
+"""The positions in a workflow's history: what had ended by then stays, everything else is discarded by a restore.
+
+A checkpoint costs nothing while a workflow runs. The rows of the nodes say when each of them ended, which is a log
+already, so the checkpoint after a node is the instant of the node's end. A checkpoint on request has a row of its own
+with a name, and every later end in the workflow gets a later instant.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from coditect.errors import NotFound
+from coditect.model.value import value
+from coditect.workflow.definition import defined_name
+from coditect.workflow.states import TaskState
+from dispatcher.ledger import versions
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.keyspace import CHECKPOINTS, EDGES
+from dispatcher.ledger.nodes.attempts import RESTORED
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.store.transaction import Reads
+
+Seen: TypeAlias = Callable[[Sequence[NodeKey]], Sequence[NodeRecord | None]]
+"""The function that reads the progress of several nodes at once."""
+MOST_LATER = 1_000
+"""The largest number of dependents that are looked at for ends in the very millisecond of a checkpoint."""
+
+
+@value
+class Position:
+    """A position in the history of a workflow, which every end of a node either precedes or follows."""
+
+    at_ms: int
+    """The instant of the position: of a node's end, or of a checkpoint on request."""
+    later: tuple[str, ...] = ()
+    """The nodes that ended in the same millisecond, but after the node of the checkpoint."""
+
+    def keeps(self, name: str, row: NodeRecord) -> bool:
+        """Tell whether a node had ended by the position, so that a restore leaves the node as it is."""
+        if row.finished_ms is None or not row.state.terminal or row.reason == RESTORED:
+            return False
+        return row.finished_ms <= self.at_ms and defined_name(name) not in self.later
+
+    def had_written(self, at_ms: int, node: str) -> bool:
+        """Tell whether a version of shared state was there, by its instant and the node that wrote it ("" for none)."""
+        return at_ms < self.at_ms or (at_ms == self.at_ms and node not in self.later)
+
+
+def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
+    """Return the position of a checkpoint: one on request, or the end of the completed node of that name.
+
+    Raises:
+        NotFound: when the workflow has no such checkpoint.
+    """
+    stored = tr.get(CHECKPOINTS.pack((workflow, name)))
+    if stored is not None:
+        return Position(int(versions.CHECKPOINT.unpack(stored)[0]))
+    node_key = NodeKey(workflow, name)
+    (row,) = seen([node_key])
+    if row is None or node_key.is_compensation or row.state is not TaskState.COMPLETED or row.finished_ms is None:
+        fix = f"coditect workflow checkpoints {workflow}"
+        raise NotFound("The workflow has no such checkpoint", workflow=workflow, checkpoint=name, fix=fix)
+    return Position(row.finished_ms, _later(tr, seen, node_key, row.finished_ms))
+
+
+def read(stored: list[Any]) -> Position:
+    """Return the position that a run's row has while the workflow is being restored."""
+    return Position(stored[0], tuple(stored[1]))
+
+
+def _later(tr: Reads, seen: Seen, node_key: NodeKey, at_ms: int) -> tuple[str, ...]:
+    """Return the nodes that come after a node in the graph and ended in the same millisecond."""
+    found: dict[str, None] = {}
+    waiting, left = deque([node_key.node]), MOST_LATER
+    while waiting and left > 0:
+        edges = tr.get_range(*EDGES.range((node_key.workflow, waiting.popleft())), limit=left)
+        left -= 1 + len(edges)
+        dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges]
+        for dependent, row in zip(dependents, seen(dependents), strict=True):
+            if row is not None and row.finished_ms == at_ms and dependent.node not in found:
+                found[dependent.node] = None
+                waiting.append(dependent.node)
+    return tuple(found)

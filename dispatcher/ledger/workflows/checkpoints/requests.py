@@ -1,0 +1,181 @@
+"""The requests about checkpoints: make one, list them, and say what a restore would discard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from coditect.errors import InputError, Retryable
+from coditect.workflow import fields
+from coditect.workflow.definition import Call, Each
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import definitions, versions
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.keyspace import CHECKPOINTS, RESTORES, STATUSES
+from dispatcher.ledger.nodes.attempts import RESTORED
+from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import control
+from dispatcher.ledger.workflows.checkpoints import positions, spaces
+from dispatcher.ledger.workflows.checkpoints.positions import Position
+from dispatcher.ledger.workflows.control import MOST_NAME
+from dispatcher.ledger.workflows.queries import MOST, PAGE, Body, rows_of
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import KeyValue, Reads
+
+MOST_NAMED = 100
+"""The largest number of checkpoints on request, and of restores that are told, of one workflow."""
+_NOT_BEGUN = frozenset({TaskState.BLOCKED, TaskState.READY, TaskState.SKIPPED})
+
+
+def make(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Give a name to the present position of a workflow; a name that was given before is given to this position.
+
+    Raises:
+        InputError: when the workflow has ended, the name is a node's, or the attempt that asks is not the present one.
+        Retryable: while the workflow is being restored.
+    """
+    workflow, name = text(body, "workflow"), fields.checkpoint(body.get("checkpoint"))
+    run = control.run_of(unit, workflow)
+    control.check_present(unit, body)
+    if run.state.terminal:
+        fix = "each completed node is a checkpoint: coditect workflow checkpoints"
+        raise InputError("The workflow has ended", workflow=workflow, state=run.state.value, fix=fix)
+    if run.restoring is not None:
+        raise Retryable("The workflow is being restored", workflow=workflow, fix="try again in a moment")
+    if unit.node(NodeKey(workflow, name)) is not None:
+        fix = "the node is a checkpoint by itself once it has completed; choose another name"
+        raise InputError("A node of the workflow has this name", workflow=workflow, checkpoint=name, fix=fix)
+    key = CHECKPOINTS.pack((workflow, name))
+    if unit.tr.get(key) is None and len(unit.tr.get_range(*CHECKPOINTS.range((workflow,)))) >= MOST_NAMED:
+        raise InputError("The workflow has too many checkpoints with a name", workflow=workflow, most=MOST_NAMED)
+    run.checkpoint_ms = max(unit.now_ms, run.checkpoint_ms + 1)
+    by = str(body.get("writer") or "")[:MOST_NAME]
+    unit.tr.set(key, versions.CHECKPOINT.pack((run.checkpoint_ms, by)))
+    unit.effects.say("workflow.checkpoint", workflow, checkpoint=name, by=by)
+    return {"workflow": workflow, "checkpoint": name, "at_ms": run.checkpoint_ms}
+
+
+def listing(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of a workflow's checkpoints; the first page has those with a name, and the restores, too."""
+    workflow = text(body, "workflow")
+    rows_of(tr, workflow)
+    rows, following = _page(tr, workflow, body)
+    told: list[dict[str, Any]] = []
+    restored: list[dict[str, Any]] = []
+    if not body.get("after"):
+        told = [_named(pair) for pair in tr.get_range(*CHECKPOINTS.range((workflow,)), limit=MOST_NAMED)]
+        latest = tr.get_range(*RESTORES.range((workflow,)), limit=MOST_NAMED, reverse=True)
+        restored = [_restore(pair) for pair in reversed(latest)]
+    told += [
+        {"checkpoint": node_key.node, "node": node_key.node, "at_ms": row.finished_ms, "by": ""}
+        for node_key, row in rows
+        if row.state is TaskState.COMPLETED and not node_key.is_compensation
+    ]
+    return {"checkpoints": told, "restores": restored, "next": following}
+
+
+def plan(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the nodes that a restore would discard and that may have had effects, with a token.
+
+    Of each is told whether it is `compensated`; what is not cannot be undone. The token stands for this position of the
+    workflow's history: a restore with it does what was told, or nothing.
+
+    Raises:
+        InputError: when the workflow cannot be restored, or (NotFound) has no such checkpoint.
+        Retryable: while an earlier restore, redrive or cancel is not done.
+    """
+    workflow, name = text(body, "workflow"), text(body, "checkpoint")
+    _, run = rows_of(tr, workflow)
+    position = positions.find(tr, partial(_seen, tr), workflow, name)
+    check(workflow, run)
+    spaces.check(tr, workflow, position)
+    rows, following = _page(tr, workflow, body)
+    begun = [(node_key, row) for node_key, row in rows if _has_effects(node_key, row, position)]
+    told = [
+        {
+            "node": node_key.node,
+            "state": row.state.value,
+            "compensated": declares and row.state is TaskState.COMPLETED,
+        }
+        for (node_key, row), declares in zip(begun, _declared(tr, [one for one, _ in begun]), strict=True)
+    ]
+    return {"workflow": workflow, "nodes": told, "token": token_of(tr, workflow, run), "next": following}
+
+
+def check(workflow: str, run: RunRecord) -> None:
+    """Refuse the restore of a workflow that was canceled or compensated, or has other work under way.
+
+    Raises:
+        InputError: when the workflow cannot be restored.
+        Retryable: when it can be in a moment.
+    """
+    facts = {"workflow": workflow, "state": run.state.value, "fix": "start the workflow again"}
+    if run.ended is not None:
+        raise InputError("A compensated workflow is not restored: its nodes are undone", **facts)
+    if run.state is WorkflowState.CANCELED:
+        raise InputError("A canceled workflow is not restored: a cancel is final", **facts)
+    if run.again or run.restoring is not None or run.canceling:
+        fix = "try again in a moment"
+        raise Retryable("What was begun before is not done yet", workflow=workflow, fix=fix)
+
+
+def token_of(tr: Reads, workflow: str, run: RunRecord) -> str:
+    """Return a text that changes when a further node of the workflow begins or completes, or the workflow is restored.
+
+    Nodes are only added, and but for a restore none that has begun becomes one that has not, so the counts tell.
+    """
+    begun = sum(count for state, count in run.counts.items() if TaskState(state) not in _NOT_BEGUN)
+    completed = run.counts.get(TaskState.COMPLETED.value, 0)
+    return f"{restores(tr, workflow)}.{sum(run.counts.values())}.{begun}.{completed}.{run.state.value}"
+
+
+def restores(tr: Reads, workflow: str) -> int:
+    """Return how often a workflow was restored."""
+    last = tr.get_range(*RESTORES.range((workflow,)), limit=1, reverse=True)
+    return int(RESTORES.unpack(last[0][0])[1]) if last else 0
+
+
+def _seen(tr: Reads, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
+    rows = tr.get_many([STATUSES.pack(node_key) for node_key in node_keys])
+    return [None if row is None else NodeRecord.unpack(row) for row in rows]
+
+
+def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, NodeRecord]], str | None]:
+    begin, end = STATUSES.range((workflow,))
+    if body.get("after"):
+        begin = STATUSES.pack((workflow, text(body, "after"))) + b"\0"
+    limit = min(number(body, "limit", PAGE), MOST)
+    found = tr.get_range(begin, end, limit=limit + 1)
+    rows = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in found[:limit]]
+    return rows, rows[-1][0].node if len(found) > limit else None
+
+
+def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
+    """Tell whether a restore discards a node whose task may have begun: of a map only its elements have tasks."""
+    if not row.publication or node_key.is_compensation or row.state in _NOT_BEGUN:
+        return False
+    return row.reason != RESTORED and not position.keeps(node_key.node, row)
+
+
+def _declared(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bool]:
+    """Yield, for each node, whether its definition names a compensation."""
+    defined = tuple(dict.fromkeys(node_key.defined for node_key in node_keys))
+    declares: dict[NodeKey, bool] = {}
+    for node_key, row in zip(defined, definitions.find_all(tr, defined), strict=True):
+        work = None if row is None else definitions.known(node_key, row).work
+        call = work.call if isinstance(work, Each) else work
+        declares[node_key] = isinstance(call, Call) and call.compensate is not None
+    return (declares[node_key.defined] for node_key in node_keys)
+
+
+def _named(pair: KeyValue) -> dict[str, Any]:
+    key, row = pair
+    at_ms, by = versions.CHECKPOINT.unpack(row)
+    return {"checkpoint": CHECKPOINTS.unpack(key)[1], "node": "", "at_ms": at_ms, "by": by}
+
+
+def _restore(pair: KeyValue) -> dict[str, Any]:
+    at_ms, by, checkpoint = versions.RESTORE.unpack(pair[1])
+    return {"at_ms": at_ms, "by": by, "checkpoint": checkpoint}

@@ -1,0 +1,233 @@
+"""The restore of a workflow to a checkpoint: what came later is stopped, undone where declared, and run again.
+
+A restore begins in the transaction of its request and goes on from stored cursors, so whoever owns the shard ends it::
+
+    stop     every node that has not ended ends as canceled; only when there is something to undo
+    undo     discarded nodes with a compensation are compensated, the last completed one first
+    return   the shared state becomes what it was
+    discard  every discarded node waits again
+    count    each of them counts its ended predecessors, and runs when they permit it (`workflows.again`)
+
+A discarded node keeps its row with its fence, so what its former attempts may still tell is refused. Meanwhile no end
+is passed on to dependents. A compensation that fails ends the workflow as any other does; a resume goes on with both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.errors import VersionConflict
+from coditect.model.result import Failure
+from coditect.workflow.definition import AwaitSignal
+from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger import values, versions
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES
+from dispatcher.ledger.nodes import advance, compensations, limits
+from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
+from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
+from dispatcher.ledger.rows import NodeRecord, RunRecord
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import again, control, redrive
+from dispatcher.ledger.workflows.checkpoints import positions, requests, spaces
+from dispatcher.ledger.workflows.checkpoints.positions import Position
+from dispatcher.ledger.workflows.control import MOST_NAME
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import text
+
+STOP, RETURN, DISCARD = "stop", "return", "discard"
+"""The kinds of a restore's unfinished work, with a node's name or a key of shared state as the cursor."""
+_DISCARDED = Failure(RESTORED, "Restored", "The workflow was restored to a checkpoint before its end")
+
+
+def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Begin the restore of a workflow to a checkpoint, if nothing has begun or completed since it was planned.
+
+    Raises:
+        VersionConflict: when the workflow went on since the plan with the given token.
+        InputError: when the workflow cannot be restored, or (NotFound) has no such checkpoint.
+        Retryable: while an earlier restore, redrive or cancel is not done.
+    """
+    workflow, name, by = text(body, "workflow"), text(body, "checkpoint"), text(body, "by")[:MOST_NAME]
+    run = control.run_of(unit, workflow)
+    position = positions.find(unit.tr, unit.seen, workflow, name)
+    requests.check(workflow, run)
+    if text(body, "token") != requests.token_of(unit.tr, workflow, run):
+        fix = "look again at what would be discarded; pause a workflow that goes on too fast"
+        raise VersionConflict("The workflow went on since its restore was planned", workflow=workflow, fix=fix)
+    spaces.check(unit.tr, workflow, position)
+    _note(unit, workflow, name, by, position)
+    paused = run.state is WorkflowState.PAUSED
+    if run.state.terminal:
+        redrive.reopen(unit, workflow, run)
+    run.restoring, run.again = [position.at_ms, list(position.later), by, paused], True
+    root = NodeKey(workflow, advance.ROOT)
+    if next_compensation(unit, run, workflow) is None:
+        discard(unit, root, advance.MOST_STEPS)
+    else:
+        run.state, run.ended = WorkflowState.COMPENSATING, WorkflowState.FAILED  # what it is if one of them fails
+        stop(unit, root, "", advance.MOST_STEPS)
+    return {"workflow": workflow, "checkpoint": name, "state": run.state.value}
+
+
+def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Position) -> None:
+    """Record a restore, and forget the checkpoints on request that come after its position."""
+    row = versions.RESTORE.pack((unit.now_ms, by, name))
+    unit.tr.set(RESTORES.pack((workflow, requests.restores(unit.tr, workflow) + 1)), row)
+    for key, stored in unit.tr.get_range(*CHECKPOINTS.range((workflow,))):
+        if versions.CHECKPOINT.unpack(stored)[0] > position.at_ms:
+            unit.tr.clear(key)
+    unit.effects.say("workflow.restored", workflow, checkpoint=name, by=by)
+
+
+def next_compensation(unit: UnitOfWork, run: RunRecord, workflow: str) -> NodeKey | None:
+    """Return the compensation that comes next: of the last node to undo, during a restore the last discarded one."""
+    if run.restoring is None:
+        return compensations.last(unit, workflow)
+    position = positions.read(run.restoring)
+    for _, name in compensations.listed(unit, workflow):
+        node_key = NodeKey(workflow, name.decode())
+        row = unit.node(node_key)
+        if row is None or not position.keeps(node_key.node, row):
+            return compensations.of(node_key)
+        if (row.finished_ms or 0) < position.at_ms:  # the list is in the order of the ends
+            return None
+    return None
+
+
+def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+    """End a workflow's nodes after `after` that have not ended, then have the compensations begin."""
+    run = unit.run(root.workflow)
+    if run is None or run.restoring is None or run.canceling:
+        return 1
+    seen, is_done = _walk(unit, root, STOP, after, most, ended=False)
+    if is_done:
+        run.again = False  # no node is left that an end could begin
+        unit.compensate_next(root.workflow, run)
+    return seen
+
+
+def discard(unit: UnitOfWork, root: NodeKey, most: int) -> int:
+    """Bring a workflow's shared state back, and have every discarded node wait again: nothing is left to be undone."""
+    run = unit.run(root.workflow)
+    assert run is not None and run.restoring is not None
+    run.again, run.ended, run.reason = True, None, ""
+    run.state = WorkflowState.PAUSED if run.restoring[3] else WorkflowState.RUNNING
+    return go_on_with_state(unit, root, "", most)
+
+
+def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+    """Bring back the keys of a workflow's shared state behind a key, then discard nodes."""
+    run = unit.run(root.workflow)
+    if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
+        return 1
+    last = spaces.bring_back(unit, root.workflow, positions.read(run.restoring), after, run.restoring[2])
+    if last is not None:
+        advance.leave(unit, root, RETURN, last)
+        return most
+    return go_on(unit, root, "", most)
+
+
+def go_on(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
+    """Discard a workflow's nodes after `after`, then have the discarded nodes count their predecessors."""
+    run = unit.run(root.workflow)
+    if run is None or run.restoring is None or _is_given_up(unit, root.workflow, run):
+        return 1
+    seen, is_done = _walk(unit, root, DISCARD, after, most, ended=True)
+    if not is_done:
+        return seen
+    run.restoring = None
+    return seen + again.go_on(unit, root, "", max(1, most - seen))
+
+
+def _is_given_up(unit: UnitOfWork, workflow: str, run: RunRecord) -> bool:
+    """Tell whether the workflow was canceled during its restore, and drop the restore if it was."""
+    if not advance.is_over(run):
+        return False
+    unit.tr.clear_range(*AGAIN.range((workflow,)))
+    run.again, run.restoring = False, None
+    return True
+
+
+def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, ended: bool) -> tuple[int, bool]:
+    """Stop a workflow's nodes after `after`, and with `ended` discard them; return how many were seen, and if all."""
+    advance.follow(unit)  # what has ended in this transaction is left over, and dropped with its node
+    run = unit.run(root.workflow)
+    assert run is not None and run.restoring is not None
+    position = positions.read(run.restoring)
+    start, end = STATUSES.range((root.workflow,))
+    if after:
+        start = STATUSES.pack((root.workflow, after)) + b"\0"
+    found = unit.tr.get_range(start, end, limit=most + 1)
+    seen = 0
+    for key, stored in found[:most]:
+        if not seen % advance.AHEAD:
+            names = [STATUSES.unpack(one)[1] for one, _ in found[seen : seen + advance.AHEAD]]
+            unit.expect_definitions(NodeKey(root.workflow, name) for name in names)
+        if seen and unit.is_full:
+            break
+        seen += 1
+        node_key = NodeKey(root.workflow, STATUSES.unpack(key)[1])
+        row = unit.met(node_key, stored)
+        if node_key.is_compensation or position.keeps(node_key.node, row):
+            continue
+        if not row.state.terminal:
+            _stop(unit, node_key, row)
+        if ended:
+            _discard(unit, node_key, row)
+    if len(found) > seen:
+        advance.leave(unit, root, kind, STATUSES.unpack(found[seen - 1][0])[1])
+    return seen, len(found) == seen
+
+
+def _stop(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    """End a node that has not ended, without a word to its dependents; an agent that has the task gets a cancel."""
+    if row.state in UNDER_WAY and row.publication:
+        write_attempt(unit, node_key, row, TaskState.CANCELED.value, _DISCARDED)
+    advance.call_off(unit, node_key, row)
+    limits.clear(unit, node_key, row)
+    for kind in (advance.EVALUATE, advance.EXPAND):
+        advance.drop(unit, node_key, kind)
+    call = unit.call(node_key)
+    if call is not None and call.repeat is not None:
+        values.clear(unit.tr, values.ValueKey(*node_key, ITERATIONS))
+    unit.move(node_key, row, TaskState.CANCELED)
+    row.finished_ms, row.reason = unit.now_ms, RESTORED
+
+
+def _discard(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    """Have an ended node wait again, as if it had never begun, but for its fence and the history of its attempts.
+
+    An element of a map stays canceled until the map makes an element of that number again. A signal that the node had
+    taken stays the node's.
+    """
+    signal = body_at(unit.tr, node_key, RESULT) if _took_signal(unit, node_key, row) else None
+    if row.reason != RESTORED:
+        _forget_end(unit, node_key, row)
+    begin_anew(unit, node_key, row)
+    if signal is not None:
+        write(unit, node_key, RESULT, signal)
+    if row.fence:
+        unit.advance_fence(row)
+    row.reason = RESTORED
+    if node_key.is_element:
+        row.finished_ms = unit.now_ms
+        unit.move(node_key, row, TaskState.CANCELED)
+        return
+    unit.move(node_key, row, TaskState.BLOCKED)
+    unit.tr.set(AGAIN.pack((node_key.workflow, again.COUNT, node_key.node)), b"")
+
+
+def _forget_end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    """Take back what a node's end has caused: the rest of its release, and its part in the workflow's end."""
+    is_left = advance.drop(unit, node_key, advance.RELEASE)
+    if node_key.is_derived or is_left:
+        return
+    if not unit.tr.snapshot.get_range(*EDGES.range((node_key.workflow, node_key.node)), limit=1):
+        run = unit.run(node_key.workflow)
+        assert run is not None
+        run.lasts[row.state.value] -= 1
+
+
+def _took_signal(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bool:
+    return row.state is TaskState.COMPLETED and isinstance(unit.definition(node_key).work, AwaitSignal)
