@@ -86,6 +86,8 @@ class ScriptedPlane:
     compared: bool = True
     """Whether a rebuild compared all of RQ."""
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    lasting: list[dict[str, Any]] = field(default_factory=list)
+    """The nodes that a restore would discard and that cannot be undone."""
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -219,6 +221,15 @@ class ScriptedPlane:
                 kept.end("canceled")
             case Verb.PAUSE:
                 kept.state = "paused"
+            case Verb.CHECKPOINTS:
+                ended = [node for node in kept.nodes.values() if node["state"] == "completed"]
+                rows = [{"checkpoint": one["name"], "node": one["name"], "at_ms": NOW, "by": ""} for one in ended]
+                return {"checkpoints": rows, "next": None} | {
+                    "restores": [{"at_ms": NOW + 5, "by": "ada", "checkpoint": "gate"}]
+                }
+            case Verb.RESTORE_PLAN:
+                rows = [{"node": "a", "state": "completed", "compensated": True}, *self.lasting]
+                return {"nodes": rows, "token": "1", "next": None}
             case Verb.RESUME:
                 kept.state = "running"
             case Verb.REDRIVE:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from coditect.blobs import whole_value
+from coditect.client.checkpoints import Restorable
 from coditect.client.completion import ENDINGS, Completions
 from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages
 from coditect.codec import codec, encode_any
@@ -66,7 +67,7 @@ class Ending:
     """The reason that was given when the workflow was canceled; empty for a node."""
 
 
-class Run:
+class Run(Restorable):
     """The handle of a started workflow; made by `Client.start`, or from the workflow's id by `Client.run`.
 
     The control plane answers from the ledger.

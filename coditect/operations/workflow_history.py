@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coditect.operations.connections import Connections
 from coditect.operations.workflows import in_order
-from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
+from coditect.workflow.rows import AttemptRow, NodeRow, RestoreRow, WorkflowRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,14 @@ class WorkflowEvent:
     """The number of the attempt, from 1; 0 for an event of a workflow or node."""
     fence: int = 0
     agent: str = ""
-    """The agent that had the attempt; for an approval, the person who answered."""
+    """The agent that had the attempt; for an approval or a restore, the person who asked for it."""
     reason: str = ""
+    """Why it ended so; for a restore, the checkpoint."""
     message: str = ""
 
 
 async def workflow_history(opened: Connections, workflow: str) -> list[WorkflowEvent]:
-    """Return the recorded events of a workflow and of all its nodes and attempts, the earliest first.
+    """Return the recorded events of a workflow, its restores, nodes and attempts, the earliest first.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -41,12 +42,16 @@ async def workflow_history(opened: Connections, workflow: str) -> list[WorkflowE
         overview = await run.overview()
         nodes = [row async for row in run.nodes()]
         attempts = [row async for row in run.attempts()]
-    return history_of(overview, nodes, attempts)
+        restores = await run.restores()
+    return history_of(overview, nodes, attempts, restores)
 
 
-def history_of(workflow: WorkflowRow, nodes: Sequence[NodeRow], attempts: Sequence[AttemptRow]) -> list[WorkflowEvent]:
+def history_of(
+    workflow: WorkflowRow, nodes: Sequence[NodeRow], attempts: Sequence[AttemptRow], restores: Sequence[RestoreRow] = ()
+) -> list[WorkflowEvent]:
     """Return the events that a workflow's rows report, in order of time; of one instant, in the order of the graph."""
     found = [*_of_workflow(workflow)]
+    found += (WorkflowEvent(row.at_ms, "workflow.restored", agent=row.by, reason=row.checkpoint) for row in restores)
     for node in nodes:
         found += _of_node(node)
     for attempt in attempts:

@@ -224,6 +224,11 @@ class SyncRun(Blocking[Run]):
     redrive = waiting(Run.redrive)
     answer = waiting(Run.answer)
     signal = waiting(Run.signal)
+    checkpoint = waiting(Run.checkpoint)
+    checkpoints = waiting(Run.checkpoints)
+    restores = waiting(Run.restores)
+    plan_restore = waiting(Run.plan_restore)
+    restore = waiting(Run.restore)
 
     @overload
     def result(self, *, node: str | None = ..., timeout: Duration = ...) -> Any: ...

@@ -210,6 +210,70 @@ class ApprovalRow:
         ))  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """The report of one checkpoint of a workflow: a completed node, or a position to which somebody gave a name."""
+
+    name: str
+    """The checkpoint's name; that of a completed node is the node's."""
+    node: str
+    """The completed node; empty for a checkpoint on request."""
+    at_ms: int
+    """When the node completed, or the checkpoint was asked for."""
+    by: str
+    """The agent or client that asked for it; empty for a node's."""
+
+    @classmethod
+    def read(cls, row: object) -> Self:
+        """Parse a checkpoint's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
+        return _read(row, lambda given: cls(
+            str(given["checkpoint"]), str(given.get("node") or ""), int(given["at_ms"]), str(given.get("by") or "")
+        ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRow:
+    """The report of one restore of a workflow: when, by whom, to which checkpoint."""
+
+    at_ms: int
+    by: str
+    checkpoint: str
+
+    @classmethod
+    def read(cls, row: object) -> Self:
+        """Parse a restore's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
+        return _read(row, lambda given: cls(int(given["at_ms"]), str(given["by"]), str(given["checkpoint"])))
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardedRow:
+    """The report of one node that a restore would discard, and whose handler may have begun since the checkpoint."""
+
+    node: str
+    state: TaskState
+    compensated: bool
+    """Whether the restore compensates the node first; otherwise what the node did cannot be undone."""
+
+    @classmethod
+    def read(cls, row: object) -> Self:
+        """Parse a discarded node's row from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
+        return _read(row, lambda given: cls(
+            str(given["node"]), TaskState(given["state"]), compensated=given["compensated"] is True
+        ))  # fmt: skip
+
+
 def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[object]:
     """Return the list of rows in an answer of the control plane.
 

@@ -26,6 +26,7 @@ from coditect.model.result import Outcome
 from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
 from coditect.resilience.retry_budget import RetryPort
+from coditect.wire.control import Verb
 from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.state import named_space, workflow_space
 
@@ -258,6 +259,20 @@ class Context(TaskContext, Locking):
         return SharedState(
             self.services, named_space(arguments.text("name", name, shortest=1, longest=LONGEST_NAME_BYTES))
         )
+
+    async def checkpoint(self, name: str) -> None:
+        """Give the present position of the task's workflow a name, to which the workflow can be restored.
+
+        The node of this task has not ended by then, so a restore runs it again, from its beginning.
+
+        Raises:
+            InputError: when the task belongs to no workflow, the attempt is not the present one any more, or the name
+                is that of a node, or no name.
+        """
+        if self._task.owner is None:
+            raise InputError("This task belongs to no workflow", fix="call it in a workflow's node")
+        asked = {"workflow": self._task.owner.workflow, "checkpoint": name}
+        await self.services.ask_state(Verb.CHECKPOINT, asked)
 
     @overload
     async def request(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from getpass import getuser
 from typing import Annotated
 
 import typer
@@ -10,13 +9,13 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.user import ByOption, user_name
 from coditect.operations import workflows
 
 app = typer.Typer(no_args_is_help=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `approval list` shows it.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node that asks.")]
-ByOption = Annotated[str | None, typer.Option("--by", help="Who says so. Default: the user of this machine.")]
 CommentOption = Annotated[str, typer.Option("--comment", help="Why; kept with the answer.")]
 
 
@@ -62,13 +61,6 @@ def deny_approval(
 
 
 def _answer(context: typer.Context, run: str, node: str, *, granted: bool, by: str | None, comment: str) -> None:
-    who = by or _user()
+    who = by or user_name()
     run_loop(workflows.answer_approval(connections(context), run, node, granted=granted, by=who, comment=comment))
     say(f"{node} of {run} was {'granted' if granted else 'denied'} by {who}.")
-
-
-def _user() -> str:
-    try:
-        return getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return "unknown"

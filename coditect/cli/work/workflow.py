@@ -38,6 +38,8 @@ from coditect.cli.terminal.workflow_tables import (
     workflow_fields,
     workflows_table,
 )
+from coditect.cli.work import checkpoints
+from coditect.cli.work.checkpoints import RunArgument
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.model.ids import is_uuid
 from coditect.operations import workflows
@@ -61,12 +63,12 @@ MOST_SHOWN = 10_000
 """The largest number of characters of a value that the text output shows; JSON shows the whole value."""
 
 app = typer.Typer(no_args_is_help=True)
+app.add_typer(checkpoints.app)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A workflow in YAML, or in JSON by its name.")]
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", "-l", metavar="NAME=VALUE", help="A label of it; can be repeated.")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `workflow list` shows it.")]
 
 
 class GraphFormat(StrEnum):

@@ -30,6 +30,7 @@ COMMANDS = (
         ("workflow", verb)
         for verb in ("check", "graph", "run", "list", "show", "cancel", "pause", "resume", "signal", "history")
     ),
+    *(("workflow", verb) for verb in ("checkpoint", "checkpoints", "restore")),
     *(("schedule", verb) for verb in ("create", "list", "show", "pause", "resume", "run", "delete")),
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
