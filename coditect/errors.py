@@ -190,9 +190,10 @@ class Unroutable(InputError):
 
 
 class VersionConflict(InputError):
-    """The error of a write to shared state that names another version than the present one; nothing was written.
+    """The error of a write to shared state, or of a restore, that names another version than the present one.
 
-    Facts: `key`, `version` (the present one, 0 for a missing key), `wanted`, `fix`.
+    Nothing was changed. Facts: `key`, `version` (the present one, 0 for a missing key), `wanted`, `fix`; of a restore
+    `workflow` and `fix`.
     """
 
 

@@ -53,7 +53,7 @@ class Restorable:
         """Return the checkpoints of the workflow, the earliest first: completed nodes, and those on request."""
         rows = pages(self._control, Verb.CHECKPOINTS, "checkpoints", {"workflow": self.id})
         found = [CheckpointRow.read(row) async for row in rows]
-        return sorted(found, key=lambda row: (row.at_ms, row.node == "", row.name))
+        return sorted(found, key=lambda row: (row.at_ms, row.node == "", row.publication))
 
     async def restores(self) -> list[RestoreRow]:
         """Return the last restores of the workflow, at most 100, the earliest first."""

@@ -110,8 +110,9 @@ class Verb(StrEnum):
     CHECKPOINTS = "workflow.checkpoints"
     """List checkpoints: `workflow`, `after`, `limit` → `{"checkpoints": [...], "restores": [...], "next": ...}`.
 
-    Each with `checkpoint` (its name), `node` (the completed node, or empty for one on request), `at_ms`, `by`. The
-    first page has all on request and the last restores, each with `at_ms`, `by`, `checkpoint`.
+    Each with `checkpoint` (its name), `node` (the completed node, or empty for one on request), `at_ms`, `by`,
+    `publication` (of the node). The first page has all on request and the last restores, each with `at_ms`, `by`,
+    `checkpoint`.
     """
     RESTORE_PLAN = "workflow.restore_plan"
     """Say what a restore would discard: `workflow`, `checkpoint`, `after`, `limit`

@@ -222,6 +222,8 @@ class CheckpointRow:
     """When the node completed, or the checkpoint was asked for."""
     by: str
     """The agent or client that asked for it; empty for a node's."""
+    publication: int = 0
+    """The number of the node's last publication, which orders what ended in the same millisecond; 0 for others."""
 
     @classmethod
     def read(cls, row: object) -> Self:
@@ -231,7 +233,8 @@ class CheckpointRow:
             InvalidTask: when the row has another form.
         """
         return _read(row, lambda given: cls(
-            str(given["checkpoint"]), str(given.get("node") or ""), int(given["at_ms"]), str(given.get("by") or "")
+            str(given["checkpoint"]), str(given.get("node") or ""), int(given["at_ms"]), str(given.get("by") or ""),
+            int(given.get("publication") or 0),
         ))  # fmt: skip
 
 

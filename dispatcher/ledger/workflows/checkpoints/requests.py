@@ -69,7 +69,13 @@ def listing(tr: Reads, body: Body) -> dict[str, Any]:
         latest = tr.get_range(*RESTORES.range((workflow,)), limit=MOST_NAMED, reverse=True)
         restored = [_restore(pair) for pair in reversed(latest)]
     told += [
-        {"checkpoint": node_key.node, "node": node_key.node, "at_ms": row.finished_ms, "by": ""}
+        {
+            "checkpoint": node_key.node,
+            "node": node_key.node,
+            "at_ms": row.finished_ms,
+            "by": "",
+            "publication": row.publication,
+        }
         for node_key, row in rows
         if row.state is TaskState.COMPLETED and not node_key.is_compensation
     ]
