@@ -109,17 +109,17 @@ class _Window:
 class GuardedCall:
     """A call of a dependency: `async with` makes it only if the breaker lets it through, and records its end."""
 
-    __slots__ = ("_breaker", "_permit", "_since", "_turn")
+    __slots__ = ("_breaker", "_since", "_turn", "permit")
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
-        self._permit: int | None = None
+        self.permit: int | None = None
         """The number of the probe that the call is, 0 of a probe without the control plane; None: it is no probe."""
 
     async def __aenter__(self) -> Self:
         breaker = self._breaker
         if not breaker.is_closed:
-            self._permit = await breaker.take_permit()
+            self.permit = await breaker.take_permit()
         self._turn = breaker.turn
         self._since = breaker.now()
         return self
@@ -133,11 +133,11 @@ class GuardedCall:
         """Record how the call ended, with an error or with None."""
         breaker = self._breaker
         now = breaker.now()
-        if error is None and self._permit is None and now - self._since <= breaker.slow_seconds:
+        if error is None and self.permit is None and now - self._since <= breaker.slow_seconds:
             if self._turn == breaker.turn:
                 breaker.succeeded(now)
             return
-        breaker.record(breaker.declared.judge(error, now - self._since), now, turn=self._turn, permit=self._permit)
+        breaker.record(breaker.declared.judge(error, now - self._since), now, turn=self._turn, permit=self.permit)
 
 
 class CircuitBreaker:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dispatcher.chaos.work import EffectFolder, working_agent
+from dispatcher.chaos.load.work import EffectFolder, working_agent
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
 
 EFFECTS = "effects"

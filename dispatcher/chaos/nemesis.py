@@ -21,8 +21,8 @@ from coditect.wire import routing
 from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.faults.schedule import Fault
 from dispatcher.chaos.faults.strangers import Strangers
+from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.testbed import ChaosTestbed, Post
-from dispatcher.chaos.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
 BROKER, REDIS, STORE = "broker", "redis", "store"

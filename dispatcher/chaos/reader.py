@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from coditect.wire.json import loads
 from dispatcher.chaos.audit import Ledger, audit, read_ledger
-from dispatcher.chaos.work import WorkEffects
+from dispatcher.chaos.load.work import WorkEffects
 from dispatcher.ledger import values
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord

@@ -27,13 +27,13 @@ from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.checks.recovery import APART_SECONDS
 from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.strangers import Strangers
-from dispatcher.chaos.generators import Pace
+from dispatcher.chaos.load.generators import Pace
+from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
+from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import keep_looking
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.testbed import ChaosStore, ChaosTestbed, StoreKind, private_store, private_testbed
-from dispatcher.chaos.work import CAPABILITY, EffectFolder
-from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.program import open_store
 from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
 
@@ -51,6 +51,8 @@ PACE = Pace(
     milliseconds=(1, 30_000),
     long=0.003,
     locks=6,
+    calls=6,
+    schedules=1,
     wait_seconds=86_400.0,
     task_seconds=60.0,
 )

@@ -19,7 +19,7 @@ from coditect.wire import routing
 from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.faults.schedule import PART_SECONDS
 from dispatcher.chaos.faults.strangers import Strangers
-from dispatcher.chaos.work import CAPABILITY
+from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.witness.history import Note, Type
 

@@ -31,12 +31,12 @@ from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.network import RemotePort
 from dispatcher.chaos.faults.strangers import Strangers
-from dispatcher.chaos.generators import LONGEST_MILLISECONDS, Pace
+from dispatcher.chaos.load.generators import LONGEST_MILLISECONDS, Pace
+from dispatcher.chaos.load.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
+from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
-from dispatcher.chaos.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
-from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
@@ -77,6 +77,11 @@ LOCKING = 5
 """The last digit of the seeds whose tasks take turns at a few locks."""
 UNDER_LOCKS = 12
 """The number of tasks in a wave that takes turns at locks."""
+COORDINATING = 6
+"""The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
+CALLS = 8
+"""The number of tasks in a wave that call the dependency."""
+COORDINATING_SECONDS = 25.0
 WIDE = 9
 """The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
@@ -186,7 +191,7 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
 
 
 def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return a seed's plan, chosen by its number: long tasks, rare faults, waves of children, locks, or long maps."""
+    """Return a seed's plan, chosen by its number: long tasks, rare faults, children, locks, breakers, or long maps."""
     if seed % LONG_EVERY == 0:
         pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
         plan = replace(plan, pace=pace)
@@ -200,6 +205,9 @@ def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
         plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
     elif seed % LONE_EVERY == LOCKING:
         plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, locks=UNDER_LOCKS))
+    elif seed % LONE_EVERY == COORDINATING:
+        pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
+        plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)
     elif seed % LONE_EVERY == WIDE:
         pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
         plan = replace(plan, pace=pace, store=SLOW_STORE)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.faults.strangers import PREFIX
-from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
+from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import UNENDED, post_of
 
 SUSPECT_ATTEMPTS = 2
@@ -28,22 +28,23 @@ def dag_order(index: HistoryIndex) -> CheckResult:
 
     The existence of a value is read from the agents' records, not from the dispatcher's.
     """
-    checked, violations, needed = 0, [], index.needed
+    checked, violations, needed, waiting = 0, [], index.needed, index.waiting
     for key, after in index.nodes.items():
         runs = index.about("execute", key)
         if not runs or not after:
             continue
         checked += len(after)
-        early = [before for before in after if not _over(index, before, runs[0].first)]
+        early = [before for before in after if not _over(index, before, runs[0].first, waits=before in waiting)]
         if len(after) - len(early) < needed.get(key, len(after)):
             violations.append(f"{key} ran at {runs[0].begun:.3f}, before {', '.join(early)} was over")
     return CheckResult("DAG order", "a node runs after its predecessors", checked, tuple(violations))
 
 
-def _over(index: HistoryIndex, node: str, place: int) -> bool:
+def _over(index: HistoryIndex, node: str, place: int, *, waits: bool) -> bool:
     executed = (one for one in index.about("execute", node) if one.outcome in ENDED)
     granted = (one for one in index.about("grant", node) if one.possible)
-    given_up = (one for one in index.about("state", node) if one.possible and one.val["state"] in WITHOUT_A_VALUE)
+    ends = TERMINAL if waits else WITHOUT_A_VALUE
+    given_up = (one for one in index.about("state", node) if one.possible and one.val["state"] in ends)
     began = (*granted, *given_up)
     return any(one.last < place for one in executed) or any(one.first < place for one in began)
 

@@ -109,6 +109,15 @@ class HistoryIndex:
             for name, after in (work.val.get("nodes") or {}).items()
         }
 
+    @property
+    def waiting(self) -> set[str]:
+        """Every node of the accepted workflows that waits for a time or a signal, and is executed by nobody."""
+        return {
+            f"{work.key}:{name}"
+            for work in self.accepted
+            for name in (*(work.val.get("timers") or ()), *(work.val.get("signals") or ()))
+        }
+
     def redrives(self, node: str) -> Sequence[int]:
         """Return the places in the history where redrives of the node's workflow began."""
         return self._redrives.get(_work_of(node), ())

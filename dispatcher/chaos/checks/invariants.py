@@ -12,10 +12,13 @@ from typing import Any
 
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.compensations import undone_in_reverse
+from dispatcher.chaos.checks.coordination.locks import locks_exclude
+from dispatcher.chaos.checks.coordination.probes import one_probe
+from dispatcher.chaos.checks.coordination.schedules import one_run_a_tick
+from dispatcher.chaos.checks.coordination.waiting import signals_once, timers_fire
 from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.checks.live_set import live_set
-from dispatcher.chaos.checks.locks import locks_exclude
 from dispatcher.chaos.checks.recovery import recovered
 from dispatcher.chaos.checks.requests import given_as_asked, held, keys_once, nodes_as_meant
 from dispatcher.chaos.checks.slots import no_idle_slot
@@ -284,6 +287,10 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     fences,
     stale_writes,
     locks_exclude,
+    one_probe,
+    one_run_a_tick,
+    timers_fire,
+    signals_once,
     p0_soon,
     p2_progress,
     no_idle_slot,

@@ -16,7 +16,7 @@ from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.coverage import Spans, executed_spans
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
 from dispatcher.chaos.faults.schedule import BROKER_PART, SLOW
-from dispatcher.chaos.work import SLOTS
+from dispatcher.chaos.load.work import SLOTS
 from dispatcher.witness.history import UNENDED, post_of
 
 BEGINS: Mapping[str, float] = MappingProxyType({"agent.kill": 2.0, "agent.stop": 6.0, "dispatcher.kill": 6.0})

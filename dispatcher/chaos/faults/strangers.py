@@ -18,7 +18,7 @@ from coditect.errors import CoditectError
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing, tasks
-from dispatcher.chaos.work import CAPABILITY
+from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.witness.history import Note, Type
 
 PREFIX = "stranger-"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dispatcher.chaos.mutants.mutant import Mutant
 
-_WAITS = "tests/unit/dispatcher/test_waits.py::"
 _SCHEDULES = "tests/unit/dispatcher/test_schedules.py::"
 MUTANTS = (
     Mutant(
@@ -13,7 +12,8 @@ MUTANTS = (
         '    unit.tr.set(SIGNALS_KEPT.pack((workflow, name, number)), b"")\n',
         "",
         "a signal that comes before a node waits for it is lost",
-        (f"{_WAITS}test_a_signal_that_comes_before_the_node_waits_is_kept_for_it",),
+        ("signals once",),
+        seed=13,
     ),
     Mutant(
         "signal_counted_twice",
@@ -21,7 +21,24 @@ MUTANTS = (
         '    unit.tr.set(SIGNALS.pack((workflow, identity)), b"")\n',
         "",
         "a signal that is sent twice counts twice",
-        (f"{_WAITS}test_a_signal_that_is_sent_twice_counts_once",),
+        ("signals once",),
+    ),
+    Mutant(
+        "timer_early",
+        "dispatcher.ledger.nodes.waits",
+        "            due_ms = unit.now_ms + period_ms\n",
+        "            due_ms = unit.now_ms + period_ms // 4\n",
+        "a node that waits for a time goes on before it",
+        ("timers fire",),
+    ),
+    Mutant(
+        "tick_carried_out_twice",
+        "dispatcher.coordination.schedules",
+        "        _start(unit, record, next_ms)\n",
+        '        _start(unit, record, next_ms)\n        _start(unit, record, next_ms, occasion="again")\n',
+        "a tick of a schedule starts two workflows",
+        ("one run a tick",),
+        seed=6,
     ),
     Mutant(
         "tick_twice",
@@ -37,6 +54,7 @@ MUTANTS = (
         "        next_ms = ticks.after(next_ms)\n",
         "        next_ms = ticks.after(unit.now_ms)\n",
         "a tick that is carried out late loses those that came after it",
-        (f"{_SCHEDULES}test_ticks_that_were_missed_are_made_up_for",),
+        ("one run a tick",),
+        seed=6,
     ),
 )

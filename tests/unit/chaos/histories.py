@@ -171,13 +171,17 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *undone(),
             *leased(),
             *locked(),
+            *probed(),
+            *ticked(),
+            *waited(),
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
         ]
     )
 
 
-LOCK = "lock:0"
+LOCK, PROBED, SCHEDULE, WAITED = "lock:0", "chaos", "schedule-1", "waited"
+TICKS = ("run-0", "run-1", "run-2")
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
 """Workflows of which a client wanted more than that they run."""
@@ -256,6 +260,50 @@ def locked() -> list[HistoryEntry]:
         HistoryEntry(CALM_AT + 300.0 + t, f"agent-{fence}", type_, "hold", LOCK, facts[fence])
         for t, fence, type_ in (*told, (11, 8, Type.OK))
     ]
+
+
+def probed() -> list[HistoryEntry]:
+    """A dependency that two probes of the fleet call, one in each interval, and one that a process made by itself."""
+    return [
+        HistoryEntry(CALM_AT + 600.0 + number, f"agent-{number}", type_, "call", PROBED, {"permit": permit})
+        for number, permit in enumerate((10_000, 11_500, 0))
+        for type_ in (Type.INVOKE, Type.FAIL)
+    ]
+
+
+def ticked() -> list[HistoryEntry]:
+    """A schedule with three ticks, each of which started one workflow."""
+    telling = Telling(Random(0), SCHEDULE, shard=12, t=CALM_AT + 610.0)
+    telling.whole("client", "schedule", SCHEDULE)
+    entries = telling.entries
+    for number, run in enumerate(TICKS):
+        telling = Telling(Random(0), run, shard=20 + number, t=CALM_AT + 620.0 + number)
+        facts = {"nodes": {"ticked": []}, "schedule": SCHEDULE, "ends": ["completed"]}
+        telling.note("client", Type.OK, "accept", run, most=MOST_ATTEMPTS, **facts)
+        telling.executed(f"{run}:ticked", after=[f"2026-01-01T00:00:0{number}+00:00"])
+        telling.end("completed")
+        entries += telling.entries
+    return entries
+
+
+def waited() -> list[HistoryEntry]:
+    """A workflow with a node that waits for a second, and another that is given two signals, one of them sent twice."""
+    telling = Telling(Random(0), WAITED, shard=13, t=CALM_AT + 640.0)
+    edges = {"first": [], "pause": ["first"], "later": ["pause"], "go": ["first"], "on": ["go"], "heard": ["go", "on"]}
+    facts = {"nodes": edges, "timers": {"pause": [1_000, "first", "later"]}, "signals": ["go", "on"]}
+    telling.note("client", Type.OK, "accept", WAITED, most=MOST_ATTEMPTS, ends=["completed"], **facts)
+    telling.executed(f"{WAITED}:first")
+    for token in ("one", "one", "two"):
+        telling.whole("client", "signal", WAITED, token=token)
+    for state in ("waiting", "completed"):
+        for node in ("pause", "go", "on"):
+            facts = {"state": state, "fence": 0, "attempt": 1, "version": telling.version}
+            telling.whole("dispatcher-1", "state", f"{WAITED}:{node}", **facts)
+        telling.t += 0.5
+    telling.executed(f"{WAITED}:later")
+    telling.executed(f"{WAITED}:heard", after=["one", "two"])
+    telling.end("completed")
+    return telling.entries
 
 
 def idle(begun: float, seconds: float) -> list[HistoryEntry]:

@@ -12,11 +12,14 @@ from tests.unit.chaos.histories import (
     DYING,
     LOCK,
     MOST_ATTEMPTS,
+    PROBED,
     QUEUE,
     SAGA,
     STEADY,
     STRANGER,
     STRUCK,
+    TICKS,
+    WAITED,
     added,
     changed,
     drop,
@@ -161,6 +164,13 @@ def _late_after(kind: str, *, published: float) -> Lie:
     )
 
 
+def _fired_twice(entries: list[HistoryEntry], node: str, workflow: str) -> list[HistoryEntry]:
+    for version, state in enumerate(("waiting", "completed"), 10**12):
+        facts = {"state": state, "fence": 0, "attempt": 1, "version": version}
+        entries = added(entries, proc="dispatcher-1", f="state", key=f"{WAITED}:pause", **facts)
+    return entries
+
+
 LIES: dict[str, tuple[str, Lie]] = {
     "a dead agent's task begins late": ("recovered in time", _late_after("agent.kill", published=-0.1)),
     "a stopped agent's task begins late": ("recovered in time", _late_after("agent.stop", published=-0.1)),
@@ -222,6 +232,46 @@ LIES: dict[str, tuple[str, Lie]] = {
     "two holders of a lock had one fence": (
         "locks exclude",
         lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
+    ),
+    "a permit had two probes": (
+        "one probe an interval",
+        lambda all_, node, work: changed(all_, f="call", key=PROBED, permit=10_000),
+    ),
+    "an interval had two permits": (
+        "one probe an interval",
+        lambda all_, node, work: added(all_, proc="agent-9", f="call", key=PROBED, permit=10_700),
+    ),
+    "a tick started two workflows": (
+        "one run a tick",
+        lambda all_, node, work: changed(
+            all_, f="execute", key=f"{TICKS[1]}:ticked", after=["2026-01-01T00:00:00+00:00"]
+        ),
+    ),
+    "a tick was lost": ("one run a tick", lambda all_, node, work: drop(all_, f="accept", key=TICKS[1])),
+    "a schedule ticked no more": (
+        "one run a tick",
+        lambda all_, node, work: [one for one in all_ if (one.f, one.type) != ("schedule", Type.OK)],
+    ),
+    "a timer fired too early": (
+        "timers fire",
+        lambda all_, node, work: changed(all_, f="accept", key=WAITED, timers={"pause": [60_000, "first", "later"]}),
+    ),
+    "a timer never fired": (
+        "timers fire",
+        lambda all_, node, work: drop(all_, f="execute", key=f"{WAITED}:later"),
+    ),
+    "a timer fired twice": ("timers fire", _fired_twice),
+    "a signal counted twice": (
+        "signals once",
+        lambda all_, node, work: changed(all_, f="execute", key=f"{WAITED}:heard", after=["one", "one"]),
+    ),
+    "a node was given a signal that nobody sent": (
+        "signals once",
+        lambda all_, node, work: changed(all_, f="execute", key=f"{WAITED}:heard", after=["one", "three"]),
+    ),
+    "a signal was lost": (
+        "signals once",
+        lambda all_, node, work: changed(all_, f="census", key=WAITED, state="running"),
     ),
     "a dispatcher that lives was evicted": (
         "executions bounded",

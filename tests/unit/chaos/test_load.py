@@ -18,9 +18,9 @@ from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators, Pace
-from dispatcher.chaos.work import MOST_ATTEMPTS
-from dispatcher.chaos.workload import URGENT, ChaosLoad
+from dispatcher.chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators, Pace
+from dispatcher.chaos.load.work import MOST_ATTEMPTS
+from dispatcher.chaos.load.workload import URGENT, ChaosLoad
 from dispatcher.witness.history import Type
 
 PACE = Pace(workflows=1, tasks=0, width=2, milliseconds=(0, 0), canceled=1.0, wait_seconds=7.0)

@@ -8,8 +8,8 @@ import pytest
 
 from coditect.aio.failpoints import Act, Failpoint
 from dispatcher.chaos.faults.network import MANNERS
+from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.simulation import PACE, Played, SimulationPlan, play
-from dispatcher.chaos.workload import ChaosLoad
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS

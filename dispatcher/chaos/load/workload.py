@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from coditect import CoditectError, Workflow
+from coditect import CoditectError, From, Workflow
 from coditect.client.client import Client
 from coditect.client.durable import NODE as DURABLE
 from coditect.client.handle import Handle
 from coditect.client.options import Options
 from coditect.client.workflow_run import Run
+from coditect.errors import InputError, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.generators import BROKEN, FEW_ATTEMPTS, Generators, Pace, is_limited
-from dispatcher.chaos.work import CAPABILITY, UNDO
-from dispatcher.chaos.work import MOST_ATTEMPTS as TASK_ATTEMPTS
+from dispatcher.chaos.load.dependency import CALL, CALL_ATTEMPTS
+from dispatcher.chaos.load.generators import (
+    BROKEN,
+    EVERY_SECONDS,
+    FEW_ATTEMPTS,
+    SIGNAL,
+    Generators,
+    Pace,
+    is_limited,
+)
+from dispatcher.chaos.load.work import CAPABILITY, UNDO
+from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
 
 T = TypeVar("T")
@@ -36,6 +46,7 @@ PARENT = {"milliseconds": 200, "child": 2_000}
 """The input of a task that awaits a child task and then works on."""
 RESOURCES = 3
 """The number of different locks that the tasks of a wave take."""
+_CALL = {"milliseconds": 20}
 UNDER_LOCK = {"milliseconds": 150}
 """The input of a task that works under a lock."""
 URGENT = 8
@@ -72,6 +83,10 @@ class ChaosLoad:
                     work.create_task(self._again(self.long_map))
                 if self._pace.locks:
                     work.create_task(self._again(self.under_locks))
+                if self._pace.calls:
+                    work.create_task(self._again(self.calls))
+                for _ in range(self._pace.schedules):
+                    work.create_task(self._again(self.schedule))
             answering.cancel()
 
     async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
@@ -112,9 +127,7 @@ class ChaosLoad:
         for _ in range(URGENT):
             wave.append(await self._submit({"milliseconds": 1}, Options(priority=Priority.P0)))
             await asyncio.sleep(PARENT["milliseconds"] / 4000)
-        ends = [self._work.create_task(one) for one in wave if one is not None]
-        if ends:
-            await asyncio.wait(ends, timeout=self._pace.patience_seconds)
+        await self._ends_of(wave)
 
     async def under_locks(self) -> None:
         """Run a wave of tasks that each work under one of a few locks, so that they take turns; return at their end."""
@@ -122,6 +135,16 @@ class ChaosLoad:
             await self._submit(UNDER_LOCK | {"lock": f"chaos:{number % RESOURCES}"}, Options())
             for number in range(self._pace.locks)
         ]
+        await self._ends_of(wave)
+
+    async def calls(self) -> None:
+        """Run a wave of tasks that each call the dependency, which is down most of the time; return at their end."""
+        options = Options(max_attempts=CALL_ATTEMPTS)
+        await self._ends_of([await self._submit(_CALL, options, capability=CALL) for _ in range(self._pace.calls)])
+        await self._soon()
+
+    async def _ends_of(self, wave: Sequence[Ending]) -> None:
+        """Wait for the ends of a wave of tasks, but not longer than `patience_seconds`."""
         ends = [self._work.create_task(one) for one in wave if one is not None]
         if ends:
             await asyncio.wait(ends, timeout=self._pace.patience_seconds)
@@ -133,10 +156,18 @@ class ChaosLoad:
             return await self._submit(work, replace(options, max_attempts=FEW_ATTEMPTS), ends=("failed",))
         return await self._submit(work, options)
 
-    async def _submit(self, work: dict[str, Any], options: Options, ends: tuple[str, ...] = COMPLETES) -> Ending:
+    async def _submit(
+        self,
+        work: dict[str, Any],
+        options: Options,
+        ends: tuple[str, ...] = COMPLETES,
+        *,
+        capability: str = CAPABILITY,
+    ) -> Ending:
         most = options.max_attempts or TASK_ATTEMPTS
+        given = work if capability == CAPABILITY else work["milliseconds"]
         try:
-            handle = await self._client.submit(CAPABILITY, work, options=options)
+            handle = await self._client.submit(capability, given, options=options)
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
             return None
@@ -194,6 +225,9 @@ class ChaosLoad:
             await self._noted("cancel", run.id, lambda: run.cancel(reason="chaos"))  # it ends either way
         elif paused:
             await self._pause(run)
+        for node in facts["signals"]:
+            await self._soon()
+            await self._signal(run, f"{run.id}:{node}")
         state = await self._end_of_run(run, redriven=broken)
         self._over(run.id, None if state is None else state.value)
 
@@ -233,6 +267,68 @@ class ChaosLoad:
             self._note(Type.INFO, f, key)
         else:
             self._note(Type.OK, f, key)
+
+    async def _signal(self, run: Run, token: str) -> None:
+        """Send a signal until it is answered, and sometimes again under the same id; an ended workflow takes none."""
+        repeated = self._random.random() < self._pace.signaled_again
+        while True:
+            self._note(Type.INVOKE, "signal", run.id, token=token)
+            try:
+                await run.signal(SIGNAL, token, id=token)
+            except InputError:
+                self._note(Type.FAIL, "signal", run.id, token=token)
+                return
+            except CoditectError:
+                self._note(Type.INFO, "signal", run.id, token=token)
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            self._note(Type.OK, "signal", run.id, token=token)
+            if not repeated:
+                return
+            repeated = False
+
+    # -- schedules --------------------------------------------------------------------------------------
+
+    async def schedule(self) -> None:
+        """Let a schedule tick for some seconds and once more, pause it, and wait for the ends of its runs."""
+        name = self._key()
+        flow, schedules = self._shapes.ticking(name), self._client.schedules
+        self._note(Type.INVOKE, "schedule", name)
+        await self._answered(lambda: self._made(name, flow))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._random.uniform(*self._pace.ticking_seconds)):
+                await self.closed.wait()
+        ticked = await self._answered(lambda: schedules.show(name))
+        await self._answered(lambda: self._ticked(name, more_than=ticked["runs"]))
+        await self._answered(lambda: schedules.pause(name))
+        self._note(Type.OK, "schedule", name)
+        facts = self._shapes.told(flow.definition()) | {"schedule": name}
+        for run in await self._answered(lambda: self._runs_of(name)):
+            self._accepted(run, ends=COMPLETES, **facts)
+            state = await self._end_of_run(self._client.run(run), redriven=False)
+            self._over(run, None if state is None else state.value)
+
+    async def _made(self, schedule: str, flow: Workflow) -> None:
+        """Make a schedule, unless an earlier request did so without an answer."""
+        with suppress(InputError):
+            await self._client.schedules.create(
+                schedule, flow, From("tick"), every=f"{EVERY_SECONDS}s", catch_up="all", most_missed=1_000
+            )
+
+    async def _ticked(self, schedule: str, *, more_than: int) -> None:
+        shown = await self._client.schedules.show(schedule)
+        if shown["runs"] <= more_than:
+            raise ResultTimeout("The schedule has not ticked yet")
+
+    async def _runs_of(self, schedule: str) -> list[str]:
+        return [row.workflow async for row in self._client.runs(name=schedule)]
+
+    async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request until it succeeds."""
+        while True:
+            with suppress(CoditectError):
+                return await ask()
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def _pause(self, run: Run) -> None:
         await self._soon()

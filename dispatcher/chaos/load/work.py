@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, Field
 
 from coditect import Agent, CoditectError, Context, Retry
+from dispatcher.chaos.load.dependency import DEPENDENCY, offer_calls
 from dispatcher.witness.history import Note, Type
 
 CAPABILITY = "chaos.work"
@@ -127,7 +128,8 @@ class EffectTable:
 
 def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
     """Return the agent that executes a run's tasks, and records each start and end of an execution by `note`."""
-    agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}))
+    agent = Agent(name, version="1.0.0", slots=SLOTS, tags=frozenset({"test"}), breakers=[DEPENDENCY])
+    offer_calls(agent, note)
     retry = Retry(max_attempts=MOST_ATTEMPTS, first="100ms", cap="1s")
 
     @agent.capability(CAPABILITY, timeout="10m", retry=retry, description="Waits, fails as often as it is told, works.")

@@ -13,8 +13,8 @@ from typing import Any
 from coditect import After, From, Retry, Workflow
 from coditect.model.capability import Priority
 from coditect.workflow.builder import TaskOptions
-from coditect.workflow.definition import COMPENSATION, Definition, Each, Node
-from dispatcher.chaos.work import CAPABILITY, UNDO, UNDO_ATTEMPTS
+from coditect.workflow.definition import COMPENSATION, AwaitSignal, Definition, Each, Node, WaitFor
+from dispatcher.chaos.load.work import CAPABILITY, UNDO, UNDO_ATTEMPTS
 
 LONGEST_MILLISECONDS = 100_000
 """The length of the longest task: five orders of magnitude above the shortest."""
@@ -36,6 +36,16 @@ CHAIN = "chain"
 """The name of the workflow in which each node gets the token of its predecessor as input."""
 DOOMED = "doomed"
 """The name of the node that fails for good, so that the nodes before it are compensated."""
+PAUSE, SIGNAL, HEARD = "pause", "go", "heard"
+"""The names of the node that waits for a time, of the signal that two nodes await, and of the node that is given both.
+
+The two nodes are named after the signal.
+"""
+SIGNALS = 2
+EVERY_SECONDS = 1
+"""The period of a schedule."""
+TICKED = "ticked"
+"""The name of the only node of a schedule's workflow, which is given the tick."""
 HOPELESS, SPARED = "hopeless", "spared"
 """The names of the node whose attempts all fail, and of its successor, which is then skipped."""
 FEW_ATTEMPTS = 2
@@ -82,12 +92,22 @@ class Pace:
     """The share of direct tasks whose attempts all fail."""
     asked_again: float = 0.1
     """The share of submissions that the load repeats under the same key after their acceptance."""
+    signaled_again: float = 0.3
+    """The share of signals that the load repeats under the same id after their acceptance."""
     parents: int = 0
     """The number of direct tasks in a wave that each await a child; the children end at about the same time."""
     elements: int = 0
     """The number of elements of a long map, of which one runs at a time beside the load; 0 for no long map."""
     locks: int = 0
     """The number of direct tasks in a wave that each take one of a few locks; 0 for no such wave."""
+    calls: int = 0
+    """The number of direct tasks in a wave that each call a dependency through its breaker; 0 for no such wave."""
+    schedules: int = 0
+    """The number of schedules that tick at once; each is made, ticks for some seconds, and is paused."""
+    ticking_seconds: tuple[float, float] = (3.0, 8.0)
+    """The shortest and longest time for which a schedule ticks."""
+    wait_milliseconds: tuple[int, int] = (1_000, 4_000)
+    """The shortest and longest wait of a workflow's node for a time."""
     limited: float = 0.0
     """The share of nodes with time limits so short that faults break them."""
     wait_seconds: float = 300.0
@@ -112,7 +132,7 @@ class Generators:
         self._bag: list[Callable[[], Workflow]] = []
 
     def drawn(self) -> Workflow:
-        """Return a random workflow; each of the nine shapes comes once before any comes again."""
+        """Return a random workflow; each of the ten shapes comes once before any comes again."""
         if not self._bag:
             self._bag = [
                 self.layers,
@@ -124,6 +144,7 @@ class Generators:
                 self.choice,
                 self.hopeless,
                 self.saga,
+                self.waits,
             ]
             self._random.shuffle(self._bag)
         return self._bag.pop()()
@@ -263,6 +284,26 @@ class Generators:
         flow.task(CAPABILITY, self.work() | {"broken": True}, after=last, name=DOOMED, retry=RETRY)
         return flow
 
+    def waits(self) -> Workflow:
+        """Return a workflow in which a node waits for a time, and two for a signal, whose values a last node gets."""
+        flow = Workflow("waits")
+        first = self._node(flow, [])
+        pause = flow.wait(f"{self._random.randint(*self._pace.wait_milliseconds)}ms", after=[first], name=PAUSE)
+        self._node(flow, [pause])
+        signals, before = list[Node](), first
+        for number in range(SIGNALS):
+            before = flow.signal(SIGNAL, after=[before], name=f"{SIGNAL}_{number}")
+            signals.append(before)
+        given = {"after": [From(f"results.{node.name}") for node in signals]}
+        flow.task(CAPABILITY, self.work() | given, after=signals, name=HEARD, retry=RETRY)
+        return flow
+
+    def ticking(self, name: str) -> Workflow:
+        """Return the workflow of a schedule: one node, which is given the tick."""
+        flow = Workflow(name)
+        flow.task(CAPABILITY, self.work() | {"after": [From("input")]}, name=TICKED, retry=RETRY)
+        return flow
+
     def _node(self, flow: Workflow, after: list[Node], more: Mapping[str, Any] | None = None) -> Node:
         work = self.work() | dict(more or {})
         options = TaskOptions(after=after, name=f"n{len(flow._nodes)}", priority=self.priority(), retry=RETRY)
@@ -293,8 +334,19 @@ class Generators:
             "few": dict.fromkeys((f"{name}{COMPENSATION}" for name in undo), UNDO_ATTEMPTS)
             | ({HOPELESS: FEW_ATTEMPTS} if HOPELESS in nodes else {}),
             "undo": undo,
+            "timers": self._timers(definition),
+            "signals": [node.name for node in definition.nodes if isinstance(node.work, AwaitSignal)],
             "meant": {name: states for name, states in MEANT.items() if name in nodes},
             "inputs": self._inputs(definition),
+        }
+
+    def _timers(self, definition: Definition) -> dict[str, list[Any]]:
+        """Return each node that waits for a time: how many milliseconds, after which node, and before which one."""
+        after = {edge.node: node.name for node in definition.nodes for edge in node.after}
+        return {
+            node.name: [node.work.period_ms, node.after[0].node, after[node.name]]
+            for node in definition.nodes
+            if isinstance(node.work, WaitFor)
         }
 
     def _inputs(self, definition: Definition) -> dict[str, list[str]]:
@@ -305,7 +357,7 @@ class Generators:
                 inputs |= {name: [str(number)] for number, name in enumerate(self._executed(node))}
             elif definition.name == CHAIN and node.after:
                 inputs[node.name] = [edge.node for edge in node.after]
-            elif node.call is not None:
+            elif node.call is not None and node.name not in (HEARD, TICKED):
                 inputs[node.name] = []
             if node.call is not None and node.call.compensate:
                 inputs[f"{node.name}{COMPENSATION}"] = []

@@ -1,0 +1,1 @@
+"""The promises about what agents coordinate with: locks, breakers, schedules, timers and signals."""

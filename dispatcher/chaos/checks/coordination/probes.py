@@ -1,0 +1,29 @@
+"""The check that a breaker of the fleet has one probe at a time, by the permits of the probes that were made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from coditect.model.duration import seconds
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex
+from dispatcher.chaos.load.dependency import DEPENDENCY
+
+CLOCKS_MS = 200
+"""How far apart the clocks of two dispatchers may be."""
+
+
+def one_probe(index: HistoryIndex) -> CheckResult:
+    """Check that each interval of an open breaker has at most one permit, and each permit at most one call.
+
+    The number of a permit is the instant at which the control plane gave it, in milliseconds. Probes that processes
+    made by themselves, because no dispatcher answered, have no permit.
+    """
+    probes = Counter(int(one.val["permit"]) for one in index.of("call") if one.val.get("permit"))
+    violations = [f"permit {permit} had {many} probes" for permit, many in probes.items() if many > 1]
+    interval_ms = round(1000 * seconds(DEPENDENCY.reset))
+    for before, after in pairwise(sorted(probes)):
+        if after - before < interval_ms - CLOCKS_MS:
+            violations.append(f"permit {after} came {after - before} ms after the one before")
+    return CheckResult("one probe an interval", "a fleet tries one call", probes.total(), tuple(violations))
