@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.machine import describe
 from benchmarks.parts import (
     backlog,
+    breakers,
     fire_and_forget,
     footprint,
     locks,
@@ -17,8 +18,10 @@ from benchmarks.parts import (
     priorities,
     round_trip,
     scaling,
+    schedules,
     slots,
     throughput,
+    timers,
     workflow_size,
     workflow_state,
     workflow_stores,
@@ -51,6 +54,9 @@ PARTS: dict[str, Part] = {
     workflow_size.NAME: workflow_size.run,
     workflow_state.NAME: workflow_state.run,
     locks.NAME: locks.run,
+    breakers.NAME: breakers.run,
+    schedules.NAME: schedules.run,
+    timers.NAME: timers.run,
     workflow_stores.NAME: workflow_stores.run,
 }
 USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)

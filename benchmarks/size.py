@@ -55,6 +55,13 @@ class Size:
     """Nodes that wait while a dispatcher starts again."""
     paused_holders: int
     """Holders of locks that are paused past their TTL, 500 at once."""
+    probe_intervals: int
+    """The length of a dependency's outage, in probe intervals of its breaker."""
+    schedules: int
+    ticking_seconds: float
+    """The time for which the ticks of all schedules are watched."""
+    timers: int
+    """Nodes that wait for the same instant."""
 
 
 FULL = Size(
@@ -85,6 +92,10 @@ FULL = Size(
     state_queries=1_000,
     live_nodes=10_000,
     paused_holders=10_000,
+    probe_intervals=10,
+    schedules=10_000,
+    ticking_seconds=60.0,
+    timers=10_000,
 )
 QUICK = Size(
     rounds=1,
@@ -114,4 +125,8 @@ QUICK = Size(
     state_queries=200,
     live_nodes=1_000,
     paused_holders=1_000,
+    probe_intervals=3,
+    schedules=1_000,
+    ticking_seconds=20.0,
+    timers=1_000,
 )
