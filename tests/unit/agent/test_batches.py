@@ -207,6 +207,41 @@ async def test_number_of_results_that_differs_fails_for_good() -> None:
     assert calls == [["tea"]]
 
 
+async def test_handler_asks_others_for_each_of_its_tasks_and_holds_no_slot_meanwhile() -> None:
+    agent = Agent("shop", slots=4, reserve=0)
+
+    @agent.capability("shop.price")
+    async def price(thing: str) -> int:
+        return len(thing)
+
+    @agent.capability("shop.prices", batch=4, within="1s")
+    async def prices(things: list[str], contexts: list[Context]) -> list[int]:
+        asked = (ctx.request("shop.price", thing, int) for thing, ctx in zip(things, contexts, strict=True))
+        return await asyncio.gather(*asked)
+
+    async with TestFleet(agents=[agent]) as fleet:
+        assert await values(fleet, ["a", "bb", "ccc", "dddd"] * 3) == [1, 2, 3, 4] * 3
+
+
+async def test_drain_ends_what_was_gathered_and_gives_back_what_outlasts_it() -> None:
+    shop = Shop()
+    async with TestFleet(agents=[shop.agent]) as fleet:
+        handles = [await fleet.submit("shop.prices", thing) for thing in "ab"]
+        await fleet.settled()
+        await fleet.drain("shop")
+        assert [await one.result() for one in handles] == [1, 1]
+        shop.gate.clear()
+        await fleet.add(shop.agent)
+        late = await fleet.submit("shop.prices", "late")
+        await eventually(lambda: len(shop.batches) == 2)
+        draining = asyncio.create_task(fleet.drain("shop"))
+        await eventually(lambda: shop.canceled)
+        shop.gate.set()
+        await draining
+        await fleet.add(shop.agent)
+        assert await late.result() == 4
+
+
 async def test_killed_agent_loses_no_task_of_a_batch() -> None:
     shop = Shop()
     shop.gate.clear()
