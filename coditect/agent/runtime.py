@@ -104,10 +104,10 @@ class Runtime:
         self._quarantine = quarantine if limits.processes else None
         grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
-        heartbeats = TaskHeartbeats(self._reports, background, clock, agent_id=agent_id)
-        apart = self._isolation if limits.processes else None
+        heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
+        apart, most = self._isolation if limits.processes else None, limits.max_suspended
         self._managed = managed = ManagedTasks(
-            grants, heartbeats, self._reports, intake=self._intake, isolation=apart, most_suspended=limits.max_suspended
+            grants, heartbeats, reports, intake=self._intake, isolation=apart, most_suspended=most
         )
         settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
@@ -122,10 +122,9 @@ class Runtime:
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
         )
-        self._canceled, self._settling = CanceledIds(), set[asyncio.Task[Any]]()
-        self._running = dict[ExecutionKey, Execution]()
+        self._running, self._settling = dict[ExecutionKey, Execution](), set[asyncio.Task[Any]]()
         self._end_of_one: asyncio.Future[None] | None = None
-        self._now, self._mean_ms, self._pacing = loop.time, 0.0, Pacing()
+        self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
     # -- life -------------------------------------------------------------------------------------------
 

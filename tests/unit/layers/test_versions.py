@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import NewerVersion
+from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import keyspace, versions
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
@@ -35,7 +36,9 @@ instant = st.none() | st.integers(1, 2**45)  # none is at the epoch itself: a 0 
 counts = st.dictionaries(st.sampled_from([state.value for state in TaskState]), st.integers(1, 9))
 state = st.sampled_from(TaskState)
 ROWS: dict[str, st.SearchStrategy[Any]] = {
-    "workflow": st.builds(WorkflowRecord, number, text, text, text, number, number),
+    "workflow": st.builds(
+        WorkflowRecord, number, text, text, text, number, number, st.dictionaries(text, text, max_size=3), instant
+    ),
     "run": st.builds(
         RunRecord,
         st.sampled_from(WorkflowState),
@@ -55,7 +58,7 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
     ),
     "status": st.builds(
         NodeRecord,
-        *(state, number, number, number, st.none() | state, st.integers(1, 99), number, number, text),
+        *(state, st.builds(Tally, number, number, number, st.none() | state), st.integers(1, 99), number, number, text),
         *(instant, instant, instant, instant, text, st.booleans(), st.booleans(), instant, instant, instant),
     ),
     "attempt": st.builds(AttemptRecord, number, number, number, text, instant, instant, instant, text, text, text),
