@@ -12,6 +12,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.example import Example
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
+from coditect.codec import is_binary
 from coditect.model.capability import CapabilitySpec
 from coditect.operations import fleet
 from coditect.operations.fleet import CapabilityOffer
@@ -110,5 +111,7 @@ def _pretty(schema: object) -> str:
 
 
 def _try(spec: CapabilitySpec, example: Example) -> str:
+    if is_binary(spec.input_schema):
+        return f"coditect task submit {spec.name} @file --bytes"
     durable = " --detach" if spec.long else ""
     return f"coditect task submit {spec.name} {shlex.quote(json.dumps(example.body, ensure_ascii=False))}{durable}"

@@ -183,9 +183,10 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
 
         The broker has confirmed the task by then, so that it is not lost.
 
-        `value` is anything that JSON, pydantic or a dataclass can express, or bytes that are JSON already. The keywords
-        are the fields of `Options`, such as `priority="p0"`; they take precedence over those of `options`, also
-        `timeout=None` and each other None that a field may be.
+        `value` is anything that JSON, pydantic or a dataclass can express, or bytes, which are sent as they are: for a
+        handler of bytes, or because they are JSON already. The keywords are the fields of `Options`, such as
+        `priority="p0"`; they take precedence over those of `options`, also `timeout=None` and each other None that a
+        field may be.
 
         With `durable=True`, or an `idempotency_key`, the control plane keeps the task, as a workflow of one node, and
         the call returns after the commit. A durable task survives the loss of the broker's disks, may run for hours,

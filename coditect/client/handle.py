@@ -141,7 +141,9 @@ class Handle:
     @overload
     async def result(self, model: type[T], *, timeout: Duration = ...) -> T: ...
     async def result(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> Any:
-        """Wait for the end of the task and return its value, validated as `model`.
+        """Wait for the end of the task and return its value, validated as `model`; `bytes` gives its body as it came.
+
+        Without a model the value is plain JSON, or bytes where the handler returns those.
 
         Raises:
             TaskFailed: when the task failed; this and the next three carry the failure's facts.

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field
 
-from coditect.codec import codec
+from coditect.codec import BYTES, codec
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.registration import Load, Registration
@@ -66,6 +66,14 @@ def test_show_gives_a_task_to_try_that_fits_the_schema(fleet: Terminal) -> None:
     assert document["example"] == {"path": "text", "depth": 2}
     assert document["versions"] == ["1.0.0", "2.0.0"]
     assert '"minimum": 2' in told.out
+
+
+def test_show_gives_a_file_to_try_where_the_input_is_bytes(terminal: Terminal) -> None:
+    asyncio.run(_register(terminal, "zip-1", "1.0.0", 1_000, CapabilitySpec("photo.pack", input_schema=BYTES.schema)))
+
+    told = terminal.run("capability", "show", "photo.pack")
+
+    assert told.out.splitlines()[-1].endswith("coditect task submit photo.pack @file --bytes")
 
 
 def test_show_says_what_it_cannot_guess(fleet: Terminal) -> None:
