@@ -315,3 +315,28 @@ async def test_restore_is_refused_when_the_shared_state_of_its_checkpoint_is_not
         await restore(ledger, "hotel")
 
     assert await ledger.state() is WorkflowState.RUNNING
+
+
+async def test_node_that_completes_after_a_restore_takes_no_other_ones_place_in_the_order_of_undoing(
+    ledger: Ledger,
+) -> None:
+    flow = Workflow("order")
+    first = flow.task("c", name="first")
+    flow.task("c", name="next", after=[first])
+    flow.task("c", name="kept", compensate="undo")
+    flow.task("c", name="other", compensate="undo")
+    await ledger.start(flow.definition())
+    for name in ("first", "next", "kept"):
+        one = next(one for one in ledger.published if one.node_key.node == name)
+        await ledger.batch(ledger.finished(one, completed(name)))
+
+    await restore(ledger, "first")
+    other, again = (ledger.published[-1:], ledger.published[-2:-1])
+    assert [one.node_key.node for one in (*other, *again)] == ["other", "next"]
+    played = Played("next")
+    for one in (*other, *again):
+        await ledger.batch(ledger.finished(one, played(one)))
+    ledger.published = ledger.published[-1:]
+    await ledger.play(played)
+
+    assert played.order == ["other", "next", "other.compensate", "kept.compensate"]
