@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from coditect.errors import InputError, InvalidTask, NotFound, VersionConflict
+from coditect.errors import InputError, InvalidTask, NotFound, Retryable, VersionConflict
 from coditect.wire.blob_ref import as_claim
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
@@ -46,9 +46,10 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         VersionConflict: when the present version is not `if_version`; 0 stands for a missing key.
         NotFound: when the space is that of an unknown workflow.
         InputError: when that workflow has ended, or the writing attempt is not the present one any more.
+        Retryable: while that workflow is being restored, for a client.
     """
     space, key = _place(body)
-    at_ms = _check_space(unit, space)
+    at_ms = _check_space(unit, space, by_node="by" in body)
     control.check_present(unit, body)
     before = latest(unit.tr, space, key)
     _check_version(before, body.get("if_version"), key)
@@ -99,14 +100,19 @@ def _name(body: Body, field: str) -> str:
     return name
 
 
-def _check_space(unit: UnitOfWork, space: str) -> int:
-    """Refuse a write to the space of a workflow that has ended, and return the instant of any other write."""
+def _check_space(unit: UnitOfWork, space: str, *, by_node: bool) -> int:
+    """Return the instant of a write to a space, unless the space is of a workflow that has ended or is being restored.
+
+    Of a workflow that is being restored only compensations still write; a client's write would be taken back unseen.
+    """
     workflow = workflow_of(space)
     if workflow is None:
         return unit.now_ms
     run = control.run_of(unit, workflow)
     if run.state.terminal:
         raise InputError("The workflow has ended: its state stays as it is", workflow=workflow, state=run.state.value)
+    if run.restoring is not None and not by_node:
+        raise Retryable("The workflow is being restored", workflow=workflow, fix="try again in a moment")
     return run.after_checkpoint(unit.now_ms)
 
 

@@ -10,7 +10,7 @@ Every function here works on a transaction alone: it does no I/O and reads no cl
     effects           the consequences of a transaction outside of the store
     commands          the commands to a shard, as values; handlers/ carry them out
     nodes/            one node: claimed, attempted, finished
-    workflows/        a workflow as a whole
+    workflows/        a workflow as a whole, with its checkpoints
     ownership/        leases, the shards that dispatchers share, and the incarnations of a store
     timers, outbox, idempotency, answers, values: layers of their own
 

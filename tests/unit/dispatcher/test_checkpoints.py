@@ -271,6 +271,8 @@ async def test_second_restore_and_redrive_wait_until_a_restore_is_done(ledger: L
         await restore(ledger, "hotel")
     with pytest.raises(Retryable, match="being restored"):
         await ledger.ask(Verb.CHECKPOINT, {"workflow": "w", "checkpoint": "x"})
+    with pytest.raises(Retryable, match="being restored"):
+        await ledger.ask(Verb.STATE_PUT, {"space": workflow_space("w"), "key": "k", "value": 1})
 
 
 async def test_shared_state_is_what_it_was_and_its_versions_go_on(ledger: Ledger) -> None:

@@ -116,7 +116,7 @@ def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, 
     for key, present in _changed(unit.tr, workflow, position, after):
         former = _former(unit.tr, workflow, key, position)
         if former is None or (former.deleted and present.deleted):
-            continue
+            continue  # none: compensations have written the key so often since the check that what they wrote stays
         value = None if former.deleted else values.get(unit.tr, value_key(space, key, former.number))
         version = StateVersion(present.number + 1, writer, "", unit.now_ms, deleted=value is None)
         write(unit, space, key, version, value)
