@@ -19,6 +19,7 @@ from coditect.errors import CoditectError, ControlPlaneRequired, Overloaded, Unr
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
+from coditect.model.result import Outcome
 from coditect.model.task import NO_LIMITS, Limits, Task
 from coditect.registry.catalogue import CapabilityCatalogue
 from coditect.registry.selection.selector import Pick, Selector
@@ -71,7 +72,7 @@ class DirectLane:
         claims = None if len(body) <= MAX_BODY_BYTES else await self._put(body)
         pick = await self._selector.pick(capability, options.strategy, options.wanted, pin=options.pin)
         sending = self._begin(capability, body, options, pick, claims)
-        await self._taken(sending, sending.confirm, min(FULL_SECONDS, seconds(options.submit_timeout)))
+        await self._taken(sending, sending.confirm, min(FULL_SECONDS, sending.timeout_seconds))
         return sending.handle
 
     async def submit_many(
@@ -121,9 +122,8 @@ class DirectLane:
         self, capability: str, body: bytes, options: Options, pick: Pick | None, claims: bytes | None
     ) -> _Sending:
         """Send a task, with a blob reference for a large input; return its handle and the awaitable of the confirm."""
-        task = self._task(capability, body if claims is None else claims, options, claims)
-        reply = self._requests.expect(task.correlation_id or "") if options.results else None
-        handle = Handle(task, self._requests, self._event_stream, self._broker, reply=reply)
+        task, reply = self._task(capability, body if claims is None else claims, options, claims)
+        handle = Handle(task, self._requests, self._event_stream, self._broker, reply)
         if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
         try:
@@ -176,7 +176,10 @@ class DirectLane:
             fix="submit again after retry_after seconds, or use submit_many, which slows down by itself",
         ) from refused
 
-    def _task(self, capability: str, body: bytes, options: Options, claims: bytes | None) -> Task:
+    def _task(
+        self, capability: str, body: bytes, options: Options, claims: bytes | None
+    ) -> tuple[Task, asyncio.Future[Outcome] | None]:
+        """Return a new task, and the future of its reply if the task's result comes back."""
         if options.timeout is not None and seconds(options.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
             raise ControlPlaneRequired(
                 "A direct task runs at most 25 minutes",
@@ -184,19 +187,21 @@ class DirectLane:
                 fix="make it durable: submit(..., durable=True), or `coditect task submit --detach`",
             )
         now = self._clock.now_ms()
-        task_id = options.task_id or self._clock.new_id()
-        return Task(
+        task_id, limits = options.task_id or self._clock.new_id(), _limits(options, now)
+        correlation_id, reply = self._requests.begin() if options.results else (None, None)
+        task = Task(
             capability,
             options.priority,
             body,
             id=task_id,
-            correlation_id=self._requests.new_token() if options.results else None,
+            correlation_id=correlation_id,
             reply_to=self._requests.reply_to if options.results else None,
-            limits=_limits(options, now),
+            limits=limits,
             published_at_ms=now,
             claims=claims,
             headers=options.headers,
         )
+        return task, reply
 
 
 def encoded(source: Iterator[Any], most: int) -> list[bytes]:

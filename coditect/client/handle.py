@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from coditect.blobs import fetched
@@ -41,30 +42,19 @@ LAST_EVENT_SECONDS = 1.0
 """How long after a task's outcome the event of the task's end may come."""
 
 
+@dataclass(eq=False, repr=False, slots=True, weakref_slot=True)
 class Handle:
     """The handle of a submitted task: waits for its result, reads its events, cancels it; see `Client.submit`.
 
     The handle of a durable task asks the control plane, from any process: `Client.task` makes it from the id alone.
     """
 
-    __slots__ = ("__weakref__", "_broker", "_event_stream", "_kept", "_reply", "_requests", "_task")
-
-    def __init__(
-        self,
-        task: Task,
-        requests: Requests,
-        event_stream: EventStreams,
-        broker: Broker,
-        *,
-        reply: asyncio.Future[Outcome] | None = None,
-        kept: KeptOptions | None = None,
-    ) -> None:
-        self._task = task
-        self._kept = kept
-        self._reply = reply
-        self._requests = requests
-        self._event_stream = event_stream
-        self._broker = broker
+    _task: Task
+    _requests: Requests
+    _event_stream: EventStreams
+    _broker: Broker
+    _reply: asyncio.Future[Outcome] | None = None
+    _kept: KeptOptions | None = None
 
     @property
     def task_id(self) -> TaskId:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -62,22 +62,21 @@ class Options:
     """Headers for the handler, such as `{"x-tenant": "blue"}`: at most 64 and 8 KiB; not for a durable task."""
     task_id: TaskId | None = None
     """A never used id for a direct task, if its submitter must know the id beforehand; None makes a new id."""
+    kept: bool = field(init=False, repr=False, compare=False)
+    """Whether the task is durable, since its submitter set `durable`, an idempotency key, `delay` or `at`."""
 
     def __post_init__(self) -> None:
         for name, (default, checked) in _CHECKS.items():
             given = getattr(self, name)
             if given is not default:
                 object.__setattr__(self, name, checked(name, given))
+        scheduled = self.delay is not None or self.at is not None
+        object.__setattr__(self, "kept", self.durable or scheduled or self.idempotency_key is not None)
         if self.headers is not None and self.kept:
             fix = "put it into the input, or submit without durable, idempotency_key, delay and at"
             arguments.refuse("headers", "A durable task has no headers", self.headers, fix)
         if self.delay is not None and self.at is not None:
             arguments.refuse("at", "A task has a delay or an instant, not both", self.at, "leave delay or at out")
-
-    @property
-    def kept(self) -> bool:
-        """True when the task is durable: its submitter set `durable`, an idempotency key, `delay` or `at`."""
-        return self.durable or self.idempotency_key is not None or self.delay is not None or self.at is not None
 
 
 class OptionFields(TypedDict, total=False):

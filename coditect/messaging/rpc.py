@@ -91,6 +91,11 @@ class Requests:
             future.cancel()
         self._waiting.clear()
 
+    def begin(self) -> tuple[str, asyncio.Future[Outcome]]:
+        """Return a random correlation id for a new request, and the future of the reply."""
+        correlation_id = self.new_token()
+        return correlation_id, self.expect(correlation_id)
+
     def expect(self, correlation_id: str) -> asyncio.Future[Outcome]:
         """Return the future of the reply with a correlation id; all callers for one id share the future."""
         future = self._waiting.get(correlation_id)
