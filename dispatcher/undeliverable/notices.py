@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Coroutine
 from functools import partial
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -100,14 +99,14 @@ class Notices:
 
     def _arrived(self, delivery: Delivery) -> None:
         self._dropped.handed_out += delivery.queue == routing.UNROUTED_NOTICES
-        work = self._background.start(self._guarded(self._deal_with(delivery), delivery), name="notice")
+        work = self._background.start(self._guarded(delivery), name="notice")
         self._under_way.add(work)
         work.add_done_callback(self._under_way.discard)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+    async def _guarded(self, delivery: Delivery) -> None:
         """Handle the copy of a task that no agent ran; after an error requeue the copy if retryable, else drop it."""
         try:
-            await work
+            await self._deal_with(delivery)
         except asyncio.CancelledError:
             delivery.requeue()
             raise
