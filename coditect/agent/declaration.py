@@ -20,6 +20,7 @@ from coditect.errors import InputError, SetupError
 from coditect.model import arguments
 from coditect.model.breaker import Breaker, breaker_of
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
+from coditect.model.concurrency import ConcurrencyLimit, concurrency_of
 from coditect.model.duration import Duration, seconds
 from coditect.model.rate import Rate, rate_of
 from coditect.model.retry import Retry, retry_of
@@ -62,6 +63,8 @@ class Capability:
     """The limits after which a process of the handler is replaced; None: it runs as long as the agent."""
     middleware: CallNext | None = None
     """The call through the agent's middleware to the handler, set at the start of the agent; None without any."""
+    concurrency: ConcurrencyLimit | None = None
+    """The bound on the tasks with the same key that run at once in the whole fleet; None: no bound."""
 
     @property
     def name(self) -> str:
@@ -71,7 +74,7 @@ class Capability:
     @property
     def guarded(self) -> bool:
         """True when an execution needs a guard's leave to begin."""
-        return self.breaker is not None or self.spec.rate is not None
+        return self.breaker is not None or self.spec.rate is not None or self.concurrency is not None
 
 
 class Agent:
@@ -207,6 +210,7 @@ class Agent:
         strategy: Strategy | str | None = None,
         max_queued: int | None = None,
         rate: Rate | str | None = None,
+        concurrency: tuple[str, int] | None = None,
         breaker: Breaker | str | None = None,
         fallback: str | None = None,
         batch: int | None = None,
@@ -228,6 +232,7 @@ class Agent:
         bound is part of the queues: `coditect topology plan` tells how to change it later.
 
         `rate="100/m"` (or `/s`, `/h`, or a `Rate`) bounds how often executions begin in the whole fleet; others wait.
+        `concurrency=("{input.repo}", 1)` bounds how many tasks with the same text for a key run at once in the fleet.
 
         With a `breaker`, by name or as a `Breaker`, each attempt is one call of that dependency. While it is open, the
         tasks wait in their queue, or go to the capability `fallback`; no attempt of theirs counts.
@@ -250,7 +255,7 @@ class Agent:
             if name in self._capabilities:
                 arguments.refuse("name", "An agent declares a capability once", name, "another name")
             policy, (guard, instead) = retry_of(retry), self._guard(name, breaker, fallback)
-            in_process = arguments.yes_or_no("process", process)
+            in_process, limit = arguments.yes_or_no("process", process), concurrency_of(concurrency)
             replaced = process_limits(max_tasks_per_process, max_memory, process=in_process)
             gathered = batch_policy(batch, within, slots=self.slots - min(self.reserve, self.slots - 1))
             plain = CapabilitySpec(
@@ -270,6 +275,7 @@ class Agent:
             shape = signature(handler, self._providers, of_batches=gathered is not None)
             where, spec = _where(handler, process=in_process), _described(plain, handler, shape)
             one = Capability(spec, handler, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
+            one = replace(one, concurrency=limit)
             self._capabilities[name] = _batched(_depending(one), gathered)
             return handler
 

@@ -332,7 +332,9 @@ class Runtime:
     ) -> Awaitable[HandlerEnd]:
         task, capability = execution.task, self._capabilities[execution.task.capability]
         if capability.guarded and not guarded:
-            return self.guards.passed(capability, partial(self._handled, execution, received, now_ms, guarded=True))
+            again = partial(self._handled, execution, received, now_ms, guarded=True)
+            return self.guards.passed(capability, execution, partial(self._means.services, execution, received), again)
+        now_ms = self._clock.now_ms() if guarded else now_ms  # it may have waited
         self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         apart = execution.suspicion is not Suspicion.NONE
         plain = capability.where is not Where.PROCESS and capability.middleware is None

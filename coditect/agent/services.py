@@ -70,14 +70,17 @@ class Means:
         """The retry budgets of the process; made for the first task that uses one."""
         return RetryBudgets()
 
+    def services(self, execution: Execution, received: ReceivedTask) -> TaskServices:
+        """Return the services of one execution."""
+        return TaskServices(execution, received, received.task.id or self.clock.new_id(), self)
+
     def context(
         self, execution: Execution, received: ReceivedTask, agent_id: AgentId, *, blocking: bool
     ) -> TaskContext:
         """Return the context of one execution; with `blocking` its methods wait, as a plain handler needs it."""
-        task, task_id = received.task, received.task.id or self.clock.new_id()
-        services = TaskServices(execution, received, task_id, self)
+        task, services = received.task, self.services(execution, received)
         headers, kind = received.delivery.message.headers, PlainContext if blocking else Context
-        return kind(task, task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
+        return kind(task, services.task_id, agent_id, services, folder=self.bounds.workspace, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +108,13 @@ class TaskServices:
             TooLarge: when the blob store refuses the child's large input.
             BlobUnavailable: when a large value cannot be stored or fetched; retryable.
         """
-        requests, intake = self.means.requests, self.means.intake
+        requests = self.means.requests
         if self.received.task.depth >= MAX_DEPTH:
             raise InvalidTask(
                 "Requests are nested too deep", depth=MAX_DEPTH, fix="find the agents that ask in a circle"
             )
         travels = body if len(body) <= MAX_BODY_BYTES else (await requests.blobs.put(body)).document
-        if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
+        if not self.may_suspend():
             raise SentBack
         level = Priority(priority)  # it is a text from a worker process
         child = self._child(capability, travels, timeout_seconds, ordinal=ordinal, priority=level)
@@ -141,6 +144,10 @@ class TaskServices:
             if not self.received.awaiting:
                 self.means.executors.limits.go_on(self.execution)
 
+    def may_suspend(self) -> bool:
+        """Tell whether the task may await something without its slot: not too many tasks of the agent do so."""
+        return self.means.intake.may_suspend(self.received, self.means.bounds.max_suspended)
+
     async def acquire_lock(
         self,
         resources: list[str],
@@ -155,15 +162,18 @@ class TaskServices:
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
-        locks, intake = self.means.locks, self.means.intake
+        locks = self.means.locks
         owner = f"{self.task_id}/{self.received.task.attempt}/{flow}"
         wanted = locks.want(resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=owner, task=self.task_id)
         state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
         if state["state"] == "waiting":
-            if not intake.may_suspend(self.received, self.means.bounds.max_suspended):
+            try:
+                if not self.may_suspend():
+                    raise SentBack
+                state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
+            except BaseException:  # it may have been granted while the task waited for a slot
                 await locks.release_lock(wanted.ticket)
-                raise SentBack
-            state = await self._suspended(locks.wait_for(wanted, state, timeout_seconds))
+                raise
         return state
 
     def hold(self, lock: Lock) -> BlockingLock:

@@ -75,7 +75,7 @@ class Lock:
         port: LockPort,
         resources: tuple[str, ...],
         *,
-        mode: Mode,
+        mode: Mode | str,
         wait: bool,
         timeout_seconds: float | None,
         ttl_seconds: float,
@@ -111,7 +111,7 @@ class Lock:
             raise SetupError("A lock is entered once", fix="call lock(...) again for the next block")
         granted = await self._port.acquire_lock(
             list(self.resources),
-            mode=self.mode.value,
+            mode=str(self.mode),
             wait=self._wait,
             timeout_seconds=self._timeout_seconds,
             ttl_seconds=self._ttl_seconds,

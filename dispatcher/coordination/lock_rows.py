@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import LOCK_COUNT, LOCK_OWNERS, LOCK_QUEUES, LOCKS
@@ -12,6 +13,9 @@ from dispatcher.store.transaction import KeyValue, Reads
 
 SHARED = "shared"
 EXCLUSIVE = "exclusive"
+AT_MOST = "at_most:"
+"""The mode of a ticket that waits until fewer than so many places are before its own: `at_most:3`."""
+MOST_TOGETHER = 1_000
 FIRST_READ = 2
 MOST_READ = 100
 """The numbers of places that are read at first, and then at once: of most queues the first places say enough."""
@@ -76,6 +80,28 @@ class Place:
     def bars(self, mode: str) -> bool:
         """Tell whether a later ticket of the given mode has to wait for this one."""
         return EXCLUSIVE in (self.mode, mode)
+
+
+def most_together(mode: str) -> int | None:
+    """Return how many tickets may hold a resource together by a mode `at_most:N`; None for any other mode."""
+    prefix, _, count = mode.partition(AT_MOST)
+    if prefix or not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MOST_TOGETHER:
+        return None
+    return int(count)
+
+
+def is_barred(tr: Reads, ticket: Ticket) -> bool:
+    """Tell whether a ticket has to wait for others that came before it."""
+    most = most_together(ticket.mode)
+    for resource in ticket.resources:
+        before = places(tr, resource, before=ticket.number)
+        if most is not None:
+            first = list(islice(before, most))
+            if len(first) == most or any(place.bars(ticket.mode) for place in first):
+                return True
+        elif any(place.bars(ticket.mode) for place in before):
+            return True
+    return False
 
 
 def read(tr: Reads, ticket: str) -> Ticket | None:

@@ -21,7 +21,7 @@ from coditect.wire.tasks import result_message
 from dispatcher.coordination import deadlocks
 from dispatcher.coordination import lock_rows as rows
 from dispatcher.coordination.lock_queries import list_locks
-from dispatcher.coordination.lock_rows import EXCLUSIVE, SHARED, Ticket
+from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Ticket
 from dispatcher.ledger import timers
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
@@ -53,7 +53,7 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
-    if not _is_barred(unit, ticket):
+    if not rows.is_barred(unit.tr, ticket):
         ticket.fence = ticket.number
     elif body.get("wait") is False:
         return {"state": "taken"}
@@ -133,18 +133,20 @@ def _grant_next(unit: UnitOfWork, resources: Iterable[str]) -> None:
     for resource in resources:
         for place in rows.places(unit.tr, resource):
             ticket = rows.read(unit.tr, place.ticket)
-            if ticket is not None and not ticket.fence and not _is_barred(unit, ticket):
+            if ticket is not None and not ticket.fence and not rows.is_barred(unit.tr, ticket):
                 ticket.fence = rows.next_number(unit)
                 rows.write(unit, ticket)
                 _push(unit, ticket, _state(unit, ticket))
-            if place.mode == EXCLUSIVE:
-                break
+            counted = rows.most_together(place.mode) is not None
+            if place.mode == EXCLUSIVE or (counted and ticket is not None and not ticket.fence):
+                break  # it bars all behind it, or they count it as well
 
 
 def _read(unit: UnitOfWork, body: Body) -> Ticket:
     mode = body.get("mode", EXCLUSIVE)
-    if mode not in (SHARED, EXCLUSIVE):
-        raise InvalidTask("A lock has no such mode", given=str(mode)[:80], known=[EXCLUSIVE, SHARED])
+    if mode not in (SHARED, EXCLUSIVE) and rows.most_together(str(mode)) is None:
+        known = [EXCLUSIVE, SHARED, f"{AT_MOST}N"]
+        raise InvalidTask("A lock has no such mode", given=str(mode)[:80], known=known)
     shortest, longest = TTL_MS
     ttl_ms = min(max(number(body, "ttl_ms", 10_000), shortest), longest)
     ticket, agent, owner = (text(body, name) for name in ("ticket", "agent", "owner"))
@@ -169,12 +171,6 @@ def _resources(body: Body) -> list[str]:
 
 def _is_name(one: object) -> bool:
     return isinstance(one, str) and 0 < len(one.encode(errors="surrogatepass")) <= LONGEST_NAME_BYTES
-
-
-def _is_barred(unit: UnitOfWork, ticket: Ticket) -> bool:
-    """Tell whether a ticket has to wait for another that came before it."""
-    before = (place for of in ticket.resources for place in rows.places(unit.tr, of, before=ticket.number))
-    return any(place.bars(ticket.mode) for place in before)
 
 
 def _timer_name(ticket: Ticket) -> str:

@@ -108,7 +108,7 @@ async def run_handler(
     except asyncio.CancelledError as error:
         return cut_short(execution, error, seconds)
     except _BadInput as error:
-        return _rejected(error.cause)
+        return unfit(error.cause)
     except (SentBack, GeneratorExit):
         raise
     except BaseException as error:  # the delivery's boundary: even sys.exit() is only a failure
@@ -345,7 +345,8 @@ def _timed_out(why: Interruption, limit_seconds: float) -> HandlerEnd:
     return HandlerEnd(Status.FAILED, failure=failure, error=error)
 
 
-def _rejected(error: InvalidTask) -> HandlerEnd:
+def unfit(error: InvalidTask) -> HandlerEnd:
+    """Return the rejection of a task whose input does not fit its capability."""
     fix = "publish a body that fits the input's schema, which `coditect capability show` has with an example"
     failure = Failure("invalid_input", "InvalidTask", str(error), fix=str(error.facts.get("fix", fix)))
     return HandlerEnd(Status.REJECTED, failure=failure, error=error)

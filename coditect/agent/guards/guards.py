@@ -1,16 +1,19 @@
 """The guards of one agent process: what an execution must pass before its handler is called.
 
-A guard that refuses hands the task back without burning an attempt, and lets the capability's tasks wait in their
-queues. The rate comes before the breaker, so that a permit to probe is not given for a task that may not begin.
+A guard that refuses hands the task back without burning an attempt. The key comes first, as it may take long; the rate
+comes before the breaker, so that a permit to probe is not given for a task that may not begin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from coditect.agent.declaration import Agent, Capability
+from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import HandedBack, HandlerEnd
 from coditect.agent.guards.breakers import AgentBreakers
+from coditect.agent.guards.keys import AgentKeys, KeyPort
 from coditect.agent.guards.rates import AgentRates
 from coditect.agent.intake.intake import Intake
 from coditect.agent.settlement.settle import Settler
@@ -20,7 +23,7 @@ from coditect.registry.port import Registry
 
 
 class Guards:
-    """The breakers and rates of one agent process."""
+    """The breakers, rates and keys of one agent process."""
 
     def __init__(
         self,
@@ -34,17 +37,30 @@ class Guards:
     ) -> None:
         self.breakers = AgentBreakers(agent, requests, intake, settler, background, name=requests.name)
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
+        self._keys = AgentKeys(settler.clock)
 
     def hold(self, capability: str) -> bool:
         """Tell whether the tasks of a capability wait in their queues now."""
         return capability in self.breakers.waiting or capability in self.rates.waiting
 
-    async def passed(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
-        """Run an attempt of a guarded capability once every guard lets it pass.
+    async def passed(
+        self,
+        capability: Capability,
+        execution: Execution,
+        services: Callable[[], KeyPort],
+        run: Callable[[], Awaitable[HandlerEnd]],
+    ) -> HandlerEnd:
+        """Run an attempt of a guarded capability once every guard lets it pass; `services` are those of the task.
 
         Raises:
-            HandedBack: when a guard refuses; the handler was not called.
+            SentBack: when a guard refuses; no attempt counts.
         """
+        if capability.concurrency is None:
+            return await self._in_time(capability, run)
+        return await self._keys.held(capability, execution, services(), partial(self._in_time, capability, run))
+
+    async def _in_time(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
+        """Run an attempt as the rate and the breaker allow."""
         if capability.spec.rate is not None and not await self.rates.take(capability.name):
             raise HandedBack
         if capability.breaker is not None:

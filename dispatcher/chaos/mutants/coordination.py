@@ -22,7 +22,7 @@ MUTANTS = (
     Mutant(
         "lock_not_exclusive",
         _LOCKS,
-        "    if not _is_barred(unit, ticket):\n",
+        "    if not rows.is_barred(unit.tr, ticket):\n",
         "    if ticket.fence == 0:\n",
         "a lock is granted although another agent holds it",
         ("locks exclude",),

@@ -68,7 +68,9 @@ async def test_a_lock_that_is_not_renewed_is_gone_after_its_time(ledger: Ledger)
     assert (await acquire(ledger, "2"))["state"] == "held"
 
 
-@pytest.mark.parametrize("wrong", [{"resources": []}, {"resources": "x"}, {"mode": "odd"}, {"owner": ""}])
+@pytest.mark.parametrize(
+    "wrong", [{"resources": []}, {"resources": "x"}, {"mode": "odd"}, {"mode": "at_most:0"}, {"owner": ""}]
+)
 async def test_a_request_that_is_no_lock_is_refused(ledger: Ledger, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask):
         await acquire(ledger, "1", **wrong)
@@ -250,3 +252,49 @@ async def test_a_lock_is_free_for_the_next_request_of_its_agent_although_its_rel
 
     assert (stranger["state"], again["state"]) == ("taken", "held")
     assert not await release(ledger, "1")
+
+
+async def test_at_most_so_many_hold_a_counted_lock_and_the_others_follow_in_order_of_arrival(ledger: Ledger) -> None:
+    first = [(await acquire(ledger, str(number), mode="at_most:2"))["state"] for number in range(5)]
+
+    await release(ledger, "1")
+    after_one = await states(ledger, "0", "2", "3", "4")
+    await release(ledger, "0")
+    await release(ledger, "2")
+
+    assert first == ["held", "held", "waiting", "waiting", "waiting"]
+    assert after_one == {"0": "held", "2": "held", "3": "waiting", "4": "waiting"}
+    assert await states(ledger, "3", "4") == {"3": "held", "4": "held"}
+    assert told(ledger) == {"2": "held", "3": "held", "4": "held"}
+
+
+async def test_a_waiter_of_a_counted_lock_that_goes_makes_room_for_nobody(ledger: Ledger) -> None:
+    for number in range(4):
+        await acquire(ledger, str(number), mode="at_most:2")
+
+    await release(ledger, "2")
+
+    assert await states(ledger, "0", "1", "3") == {"0": "held", "1": "held", "3": "waiting"}
+
+
+async def test_a_counted_lock_whose_holder_is_gone_is_granted_to_the_next(ledger: Ledger) -> None:
+    for number in range(3):
+        await acquire(ledger, str(number), mode="at_most:2")
+    await ledger.pass_time(TTL_MS / 2000)
+    await states(ledger, "0", "2")
+
+    await ledger.pass_time(TTL_MS / 1500)
+
+    assert (await renew(ledger, "2"))["state"] == "held"
+
+
+async def test_an_exclusive_lock_and_a_counted_one_bar_each_other(ledger: Ledger) -> None:
+    await acquire(ledger, "1", mode="at_most:3")
+    exclusive = await acquire(ledger, "2")
+    counted = await acquire(ledger, "3", mode="at_most:3")
+
+    assert (exclusive["state"], counted["state"]) == ("waiting", "waiting")
+    await release(ledger, "1")
+    assert await states(ledger, "2", "3") == {"2": "held", "3": "waiting"}
+    await release(ledger, "2")
+    assert await states(ledger, "3") == {"3": "held"}

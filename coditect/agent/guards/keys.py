@@ -1,0 +1,111 @@
+"""The limits on concurrency of an agent process: an execution begins once the lock of its task's key is held.
+
+The control plane grants the locks in order of arrival. A task that waits holds no slot, as one that awaits another; of
+those there are at most `max_suspended`, and a task above the bound goes back behind others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Protocol
+
+from coditect.agent.declaration import Capability
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.handler import HandedBack, HandlerEnd, cut_short, unfit
+from coditect.aio.clock import Clock
+from coditect.collaboration.locks import Lock, LockPort, Mode
+from coditect.errors import CoditectError, InvalidTask, LockLost, LockTaken
+from coditect.wire.json import loads
+
+log = logging.getLogger(__name__)
+
+TTL_SECONDS = 60.0
+"""The time after which a key is free whose holder stands still; one whose agent is evicted is free at once."""
+LONGEST_WAIT_SECONDS = 600.0
+"""How long a task waits for its key in one agent before it goes back to its queue, behind others."""
+
+
+class KeyPort(LockPort, Protocol):
+    """The port through which a task takes the lock of its key, and waits for it without a slot."""
+
+    def may_suspend(self) -> bool:
+        """Tell whether the task may wait without a slot, or whether too many tasks of its agent do."""
+
+
+class AgentKeys:
+    """The keys that the tasks of one agent process hold and wait for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = Counter[str]()
+
+    async def held(
+        self,
+        capability: Capability,
+        execution: Execution,
+        port: KeyPort,
+        run: Callable[[], Awaitable[HandlerEnd]],
+    ) -> HandlerEnd:
+        """Run an attempt while its task's key is held; a task without a key is rejected.
+
+        Raises:
+            HandedBack: when the wait was too long, the key was lost, or no dispatcher answers; no attempt counts.
+            SentBack: when too many tasks of the agent wait already.
+        """
+        limit = capability.concurrency
+        assert limit is not None, "others have no key"
+        try:
+            resource = f"concurrency:{capability.name}/{limit.key(loads(execution.task.body))}"
+        except InvalidTask as error:
+            return unfit(error)
+        if self._waiting[resource] and not port.may_suspend():
+            raise HandedBack  # without a question: the key is known to be taken
+        lock = Lock(
+            port,
+            (resource,),
+            mode=Mode.EXCLUSIVE if limit.most == 1 else f"at_most:{limit.most}",
+            wait=True,
+            timeout_seconds=self._wait_seconds(execution),
+            ttl_seconds=TTL_SECONDS,
+        )
+        try:
+            async with AsyncExitStack() as stack:
+                return await self._entered(lock, stack, execution) or await run()
+        except LockLost as lost:
+            log.warning("A task lost its key and begins again", extra=self._facts(execution, lost))
+            raise HandedBack from lost
+
+    async def _entered(self, lock: Lock, stack: AsyncExitStack, execution: Execution) -> HandlerEnd | None:
+        """Take the lock until the stack is left; return the end of the task if it was canceled meanwhile, else None."""
+        (resource,) = lock.resources
+        self._waiting[resource] += 1
+        execution.load()
+        try:
+            await stack.enter_async_context(lock)
+        except asyncio.CancelledError as error:
+            return cut_short(execution, error, 0.0)
+        except LockLost:
+            raise
+        except CoditectError as error:
+            if not isinstance(error, LockTaken):
+                log.warning("The key of a task cannot be taken yet", extra=self._facts(execution, error))
+            raise HandedBack from error
+        finally:
+            execution.leave()
+            self._waiting[resource] -= 1
+            if not self._waiting[resource]:
+                del self._waiting[resource]
+        return None
+
+    def _wait_seconds(self, execution: Execution) -> float:
+        deadline_ms = execution.task.limits.deadline_ms
+        if deadline_ms is None:
+            return LONGEST_WAIT_SECONDS
+        return min(LONGEST_WAIT_SECONDS, max(0.0, (deadline_ms - self._clock.now_ms()) / 1000))
+
+    def _facts(self, execution: Execution, error: CoditectError) -> dict[str, str | None]:
+        return {"task_id": execution.task.id, "capability": execution.task.capability, "reason": str(error)}

@@ -1,0 +1,190 @@
+"""Limits on concurrency by key: in the whole fleet at most so many tasks with one key run at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Rate, Workflow
+from coditect.errors import SetupError, TaskRejected
+from coditect.registry.port import Search
+from coditect.settings.settings import Settings
+from coditect.testing import TestFleet
+
+
+@dataclass
+class Runs:
+    """The runs of a limited capability: those under way by key, the most at once, and the order of the starts."""
+
+    now: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+    order: list[tuple[str, int]] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+
+
+def builder(runs: Runs, most: int = 1, *, slots: int = 4, seconds: float = 1.0, **more: Any) -> Agent:
+    agent = Agent("builder", slots=slots)
+
+    @agent.capability("repo.build", concurrency=("{input.repo}", most), **more)
+    async def build(task: dict[str, Any], ctx: Any) -> int:
+        repo, number = str(task["repo"]), int(task["number"])
+        runs.order.append((repo, number))
+        runs.attempts.append(ctx.attempt)
+        runs.now[repo] += 1
+        runs.most[repo] = max(runs.most[repo], runs.now[repo])
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            runs.now[repo] -= 1
+        return number
+
+    @agent.capability("repo.count")
+    async def count(number: int) -> int:
+        return number
+
+    return agent
+
+
+def task(repo: str, number: int) -> dict[str, Any]:
+    return {"repo": repo, "number": number}
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_at_most_so_many_tasks_of_a_key_run_at_once_in_the_fleet(most: int) -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, most)], replicas=2) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(12)]
+        began = fleet.elapsed_seconds
+
+        assert [await handle.result() for handle in handles] == list(range(12))
+        took = fleet.elapsed_seconds - began
+
+    assert runs.most == {"a": most}
+    assert 12 / most <= took <= 12 / most + 3, "a key that gets free is taken at once"
+    assert set(runs.attempts) == {1}, "a wait burns no attempt"
+
+
+async def test_tasks_of_a_key_begin_in_the_order_in_which_they_were_submitted() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs)], replicas=2) as fleet:
+        handles = []
+        for number in range(10):
+            handles.append(await fleet.submit("repo.build", task("a", number)))
+            await fleet.advance("50ms")
+
+        assert [await handle.result() for handle in handles] == list(range(10))
+
+    assert runs.order == [("a", number) for number in range(10)]
+
+
+async def test_other_keys_and_other_capabilities_go_on_while_many_tasks_of_one_key_wait() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, slots=2, seconds=60.0)]) as fleet:
+        for number in range(20):
+            await fleet.submit("repo.build", task("a", number))
+        await fleet.advance("1s")
+        for number in range(3):
+            await fleet.submit("repo.build", task(f"b{number}", number), priority="p0")
+        assert await fleet.request("repo.count", 1) == 1
+        await fleet.advance("65s")
+
+    assert runs.most == {"a": 1, "b0": 1, "b1": 1, "b2": 1}
+
+
+async def test_a_task_above_the_bound_of_waiting_tasks_goes_back_and_other_keys_go_on() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs)], settings=Settings(max_suspended=3)) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(20)]
+        other = await fleet.submit("repo.build", task("b", 99))
+
+        assert await other.result() == 99
+        assert len(runs.order) < 10
+        assert [await handle.result() for handle in handles] == list(range(20))
+
+    assert runs.most == {"a": 1, "b": 1}
+    assert set(runs.attempts) == {1}
+
+
+async def test_the_key_of_a_killed_agent_is_free_after_its_eviction() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=5.0)], replicas=2) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(4)]
+        await fleet.advance("2s")
+        (holder,) = [one.agent_id for one in await fleet.registry.find(Search()) if one.load.running]
+        fleet.kill(holder)
+        runs.now.clear()
+
+        assert [await handle.result() for handle in handles] == list(range(4))
+        assert fleet.elapsed_seconds < 60
+
+    assert runs.most == {"a": 1}
+
+
+async def test_tasks_of_workflows_have_the_same_keys() -> None:
+    runs = Runs()
+    flow = Workflow("builds")
+    for number in range(6):
+        flow.task("repo.build", task("a", number), name=f"n{number}")
+    async with TestFleet(agents=[builder(runs)], replicas=2) as fleet:
+        run = await fleet.start(flow)
+        direct = await fleet.submit("repo.build", task("a", 9))
+
+        await run.result()
+        assert await direct.result() == 9
+
+    assert runs.most == {"a": 1}
+    assert set(runs.attempts) == {1}
+
+
+async def test_a_key_and_a_rate_hold_together() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=0.1, rate=Rate("2/s", burst=1))], replicas=2) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(8)]
+
+        assert [await handle.result() for handle in handles] == list(range(8))
+        assert fleet.elapsed_seconds >= 3.5
+
+    assert runs.most == {"a": 1}
+
+
+@pytest.mark.parametrize("body", [{"number": 1}, {"repo": None, "number": 1}, {"repo": ["a"], "number": 1}, 7])
+async def test_a_task_without_a_key_is_rejected_before_its_handler_is_called(body: Any) -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs)]) as fleet:
+        with pytest.raises(TaskRejected) as refused:
+            await fleet.request("repo.build", body)
+
+    assert "key" in str(refused.value)
+    assert runs.order == []
+
+
+async def test_a_task_that_waits_for_its_key_can_be_canceled_and_expires() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=20.0)]) as fleet:
+        first = await fleet.submit("repo.build", task("a", 1))
+        await fleet.advance("1s")
+        canceled = await fleet.submit("repo.build", task("a", 2))
+        late = await fleet.submit("repo.build", task("a", 3), deadline="5s")
+        last = await fleet.submit("repo.build", task("a", 4))
+        await fleet.advance("1s")
+        await canceled.cancel()
+
+        assert (await canceled.outcome()).status == "canceled"
+        assert (await late.outcome()).status in ("rejected", "expired")
+        assert [await first.result(), await last.result()] == [1, 4]
+
+    assert runs.order == [("a", 1), ("a", 4)]
+
+
+@pytest.mark.parametrize("limit", ["{input.repo}", ("{input.repo}", 0), ("{repo}", 1), ("{input.repo", 1), (7, 1)])
+def test_a_limit_that_is_none_is_refused_at_the_declaration(limit: Any) -> None:
+    agent = Agent("builder")
+
+    with pytest.raises(SetupError) as refused:
+        agent.capability("repo.build", concurrency=limit)
+
+    assert refused.value.facts["parameter"] == "concurrency"
