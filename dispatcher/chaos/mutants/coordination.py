@@ -93,4 +93,20 @@ MUTANTS = (
         "an attempt counts although its breaker is open",
         ("tests/unit/agent/test_breakers.py::" + _UNCOUNTED,),
     ),
+    Mutant(
+        "tokens_kept",
+        "coditect.agent.guards.tokens",
+        "        if self._now() >= self._until:\n",
+        "        if self._now() < 0:\n",
+        "an agent keeps tokens that it has not used, and later exceeds the rate with them",
+        ("tests/unit/agent/test_leased_tokens.py::test_tokens_that_were_held_too_long_are_lost",),
+    ),
+    Mutant(
+        "key_not_counted",
+        "dispatcher.coordination.lock_rows",
+        "            if len(first) == most or ",
+        "            if len(first) > most or ",
+        "more tasks of a key run at once than their capability allows",
+        (_TESTS + "test_at_most_so_many_hold_a_counted_lock_and_the_others_follow_in_order_of_arrival",),
+    ),
 )

@@ -7,7 +7,7 @@ from math import ceil
 
 import pytest
 
-from coditect import Agent, Context, Rate, Retry, Workflow
+from coditect import Agent, Breaker, Context, Rate, Retry, Workflow
 from coditect.errors import SetupError
 from coditect.model.capability import Priority
 from coditect.registry.port import Search
@@ -146,6 +146,32 @@ async def test_without_the_registry_nothing_begins_and_afterwards_the_work_goes_
 
         fleet.registry.failing = False
         assert [await handle.result() for handle in handles] == list(range(10))
+
+
+async def test_a_breaker_that_closes_does_not_end_the_wait_for_the_rate() -> None:
+    starts, rate = Starts(), Rate("12/m", burst=1)
+    agent, github = Agent("worker"), Breaker("github", failures=2, on=(OSError,), reset="10s")
+
+    @agent.capability("page.fetch", rate=rate, breaker=github)
+    async def fetch(number: int) -> int:
+        starts.begin()
+        return number
+
+    async with TestFleet(agents=[agent], replicas=2) as fleet:
+        starts.fleet.append(fleet)
+        handles = [await fleet.submit("page.fetch", number) for number in range(10)]
+        await fleet.advance("2s")
+        for _ in range(2):
+            with pytest.raises(OSError, match="down"):
+                async with fleet.client.breaker(github):
+                    raise OSError("down")
+        tripped = len(starts.at)
+        await fleet.advance("9s")
+        assert len(starts.at) == tripped
+
+        assert [await handle.result() for handle in handles] == list(range(10))
+
+    assert starts.exceeds(rate) == []
 
 
 async def test_the_tokens_of_a_killed_agent_are_not_missed() -> None:
