@@ -13,7 +13,7 @@ from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.dispatcher.test_take_over import dispatcher
 from tests.support import eventually
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.servers, pytest.mark.slow, pytest.mark.timeout(240)]
 
 AGENT = str(Path(__file__).with_name("builds_agent.py"))
 

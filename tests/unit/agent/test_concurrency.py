@@ -124,6 +124,23 @@ async def test_the_key_of_a_killed_agent_is_free_after_its_eviction() -> None:
     assert runs.most == {"a": 1}
 
 
+async def test_a_holder_that_stands_still_loses_its_key_and_is_canceled_when_it_goes_on() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=20.0)], replicas=2) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(3)]
+        await fleet.advance("2s")
+        (holder,) = [one.agent_id for one in await fleet.registry.find(Search()) if one.load.running]
+        fleet.pause(holder)
+        runs.now.clear()
+        await fleet.advance("90s")
+        began = len(runs.order)
+        fleet.resume(holder)
+
+        assert [await handle.result() for handle in handles] == list(range(3))
+
+    assert began > 1, "others had the key meanwhile"
+
+
 async def test_tasks_of_workflows_have_the_same_keys() -> None:
     runs = Runs()
     flow = Workflow("builds")
