@@ -35,6 +35,7 @@ from coditect.wire import routing
 from coditect.wire.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
 from dispatcher.coordination.locks import SHARD_KEY
+from dispatcher.coordination.triggers import CHANGES
 from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, shard_of
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
@@ -44,6 +45,7 @@ from dispatcher.recovery.failover import Predecessors, watching_agents
 from dispatcher.recovery.rebuild import rebuild_shard
 from dispatcher.requests.interest import hearing_listeners
 from dispatcher.requests.server import RequestServer
+from dispatcher.requests.triggers import TriggerQueues
 from dispatcher.retention import Retention
 from dispatcher.scheduling.reconciler import ROUND_SECONDS, Reconciler
 from dispatcher.scheduling.scheduler import Scheduler
@@ -166,6 +168,11 @@ def compose(
     )
     scheduler = Scheduler(ports, ownership, graph)
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
+    triggers = TriggerQueues(
+        ports.broker, ports.database, ownership, ports.background, quorum=ports.quorum, metrics=ports.metrics
+    )
+    ownership.on_open, ownership.on_close = triggers.opened, triggers.closed
+    control.on_change = dict.fromkeys(CHANGES, lambda body: triggers.changed(body["trigger"]))
     scheduler.open()
     if graph is not None:
         reconciler = Reconciler(ports.database, ownership.workers, graph, options.reconcile_seconds)

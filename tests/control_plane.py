@@ -88,6 +88,7 @@ class ScriptedPlane:
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     lasting: list[dict[str, Any]] = field(default_factory=list)
     """The nodes that a restore would discard and that cannot be undone."""
+    triggers: dict[str, dict[str, Any]] = field(default_factory=dict)
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -152,13 +153,15 @@ class ScriptedPlane:
         match verb:
             case Verb.START:
                 return self._start(body)
-            case Verb.LIST | Verb.DEAD | Verb.APPROVALS | Verb.SCHEDULE_LIST:
+            case Verb.LIST | Verb.DEAD | Verb.APPROVALS | Verb.SCHEDULE_LIST | Verb.TRIGGER_LIST:
                 return self._listed(verb, body)
             case Verb.STATUS:
                 return self._status(body)
             case Verb.REBUILD:
                 told = {"shard": body["shard"], "queues": 3, "published": body["shard"], "working": 1, "workflows": 2}
                 return told | {"compared": self.compared}
+        if "trigger" in body:
+            return self._trigger(verb, body)
         return self._schedule(verb, body) if "schedule" in body else self._about(verb, body)
 
     def _about(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +177,8 @@ class ScriptedPlane:
                 return self._paged("workflows", rows, body)
             case Verb.SCHEDULE_LIST:
                 return self._paged("schedules", [one for _, one in sorted(self.schedules.items())], body)
+            case Verb.TRIGGER_LIST:
+                return self._paged("triggers", [one for _, one in sorted(self.triggers.items())], body)
             case Verb.DEAD:
                 return self._paged("dead", self._dead(), body)
         return self._paged("approvals", self._approvals(), body)
@@ -284,6 +289,21 @@ class ScriptedPlane:
             case Verb.SCHEDULE_DELETE:
                 del self.schedules[body["schedule"]]
         return dict(kept) | {"upcoming": ["2026-01-01T00:00:00+00:00"]}
+
+    def _trigger(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        name = body["trigger"]
+        if verb is Verb.TRIGGER_ADD:
+            row = dict.fromkeys(("when", "signal", "to", "last", "last_run")) | {"reason": "", "runs": 0, "failed": 0}
+            given = {field: value for field, value in body.items() if field in ("trigger", "event", *row)}
+            row |= {"state": "active", "created_at": NOW, "workflow": body.get("workflow", {}).get("name")}
+            self.triggers[name] = row | given
+        if name not in self.triggers:
+            raise NotFound("There is no such trigger")
+        if verb is Verb.TRIGGER_REMOVE:
+            return self.triggers.pop(name)
+        if verb is not Verb.TRIGGER_ADD:
+            self.triggers[name]["state"] = "paused" if verb is Verb.TRIGGER_PAUSE else "active"
+        return self.triggers[name]
 
     def _dead(self) -> list[dict[str, Any]]:
         return [

@@ -48,6 +48,7 @@ INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
 BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
 """The time for which a notice waits for a dispatcher, and a queue of notices without a consumer exists."""
+MOST_TRIGGER_EVENTS = 100_000
 MOST_NOTICES = 10_000
 MOST_NOTICE_BYTES = 64 * 1024 * 1024
 
@@ -293,6 +294,22 @@ def event_queue(name: str, patterns: tuple[str, ...]) -> Topology:
     """
     queue = Queue(name, QueueType.CLASSIC, expires_ms=MAILBOX_EXPIRES_MS, max_length=10_000, drops_oldest=True)
     return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
+
+
+def trigger_queue(name: str, pattern: str, *, quorum: bool = False) -> Topology:
+    """Return the queue of the events that a trigger waits for, which outlives every dispatcher.
+
+    Publishers of events are never refused: of more than a hundred thousand events the oldest go to `unrouted`, as those
+    do that nobody can read.
+    """
+    queue = replace(
+        _dispatchers_queue(name, quorum),
+        dead_letter_exchange=routing.UNROUTED,
+        dead_letter_routing_key=name,
+        max_length=MOST_TRIGGER_EVENTS,
+        drops_oldest=True,
+    )
+    return Topology((), (queue,), (Binding(routing.EVENTS, name, pattern),))
 
 
 def notices() -> Topology:

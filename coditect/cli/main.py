@@ -52,6 +52,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "task": Branch("work.task", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
         "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
         "schedule": Branch("work.schedule", "Start workflows by the clock."),
+        "trigger": Branch("work.trigger", "Start workflows, or send signals, at events."),
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),

@@ -20,6 +20,7 @@ from coditect.client.completion import Completions
 from coditect.client.coordination.breakers import ClientBreakers
 from coditect.client.coordination.locks import ClientLocks
 from coditect.client.coordination.schedules import ClientSchedules
+from coditect.client.coordination.triggers import ClientTriggers
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
@@ -73,7 +74,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules):
+class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, ClientTriggers):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.

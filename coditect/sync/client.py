@@ -17,6 +17,7 @@ from coditect.sync.blocking import (
     waiting,
 )
 from coditect.sync.schedules import SyncSchedules
+from coditect.sync.triggers import SyncTriggers
 
 
 class SyncClient(SyncContext[Client]):
@@ -39,6 +40,11 @@ class SyncClient(SyncContext[Client]):
     def schedules(self) -> SyncSchedules:
         """The schedules that the control plane keeps: `client.schedules.create(...)`, `list()`, `pause(name)`, ..."""
         return SyncSchedules(self._inner.schedules, self._thread)
+
+    @property
+    def triggers(self) -> SyncTriggers:
+        """The triggers that the control plane keeps: `client.triggers.add(...)`, `list()`, `pause(name)`, ..."""
+        return SyncTriggers(self._inner.triggers, self._thread)
 
     submit = making(Client.submit, SyncHandle)
     submit_many = handing_many(Client.submit_many)

@@ -23,6 +23,9 @@ UNDELIVERABLE = Metric(
     "tasks that no agent ran, by what became of the answer",
     {"outcome": ("answered", "dropped", "failed", "ignored", "unclaimed")},
 )
+TRIGGER_EVENTS = Metric(
+    "coditect_trigger_events_total", "events that came to triggers", {"outcome": ("taken", "unreadable")}
+)
 AGENTS_LOST = Metric("coditect_agents_lost_total", "agents that died, hung or were cut off")
 CONNECTIONS_EVICTED = Metric(
     "coditect_connections_evicted_total", "connections of agents that were closed at the broker"

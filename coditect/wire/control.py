@@ -179,6 +179,21 @@ class Verb(StrEnum):
     """Start a schedule's workflow now: `schedule` → `workflow` (its id, or null with a `reason`)."""
     SCHEDULE_DELETE = "schedule.delete"
     """Remove a schedule: `schedule`; its workflows go on."""
+    TRIGGER_ADD = "trigger.add"
+    """Make a trigger: `trigger` (its name), `event` (a topic pattern), `workflow` (a document) or `signal` with `to`.
+
+    Optional: `input` and `when`, whose expressions see the `event`; `paused` → the trigger.
+    """
+    TRIGGER_LIST = "trigger.list"
+    """List triggers by name: `after`, `limit` → `{"triggers": [...], "next": ...}`."""
+    TRIGGER_PAUSE = "trigger.pause"
+    """Pause a trigger, so that events pass it by: `trigger` → the trigger."""
+    TRIGGER_RESUME = "trigger.resume"
+    """Resume a paused trigger with the events from now on: `trigger` → the trigger."""
+    TRIGGER_REMOVE = "trigger.remove"
+    """Remove a trigger: `trigger`; its workflows go on."""
+    TRIGGER_FIRE = "trigger.fire"
+    """Give a trigger an event: `trigger`, `event` → `workflow`, the `signal` to send, or a `reason`."""
     BREAKER_TRIP = "breaker.trip"
     """Report that a breaker of the fleet opened here: `name`, `reset_ms`, `reason`, `by` → its `BreakerState`."""
     BREAKER_PERMIT = "breaker.permit"

@@ -42,7 +42,7 @@ DEAD_NOTICES = "dead.notices"
 CONTROL_QUEUE = "control"
 
 _SYSTEM_PREFIXES = (
-    "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "unrouted.", "coditect.",
+    "tasks.", "agent.", "results.", "retry.", "dead.", "control.", "trigger.", "unrouted.", "coditect.",
 )  # fmt: skip
 _SYSTEM_NAMES = frozenset({CONTROL_QUEUE, UNROUTED_QUEUE})
 
@@ -151,6 +151,11 @@ def results_queue(shard: int) -> str:
 def control_queue(shard: int) -> str:
     """Return the name of the queue of requests about one shard's workflows; the routing key is the shard's number."""
     return f"control.{shard}"
+
+
+def trigger_queue(trigger: str) -> str:
+    """Return the name of a trigger's queue of events."""
+    return f"trigger.{trigger}"
 
 
 def retry_exchange(delay_ms: int) -> str:

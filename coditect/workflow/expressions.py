@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -129,10 +129,11 @@ def condition_holds(node: Node, scope: Scope, account: Account | None = None) ->
     """
     if node.when is None:
         return True
-    return _holds(_Evaluation(node, scope.document(), account or Account()).find(node.when))
+    return holds(_Evaluation(node, scope.document(), account or Account()).find(node.when))
 
 
-def _holds(found: Any) -> bool:
+def holds(found: Any) -> bool:
+    """Tell whether the result of a condition counts as true: anything but null, false and what is empty."""
     return not (found is None or found is False or found in ("", [], {}))
 
 
@@ -206,7 +207,28 @@ def repeat_ends(repeat: Repeat, result: Any, account: Account) -> bool:
     Raises:
         InvalidWorkflow: when the expression fails or takes too many steps.
     """
-    return _holds(_Evaluation(Node("repeat", Call("repeat")), {"result": result}, account).find(repeat.until))
+    return holds(_Evaluation(Node("repeat", Call("repeat")), {"result": result}, account).find(repeat.until))
+
+
+def check_roots(text: str, roots: Set[str]) -> None:
+    """Check that an expression can be parsed, and reads nothing but the given names.
+
+    Raises:
+        InputError: when the expression is wrong, or reads another name.
+    """
+    if others := sorted({root for root, _ in _references(parse(text)) if root not in roots}):
+        raise InputError(
+            "The expression reads what is not there", expression=text[:80], given=others[:5], known=[*roots]
+        )
+
+
+def evaluate(text: str, document: Mapping[str, Any], account: Account) -> Any:
+    """Evaluate an expression over a document that is no workflow's, and return the result; None if nothing is found.
+
+    Raises:
+        InvalidWorkflow: when the expression fails or takes too many steps.
+    """
+    return _Evaluation(Node("expression", Call("expression")), document, account).find(text)
 
 
 @lru_cache(maxsize=4096)

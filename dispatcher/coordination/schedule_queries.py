@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coditect.errors import NotFound
+from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
 from dispatcher.ledger.keyspace import SCHEDULES
 from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
@@ -40,6 +41,6 @@ def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
     while tick_ms is not None and len(upcoming) < UPCOMING:
         upcoming.append(record.ticks.local(tick_ms))
         tick_ms = record.ticks.after(tick_ms)
-    order = rows.order_of(tr, name)
+    order = orders.read(tr, name, rows.BY)
     definition = {field: order.get(field) for field in ("name", "description", "nodes")}
     return record.as_json() | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}

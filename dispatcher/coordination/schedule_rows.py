@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from coditect.wire.json import dumps, loads
+from dispatcher.coordination import orders
 from dispatcher.coordination.ticks import CatchUp, Ticks
-from dispatcher.ledger import values, versions
+from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import SCHEDULES
-from dispatcher.ledger.values import ValueKey
 from dispatcher.store.transaction import Reads, Transaction
+
+BY = "schedule"
+"""The kind under which a schedule's workflow is kept."""
 
 
 class Overlap(StrEnum):
@@ -94,29 +95,7 @@ def write(tr: Transaction, one: ScheduleRecord) -> None:
     tr.set(SCHEDULES.pack((one.name,)), versions.SCHEDULE.pack([*fields, one.runs, one.skipped, one.reason]))
 
 
-def write_order(tr: Transaction, name: str, order: Mapping[str, Any]) -> None:
-    """Store the workflow of a schedule, as the request that starts it has it but for its id.
-
-    Raises:
-        ValueBeyondBound: when it is larger than one value may be.
-    """
-    values.put(tr, _order_key(name), dumps(order))
-
-
-def order_of(tr: Reads, name: str) -> dict[str, Any]:
-    """Return the workflow of a schedule, as `write_order` stored it.
-
-    Raises:
-        DamagedValue: when the value is not what was written.
-    """
-    return dict(loads(values.get(tr, _order_key(name)) or b"{}"))
-
-
 def remove(tr: Transaction, name: str) -> None:
     """Remove a schedule's row and its workflow."""
     tr.clear(SCHEDULES.pack((name,)))
-    values.clear(tr, _order_key(name))
-
-
-def _order_key(name: str) -> ValueKey:
-    return ValueKey("", name, "schedule")
+    orders.clear(tr, name, BY)

@@ -17,13 +17,11 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from coditect.errors import InputError, InvalidTask, InvalidWorkflow, NotFound
+from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow import fields
-from coditect.workflow.documents.document import head_document, node_document
-from coditect.workflow.expressions import check_expressions
-from coditect.workflow.graph import graph_of
 from coditect.workflow.template import fill, template_expressions
+from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
 from dispatcher.coordination.schedule_queries import list_schedules, show_schedule
 from dispatcher.coordination.schedule_rows import Overlap, ScheduleRecord
@@ -67,7 +65,7 @@ def create(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if known is not None:
         record.created_ms, record.last_ms, record.last_run = known.created_ms, known.last_ms, known.last_run
         record.runs, record.skipped = known.runs, known.skipped
-    rows.write_order(unit.tr, name, order)
+    orders.write(unit.tr, name, rows.BY, order)
     _set(unit, record, None if record.paused else record.ticks.after(unit.now_ms))
     return record.as_json()
 
@@ -90,26 +88,12 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[ScheduleRecord, dict
 
 def _order(body: Body) -> dict[str, Any]:
     """Return the request that starts the schedule's workflow, but for its id, after checking all of it."""
-    from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
-
-    definition = from_document(body.get("workflow"))
-    graph = graph_of(definition)
-    if problems := check_expressions(definition):
-        raise InvalidWorkflow.of(problems, workflow=definition.name)
-    if len(graph.order) > submit.MOST_CHUNK_NODES:
-        fix = "let the schedule's workflow have a task that starts the large one"
-        most = submit.MOST_CHUNK_NODES
-        raise InvalidWorkflow("A schedule's workflow has too many nodes", count=len(graph.order), most=most, fix=fix)
+    order = orders.read_order(body.get("workflow"), rows.BY)
     template = fields.template(body.get("input"))
     for _, expression in template_expressions(template):
         if expression != TICK_EXPRESSION:
             raise InvalidTask("A schedule's input sees nothing but its tick", given=expression[:80], fix="$from: tick")
-    return {
-        **head_document(definition),
-        "count": len(graph.order),
-        "nodes": {name: node_document(graph.nodes[name]) for name in graph.order},
-        "input": template,
-    }
+    return order | {"input": template}
 
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
@@ -183,7 +167,7 @@ def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: st
         record.reason = "overlap"
         return None
     workflow = run_id(record.name, at_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion=occasion)
-    order = rows.order_of(unit.tr, record.name)
+    order = orders.read(unit.tr, record.name, rows.BY)
     told = record.ticks.local(at_ms)
     try:
         submit.start(unit, order | {"workflow": workflow, "input": fill(order.get("input"), lambda _: told)})

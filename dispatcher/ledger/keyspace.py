@@ -71,6 +71,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     │
     │   schedules (coordination/schedules.py); a schedule's workflow is a "value" of the workflow ""
     ├── "schedule"    (name)                                              → its row: how it was declared, next tick
+    │   triggers (coordination/triggers.py); what a trigger starts is a "value" of the workflow ""
+    ├── "trigger"     (name)                                              → its row: which events, counts
     │   breakers (coordination/breakers.py)
     ├── "breaker"     (name)                                              → its row: open or closed, next probe
     │
@@ -136,6 +138,7 @@ SPACES = ROOT["space"]
 SPACE_VERSIONS = ROOT["space_version"]
 
 SCHEDULES = ROOT["schedule"]
+TRIGGERS = ROOT["trigger"]
 BREAKERS = ROOT["breaker"]
 
 KEYS = ROOT["key"]

@@ -117,6 +117,7 @@ ANSWER = _object("answer")
 LOCK = _list("lock")
 SCHEDULE = _list("schedule")
 BREAKER = _list("breaker")
+TRIGGER = _list("trigger")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

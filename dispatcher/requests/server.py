@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
@@ -69,6 +70,8 @@ Rebuild = Callable[[int, str], Coroutine[Any, Any, dict[str, Any] | None]]
 
 
 Work = Callable[[], Awaitable[dict[str, Any] | None]]
+Then = Callable[[], Awaitable[None]]
+"""What follows the commit of a request, before the answer."""
 
 
 class RequestServer:
@@ -100,6 +103,8 @@ class RequestServer:
             Verb.REBUILD: self._rebuild,
         }
         """The handlers of verbs that need more than the ledger; `verbs.VERBS` has all other verbs."""
+        self.on_change: Mapping[str, Callable[[Body], Awaitable[None]]] = {}
+        """What follows the commit of a verb, such as a queue to be made, before the request is answered."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
         """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
@@ -122,7 +127,8 @@ class RequestServer:
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
             case requests.ShardChange(_, shard_key, deduplicated):
                 identity = identity_of(delivery.message) if deduplicated else ""
-                self._hand(delivery, Asked(verb, body, identity), shard_key(body))
+                then = self.on_change.get(verb)
+                self._hand(delivery, Asked(verb, body, identity), shard_key(body), then and partial(then, body))
             case None:
                 known = sorted({*self._own, *verbs.VERBS})
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
@@ -164,11 +170,11 @@ class RequestServer:
     async def _status_of_all(self) -> dict[str, Any]:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
 
-    def _hand(self, delivery: Delivery, command: Command, key: str) -> None:
+    def _hand(self, delivery: Delivery, command: Command, key: str, then: Then | None = None) -> None:
         """Give a request's command to the worker of the shard that `key` hashes to, or forward the request there."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
-        if not self._workers.put(shard, command, _Answering(self, delivery), size_bytes=size_bytes):
+        if not self._workers.put(shard, command, _Answering(self, delivery, then), size_bytes=size_bytes):
             self._background.start(self._forward(delivery, shard), name="hand on a request")
 
     def _shard(self, body: Body) -> int:
@@ -226,6 +232,17 @@ class RequestServer:
         if isinstance(answer, Retryable):
             log.info("A request is returned", extra={"reason": str(answer)})
         self._background.start(self._send(delivery, answer), name="answer")
+
+    def follow(self, delivery: Delivery, answer: Any, then: Then) -> None:
+        """Answer a request in the background once what follows from its commit is done, or with the error of that."""
+        self._background.start(self._followed(delivery, answer, then), name="what follows a request")
+
+    async def _followed(self, delivery: Delivery, answer: Any, then: Then) -> None:
+        try:
+            await then()
+        except CoditectError as error:
+            answer = error
+        await self._send(delivery, answer)
 
     async def _send(self, delivery: Delivery, answer: Any) -> None:
         address = self._addresses.find(delivery.message.reply_to)
@@ -289,10 +306,14 @@ class _Answering:
 
     control: RequestServer
     delivery: Delivery
+    then: Then | None = None
 
     def done(self, answer: Any) -> None:
-        """Answer the sender with the result of the request's command, after its commit."""
-        self.control.answer(self.delivery, answer)
+        """Answer the sender with the result of the request's command, after its commit and what follows from it."""
+        if self.then is None or isinstance(answer, CoditectError):
+            self.control.answer(self.delivery, answer)
+        else:
+            self.control.follow(self.delivery, answer, self.then)
 
     def undone(self) -> None:
         """Requeue the request for another dispatcher, because its command was not carried out."""

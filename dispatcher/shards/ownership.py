@@ -84,6 +84,9 @@ class ShardOwnership:
         self._evict = evict
         self.on_room: Callable[[], None] = lambda: None
         """The callback for a node that waits for capacity, or for new capacity; set before entering."""
+        self.on_open: Callable[[int], None] = lambda _: None
+        self.on_close: Callable[[int], None] = lambda _: None
+        """The callbacks for a shard that is worked for here from now on, and for one that is not any more."""
         self.markers = BrokerEpoch(ports.broker, ports.database, ports.clock)
         self._returns = 0
         self._consumers: dict[int, list[Consumer]] = {}
@@ -258,6 +261,7 @@ class ShardOwnership:
             await self._close(shard)
             raise
         if listened:
+            self.on_open(shard)
             log.info("A shard is worked for here", extra={"shard": shard, "epoch": lease.epoch})
 
     async def _declare(self, shard: int) -> None:
@@ -320,6 +324,7 @@ class ShardOwnership:
         await self._cancel(self._consumers.pop(shard, []))
         if worker is not None and self.workers.get(shard) is worker:  # and not its successor, when two close it
             del self.workers[shard]
+            self.on_close(shard)
             await worker.close()
 
     async def _cancel(self, consumers: Sequence[Consumer]) -> None:

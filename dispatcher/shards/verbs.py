@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from dispatcher.coordination import breakers, locks, schedules, state
+from dispatcher.coordination import breakers, locks, schedules, state, triggers
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Due
 from dispatcher.ledger.handlers import requests, timeouts
@@ -19,7 +19,7 @@ from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {**requests.VERBS, **breakers.VERBS, **locks.VERBS, **schedules.VERBS, **state.VERBS}
+    {**requests.VERBS, **breakers.VERBS, **locks.VERBS, **schedules.VERBS, **state.VERBS, **triggers.VERBS}
 )
 """The handler of each request verb that needs only the store.
 

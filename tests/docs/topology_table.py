@@ -20,6 +20,7 @@ from coditect.broker.topology import (
     notices,
     reply_queue,
     shard_queues,
+    trigger_queue,
 )
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
@@ -44,6 +45,7 @@ def parts() -> dict[str, Topology]:
         "a listener": event_queue("events.<process>.<n>", ("<pattern>",)),
         "a dispatcher": notices() + control_plane(),
         "a dispatcher, for each of its shards": shard_queues(SHARD),
+        "a dispatcher, for each trigger": trigger_queue("trigger.<name>", "<pattern>"),
         "a dispatcher, once for each life of the broker": marker_queue("coditect.epoch.<uuid>"),
     }
 

@@ -20,7 +20,17 @@ LEDGER = {
     "signal_kept", "compensate", "labeled", "expiry", "checkpoint", "restore",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
-COORDINATION = {"lock", "lock_queue", "lock_owner", "lock_count", "space", "space_version", "schedule", "breaker"}
+COORDINATION = {
+    "lock",
+    "lock_queue",
+    "lock_owner",
+    "lock_count",
+    "space",
+    "space_version",
+    "schedule",
+    "breaker",
+    "trigger",
+}
 """What the tests of the kept things see written."""
 LATER = {"marker"}
 """Nothing writes these yet."""

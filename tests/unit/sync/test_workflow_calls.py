@@ -81,6 +81,17 @@ def test_a_durable_task_answers_by_itself_and_by_its_id(client: SyncClient, plan
         client.task(handle.task_id).result(timeout=SECONDS)
 
 
+def test_triggers_are_added_listed_and_removed(client: SyncClient, planned: PlannedClient) -> None:
+    flow = Workflow("build")
+    flow.task("some.work")
+
+    made = client.triggers.add("pushed", "repo.pushed", flow)
+
+    assert [row.trigger for row in client.triggers.list()] == [made.trigger] == ["pushed"]
+    client.triggers.remove("pushed")
+    assert planned.plane.triggers == {}
+
+
 def test_schedules_are_made_and_listed(client: SyncClient, planned: PlannedClient) -> None:
     flow = Workflow("tidy")
     flow.task("some.work")

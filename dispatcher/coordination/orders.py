@@ -1,0 +1,61 @@
+"""The workflows that schedules and triggers keep: checked when they are made, and started later as often as need be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.errors import InvalidWorkflow
+from coditect.wire.json import dumps, loads
+from coditect.workflow.documents.document import head_document, node_document
+from coditect.workflow.expressions import check_expressions
+from coditect.workflow.graph import graph_of
+from dispatcher.ledger import values
+from dispatcher.ledger.values import ValueKey
+from dispatcher.ledger.workflows import submit
+from dispatcher.store.transaction import Reads, Transaction
+
+
+def read_order(document: object, by: str) -> dict[str, Any]:
+    """Return the request that starts a kept workflow, but for its id and input, after checking all of it.
+
+    `by` is the kind of thing that keeps it, for the texts of errors.
+
+    Raises:
+        InvalidWorkflow: when the document is no workflow, or one with too many nodes.
+    """
+    from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
+
+    definition = from_document(document)
+    graph = graph_of(definition)
+    if problems := check_expressions(definition):
+        raise InvalidWorkflow.of(problems, workflow=definition.name)
+    if len(graph.order) > submit.MOST_CHUNK_NODES:
+        fix = f"let the {by}'s workflow have a task that starts the large one"
+        most = submit.MOST_CHUNK_NODES
+        raise InvalidWorkflow(f"A {by}'s workflow has too many nodes", count=len(graph.order), most=most, fix=fix)
+    nodes = {name: node_document(graph.nodes[name]) for name in graph.order}
+    return {"description": "", **head_document(definition), "count": len(graph.order), "nodes": nodes}
+
+
+def write(tr: Transaction, name: str, by: str, order: Mapping[str, Any]) -> None:
+    """Store what a schedule or a trigger of the given name starts.
+
+    Raises:
+        ValueBeyondBound: when it is larger than one value may be.
+    """
+    values.put(tr, ValueKey("", name, by), dumps(order))
+
+
+def read(tr: Reads, name: str, by: str) -> dict[str, Any]:
+    """Return what a schedule or a trigger of the given name starts, as `write` stored it.
+
+    Raises:
+        DamagedValue: when the value is not what was written.
+    """
+    return dict(loads(values.get(tr, ValueKey("", name, by)) or b"{}"))
+
+
+def clear(tr: Transaction, name: str, by: str) -> None:
+    """Remove what a schedule or a trigger of the given name starts."""
+    values.clear(tr, ValueKey("", name, by))

@@ -1,0 +1,95 @@
+"""The row of a trigger in the store, and the queries that list and read triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import TRIGGERS
+from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
+from dispatcher.ledger.workflows.submit import number
+from dispatcher.store.transaction import Reads, Transaction
+
+BY = "trigger"
+"""The kind under which what a trigger starts is kept."""
+
+
+@dataclass(slots=True)
+class TriggerRecord:
+    """The row of a trigger: how it was declared, and what came of the events."""
+
+    name: str
+    event: str
+    """The topic pattern of the events' types."""
+    when: str
+    """The expression that an event must fulfil; empty for every event."""
+    workflow: str
+    """The name of the workflow that each event starts; empty for a trigger that sends a signal."""
+    signal: str
+    """The name of the signal that each event sends; empty for a trigger that starts a workflow."""
+    to: str
+    """The expression that finds the id of the signal's workflow in the event."""
+    created_ms: int
+    paused: bool = False
+    runs: int = 0
+    """The number of workflows that were started, or of signals that were sent."""
+    failed: int = 0
+    """The number of events from which nothing could be started."""
+    last_ms: int | None = None
+    """The instant of the last event that started or sent something."""
+    last_run: str = ""
+    """The id of the workflow that was started, or sent a signal, last."""
+    reason: str = ""
+    """Why the last event that failed did; empty when a later one did not."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the trigger as an answer to a request has it."""
+        return {
+            "trigger": self.name,
+            "event": self.event,
+            "when": self.when or None,
+            "workflow": self.workflow or None,
+            "signal": self.signal or None,
+            "to": self.to or None,
+            "state": "paused" if self.paused else "active",
+            "created_at": self.created_ms,
+            "runs": self.runs,
+            "failed": self.failed,
+            "last": self.last_ms,
+            "last_run": self.last_run or None,
+            "reason": self.reason,
+        }
+
+
+def read(tr: Reads, name: str) -> TriggerRecord | None:
+    """Return a trigger's row; None when there is no such trigger."""
+    row = tr.get(TRIGGERS.pack((name,)))
+    return None if row is None else TriggerRecord(name, *versions.TRIGGER.unpack(row))
+
+
+def write(tr: Transaction, one: TriggerRecord) -> None:
+    """Write a trigger's row."""
+    fields = [one.event, one.when, one.workflow, one.signal, one.to, one.created_ms, one.paused, one.runs, one.failed]
+    tr.set(TRIGGERS.pack((one.name,)), versions.TRIGGER.pack([*fields, one.last_ms, one.last_run, one.reason]))
+
+
+def remove(tr: Transaction, name: str) -> None:
+    """Remove a trigger's row."""
+    tr.clear(TRIGGERS.pack((name,)))
+
+
+def every(tr: Reads, after: str = "", limit: int = MOST) -> Iterator[TriggerRecord]:
+    """Yield at most `limit` triggers by name, those behind `after`."""
+    begin, end = TRIGGERS.range()
+    for key, row in tr.get_range(TRIGGERS.pack((after,)) + b"\0" if after else begin, end, limit=limit):
+        yield TriggerRecord(str(TRIGGERS.unpack(key)[0]), *versions.TRIGGER.unpack(row))
+
+
+def list_triggers(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the triggers, by name."""
+    limit = min(number(body, "limit", PAGE), MOST)
+    found = list(every(tr, str(body.get("after") or ""), limit + 1))
+    following = found[limit - 1].name if len(found) > limit else None
+    return {"triggers": [one.as_json() for one in found[:limit]], "next": following}

@@ -1,0 +1,218 @@
+"""The triggers: each event that fits one starts a workflow or sends a signal, once, also over a restart.
+
+A trigger has a durable queue of its own for its events (`dispatcher/requests/triggers.py`). An event is acknowledged
+after the transaction that started its workflow, so none is lost and one may come again. The workflow's idempotency key
+is made of the trigger and of the event's source and id, which CloudEvents declare to be unique: an event that comes
+again finds the workflow that it started. A signal's id is made of the same. A trigger that waits costs nothing but its
+row and its queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.wire.control import Verb
+from coditect.workflow import fields
+from coditect.workflow.expressions import Account, check_roots, evaluate, holds
+from coditect.workflow.template import fill, template_expressions
+from dispatcher.coordination import orders
+from dispatcher.coordination import trigger_rows as rows
+from dispatcher.coordination.schedules import run_id
+from dispatcher.coordination.trigger_rows import TriggerRecord, list_triggers
+from dispatcher.ledger import idempotency
+from dispatcher.ledger.errors import DamagedValue
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.idempotency import LONGEST_KEY_BYTES
+from dispatcher.ledger.ownership import shards
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import submit
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import text
+
+MOST_TRIGGERS = 1_000
+"""The largest number of triggers, each of which has a queue and a consumer."""
+MOST_STEPS = 50_000
+"""The most evaluation steps of a trigger's expressions over one event, about 50 ms."""
+EVENT: frozenset[str] = frozenset({"event"})
+"""The only name that a trigger's expressions see: the event, with type, source, id, subject, time and data."""
+WHOLE = {"$from": "event"}
+"""The input of a trigger that declares none: the event itself."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PATTERN = re.compile(r"(?=.{1,200}\Z)(?:[A-Za-z0-9_-]+|\*|#)(?:\.(?:[A-Za-z0-9_-]+|\*|#))*")
+_FIELDS = frozenset({"trigger", "event", "when", "workflow", "signal", "to", "input", "paused"})
+
+
+def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Make a trigger.
+
+    Raises:
+        InputError: when there is a trigger of the name, or a field is wrong.
+        InvalidWorkflow: when the workflow is.
+    """
+    name = text(body, "trigger")
+    if _NAME.fullmatch(name) is None:
+        raise InvalidTask("A trigger's name is letters, digits, dots, hyphens and _", given=name[:120])
+    if unknown := sorted(body.keys() - _FIELDS):
+        raise InvalidTask("A trigger has no such field", given=unknown[:5], known=sorted(_FIELDS))
+    if rows.read(unit.tr, name) is not None:
+        fix = "choose another name, or remove it: coditect trigger remove"
+        raise InputError("There is a trigger of this name", trigger=name, fix=fix)
+    if sum(1 for _ in rows.every(unit.tr.snapshot, limit=MOST_TRIGGERS)) == MOST_TRIGGERS:
+        raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then remove")
+    record, order = _read(unit, name, body)
+    orders.write(unit.tr, name, rows.BY, order)
+    rows.write(unit.tr, record)
+    return record.as_json()
+
+
+def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[str, Any]]:
+    pattern, when, signal = text(body, "event"), body.get("when"), body.get("signal")
+    if _PATTERN.fullmatch(pattern) is None:
+        fix = "such as repo.pushed, repo.* or repo.#"
+        raise InvalidTask("This is no pattern of event types", given=pattern[:80], fix=fix)
+    if (signal is None) is (body.get("workflow") is None):
+        raise InvalidTask("A trigger has either a workflow or a signal", trigger=name, fix="give it one of both")
+    order = {} if signal is not None else orders.read_order(body.get("workflow"), rows.BY)
+    template = fields.template(body.get("input", WHOLE))
+    for _, expression in template_expressions(template):
+        check_roots(expression, EVENT)
+    for condition in () if when is None else (fields.expression(when),):
+        check_roots(condition, EVENT)
+    to = ""
+    if signal is not None:
+        to = fields.expression(body.get("to"))
+        check_roots(to, EVENT)
+    record = TriggerRecord(
+        name,
+        pattern,
+        when or "",
+        order.get("name", ""),
+        "" if signal is None else fields.signal(signal),
+        to,
+        unit.now_ms,
+        paused=body.get("paused") is True,
+    )
+    return record, order | {"input": template}
+
+
+def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Let events pass a trigger by until it is resumed; workflows that run go on."""
+    return _steer(unit, body, paused=True)
+
+
+def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Let a paused trigger go on with the events from now on."""
+    return _steer(unit, body, paused=False)
+
+
+def _steer(unit: UnitOfWork, body: Body, *, paused: bool) -> dict[str, Any]:
+    record = _record(unit, body)
+    record.paused = paused
+    rows.write(unit.tr, record)
+    return record.as_json()
+
+
+def remove(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Remove a trigger; the workflows that it started go on."""
+    record = _record(unit, body)
+    rows.remove(unit.tr, record.name)
+    orders.clear(unit.tr, record.name, rows.BY)
+    return {"trigger": record.name, "removed": True}
+
+
+def fire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Start the workflow of a trigger for an event, or return the signal to send; an event counts once.
+
+    An event for which nothing can be started is counted, and the trigger says why.
+
+    Raises:
+        InputError: when there is no such trigger, or (InvalidTask) the event is none.
+    """
+    record, event = _record(unit, body), body.get("event")
+    if not isinstance(event, Mapping):
+        raise InvalidTask("An event is an object", trigger=record.name)
+    if record.paused:
+        return {"reason": "paused"}
+    identity = _identity(record.name, str(event.get("source", "")), str(event.get("id", "")))
+    known = (record.runs, record.failed)
+    try:
+        answer = _start(unit, record, {"event": event}, identity)
+    except (InputError, DamagedValue) as error:
+        record.failed += 1
+        record.reason = str(error)[:500]
+        unit.effects.say("trigger.failed", record.name, event=identity, reason=record.reason)
+        answer = {"reason": record.reason}
+    if known != (record.runs, record.failed):
+        rows.write(unit.tr, record)
+    return answer
+
+
+def _start(unit: UnitOfWork, record: TriggerRecord, seen: Mapping[str, Any], identity: str) -> dict[str, Any]:
+    account = Account(MOST_STEPS)
+    if record.when and not holds(evaluate(record.when, seen, account)):
+        return {"reason": "condition"}
+    order = orders.read(unit.tr, record.name, rows.BY)
+    value = fill(order.pop("input"), lambda expression: evaluate(expression, seen, account))
+    if record.signal:
+        to = evaluate(record.to, seen, account)
+        if not isinstance(to, str) or not 0 < len(to) <= 255:
+            raise InvalidTask("The event names no workflow to signal", expression=record.to, given=str(to)[:80])
+        _count(unit, record, to)
+        signal_id = hashlib.sha256(identity.encode()).hexdigest()
+        return {"signal": {"workflow": to, "signal": record.signal, "value": value, "id": signal_id}}
+    if (known := idempotency.read(unit.tr, identity, now_ms=unit.now_ms)) is not None:
+        return {"workflow": known, "new": False}
+    workflow = run_id(identity, unit.now_ms, unit.shard, shards.fixed_count(unit.tr.snapshot), occasion="trigger")
+    submit.start(unit, order | {"workflow": workflow, "input": value, "key": identity})
+    _count(unit, record, workflow)
+    return {"workflow": workflow, "new": True}
+
+
+def _count(unit: UnitOfWork, record: TriggerRecord, workflow: str) -> None:
+    record.runs += 1
+    record.last_ms, record.last_run, record.reason = unit.now_ms, workflow, ""
+
+
+def _identity(name: str, source: str, identity: str) -> str:
+    """Return the idempotency key of a trigger and an event; a hash in place of what is too long or no valid text."""
+    key = f"trigger:{name}:{source}:{identity}"
+    drawn = key.encode(errors="surrogatepass")
+    if len(drawn) <= LONGEST_KEY_BYTES and key.isprintable():
+        return key
+    return f"trigger:{name}:{hashlib.sha256(drawn).hexdigest()}"
+
+
+def _record(unit: UnitOfWork, body: Body) -> TriggerRecord:
+    name = text(body, "trigger")
+    record = rows.read(unit.tr, name)
+    if record is None:
+        raise NotFound("There is no such trigger", trigger=name, fix="coditect trigger list")
+    return record
+
+
+def shard_key(name: str) -> str:
+    """Return the text that decides the shard of a trigger."""
+    return f"trigger:{name}"
+
+
+def _shard_key(body: Body) -> str:
+    return shard_key(text(body, "trigger"))
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {
+        Verb.TRIGGER_ADD: ShardChange(add, _shard_key),
+        Verb.TRIGGER_PAUSE: ShardChange(pause, _shard_key),
+        Verb.TRIGGER_RESUME: ShardChange(resume, _shard_key),
+        Verb.TRIGGER_REMOVE: ShardChange(remove, _shard_key),
+        Verb.TRIGGER_FIRE: ShardChange(fire, _shard_key, deduplicated=False),  # the event's id says if it came before
+        Verb.TRIGGER_LIST: Query(list_triggers),
+    }
+)
+CHANGES: frozenset[str] = frozenset({Verb.TRIGGER_ADD, Verb.TRIGGER_PAUSE, Verb.TRIGGER_RESUME, Verb.TRIGGER_REMOVE})
+"""The verbs after which a trigger's queue is to be made or deleted."""

@@ -1,0 +1,207 @@
+"""The queues of the triggers, whose events the owner of a trigger's shard reads and gives to the shard's worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import trigger_queue
+from coditect.errors import CoditectError, InputError, Retryable, TooLarge, Unroutable
+from coditect.model.event import Event
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import TRIGGER_EVENTS
+from coditect.wire import control_messages, routing
+from coditect.wire.control import Verb, request
+from coditect.wire.events import read_event
+from coditect.wire.tasks import MAX_BODY_BYTES
+from dispatcher.coordination import trigger_rows as rows
+from dispatcher.coordination.triggers import shard_key
+from dispatcher.ledger.commands import Asked
+from dispatcher.ledger.ownership.shards import shard_of
+from dispatcher.requests.server import Shards
+from dispatcher.store.port import Database
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 100
+PUBLISH_SECONDS = 30.0
+PAUSE_SECONDS = 1.0
+"""The pause before an event goes back to its queue, and before a queue that could not be opened is tried again."""
+OWN_EVENTS = "trigger."
+"""The beginning of the types of events about triggers, which no trigger waits for: it would wait for its failures."""
+
+
+class TriggerQueues:
+    """The consumers of the queues of all active triggers whose shards the dispatcher owns."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        database: Database,
+        shards: Shards,
+        background: Supervisor,
+        *,
+        quorum: bool,
+        metrics: Metrics,
+    ) -> None:
+        self._broker = broker
+        self._database = database
+        self._shards = shards
+        self._background = background
+        self._quorum = quorum
+        outcome = partial(metrics.counter, TRIGGER_EVENTS)
+        self.taken, self.unreadable = outcome(outcome="taken"), outcome(outcome="unreadable")
+        self._consumers: dict[str, Consumer] = {}
+        self._owned: set[int] = set()
+        self._changing = asyncio.Lock()
+
+    def opened(self, shard: int) -> None:
+        """Begin to read the events of the shard's triggers, in the background."""
+        self._owned.add(shard)
+        self._background.start(self._open_all(shard), name=f"triggers of shard {shard}")
+
+    def closed(self, shard: int) -> None:
+        """Stop reading the events of the shard's triggers; the shard's next owner reads them."""
+        self._owned.discard(shard)
+        self._background.start(self._close_all(), name=f"end of the triggers of shard {shard}")
+
+    async def _open_all(self, shard: int) -> None:
+        while shard in self._owned:
+            try:
+                async with self._changing:
+                    for record in await self._database.read(lambda tr: list(rows.every(tr))):
+                        if not record.paused and self._shard(record.name) == shard:
+                            await self._open(record.name, record.event)
+                return
+            except CoditectError as error:
+                log.warning("The triggers cannot be read yet", extra={"shard": shard, "reason": str(error)})
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _close_all(self) -> None:
+        async with self._changing:
+            for name in [name for name in self._consumers if self._shard(name) not in self._owned]:
+                await self._consumers.pop(name).cancel()
+
+    async def changed(self, name: str) -> None:
+        """Make or delete the queue of a trigger that was added, paused, resumed or removed; idempotent.
+
+        Raises:
+            CoditectError: any error of the broker or the store.
+        """
+        async with self._changing:
+            record = await self._database.read(lambda tr: rows.read(tr, name))
+            if record is not None and not record.paused:
+                if name not in self._consumers:  # what a queue of the name holds was meant for an earlier trigger
+                    await self._broker.delete_queue(routing.trigger_queue(name))
+                await self._open(name, record.event)
+                return
+            if (consumer := self._consumers.pop(name, None)) is not None:
+                await consumer.cancel()
+            await self._broker.delete_queue(routing.trigger_queue(name))
+
+    async def _open(self, name: str, pattern: str) -> None:
+        if name in self._consumers:
+            return
+        queue = routing.trigger_queue(name)
+        await self._broker.declare(trigger_queue(queue, pattern, quorum=self._quorum))
+        take = partial(self._arrived, name)
+        self._consumers[name] = await self._broker.consume(queue, take, prefetch=PREFETCH, group="triggers")
+        try:  # agents are silent about events that nobody listened to
+            await self._broker.publish(
+                control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=PUBLISH_SECONDS
+            )
+        except Unroutable:
+            log.debug("No agent is there to be told that a trigger listens")
+
+    def _shard(self, name: str) -> int:
+        return shard_of(shard_key(name), self._shards.count)
+
+    def _arrived(self, name: str, delivery: Delivery) -> None:
+        """Give an event to the worker of its trigger's shard; an unreadable one becomes a dead letter."""
+        try:
+            if len(delivery.message.body) > MAX_BODY_BYTES:
+                raise TooLarge("An event is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
+            event = read_event(delivery.message)
+        except InputError as error:
+            self.unreadable.value += 1
+            log.warning("An event cannot be read; it is a dead letter", extra={"trigger": name, "reason": str(error)})
+            delivery.reject()
+            return
+        if event.type.startswith(OWN_EVENTS):
+            delivery.ack()
+            return
+        command = Asked(Verb.TRIGGER_FIRE, {"trigger": name, "event": _document(event)})
+        settle = _Fired(self, delivery)
+        if not self._shards.put(self._shard(name), command, settle, size_bytes=len(delivery.message.body)):
+            self.give_back(delivery)
+
+    def give_back(self, delivery: Delivery) -> None:
+        """Return an event to its queue after a pause, in the background, for the shard's owner then."""
+        self._background.start(self._give_back(delivery), name="event goes back")
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        try:
+            await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            delivery.requeue()
+
+    def send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
+        """Send the signal that came of an event to its workflow's shard in the background, and ack the event."""
+        self._background.start(self._send(delivery, signal), name="signal by event")
+
+    async def _send(self, delivery: Delivery, signal: dict[str, Any]) -> None:
+        try:
+            await self._broker.publish(
+                request(Verb.SIGNAL, signal, reply_to=None, correlation_id=signal["id"]),
+                exchange=routing.CONTROL,
+                routing_key=str(shard_of(signal["workflow"], self._shards.count)),
+                timeout_seconds=PUBLISH_SECONDS,
+            )
+        except CoditectError as error:
+            log.info("A signal could not be sent; its event comes again", extra={"reason": str(error)})
+            await self._give_back(delivery)
+        else:
+            delivery.ack()
+
+
+def _document(event: Event) -> dict[str, Any]:
+    """Return an event as a trigger's expressions see it."""
+    return {
+        "type": event.type,
+        "source": event.source,
+        "id": event.id,
+        "subject": event.subject,
+        "time_ms": event.time_ms,
+        "data": dict(event.data),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Fired:
+    """The callbacks of an event's command: ack the event after the commit, or after the signal that it sends."""
+
+    queues: TriggerQueues
+    delivery: Delivery
+
+    def done(self, answer: Any) -> None:
+        """Settle the event after its commit, or return it when the command can be carried out later."""
+        if isinstance(answer, Retryable):
+            self.queues.give_back(self.delivery)
+            return
+        self.queues.taken.value += 1
+        if isinstance(answer, CoditectError):
+            log.info("An event has no trigger any more", extra={"reason": str(answer)})
+            self.delivery.ack()
+        elif "signal" in answer:
+            self.queues.send(self.delivery, answer["signal"])
+        else:
+            self.delivery.ack()
+
+    def undone(self) -> None:
+        """Return the event to its queue for the shard's next owner."""
+        self.delivery.requeue()
