@@ -12,7 +12,8 @@
     │   ├── BreakerOpen           the breaker of a dependency is open; the call was not made
     │   ├── LockTaken             others have the lock, and the caller waits no longer
     │   ├── Deadlock              the wait for a lock would never end; names the cycle
-    │   └── LockLost              the lock was lost while it was held, and its block canceled
+    │   ├── LockLost              the lock was lost while it was held, and its block canceled
+    │   └── StreamRestarted       the task is executed again, and the parts of its result begin again
     ├── InputError            fix the input
     │   ├── InvalidTask           body, headers or limits are not what the wire allows
     │   ├── TooLarge              over the inline limit, or over the one for large values
@@ -114,6 +115,14 @@ class LockLost(Retryable):
     """The error of a lock that was lost while it was held: renewed too late, or released by force.
 
     Others may have the lock since. Facts: `resources`, `fence`, `reason`, `fix`.
+    """
+
+
+class StreamRestarted(Retryable):
+    """The error of a streamed result whose task is executed again: its parts begin again, and may be others.
+
+    `Handle.stream` called again yields them from the first one. Facts: `attempt`, `agent`, `read` (how many parts were
+    read of the former execution), `fix`.
     """
 
 

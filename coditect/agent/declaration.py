@@ -14,6 +14,7 @@ from coditect.agent.handlers.batch import BatchPolicy, batch_policy, checked_bat
 from coditect.agent.handlers.dependencies import Dependency, Providers, with_dependencies, yielded_type
 from coditect.agent.handlers.lifespan import Lifespan, checked_lifespan
 from coditect.agent.handlers.middleware import CallNext, Middleware, checked_middleware
+from coditect.agent.handlers.parts import CONTEXT, in_parts
 from coditect.agent.handlers.process_limits import ProcessLimits, process_limits
 from coditect.agent.handlers.signature import Signature, line_of, signature
 from coditect.errors import InputError, SetupError
@@ -223,7 +224,8 @@ class Agent:
         An async handler runs on the event loop, a plain one in a thread; with `process=True` either runs in a process
         of its own that a timeout really kills. Annotated types are validated and published as JSON Schema. An exception
         is a failed attempt; an exception whose `retryable` is False makes the attempt the last. `strategy` is how
-        clients pick the agent when a call does not say; without a strategy the broker balances.
+        clients pick the agent when a call does not say; without a strategy the broker balances. A generator, async or
+        plain, yields its result in parts: one by one for a task with `stream=True`, as one list for any other.
 
         `retry=3` is short for `Retry(max_attempts=3)`, and a plain text may stand for one tag or a strategy.
 
@@ -274,9 +276,9 @@ class Agent:
         def declare(handler: Handler) -> Handler:
             shape = signature(handler, self._providers, of_batches=gathered is not None)
             where, spec = _where(handler, process=in_process), _described(plain, handler, shape)
-            one = Capability(spec, handler, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
-            one = replace(one, concurrency=limit)
-            self._capabilities[name] = _batched(_depending(one), gathered)
+            called = _called(handler, shape)
+            one = Capability(spec, called, shape, where, policy, guard, instead, shape.binary, process_limits=replaced)
+            self._capabilities[name] = _batched(replace(one, concurrency=limit), gathered)
             return handler
 
         return declare
@@ -337,6 +339,14 @@ def _written_at() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def _called(handler: Callable[..., Any], shape: Signature) -> Callable[..., Any]:
+    """Return what the runtime calls for a handler: a function of task and context, if need be, with one value."""
+    called, context_name = handler, shape.context_name
+    if shape.parts is not None:
+        called, context_name = in_parts(handler, shape.parts, context_name), CONTEXT
+    return with_dependencies(called, shape.dependencies, context_name) if shape.dependencies else called
+
+
 def _limit_seconds(timeout: Duration) -> float:
     limit = seconds(arguments.span("timeout", timeout))
     if not 0 < limit <= LONGEST_SECONDS:
@@ -347,7 +357,8 @@ def _limit_seconds(timeout: Duration) -> float:
 def _where(handler: Callable[..., Any], *, process: bool) -> Where:
     if process:
         return Where.PROCESS
-    return Where.LOOP if inspect.iscoroutinefunction(handler) else Where.THREAD
+    on_loop = inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)
+    return Where.LOOP if on_loop else Where.THREAD
 
 
 def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signature) -> CapabilitySpec:
@@ -357,14 +368,6 @@ def _described(spec: CapabilitySpec, handler: Callable[..., Any], shape: Signatu
         input_schema=shape.input.schema,
         output_schema=shape.output.schema,
     )
-
-
-def _depending(one: Capability) -> Capability:
-    """Return a capability whose handler is called with its dependencies, if it has any."""
-    shape = one.signature
-    if not shape.dependencies:
-        return one
-    return replace(one, handler=with_dependencies(one.handler, shape.dependencies, shape.context_name))
 
 
 def _batched(one: Capability, policy: BatchPolicy | None) -> Capability:

@@ -19,7 +19,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.breaker import BreakerState
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
-from coditect.wire import control_messages, routing
+from coditect.wire import control_messages, parts, routing
 from coditect.wire.json import dumps, loads
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class Mailbox:
         match message.type:
             case control_messages.CANCEL:
                 self._runtime.cancel(control_messages.Cancel.read(content))
+            case parts.CREDIT:
+                self._runtime.credit(parts.read_credit(content))
             case control_messages.PING:
                 self._background.start(self._pong(message, content), name="pong")
             case control_messages.BREAKER:

@@ -122,7 +122,8 @@ class Runtime:
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
         )
-        self._running, self._settling = dict[ExecutionKey, Execution](), set[asyncio.Task[Any]]()
+        self.credit, self._settling = self._means.credit, set[asyncio.Task[Any]]()
+        self._running = dict[ExecutionKey, Execution]()
         self._end_of_one: asyncio.Future[None] | None = None
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 

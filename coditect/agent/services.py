@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Coroutine
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
+from coditect.agent.execution.parts import PartSender
 from coditect.agent.guards.breakers import AgentBreakers
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.intake.intake import Intake
@@ -35,6 +37,7 @@ from coditect.model.ids import AgentId, TaskId, child_task_id
 from coditect.model.result import Outcome
 from coditect.model.task import MAX_DEPTH, Limits, Task
 from coditect.resilience.retry_budget import RetryBudgets
+from coditect.wire.parts import Credit
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 T = TypeVar("T")
@@ -54,6 +57,13 @@ class Means:
     bounds: Bounds
     breakers: AgentBreakers
     lifespan: Any = None
+    streams: WeakValueDictionary[str, PartSender] = field(default_factory=WeakValueDictionary)
+    """The senders of streamed results that the process runs, by execution id."""
+
+    def credit(self, credit: Credit) -> None:
+        """Let an execution send more parts of its result; without effect after its end."""
+        if (sender := self.streams.get(credit.execution)) is not None:
+            sender.credit(credit)
 
     @cached_property
     def control(self) -> ControlPlane:
@@ -257,6 +267,34 @@ class TaskServices:
     def now_ms(self) -> int:
         """Return the time of the agent's clock, in Unix milliseconds."""
         return self.means.clock.now_ms()
+
+    async def send_part(self, body: bytes) -> None:
+        """Send the next part of a streamed result, as `context.Services` says.
+
+        Raises:
+            InvalidTask: when the task has no reply address.
+            CoditectError: the errors of `PartSender.send`.
+        """
+        await self._part_sender().send(body)
+
+    async def end_parts(self, *, complete: bool) -> int:
+        """Wait until the broker has all parts of a streamed result, as `context.Services` says."""
+        if not complete and self.execution.parts is None:
+            return 0
+        return await self._part_sender().end(complete=complete)
+
+    def _part_sender(self) -> PartSender:
+        execution, means = self.execution, self.means
+        if execution.parts is None:
+            task = execution.task
+            address = means.bounds.addresses.find(task.reply_to)
+            if address is None:
+                raise InvalidTask("The parts of a streamed task need an address", fix="publish it with a reply_to")
+            execution.parts = PartSender(
+                task, AgentId(means.requests.name), means.requests, address, cancel=execution.cancel
+            )
+            means.streams[execution.parts.execution_id] = execution.parts
+        return execution.parts
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
         """Return a call of the breaker of a dependency, as `Context.breaker` says."""

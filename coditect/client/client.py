@@ -290,6 +290,10 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, Clien
         arguments.span("timeout", timeout)
         if not chosen.kept and not chosen.results:
             arguments.refuse("options", "A request waits for the result", "results=False", "results=True, or submit")
+        if chosen.stream:
+            arguments.refuse(
+                "options", "A request waits for the whole result", "stream=True", "submit and Handle.stream"
+            )
         if not chosen.kept and chosen.deadline is None:
             chosen = replace(chosen, deadline=timeout)
         handle = await self.submit(capability, value, options=chosen)

@@ -17,6 +17,7 @@ from coditect.client.options import Options, deadline_at
 from coditect.codec import encode_any
 from coditect.errors import CoditectError, ControlPlaneRequired, Overloaded, Unroutable
 from coditect.messaging.event_stream import EventStreams
+from coditect.messaging.parts import AHEAD
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
 from coditect.model.result import Outcome
@@ -123,7 +124,8 @@ class DirectLane:
     ) -> _Sending:
         """Send a task, with a blob reference for a large input; return its handle and the awaitable of the confirm."""
         task, reply = self._task(capability, body if claims is None else claims, options, claims)
-        handle = Handle(task, self._requests, self._event_stream, self._broker, reply)
+        parts = self._requests.expect_parts(task) if options.stream else None
+        handle = Handle(task, self._requests, self._event_stream, self._broker, reply, parts)
         if pick is not None and reply is not None:
             reply.add_done_callback(pick.over)
         try:
@@ -200,6 +202,7 @@ class DirectLane:
             published_at_ms=now,
             claims=claims,
             headers=options.headers,
+            stream=AHEAD if options.stream else 0,
         )
         return task, reply
 

@@ -12,7 +12,7 @@ from coditect.blobs import fetched
 from coditect.broker.port import Broker
 from coditect.client.durable import KeptOptions
 from coditect.client.workflow_run import Run
-from coditect.codec import value_of
+from coditect.codec import codec, value_of
 from coditect.errors import (
     InputError,
     ResultTimeout,
@@ -25,6 +25,7 @@ from coditect.errors import (
     Unroutable,
 )
 from coditect.messaging.event_stream import EventStream, EventStreams
+from coditect.messaging.parts import PartReader
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
@@ -54,6 +55,7 @@ class Handle:
     _event_stream: EventStreams
     _broker: Broker
     _reply: asyncio.Future[Outcome] | None = None
+    _parts: PartReader | None = None
     _kept: KeptOptions | None = None
 
     @property
@@ -147,6 +149,39 @@ class Handle:
         if outcome.failure is not None:
             raise task_error(outcome)
         return value_of(outcome, model)
+
+    async def stream(self, model: Any = Any, *, timeout: Duration = DEFAULT_TIMEOUT) -> AsyncIterator[Any]:
+        """Yield the parts of the result as the handler yields them, each validated as `model`; in order, each once.
+
+        The task was submitted with `stream=True`. The agent sends at most 64 parts ahead of the loop, and then waits
+        for it. After a lost connection the loop goes on with the next part. A loop that is left early, by `break`
+        or an error in it, cancels the task; after any error raised here, another call goes on with the next part.
+        `timeout` bounds the wait for each part. At the end `result` has the number of parts.
+
+        Raises:
+            StreamRestarted: when the task is executed again after parts of it were read: another call yields the parts
+                of the new execution, from the first one.
+            TaskError: when the task ended without a value, after the parts that it had sent: TaskFailed, TaskRejected,
+                TaskCanceled or TaskExpired.
+            ResultTimeout: when no part came in time, and the task goes on; or parts are missing at the end.
+            InputError: when the task was submitted without `stream=True`, or its handler yields nothing.
+            CoditectError: the other errors of `outcome`.
+        """
+        parts, reply = self._parts, self._expected()
+        if parts is None:
+            fix = "submit it with stream=True, or await its result, which has all parts"
+            raise InputError("This task was submitted without a stream", task_id=self.task_id, fix=fix)
+        decode, longest = codec(model).decode, seconds(timeout)
+        try:
+            while (body := await parts.next(reply, timeout_seconds=longest)) is not None:
+                yield decode(body)
+        except GeneratorExit:
+            if not reply.done():
+                await self._requests.withdraw(self._task)
+            raise
+        outcome = await self.outcome(timeout=timeout)
+        if outcome.failure is not None:
+            raise task_error(outcome)
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the task from now on, to its end; an event may be missed.

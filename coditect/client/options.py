@@ -48,6 +48,8 @@ class Options:
     """Number of attempts in all, 1 to 1,000, never more than the capability's own number, which counts when None."""
     results: bool = True
     """Whether the task's result comes back to the client."""
+    stream: bool = False
+    """Whether the result comes in parts, as the handler yields them (`Handle.stream`); not for a durable task."""
     durable: bool = False
     """Whether the control plane keeps the task, so that it survives the broker's disks and may run for hours."""
     idempotency_key: str | None = None
@@ -77,6 +79,11 @@ class Options:
             arguments.refuse("headers", "A durable task has no headers", self.headers, fix)
         if self.delay is not None and self.at is not None:
             arguments.refuse("at", "A task has a delay or an instant, not both", self.at, "leave delay or at out")
+        if self.stream and self.kept:
+            fix = "submit without durable, idempotency_key, delay and at, or take the list of all parts as result"
+            arguments.refuse("stream", "The control plane keeps no parts of a result", self.stream, fix)
+        if self.stream and not self.results:
+            arguments.refuse("stream", "The parts are results", self.stream, "results=True, or no stream")
 
 
 class OptionFields(TypedDict, total=False):
@@ -91,6 +98,7 @@ class OptionFields(TypedDict, total=False):
     wanted: Wanted | None
     max_attempts: int | None
     results: bool | None
+    stream: bool | None
     durable: bool | None
     idempotency_key: str | None
     delay: Duration | None
@@ -174,6 +182,7 @@ _CHECKS: Mapping[str, tuple[Any, Callable[[str, Any], Any]]] = MappingProxyType(
         "wanted": (ANYTHING, _wanted),
         "max_attempts": _optional(arguments.whole, low=1, high=1_000),
         "results": (True, arguments.yes_or_no),
+        "stream": (False, arguments.yes_or_no),
         "durable": (False, arguments.yes_or_no),
         "idempotency_key": _optional(arguments.text, shortest=1, longest=MOST_KEY_BYTES),
         "delay": _optional(_delay),

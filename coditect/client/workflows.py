@@ -160,4 +160,4 @@ class WorkflowLane:
 
     def _handle(self, run: Run, capability: str, priority: Priority) -> Handle:
         task = Task(capability, priority, b"", id=durable_id(run.id))
-        return Handle(task, self._requests, self._event_stream, self._broker, None, KeptOptions(run))
+        return Handle(task, self._requests, self._event_stream, self._broker, _kept=KeptOptions(run))

@@ -16,18 +16,21 @@ from collections.abc import Awaitable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 from coditect.blobs import NO_BLOBS, Blobs
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import INBOX_LOOK_SECONDS, reply_queue
 from coditect.errors import CoditectError, InvalidTask, Overloaded, TooLarge, Unroutable
-from coditect.model.ids import AgentId
+from coditect.messaging.parts import PartReader
+from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Task
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import REPLIES_STRAY
 from coditect.wire import control_messages, routing
+from coditect.wire.parts import PART_TYPE
 from coditect.wire.target import pinned_message
 from coditect.wire.tasks import MAX_BODY_BYTES, read_result, task_message
 
@@ -70,6 +73,8 @@ class Requests:
         self.reply_to = f"reply.{name}"
         self._quorum = quorum
         self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._streams: WeakValueDictionary[str, PartReader] = WeakValueDictionary()
+        """The readers of streamed results, by correlation id; each lives as long as its task's handle."""
         self._consumer: Consumer | None = None
         self.new_token = partial(next, tokens())
         """Return a fresh random correlation id for the next request."""
@@ -103,6 +108,12 @@ class Requests:
             future = self._waiting[correlation_id] = asyncio.get_running_loop().create_future()
         return future
 
+    def expect_parts(self, task: Task) -> PartReader:
+        """Return the reader of the parts of a streamed task, which has them for as long as it is referenced."""
+        reader = PartReader(self.broker, self.blobs, task.id or TaskId(""))
+        self._streams[task.correlation_id or ""] = reader
+        return reader
+
     def forget(self, correlation_id: str) -> None:
         """Cancel the future of the reply with a correlation id, so that a later reply is dropped."""
         future = self._waiting.pop(correlation_id, None)
@@ -111,6 +122,10 @@ class Requests:
 
     def _replied(self, delivery: Delivery) -> None:
         message = delivery.message
+        if message.type == PART_TYPE:
+            self._part_arrived(message)
+            delivery.ack()
+            return
         future = self._waiting.pop(message.correlation_id or "", None)
         if future is None or future.done():
             self.strays.value += 1
@@ -121,6 +136,16 @@ class Requests:
                 log.warning("A reply was not readable", extra={"reason": str(error)})
                 future.set_exception(error)
         delivery.ack()
+
+    def _part_arrived(self, message: Message) -> None:
+        reader = self._streams.get(message.correlation_id or "")
+        if reader is None:
+            self.strays.value += 1
+            return
+        try:
+            reader.arrived(message)
+        except InvalidTask as error:
+            log.warning("A part was not readable", extra={"reason": str(error)})
 
     def send(
         self, task: Task, *, timeout_seconds: float, pin: AgentId | None = None, wait_when_full: bool = True

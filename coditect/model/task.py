@@ -20,6 +20,8 @@ from coditect.model.value import value
 ExecutionKey = tuple[str, int, int, int, str, int]
 MAX_DEPTH = 64
 """The deepest nesting of tasks that request tasks, which ends agents that request each other in a circle."""
+MOST_AHEAD = 1_000
+"""The largest number of parts of a streamed result that a requester may let an agent send ahead."""
 
 
 @value
@@ -78,6 +80,8 @@ class Task:
     """The headers that the submitter gives the task; None for a task that was read: its message has them."""
     traceparent: str | None = None
     tracestate: str | None = None
+    stream: int = 0
+    """How many parts of the result may be sent before the requester gives credit; 0: the result comes as a whole."""
 
     @property
     def execution_key(self) -> ExecutionKey | None:

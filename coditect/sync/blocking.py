@@ -35,6 +35,8 @@ B = TypeVar("B")
 K = TypeVar("K")
 C = TypeVar("C", bound=AbstractAsyncContextManager[Any])
 
+_END: Any = object()
+"""What stands for the end of an iteration, since an item may be None."""
 CHUNK = 500
 """The number of values that `submit_many` submits together: a thread switch for each value would cost more."""
 
@@ -277,6 +279,7 @@ class SyncHandle(Blocking[Handle]):
 
     row = waiting(Handle.row)
     outcome = waiting(Handle.outcome)
+    stream = iterating(Handle.stream)
     events = iterating(Handle.events)
     cancel = waiting(Handle.cancel)
 
@@ -348,15 +351,15 @@ async def _in_time(events: EventStream, longest_seconds: float) -> Event | None:
 
 def _each(stream: AsyncIterator[T], thread: LoopThread) -> Iterator[T]:
     try:
-        while (one := thread.run(_next(stream))) is not None:
+        while (one := thread.run(_next(stream))) is not _END:
             yield one
     except GeneratorExit:
         thread.start(_ended(stream))
         raise
 
 
-async def _next(stream: AsyncIterator[T]) -> T | None:
-    return await anext(stream, None)
+async def _next(stream: AsyncIterator[T]) -> Any:
+    return await anext(stream, _END)
 
 
 async def _ended(stream: AsyncIterator[Any]) -> None:

@@ -12,7 +12,7 @@ schema                      ``type`` = ``coditect.task.v1``               that
 limits                      ``x-coditect-deadline``, ``-start-by``,       none
                             ``-timeout-ms``, ``-max-attempts``
 counters                    ``-attempt``, ``-publication``, ``-redrive``  1, 0, 0
-nesting                     ``-depth``                                    0
+nesting; parts ahead        ``-depth``; ``-stream`` (`wire.parts`)        0; 0
 history                     ``-errors`` (JSON), ``-published-at``         none
 large parts                 ``-claim``: blob references in the body       the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
@@ -36,7 +36,7 @@ from coditect.errors import InvalidTask, TooLarge
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import JSON, OCTETS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.task import MAX_DEPTH, NO_LIMITS, Limits, Owner, Task
+from coditect.model.task import MAX_DEPTH, MOST_AHEAD, NO_LIMITS, Limits, Owner, Task
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
 from coditect.wire.history import HEADER, MOST_BYTES, history_header, read_history
 from coditect.wire.json import loads
@@ -55,6 +55,7 @@ ATTEMPT = PREFIX + "attempt"
 PUBLICATION = PREFIX + "publication"
 RETRY_MS = PREFIX + "retry-ms"
 FREE = PREFIX + "free"
+STREAM = PREFIX + "stream"
 SENT_AGAIN = PREFIX + "sent-again"
 """The mark that the broker adapter puts on a message that it sends again, so that two copies may exist."""
 REDRIVE = PREFIX + "redrive"
@@ -71,14 +72,12 @@ AGENT = PREFIX + "agent"
 TASK = PREFIX + "task"
 STARTED_AT = PREFIX + "started-at"
 FINISHED_AT = PREFIX + "finished-at"
-REASON = PREFIX + "reason"
-ERROR = PREFIX + "error"
-DEAD_AT = PREFIX + "dead-at"
+REASON, ERROR, DEAD_AT = PREFIX + "reason", PREFIX + "error", PREFIX + "dead-at"
 UNDECODABLE = PREFIX + "undecodable"
 """The mark that the broker adapter puts on a message with an undecodable part: which part, and why."""
 
 _LIMITS = frozenset((DEADLINE, START_BY, TIMEOUT_MS, MAX_ATTEMPTS))
-_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM))
+_STORY = frozenset((ATTEMPT, PUBLICATION, REDRIVE, DEPTH, ERRORS, WORKFLOW, CLAIM, STREAM))
 _MAX_INSTANT = 2**53
 _MAX_EXPIRATION_MS = 2**32 - 1
 """The longest expiration of a message: RabbitMQ closes the channel of a publish with a longer one."""
@@ -144,6 +143,8 @@ def _put_counters(headers: dict[str, Any], task: Task) -> None:
         headers[REDRIVE] = task.redrive
     if task.depth:
         headers[DEPTH] = task.depth
+    if task.stream:
+        headers[STREAM] = task.stream
     if task.errors:
         headers[ERRORS] = history_header(task.errors)
     if task.owner is not None:
@@ -208,6 +209,7 @@ def _read_story(message: Message) -> dict[str, Any]:
         "errors": _read_errors(headers),
         "owner": None if message.reply_to else owner,  # whoever wants an answer is no dispatcher
         "claims": message.body if _has_claims(message) else None,
+        "stream": _number(headers, STREAM, 0, 0, MOST_AHEAD) or 0,
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from coditect.agent.execution.parts import PartSender
 from coditect.agent.quarantine import Suspicion
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
@@ -117,6 +118,8 @@ class Execution:
     """The calls on the event loop for which the thread waits; None before the first."""
     suspicion: Suspicion = Suspicion.NONE
     """Whether the task may kill the process that runs it."""
+    parts: PartSender | None = None
+    """The sender of the parts of a streamed result; None before the first."""
     acked_early: bool = False
     """Whether the deliveries were acknowledged while the task runs on, because it runs long; workflow tasks only."""
 

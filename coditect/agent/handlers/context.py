@@ -5,27 +5,26 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
+from coditect.agent.handlers.port import Services
 from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock, Locking, LockPort
-from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState, StatePort
+from coditect.collaboration.state import LONGEST_NAME_BYTES, SharedState
 from coditect.errors import InputError, TaskFailed
 from coditect.model import arguments
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import NO_HEADERS, HeaderTable
-from coditect.model.result import Outcome
 from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
-from coditect.resilience.retry_budget import RetryPort
 from coditect.wire.control import Verb
 from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.state import named_space, workflow_space
@@ -37,46 +36,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
-
-
-class Services(LockPort, StatePort, RetryPort, Protocol):
-    """The port through which a `Context` reaches the runtime: requests, locks, state, retries, progress and events.
-
-    A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
-    """
-
-    async def request(
-        self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
-    ) -> Outcome:
-        """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
-
-    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
-        """Return a call of the breaker of a dependency."""
-
-    def hold(self, lock: Lock) -> BlockingLock:
-        """Return the lock for a plain handler, held inside of `with`."""
-
-    def progress(self, share: float, note: str) -> None:
-        """Publish the progress of the task; call on the event loop only."""
-
-    def report(self, share: float, note: str) -> None:
-        """Publish the progress of the task; may be called from any thread."""
-
-    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
-        """Publish an event to its subscribers, at most once."""
-
-    @property
-    def lifespan(self) -> Any:
-        """The value of the agent's lifespan; None without one."""
-
-    def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
-        """Run a call of the other services to its end for a plain handler, whose thread waits.
-
-        With `closing` the work is done even if the handler is to end.
-
-        Raises:
-            TaskCanceled: when the handler is to end.
-        """
 
 
 class TaskContext:
@@ -148,6 +107,11 @@ class TaskContext:
     def lifespan(self) -> Any:
         """The value that the agent's lifespan yielded, or that of the worker process; None without a lifespan."""
         return self.services.lifespan
+
+    @property
+    def streamed(self) -> bool:
+        """True when the requester takes the parts of a result one by one, as the handler yields them."""
+        return self._task.stream > 0
 
     @property
     def workspace(self) -> Path:

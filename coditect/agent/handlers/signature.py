@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from coditect.agent.handlers.batch import hints_of_one
 from coditect.agent.handlers.context import PlainContext, TaskContext
 from coditect.agent.handlers.dependencies import Dependency, Providers
+from coditect.agent.handlers.parts import yields
 from coditect.codec import BYTES, Codec, codec
 from coditect.errors import SetupError
 from coditect.model.arguments import shown
 
 CONTEXT_NAMES = frozenset({"ctx", "context", "_ctx", "_context", "_"})
 """Names by which a second parameter without an annotation is recognised as the Context."""
+_YIELDING = (AsyncIterator, AsyncGenerator, AsyncIterable, Iterator, Generator, Iterable)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _TASK_AND_CONTEXT = "A handler takes the task's input and, if it wants, a Context"
 
@@ -33,6 +35,8 @@ class Signature:
     dependencies: tuple[tuple[str, Dependency], ...] = ()
     """The parameters that are neither input nor context, with what makes their values."""
     context_name: str | None = None
+    parts: Codec | None = None
+    """The type of the parts of a handler that yields its result; None for one that returns it."""
 
     @property
     def binary(self) -> bool:
@@ -73,11 +77,8 @@ def _function(handler: Any) -> Any:
 
 
 def _signature(handler: Callable[..., Any], providers: Providers, *, of_batches: bool) -> Signature:
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise SetupError(
-            "A handler returns its value; this one yields", fix="return it, or tell ctx.progress meanwhile"
-        )
     hints = _hints(handler)
+    part = _part_type(handler, hints.get("return", Any)) if yields(handler) else None
     needs = _dependencies(handler, hints, providers)
     parameters = _parameters(handler, frozenset(needs))
     if of_batches:
@@ -92,17 +93,41 @@ def _signature(handler: Callable[..., Any], providers: Providers, *, of_batches:
             raise SetupError("The second parameter of a handler is its Context", parameter=other.name, fix=fix)
     return Signature(
         input=_codec(task.name, hints.get(task.name, Any)),
-        output=_codec("return", hints.get("return", Any)),
-        wants_context=bool(others or needs),
+        output=_codec("return", hints.get("return", Any)) if part is None else _collected(part),
+        wants_context=bool(others or needs or part is not None),
         dependencies=tuple(needs.items()),
         context_name=others[0].name if others else None,
         blocking=bool(others or needs) and _blocks(handler, hints.get(others[0].name, Any) if others else Any),
+        parts=None if part is None else _codec("return", part),
     )
+
+
+def _part_type(handler: Callable[..., Any], returned: Any) -> Any:
+    """Return the type of the parts that a generator function yields, by its annotation."""
+    wanted = "AsyncIterator" if inspect.isasyncgenfunction(handler) else "Iterator"
+    if returned is Any:
+        return Any
+    if get_origin(returned) not in _YIELDING and returned not in _YIELDING:
+        raise SetupError(
+            "A handler that yields is annotated with what it yields",
+            given=shown(returned),
+            fix=f"write -> {wanted}[str], with the type of one part",
+        )
+    part = next(iter(get_args(returned)), Any)
+    if part is bytes:
+        raise SetupError("The parts of a result are JSON", given="bytes", fix="yield texts, or base64 in a text")
+    return part
+
+
+def _collected(part: Any) -> Codec:
+    """Return the codec of all parts as one list of JSON values; or, of a stream, of their number."""
+    return Codec(schema=_codec("return", list[part]).schema)
 
 
 def _blocks(handler: Callable[..., Any], hint: Any) -> bool:
     """Tell whether a handler's context is a `PlainContext`: as annotated, or because a plain handler does not say."""
-    is_async = inspect.iscoroutinefunction(_function(handler))
+    function = _function(handler)
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
     if hint is Any:
         return not is_async
     asked = PlainContext in (hint, *get_args(hint))

@@ -1,4 +1,4 @@
-"""The remote calls by which a handler in a worker process uses its agent's `context.Services`, method by method.
+"""The remote calls by which a handler in a worker process uses its agent's `Services`, method by method.
 
 A service is a method of `Services` and its implementation. It takes JSON values and at most one argument of bytes; the
 result of an awaited service is a JSON value or an `Outcome`.
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from coditect import errors
-from coditect.agent.handlers.context import Services
+from coditect.agent.handlers.port import Services
 from coditect.agent.processes.protocol import Frame, FrameKind
 from coditect.errors import CoditectError
 from coditect.model.message import Message

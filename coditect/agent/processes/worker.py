@@ -17,8 +17,9 @@ from queue import SimpleQueue
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 from coditect.agent.declaration import Agent, Capability
-from coditect.agent.handlers.context import Context, PlainContext, Services, TaskContext
+from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.handlers.lifespan import lived
+from coditect.agent.handlers.port import Services
 from coditect.agent.loading import load_agents
 from coditect.agent.processes.protocol import Frame, FrameKind, read
 from coditect.agent.processes.rpc import call_frame, is_awaited, result_in
@@ -105,7 +106,7 @@ class _Home:
 
 
 class _RemoteServices:
-    """The `context.Services` of a worker process: each call is sent to the agent, which carries it out."""
+    """The `Services` of a worker process: each call is sent to the agent, which carries it out."""
 
     def __init__(self, link: _Link, home: _Home, *, ahead_ms: int) -> None:
         """Take the link to the agent, and by how much the agent's clock is ahead of this machine's."""

@@ -6,13 +6,14 @@ import asyncio
 import os
 import subprocess
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coditect import Agent, Context, PlainContext, Retry, RetryAfter
-from coditect.agent.handlers.context import Services
+from coditect.agent.handlers.port import Services
 from coditect.agent.services import TaskServices
 from coditect.errors import CoditectError, InputError, InvalidTask, NotFound, VersionConflict
 
@@ -39,6 +40,17 @@ def context_of(mine: str) -> str:
     found = _left_behind.get()
     _left_behind.set(mine)
     return found
+
+
+@worker.capability("proc.parts", process=True)
+def parts(most: int) -> Iterator[int]:
+    yield from range(most)
+
+
+@worker.capability("proc.parts.async", process=True)
+async def parts_async(most: int) -> AsyncIterator[int]:
+    for number in range(most):
+        yield number
 
 
 @worker.capability("proc.pid", process=True)

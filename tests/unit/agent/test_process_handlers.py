@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from coditect import Workflow
-from coditect.agent.handlers.context import Services
+from coditect.agent.handlers.port import Services
 from coditect.agent.services import TaskServices
 from coditect.aio.clock import SystemClock
 from coditect.errors import TaskFailed, TaskRejected
@@ -34,6 +34,17 @@ async def test_value_is_validated_and_returned(scene: Scene) -> None:
     assert await client.request("proc.add", {"left": 2, "right": 3}, int) == 5
     with pytest.raises(TaskRejected, match="left"):
         await client.request("proc.add", {"right": 3})
+
+
+@pytest.mark.parametrize("capability", ["proc.parts", "proc.parts.async"])
+async def test_handler_in_a_process_yields_its_result_in_parts(scene: Scene, capability: str) -> None:
+    await scene.start(worker)
+    client = await scene.client()
+
+    handle = await client.submit(capability, 100, stream=True)
+
+    assert [part async for part in handle.stream()] == list(range(100))
+    assert await client.request(capability, 3) == [0, 1, 2]
 
 
 async def test_process_is_used_again(scene: Scene) -> None:

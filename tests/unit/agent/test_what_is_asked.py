@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from coditect import Context, Priority
-from coditect.agent.handlers.context import Services
+from coditect.agent.handlers.port import Services
 from coditect.errors import InputError
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId, TaskId

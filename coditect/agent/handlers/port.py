@@ -1,0 +1,65 @@
+"""The port through which the context of a handler reaches the runtime, in the agent or from a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
+
+from coditect.collaboration.blocking_locks import BlockingLock
+from coditect.collaboration.locks import Lock, LockPort
+from coditect.collaboration.state import StatePort
+from coditect.model.capability import Priority
+from coditect.model.result import Outcome
+from coditect.resilience.retry_budget import RetryPort
+
+T = TypeVar("T")
+
+
+class Services(LockPort, StatePort, RetryPort, Protocol):
+    """The port through which a `Context` reaches the runtime: requests, locks, state, retries, progress and events.
+
+    A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
+    """
+
+    async def request(
+        self, capability: str, body: bytes, *, ordinal: int, timeout_seconds: float, priority: Priority
+    ) -> Outcome:
+        """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
+
+    async def send_part(self, body: bytes) -> None:
+        """Send the next part of a streamed result, as soon as the requester's credit allows it."""
+
+    async def end_parts(self, *, complete: bool) -> int:
+        """Wait until the broker has all parts, and return their number; `complete` tells the requester that it is all.
+
+        Nothing is awaited or told when no part was sent and the result is not complete.
+        """
+
+    def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
+        """Return a call of the breaker of a dependency."""
+
+    def hold(self, lock: Lock) -> BlockingLock:
+        """Return the lock for a plain handler, held inside of `with`."""
+
+    def progress(self, share: float, note: str) -> None:
+        """Publish the progress of the task; call on the event loop only."""
+
+    def report(self, share: float, note: str) -> None:
+        """Publish the progress of the task; may be called from any thread."""
+
+    def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
+        """Publish an event to its subscribers, at most once."""
+
+    @property
+    def lifespan(self) -> Any:
+        """The value of the agent's lifespan; None without one."""
+
+    def run(self, work: Coroutine[Any, Any, T], *, closing: bool = False) -> T:
+        """Run a call of the other services to its end for a plain handler, whose thread waits.
+
+        With `closing` the work is done even if the handler is to end.
+
+        Raises:
+            TaskCanceled: when the handler is to end.
+        """

@@ -1,0 +1,311 @@
+"""Results in parts: in order, at the reader's pace, closed promptly, begun again by another execution."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Context, PlainContext, Retry, Workflow
+from coditect.agent.handlers import parts
+from coditect.client.client import Client
+from coditect.errors import (
+    InputError,
+    ResultTimeout,
+    StreamRestarted,
+    TaskCanceled,
+    TaskFailed,
+)
+from coditect.messaging.parts import AHEAD
+from coditect.testing import TestFleet
+from tests.support import eventually
+from tests.unit.agent.scene import Scene
+
+ONCE = Retry(max_attempts=1)
+
+
+class Writer:
+    """An agent whose handlers yield, and what `text.count` has done so far."""
+
+    def __init__(self, **options: Any) -> None:
+        self.yielded = 0
+        self.closed = 0
+        self.agent = Agent("writer")
+        self.agent.capability("text.count", retry=ONCE, **options)(self._count)
+        self.agent.capability("text.plain")(plain)
+        self.agent.capability("text.breaks", retry=Retry(max_attempts=2))(breaks)
+        self.agent.capability("text.fails", retry=ONCE)(fails)
+
+    async def _count(self, most: int) -> AsyncIterator[int]:
+        try:
+            for number in range(most):
+                yield number
+                self.yielded = number + 1
+        finally:
+            self.closed += 1
+
+
+def plain(most: int, ctx: PlainContext) -> Iterator[str]:
+    for number in range(most):
+        yield f"{ctx.attempt}:{number}"
+
+
+async def breaks(at: int, ctx: Context) -> AsyncIterator[str]:
+    for number in range(at):
+        yield f"{ctx.attempt}:{number}"
+    if ctx.attempt == 1:
+        raise ValueError("a line is missing")
+
+
+async def fails(at: int) -> AsyncIterator[int]:
+    for number in range(at):
+        yield number
+    raise ValueError("the end is missing")
+
+
+async def read(parts_: AsyncIterator[Any]) -> list[Any]:
+    return [part async for part in parts_]
+
+
+@pytest.mark.parametrize("many", [0, 1, AHEAD, 1_000])
+async def test_the_parts_come_in_order_and_the_result_is_their_number(many: int) -> None:
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        handle = await fleet.client.submit("text.count", many, stream=True)
+
+        assert await read(handle.stream(int)) == list(range(many))
+        assert await handle.result() == many
+
+
+async def test_a_plain_generator_streams_too() -> None:
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        handle = await fleet.client.submit("text.plain", 100, stream=True)
+
+        assert await read(handle.stream()) == [f"1:{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize("capability", ["text.count", "text.plain"])
+async def test_without_a_stream_the_parts_are_one_list(capability: str) -> None:
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        assert len(await fleet.request(capability, 70)) == 70
+
+
+async def test_a_node_of_a_workflow_has_the_list_as_its_value() -> None:
+    flow = Workflow("lines")
+    flow.task("text.count", 3)
+
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        run = await fleet.client.start(flow)
+
+        assert await run.result() == [0, 1, 2]
+
+
+async def test_parts_that_are_too_large_for_one_list_fail_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MOST_COLLECTED_BYTES", 20)
+
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        with pytest.raises(TaskFailed) as raised:
+            await fleet.request("text.count", 1_000)
+
+    assert "stream=True" in str(raised.value.facts["fix"])
+
+
+async def test_an_agent_waits_for_a_reader_that_stands_still(scene: Scene) -> None:
+    writer = Writer()
+    await scene.start(writer.agent)
+    client = await scene.client()
+    handle = await client.submit("text.count", 10_000, stream=True)
+    stream = handle.stream()
+
+    assert await anext(stream) == 0
+    await eventually(lambda: writer.yielded == AHEAD)
+    for number in range(1, 1_000):
+        assert await anext(stream) == number
+        assert writer.yielded <= number + AHEAD + 1
+    assert scene.ready(f"reply.{client.name}") == 0
+    await stream.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_credit_that_was_lost_is_given_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.agent.execution.parts.WAITS_SECONDS", 0.05)
+    writer = Writer()
+    running = await scene.start(writer.agent)
+    given = []
+    honest = running.runtime.credit
+
+    def forgetful(credit: Any) -> None:
+        given.append(credit)
+        if len(given) > 1:
+            honest(credit)
+
+    running.runtime.credit = forgetful
+    handle = await (await scene.client()).submit("text.count", AHEAD + 1, stream=True)
+
+    assert await read(handle.stream()) == list(range(AHEAD + 1))
+    assert given[0].until == given[1].until or given[1].until > given[0].until
+
+
+async def test_who_leaves_the_loop_ends_the_handler(scene: Scene) -> None:
+    writer = Writer()
+    await scene.start(writer.agent)
+    handle = await (await scene.client()).submit("text.count", 10_000, stream=True)
+
+    async for part in handle.stream():
+        if part == 10:
+            break
+
+    await eventually(lambda: writer.closed == 1)
+    with pytest.raises(TaskCanceled):
+        await handle.result()
+
+
+async def test_a_cancel_ends_the_handler_and_the_loop(scene: Scene) -> None:
+    writer = Writer()
+    await scene.start(writer.agent)
+    handle = await (await scene.client()).submit("text.count", 10_000, stream=True)
+
+    with pytest.raises(TaskCanceled):
+        async for part in handle.stream():
+            if part == 100:
+                await handle.cancel()
+
+    assert writer.closed == 1
+
+
+async def test_a_time_limit_ends_handler_and_loop() -> None:
+    writer = Writer(timeout="30s")
+    async with TestFleet(agents=[writer.agent]) as fleet:
+        handle = await fleet.client.submit("text.count", 10_000, stream=True)
+        stream = handle.stream()
+        await anext(stream)
+        await fleet.advance("40s")
+
+        with pytest.raises(TaskFailed) as raised:
+            await read(stream)
+
+    assert raised.value.facts["reason"] == "timeout"
+    assert writer.closed == 1
+
+
+async def test_an_agent_notices_that_its_reader_is_gone(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.agent.execution.parts.WAITS_SECONDS", 0.05)
+    writer = Writer()
+    await scene.start(writer.agent)
+    async with Client(await scene.broker(), scene.registry) as client:
+        handle = await client.submit("text.count", 10_000, stream=True)
+        stream = handle.stream()
+        await anext(stream)
+        await eventually(lambda: writer.yielded == AHEAD)
+
+    await eventually(lambda: writer.closed == 1)
+
+
+async def test_a_failure_comes_after_the_parts_that_were_sent() -> None:
+    got = []
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        handle = await fleet.client.submit("text.fails", 50, stream=True)
+
+        with pytest.raises(TaskFailed, match="the end is missing"):
+            async for part in handle.stream():
+                got.append(part)
+
+    assert got == list(range(50))
+
+
+async def test_another_attempt_begins_the_parts_again() -> None:
+    async with TestFleet(agents=[Writer().agent]) as fleet:
+        handle = await fleet.client.submit("text.breaks", 5, stream=True)
+        first = []
+        with pytest.raises(StreamRestarted) as raised:
+            async for part in handle.stream():
+                first.append(part)
+
+        assert raised.value.facts["attempt"] == 2
+        assert raised.value.facts["read"] == len(first)
+        assert first == [f"1:{number}" for number in range(5)]
+        assert await read(handle.stream()) == [f"2:{number}" for number in range(5)]
+
+
+async def test_another_agent_begins_the_parts_of_a_killed_one_again() -> None:
+    agent = Agent("writer")
+
+    @agent.capability("text.who")
+    async def who(most: int, ctx: Context) -> AsyncIterator[str]:
+        for _ in range(most):
+            yield ctx.agent_id
+
+    async with TestFleet(agents=[agent], replicas=2) as fleet:
+        handle = await fleet.client.submit("text.who", 1_000, stream=True)
+        stream = handle.stream()
+        killed = await anext(stream)
+        fleet.kill(killed)
+
+        with pytest.raises(StreamRestarted) as raised:
+            await read(stream)
+        again = await read(handle.stream())
+
+    assert raised.value.facts["agent"] != killed
+    assert again == [raised.value.facts["agent"]] * 1_000
+
+
+async def test_a_lost_connection_of_the_reader_loses_and_doubles_no_part(scene: Scene) -> None:
+    await scene.start(Writer().agent)
+    broker = await scene.broker()
+    async with Client(broker, scene.registry) as client:
+        handle = await client.submit("text.count", 1_000, stream=True)
+        got = []
+        async for part in handle.stream():
+            got.append(part)
+            if part % 200 == 100:
+                scene.server.stop()
+                await asyncio.sleep(0)
+                scene.server.start()
+
+    assert got == list(range(1_000))
+
+
+async def test_after_a_wait_in_vain_the_reading_goes_on(scene: Scene) -> None:
+    agent, go = Agent("slow"), asyncio.Event()
+
+    @agent.capability("text.slow")
+    async def slow(_: None) -> AsyncIterator[int]:
+        yield 1
+        await go.wait()
+        yield 2
+
+    await scene.start(agent)
+    handle = await (await scene.client()).submit("text.slow", stream=True)
+    got = []
+    with pytest.raises(ResultTimeout):
+        async for part in handle.stream(timeout="100ms"):
+            got.append(part)
+    go.set()
+
+    assert got + await read(handle.stream()) == [1, 2]
+
+
+async def test_two_loops_do_not_share_the_parts(scene: Scene) -> None:
+    handle = await _unanswered(scene)
+    first = asyncio.ensure_future(anext(handle.stream()))
+    await asyncio.sleep(0)
+
+    with pytest.raises(InputError, match="read already"):
+        await anext(handle.stream())
+
+    first.cancel()
+    with suppress(asyncio.CancelledError):
+        await first
+
+
+async def _unanswered(scene: Scene) -> Any:
+    agent = Agent("silent")
+
+    @agent.capability("text.silent")
+    async def silent(_: None) -> AsyncIterator[int]:
+        await asyncio.Event().wait()
+        yield 1
+
+    await scene.start(agent)
+    return await (await scene.client()).submit("text.silent", stream=True)
