@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from coditect.aio.clock import SystemClock
 from coditect.client.durable import workflow_of
+from coditect.client.handle import Handle
 from coditect.client.options import Options
-from coditect.errors import NotFound
+from coditect.errors import NotFound, ResultTimeout, StreamRestarted, TaskError
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
 from coditect.model.result import ENDINGS, Outcome
@@ -41,6 +43,10 @@ class TaskOrder:
     options: Options
 
 
+ShownPart = Callable[[Any], None]
+"""A function that shows one part of a streamed result."""
+
+
 @dataclass(frozen=True, slots=True)
 class DurableTask:
     """The control plane's record of a durable task: state, attempts and outcome."""
@@ -62,16 +68,24 @@ class CancelReport:
 
 
 async def submit_task(
-    opened: Connections, order: TaskOrder, wait: str | None, *, submitted: Callable[[str], None], shown: ShownEvents
+    opened: Connections,
+    order: TaskOrder,
+    wait: str | None,
+    *,
+    submitted: Callable[[str], None],
+    shown: ShownEvents,
+    part: ShownPart | None = None,
 ) -> tuple[str, Outcome | None]:
     """Publish a direct task, and return its id, with its outcome unless `wait` is None.
 
     With a wait, `submitted` is called with the id, and then the events of the task are shown, from the first one on. A
-    task goes on when the caller is canceled.
+    task goes on when the caller is canceled. `part` is called with each part of a streamed result, and `wait` then
+    bounds the wait for each part.
 
     Raises:
         UnknownCapability: when no agent offers the capability and it has no queue.
         ResultTimeout: when no result came within the duration `wait`.
+        StreamRestarted: when the task of a stream is executed again, after parts of it were read; it is canceled.
         CoditectError: the others of `Client.submit`.
     """
     async with opened.client() as client, AsyncExitStack() as stack:
@@ -83,6 +97,8 @@ async def submit_task(
         submitted(handle.task_id)
         watching = asyncio.create_task(_show(events, handle.task_id, shown))
         try:
+            if part is not None:
+                await _read(handle, wait, part)
             return handle.task_id, await handle.outcome(timeout=wait)
         finally:
             await asyncio.wait([watching], timeout=LAST_EVENTS_SECONDS)
@@ -152,6 +168,19 @@ async def cancel_task(opened: Connections, task_id: str) -> CancelReport:
 def is_durable(task_id: str) -> bool:
     """Tell whether a task id is that of a durable task."""
     return workflow_of(task_id) is not None
+
+
+async def _read(handle: Handle, wait: str, part: ShownPart) -> None:
+    """Pass on each part of a streamed result; a failure of the task is left to its outcome."""
+    try:
+        async for one in handle.stream(timeout=wait):
+            part(one)
+    except StreamRestarted:
+        await handle.cancel(reason="its parts began again")
+        raise
+    except TaskError as error:
+        if isinstance(error, ResultTimeout):
+            raise
 
 
 async def _show(events: AsyncIterator[Event], task_id: str, shown: ShownEvents) -> None:

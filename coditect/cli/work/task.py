@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ from coditect.cli.terminal.progress import shown_events
 from coditect.cli.terminal.waiting import checked, going_on
 from coditect.cli.terminal.workflow_tables import attempts_table, nodes_table
 from coditect.client.options import Options
-from coditect.errors import CoditectError, NotFound
+from coditect.errors import CoditectError, InputError, NotFound
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId, is_uuid
 from coditect.model.result import Outcome, Status
@@ -30,7 +30,7 @@ from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.sightings import Found
 from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_capability, why_not_task
 from coditect.operations.tasks import TaskOrder
-from coditect.wire.json import loads
+from coditect.wire.json import dumps, loads
 from coditect.workflow.fields import instant_ms
 
 DurableArgument = Annotated[
@@ -89,6 +89,9 @@ def submit_task(
     ] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Prefer this agent, by its id.")] = None,
     wait: Annotated[str, typer.Option("--wait", callback=checked, help="Wait for the result at most so long.")] = "10m",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the parts of the result as they come, each on a line.")
+    ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the id and return.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Durable: the control plane keeps it. Print its id and return.")
@@ -114,13 +117,15 @@ def submit_task(
     \b
     Example: coditect task submit code.review '{"path": "src"}' --priority p0
     """
-    pin = AgentId(agent) if agent else None
+    if stream and (no_wait or detach):
+        raise InputError("Parts are printed while the command waits", fix="--stream without --no-wait and --detach")
     options = Options(
         priority=priority,
         timeout=timeout,
         deadline=deadline,
-        pin=pin,
+        pin=AgentId(agent) if agent else None,
         idempotency_key=key,
+        stream=stream,
         delay=delay,
         at=None if at is None else datetime.fromtimestamp(instant_ms(at) / 1000, UTC),
     )
@@ -128,11 +133,11 @@ def submit_task(
     until = None if no_wait or detach else wait
     work = _submit_durable if detach or options.kept else _submit
     task_id, outcome = run_loop(work(connections(context), order, until))
-    if outcome is not None:
+    if outcome is None:
+        render(output, {"task_id": task_id, "status": "submitted"}, task_id)
+    elif not stream or outcome.status is not Status.COMPLETED:
         direct = f"coditect dead show {task_id} --capability {capability}"
         _tell(task_id, outcome, output, whole=None if tasks.is_durable(task_id) else direct)
-    else:
-        render(output, {"task_id": task_id, "status": "submitted"}, task_id)
 
 
 @app.command("get")
@@ -209,7 +214,12 @@ async def _submit(opened: Connections, order: TaskOrder, wait: str | None) -> tu
             end = f"coditect task cancel {task_id}"
             stack.enter_context(going_on(f"The task goes on. Where it is: {where}; to end it: {end}"))
 
-        return await tasks.submit_task(opened, order, wait, submitted=submitted, shown=shown_events)
+        part = _print_part if order.options.stream else None
+        return await tasks.submit_task(opened, order, wait, submitted=submitted, shown=shown_events, part=part)
+
+
+def _print_part(part: Any) -> None:
+    typer.echo(dumps(part))
 
 
 async def _submit_durable(opened: Connections, order: TaskOrder, wait: str | None) -> tuple[str, Outcome | None]:

@@ -67,6 +67,17 @@ class ScriptedHandle:
         self.task_id = task_id
         self._end = end
         self._happenings = happenings
+        self.parts: list[object] = []
+        self.canceled: list[str] = []
+
+    async def stream(self, *, timeout: Duration) -> AsyncIterator[object]:
+        for part in self.parts:
+            if isinstance(part, CoditectError):
+                raise part
+            yield part
+
+    async def cancel(self, *, reason: str) -> None:
+        self.canceled.append(reason)
 
     async def outcome(self, *, timeout: Duration) -> Outcome:
         await asyncio.sleep(0.01)
@@ -90,6 +101,8 @@ class ScriptedClient:
     orders: list[Ordered] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
     refusal: CoditectError | None = None
+    parts: list[object] = field(default_factory=list)
+    handles: list[ScriptedHandle] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,7 +123,9 @@ class ScriptedClient:
             raise self.refusal
         self.orders.append(Ordered(capability, value, options or Options(priority=priority)))
         own_id = f"task-{len(self.orders)}"
-        return ScriptedHandle(own_id, self.end(own_id), self.happenings)
+        self.handles.append(ScriptedHandle(own_id, self.end(own_id), self.happenings))
+        self.handles[-1].parts = self.parts
+        return self.handles[-1]
 
     async def cancel(self, task_id: str) -> None:
         self.canceled.append(task_id)

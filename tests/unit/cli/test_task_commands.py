@@ -9,13 +9,42 @@ from coditect.broker.topology import base_topology, capability_queues
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.cli.terminal import waiting
 from coditect.client.handle import Handle
-from coditect.errors import UnknownCapability
+from coditect.errors import StreamRestarted, UnknownCapability
 from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.wire import routing
 from coditect.wire.tasks import MAX_BODY_BYTES
-from tests.unit.cli.scene import ScriptedHandle, Terminal, happening
+from tests.unit.cli.scene import ScriptedHandle, Terminal, completed, happening
+
+
+def test_submit_prints_the_parts_of_a_stream_as_lines(terminal: Terminal) -> None:
+    terminal.connections.scripted.parts = ["tea", {"cups": 2}, None]
+    terminal.connections.scripted.end = lambda task_id: completed(task_id, b"3")
+
+    ran = terminal.run("task", "submit", "text.write", '"tea"', "--stream")
+
+    assert (ran.code, ran.out) == (0, '"tea"\n{"cups":2}\nnull\n')
+    assert terminal.connections.scripted.orders[0].options.stream
+
+
+def test_a_stream_that_begins_again_is_canceled(terminal: Terminal) -> None:
+    terminal.connections.scripted.parts = ["tea", StreamRestarted("The task is executed again", read=1)]
+
+    ran = terminal.run("task", "submit", "text.write", "--stream")
+
+    assert (ran.code, ran.out) == (1, '"tea"\n')
+    assert "executed again" in ran.err
+    assert terminal.connections.scripted.handles[0].canceled == ["its parts began again"]
+
+
+@pytest.mark.parametrize("other", ["--detach", "--no-wait", "--key=one"])
+def test_a_stream_is_not_detached(terminal: Terminal, other: str) -> None:
+    ran = terminal.run("task", "submit", "text.write", "--stream", other)
+
+    assert ran.code == 2
+    assert "Fix: " in ran.err
+    assert terminal.connections.scripted.orders == []
 
 
 def ends(terminal: Terminal, status: Status, reason: str, *, traceback: str = "") -> None:
