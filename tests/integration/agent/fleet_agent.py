@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from coditect import Agent, Context
@@ -24,6 +25,16 @@ async def work(milliseconds: int, ctx: Context) -> int:
     await asyncio.sleep(milliseconds / 1000)
     _note("end", ctx)
     return milliseconds
+
+
+@worker.capability("work.parts", timeout="120s")
+async def parts(most: int, ctx: Context) -> AsyncIterator[str]:
+    """Yield parts of 1 kB: the process and the number of the part."""
+    try:
+        for number in range(most):
+            yield f"{os.getpid()} {number}".ljust(1_000)
+    finally:
+        _note("closed", ctx)
 
 
 @worker.capability("work.ask", timeout="60s")
