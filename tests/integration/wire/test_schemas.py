@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from coditect.errors import TaskError
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.wire import control_messages, routing
+from coditect.wire.parts import CREDIT, PART_TYPE
 from tests.fleet import Running, running
 from tests.integration.wire import foreign
 from tests.integration.wire.foreign import blocking
@@ -51,6 +52,11 @@ def _talkative(capability: str) -> Agent:
     async def child(value: object) -> object:
         return value
 
+    @agent.capability(f"{capability}.parts")
+    async def parts(most: int) -> AsyncIterator[int]:
+        for number in range(most):
+            yield number
+
     @agent.capability(f"{capability}.flaky", retry=Retry(max_attempts=2, first="100ms", cap="100ms"))
     async def flaky(_: object, ctx: Context) -> object:
         raise ValueError(f"attempt {ctx.attempt}: ünïcödé")
@@ -81,6 +87,8 @@ async def _one_of_everything(fleet: Running, capability: str) -> None:
         await handle.result(timeout="100s")
     pinned = await client.submit(f"{capability}.child", [1], pin=fleet.runtime.agent_id)
     await pinned.result(timeout="100s")
+    streamed = await client.submit(f"{capability}.parts", 200, stream=True)
+    assert [part async for part in streamed.stream()] == list(range(200))
     await client.broadcast("prices", {"tea": 3}, exclude=["nobody"])
     await client.cancel("no-such-task", reason="only to see the message")
     await client.emit("shop.opened", subject="shop", hour=9)
@@ -100,18 +108,21 @@ async def test_everything_that_is_really_sent_fits_its_schema(servers: Servers, 
                 _tap(opened, routing.AGENTS, agent_id) as pinned,
                 _tap(opened, routing.retry_exchange(100)) as retried,
                 _tap(opened, routing.DEAD) as dead,
-                _tap(opened, routing.REPLIES, reply_to) as results,
+                _tap(opened, routing.REPLIES, reply_to) as replies,
+                _tap(opened, routing.AGENTS, routing.mailbox_key(AgentId(agent_id))) as credit,
                 _tap(opened, routing.EVENTS) as events,
                 _tap(opened, routing.BROADCAST) as control,
             ):
                 await _one_of_everything(fleet, capability)
 
+    results = [one for one in replies if one["properties"]["type"] != PART_TYPE]
     found = {
         "task": [*submitted, *pinned, *retried],
         "result": results,
+        "part": [one for one in replies if one not in results],
         "dead-letter": dead,
         "event": events,
-        "letter": control,
+        "letter": [*control, *credit],
     }
     wrong = {name: [complaints(name, one) for one in messages] for name, messages in found.items()}
     assert {name: [one for one in many if one] for name, many in wrong.items()} == {name: [] for name in found}
@@ -124,6 +135,8 @@ async def test_everything_that_is_really_sent_fits_its_schema(servers: Servers, 
     assert [one["headers"]["x-coditect-reason"] for one in dead] == ["handler_error"]
     assert {one["headers"]["ce-type"].split(".")[-2] for one in events} >= {"started", "progress", "retrying", "opened"}
     assert len({one["properties"]["type"] for one in control}) == 4
+    assert {one["properties"]["type"] for one in credit} == {CREDIT}
+    assert [one["headers"]["x-coditect-part"] for one in found["part"]] == list(range(201))
 
 
 def _headers(messages: list[Message]) -> set[str]:
