@@ -90,7 +90,7 @@ class Runtime:
         lifespan: Any = None,
     ) -> None:
         self._long = frozenset(one.name for one in agent.capabilities if one.spec.long)
-        self._requests, self._events = requests, events
+        self._requests, self._events, self._settling = requests, events, set[asyncio.Task[Any]]()
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
         self._background, self._loop = background, (loop := asyncio.get_running_loop())
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
@@ -122,8 +122,7 @@ class Runtime:
         self._means = Means(
             requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
         )
-        self.credit, self._settling = self._means.credit, set[asyncio.Task[Any]]()
-        self._running = dict[ExecutionKey, Execution]()
+        self.credit, self._running = self._means.credit, dict[ExecutionKey, Execution]()
         self._end_of_one: asyncio.Future[None] | None = None
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
