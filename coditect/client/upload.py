@@ -15,14 +15,17 @@ from coditect.errors import InvalidWorkflow, Problem, SetupError, TooLarge
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES
 from coditect.workflow.definition import MOST_NODES, Definition, Node
-from coditect.workflow.documents.document import head_document, node_document, to_document
+from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.graph import graph_of
+from coditect.workflow.sub_workflows import child_problems, children_of, every_node
 from coditect.workflow.template import node_expressions
 
 MOST_NODES_OF_A_CHUNK = 1_000
 MOST_EDGES_OF_A_CHUNK = 5_000
 """Most edges of a chunk; a node with more is a chunk of its own. The control plane writes a chunk in one transaction.
 """
+MOST_CHILDREN_BYTES = 512 * 1024
+"""The largest size in bytes of the definitions of a workflow's children together."""
 SMALLER = "put a reference into the input in place of what is large: a URL, a path"
 
 
@@ -34,6 +37,8 @@ class Upload:
     """The fields that every chunk of the workflow carries."""
     input: Any
     """The workflow's input, which the first chunk carries."""
+    children: dict[str, Any]
+    """The documents of the workflows that nodes run as children, by their names, which the first chunk carries."""
     definition: Definition
     """The definition, with its nodes in topological order."""
     cuts: tuple[int, ...]
@@ -42,10 +47,13 @@ class Upload:
     def chunks(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield the request body of each chunk, and the number of nodes up to the chunk's end."""
         for number, (start, end) in enumerate(pairwise(self.cuts), 1):
-            part = replace(self.definition, nodes=self.definition.nodes[start:end])
-            first = {"input": self.input} if number == 1 else {}
-            chunk = {"chunk": number, "chunks": len(self.cuts) - 1, "nodes": to_document(part)["nodes"]}
+            first = {"input": self.input} | self._children() if number == 1 else {}
+            nodes = {node.name: node_document(node) for node in self.definition.nodes[start:end]}
+            chunk = {"chunk": number, "chunks": len(self.cuts) - 1, "nodes": nodes}
             yield self.head | first | chunk, end
+
+    def _children(self) -> dict[str, Any]:
+        return {"workflows": self.children} if self.children else {}
 
 
 def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -> Upload:
@@ -57,7 +65,7 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
         InvalidTask: when a value cannot be written as JSON.
     """
     graph = graph_of(definition)
-    if problems := _in_expressions(definition):
+    if problems := (*child_problems(definition), *_in_expressions(definition)):
         raise InvalidWorkflow.of(problems, workflow=definition.name)
     head: dict[str, Any] = {
         "workflow": workflow,
@@ -66,12 +74,17 @@ def cut(definition: Definition, value: Any, *, workflow: str, key: str | None) -
         "count": len(graph.order),
     }
     ordered = replace(definition, nodes=tuple(graph.nodes[name] for name in graph.order))
-    return Upload(head, value, ordered, _cuts(ordered, head, len(dumps({"input": value}))))
+    children = {child.name: child_document(child) for child in children_of(definition)}
+    if len(dumps(children)) > MOST_CHILDREN_BYTES:
+        size, fix = len(dumps(children)), "make them smaller: put references in place of large values"
+        raise TooLarge("The sub-workflows are over the limit", bytes=size, limit=MOST_CHILDREN_BYTES, fix=fix)
+    cuts = _cuts(ordered, head, len(dumps({"input": value, "workflows": children})))
+    return Upload(head, value, children, ordered, cuts)
 
 
 def _in_expressions(definition: Definition) -> tuple[Problem, ...]:
     """Return the problems in a definition's expressions; none without JMESPath, since the control plane checks them."""
-    if not any(True for node in definition.nodes for _ in node_expressions(node)):
+    if not any(True for node in every_node(definition) for _ in node_expressions(node)):
         return ()
     try:
         from coditect.workflow.expressions import check_expressions  # noqa: PLC0415 - optional: the extra `workflow`

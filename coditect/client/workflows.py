@@ -18,7 +18,7 @@ from coditect.client.handle import Handle
 from coditect.client.options import MOST_KEY_BYTES, SUBMIT_SECONDS, Options
 from coditect.client.upload import MOST_NODES_OF_A_CHUNK, Upload, cut
 from coditect.client.workflow_run import Run
-from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.errors import CoditectError, InputError, InvalidTask, InvalidWorkflow
 from coditect.messaging.event_stream import EventStreams
 from coditect.messaging.rpc import Requests
 from coditect.model import arguments
@@ -31,7 +31,8 @@ from coditect.wire.json import loads
 from coditect.workflow import fields
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
-from coditect.workflow.graph import graph_of
+from coditect.workflow.graph import graph_of, named_capabilities
+from coditect.workflow.sub_workflows import child_problems, every_node
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,12 @@ class WorkflowLane:
         return await asyncio.to_thread(cut, definition, value, workflow=workflow, key=key)
 
     async def _refuse_unknown(self, definition: Definition) -> None:
-        named = {call.capability for node in definition.nodes if (call := node.call) is not None}
-        named |= {call.compensate for node in definition.nodes if (call := node.call) is not None and call.compensate}
+        named = {name for node in every_node(definition) for _, name in named_capabilities(node)}
         if missing := await self._offers.missing(named):
-            graph_of(definition, capabilities=(named - missing) | await self._offers.registered())
+            known = (named - missing) | await self._offers.registered()
+            graph_of(definition, capabilities=known)
+            if problems := child_problems(definition, capabilities=known):
+                raise InvalidWorkflow.of(problems, workflow=definition.name)
         await self._offers.refuse_bytes(named)
 
     async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from coditect.operations.connections import Connections
 from coditect.operations.workflows import in_order
@@ -68,7 +69,8 @@ def history_of(
 
 def _of_workflow(row: WorkflowRow) -> Iterator[WorkflowEvent]:
     if row.accepted_at_ms is not None:
-        yield WorkflowEvent(row.accepted_at_ms, "workflow.accepted")
+        parent = f"child of {row.parent}, node {row.parent_node}" if row.parent else ""
+        yield WorkflowEvent(row.accepted_at_ms, "workflow.accepted", message=parent)
     if row.finished_at_ms is not None:
         yield WorkflowEvent(row.finished_at_ms, f"workflow.{row.state.value}", reason=row.reason)
 
@@ -76,6 +78,8 @@ def _of_workflow(row: WorkflowRow) -> Iterator[WorkflowEvent]:
 def _of_node(row: NodeRow) -> Iterator[WorkflowEvent]:
     if row.ready_at_ms is not None:
         yield WorkflowEvent(row.ready_at_ms, "node.ready", row.name)
+    for child in row.children:
+        yield WorkflowEvent(UUID(child).int >> 80, "child.started", row.name, message=child)
     if row.finished_at_ms is not None:
         who = "" if row.fence else row.agent
         end = f"node.{row.state.value}"

@@ -53,11 +53,12 @@ class Verb(StrEnum):
 
     Fields: `workflow` (the id, a UUIDv7 of the client), `name`, `description`, `labels` (texts by name), `retention`,
     `input`, `key` (idempotency), `chunk` (from 1), `chunks`, `count` (nodes in all), `nodes` (a part of the
-    definition's document, in topological order). The last chunk gives `{"workflow": id, "state": "accepted", "new":
-    true}`; with a known key the earlier workflow's id, its state and `"new": false`. Each chunk may be repeated.
+    definition's document, in topological order), with the first chunk `workflows` (the documents of the children that
+    nodes run, by name). The last chunk gives `{"workflow": id, "state": "accepted", "new": true}`; with a known key the
+    earlier workflow's id, its state and `"new": false`. Each chunk may be repeated.
     """
     GET = "workflow.get"
-    """Get a workflow: `workflow` → its state, name, counts by state, times, and with one node its value or failure."""
+    """Get a workflow: `workflow` → its state, name, counts by state, times, and of a child the `parent`'s node."""
     LIST = "workflow.list"
     """List workflows: `state`, `name`, `labels`, `since`, `until`, `after`, `limit`
 
@@ -66,8 +67,8 @@ class Verb(StrEnum):
     NODES = "workflow.nodes"
     """List a workflow's nodes: `workflow`, `after`, `limit` → `{"nodes": [...], "next": ...}`.
 
-    Each with state, attempt, agent and times, its edges with what they do on failure, and its definition but for the
-    input.
+    Each with state, attempt, agent and times, its edges with what they do on failure, its definition but for the
+    input, and the ids of the `children` that it ran.
     """
     ATTEMPTS = "workflow.attempts"
     """List attempts: `workflow`, `node` (default: all), `after`, `limit` → `{"attempts": [...], "next": ...}`."""

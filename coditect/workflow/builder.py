@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
-from coditect.errors import InputError
+from coditect.errors import InputError, InvalidWorkflow
 from coditect.model.capability import Priority
 from coditect.model.duration import Duration
 from coditect.model.retry import Retry
@@ -26,6 +26,7 @@ from coditect.workflow.definition import (
     OnFailure,
     OnTimeout,
     Repeat,
+    SubWorkflow,
     WaitFor,
     WaitUntil,
     Work,
@@ -34,6 +35,7 @@ from coditect.workflow.definition import (
 )
 from coditect.workflow.graph import graph_of
 from coditect.workflow.reference import From, NodeResult
+from coditect.workflow.sub_workflows import child_problems
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class Workflow:
         self._retention_ms = _given(fields.duration_ms, retention)
         self._nodes: dict[str, Node] = {}
         self._numbers: dict[str, int] = {}
+        self._children: dict[str, Definition] = {}
 
     def task(self, capability: str, value: Any = None, **options: Unpack[TaskOptions]) -> Node:
         """Add a node that runs a task; `value` is its input, and may hold `node.result` and `From(expression)`.
@@ -162,15 +165,44 @@ class Workflow:
         waits = None if timeout is None else fields.duration_ms(timeout)
         return self._add(AwaitSignal(fields.signal(signal), waits), signal, _Place(**placing))
 
+    def workflow(
+        self,
+        child: Workflow | Definition | str,
+        value: Any = None,
+        *,
+        retry: Retry | None = None,
+        compensate: str | None = None,
+        **placing: Unpack[Placing],
+    ) -> Node:
+        """Add a node that runs another workflow as its child; `value` is the child's input.
+
+        A name stands for this workflow itself, or for a child that was given before.
+        """
+        used: list[From] = []
+        name = check_workflow_name(child) if isinstance(child, str) else self._take_in(child)
+        given = None if value is None else fields.template(value, used.append)
+        work = SubWorkflow(name, given, _given(fields.retry, retry), _given(fields.capability, compensate))
+        return self._add(work, name, _Place(**placing), used)
+
+    def _take_in(self, child: Workflow | Definition) -> str:
+        """Add a child's definition, and those of its own children, to the workflows of this one; return its name."""
+        made = child.definition() if isinstance(child, Workflow) else child
+        for one in (*made.workflows, replace(made, workflows=())):
+            if self._children.setdefault(one.name, one) != one or one.name == self._name:
+                raise InputError("Two workflows have one name", given=one.name, fix="give the child a name of its own")
+        return made.name
+
     def definition(self) -> Definition:
         """Return the workflow built so far as a frozen definition.
 
         Raises:
             InvalidWorkflow: when the nodes do not form a valid graph: a cycle, an unknown name, no node at all.
         """
-        nodes = tuple(self._nodes.values())
-        made = Definition(self._name, nodes, self._description, self._labels, self._retention_ms)
+        nodes, children = tuple(self._nodes.values()), tuple(self._children.values())
+        made = Definition(self._name, nodes, self._description, self._labels, self._retention_ms, children)
         graph_of(made)
+        if problems := child_problems(made):
+            raise InvalidWorkflow.of(problems, workflow=self._name)
         return made
 
     def _add(self, work: Work, title: str, place: _Place, used: Sequence[object] = ()) -> Node:

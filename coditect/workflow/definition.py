@@ -9,6 +9,7 @@
                   Approval       a question to a person
                   WaitFor        a period of time, WaitUntil an instant
                   AwaitSignal    a signal by its name
+                  SubWorkflow    a whole workflow of its own, by its name among the definition's `workflows`
 
 A definition holds the values as given. `graph.py` checks whether they fit together; `document.py` writes them down.
 Inputs are plain JSON in which `{"$from": "<expression>"}` stands for the value that the expression finds
@@ -166,7 +167,26 @@ class AwaitSignal:
     """How long the node waits before it fails; None means without limit."""
 
 
-Work: TypeAlias = Call | Each | Approval | WaitFor | WaitUntil | AwaitSignal
+@dataclass(frozen=True, slots=True)
+class SubWorkflow:
+    """The work of a node that runs another workflow as its child, and takes the child's result as its own."""
+
+    workflow: str
+    """The name of the child among the workflows of the definition."""
+    input: Any = None
+    """The child's input: JSON that may hold `{"$from": expression}`; None is an empty object."""
+    retry: Retry | None = None
+    """How often a child that failed is followed by a new one; None means not at all."""
+    compensate: str | None = None
+    """The capability that undoes the completed child; None means that the child undoes its own completed nodes."""
+
+    @property
+    def undo(self) -> Call | SubWorkflow:
+        """The work that compensates the completed child: a task, or else the child itself."""
+        return self if self.compensate is None else Call(self.compensate)
+
+
+Work: TypeAlias = Call | Each | Approval | WaitFor | WaitUntil | AwaitSignal | SubWorkflow
 
 
 @value
@@ -192,9 +212,23 @@ class Node:
         return NodeResult(f"results.{self.name}", self)
 
     @property
+    def input(self) -> Any:
+        """The template of the input of the node's task, of each element's task, or of its child; None for none."""
+        work = self.call or self.work
+        return work.input if isinstance(work, Call | SubWorkflow) else None
+
+    @property
+    def compensate(self) -> str | None:
+        """The capability that undoes the node's completed work; None for none."""
+        work = self.call or self.work
+        return work.compensate if isinstance(work, Call | SubWorkflow) else None
+
+    @property
     def title(self) -> str:
-        """The capability that the node calls; of a node that calls none its kind: approval, wait or signal."""
+        """The capability that the node calls; of a node that calls none its kind: approval, wait, signal, workflow."""
         match self.work:
+            case SubWorkflow():
+                return "workflow"
             case Approval():
                 return "approval"
             case AwaitSignal():
@@ -227,6 +261,8 @@ class Definition:
     """The labels of each run of the workflow, by which `workflow list` finds it; the caller never changes them."""
     retention_ms: int | None = None
     """How long a run is kept after its end; None means as long as the dispatcher's setting says."""
+    workflows: tuple[Definition, ...] = ()
+    """The definitions that nodes run as children, here and in the children themselves; they hold none of their own."""
 
 
 @lru_cache(maxsize=4096)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -178,13 +178,19 @@ def element_inputs(node: Node, scope: Scope, account: Account | None = None) -> 
 
 
 def check_expressions(definition: Definition) -> tuple[Problem, ...]:
-    """Return the problems in a definition's expressions: syntax, functions, and names that the node cannot see."""
-    return tuple(
+    """Return the problems in all of a definition's expressions: syntax, functions, names that the node cannot see."""
+    own = tuple(
         Problem(("nodes", node.name, *path), sentence, fix)
         for node in definition.nodes
         for path, text in node_expressions(node)
         for sentence, fix in _complaints(node, path, text)
-    ) + tuple(_of_loops(definition))
+    )
+    of_children = (
+        replace(problem, path=("workflows", child.name, *problem.path))
+        for child in definition.workflows
+        for problem in check_expressions(child)
+    )
+    return (*own, *_of_loops(definition), *of_children)
 
 
 def _of_loops(definition: Definition) -> Iterator[Problem]:
@@ -283,10 +289,9 @@ class _Evaluation:
 
 
 def _input(node: Node, document: Mapping[str, Any], account: Account) -> Any:
-    call = node.call
-    if call is None or call.input is None:
+    if node.input is None:
         return {}
-    return fill(call.input, lambda text: _Evaluation(node, document, account).find(text))
+    return fill(node.input, lambda text: _Evaluation(node, document, account).find(text))
 
 
 def _failure(node: Node, text: str, reason: str, fix: str) -> InvalidWorkflow:

@@ -109,17 +109,17 @@ def _unknown_capabilities(definition: Definition, known: frozenset[str]) -> list
             _nearest(capability, known, "start an agent that has it"),
         )
         for node in definition.nodes
-        for field, capability in _capabilities(node)
+        for field, capability in named_capabilities(node)
         if capability not in known
     ]
 
 
-def _capabilities(node: Node) -> Iterator[tuple[str, str]]:
+def named_capabilities(node: Node) -> Iterator[tuple[str, str]]:
     """Yield the capabilities that a node names, each with the field that names it."""
     if node.call is not None:
         yield "task" if node.work is node.call else "map", node.call.capability
-        if node.call.compensate is not None:
-            yield "compensate", node.call.compensate
+    if node.compensate is not None:
+        yield "compensate", node.compensate
 
 
 def _nearest(name: str, known: Collection[str], otherwise: str) -> str:

@@ -22,6 +22,7 @@ from coditect.workflow.definition import (
     Each,
     Node,
     OnFailure,
+    SubWorkflow,
     WaitFor,
     WaitUntil,
     Work,
@@ -108,14 +109,22 @@ def _work_text(work: Work) -> str:
         case Approval(question=question, timeout_ms=waits, on_timeout=then):
             bound = "" if waits is None else f", {then} after {duration_text(waits)}"
             return f"approval “{_label(question)}”{bound}"
+        case SubWorkflow(workflow=name):
+            return f"workflow {name}"
+        case WaitFor() | WaitUntil() | AwaitSignal():
+            return _wait_text(work)
+        case _:
+            assert_never(work)
+
+
+def _wait_text(work: WaitFor | WaitUntil | AwaitSignal) -> str:
+    match work:
         case WaitFor(period_ms=period):
             return f"wait {duration_text(period)}"
         case WaitUntil(instant=instant):
             return f"wait until {_label(instant if isinstance(instant, str) else instant[FROM])}"
         case AwaitSignal(signal=signal, timeout_ms=waits):
             return f"signal {signal}" + ("" if waits is None else f", fail after {duration_text(waits)}")
-        case _:
-            assert_never(work)
 
 
 def _after_text(node: Node) -> str:
@@ -180,6 +189,8 @@ def _shape(node: Node, elements: Mapping[str, str]) -> str:
             return f"{{{{{label}}}}}"
         case WaitFor() | WaitUntil() | AwaitSignal():
             return f"([{label}])"
+        case SubWorkflow():
+            return f"[/{label}/]"
         case _:
             assert_never(node.work)
 

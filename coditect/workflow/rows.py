@@ -38,6 +38,10 @@ class WorkflowRow:
     ended_as: WorkflowState | None = None
     """The state in which the workflow ended before its compensation began; None without a compensation."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    parent: str = ""
+    """The id of the workflow that runs this one as its child; empty for a workflow that was started."""
+    parent_node: str = ""
+    """The node of the parent that runs this workflow."""
 
     @property
     def ended(self) -> int:
@@ -64,6 +68,8 @@ class WorkflowRow:
             key=given.get("key"),
             ended_as=None if given.get("ended_as") is None else WorkflowState(given["ended_as"]),
             labels={str(name): str(told) for name, told in (given.get("labels") or {}).items()},
+            parent=str((given.get("parent") or {}).get("workflow") or ""),
+            parent_node=str((given.get("parent") or {}).get("node") or ""),
         ))  # fmt: skip
 
 
@@ -74,7 +80,7 @@ class NodeRow:
     name: str
     state: TaskState
     kind: str
-    """The kind of the node: task, map, approval, wait, wait_until, await_signal or compensation."""
+    """The kind of the node: task, map, approval, wait, wait_until, await_signal, workflow or compensation."""
     after: tuple[str, ...]
     on_failure: Mapping[str, OnFailure]
     """The failure policies of the edges, by predecessor; an edge that is not listed has the policy `fail`."""
@@ -96,6 +102,8 @@ class NodeRow:
     finished_at_ms: int | None
     reason: str
     message: str
+    children: tuple[str, ...] = ()
+    """The ids of the workflows that the node ran as its children, the latest last."""
 
     @classmethod
     def read(cls, row: object) -> Self:
@@ -123,6 +131,7 @@ class NodeRow:
             finished_at_ms=given.get("finished_at"),
             reason=str(given.get("reason") or ""),
             message=str(given.get("message") or ""),
+            children=tuple(str(child) for child in given.get("children") or ()),
         ))  # fmt: skip
 
 

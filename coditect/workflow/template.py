@@ -100,5 +100,4 @@ def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
         yield from [(("over",), over)] if isinstance(over, str) else template_expressions(over, ("over",))
     if isinstance(node.work, WaitUntil):
         yield from template_expressions(node.work.instant, ("wait_until",))
-    if node.call is not None:
-        yield from template_expressions(node.call.input, ("input",))
+    yield from template_expressions(node.input, ("input",))

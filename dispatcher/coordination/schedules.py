@@ -9,13 +9,10 @@ again starts none twice. A schedule that waits costs nothing but its row.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
-from itertools import count
 from types import MappingProxyType
 from typing import Any
-from uuid import UUID
 
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.control import Verb
@@ -184,14 +181,7 @@ def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: st
 
 def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:
     """Return the id of the workflow of a schedule's tick: always the same UUIDv7, which hashes to the given shard."""
-    for number in count():
-        drawn = hashlib.sha256(f"{occasion} {name} {at_ms} {number}".encode()).digest()
-        bits = at_ms << 80 | 7 << 76 | (int.from_bytes(drawn[:2]) & 0xFFF) << 64
-        bits |= 2 << 62 | int.from_bytes(drawn[2:10]) & (1 << 62) - 1
-        workflow = str(UUID(int=bits))
-        if shards.shard_of(workflow, shard_count) == shard:
-            return workflow
-    raise AssertionError("every shard has some ids")
+    return shards.drawn_id(f"{occasion} {name} {at_ms}", at_ms, shard, shard_count)
 
 
 def _record(unit: UnitOfWork, body: Body) -> ScheduleRecord:

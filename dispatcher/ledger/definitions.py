@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from coditect.workflow.definition import Node
 from coditect.workflow.documents.document import known_node
@@ -66,6 +67,11 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
     rows = tr.get_many([NODES.pack((node_key.workflow, node_key.node)) for node_key in node_keys])
     for node_key, row in zip(node_keys, rows, strict=True):
         yield row if row != b"" else values.get(tr, values.ValueKey(node_key.workflow, node_key.node, KIND))
+
+
+def pack(document: Mapping[str, Any]) -> bytes:
+    """Encode a node's document as it is stored; a node that runs a workflow is one that earlier dispatchers refuse."""
+    return versions.NODE.pack_as(2, document) if "workflow" in document else versions.NODE.pack(document)
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:

@@ -43,6 +43,7 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "signal_kept" (workflow, signal, number)                          → nothing; until a node takes its "value"
     ├── "todo"        (shard, workflow, node, kind)                       → cursor of the rest of a long step;
     │                                                                       of the whole shard with the workflow ""
+    ├── "child"       (workflow, node, fence)                             → id of the workflow that the node ran
     ├── "compensate"  (workflow, number)                                  → node that completed as number so-and-so
     ├── "checkpoint"  (workflow, name)                                    → at_ms, writer; of one on request
     ├── "restore"     (workflow, number)                                  → at_ms, who, checkpoint; of each restore
@@ -50,7 +51,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "value"       (workflow, node, kind)                              → size, SHA-256, and a small one itself
     │                 (workflow, node, kind, piece)                       → at most 90,000 bytes of it
     │                 kinds: input (also the workflow's own, node ""), result, failure, definition,
-    │                                                                       iterations, a kept signal
+    │                                                                       iterations, a kept signal; of the node ""
+    │                                                                       workflows: the children's definitions
     │
     │   work to do (timers.py, outbox.py)
     ├── "timer"       (workflow, node, kind)                              → shard, due_ms, fence
@@ -118,6 +120,7 @@ AWAITING = ROOT["awaiting"]
 SIGNALS = ROOT["signal"]
 SIGNALS_KEPT = ROOT["signal_kept"]
 TODO = ROOT["todo"]
+CHILDREN = ROOT["child"]
 COMPENSATE = ROOT["compensate"]
 AGAIN = ROOT["again"]
 CHECKPOINTS = ROOT["checkpoint"]

@@ -29,6 +29,18 @@ _ENDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class ParentNode:
+    """The node that runs a workflow as its child."""
+
+    workflow: str
+    node: str
+    root: str
+    """The id of the workflow that a client or a schedule started, and that has the definitions of all children."""
+    depth: int
+    """The number of workflows above the child: 1 for a child of the root."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowRecord:
     """The fixed part of a workflow, which all of its nodes share and which never changes after the submission."""
 
@@ -43,6 +55,8 @@ class WorkflowRecord:
     labels: Mapping[str, str] = field(default_factory=dict)
     keep_ms: int | None = None
     """How long the workflow is kept after its end; None means as long as the dispatcher's setting says."""
+    parent: ParentNode | None = None
+    """The node of another workflow that runs this one as its child; None for a workflow that was started."""
 
     def note_end(self, tr: Transaction, workflow: str, finished_ms: int) -> None:
         """Add the workflow to the ended ones, and to those with a retention of their own if it has one."""
@@ -59,6 +73,9 @@ class WorkflowRecord:
     def pack(self) -> bytes:
         """Encode the workflow record as its row in the store."""
         fields = [self.shard, self.name, self.description, self.key, self.count, self.accepted_ms]
+        if (parent := self.parent) is not None:
+            named = [parent.workflow, parent.node, parent.root, parent.depth]
+            return WORKFLOW.pack_as(3, [*fields, self.labels, self.keep_ms, named])
         if self.labels or self.keep_ms is not None:
             return WORKFLOW.pack_as(2, [*fields, self.labels, self.keep_ms])
         return WORKFLOW.pack(fields)
@@ -66,7 +83,10 @@ class WorkflowRecord:
     @classmethod
     def unpack(cls, row: bytes) -> WorkflowRecord:
         """Decode a row of the store to a workflow record."""
-        return cls(*WORKFLOW.unpack(row))
+        fields = WORKFLOW.unpack(row)
+        if isinstance(fields[-1], list):
+            fields[-1] = ParentNode(*fields[-1])
+        return cls(*fields)
 
 
 @dataclass(slots=True)
@@ -97,6 +117,8 @@ class RunRecord:
     """The instant of the last checkpoint on request; every later end of a node has a later instant."""
     restoring: list[Any] | None = None
     """The restore under way: the fields of its position, its author, and whether the workflow was paused."""
+    children: int = 0
+    """The number of children that were begun for a started workflow, children of its children included."""
 
     def after_checkpoint(self, now_ms: int) -> int:
         """Return an instant of now that comes after the workflow's last checkpoint on request."""
@@ -120,6 +142,8 @@ class RunRecord:
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
         compensation = [self.again, self.to_compensate, self.ended, self.keeps]
+        if self.children:
+            return RUN.pack_as(4, [*fields, *compensation, self.checkpoint_ms, self.restoring, self.children])
         if self.checkpoint_ms or self.restoring is not None:
             return RUN.pack_as(3, [*fields, *compensation, self.checkpoint_ms, self.restoring])
         if self.to_compensate or self.ended is not None or self.keeps:

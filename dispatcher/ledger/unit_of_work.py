@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from coditect.errors import NewerVersion
 from coditect.model.result import Failure
-from coditect.workflow.definition import Call, Node
+from coditect.workflow.definition import Call, Node, SubWorkflow
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition
 from dispatcher.ledger.keyspace import AGAIN, EDGES, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
+from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.store.transaction import KeyValue, Transaction
 
 COMPENSATE = "compensate"  # the kind of unfinished work that begins the next compensation of a workflow
+CHILD_END = "child_end"  # the kind that ends a node whose child has ended
 MOST_BYTES = 4_000_000
 """The size in bytes from which a transaction is full: less than half of what the store accepts."""
 MOST_STEPS = 500_000
@@ -28,20 +29,6 @@ BYTES_PER_STEP = 16
 MOST_AHEAD = 16
 """The largest number of a node's dependents to read ahead; of a node with more none is read ahead."""
 _PUBLISHED = (TaskState.PUBLISHED, TaskState.WORKING)
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The settings of a shard's transactions: how nodes are claimed, and above which number fences begin."""
-
-    shard: int
-    claim_on_record: bool = True
-    """Whether a node that becomes ready is claimed in the same transaction while capacity is free."""
-    follow_on: bool = True
-    """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
-    floor: int = 0
-    """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
-    since_ms: int = 0  # the instant from which the dispatcher owns the shard, and hears of it
 
 
 class UnitOfWork:
@@ -228,9 +215,10 @@ class UnitOfWork:
         return definitions.known(node_key, row)
 
     def _derived(self, node_key: NodeKey) -> Node:
-        call = self.definition(node_key.defined).call
-        assert call is not None
-        return Node(node_key.node, call.undo if node_key.is_compensation else call)
+        defined = self.definition(node_key.defined)
+        work = defined.work if isinstance(defined.work, SubWorkflow) else defined.call
+        assert work is not None
+        return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
         """Return the call of a capability in a node's definition; None for an approval."""
@@ -325,10 +313,12 @@ class UnitOfWork:
             raise KeyError(node_key)
         return run
 
-    def compensate_next(self, workflow: str, run: RunRecord) -> None:
-        """Have a later transaction begin the workflow's next compensation."""
-        run.todo += 1
-        self.tr.set(TODO.pack((self.shard, workflow, "", COMPENSATE)), b"")
+    def leave(self, node_key: NodeKey, kind: str, cursor: str = "") -> None:
+        """Have later transactions go on with a node's release, map or other long work, from the cursor on."""
+        key = TODO.pack((self.shard, node_key.workflow, node_key.node, kind))
+        # a walk that is begun again while it is left over is one piece of work
+        self._of(node_key).todo += self.tr.get(key) is None
+        self.tr.set(key, cursor.encode())
         self.effects.unfinished = True
 
     # -- the end ----------------------------------------------------------------------------------------
@@ -336,9 +326,11 @@ class UnitOfWork:
     def close(self) -> Effects:
         """Write the changed rows to the transaction; return its effects, such as tasks to publish after the commit."""
         self._drop_overtaken()
-        for workflow, (before, run) in self._runs.items():
+        for workflow, (_, run) in tuple(self._runs.items()):  # the end of a child brings its parent's run
             if run is not None:
                 self._end_of(workflow, run)
+        for workflow, (before, run) in self._runs.items():
+            if run is not None:
                 self._write(RUNS.pack((workflow,)), before, run.pack())
                 self._index(workflow, run.state)
                 self.effects.runs.append((workflow, run))
@@ -388,7 +380,7 @@ class UnitOfWork:
             run.again = False
         if run.to_compensate and run.ended is None and not run.keeps and run.end is not WorkflowState.COMPLETED:
             run.ended, run.state, run.canceling = run.end, WorkflowState.COMPENSATING, False
-            self.compensate_next(workflow, run)
+            self.leave(NodeKey(workflow, ""), COMPENSATE)
             self.effects.say("workflow.compensating", workflow)
             return
         run.state, run.finished_ms = run.end, self.now_ms
@@ -397,3 +389,5 @@ class UnitOfWork:
         assert head is not None
         head.note_end(self.tr, workflow, self.now_ms)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)
+        if head.parent is not None and self.run(head.parent.workflow) is not None:
+            self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END, workflow)

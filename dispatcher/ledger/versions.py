@@ -97,8 +97,8 @@ def _tuple(kind: str, *steps: Step) -> RowFormat:
     return RowFormat(kind, _TUPLE.pack, _decode_tuple, steps)
 
 
-def _with_defaults(fields: list[Any]) -> list[Any]:
-    """Return the fields as they are: the record has defaults for those that a version added at the end."""
+def _with_defaults(fields: Any) -> Any:
+    """Return the fields as they are: what reads them has defaults for those that a version added."""
     return fields
 
 
@@ -108,11 +108,11 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
     return _TUPLE.unpack(row)
 
 
-WORKFLOW = _list("workflow", _with_defaults)
-RUN = _list("run", _with_defaults, _with_defaults)
+WORKFLOW = _list("workflow", _with_defaults, _with_defaults)
+RUN = _list("run", _with_defaults, _with_defaults, _with_defaults)
 STATUS = _list("status")
 ATTEMPT = _list("attempt")
-NODE = _object("node")
+NODE = _object("node", _with_defaults)
 ANSWER = _object("answer")
 LOCK = _list("lock")
 SCHEDULE = _list("schedule")

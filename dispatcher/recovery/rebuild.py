@@ -11,8 +11,8 @@ from coditect.broker.declaring import declare_missing
 from coditect.broker.topology import base_topology, control_plane, notices, shard_queues
 from coditect.errors import Retryable
 from dispatcher.ledger.commands import GoOn, Show
-from dispatcher.ledger.workflows.queries import live
 from dispatcher.ledger.workflows.republish import Built, built, left_over
+from dispatcher.ledger.workflows.status import live
 from dispatcher.liveness.broker_epoch import BrokerEpoch
 from dispatcher.ports import Ports
 from dispatcher.scheduling.reconciler import drift

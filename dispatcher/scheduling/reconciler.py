@@ -21,7 +21,7 @@ from coditect.errors import CoditectError
 from dispatcher.ledger.commands import Look, Show
 from dispatcher.ledger.effects import NodeKey, NodeSnapshot
 from dispatcher.ledger.keyspace import STATUSES
-from dispatcher.ledger.workflows.queries import live, over
+from dispatcher.ledger.workflows.status import live, over
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database

@@ -21,7 +21,7 @@ from coditect.wire.control import Verb
 from dispatcher.ledger.commands import Asked, Command, Proposed, Show
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.ownership.shards import shard_of
-from dispatcher.ledger.workflows.queries import live
+from dispatcher.ledger.workflows.status import live
 from dispatcher.ports import Ports
 from dispatcher.shards.completions import NOTHING, Settle
 from dispatcher.shards.ownership import ShardOwnership

@@ -34,7 +34,8 @@ from dispatcher.ledger.handlers import finish, timeouts
 from dispatcher.ledger.nodes import advance, claim
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
-from dispatcher.ledger.unit_of_work import Policy, UnitOfWork
+from dispatcher.ledger.ownership.policy import Policy
+from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import continuations, republish, walks
 from dispatcher.shards import verbs
 from dispatcher.store.errors import (

@@ -25,7 +25,7 @@ from dispatcher.ledger.definitions import Caches, Definitions
 from dispatcher.ledger.effects import Effects, NodeKey, Publication
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership.leases import Lease
-from dispatcher.ledger.unit_of_work import Policy
+from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.versions import FIX
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ledger.workflows.recover import RecoveredShard, learn

@@ -46,6 +46,7 @@ def test_the_table_names_the_layers_that_there_are() -> None:
         "effects",
         "errors",
         "keyspace",
+        "policy",
         "rows",
         "versions",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coditect.client import upload
-from coditect.workflow import definition, fields
+from coditect.workflow import definition, fields, sub_workflows
 from coditect.workflow import expressions as expression
 from coditect.workflow.documents.file import MOST_BYTES, MOST_LEVELS, load_workflow
 from coditect.workflow.documents.schema import KINDS
@@ -40,6 +40,14 @@ def test_the_bounds_are_those_that_hold() -> None:
     assert LARGEST_BYTES == 1024**2
 
 
+def test_the_bounds_of_sub_workflows_are_those_that_hold() -> None:
+    page = " ".join(section(PAGE, "Sub-workflows").split())
+
+    assert f"A child has at most {sub_workflows.MOST_CHILD_NODES:,} nodes" in page
+    assert f"at most {upload.MOST_CHILDREN_BYTES // 1024} KiB" in page
+    assert f"at most {sub_workflows.MOST_DEPTH} workflows deep, and {sub_workflows.MOST_CHILDREN:,} children" in page
+
+
 def test_every_state_and_policy_is_documented() -> None:
     text = section(PAGE, "States")
     policies = [row[0].strip("`") for row in table_rows(section(PAGE, "When something fails"))]
@@ -52,4 +60,4 @@ def test_every_state_and_policy_is_documented() -> None:
 def test_every_example_is_a_workflow() -> None:
     sizes = {path.stem: len(load_workflow(path).nodes) for path in (ROOT / "examples").glob("*.yaml")}
 
-    assert sizes == {"layered": 100, "release": 6, "repository": 6}
+    assert sizes == {"layered": 100, "release": 6, "repository": 6, "volumes": 2}

@@ -24,13 +24,14 @@ from coditect.workflow.definition import (
     OnFailure,
     OnTimeout,
     Repeat,
+    SubWorkflow,
     WaitFor,
     WaitUntil,
     Work,
 )
 
 if TYPE_CHECKING:
-    from coditect.workflow.documents.schema import EdgeFields, RepeatFields
+    from coditect.workflow.documents.schema import EdgeFields, RepeatFields, RetryFields
 
 _PRIORITIES = {priority.value: priority for priority in Priority}
 
@@ -50,6 +51,8 @@ def _work(given: Mapping[str, Any]) -> Work:
         return _call(capability, given)
     if (capability := given.get("map")) is not None:
         return Each(_call(capability, given), given["over"], given["limit"])
+    if (workflow := given.get("workflow")) is not None:
+        return SubWorkflow(workflow, given.get("input"), _retry(given.get("retry")), given.get("compensate"))
     if "approval" not in given:
         return _wait(given)
     on_timeout = OnTimeout(given.get("on_timeout", OnTimeout.REJECT))
@@ -65,13 +68,12 @@ def _wait(given: Mapping[str, Any]) -> Work:
 
 
 def _call(capability: str, given: Mapping[str, Any]) -> Call:
-    retry = given.get("retry")
     return Call(
         capability,
         given.get("input"),
         _PRIORITIES[given["priority"]] if "priority" in given else Priority.P1,
         _period_ms(given.get("timeout")),
-        None if retry is None else Retry(**(retry if isinstance(retry, Mapping) else vars(retry))),
+        _retry(given.get("retry")),
         given.get("compensate"),
         _period_ms(given.get("start_within")),
         _period_ms(given.get("deadline")),
@@ -79,6 +81,10 @@ def _call(capability: str, given: Mapping[str, Any]) -> Call:
         _repeat(given.get("repeat")),
         fields.task_delay(delay) if isinstance(delay := given.get("delay"), str) else delay,
     )
+
+
+def _retry(given: RetryFields | Mapping[str, Any] | None) -> Retry | None:
+    return None if given is None else Retry(**(given if isinstance(given, Mapping) else vars(given)))
 
 
 def _repeat(given: RepeatFields | Mapping[str, Any] | None) -> Repeat | None:
@@ -104,7 +110,14 @@ def _edge(edge: str | EdgeFields | Mapping[str, str]) -> After:
 def to_document(definition: Definition) -> dict[str, Any]:
     """Convert a workflow definition to a document of plain JSON values."""
     nodes = {node.name: node_document(node) for node in definition.nodes}
-    return {**head_document(definition), "nodes": nodes}
+    children = {child.name: child_document(child) for child in definition.workflows}
+    return {**head_document(definition), "nodes": nodes} | ({"workflows": children} if children else {})
+
+
+def child_document(definition: Definition) -> dict[str, Any]:
+    """Convert the definition of a sub-workflow to a document, which stands below its name."""
+    described = {"description": definition.description} if definition.description else {}
+    return described | {"nodes": {node.name: node_document(node) for node in definition.nodes}}
 
 
 def head_document(definition: Definition) -> dict[str, Any]:
@@ -151,6 +164,16 @@ def _work_document(work: Work) -> dict[str, Any]:
             if work.on_timeout is not OnTimeout.REJECT:
                 document["on_timeout"] = work.on_timeout.value
             return document
+        case WaitFor() | WaitUntil() | AwaitSignal():
+            return _wait_document(work)
+        case SubWorkflow(workflow=name, input=given, retry=retry, compensate=undo):
+            retried = None if retry is None else _retry_document(retry)
+            own = {"input": given, "retry": retried, "compensate": undo}
+            return {"workflow": name} | {field: value for field, value in own.items() if value is not None}
+
+
+def _wait_document(work: WaitFor | WaitUntil | AwaitSignal) -> dict[str, Any]:
+    match work:
         case WaitFor(period_ms=period_ms):
             return {"wait": duration_text(period_ms)}
         case WaitUntil(instant=instant):

@@ -20,6 +20,7 @@ from coditect.workflow.documents.document import to_document
 from coditect.workflow.documents.reader import from_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import graph_of
+from coditect.workflow.sub_workflows import child_problems
 from coditect.workflow.template import Path as Place
 
 try:
@@ -73,7 +74,12 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
     events = _json_events if is_json else _yaml_events
     try:
         definition = from_document(_Builder().build(events(text)))
-        if problems := (*_in_graph(definition, capabilities), *check_expressions(definition)):
+        problems = (
+            *_in_graph(definition, capabilities),
+            *child_problems(definition, capabilities=capabilities),
+            *check_expressions(definition),
+        )
+        if problems:
             raise InvalidWorkflow.of(problems, workflow=definition.name)
     except InvalidWorkflow as error:
         if any(problem.line for problem in error.problems):

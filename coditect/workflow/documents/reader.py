@@ -15,6 +15,7 @@ from coditect.workflow.documents import schema
 from coditect.workflow.documents.document import known_node
 from coditect.workflow.documents.schema import (
     KINDS,
+    ChildFields,
     EdgeFields,
     Nodes,
     PlaceFields,
@@ -40,8 +41,12 @@ def from_document(document: object) -> Definition:
         problems = tuple(_problems(error))
         named = document if isinstance(document, dict) and all(one.path != ("name",) for one in problems) else {}
         raise InvalidWorkflow.of(problems, workflow=named.get("name")) from None
-    nodes = tuple(known_node(name, vars(node)) for name, node in read.nodes.items())
-    return Definition(read.name, nodes, read.description, dict(read.labels), read.retention)
+    children = tuple(Definition(name, _nodes(one), one.description) for name, one in read.workflows.items())
+    return Definition(read.name, _nodes(read), read.description, dict(read.labels), read.retention, children)
+
+
+def _nodes(read: WorkflowFields | ChildFields) -> tuple[Node, ...]:
+    return tuple(known_node(name, vars(node)) for name, node in read.nodes.items())
 
 
 def read_node(name: str, document: object) -> Node:
@@ -73,7 +78,11 @@ def _reported(row: NodeRow) -> Node:
     return Node(row.name, work, edges)
 
 
-_OBJECTS = {WorkflowFields.__name__: "A workflow is", EdgeFields.__name__: "An edge is a node's name or"}
+_OBJECTS = {
+    WorkflowFields.__name__: "A workflow is",
+    ChildFields.__name__: "A workflow is",
+    EdgeFields.__name__: "An edge is a node's name or",
+}
 
 
 def _problems(error: ValidationError, above: tuple[str | int, ...] = ()) -> Iterator[Problem]:
@@ -135,6 +144,8 @@ def _no_kind(path: Path, given: object) -> Iterator[Problem]:
 def _path(location: tuple[str | int, ...]) -> Path:
     """Return pydantic's location of an error as a path in the document, without the names of union alternatives."""
     match location:
+        case ("workflows", name, *rest):
+            return ("workflows", name, *_path(tuple(rest)))
         case ("nodes", name, _, "after", number, _, *rest):
             return ("nodes", name, "after", number, *rest)
         case ("nodes", name, _, *rest):
@@ -146,12 +157,12 @@ def _path(location: tuple[str | int, ...]) -> Path:
 def _names(location: tuple[str | int, ...]) -> tuple[str, ...]:
     """Return the field names that the object at a location of the document may have."""
     match location:
+        case ("workflows", _, *rest):
+            return _names(tuple(rest)) if len(rest) > 1 else tuple(ChildFields.model_fields)
         case ("nodes", _, _, "after", _, _, _):
             return tuple(EdgeFields.model_fields)
-        case ("nodes", _, _, "repeat", _):
-            return tuple(RepeatFields.model_fields)
-        case ("nodes", _, _, "retry", _):
-            return tuple(RetryFields.model_fields)
+        case ("nodes", _, _, "repeat" | "retry" as policy, _):
+            return tuple((RepeatFields if policy == "repeat" else RetryFields).model_fields)
         case ("nodes", _, str(kind), _):
             return kind, *(name for name in KINDS[kind].model_fields if name != kind)
         case _:

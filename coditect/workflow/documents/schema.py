@@ -167,6 +167,15 @@ class AwaitSignalFields(PlaceFields):
     timeout: _Period = Field(None, description="How long the node waits before it fails; else for ever.")
 
 
+class SubWorkflowFields(PlaceFields):
+    """The fields of a node that runs another workflow as its child."""
+
+    workflow: _WorkflowName = Field(description="The child's name: one of the `workflows`, or the workflow's own.")
+    input: _Input = Field(None, description="The child's input; JSON, with expressions in it.")
+    retry: _Retry = Field(None, description="When a child that failed is followed by a new one; else never.")
+    compensate: _Compensation = Field(None, description="The capability that undoes the child; else it undoes itself.")
+
+
 KINDS: Mapping[str, type[PlaceFields]] = {
     "task": TaskFields,
     "map": MapFields,
@@ -174,6 +183,7 @@ KINDS: Mapping[str, type[PlaceFields]] = {
     "wait": WaitFields,
     "wait_until": WaitUntilFields,
     "await_signal": AwaitSignalFields,
+    "workflow": SubWorkflowFields,
 }
 """The models of the kinds of nodes, by the field that only this kind has."""
 
@@ -195,9 +205,16 @@ _Approval: TypeAlias = Annotated[ApprovalFields, Tag("approval")]
 _Wait: TypeAlias = Annotated[WaitFields, Tag("wait")]
 _WaitUntil: TypeAlias = Annotated[WaitUntilFields, Tag("wait_until")]
 _AwaitSignal: TypeAlias = Annotated[AwaitSignalFields, Tag("await_signal")]
-Nodes: TypeAlias = dict[
-    _NodeName, Annotated[_Task | _Map | _Approval | _Wait | _WaitUntil | _AwaitSignal, Discriminator(_kind)]
-]
+_SubWorkflow: TypeAlias = Annotated[SubWorkflowFields, Tag("workflow")]
+_Work: TypeAlias = _Task | _Map | _Approval | _Wait | _WaitUntil | _AwaitSignal | _SubWorkflow
+Nodes: TypeAlias = dict[_NodeName, Annotated[_Work, Discriminator(_kind)]]
+
+
+class ChildFields(_Fields):
+    """The fields of a workflow that nodes run as a child; its name is the field in which it stands."""
+
+    description: _Text = Field("", description="What the workflow is for.")
+    nodes: Nodes = Field(description="The nodes by their names; at most 1,000.")
 
 
 class WorkflowFields(_Fields):
@@ -210,3 +227,4 @@ class WorkflowFields(_Fields):
     )
     retention: _Period = Field(None, description="How long a run is kept after its end; else by the dispatcher's.")
     nodes: Nodes = Field(description="The nodes by their names.")
+    workflows: dict[_WorkflowName, ChildFields] = Field({}, description="The workflows that nodes run as children.")

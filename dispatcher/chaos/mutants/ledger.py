@@ -164,9 +164,9 @@ MUTANTS = (
     ),
     Mutant(
         "rest_counted_twice",
-        "dispatcher.ledger.nodes.advance",
-        "    run.todo += unit.tr.get(key) is None",
-        "    run.todo += 1",
+        "dispatcher.ledger.unit_of_work",
+        ".todo += self.tr.get(key) is None",
+        ".todo += 1",
         "what is left over twice keeps its workflow from ending",
         (
             "tests/unit/dispatcher/test_continuations.py::test_workflow_that_is_shown_again_while_it_is_shown_ends_all_the_same",
@@ -307,8 +307,8 @@ MUTANTS = (
     Mutant(
         "compensates_one",
         "dispatcher.ledger.nodes.compensations",
-        "work.compensate is None:",
-        "work.compensate is None or unit.run(node_key.workflow).to_compensate:",
+        "if not _can_be_undone(unit, node_key):",
+        "if not _can_be_undone(unit, node_key) or unit.run(node_key.workflow).to_compensate:",
         "of the completed nodes only the first is undone",
         ("undone in reverse",),
     ),

@@ -13,7 +13,7 @@ from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
-from dispatcher.ledger.nodes import advance, approvals, claim, limits, waits
+from dispatcher.ledger.nodes import advance, approvals, children, claim, limits, waits
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
@@ -44,7 +44,7 @@ def _offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     if advance.is_over(unit.run(node_key.workflow)):
         advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
     else:
-        claim.offer(unit, node_key, row)
+        children.run_again(unit, node_key, row)
 
 
 def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:

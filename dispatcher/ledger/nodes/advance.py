@@ -13,7 +13,7 @@ from itertools import islice
 from coditect.errors import InputError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps
-from coditect.workflow.definition import Call, Each, Node, OnFailure, Work
+from coditect.workflow.definition import Call, Each, Node, OnFailure, SubWorkflow, Work
 from coditect.workflow.expressions import Account
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
@@ -21,7 +21,7 @@ from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import claim, compensations, limits, waits
+from dispatcher.ledger.nodes import children, claim, compensations, limits, waits
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew, ended_ms
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
@@ -94,7 +94,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
         done += 1
         node_key = unit.ended.popleft()
         if left <= 0 or unit.is_full:
-            leave(unit, node_key, RELEASE, "")
+            unit.leave(node_key, RELEASE)
             continue
         left -= release(unit, node_key, "", left)
 
@@ -105,16 +105,6 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
         fail(unit, node_key, row, failure)
-
-
-def leave(unit: UnitOfWork, node_key: NodeKey, kind: str, cursor: str) -> None:
-    """Store how far a node's release, map or other long work has come, so that later transactions continue there."""
-    run = unit.run(node_key.workflow)
-    assert run is not None
-    key = TODO.pack((unit.shard, node_key.workflow, node_key.node, kind))
-    run.todo += unit.tr.get(key) is None  # a walk that is begun again while it is left over is one piece of work
-    unit.tr.set(key, cursor.encode())
-    unit.effects.unfinished = True
 
 
 def drop(unit: UnitOfWork, node_key: NodeKey, kind: str) -> bool:
@@ -142,7 +132,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
         (_element_ended if node_key.is_element else compensations.settle)(unit, node_key)
         return 1
     if _is_held(unit, node_key.workflow):
-        leave(unit, node_key, RELEASE, after)
+        unit.leave(node_key, RELEASE, after)
         return 1
     edges = unit.dependents(node_key, after, most + 1)
     if not edges and not after:
@@ -157,7 +147,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
         _tell(unit, dependent, node_key, policy)
         told += 1
     if len(edges) > told:
-        leave(unit, node_key, RELEASE, dependents[told - 1][0].node)
+        unit.leave(node_key, RELEASE, dependents[told - 1][0].node)
     return max(1, told)
 
 
@@ -221,7 +211,7 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 def evaluate_later(unit: UnitOfWork, node_key: NodeKey, cursor: str = "", most: int = 1) -> int:
     """Have a node's expressions evaluated outside of transactions, because they take too long inside."""
     token = cursor or f"{unit.now_ms} {unit.chance}"
-    leave(unit, node_key, EVALUATE, token)
+    unit.leave(node_key, EVALUATE, token)
     unit.effects.evaluations.append((node_key, token))
     return most
 
@@ -261,11 +251,13 @@ def _begin_work(
     unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: Work, bodies: Sequence[bytes] | None
 ) -> None:
     match work:
-        case Call() as call:
+        case Call() | SubWorkflow():
             if bodies is not None:
                 write(unit, node_key, INPUT, bodies[0])
                 row.own_input = True
-            if not waits.delay(unit, node_key, row, call):
+            if isinstance(work, SubWorkflow):
+                children.begin(unit, node_key, row)
+            elif not waits.delay(unit, node_key, row, work):
                 claim.offer(unit, node_key, row)
         case Each():
             if not has_elements(unit, node_key) and bodies is not None:
@@ -293,7 +285,7 @@ def expand(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, count: int) -> 
     row.ready_ms = unit.now_ms
     unit.move(node_key, row, TaskState.WORKING)
     if count:
-        leave(unit, node_key, EXPAND, "0")
+        unit.leave(node_key, EXPAND, "0")
     else:
         _end_map(unit, node_key, row)
 
@@ -329,7 +321,7 @@ def continue_expansion(unit: UnitOfWork, node_key: NodeKey, cursor: str, most: i
             claim.offer(unit, element, child)
         number += 1
     if number < len(bodies):
-        leave(unit, node_key, EXPAND, str(number))
+        unit.leave(node_key, EXPAND, str(number))
     elif not row.tally.open:
         _end_map(unit, node_key, row)
     return max(1, number - first)
@@ -369,7 +361,12 @@ def _end_map(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 
 
 def cancel_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
-    """End a node as canceled from any state, and send a cancel to the agent that may run its task."""
+    """End a node as canceled from any state, and send a cancel to the agent that may run its task.
+
+    A node that runs a child ends later: when the child has ended.
+    """
+    if children.cancel(unit, node_key, row):
+        return
     call_off(unit, node_key, row)
     end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
 

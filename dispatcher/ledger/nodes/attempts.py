@@ -47,7 +47,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason not in (BY_OTHERS, RESTORED):
         failure = _forget_values(unit, node_key) if row.state is not TaskState.CANCELED else None
-        if row.publication:
+        if row.fence:
             write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
 

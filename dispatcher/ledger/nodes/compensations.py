@@ -7,24 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coditect.workflow.definition import COMPENSATION, Call
+from coditect.workflow.definition import COMPENSATION, Call, SubWorkflow
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import COMPENSATE
+from dispatcher.ledger.nodes import children
+from dispatcher.ledger.unit_of_work import COMPENSATE as NEXT
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import KeyValue
 
 
 def note(unit: UnitOfWork, node_key: NodeKey) -> None:
     """Append a node that has just completed to the workflow's list, if the node declares a compensation."""
-    work = unit.definition(node_key).work
-    if not isinstance(work, Call) or work.compensate is None:  # a map is compensated element by element
+    if not _can_be_undone(unit, node_key):
         return
     run, before = unit.run(node_key.workflow), next(listed(unit, node_key.workflow), None)
     assert run is not None
     number = 1 if before is None else COMPENSATE.unpack(before[0])[1] + 1
     unit.tr.set(COMPENSATE.pack((node_key.workflow, number)), node_key.node.encode())
     run.to_compensate += 1
+
+
+def _can_be_undone(unit: UnitOfWork, node_key: NodeKey) -> bool:
+    """Tell whether a node that has just completed has a compensation, or a child that undoes nodes of its own."""
+    match unit.definition(node_key).work:
+        case Call() as work:
+            return work.compensate is not None
+        case SubWorkflow() as work if not node_key.is_compensation:
+            child = children.current(unit, node_key)
+            run = None if child is None else unit.run(child)
+            return work.compensate is not None or (run is not None and run.to_compensate > 0)
+        case _:  # a map is compensated element by element
+            return False
 
 
 def last(unit: UnitOfWork, workflow: str) -> NodeKey | None:
@@ -55,4 +69,4 @@ def settle(unit: UnitOfWork, node_key: NodeKey) -> None:
         unit.tr.clear(found)
         run.to_compensate -= 1
         if (run.to_compensate or run.restoring is not None) and not run.canceling:
-            unit.compensate_next(node_key.workflow, run)
+            unit.leave(NodeKey(node_key.workflow, ""), NEXT)

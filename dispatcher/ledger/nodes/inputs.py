@@ -9,7 +9,7 @@ from typing import Any
 from coditect.errors import CoditectError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import Call, Each, Node, WaitUntil
+from coditect.workflow.definition import Call, Each, Node, SubWorkflow, WaitUntil
 from coditect.workflow.expressions import (
     CHARACTERS_PER_STEP,
     Account,
@@ -61,7 +61,7 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
     if not condition_holds(node, scope, account):
         return Inputs(False)
     match node.work:
-        case Call():
+        case Call() | SubWorkflow():
             return Inputs(True, (dumps(node_input(node, scope, account)),))
         case Each() if not has_elements:
             return Inputs(True, gathered(map(dumps, element_inputs(node, scope, account))))
@@ -183,7 +183,7 @@ def body_of(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> bytes:
             unit.steps += len(recorded) // BYTES_PER_STEP
             return recorded
     node = unit.definition(node_key)
-    return dumps({} if node.call is None or node.call.input is None else node_input(node, NOTHING))
+    return dumps({} if node.input is None else node_input(node, NOTHING))
 
 
 NOTHING = Scope(None, {}, {})

@@ -15,8 +15,10 @@ waits for a beat: only the process that has the file open can be alive.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import SHARDS
@@ -69,6 +71,21 @@ def fixed_count(tr: Reads) -> int:
 def shard_of(workflow: str, count: int) -> int:
     """Return the number of a workflow's shard, from the first 8 bytes of the SHA-256 of the workflow's id."""
     return int.from_bytes(hashlib.sha256(workflow.encode()).digest()[:8], "big") % count
+
+
+def drawn_id(seed: str, at_ms: int, shard: int, count: int) -> str:
+    """Return the id of a workflow that another one of the shard starts: of one seed always the same UUIDv7.
+
+    It is drawn until it hashes to the shard, so that one transaction can change both workflows.
+    """
+    for number in itertools.count():
+        drawn = hashlib.sha256(f"{seed} {number}".encode()).digest()
+        bits = at_ms << 80 | 7 << 76 | (int.from_bytes(drawn[:2]) & 0xFFF) << 64
+        bits |= 2 << 62 | int.from_bytes(drawn[2:10]) & (1 << 62) - 1
+        workflow = str(UUID(int=bits))
+        if shard_of(workflow, count) == shard:
+            return workflow
+    raise AssertionError("every shard has some ids")
 
 
 def lease_name(shard: int) -> leases.Name:

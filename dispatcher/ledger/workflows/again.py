@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coditect.workflow.definition import Call, Each, Node
+from coditect.workflow.definition import Call, Each, Node, SubWorkflow
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, EDGES, STATUSES, TODO
-from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.nodes import advance, children
 from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
@@ -79,7 +79,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
             _take_back(unit, one, row, first=True)
         seen += 1
     if len(found) > seen:
-        advance.leave(unit, node_key, FIND, STATUSES.unpack(found[seen - 1][0])[1])
+        unit.leave(node_key, FIND, STATUSES.unpack(found[seen - 1][0])[1])
         return max(1, seen)
     return seen + go_on(unit, node_key, "", most - seen)
 
@@ -93,7 +93,7 @@ def go_on(unit: UnitOfWork, node_key: NodeKey, _: str, most: int) -> int:
     while page := _page(unit, node_key.workflow):
         for key, stored in page:
             if done >= most or (done and unit.is_full):
-                advance.leave(unit, node_key, advance.AGAIN, "")
+                unit.leave(node_key, advance.AGAIN)
                 return done
             _, step, node = AGAIN.unpack(key)
             unit.tr.clear(key)
@@ -211,8 +211,8 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))
-    elif isinstance(node.work, Call) and _has_input(unit, node_key, node):
-        claim.offer(unit, node_key, row)
+    elif isinstance(node.work, Call | SubWorkflow) and _has_input(unit, node_key, node):
+        children.run_again(unit, node_key, row)
     else:
         advance.may_run(unit, node_key, row)
 

@@ -17,6 +17,7 @@ from dispatcher.ledger.nodes.inputs import INPUT, RESULT, body_at, body_of, fail
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.checkpoints import restore
+from dispatcher.ledger.workflows.children import undo
 
 
 def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
@@ -37,7 +38,7 @@ def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
         _begin(unit, node_key, row)
     elif row.state.terminal:
         begin_anew(unit, node_key, row)
-        claim.offer(unit, node_key, row)
+        _carry_out(unit, node_key, row)
     return min(1, most)
 
 
@@ -46,6 +47,13 @@ def _begin(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         write(unit, node_key, INPUT, _input(unit, node_key.compensated))
     except (InputError, DamagedValue) as error:
         advance.fail(unit, node_key, row, failure_of(error))
+    else:
+        _carry_out(unit, node_key, row)
+
+
+def _carry_out(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
+    if unit.call(node_key) is None:
+        undo.begin(unit, node_key, row)
     else:
         claim.offer(unit, node_key, row)
 

@@ -9,11 +9,12 @@ from coditect.errors import InputError, NewerVersion, Retryable
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import TODO
-from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes import advance, children
 from dispatcher.ledger.nodes.advance import MOST_SHOWN, MOST_STEPS
-from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
+from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import again, compensate, republish, walks
 from dispatcher.ledger.workflows.checkpoints import restore
+from dispatcher.ledger.workflows.children import begin, end
 from dispatcher.store.errors import TransactionTooOld
 from dispatcher.store.transaction import KeyValue
 
@@ -100,6 +101,9 @@ _CONTINUED: Mapping[str, Callable[[UnitOfWork, NodeKey, str, int], int]] = Mappi
         advance.AGAIN: again.go_on,
         again.FIND: again.find,
         COMPENSATE: compensate.go_on,
+        children.START: begin.start,
+        children.CANCEL: begin.cancel,
+        CHILD_END: end.ended,
         restore.STOP: restore.stop,
         restore.RETURN: restore.go_on_with_state,
         restore.DISCARD: restore.go_on,

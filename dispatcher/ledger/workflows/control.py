@@ -9,7 +9,7 @@ from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.nodes import advance, approvals
+from dispatcher.ledger.nodes import advance, approvals, children
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -87,7 +87,7 @@ def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Stop publishing tasks of the workflow; running tasks go on.
+    """Stop publishing tasks of the workflow and of its children; running tasks go on.
 
     Raises:
         InputError: when the workflow does not run, or (NotFound) there is none.
@@ -97,13 +97,16 @@ def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if run.state is WorkflowState.RUNNING and not run.canceling:
         run.state = WorkflowState.PAUSED
         unit.effects.say("workflow.paused", workflow)
+        for child, its_run in children.live(unit, workflow):
+            if its_run.state is WorkflowState.RUNNING and not its_run.canceling:
+                pause(unit, {"workflow": child})
     elif run.state is not WorkflowState.PAUSED:
         raise InputError("Only a running workflow can be paused", workflow=workflow, state=run.state.value)
     return {"workflow": workflow, "state": run.state.value}
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow and offer its ready nodes again; a workflow in another state stays unchanged.
+    """Resume a paused workflow and its children, and offer their ready nodes again; another one stays unchanged.
 
     Raises:
         NotFound: when there is no such workflow.
@@ -114,6 +117,8 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         run.state = WorkflowState.RUNNING
         walks.begin_resume(unit, workflow)
         unit.effects.say("workflow.resumed", workflow)
+        for child, _ in children.live(unit, workflow):
+            resume(unit, {"workflow": child})
     return {"workflow": workflow, "state": run.state.value}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coditect.errors import NotFound
@@ -15,12 +15,12 @@ from dispatcher.ledger.keyspace import (
     ATTEMPTS,
     DEAD,
     EDGES,
-    LIVE,
     NODES,
     RUNS,
     STATUSES,
     WORKFLOWS,
 )
+from dispatcher.ledger.nodes import children
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
@@ -36,7 +36,7 @@ PAGE_BYTES = 256 * 1024
 MOST_DEFINITION_BYTES = 4 * 1024 * 1024
 """The largest size in bytes of the definitions that a page of nodes reads, since each may be a MiB."""
 _SAYS_ITS_ATTEMPT = frozenset(TaskState) - {TaskState.BLOCKED, TaskState.READY, TaskState.RETRY_WAIT}
-_KINDS = ("task", "map", "approval", "wait", "wait_until", "await_signal")
+_KINDS = ("task", "map", "approval", "wait", "wait_until", "await_signal", "workflow")
 _TOLD_OTHERWISE = frozenset({"after", "input"})
 """The fields of a definition that answers omit: `after`, which they show as edges, and the large `input`."""
 
@@ -72,6 +72,7 @@ def overview(workflow: str, head: WorkflowRecord, run: RunRecord) -> dict[str, A
         "reason": run.reason,
         "key": head.key,
         "labels": dict(head.labels),
+        "parent": None if head.parent is None else {"workflow": head.parent.workflow, "node": head.parent.node},
     }
 
 
@@ -93,7 +94,7 @@ def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[
     documents: dict[NodeKey, dict[str, Any]] = {}
     told: list[dict[str, Any]] = []
     size_bytes = 0
-    messages = _messages(tr, found)
+    messages, below = _messages(tr, found), children.told(tr, [node_key for node_key, row in found if _runs(row)])
     for (node_key, row), base, message in zip(found, bases, messages, strict=True):
         if base not in documents:
             _, definition = next(reading)
@@ -102,7 +103,14 @@ def _nodes(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[dict[
                 break
             documents[base] = versions.NODE.unpack(definition or b"{}")
         told.append(_node(node_key, documents[base], row, message))
+        if below.get(node_key):
+            told[-1]["children"] = below[node_key]
     return told
+
+
+def _runs(row: NodeRecord) -> bool:
+    """Tell whether a node may have run workflows as its children: it has a fence, and nothing of it was published."""
+    return row.fence > 0 and not row.publication
 
 
 def _node(node_key: NodeKey, document: Mapping[str, Any], one: NodeRecord, message: str) -> dict[str, Any]:
@@ -185,7 +193,7 @@ def _attempts(tr: Reads, found: Sequence[tuple[NodeKey, NodeRecord]]) -> list[li
 
 def _attempts_of(node: str, row: NodeRecord, before: Sequence[KeyValue], message: str) -> list[dict[str, Any]]:
     told = [_attempt(node, AttemptRecord.unpack(one)) for _, one in before]
-    if not row.publication or row.state not in _SAYS_ITS_ATTEMPT:
+    if not row.fence or row.state not in _SAYS_ITS_ATTEMPT:
         return told
     times = (row.published_ms, row.started_ms, row.finished_ms)
     last = AttemptRecord(
@@ -328,22 +336,6 @@ def dead(tr: Reads, body: Body) -> dict[str, Any]:
     if len(told) < len(found):
         return {"dead": told, "next": list(found[len(told) - 1][0])}
     return {"dead": told, "next": list(node_keys[limit - 1]) if len(node_keys) > limit else None}
-
-
-def live(tr: Reads, shard: int) -> list[str]:
-    """Return the ids of a shard's workflows that have not ended."""
-    return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
-
-
-def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
-    """Return the ids of those given workflows of a shard that have ended and are not removed."""
-    ended = sorted({*workflows}.difference(live(tr, shard)))
-    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
-    return [
-        workflow
-        for workflow, row in zip(ended, runs, strict=True)
-        if row is not None and RunRecord.unpack(row).state.terminal
-    ]
 
 
 def _limit(body: Body) -> int:

@@ -20,7 +20,7 @@ from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.nodes.attempts import BY_OTHERS
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
-from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import again, control
 from dispatcher.ledger.workflows.submit import text
 
@@ -47,6 +47,7 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     if "input" in body:
         _check_input(unit, node_key, body["input"])
     _check_done_with(node_key, run)
+    check_parent(unit, node_key.workflow, run)
     _check_predecessors(unit, node_key, has_input="input" in body)
     told = {"workflow": node_key.workflow, "node": node_key.node}
     if body.get("dry_run"):
@@ -124,13 +125,23 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("The workflow is compensated", workflow=workflow, fix="start it again")
     if not any(run.counts.get(state.value) for state in again.REDRIVABLE):
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
+    check_parent(unit, workflow, run)
     known = len(unit.effects.moved)
     reopen(unit, workflow, run)
     if run.ended is not None:
-        unit.compensate_next(workflow, run)
+        unit.leave(NodeKey(workflow, ""), COMPENSATE)
     else:
         again.begin_all(unit, workflow)
     return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
+
+
+def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
+    """Refuse to go on with a child that has ended: its parent's node has taken the end for its own."""
+    head = unit.workflow(workflow)
+    if not run.state.terminal or run.ended is not None or head is None or (parent := head.parent) is None:
+        return
+    fix = f"run the parent's node again: coditect dead redrive --node {parent.workflow}:{parent.node}"
+    raise InputError("This sub-workflow has ended, and its parent went on", workflow=workflow, fix=fix)
 
 
 def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:

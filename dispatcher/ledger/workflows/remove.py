@@ -17,6 +17,7 @@ from dispatcher.ledger.keyspace import (
     ATTEMPTS,
     AWAITING,
     CHECKPOINTS,
+    CHILDREN,
     COMPENSATE,
     DEAD,
     EDGES,
@@ -54,6 +55,7 @@ KEPT = "kept"
 _CONDEMNED = versions.UPLOAD.pack((0, 0, 0))
 PARTS: tuple[tuple[Space, int], ...] = (
     (ATTEMPTS, MOST_ROWS),
+    (CHILDREN, MOST_ROWS),
     (COMPENSATE, MOST_ROWS),
     (CHECKPOINTS, MOST_ROWS),
     (RESTORES, MOST_ROWS),
@@ -141,6 +143,8 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     row, run = WorkflowRecord.unpack(head), RunRecord.unpack(found)
     if not run.state.terminal or run.finished_ms is None or run.finished_ms + (row.keep_ms or 0) >= before_ms:
         return False
+    if row.parent is not None and tr.get(RUNS.pack((row.parent.workflow,))) is not None:
+        return False  # it goes with its parent, which may have it undo what it did
     tr.clear(RUNS.pack((workflow,)))
     tr.clear(STATES.pack((run.state.value, workflow)))
     row.forget_end(tr, workflow, run.finished_ms)
@@ -149,6 +153,8 @@ def condemn(tr: Transaction, workflow: str, *, before_ms: int) -> bool:
     if row.key:
         idempotency.forget(tr, row.key, workflow)
     tr.set(UPLOADS.pack((workflow,)), _CONDEMNED)
+    for _, child in tr.get_range(*CHILDREN.range((workflow,))):
+        condemn(tr, child.decode(), before_ms=before_ms)
     return True
 
 

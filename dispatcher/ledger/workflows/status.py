@@ -1,12 +1,13 @@
-"""The query of the shards, with their owners and counts of work, and of the living dispatchers, from the ledger."""
+"""The queries of the shards: their owners, counts of work and live workflows, and the living dispatchers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from dispatcher.ledger.keyspace import FLIGHTS, LIVE
+from dispatcher.ledger.keyspace import FLIGHTS, LIVE, RUNS
 from dispatcher.ledger.ownership import leases, shards
+from dispatcher.ledger.rows import RunRecord
 from dispatcher.ledger.workflows.republish import built
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import Reads
@@ -33,3 +34,19 @@ def _shard(tr: Reads, shard: int, beats: Mapping[str, int]) -> dict[str, Any]:
 
 def _number_of(tr: Reads, space: Space, shard: int) -> int:
     return len(tr.get_range(*space.range((shard,))))
+
+
+def live(tr: Reads, shard: int) -> list[str]:
+    """Return the ids of a shard's workflows that have not ended."""
+    return [LIVE.unpack(key)[1] for key, _ in tr.get_range(*LIVE.range((shard,)))]
+
+
+def over(tr: Reads, shard: int, workflows: Collection[str]) -> list[str]:
+    """Return the ids of those given workflows of a shard that have ended and are not removed."""
+    ended = sorted({*workflows}.difference(live(tr, shard)))
+    runs = tr.get_many([RUNS.pack((workflow,)) for workflow in ended])
+    return [
+        workflow
+        for workflow, row in zip(ended, runs, strict=True)
+        if row is not None and RunRecord.unpack(row).state.terminal
+    ]

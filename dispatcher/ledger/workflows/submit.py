@@ -18,18 +18,18 @@ from coditect.model.ids import is_uuid
 from coditect.wire.json import dumps
 from coditect.workflow import fields
 from coditect.workflow.definition import MOST_NODES, Definition, Node, OnFailure, check_workflow_name
-from coditect.workflow.documents.document import node_document
+from coditect.workflow.documents.document import known_node, node_document
 from coditect.workflow.expressions import check_expressions
 from coditect.workflow.graph import edge_problems
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import idempotency, versions
+from dispatcher.ledger import definitions, idempotency, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import ValueBeyondBound
 from dispatcher.ledger.keyspace import EDGES, LABELED, LIVE, STATUSES, UPLOADS, WORKFLOWS
-from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes import advance, library
 from dispatcher.ledger.nodes.inputs import INPUT, write
-from dispatcher.ledger.rows import NodeRecord, WorkflowRecord
+from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.values import LARGEST_BYTES
 
@@ -58,16 +58,33 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     head = read_head(unit, body) if chunk == 1 > done else unit.workflow(workflow)
     assert head is not None
     added = read_nodes(unit, workflow, body.get("nodes")) if chunk > done else []
+    children = library.read(body.get("workflows")) if chunk == 1 > done else {}
+    library.check_names(unit, workflow, (node for node, _ in added), children)
     nodes += len(added)
     _check_count(workflow, nodes, head.count, last=chunk >= chunks)
     if chunk > done:
         if chunk == 1:
             _write_head(unit, workflow, head, body.get("input"))
+            if children:
+                library.put(unit, workflow, children)
         _write_nodes(unit, workflow, added)
         unit.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
     return _accept(unit, workflow, key, head, [node for node, _ in added])
+
+
+def start_known(
+    unit: UnitOfWork, workflow: str, head: WorkflowRecord, body: bytes, documents: Mapping[str, Any]
+) -> RunRecord:
+    """Accept a workflow of nodes that were checked before, and return its run; `body` is the workflow's input."""
+    nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
+    write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
+    _write_nodes(unit, workflow, nodes)
+    _accept(unit, workflow, "", head, [node for node, _ in nodes])
+    run = unit.run(workflow)
+    assert run is not None
+    return run
 
 
 def text(body: Mapping[str, Any], name: str) -> str:
@@ -194,7 +211,7 @@ def _check_place(workflow: str, node: Node, stored: Set[str], seen: Set[str]) ->
 
 
 def _definition(node: Node) -> bytes:
-    definition = versions.NODE.pack(node_document(node))
+    definition = definitions.pack(node_document(node))
     if len(definition) > LARGEST_BYTES:
         fix = "put a reference into the input in place of what is large: a URL, a path"
         raise ValueBeyondBound(

@@ -49,5 +49,5 @@ def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) 
             row.start_by_ms = None
             claim.offer(unit, one, row)
     if len(found) > met:
-        advance.leave(unit, node_key, kind, STATUSES.unpack(found[met - 1][0])[1])
+        unit.leave(node_key, kind, STATUSES.unpack(found[met - 1][0])[1])
     return met

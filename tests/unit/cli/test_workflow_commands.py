@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from coditect.cli.terminal.output import TableView
+from coditect.cli.terminal.workflow_tables import nodes_table, workflow_fields
+from coditect.workflow.rows import NodeRow, WorkflowRow
 from tests.unit.cli.scene import Terminal
 
 GOOD = "name: good\nnodes:\n  a: {task: code.review}\n  b: {task: tests.run, after: [a]}\n"
@@ -73,3 +76,17 @@ def test_states_that_are_none_are_refused(terminal: Terminal, file: Path, tmp_pa
 def test_a_file_that_is_not_there_is_not_found(terminal: Terminal, tmp_path: Path, file: Path) -> None:
     for words in ((str(tmp_path / "none.yaml"),), (str(file), "--states", str(tmp_path / "none.json"))):
         assert terminal.run("workflow", "graph", *words).code == 4
+
+
+def test_tables_of_a_parent_and_of_its_child_name_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    child = WorkflowRow.read({"workflow": "c", "state": "running", "parent": {"workflow": "w", "node": "book"}})
+    node = NodeRow.read({"name": "book", "state": "working", "kind": "workflow", "fence": 2, "children": ["b", "c"]})
+
+    workflow_fields(child).write()
+    for view in nodes_table([node]):
+        assert isinstance(view, TableView)
+        view.write()
+
+    told = capsys.readouterr().out
+    assert "parent    w, node book" in told
+    assert told.splitlines()[-1].split()[:4] == ["book", "working", "0", "c"]

@@ -14,9 +14,10 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.wire.control import Claim, Verb
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
-from coditect.workflow.documents.document import head_document, node_document
+from coditect.workflow.documents.document import child_document, head_document, node_document
 from coditect.workflow.graph import graph_of
 from coditect.workflow.states import TaskState, WorkflowState
+from coditect.workflow.sub_workflows import children_of
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Command, Due, Evaluated, Fill, Finished, GoOn
 from dispatcher.ledger.definitions import Caches, Definitions
@@ -25,8 +26,8 @@ from dispatcher.ledger.keyspace import RUNS, STATUSES
 from dispatcher.ledger.nodes import advance
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.leases import Lease
+from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord
-from dispatcher.ledger.unit_of_work import Policy
 from dispatcher.ledger.workflows import again, continuations
 from dispatcher.shards import batch
 from dispatcher.shards.left_over import evaluate
@@ -116,6 +117,7 @@ class Ledger:
         self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
     ) -> None:
         graph = graph_of(definition)
+        children = {child.name: child_document(child) for child in children_of(definition)}
         parts = [graph.order[at : at + chunk] for at in range(0, len(graph.order), chunk)]
         for number, part in enumerate(parts, 1):
             body = {
@@ -126,6 +128,7 @@ class Ledger:
                 "chunks": len(parts),
                 "count": len(definition.nodes),
                 "nodes": {name: node_document(graph.nodes[name]) for name in part},
+                **({"workflows": children} if children and number == 1 else {}),
             }
             answer = await self.ask(Verb.START, body)
         assert answer["state"] == "accepted"

@@ -54,6 +54,17 @@ async def test_every_tick_starts_one_workflow_with_its_instant(ledger: Ledger) -
     assert (await shown(ledger))["runs"] == 2
 
 
+async def test_a_schedule_starts_a_workflow_with_its_children(ledger: Ledger) -> None:
+    child = {"nodes": {"n": {"task": "work", "input": {"$from": "input.at"}}}}
+    whole = {"name": "whole", "nodes": {"a": {"workflow": "part", "input": {"$from": "input"}}}}
+    await create(ledger, workflow=whole | {"workflows": {"part": child}}, input={"at": {"$from": "tick"}})
+
+    await ledger.pass_time(20)
+
+    assert [one.task.body for one in ledger.published] == [b'"1970-01-01T00:17:00+00:00"']
+    assert len(await runs(ledger)) == 2
+
+
 async def test_a_tick_whose_timer_comes_twice_starts_one_workflow(ledger: Ledger) -> None:
     await create(ledger)
     (timer,) = await ledger.database.read(lambda tr: timers.due(tr, 0, 2_000_000))

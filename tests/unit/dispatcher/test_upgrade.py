@@ -11,7 +11,7 @@ from dispatcher.ledger import outbox
 from dispatcher.ledger.commands import Lost
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.ownership import shards
-from dispatcher.ledger.unit_of_work import Policy
+from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.store.memory import MemoryDatabase
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 from tests.unit.layers import store_of_version_1

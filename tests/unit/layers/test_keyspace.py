@@ -17,7 +17,7 @@ _SHAPE = re.compile(r"\(([^()]*)\)\s*→")
 LEDGER = {
     "workflow", "run", "live", "ended", "upload", "node", "edge", "status", "attempt", "ready", "flight", "approval",
     "todo", "again", "dead", "state", "indexed", "shown", "awaiting", "signal",
-    "signal_kept", "compensate", "labeled", "expiry", "checkpoint", "restore",
+    "signal_kept", "compensate", "labeled", "expiry", "checkpoint", "restore", "child",
 }  # fmt: skip
 """What the dispatcher's tests see written, by workflows that run."""
 COORDINATION = {

@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import NewerVersion
+from coditect.workflow.definition import SubWorkflow
 from coditect.workflow.join import Tally
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger import keyspace, versions
-from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
+from dispatcher.ledger import definitions, keyspace, versions
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.rows import AttemptRecord, NodeRecord, ParentNode, RunRecord, WorkflowRecord
 from dispatcher.ledger.versions import RowFormat
 from tests.unit.layers.store_of_version_1 import rows_by_kind
 
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
-PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "signal", "signal_kept"}
+PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "signal", "signal_kept", "child"}
 """Values that are one text, or nothing: they have no version."""
 NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore"}
 """Kinds of rows that the build before versions did not have."""
@@ -37,7 +39,16 @@ counts = st.dictionaries(st.sampled_from([state.value for state in TaskState]), 
 state = st.sampled_from(TaskState)
 ROWS: dict[str, st.SearchStrategy[Any]] = {
     "workflow": st.builds(
-        WorkflowRecord, number, text, text, text, number, number, st.dictionaries(text, text, max_size=3), instant
+        WorkflowRecord,
+        number,
+        text,
+        text,
+        text,
+        number,
+        number,
+        st.dictionaries(text, text, max_size=3),
+        instant,
+        st.none() | st.builds(ParentNode, text, text, text, number),
     ),
     "run": st.builds(
         RunRecord,
@@ -143,8 +154,21 @@ def test_row_of_a_run_has_the_lowest_version_that_has_all_of_its_fields(run: Run
     plain = not (run.to_compensate or run.ended is not None or run.keeps)
 
     first = b'["' if plain else b'2["'
+    later = b'3["' if run.checkpoint_ms or run.restoring is not None else first
 
-    assert run.pack().startswith(b'3["' if run.checkpoint_ms or run.restoring is not None else first)
+    assert run.pack().startswith(b'4["' if run.children else later)
+
+
+def test_rows_of_workflows_with_children_are_read_as_the_first_release_that_has_them_writes_them() -> None:
+    workflow = WorkflowRecord(3, "press", "", "", 2, 1_000, parent=ParentNode("w", "book", "r", 2))
+    run = RunRecord(WorkflowState.RUNNING, {"blocked": 1}, {}, 1, children=4)
+
+    assert workflow.pack() == b'3[3,"press","","",2,1000,{},null,["w","book","r",2]]'
+    assert run.pack() == b'4["running",{"blocked":1},{},1,false,"",null,0,false,0,null,false,0,null,4]'
+    assert WorkflowRecord.unpack(workflow.pack()) == workflow
+    assert RunRecord.unpack(run.pack()) == run
+    assert definitions.pack({"workflow": "press"}) == b'2{"workflow":"press"}'
+    assert definitions.known(NodeKey("w", "book"), b'2{"workflow":"press"}').work == SubWorkflow("press")
 
 
 def test_a_damaged_row_is_no_newer_one() -> None:

@@ -19,6 +19,7 @@ from coditect.workflow.definition import (
     Node,
     OnFailure,
     OnTimeout,
+    SubWorkflow,
     WaitFor,
     WaitUntil,
 )
@@ -58,6 +59,7 @@ works = (
     | st.builds(WaitFor, periods_ms)
     | st.builds(WaitUntil, instants | expressions.map(lambda text: {"$from": text}))
     | st.builds(AwaitSignal, st.sampled_from(["go", "paid.in-full"]), st.none() | periods_ms)
+    | st.builds(SubWorkflow, st.just("flow"), st.none() | templates, st.none() | retries, st.none() | capabilities)
 )
 
 

@@ -14,7 +14,7 @@ from coditect.workflow.documents.schema import KINDS, MapFields
 from tests.unit.model.strategies import json_values
 from tests.unit.workflow.graphs import flow, node
 
-KNOWN = "task, map, approval, wait, wait_until, await_signal"
+KNOWN = "task, map, approval, wait, wait_until, await_signal, workflow"
 HEAD = "name: flow\nnodes:\n"
 ONE = HEAD + "  a:\n    task: some.work\n"
 

@@ -18,6 +18,7 @@ from coditect.workflow.definition import (
     Each,
     Node,
     OnFailure,
+    SubWorkflow,
     WaitFor,
     WaitUntil,
 )
@@ -186,6 +187,8 @@ def built_again(definition: Definition) -> Definition:
             case AwaitSignal(signal, timeout_ms):
                 waits = None if timeout_ms is None else timedelta(milliseconds=timeout_ms)
                 flow.signal(signal, timeout=waits, **place)
+            case SubWorkflow(workflow, given, retry, compensate):
+                flow.workflow(workflow, given, retry=retry, compensate=compensate, **place)
     return flow.definition()
 
 

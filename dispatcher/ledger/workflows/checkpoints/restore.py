@@ -23,11 +23,11 @@ from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES
-from dispatcher.ledger.nodes import advance, compensations, limits
+from dispatcher.ledger.nodes import advance, children, compensations, limits
 from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
-from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import again, control, redrive
 from dispatcher.ledger.workflows.checkpoints import positions, requests, spaces
 from dispatcher.ledger.workflows.checkpoints.positions import Position
@@ -52,6 +52,7 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     run = control.run_of(unit, workflow)
     position = positions.find(unit.tr, unit.seen, workflow, name)
     requests.check(workflow, run)
+    redrive.check_parent(unit, workflow, run)
     if text(body, "token") != requests.token_of(unit.tr, workflow, run):
         fix = "look again at what would be discarded; pause a workflow that goes on too fast"
         raise VersionConflict("The workflow went on since its restore was planned", workflow=workflow, fix=fix)
@@ -103,7 +104,7 @@ def stop(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> int:
     seen, is_done = _walk(unit, root, STOP, after, most, ended=False)
     if is_done:
         run.again = False  # no node is left that an end could begin
-        unit.compensate_next(root.workflow, run)
+        unit.leave(root, COMPENSATE)
     return seen
 
 
@@ -123,7 +124,7 @@ def go_on_with_state(unit: UnitOfWork, root: NodeKey, after: str, most: int) -> 
         return 1
     last = spaces.bring_back(unit, root.workflow, positions.read(run.restoring), after, run.restoring[2])
     if last is not None:
-        advance.leave(unit, root, RETURN, last)
+        unit.leave(root, RETURN, last)
         return most
     return go_on(unit, root, "", most)
 
@@ -176,7 +177,7 @@ def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, 
         if ended:
             _discard(unit, node_key, row)
     if len(found) > seen:
-        advance.leave(unit, root, kind, STATUSES.unpack(found[seen - 1][0])[1])
+        unit.leave(root, kind, STATUSES.unpack(found[seen - 1][0])[1])
     return seen, len(found) == seen
 
 
@@ -184,9 +185,10 @@ def _stop(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """End a node that has not ended, without a word to its dependents; an agent that has the task gets a cancel."""
     if row.state in UNDER_WAY and row.publication:
         write_attempt(unit, node_key, row, TaskState.CANCELED.value, _DISCARDED)
+    children.cancel(unit, node_key, row)
     advance.call_off(unit, node_key, row)
     limits.clear(unit, node_key, row)
-    for kind in (advance.EVALUATE, advance.EXPAND):
+    for kind in (advance.EVALUATE, advance.EXPAND, children.START):
         advance.drop(unit, node_key, kind)
     call = unit.call(node_key)
     if call is not None and call.repeat is not None:

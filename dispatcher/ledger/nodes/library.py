@@ -1,0 +1,83 @@
+"""The definitions of the workflows that a workflow's nodes run as children, as they were submitted with it.
+
+They are one value of the workflow that was started, its root: an object of documents by name, each with its nodes in
+topological order. All children in the root's tree begin by it, also when another version of the same name is submitted
+meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from coditect.errors import InvalidWorkflow
+from coditect.wire.json import dumps
+from coditect.workflow.definition import Definition, Node, SubWorkflow
+from coditect.workflow.documents.document import node_document
+from coditect.workflow.expressions import check_expressions
+from coditect.workflow.graph import graph_of
+from coditect.workflow.sub_workflows import child_problems
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.nodes.inputs import value_of, write
+from dispatcher.ledger.unit_of_work import UnitOfWork
+
+KIND = "workflows"
+
+
+def read(given: object) -> dict[str, Any]:
+    """Check the children's definitions that come with a workflow, and return them as they are stored.
+
+    Raises:
+        InvalidWorkflow: with every problem that was found.
+    """
+    if not given:
+        return {}
+    from coditect.workflow.documents.reader import from_document  # noqa: PLC0415 - 5 MB: pydantic
+
+    if not isinstance(given, Mapping) or not all(isinstance(one, Mapping) for one in given.values()):
+        raise InvalidWorkflow("The sub-workflows are an object of workflows by name", given=type(given).__name__)
+    children = tuple(from_document({**one, "name": name}) for name, one in given.items())
+    whole = Definition("", (), workflows=children)
+    if problems := (*child_problems(whole), *check_expressions(whole)):
+        raise InvalidWorkflow.of(problems)
+    return {child.name: _stored(child) for child in children}
+
+
+def _stored(child: Definition) -> dict[str, Any]:
+    graph = graph_of(child)
+    nodes = {name: node_document(graph.nodes[name]) for name in graph.order}
+    return {"description": child.description, "nodes": nodes}
+
+
+def check_names(unit: UnitOfWork, workflow: str, nodes: Iterator[Node], known: Mapping[str, Any]) -> None:
+    """Refuse nodes that run a workflow which did not come with their own: `known`, or what the store has by now.
+
+    Raises:
+        InvalidWorkflow: when there is such a node.
+    """
+    wanted = {node.work.workflow: node.name for node in nodes if isinstance(node.work, SubWorkflow)}
+    if not wanted:
+        return
+    there = known or find(unit, workflow)
+    for name, node in wanted.items():
+        if name not in there:
+            fix = "send its definition with the first chunk, under `workflows`"
+            raise InvalidWorkflow("There is no workflow of this name here", node=node, given=name, fix=fix)
+
+
+def put(unit: UnitOfWork, workflow: str, documents: Mapping[str, Any]) -> None:
+    """Store the children's definitions with a new workflow.
+
+    Raises:
+        ValueBeyondBound: when they are larger than one value may be.
+    """
+    write(unit, NodeKey(workflow, ""), KIND, dumps(documents), first=True)
+
+
+def find(unit: UnitOfWork, root: str) -> Mapping[str, Any]:
+    """Return the documents of the children that workflows in the root's tree may run, by name.
+
+    Raises:
+        DamagedValue: when they are not what was written.
+    """
+    return value_of(unit.tr.snapshot, NodeKey(root, ""), KIND) or {}

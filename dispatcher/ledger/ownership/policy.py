@@ -1,0 +1,19 @@
+"""The settings by which the owner of a shard carries out its transactions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings of a shard's transactions: how nodes are claimed, and above which number fences begin."""
+
+    shard: int
+    claim_on_record: bool = True
+    """Whether a node that becomes ready is claimed in the same transaction while capacity is free."""
+    follow_on: bool = True
+    """Whether a node that becomes ready goes to the agent that has just ended a predecessor, if that agent is free."""
+    floor: int = 0
+    """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
+    since_ms: int = 0  # the instant from which the dispatcher owns the shard, and hears of it

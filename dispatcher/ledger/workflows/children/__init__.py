@@ -1,0 +1,1 @@
+"""The whole workflows that nodes run as children: how one is started, ended, canceled and compensated."""
