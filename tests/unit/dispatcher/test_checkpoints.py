@@ -17,6 +17,7 @@ from coditect.workflow.reference import From
 from coditect.workflow.states import WorkflowState
 from dispatcher.coordination import state
 from dispatcher.ledger.keyspace import COMPENSATE
+from dispatcher.ledger.workflows.checkpoints import positions
 from tests.unit.dispatcher.ledger import Ledger, completed
 from tests.unit.dispatcher.restored import Played, is_over, listed, plan, restore
 
@@ -342,3 +343,26 @@ async def test_node_that_completes_after_a_restore_takes_no_other_ones_place_in_
     await ledger.play(played)
 
     assert played.order == ["other", "next", "other.compensate", "kept.compensate"]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+async def test_checkpoint_with_many_dependents_is_refused_only_where_all_ended_in_its_millisecond(
+    prompt_ledger: Ledger, passes: bool
+) -> None:
+    ledger = prompt_ledger
+    flow = Workflow("wide")
+    first = flow.task("c", name="first")
+    for number in range(positions.MOST_LATER + 1):
+        flow.task("c", name=f"n{number}", after=[first])
+    await ledger.start(flow.definition())
+    await ledger.batch(ledger.finished(ledger.published.pop(), completed()))
+    ledger.now_ms += passes
+    await ledger.batch(*[ledger.finished(one, completed()) for one in ledger.published])
+    ledger.published.clear()
+
+    if passes:
+        await restore(ledger, "first")
+        assert len(ledger.published) == positions.MOST_LATER + 1
+    else:
+        with pytest.raises(InputError, match="in the millisecond of this checkpoint"):
+            await restore(ledger, "first")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from coditect.errors import NotFound
+from coditect.errors import InputError, NotFound
 from coditect.model.value import value
 from coditect.workflow.definition import defined_name
 from coditect.workflow.states import TaskState
@@ -24,7 +24,7 @@ from dispatcher.store.transaction import Reads
 
 Seen: TypeAlias = Callable[[Sequence[NodeKey]], Sequence[NodeRecord | None]]
 """The function that reads the progress of several nodes at once."""
-MOST_LATER = 1_000
+MOST_LATER = 500
 """The largest number of dependents that are looked at for ends in the very millisecond of a checkpoint."""
 
 
@@ -53,6 +53,7 @@ def find(tr: Reads, seen: Seen, workflow: str, name: str) -> Position:
 
     Raises:
         NotFound: when the workflow has no such checkpoint.
+        InputError: when too many nodes were executed in its very millisecond to tell which of them came later.
     """
     stored = tr.get(CHECKPOINTS.pack((workflow, name)))
     if stored is not None:
@@ -73,7 +74,7 @@ def read(stored: list[Any]) -> Position:
 def _later(tr: Reads, seen: Seen, node_key: NodeKey, at_ms: int) -> tuple[str, ...]:
     """Return the nodes that come after a node in the graph and ended in the same millisecond."""
     found: dict[str, None] = {}
-    waiting, left = deque([node_key.node]), MOST_LATER
+    waiting, left, was_executed = deque([node_key.node]), MOST_LATER, False
     while waiting and left > 0:
         edges = tr.get_range(*EDGES.range((node_key.workflow, waiting.popleft())), limit=left)
         left -= 1 + len(edges)
@@ -81,5 +82,9 @@ def _later(tr: Reads, seen: Seen, node_key: NodeKey, at_ms: int) -> tuple[str, .
         for dependent, row in zip(dependents, seen(dependents), strict=True):
             if row is not None and row.finished_ms == at_ms and dependent.node not in found:
                 found[dependent.node] = None
+                was_executed |= row.published_ms == at_ms
                 waiting.append(dependent.node)
+    if was_executed and left <= 0:  # only a clock that stands still has so many; what was skipped may also stay
+        fix = "restore to a checkpoint of another time"
+        raise InputError("Too many nodes ended in the millisecond of this checkpoint", node=node_key.node, fix=fix)
     return tuple(found)
