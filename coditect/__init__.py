@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskRejected,
     )
-    from coditect.model.breaker import Breaker
     from coditect.model.capability import Priority
     from coditect.model.event import Event
-    from coditect.model.rate import Rate
+    from coditect.model.limits.breaker import Breaker
+    from coditect.model.limits.rate import Rate
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry, RetryAfter
     from coditect.model.strategy import Strategy, Wanted
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "After": "coditect.workflow.definition",
     "Agent": "coditect.agent.declaration",
-    "Breaker": "coditect.model.breaker",
+    "Breaker": "coditect.model.limits.breaker",
     "BreakerOpen": "coditect.errors",
     "CallNext": "coditect.agent.handlers.middleware",
     "Client": "coditect.client.client",
@@ -59,7 +59,7 @@ _HOMES = {
     "Outcome": "coditect.model.result",
     "PlainContext": "coditect.agent.handlers.context",
     "Priority": "coditect.model.capability",
-    "Rate": "coditect.model.rate",
+    "Rate": "coditect.model.limits.rate",
     "ResultTimeout": "coditect.errors",
     "Retry": "coditect.model.retry",
     "RetryAfter": "coditect.model.retry",

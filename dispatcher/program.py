@@ -32,7 +32,7 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
 from coditect.wire import routing
-from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
 from dispatcher.coordination.locks import SHARD_KEY
 from dispatcher.coordination.triggers import CHANGES

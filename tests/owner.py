@@ -16,6 +16,7 @@ from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import NO_LIMITS, Limits, Owner, Task
 from coditect.wire import routing, tasks
+from coditect.wire.addresses.target import pinned_message
 from coditect.wire.attempt_results import RESULTS_TYPE, read_results
 from coditect.wire.control import (
     PROGRESS_TYPE,
@@ -30,7 +31,6 @@ from coditect.wire.control import (
     read_started,
 )
 from coditect.wire.json import dumps, loads
-from coditect.wire.target import pinned_message
 from coditect.wire.tasks import AttemptResult, read_attempt_result
 
 Answer = Claim | Failure | None

@@ -19,11 +19,11 @@ from coditect.agent.handlers.process_limits import ProcessLimits, process_limits
 from coditect.agent.handlers.signature import Signature, line_of, signature
 from coditect.errors import InputError, SetupError
 from coditect.model import arguments
-from coditect.model.breaker import Breaker, breaker_of
 from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec, check_capability_name
-from coditect.model.concurrency import ConcurrencyLimit, concurrency_of
 from coditect.model.duration import Duration, seconds
-from coditect.model.rate import Rate, rate_of
+from coditect.model.limits.breaker import Breaker, breaker_of
+from coditect.model.limits.concurrency import ConcurrencyLimit, concurrency_of
+from coditect.model.limits.rate import Rate, rate_of
 from coditect.model.retry import Retry, retry_of
 from coditect.model.strategy import Strategy
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.errors import CoditectError, InvalidTask
 from coditect.messaging.event_publisher import Events
-from coditect.model.breaker import BreakerState
 from coditect.model.ids import AgentId
+from coditect.model.limits.breaker import BreakerState
 from coditect.model.message import Message
 from coditect.wire import control_messages, parts, routing
 from coditect.wire.json import dumps, loads

@@ -49,7 +49,7 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import LOOP_RESTARTS
 from coditect.wire import routing
-from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,8 @@ from coditect.model.task import Task
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import REPLIES_STRAY
 from coditect.wire import control_messages, routing
+from coditect.wire.addresses.target import pinned_message
 from coditect.wire.parts import PART_TYPE
-from coditect.wire.target import pinned_message
 from coditect.wire.tasks import MAX_BODY_BYTES, read_result, task_message
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from coditect.errors import InputError
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.strategy import Strategy
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)*")

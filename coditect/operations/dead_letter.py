@@ -21,9 +21,9 @@ from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.model.task import Limits, Task
 from coditect.wire import routing, tasks
+from coditect.wire.addresses.target import task_target
 from coditect.wire.history import read_history
 from coditect.wire.json import loads
-from coditect.wire.target import task_target
 
 _MAX_REDRIVES = 10_000
 

@@ -12,7 +12,7 @@ from typing import Any
 from coditect.errors import InputError, InvalidTask
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.registration import AgentStatus, Load, Registration
 from coditect.model.strategy import Strategy
 from coditect.wire import json

@@ -12,7 +12,7 @@ from typing import Self
 
 from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration
 from coditect.registry.port import Search

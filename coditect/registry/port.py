@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coditect.model.ids import AgentId
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
 from coditect.registry.token_bucket import TokenLease
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from coditect.errors import InvalidTask, RegistryUnavailable
 from coditect.model.ids import AgentId
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.registration import AgentRecord, Load, Registration
 from coditect.registry.connection import RedisConnection, read_scripts
 from coditect.registry.document import decode_load, decode_registration, encode_load, encode_registration

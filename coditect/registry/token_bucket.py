@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 
 SLOWEST_SECONDS = 60.0
 """How long the slowest rate that agents asked by stays the rate of all, after the last agent that asked by it."""

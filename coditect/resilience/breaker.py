@@ -30,8 +30,8 @@ from typing import NoReturn, Protocol, Self
 import pybreaker
 
 from coditect.errors import BreakerOpen
-from coditect.model.breaker import Breaker, BreakerState, CallVerdict
 from coditect.model.duration import seconds
+from coditect.model.limits.breaker import Breaker, BreakerState, CallVerdict
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
-from coditect.model.breaker import Breaker, BreakerScope, BreakerState, breaker_of
 from coditect.model.duration import Duration
+from coditect.model.limits.breaker import Breaker, BreakerScope, BreakerState, breaker_of
 from coditect.resilience.breaker import CircuitBreaker, NewsOf
 from coditect.wire.control import Verb
 

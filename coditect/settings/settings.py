@@ -48,7 +48,7 @@ from pathlib import Path
 
 from coditect.errors import SetupError
 from coditect.settings.own_files import is_own
-from coditect.wire.return_addresses import ANSWER_QUEUES
+from coditect.wire.addresses.return_addresses import ANSWER_QUEUES
 
 ENV_FILE = Path(".coditect") / "env"
 

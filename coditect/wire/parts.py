@@ -20,9 +20,9 @@ from coditect.model.ids import AgentId
 from coditect.model.message import Message
 from coditect.model.task import Task
 from coditect.model.value import value
+from coditect.wire.addresses.target import CAPABILITY
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
 from coditect.wire.json import dumps
-from coditect.wire.target import CAPABILITY
 from coditect.wire.tasks import AGENT, ATTEMPT, CLAIM, PREFIX, TASK
 
 PART_TYPE = "coditect.part.v1"

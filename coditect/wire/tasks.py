@@ -37,10 +37,10 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import JSON, OCTETS, HeaderTable, Message, SharedHeaders, TemplateHeaders
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import MAX_DEPTH, MOST_AHEAD, NO_LIMITS, Limits, Owner, Task
+from coditect.wire.addresses.target import CAPABILITY, target_of, task_target
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
 from coditect.wire.history import HEADER, MOST_BYTES, history_header, read_history
 from coditect.wire.json import loads
-from coditect.wire.target import CAPABILITY, target_of, task_target
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from coditect.errors import InvalidTask
-from coditect.model.breaker import LONGEST_NAME_BYTES, LONGEST_RESET_SECONDS, BreakerState
+from coditect.model.limits.breaker import LONGEST_NAME_BYTES, LONGEST_RESET_SECONDS, BreakerState
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb
 from dispatcher.ledger import versions

@@ -25,9 +25,9 @@ from coditect.errors import (
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.wire import routing
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.control import VERB, Claim, Verb, read_request
 from coditect.wire.json import dumps
-from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey

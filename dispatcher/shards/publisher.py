@@ -17,7 +17,7 @@ from coditect.errors import CoditectError, Overloaded, Unroutable
 from coditect.model.ids import AgentId
 from coditect.model.task import Task
 from coditect.wire import control_messages, routing
-from coditect.wire.target import pinned_message
+from coditect.wire.addresses.target import pinned_message
 from coditect.wire.tasks import task_message
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeKey, OutgoingMessage, Publication

@@ -26,7 +26,7 @@ from coditect.registry.port import Registry
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import UNDELIVERABLE
 from coditect.wire import routing
-from coditect.wire.return_addresses import ReturnAddresses
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.routing import Address
 from coditect.wire.tasks import owner_of
 from dispatcher.undeliverable.dropped import Dropped

@@ -20,8 +20,8 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
 from coditect.operations.dead_letter import broker_reason, read_dead_letter
 from coditect.wire import tasks
+from coditect.wire.addresses.target import task_target
 from coditect.wire.json import dumps
-from coditect.wire.target import task_target
 
 NO_FENCE = 0
 """The fence in a result that is about a publication and not about one of its attempts."""

@@ -25,8 +25,8 @@ from coditect.broker.port import Delivery
 from coditect.client.control_plane import ControlPlane
 from coditect.errors import BreakerOpen, CoditectError, Unroutable
 from coditect.messaging.rpc import Requests
-from coditect.model.breaker import BreakerScope, BreakerState, CallVerdict
 from coditect.model.capability import Priority
+from coditect.model.limits.breaker import BreakerScope, BreakerState, CallVerdict
 from coditect.model.result import Status
 from coditect.model.task import Task
 from coditect.resilience.breaker import CircuitBreaker

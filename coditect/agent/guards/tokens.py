@@ -12,7 +12,7 @@ from collections.abc import Callable
 from math import inf
 
 from coditect.errors import RegistryUnavailable
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.registry.port import Registry
 
 log = logging.getLogger(__name__)

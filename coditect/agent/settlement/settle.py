@@ -28,10 +28,10 @@ from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import REPLIES_UNCLAIMED
 from coditect.wire import routing, tasks
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.history import history_header
 from coditect.wire.json import dumps
-from coditect.wire.return_addresses import ReturnAddresses
 
 log = logging.getLogger(__name__)
 

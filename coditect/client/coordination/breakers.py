@@ -12,7 +12,7 @@ from coditect.aio.supervisor import Supervisor
 from coditect.client.control_plane import ControlPlane
 from coditect.errors import InvalidTask
 from coditect.messaging.event_stream import EventStreams
-from coditect.model.breaker import Breaker, BreakerState
+from coditect.model.limits.breaker import Breaker, BreakerState
 from coditect.wire.control import Verb
 
 if TYPE_CHECKING:

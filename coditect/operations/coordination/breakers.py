@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coditect.client.coordination.breakers import BreakerListing
 from coditect.errors import NotFound
-from coditect.model.breaker import BreakerState
+from coditect.model.limits.breaker import BreakerState
 from coditect.operations.connections import Connections
 
 

@@ -19,8 +19,8 @@ from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.dead_letter import read_dead_letter
 from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace
 from coditect.wire import control_messages, routing
+from coditect.wire.addresses.target import task_target
 from coditect.wire.json import loads
-from coditect.wire.target import task_target
 
 MOST_BYTES = 16 * 1024 * 1024
 """The most bytes of message bodies in memory at once while a queue is searched, exceeded by one body at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.registry.port import Registry
 from tests.support import eventually
 

@@ -17,8 +17,8 @@ from coditect.model.ids import TaskId, child_task_id
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import control_messages, routing
+from coditect.wire.addresses.return_addresses import ANSWER_QUEUES, ReturnAddresses
 from coditect.wire.json import dumps
-from coditect.wire.return_addresses import ANSWER_QUEUES, ReturnAddresses
 from dispatcher.liveness.ping import PingAnswer, Pings
 from tests.unit.agent.scene import replies
 

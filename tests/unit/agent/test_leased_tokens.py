@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coditect.agent.guards.tokens import AGAIN_SECONDS, LeasedTokens
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.token_bucket import TokenLease
 

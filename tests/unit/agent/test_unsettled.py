@@ -20,7 +20,7 @@ from coditect.model.message import Message
 from coditect.model.result import Failure
 from coditect.testing import FleetCrashed, TestFleet
 from coditect.wire import routing
-from coditect.wire.return_addresses import REFUSED_SECONDS
+from coditect.wire.addresses.return_addresses import REFUSED_SECONDS
 from coditect.wire.tasks import PREFIX
 from tests.unit.agent.scene import replies
 

@@ -12,9 +12,9 @@ from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import NotFound, Overloaded, SetupError, TooLarge
 from coditect.model.message import Message
+from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.control import Verb, request
 from coditect.wire.json import loads
-from coditect.wire.return_addresses import ReturnAddresses
 from coditect.wire.tasks import read_result
 from dispatcher.ledger.commands import Asked, Command
 from dispatcher.requests.server import RequestServer

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coditect.errors import InvalidTask
-from coditect.model.breaker import BreakerState
+from coditect.model.limits.breaker import BreakerState
 from coditect.wire import control_messages
 from coditect.wire.control import Verb
 from coditect.wire.json import loads

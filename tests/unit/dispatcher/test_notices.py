@@ -12,7 +12,8 @@ from coditect.broker.topology import Binding, Queue, Topology
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.model.message import Message
 from coditect.model.result import Status
-from coditect.wire import routing, target, tasks
+from coditect.wire import routing, tasks
+from coditect.wire.addresses import target
 from dispatcher.undeliverable import dropped, notices
 from tests.support import eventually
 from tests.unit.dispatcher.scene import CAPABILITY, Scene

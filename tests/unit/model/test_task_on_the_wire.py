@@ -14,7 +14,7 @@ from coditect.model.message import Message
 from coditect.model.task import Limits, Owner, Task
 from coditect.wire import routing
 from coditect.wire import tasks as wire
-from coditect.wire.target import CAPABILITY
+from coditect.wire.addresses.target import CAPABILITY
 from tests.unit.model.strategies import hostile_headers, tasks
 
 

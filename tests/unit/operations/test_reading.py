@@ -12,7 +12,7 @@ from coditect.model.message import Message
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import DeadQueue, Selection
 from coditect.wire import routing, tasks
-from coditect.wire.target import CAPABILITY
+from coditect.wire.addresses.target import CAPABILITY
 from tests.unit.operations.scene import DEAD, NOW_MS, Scene, letter
 
 ALL = Selection()

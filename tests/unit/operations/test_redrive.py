@@ -10,7 +10,7 @@ from coditect.errors import BrokerUnavailable, InputError, InvalidTask, TooLarge
 from coditect.model.message import Message
 from coditect.operations.dead_letters import WINDOW, Selection
 from coditect.wire import routing, tasks
-from coditect.wire.target import CAPABILITY
+from coditect.wire.addresses.target import CAPABILITY
 from tests.support import eventually
 from tests.unit.operations.scene import DEAD, NOW_MS, TASKS, Scene, letter
 

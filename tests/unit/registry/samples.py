@@ -7,7 +7,7 @@ from typing import Any
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.ids import AgentId
-from coditect.model.rate import Rate
+from coditect.model.limits.rate import Rate
 from coditect.model.registration import AgentRecord, AgentStatus, Load, Registration
 
 REVIEW = CapabilitySpec(

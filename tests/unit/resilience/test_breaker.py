@@ -9,7 +9,7 @@ import pytest
 
 from coditect import Breaker
 from coditect.errors import BreakerOpen, InputError
-from coditect.model.breaker import BreakerState
+from coditect.model.limits.breaker import BreakerState
 from coditect.resilience.breaker import CircuitBreaker
 
 
