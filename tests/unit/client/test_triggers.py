@@ -238,3 +238,17 @@ async def test_a_trigger_of_a_known_name_and_one_of_a_wrong_workflow_are_refused
             await fleet.client.triggers.add("pushed", "repo.pushed", noting())
         with pytest.raises(InvalidWorkflow):
             await fleet.client.triggers.add("wrong", "repo.pushed", wrong)
+
+
+async def test_a_trigger_hears_events_again_after_its_queue_was_deleted() -> None:
+    seen: list[Any] = []
+    async with TestFleet(agents=[clerk(seen)]) as fleet:
+        await fleet.client.triggers.add("pushed", "repo.pushed", noting(), From("event.id"))
+        await publish(fleet, pushed("1"))
+        await fleet.advance("5s")
+        await fleet.client._broker.delete_queue(routing.trigger_queue("pushed"))
+        await fleet.advance("30s")
+        await publish(fleet, pushed("2"))
+        await fleet.advance("5s")
+
+    assert seen == ["1", "2"]
