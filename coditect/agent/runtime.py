@@ -201,8 +201,8 @@ class Runtime:
 
     # -- consume ----------------------------------------------------------------------------------------
 
-    def _screen(self, delivery: Delivery) -> Task | None:
-        """Return a delivery's task if it needs a slot; settle any other delivery without a slot, and return None."""
+    def _screen(self, delivery: Delivery) -> tuple[Task, ExecutionKey | None] | None:
+        """Return a delivery's task and key if it needs a slot; settle any other one without a slot, and return None."""
         try:
             task = tasks.read_task(delivery.message, delivery.routing_key)
             if task.limits is not NO_LIMITS:
@@ -215,7 +215,8 @@ class Runtime:
         if waits or task.capability not in self._capabilities:
             self._beside(self._unstarted.not_ours(delivery, task))
             return None
-        if self._joined(task, task.execution_key, delivery):
+        key = task.execution_key
+        if self._joined(task, key, delivery):
             return None
         if task.attempt > 1 and self._pacing.for_another(task, delivery):
             self._beside(self._intake.give_back(task, delivery))
@@ -226,7 +227,7 @@ class Runtime:
         elif (diverting := self.guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
-            return task
+            return task, key
         return None
 
     def _joined(self, task: Task, key: ExecutionKey | None, delivery: Delivery) -> bool:

@@ -59,7 +59,7 @@ class Events:
 
         `at_ms` is the instant of the event, in milliseconds since the Unix epoch; None means now.
         """
-        if not self.heard(type_, subject):
+        if type_ in self._muted and subject not in self._followed:
             return
         if self._under_way >= MOST_UNDER_WAY:
             self.dropped.value += 1

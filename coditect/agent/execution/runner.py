@@ -41,7 +41,7 @@ class TaskRunner:
 
     def start(self, received: ReceivedTask) -> None:
         """Begin the execution of a task, which runs in the next turn of the event loop."""
-        execution = Execution(received.task, received.delivery, received.task.execution_key)
+        execution = Execution(received.task, received.delivery, received.key)
         self._executions.add(execution)  # which keeps its asyncio task alive, too
         self._enqueue(execution, received)
 

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 
 from coditect.agent.intake.pauses import QueuePauses
-from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
+from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask, Screen
 from coditect.agent.intake.slots import Slots, most_in_hand
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -50,14 +50,14 @@ class Intake(QueuePauses):
         background: Supervisor,
         unsettled: Sized,
         *,
-        screen: Callable[[Delivery], Task | None],
+        screen: Screen,
         start: Callable[[ReceivedTask], None],
         returns: Callable[[Iterable[Task]], Awaitable[None]],
     ) -> None:
         """Prepare an intake that reads each delivery with `screen`, and calls `start` with each task that has a slot.
 
-        `screen` returns None for a delivery that needs no slot. `returns` is awaited with the tasks that go back
-        unstarted, before they go back. `unsettled` holds the started tasks that are not settled yet.
+        `returns` is awaited with the tasks that go back unstarted, before they go back. `unsettled` holds the started
+        tasks that are not settled yet.
         """
         self._broker, self._slots, self._background = broker, slots, background
         self._screen, self._start, self._returns = screen, start, returns
@@ -102,9 +102,9 @@ class Intake(QueuePauses):
         if self.closed:
             consumer.give_back(delivery)
             return
-        if (task := self._screen(delivery)) is None:
+        if (screened := self._screen(delivery)) is None:
             return
-        received = ReceivedTask(delivery, task, consumer, self._loop.time())
+        received = ReceivedTask(delivery, *screened, consumer, self._loop.time())
         self._lively[consumer] = None
         if consumer.reserved:
             consumer.reserved -= 1

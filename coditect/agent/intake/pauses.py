@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 
-from coditect.agent.intake.queue_consumer import PauseReason, QueueConsumer, ReceivedTask
+from coditect.agent.intake.queue_consumer import PauseReason, QueueConsumer, ReceivedTask, Screen
 from coditect.agent.intake.slots import Slots
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Delivery
@@ -27,7 +27,7 @@ class QueuePauses:
     _background: Supervisor
     _consumers: dict[str, QueueConsumer]
     _closed: MutableMapping[QueueConsumer, None]
-    _screen: Callable[[Delivery], Task | None]
+    _screen: Screen
     _loop: asyncio.AbstractEventLoop
     _returns: Callable[[Iterable[Task]], Awaitable[None]]
     closed: bool
@@ -86,10 +86,10 @@ class QueuePauses:
             if self.closed:
                 consumer.give_back(delivery)
                 return False
-            if (task := self._screen(delivery)) is not None:
+            if (screened := self._screen(delivery)) is not None:
                 if not reserved:
                     self._slots.take(consumer.level)
-                self._go(ReceivedTask(delivery, task, consumer, self._loop.time()))
+                self._go(ReceivedTask(delivery, *screened, consumer, self._loop.time()))
                 return True
         return False
 

@@ -8,6 +8,7 @@ count against the credit.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
@@ -15,7 +16,7 @@ from math import inf
 from coditect.agent.intake.slots import most_in_hand
 from coditect.broker.port import Broker, Consumer, Delivery, OnDelivery
 from coditect.model.capability import Priority
-from coditect.model.task import Task
+from coditect.model.task import ExecutionKey, Task
 
 MOST_HAND_BACKS = 3
 """The number of times that a task goes back for an idle peer; after that an agent keeps it for its next slot."""
@@ -36,6 +37,8 @@ STARVING_SECONDS = 0.01
 """The time for which the credit of a queue without unused credit must differ before it is changed."""
 ACK_SECONDS = 0.05
 """The time added to the patience while an acknowledgement is due that brings another delivery."""
+Screen = Callable[[Delivery], tuple[Task, ExecutionKey | None] | None]
+"""The function that returns a delivery's task and the task's key; None for a delivery that needs no slot."""
 
 
 class PauseReason(Enum):
@@ -51,6 +54,8 @@ class ReceivedTask:
 
     delivery: Delivery
     task: Task
+    key: ExecutionKey | None
+    """The key that all deliveries of the same attempt share (`Task.execution_key`); None for a task without an id."""
     consumer: QueueConsumer
     since: float
     """The event loop's time of the arrival, in seconds."""

@@ -65,7 +65,7 @@ class Stage:
 
     async def _stay(self, name: str, depth: int) -> None:
         received = ReceivedTask(
-            cast(Any, None), replace(TASK, depth=depth), QueueConsumer("q", Priority.P1, group="p1"), 0.0
+            cast(Any, None), replace(TASK, depth=depth), None, QueueConsumer("q", Priority.P1, group="p1"), 0.0
         )
         async with self.isolation.around(received):
             self.inside.append(name)

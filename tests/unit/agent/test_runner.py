@@ -41,7 +41,7 @@ class Bench:
         started: list[Execution] = []
         for name in capabilities:
             before = set(self.executions)
-            self.shifts.start(ReceivedTask(cast(Any, None), Task(name, Priority.P1, b""), cast(Any, None), 0.0))
+            self.shifts.start(ReceivedTask(cast(Any, None), Task(name, Priority.P1, b""), None, cast(Any, None), 0.0))
             started += self.executions - before
         return started
 
