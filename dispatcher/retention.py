@@ -7,6 +7,7 @@ an upload that was not finished             an hour after its first chunk
 a workflow that has ended, with its         `CODITECT_KEEP_DAYS` after its end (7)
 values, its attempts, its idempotency key
 and its jobs in RQ
+a child of a workflow                       with its parent
 a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
 the answer to a request                     a day after it

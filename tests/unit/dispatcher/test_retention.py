@@ -34,6 +34,7 @@ from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import Job, JobState
 from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.pressing import children, shop
 
 KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown"}
 """What is there without any workflow."""
@@ -114,6 +115,24 @@ async def test_workflow_is_taken_away_with_everything_after_its_time_and_not_bef
     assert await broom.ledger.state("alive") is WorkflowState.RUNNING
     rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
     assert not [key for key, _ in rows if "w" in ROOT.unpack(key)[1:]]
+
+
+async def test_children_are_taken_away_with_their_parent_and_not_before(broom: Broom) -> None:
+    await broom.ledger.start(shop())
+    while not await children(broom.ledger):
+        await broom.ledger.batch(broom.ledger.finished(broom.ledger.published.pop(), completed({"title": "Alice"})))
+    (child,) = await children(broom.ledger)
+    for _ in range(2):
+        await broom.ledger.batch(broom.ledger.finished(broom.ledger.published.pop(), completed()))
+
+    await broom.sweep(after_ms=7 * DAY_MS + 1)
+    kept = await broom.ledger.state(child)
+    await broom.ledger.play(lambda _: completed())
+    await broom.sweep(after_ms=7 * DAY_MS + 1)
+
+    assert kept is WorkflowState.COMPLETED
+    rows = await broom.ledger.database.read(lambda tr: tr.get_range(*ROOT.range()))
+    assert not [key for key, _ in rows if {"w", child} & {*map(str, ROOT.unpack(key)[1:])}]
 
 
 async def test_large_workflow_goes_in_several_transactions_and_leaves_nothing(

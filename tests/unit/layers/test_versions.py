@@ -23,7 +23,7 @@ from tests.unit.layers.store_of_version_1 import rows_by_kind
 FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, RowFormat)}
 PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "signal", "signal_kept", "child"}
 """Values that are one text, or nothing: they have no version."""
-NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore"}
+NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore", "trigger"}
 """Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,
