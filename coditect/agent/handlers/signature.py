@@ -82,6 +82,8 @@ def _signature(handler: Callable[..., Any], providers: Providers, *, of_batches:
     needs = _dependencies(handler, hints, providers)
     parameters = _parameters(handler, frozenset(needs))
     if of_batches:
+        if part is not None:
+            raise SetupError("A handler of batches returns a list; this one yields", fix="leave batch=... out")
         hints = hints_of_one(hints, [one.name for one in parameters])
     task, *others = parameters
     if _is_context(hints.get(task.name)):

@@ -125,6 +125,14 @@ async def test_the_parts_are_no_bytes() -> None:
         Agent("wrong").capability("wrong.one")(wrong)
 
 
+async def test_a_handler_of_batches_does_not_yield() -> None:
+    async def wrong(tasks: list[int]):  # type: ignore[no-untyped-def]
+        yield tasks
+
+    with pytest.raises(SetupError, match="this one yields"):
+        Agent("wrong").capability("wrong.one", batch=2)(wrong)
+
+
 async def test_a_part_is_taken_as_it_was_yielded() -> None:
     agent = Agent("writer")
 
