@@ -16,8 +16,8 @@ agent = Agent("breaker-agent", slots=2)
 
 @agent.capability(
     "stub.call",
-    breaker=Breaker("stub", failures=3, on=(OSError,), reset=RESET_SECONDS),
-    retry=Retry(max_attempts=2, first="100ms"),
+    breaker=Breaker("stub", failures=1, on=(OSError,), reset=RESET_SECONDS),
+    retry=Retry(max_attempts=1),
 )
 async def call(number: int, ctx: Context) -> int:
     down = (FOLDER / "down").exists()
