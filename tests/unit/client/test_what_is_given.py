@@ -32,8 +32,10 @@ ANYTHING = some.one_of(
     some.lists(some.integers(), max_size=2),
     some.sampled_from([*Priority, *Strategy, "P0", "p2", "Least_Busy", "5m", "0s", "-1s", b"p0", object(), Wanted]),
 )
-TYPES = {"results": bool, "durable": bool, "max_attempts": int, "deadline": datetime, "wanted": Wanted}
-TYPES |= dict.fromkeys(("pin", "idempotency_key", "task_id"), str)
+TYPES = {"max_attempts": int, "deadline": datetime, "at": datetime, "wanted": Wanted}
+TYPES |= dict.fromkeys(("results", "durable", "stream"), bool) | dict.fromkeys(
+    ("pin", "idempotency_key", "task_id"), str
+)
 
 
 def documented(field: str, asked: Any, kept: Any) -> bool:
