@@ -225,8 +225,9 @@ class ChaosLoad:
             await self._noted("cancel", run.id, lambda: run.cancel(reason="chaos"))  # it ends either way
         elif paused:
             await self._pause(run)
-        for node in facts["signals"]:
-            await self._soon()
+        for number, node in enumerate(facts["signals"]):
+            if number:  # the first comes before its node waits for it
+                await self._soon()
             await self._signal(run, f"{run.id}:{node}")
         state = await self._end_of_run(run, redriven=broken)
         self._over(run.id, None if state is None else state.value)

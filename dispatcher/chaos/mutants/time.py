@@ -13,7 +13,6 @@ MUTANTS = (
         "",
         "a signal that comes before a node waits for it is lost",
         ("signals once",),
-        seed=13,
     ),
     Mutant(
         "signal_counted_twice",
