@@ -15,7 +15,7 @@ import pytest
 from tests.servers import ROOT
 
 SMALL = 1_150_000
-"""The aim is 1 MB, which it passed when workflows got children, checkpoints and triggers; a tenth is `coditect chaos`."""
+"""The aim is 1 MB, which it passed when workflows got children, checkpoints and triggers."""
 MOST_PACKAGES = 23
 """Of these aiormq and its URLs are six, pydantic five, rich four, typer three; the others are one each."""
 CLEAN = ("CODITECT_", "PYTEST_", "PYTHONPATH", "VIRTUAL_ENV")
