@@ -390,4 +390,4 @@ class UnitOfWork:
         head.note_end(self.tr, workflow, self.now_ms)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)
         if head.parent is not None and self.run(head.parent.workflow) is not None:
-            self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END, workflow)
+            self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END)

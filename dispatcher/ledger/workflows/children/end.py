@@ -27,14 +27,18 @@ REASON = "sub_workflow"
 _NO_FAILURE = frozenset({TaskState.COMPLETED, TaskState.SKIPPED})
 
 
-def ended(unit: UnitOfWork, node_key: NodeKey, child: str, _: int) -> int:
-    """End the node whose present child has ended, or begin its next child; an earlier child changes nothing."""
-    row, run = unit.node(node_key), unit.run(child)
-    if row is None or run is None or not run.state.terminal or children.current(unit, node_key) != child:
+def ended(unit: UnitOfWork, node_key: NodeKey, _: str, __: int) -> int:
+    """End the node whose present child has ended, or begin its next child; an earlier child changes nothing.
+
+    Several children of a node may have ended since, by one piece of unfinished work: the present one is looked at.
+    """
+    row, child = unit.node(node_key), children.current(unit, node_key)
+    run = None if child is None else unit.run(child)
+    if row is None or child is None or run is None or not run.state.terminal:
         return 1
     if row.state is TaskState.WORKING:
         _end_node(unit, node_key, row, child)
-    elif row.state is TaskState.COMPLETED:
+    elif row.state is TaskState.COMPLETED and run.ended is not None:
         _end_compensation(unit, NodeKey(node_key.workflow, node_key.node + COMPENSATION), child, run)
     return MOST_CHILD_NODES // 10  # its nodes were looked through
 
