@@ -249,6 +249,7 @@ async def _through_middleware(
     shape, elsewhere = capability.signature, executors.alone is not None or capability.where is Where.PROCESS
 
     async def handle(given: Any) -> Any:
+        execution.parts = None  # middleware that calls again begins another stream
         if elsewhere:
             task = replace(execution.task, body=shape.input.encode(given))
             return shape.output.decode(await _in_process(capability, task, context, executors))

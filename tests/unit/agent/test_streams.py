@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Context, PlainContext, Retry, Workflow
+from coditect import Agent, CallNext, Context, MiddlewareContext, PlainContext, Retry, Workflow
 from coditect.agent.handlers import parts
 from coditect.client.client import Client
 from coditect.errors import (
@@ -309,3 +309,33 @@ async def _unanswered(scene: Scene) -> Any:
 
     await scene.start(agent)
     return await (await scene.client()).submit("text.silent", stream=True)
+
+
+async def test_middleware_that_calls_the_handler_again_begins_another_stream() -> None:
+    async def again(ctx: MiddlewareContext, call_next: CallNext) -> Any:
+        with suppress(ValueError):
+            return await call_next(ctx)
+        return await call_next(ctx)
+
+    agent, calls = Agent("writer", middleware=[again]), list[int]()
+
+    @agent.capability("text.lines", retry=ONCE)
+    async def lines(most: int) -> AsyncIterator[int]:
+        calls.append(most)
+        for number in range(most):
+            yield number
+        if len(calls) == 1:
+            raise ValueError("a line is missing")
+
+    async with TestFleet(agents=[agent]) as fleet:
+        handle = await fleet.client.submit("text.lines", 3, stream=True)
+        stream = handle.stream(int)
+        first = await anext(stream)
+        await handle.result()
+
+        with pytest.raises(StreamRestarted):
+            await read(stream)
+        assert await read(handle.stream(int)) == [0, 1, 2]
+
+    assert first == 0
+    assert calls == [3, 3]
