@@ -333,9 +333,8 @@ class Runtime:
     ) -> Awaitable[HandlerEnd]:
         task, capability = execution.task, self._capabilities[execution.task.capability]
         if capability.guarded and not guarded:
-            again = partial(self._handled, execution, received, now_ms, guarded=True)
+            again = partial(self._passed, execution, received)
             return self.guards.passed(capability, execution, partial(self._means.services, execution, received), again)
-        now_ms = self._clock.now_ms() if guarded else now_ms  # it may have waited
         self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
         apart = execution.suspicion is not Suspicion.NONE
         plain = capability.where is not Where.PROCESS and capability.middleware is None
@@ -344,6 +343,11 @@ class Runtime:
         context = self._means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
         run = (run_apart if apart else run_handler)(capability, execution, context, self._executors, now_ms=now_ms)
         return tidied(context, run)
+
+    async def _passed(self, execution: Execution, received: ReceivedTask) -> HandlerEnd:
+        """Call the handler after all guards, unless its task must not start any more: it may have waited for long."""
+        ended = self._not_any_more(execution.task)
+        return ended or await self._handled(execution, received, self._clock.now_ms(), guarded=True)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""

@@ -197,6 +197,19 @@ async def test_a_task_that_waits_for_its_key_can_be_canceled_and_expires() -> No
     assert runs.order == [("a", 1), ("a", 4)]
 
 
+async def test_a_task_whose_start_by_instant_passes_while_it_waits_for_its_key_does_not_begin() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=20.0)]) as fleet:
+        first = await fleet.submit("repo.build", task("a", 1))
+        await fleet.advance("1s")
+        late = await fleet.submit("repo.build", task("a", 2), start_within="5s")
+
+        assert (await late.outcome()).status == "rejected"
+        assert await first.result() == 1
+
+    assert runs.order == [("a", 1)]
+
+
 @pytest.mark.parametrize("limit", ["{input.repo}", ("{input.repo}", 0), ("{repo}", 1), ("{input.repo", 1), (7, 1)])
 def test_a_limit_that_is_none_is_refused_at_the_declaration(limit: Any) -> None:
     agent = Agent("builder")
