@@ -6,7 +6,7 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.effects import Publication
 from tests.unit.dispatcher.ledger import Ledger
 from tests.unit.dispatcher.pressing import Player, children, shop
-from tests.unit.dispatcher.restored import restore
+from tests.unit.dispatcher.restored import plan, restore
 
 
 def _take(ledger: Ledger, capability: str) -> Publication:
@@ -36,3 +36,17 @@ async def test_ends_of_a_discarded_and_of_the_present_child_in_one_transaction_b
 
     assert [await ledger.state(one) for one in (first, second)] == [WorkflowState.COMPENSATED, WorkflowState.COMPLETED]
     assert await ledger.state() is WorkflowState.COMPLETED
+
+
+async def test_plan_names_the_children_that_a_restore_discards_and_tells_whether_they_are_undone(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(shop())
+    await ledger.play(Player())
+
+    told = (await plan(ledger, "order"))["nodes"]
+
+    assert told == [
+        {"node": "book", "state": "completed", "compensated": True},
+        {"node": "sold", "state": "completed", "compensated": False},
+    ]

@@ -8,11 +8,12 @@ from typing import Any
 
 from coditect.errors import InputError, Retryable
 from coditect.workflow import fields
-from coditect.workflow.definition import Call, Each
+from coditect.workflow.definition import Call, Each, SubWorkflow
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import CHECKPOINTS, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import CHECKPOINTS, RESTORES, RUNS, STATUSES
+from dispatcher.ledger.nodes import children
 from dispatcher.ledger.nodes.attempts import RESTORED
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -159,20 +160,29 @@ def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, Nod
 
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:
-    """Tell whether a restore discards a node whose task may have begun: of a map only its elements have tasks."""
-    if not row.publication or node_key.is_compensation or row.state in _NOT_BEGUN:
+    """Tell whether a restore discards a node whose task or child may have begun; of a map its elements have tasks."""
+    if not row.fence or node_key.is_compensation or row.state in _NOT_BEGUN:
         return False
     return row.reason != RESTORED and not position.keeps(node_key.node, row)
 
 
 def _declared(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bool]:
-    """Yield, for each node, whether its definition names a compensation."""
+    """Yield, for each node, whether its definition names a compensation, or its latest child has nodes to undo."""
     defined = tuple(dict.fromkeys(node_key.defined for node_key in node_keys))
     declares: dict[NodeKey, bool] = {}
+    runs_child: list[NodeKey] = []
     for node_key, row in zip(defined, definitions.find_all(tr, defined), strict=True):
         work = None if row is None else definitions.known(node_key, row).work
         call = work.call if isinstance(work, Each) else work
-        declares[node_key] = isinstance(call, Call) and call.compensate is not None
+        declares[node_key] = isinstance(call, Call | SubWorkflow) and call.compensate is not None
+        if isinstance(work, SubWorkflow) and not declares[node_key]:
+            runs_child.append(node_key)
+    latest = {node_key: found[-1] for node_key, found in children.told(tr, runs_child).items() if found}
+    runs = tr.get_many([RUNS.pack((child,)) for child in latest.values()])
+    declares.update(
+        (node_key, row is not None and RunRecord.unpack(row).to_compensate > 0)
+        for node_key, row in zip(latest, runs, strict=True)
+    )
     return (declares[node_key.defined] for node_key in node_keys)
 
 
