@@ -26,6 +26,9 @@ def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
     if run is None or run.state is not WorkflowState.COMPENSATING or run.canceling:
         return 1
     node_key = restore.next_compensation(unit, run, root.workflow)
+    if node_key is None and run.restoring is not None and run.ended is WorkflowState.CANCELED:
+        run.restoring = None  # canceled meanwhile: the nodes before the checkpoint are undone, too
+        node_key = restore.next_compensation(unit, run, root.workflow)
     if node_key is None:
         return restore.discard(unit, root, most) if run.restoring is not None else 1
     row = unit.node(node_key)

@@ -71,19 +71,22 @@ def cancel(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
     """Cancel all nodes of the workflow that have not ended; a repeated cancel changes nothing.
 
     Completed nodes are compensated where they declare it, unless `compensate` is false. A compensation under way is
-    ended only by such a cancel.
+    ended only by such a cancel; one that a restore has begun goes on with all other completed nodes.
 
     Raises:
         NotFound: when there is no such workflow.
     """
     workflow = text(body, "workflow")
     run = run_of(unit, workflow)
-    keeps = body.get("compensate") is False
+    keeps, reason = body.get("compensate") is False, str(body.get("reason") or "")[:MOST_COMMENT]
     if not run.state.terminal and not run.canceling and (run.ended is None or keeps):
         run.canceling, run.keeps = True, keeps
-        run.reason = str(body.get("reason") or "")[:MOST_COMMENT]
+        run.reason = reason
         walks.begin_cancel(unit, workflow)
-    return {"workflow": workflow, "state": run.state.value, "canceling": run.canceling}
+    elif run.restoring is not None and not run.state.terminal and not run.canceling:
+        run.ended, run.reason = WorkflowState.CANCELED, reason  # once undone for the restore, it undoes the rest
+    is_canceled = run.canceling or (run.restoring is not None and run.ended is WorkflowState.CANCELED)
+    return {"workflow": workflow, "state": run.state.value, "canceling": is_canceled}
 
 
 def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:

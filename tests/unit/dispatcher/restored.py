@@ -30,14 +30,14 @@ class Played:
         return failed() if name in self.failing else completed(f"{name}{self.tells}")
 
 
-async def plan(ledger: Ledger, checkpoint: str) -> dict[str, Any]:
-    return await ledger.database.read(partial(requests.plan, body={"workflow": "w", "checkpoint": checkpoint}))
+async def plan(ledger: Ledger, checkpoint: str, workflow: str = "w") -> dict[str, Any]:
+    return await ledger.database.read(partial(requests.plan, body={"workflow": workflow, "checkpoint": checkpoint}))
 
 
-async def restore(ledger: Ledger, checkpoint: str) -> dict[str, Any]:
-    token = (await plan(ledger, checkpoint))["token"]
+async def restore(ledger: Ledger, checkpoint: str, workflow: str = "w") -> dict[str, Any]:
+    token = (await plan(ledger, checkpoint, workflow))["token"]
     return dict(
-        await ledger.ask(Verb.RESTORE, {"workflow": "w", "checkpoint": checkpoint, "token": token, "by": "ada"})
+        await ledger.ask(Verb.RESTORE, {"workflow": workflow, "checkpoint": checkpoint, "token": token, "by": "ada"})
     )
 
 

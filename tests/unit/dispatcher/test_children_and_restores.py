@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from coditect.workflow.states import WorkflowState
+from coditect.wire.control import Verb
+from coditect.workflow.builder import Workflow
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import Publication
 from tests.unit.dispatcher.ledger import Ledger
 from tests.unit.dispatcher.pressing import Player, children, shop
-from tests.unit.dispatcher.restored import plan, restore
+from tests.unit.dispatcher.restored import is_over, plan, restore
+
+
+def _press() -> Workflow:
+    """A child whose last node runs while the test restores the child."""
+    flow = Workflow("press")
+    typeset = flow.task("book.set", {"title": flow.input["title"]}, name="typeset", compensate="book.unset")
+    bound = flow.task("book.bind", typeset.result, name="bound", compensate="book.unbind")
+    flow.task("book.dry", bound.result, name="dry")
+    return flow
 
 
 def _take(ledger: Ledger, capability: str) -> Publication:
@@ -50,3 +61,27 @@ async def test_plan_names_the_children_that_a_restore_discards_and_tells_whether
         {"node": "book", "state": "completed", "compensated": True},
         {"node": "sold", "state": "completed", "compensated": False},
     ]
+
+
+async def _child_undoes_for_its_restore(ledger: Ledger, player: Player) -> str:
+    await ledger.start(shop(_press()))
+    await _execute(ledger, player, "order.take", "book.set", "book.bind")
+    (child,) = await children(ledger)
+    await restore(ledger, "typeset", workflow=child)
+    ledger.published = [one for one in ledger.published if one.task.capability != "book.dry"]
+    assert await ledger.state(child) is WorkflowState.COMPENSATING
+    return child
+
+
+async def test_cancel_reaches_a_workflow_that_undoes_for_its_restore_and_undoes_the_rest(ledger: Ledger) -> None:
+    player = Player()
+    child = await _child_undoes_for_its_restore(ledger, player)
+
+    await ledger.ask(Verb.CANCEL, {"workflow": "w", "reason": "too late"})
+    await ledger.play(player)
+
+    assert player.ran[3:] == ["book.unbind", "book.unset", "order.refund"]
+    assert [await ledger.state(one) for one in (child, "w")] == [WorkflowState.COMPENSATED] * 2
+    assert (await ledger.node("book")).state is TaskState.CANCELED
+    assert (await ledger.run(child)).ended is WorkflowState.CANCELED
+    await is_over(ledger)
