@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from coditect.errors import InputError
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.states import TaskState, WorkflowState
@@ -85,3 +88,20 @@ async def test_cancel_reaches_a_workflow_that_undoes_for_its_restore_and_undoes_
     assert (await ledger.node("book")).state is TaskState.CANCELED
     assert (await ledger.run(child)).ended is WorkflowState.CANCELED
     await is_over(ledger)
+
+
+async def test_child_whose_restore_failed_is_only_undone_once_its_parent_went_on(ledger: Ledger) -> None:
+    player = Player("book.unbind")
+    child = await _child_undoes_for_its_restore(ledger, player)
+    await ledger.play(player)
+    ended = [await ledger.state(one) for one in (child, "w")]
+    player.fails.clear()
+
+    await ledger.ask(Verb.RESUME, {"workflow": child})
+    await ledger.play(player)
+
+    assert ended == [WorkflowState.COMPENSATION_FAILED, WorkflowState.COMPENSATED]
+    assert player.ran[3:] == ["book.unbind", "order.refund", "book.unbind", "book.unset"]
+    assert await ledger.state(child) is WorkflowState.COMPENSATED
+    with pytest.raises(InputError, match="compensated"):
+        await restore(ledger, "typeset", workflow=child)

@@ -54,6 +54,7 @@ def _end_node(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, child: str) 
         else:
             advance.end(unit, node_key, row, TaskState.COMPLETED)
         return
+    run.restoring = None  # a restore that failed is over: the parent goes on without the child
     state = run.ended or run.state
     if advance.is_over(unit.run(node_key.workflow)) or state is WorkflowState.CANCELED:
         advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
