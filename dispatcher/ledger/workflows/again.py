@@ -26,7 +26,7 @@ from dispatcher.ledger.nodes.advance import MOST_STEPS, ROOT
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, begin_anew
 from dispatcher.ledger.nodes.inputs import INPUT, has_expressions, value_of
 from dispatcher.ledger.rows import NodeRecord
-from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
 from dispatcher.store.transaction import KeyValue
 
 FIND = "find"
@@ -211,6 +211,8 @@ def _run_again(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, node: Node)
     bodies = value_of(unit.tr, node_key, INPUT) if isinstance(node.work, Each) else None
     if isinstance(bodies, list):
         advance.expand(unit, node_key, row, len(bodies))
+    elif node_key.is_compensation and isinstance(node.work, SubWorkflow):
+        unit.leave(NodeKey(node_key.workflow, ROOT), COMPENSATE)  # its child goes on to undo: no other one begins
     elif isinstance(node.work, Call | SubWorkflow) and _has_input(unit, node_key, node):
         children.run_again(unit, node_key, row)
     else:

@@ -39,6 +39,8 @@ def go_on(unit: UnitOfWork, root: NodeKey, _: str, most: int) -> int:
     elif row.state is TaskState.COMPLETED:  # it undid what a restore discarded, and its node has completed again
         begin_anew(unit, node_key, row)
         _begin(unit, node_key, row)
+    elif row.state is TaskState.BLOCKED:  # a redrive has reset it
+        _carry_out(unit, node_key, row)
     elif row.state.terminal:
         begin_anew(unit, node_key, row)
         _carry_out(unit, node_key, row)

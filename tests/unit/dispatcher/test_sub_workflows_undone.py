@@ -83,3 +83,17 @@ async def test_restore_has_a_completed_child_undo_its_nodes_before_another_begin
     assert await ledger.state() is WorkflowState.COMPLETED
     with pytest.raises(InputError, match="its parent went on"):
         await ledger.ask(Verb.RESTORE, {"workflow": second, "checkpoint": "typeset", "token": "any", "by": "ada"})
+
+
+async def test_a_compensation_that_failed_in_the_child_is_redriven_by_its_node(ledger: Ledger) -> None:
+    await ledger.start(shop())
+    player = Player("book.sell", "book.unset")
+    await ledger.play(player)
+    (child,) = await children(ledger)
+    player.fails.clear()
+
+    await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "book.compensate"})
+    await ledger.play(player)
+
+    assert player.ran[4:] == ["book.unbind", "book.unset", "book.unset", "order.refund"]
+    assert [await ledger.state(one) for one in ("w", child)] == [WorkflowState.COMPENSATED] * 2
