@@ -52,7 +52,10 @@ def checked_middleware(given: object) -> Middleware:
     if not callable(given) or not (inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(call)):
         raise SetupError("Middleware is an async function", given=shown(given), fix=_SHAPE)
     try:
-        inspect.signature(given).bind("ctx", "call_next")
+        signature = inspect.signature(given)
+        signature.bind("ctx", "call_next")
+        if next(iter(signature.parameters)) == "call_next":
+            raise TypeError("the context comes first")
     except (TypeError, ValueError):
         raise SetupError("Middleware takes the context and the next call", given=shown(given), fix=_SHAPE) from None
     return given

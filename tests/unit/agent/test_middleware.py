@@ -201,6 +201,14 @@ def test_wrong_middleware_is_refused_with_its_line(wrong: Any) -> None:
 async def one_parameter(ctx: MiddlewareContext) -> None: ...
 
 
+async def exchanged(call_next: CallNext, ctx: MiddlewareContext) -> None: ...
+
+
+def test_middleware_with_its_parameters_exchanged_is_refused() -> None:
+    with pytest.raises(SetupError, match="the context and the next call"):
+        Agent("shop").middleware(exchanged)
+
+
 def test_middleware_of_one_parameter_is_refused() -> None:
     with pytest.raises(SetupError, match="the context and the next call"):
         Agent("shop", middleware=[one_parameter])  # type: ignore[list-item]
