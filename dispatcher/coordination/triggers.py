@@ -76,7 +76,11 @@ def _read(unit: UnitOfWork, name: str, body: Body) -> tuple[TriggerRecord, dict[
         fix = "such as repo.pushed, repo.* or repo.#"
         raise InvalidTask("This is no pattern of event types", given=pattern[:80], fix=fix)
     if (signal is None) is (body.get("workflow") is None):
-        raise InvalidTask("A trigger has either a workflow or a signal", trigger=name, fix="give it one of both")
+        fix = "a workflow (on the command line a FILE), or signal and to (--signal, --to)"
+        raise InvalidTask("A trigger has either a workflow or a signal", trigger=name, fix=fix)
+    if (signal is None) is not (body.get("to") is None):
+        fix = "signal and to (--signal, --to), the expression for the id, such as event.data.order"
+        raise InvalidTask("A trigger sends a signal to the workflow whose id is in the event", trigger=name, fix=fix)
     order = {} if signal is not None else orders.read_order(body.get("workflow"), rows.BY)
     template = fields.template(body.get("input", WHOLE))
     for _, expression in template_expressions(template):

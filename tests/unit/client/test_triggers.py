@@ -217,7 +217,8 @@ async def test_an_event_for_which_an_expression_fails_is_counted_and_told() -> N
         ({"when": "results.a"}, InputError, "The expression reads what is not there"),
         ({"signal": "go", "to": "event.id"}, InvalidTask, "A trigger has either a workflow or a signal"),
         ({"workflow": None}, InvalidTask, "A trigger has either a workflow or a signal"),
-        ({"workflow": None, "signal": "go"}, InputError, "Text is expected"),
+        ({"workflow": None, "signal": "go"}, InvalidTask, r"A trigger sends a signal to .* \(--signal, --to\)"),
+        ({"to": "event.id"}, InvalidTask, r"A trigger sends a signal to .* \(--signal, --to\)"),
     ],
 )
 async def test_wrong_triggers_are_refused(body: dict[str, Any], error: type[InputError], sentence: str) -> None:
