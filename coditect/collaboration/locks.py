@@ -10,7 +10,7 @@ import asyncio
 import logging
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from coditect.errors import CoditectError, InputError, LockLost, SetupError
 from coditect.model import arguments
@@ -105,6 +105,13 @@ class Lock:
         if not self._fence:
             raise SetupError("The lock is not held", fix="async with ctx.lock(...) as lock: lock.fence")
         return self._fence
+
+    def __enter__(self) -> NoReturn:
+        fix = "async with; or, in a plain handler, the parameter ctx: PlainContext, and in a script Client.sync()"
+        raise SetupError("This lock waits on an event loop", fix=fix)
+
+    def __exit__(self, *_: object) -> None:  # without it, `with` fails before it calls `__enter__`
+        pass
 
     async def __aenter__(self) -> Self:
         if self._guard is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, PlainContext, Retry, TaskFailed
+from coditect import Agent, Context, PlainContext, Retry, TaskFailed
 from coditect.errors import LockLost, LockTaken
 from coditect.testing import TestFleet
 from tests.support import eventually
@@ -60,6 +60,21 @@ async def test_each_grant_of_a_plain_handler_has_a_higher_fence_and_a_failed_blo
 
         assert fences == sorted(set(fences))
         assert [row async for row in fleet.client.locks()] == []
+
+
+async def test_a_plain_handler_that_took_the_context_of_an_async_one_is_given_the_right_one() -> None:
+    wrong = Agent("wrong")
+
+    @wrong.capability("site.wrong", retry=3)
+    def deploy(_: None, ctx: Context) -> None:
+        with ctx.lock("site:shop"):
+            raise AssertionError("the lock was entered")
+
+    async with TestFleet(agents=[wrong]) as fleet:
+        with pytest.raises(TaskFailed, match="ctx: PlainContext") as failed:
+            await fleet.request("site.wrong", None)
+
+    assert failed.value.facts["attempt"] == 1
 
 
 async def test_a_lock_that_others_have_is_refused_or_waited_for_in_the_thread() -> None:
