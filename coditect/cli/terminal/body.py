@@ -34,8 +34,16 @@ def read_body(argument: str, *, binary: bool = False) -> bytes:
     else:
         body = argument.encode(errors="surrogateescape")  # as the bytes that were given
     if not binary:
-        loads(body)
+        _check_json(body)
     return body
+
+
+def _check_json(body: bytes) -> None:
+    try:
+        loads(body)
+    except InvalidTask as error:
+        error.facts["fix"] = """write a text in quotes of JSON inside of the shell's: '"Ada"'; a file is @FILE"""
+        raise
 
 
 def labels_of(options: Sequence[str] | None) -> dict[str, str]:

@@ -139,6 +139,13 @@ def test_bad_body_is_a_usage_error_and_nothing_is_sent(terminal: Terminal, tmp_p
     assert terminal.connections.scripted.orders == []
 
 
+def test_a_text_without_quotes_of_json_is_answered_with_how_to_write_one(terminal: Terminal) -> None:
+    ran = terminal.run("task", "submit", "hello.greet", "Ada")
+
+    assert ran.code == 2
+    assert """'"Ada"'""" in ran.err
+
+
 def test_unknown_capability_names_the_nearest(terminal: Terminal) -> None:
     terminal.connections.scripted.refusal = UnknownCapability("No agent offers it", nearest=("code.review",))
 
