@@ -42,7 +42,7 @@ _json_string: Any = vars(json.decoder)["scanstring"]  # since ever, and not in t
 _TOKEN = re.compile(r'[\s,:]*(?:([\[\]{}])|(")|([^\s,:\[\]{}"]+))')
 
 
-def load_workflow(path: Path, *, capabilities: Collection[str] | None = None) -> Definition:
+def load_workflow(path: Path | str, *, capabilities: Collection[str] | None = None) -> Definition:
     """Read and check the workflow definition in a file: JSON when its name ends in `.json`, else YAML.
 
     With `capabilities`, any other capability is a problem.
@@ -51,6 +51,7 @@ def load_workflow(path: Path, *, capabilities: Collection[str] | None = None) ->
         NotFound: when the file cannot be read.
         InvalidWorkflow: with line, place and remedy of every problem that was found.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

@@ -168,7 +168,7 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "flow.yaml").write_text(write_yaml(definition), encoding="utf-8-sig")
     (tmp_path / "flow.json").write_text(json.dumps({"name": "flow", "nodes": {"a": {"task": "x.y"}}}))
 
-    assert load_workflow(tmp_path / "flow.yaml") == definition
+    assert load_workflow(tmp_path / "flow.yaml") == load_workflow(str(tmp_path / "flow.yaml")) == definition
     assert load_workflow(tmp_path / "flow.json") == Definition("flow", (node("a", work=Call("x.y")),))
     with pytest.raises(NotFound):
         load_workflow(tmp_path / "none.yaml")
