@@ -211,8 +211,9 @@ class Runtime:
         except InputError as error:
             self._beside(self._unstarted.refuse(delivery, error))
             return None
-        waits = self.guards.hold(task.capability) and routing.queue_key(delivery.queue) is None
-        if waits or task.capability not in self._capabilities:
+        name, guards = task.capability, self.guards
+        held = name in guards.breakers.waiting or name in guards.rates.waiting
+        if name not in self._capabilities or (held and routing.queue_key(delivery.queue) is None):
             self._beside(self._unstarted.not_ours(delivery, task))
             return None
         key = task.execution_key
@@ -224,7 +225,7 @@ class Runtime:
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._unstarted.settle_unstarted(task, delivery, ended))
-        elif (diverting := self.guards.breakers.divert(task, delivery)) is not None:
+        elif self._capabilities[name].fallback and (diverting := guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
             return task, key

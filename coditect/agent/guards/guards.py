@@ -39,10 +39,6 @@ class Guards:
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
         self._keys = AgentKeys(settler.clock)
 
-    def hold(self, capability: str) -> bool:
-        """Tell whether the tasks of a capability wait in their queues now."""
-        return capability in self.breakers.waiting or capability in self.rates.waiting
-
     async def passed(
         self,
         capability: Capability,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,14 +18,16 @@ ONCE = Retry(max_attempts=1)
 
 
 class Deployers:
-    """An agent whose plain handlers lock one site; a handler sets `inside` when it holds the lock."""
+    """An agent whose plain handlers lock one site."""
 
     def __init__(self) -> None:
-        self.inside = threading.Event()
+        self.release: Callable[[], Awaitable[int]] | None = None
+        """What `site.release` does, whose handler runs on the event loop."""
         self.lost = ""
         self.agent = Agent("deployer", slots=2)
         self.agent.capability("site.deploy", retry=ONCE, timeout="10m")(self.deploy)
-        self.agent.capability("site.wait", retry=ONCE, timeout="10m")(self.wait)
+        self.agent.capability("site.hold", retry=ONCE, timeout="10m")(self.hold)
+        self.agent.capability("site.release", retry=ONCE)(self.release_it)
         self.agent.capability("site.fail", retry=ONCE)(self.fail)
 
     def deploy(self, terms: dict[str, Any], ctx: PlainContext) -> int:
@@ -32,18 +35,22 @@ class Deployers:
         with ctx.lock("site:shop", **terms) as lock:
             return lock.fence
 
-    def wait(self, _: None, ctx: PlainContext) -> str:
-        """Hold the lock until it is lost."""
+    def hold(self, _: None, ctx: PlainContext) -> str:
+        """Hold the lock while another handler releases it by force."""
         try:
             with ctx.lock("site:shop", ttl="5s") as lock:
-                self.inside.set()
-                began = time.monotonic()
-                while not lock.lost and time.monotonic() < began + 60:
-                    time.sleep(0.01)
+                ctx.request("site.release")
                 self.lost = lock.lost
         except LockLost as error:
             return str(error.facts["reason"])
         return "kept"
+
+    async def release_it(self, _: None) -> int:
+        """Release the lock, and give the loss time to be told."""
+        assert self.release is not None
+        released = await self.release()
+        await asyncio.sleep(2)
+        return released
 
     def fail(self, _: None, ctx: PlainContext) -> None:
         """Fail inside of the block."""
@@ -89,14 +96,12 @@ async def test_a_lock_that_others_have_is_refused_or_waited_for_in_the_thread() 
         assert await waiting.result(int) > lock.fence
 
 
-async def test_a_plain_handler_whose_lock_is_released_by_force_sees_it_and_gets_the_loss_at_the_end_of_its_block() -> (
-    None
-):
+async def test_plain_handler_whose_lock_is_released_sees_it_and_gets_the_loss_at_the_end_of_its_block() -> None:
     deployers = Deployers()
-    async with TestFleet(agents=[deployers.agent], stuck_after="200ms") as fleet:
-        handle = await fleet.submit("site.wait", None)
-        await eventually(deployers.inside.is_set)
-        assert await fleet.client.release_locks("site:shop", reason="it hangs") == 1
+    async with TestFleet(agents=[deployers.agent]) as fleet:
+        deployers.release = partial(fleet.client.release_locks, "site:shop", reason="it hangs")
 
-        assert "it hangs" in await handle.result(str)
+        told = await fleet.request("site.hold", None, str)
+
     assert "it hangs" in deployers.lost
+    assert "it hangs" in told

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from coditect import From, Workflow
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import Call, Definition, Each, Node
+from coditect.workflow.definition import Call, Definition, Each, Node, SubWorkflow
 from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.render import draw_text
 from coditect.workflow.rows import NodeRow
@@ -32,6 +32,8 @@ def without_input(node: Node) -> Node:
             return replace(node, work=replace(call, input=None))
         case Each(call=call) as each:
             return replace(node, work=replace(each, call=replace(call, input=None)))
+        case SubWorkflow() as child:
+            return replace(node, work=replace(child, input=None))
     return node
 
 
