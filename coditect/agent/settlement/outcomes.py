@@ -107,12 +107,13 @@ class Outcomes:
         execution.ack()
 
     async def hand_back(self, execution: Execution, back: SentBack) -> None:
-        """Return a task unchanged, as `send_back`; a workflow task that met an open breaker, to its owner.
+        """Return a task unchanged, as `send_back`; a workflow task that a guard refused, to its owner.
 
-        The owner publishes the task again under the same attempt.
+        The owner publishes the task again under the same attempt, after as long a delay.
         """
         if isinstance(back, HandedBack) and execution.task.owner is not None:
-            await self._managed.begin_again(execution)
+            delay_ms = round(2000 * SENT_BACK_SECONDS * self._clock.chance())
+            await self._managed.begin_again(execution, delay_ms=delay_ms)
         else:
             await self.send_back(execution)
 

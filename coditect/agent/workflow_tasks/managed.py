@@ -355,18 +355,19 @@ class ManagedTasks:
             extra={"task_id": execution.task.id, "shard": owner.origin, "fix": "run a dispatcher"},
         )
 
-    async def begin_again(self, execution: Execution) -> None:
-        """Ask the owner to publish the task again, under the same attempt, because a breaker is open."""
+    async def begin_again(self, execution: Execution, *, delay_ms: int) -> None:
+        """Ask the owner to publish the task again after a delay, under the same attempt, because a guard refused it."""
         self._heartbeats.ended(execution)
-        await self._begin_anew(execution, NOT_BEGUN)
+        await self._begin_anew(execution, NOT_BEGUN, delay_ms)
 
-    async def _begin_anew(self, execution: Execution, failure: Failure) -> None:
+    async def _begin_anew(self, execution: Execution, failure: Failure, delay_ms: int | None = None) -> None:
         """Ask the owner to start the task again, and ack the delivery, which as a redelivery would cost an attempt."""
         task, owner = execution.task, owner_of(execution.task)
         body = dumps(failure.as_json())
         outcome = Outcome(
             Status.FAILED, body, task.id, task.id, attempt=task.attempt, fence=owner.fence, failure=failure
         )
+        outcome = replace(outcome, retry_ms=delay_ms)
 
         async def tell() -> None:
             await self._publish(execution, outcome)

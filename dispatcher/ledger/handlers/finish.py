@@ -79,7 +79,10 @@ def _failed(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, command: Finis
     if advance.is_over(unit.run(node_key.workflow)):
         advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
     elif failure.reason == NOT_BEGUN.reason:
-        claim.offer(unit, node_key, row)
+        if command.outcome.retry_ms:
+            _ready_later(unit, node_key, row, command.outcome.retry_ms)
+        else:
+            claim.offer(unit, node_key, row)
     elif (delay_ms := _retry_ms(unit, node_key, row, command)) is not None:
         write_attempt(unit, node_key, row, status.value, failure)
         _retry_later(unit, node_key, row, delay_ms)
@@ -120,6 +123,10 @@ def _retry_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms:
     limits.told(unit, node_key, row)
     row.attempt += 1
     row.start_by_ms = None
+    _ready_later(unit, node_key, row, delay_ms)
+
+
+def _ready_later(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, delay_ms: int) -> None:
     unit.move(node_key, row, TaskState.RETRY_WAIT)
     timer = Timer(node_key.workflow, node_key.node, claim.RETRY_TIMER, unit.now_ms + delay_ms, row.fence)
     timers.put(unit.tr, unit.shard, timer)

@@ -157,6 +157,20 @@ async def test_tasks_of_workflows_have_the_same_keys() -> None:
     assert set(runs.attempts) == {1}
 
 
+async def test_workflow_tasks_above_the_bound_of_waiting_tasks_come_again_without_haste() -> None:
+    runs, flow = Runs(), Workflow("builds")
+    for number in range(8):
+        flow.task("repo.build", task("a", number), name=f"n{number}")
+    async with TestFleet(agents=[builder(runs, seconds=5.0)], settings=Settings(max_suspended=2)) as fleet:
+        run = await fleet.start(flow)
+        await fleet.advance("20s")
+        starts = sum(event.type == "node.started" for event in fleet.events)
+        assert 0 < starts <= 8 * 30, "each comes at most about once a second"
+        await run.result()
+
+    assert set(runs.attempts) == {1}
+
+
 async def test_a_key_and_a_rate_hold_together() -> None:
     runs = Runs()
     async with TestFleet(agents=[builder(runs, seconds=0.1, rate=Rate("2/s", burst=1))], replicas=2) as fleet:
