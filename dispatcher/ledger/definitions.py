@@ -70,8 +70,9 @@ def find_all(tr: Reads, node_keys: Sequence[NodeKey]) -> Iterator[bytes | None]:
 
 
 def pack(document: Mapping[str, Any]) -> bytes:
-    """Encode a node's document as it is stored; a node that runs a workflow is one that earlier dispatchers refuse."""
-    return versions.NODE.pack_as(2, document) if "workflow" in document else versions.NODE.pack(document)
+    """Encode a node's document as it is stored; earlier dispatchers refuse one that runs a workflow or has a delay."""
+    is_newer = "workflow" in document or "delay" in document
+    return versions.NODE.pack_as(2, document) if is_newer else versions.NODE.pack(document)
 
 
 def known(node_key: NodeKey, row: bytes) -> Node:

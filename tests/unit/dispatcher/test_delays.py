@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from coditect.errors import InputError, InvalidWorkflow
+from coditect.errors import InputError, InvalidWorkflow, NewerVersion
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.keyspace import DUE, TIMERS
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import DUE, NODES, TIMERS
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 
 
@@ -105,3 +107,14 @@ async def test_a_map_with_a_delay_is_refused_by_the_ledger(ledger: Ledger) -> No
 
     with pytest.raises(InvalidWorkflow, match="There is no field 'delay' here"):
         await ledger.ask(Verb.START, {"workflow": "w", "name": "n", "count": 1, "nodes": {"each": node}})
+
+
+async def test_a_dispatcher_that_knows_no_delay_refuses_the_task_rather_than_complete_it_when_it_is_due(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(later("200s").definition())
+    row = await ledger.database.read(lambda tr: tr.get(NODES.pack(("w", "task"))))
+    assert row is not None
+
+    with pytest.raises(NewerVersion):
+        replace(versions.NODE, steps=()).unpack(row)
