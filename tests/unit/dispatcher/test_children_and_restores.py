@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coditect.errors import InputError
+from coditect.errors import InputError, Retryable
 from coditect.wire.control import Verb
 from coditect.workflow.builder import Workflow
 from coditect.workflow.states import TaskState, WorkflowState
@@ -105,3 +105,24 @@ async def test_child_whose_restore_failed_is_only_undone_once_its_parent_went_on
     assert await ledger.state(child) is WorkflowState.COMPENSATED
     with pytest.raises(InputError, match="compensated"):
         await restore(ledger, "typeset", workflow=child)
+
+
+async def test_restore_waits_until_a_node_has_taken_the_end_of_its_child_and_then_undoes_the_child(
+    ledger: Ledger,
+) -> None:
+    await ledger.start(shop())
+    player = Player()
+    await _execute(ledger, player, "order.take", "book.set")
+    ledger.goes_on = False
+    await _execute(ledger, player, "book.bind")
+    ledger.goes_on = True
+
+    with pytest.raises(Retryable, match="just ended"):
+        await restore(ledger, "order")
+    await ledger.go_on()
+    ledger.published.clear()
+    await restore(ledger, "order")
+    await ledger.play(player)
+
+    assert player.ran[3:] == ["book.unbind", "book.unset", "book.set", "book.bind", "book.sell"]
+    assert await ledger.state() is WorkflowState.COMPLETED

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from coditect.errors import VersionConflict
+from coditect.errors import Retryable, VersionConflict
 from coditect.model.result import Failure
 from coditect.workflow.definition import AwaitSignal
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import values, versions
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES
+from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES, TODO
 from dispatcher.ledger.nodes import advance, children, compensations, limits
 from dispatcher.ledger.nodes.attempts import RESTORED, UNDER_WAY, begin_anew, write_attempt
 from dispatcher.ledger.nodes.inputs import ITERATIONS, RESULT, body_at, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
-from dispatcher.ledger.unit_of_work import COMPENSATE, UnitOfWork
+from dispatcher.ledger.unit_of_work import CHILD_END, COMPENSATE, UnitOfWork
 from dispatcher.ledger.workflows import again, control, redrive
 from dispatcher.ledger.workflows.checkpoints import positions, requests, spaces
 from dispatcher.ledger.workflows.checkpoints.positions import Position
@@ -53,6 +53,7 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     position = positions.find(unit.tr, unit.seen, workflow, name)
     requests.check(workflow, run)
     redrive.check_parent(unit, workflow, run)
+    _check_ends_taken(unit, workflow, run)
     if text(body, "token") != requests.token_of(unit.tr, workflow, run):
         fix = "look again at what would be discarded; pause a workflow that goes on too fast"
         raise VersionConflict("The workflow went on since its restore was planned", workflow=workflow, fix=fix)
@@ -69,6 +70,13 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
         run.state, run.ended = WorkflowState.COMPENSATING, WorkflowState.FAILED  # what it is if one of them fails
         stop(unit, root, "", advance.MOST_STEPS)
     return {"workflow": workflow, "checkpoint": name, "state": run.state.value}
+
+
+def _check_ends_taken(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
+    """Refuse a restore while a child has ended and its node has not: the restore would not undo the child."""
+    left = unit.tr.get_range(*TODO.range((unit.shard, workflow)), limit=advance.MOST_STEPS) if run.todo else ()
+    if any(TODO.unpack(key)[3] == CHILD_END for key, _ in left):
+        raise Retryable("A sub-workflow has just ended", workflow=workflow, fix="try again in a moment")
 
 
 def _note(unit: UnitOfWork, workflow: str, name: str, by: str, position: Position) -> None:
