@@ -149,6 +149,7 @@ class Runtime:
         """Start no more tasks, return unstarted ones, and cancel and return those that outlast `drain_seconds`."""
         await self._intake.close()
         self._managed.hand_back()
+        self.guards.hand_back()
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)

@@ -38,6 +38,8 @@ class Guards:
         self.breakers = AgentBreakers(agent, requests, intake, settler, background, name=requests.name)
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
         self._keys = AgentKeys(settler.clock)
+        self.hand_back = self._keys.hand_back
+        """Start a drain: the tasks that wait for a guard go back to their queues."""
 
     async def passed(
         self,

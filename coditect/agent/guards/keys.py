@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Protocol
+from typing import Any, Protocol
 
 from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution
@@ -42,6 +42,15 @@ class AgentKeys:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting = Counter[str]()
+        self._entering = set[asyncio.Task[Any]]()
+        """The asyncio tasks that wait for a key."""
+        self._leaving = False
+
+    def hand_back(self) -> None:
+        """Start a drain: tasks that wait for a key go back now, and none takes one any more."""
+        self._leaving = True
+        for work in self._entering:
+            work.cancel()
 
     async def held(
         self,
@@ -62,8 +71,8 @@ class AgentKeys:
             resource = f"concurrency:{capability.name}/{limit.key(loads(execution.task.body))}"
         except InvalidTask as error:
             return unfit(error)
-        if self._waiting[resource] and not port.may_suspend():
-            raise HandedBack  # without a question: the key is known to be taken
+        if self._leaving or (self._waiting[resource] and not port.may_suspend()):
+            raise HandedBack  # without a question: the agent drains, or the key is known to be taken
         lock = Lock(
             port,
             (resource,),
@@ -81,12 +90,17 @@ class AgentKeys:
 
     async def _entered(self, lock: Lock, stack: AsyncExitStack, execution: Execution) -> HandlerEnd | None:
         """Take the lock until the stack is left; return the end of the task if it was canceled meanwhile, else None."""
-        (resource,) = lock.resources
+        (resource,), work = lock.resources, asyncio.current_task()
+        assert work is not None
         self._waiting[resource] += 1
+        self._entering.add(work)
         execution.load()
         try:
             await stack.enter_async_context(lock)
         except asyncio.CancelledError as error:
+            if self._leaving and not execution.asked_to_end:
+                work.uncancel()
+                raise HandedBack from error
             return cut_short(execution, error, 0.0)
         except LockLost:
             raise
@@ -96,6 +110,7 @@ class AgentKeys:
             raise HandedBack from error
         finally:
             execution.leave()
+            self._entering.discard(work)
             self._waiting[resource] -= 1
             if not self._waiting[resource]:
                 del self._waiting[resource]

@@ -171,6 +171,27 @@ async def test_workflow_tasks_above_the_bound_of_waiting_tasks_come_again_withou
     assert set(runs.attempts) == {1}
 
 
+async def test_a_drain_begins_no_task_that_waits_for_its_key_and_another_agent_takes_it() -> None:
+    runs, flow = Runs(), Workflow("builds")
+    flow.task("repo.build", task("a", 9), name="only")
+    async with TestFleet(agents=[builder(runs, seconds=10.0)], settings=Settings(drain_seconds=60)) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(4)]
+        run = await fleet.start(flow)
+        await fleet.advance("1s")
+        began = fleet.elapsed_seconds
+
+        await fleet.drain("builder-1")
+        assert len(runs.order) == 1
+        assert fleet.elapsed_seconds - began <= 10
+
+        await fleet.add(builder(runs))
+        assert [await handle.result() for handle in handles] == list(range(4))
+        await run.result()
+
+    assert len(runs.order) == 5
+    assert set(runs.attempts) == {1}
+
+
 async def test_a_key_and_a_rate_hold_together() -> None:
     runs = Runs()
     async with TestFleet(agents=[builder(runs, seconds=0.1, rate=Rate("2/s", burst=1))], replicas=2) as fleet:
