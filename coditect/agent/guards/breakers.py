@@ -210,6 +210,10 @@ class AgentBreakers:
         if self._intake.closed:
             return
         for capability in capabilities:
+            other = next((one for one in self._watches if capability in self._dependents.get(one, ())), None)
+            if other is not None:  # it is open, too
+                self.waiting[capability] = other
+                continue
             del self.waiting[capability]
             for queue in _queues(capability):
                 self._intake.resume_queue(queue, PauseReason.BREAKER)

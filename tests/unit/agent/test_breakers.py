@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -159,3 +160,40 @@ async def test_an_agent_that_starts_during_an_outage_learns_that_the_breaker_is_
 
         assert len(stub.calls) == before
         assert late.lives
+
+
+async def test_a_capability_that_two_open_breakers_hold_back_waits_until_both_have_closed() -> None:
+    down = {"first", "second"}
+    first = Breaker("first", failures=1, on=(OSError,), reset="1m", scope="local")
+    second = Breaker("second", failures=1, on=(OSError,), reset="5s", scope="local")
+    agent = Agent("worker", slots=4, breakers=[second])
+
+    @agent.capability("code.review", breaker=first, retry=1)
+    async def review(name: str, ctx: Context) -> str:
+        await asyncio.sleep(1)
+        async with ctx.breaker("second"):
+            return name
+
+    @agent.capability("code.trip", retry=1)
+    async def trip(name: str, ctx: Context) -> str:
+        async with ctx.breaker(name):
+            if name in down:
+                raise OSError(name)
+        return name
+
+    async with TestFleet(agents=[agent]) as fleet:
+        handle = await fleet.submit("code.review", "x")
+        await fleet.advance("100ms")
+        for name in ("first", "second"):
+            await fleet.submit("code.trip", name)
+        await fleet.advance("6s")
+        down.clear()
+        both = [record.load.waiting for record in await fleet.registry.find(Search())]
+        assert await fleet.request("code.trip", "second") == "second"
+        await fleet.advance("5s")
+        one = [record.load.waiting for record in await fleet.registry.find(Search())]
+
+        assert await handle.result() == "x"
+
+    assert both == [(("code.review", "second"),)]
+    assert one == [(("code.review", "first"),)]
