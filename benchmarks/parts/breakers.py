@@ -95,7 +95,7 @@ async def fleet_of(stage: Stage, dependency: Dependency) -> AsyncIterator[list[R
 
 async def trip(runtime: Runtime) -> None:
     """Let calls of one agent fail until its breaker opens."""
-    breaker = runtime.breakers.get(GUARD)
+    breaker = runtime.guards.breakers.get(GUARD)
     while breaker.is_closed:
         with suppress(OSError):
             async with breaker.call():
@@ -107,7 +107,7 @@ async def until_all_open(runtimes: list[Runtime]) -> list[float]:
     opened: dict[int, float] = {}
     while len(opened) < len(runtimes):
         for number, runtime in enumerate(runtimes):
-            if number not in opened and not runtime.breakers.get(GUARD).is_closed:
+            if number not in opened and not runtime.guards.breakers.get(GUARD).is_closed:
                 opened[number] = time.monotonic()
         await asyncio.sleep(LOOK_SECONDS)
     return list(opened.values())

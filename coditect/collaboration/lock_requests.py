@@ -21,6 +21,8 @@ LONGEST_ASK_SECONDS = 30.0
 RELEASE_SECONDS = 5.0
 MOST_NAMED = 50
 NEVER_SECONDS = 1e9
+SHORTEST_WAIT_SECONDS = 0.001
+"""A wait that has less than this left is over: a clock may not tell a shorter span from none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class LockRequests:
         try:
             while state["state"] == "waiting":
                 after = min(wanted.ttl_seconds / RENEWALS, end - _now())
-                if after <= 0:
+                if after < SHORTEST_WAIT_SECONDS:
                     raise _taken(wanted, waited_seconds=_now() - begun)
                 state = await self._next_state(wanted, after)
                 if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end

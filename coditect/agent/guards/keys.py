@@ -28,6 +28,9 @@ TTL_SECONDS = 60.0
 LONGEST_WAIT_SECONDS = 600.0
 """How long a task waits for its key in one agent before it goes back to its queue, behind others."""
 
+LONGEST_TIMED_SECONDS = 30.0
+"""The same for a workflow task with a timeout of its own: its owner counts the wait, and adds 60 s to the timeout."""
+
 
 class KeyPort(LockPort, Protocol):
     """The port through which a task takes the lock of its key, and waits for it without a slot."""
@@ -117,10 +120,12 @@ class AgentKeys:
         return None
 
     def _wait_seconds(self, execution: Execution) -> float:
-        deadline_ms = execution.task.limits.deadline_ms
+        task = execution.task
+        timed = task.owner is not None and task.limits.timeout_ms is not None
+        most, deadline_ms = LONGEST_TIMED_SECONDS if timed else LONGEST_WAIT_SECONDS, task.limits.deadline_ms
         if deadline_ms is None:
-            return LONGEST_WAIT_SECONDS
-        return min(LONGEST_WAIT_SECONDS, max(0.0, (deadline_ms - self._clock.now_ms()) / 1000))
+            return most
+        return min(most, max(0.0, (deadline_ms - self._clock.now_ms()) / 1000))
 
     def _facts(self, execution: Execution, error: CoditectError) -> dict[str, str | None]:
         return {"task_id": execution.task.id, "capability": execution.task.capability, "reason": str(error)}

@@ -192,6 +192,18 @@ async def test_a_drain_begins_no_task_that_waits_for_its_key_and_another_agent_t
     assert set(runs.attempts) == {1}
 
 
+async def test_a_workflow_task_waits_for_its_key_longer_than_its_own_timeout() -> None:
+    runs, flow = Runs(), Workflow("builds")
+    for number in range(12):
+        flow.task("repo.build", task("a", number), name=f"n{number}", timeout="15s")
+    async with TestFleet(agents=[builder(runs, seconds=10.0)]) as fleet:
+        run = await fleet.start(flow)
+        await run.result()
+
+    assert len(runs.order) == 12
+    assert set(runs.attempts) == {1}
+
+
 async def test_a_key_and_a_rate_hold_together() -> None:
     runs = Runs()
     async with TestFleet(agents=[builder(runs, seconds=0.1, rate=Rate("2/s", burst=1))], replicas=2) as fleet:
