@@ -29,7 +29,7 @@ async def test_ready_line_has_capabilities_slots_and_broker(fleet: Fleet) -> Non
     lines = await said(fleet)
 
     ready = lines[READY]
-    assert (ready["capabilities"], ready["slots"]) == ("work.do,work.ask", 16)
+    assert (ready["capabilities"], ready["slots"]) == ("work.do,work.parts,work.ask", 16)
     address, _, place = fleet.servers.amqp_url.rpartition("@")
     assert ready["broker"].endswith(place)
     assert address.rpartition(":")[2] not in json.dumps(lines) or "@" not in fleet.servers.amqp_url

@@ -47,9 +47,9 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many commands each transaction was for."""
     found, run = list[int](), batch.run
 
-    def noted(tr: Transaction, one: batch.Batch) -> batch.BatchResult:
-        found.append(len(one.commands))
-        return run(tr, one)
+    def noted(tr: Transaction, **given: batch.Batch) -> batch.BatchResult:
+        found.append(len(given["batch"].commands))
+        return run(tr, **given)
 
     monkeypatch.setattr(batch, "run", noted)
     return found
