@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 BUCKETS = 10
 """The number of parts of a window: a failure leaves the rate when the window has passed, and a tenth of it at most."""
+LEAST_SECONDS = 0.001
+"""The shortest wait: a clock may not tell a shorter one from none, and a loop over the rest of a wait would spin."""
 FIX = "wait until it closes by itself, see why it opened: `coditect breaker show NAME`, or close it: `... reset NAME`"
 
 
@@ -356,9 +358,9 @@ class CircuitBreaker:
         self._changed(self)
 
     async def next_change(self, within_seconds: float) -> None:
-        """Wait for the next change of the state or of the next probe, at most so many seconds."""
+        """Wait for the next change of the state or of the next probe, at most so many seconds, or `LEAST_SECONDS`."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if within_seconds == inf else within_seconds):
+            async with asyncio.timeout(None if within_seconds == inf else max(LEAST_SECONDS, within_seconds)):
                 await self._news.wait()
 
     def refusal(self) -> BreakerOpen:

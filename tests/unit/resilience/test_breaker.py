@@ -11,6 +11,7 @@ from coditect import Breaker
 from coditect.errors import BreakerOpen, InputError
 from coditect.model.limits.breaker import BreakerState
 from coditect.resilience.breaker import CircuitBreaker
+from coditect.testing import TestFleet
 
 
 class Time:
@@ -215,3 +216,13 @@ def test_a_field_out_of_its_bounds_is_refused_by_name(wrong: dict[str, Any]) -> 
     with pytest.raises(InputError) as refused:
         Breaker("github", **wrong)
     assert refused.value.facts["parameter"] in wrong
+
+
+async def test_wait_that_no_clock_tells_from_none_takes_time_so_that_a_loop_over_it_ends(time: Time) -> None:
+    async with TestFleet():
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+
+        await breaker(time).next_change(1e-14)
+
+        assert loop.time() > begun
