@@ -15,7 +15,7 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """What a restore to a checkpoint would discard: the nodes whose handlers have begun since, or may have."""
+    """The plan of a restore: the nodes that it would discard, whose handlers have begun since the checkpoint."""
 
     checkpoint: str
     nodes: tuple[DiscardedRow, ...]

@@ -191,7 +191,7 @@ class CircuitBreaker:
 
     @property
     def refuses(self) -> bool:
-        """Whether a call would be refused now, without a look at the fleet."""
+        """True when a call would be refused now, without a look at the fleet."""
         return not self.is_closed and self._reserved is None and (self._probing or self.wait_seconds > 0)
 
     # -- calls ------------------------------------------------------------------------------------------

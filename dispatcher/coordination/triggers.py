@@ -48,7 +48,7 @@ _FIELDS = frozenset({"trigger", "event", "when", "workflow", "signal", "to", "in
 
 
 def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
-    """Make a trigger.
+    """Make a trigger and keep it in the store.
 
     Raises:
         InputError: when there is a trigger of the name, or a field is wrong.
