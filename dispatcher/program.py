@@ -34,9 +34,8 @@ from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
-from dispatcher.coordination.locks import SHARD_KEY
-from dispatcher.coordination.triggers import CHANGES
-from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, shard_of
+from dispatcher.coordination import trigger_rows
+from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, LOCKS_SHARD_KEY, shard_of
 from dispatcher.liveness.eviction import Evictor, evictor
 from dispatcher.liveness.ping import Pings
 from dispatcher.ports import ClaimPaths, Ports
@@ -143,7 +142,7 @@ async def running_dispatcher(
                 ownership.workers,
                 owner=options.owner,
                 evict=evict,
-                locks_shard=shard_of(SHARD_KEY, ownership.count),
+                locks_shard=shard_of(LOCKS_SHARD_KEY, ownership.count),
             )
         )
         notices = await stack.enter_async_context(
@@ -172,7 +171,7 @@ def compose(
         ports.broker, ports.database, ownership, ports.background, quorum=ports.quorum, metrics=ports.metrics
     )
     ownership.on_open, ownership.on_close = triggers.opened, triggers.closed
-    control.on_change = dict.fromkeys(CHANGES, lambda body: triggers.changed(body["trigger"]))
+    control.on_change = dict.fromkeys(trigger_rows.CHANGES, lambda body: triggers.changed(body["trigger"]))
     scheduler.open()
     if graph is not None:
         reconciler = Reconciler(ports.database, ownership.workers, graph, options.reconcile_seconds)

@@ -25,14 +25,12 @@ from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Ticket
 from dispatcher.ledger import timers
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY
+from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
 from dispatcher.ledger.workflows.submit import number, text
 
-SHARD_KEY = "lock"
-"""The text that decides the shard of all locks."""
-EXPIRY = "lock.expiry"
 MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
 LONGEST_REASON = 500
@@ -179,13 +177,13 @@ def _timer_name(ticket: Ticket) -> str:
 
 
 def _set_timer(unit: UnitOfWork, ticket: Ticket, due_ms: int) -> None:
-    timers.put(unit.tr, unit.shard, Timer("", _timer_name(ticket), EXPIRY, due_ms))
+    timers.put(unit.tr, unit.shard, Timer("", _timer_name(ticket), LOCK_EXPIRY, due_ms))
     unit.effects.timers = True
 
 
 def _drop(unit: UnitOfWork, ticket: Ticket, *, reason: str = "") -> None:
     """Remove a ticket; if there is a reason, its owner has not asked for it and is told."""
-    timers.cancel(unit.tr, "", _timer_name(ticket), EXPIRY)
+    timers.cancel(unit.tr, "", _timer_name(ticket), LOCK_EXPIRY)
     rows.remove(unit, ticket)
     if reason:
         _push(unit, ticket, {"state": "gone", "reason": reason})
@@ -208,7 +206,7 @@ def _state(unit: UnitOfWork, ticket: Ticket) -> dict[str, Any]:
 
 
 def _shard_key(_: Body) -> str:
-    return SHARD_KEY
+    return LOCKS_SHARD_KEY
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
@@ -220,4 +218,4 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.LOCK_LIST: Query(list_locks),
     }
 )
-TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})
+TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({LOCK_EXPIRY: expired})

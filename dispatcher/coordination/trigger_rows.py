@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from coditect.wire.control import Verb
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import TRIGGERS
 from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
@@ -14,6 +15,8 @@ from dispatcher.store.transaction import Reads, Transaction
 
 BY = "trigger"
 """The kind under which what a trigger starts is kept."""
+CHANGES: frozenset[str] = frozenset({Verb.TRIGGER_ADD, Verb.TRIGGER_PAUSE, Verb.TRIGGER_RESUME, Verb.TRIGGER_REMOVE})
+"""The verbs after which a trigger's queue is to be made or deleted."""
 
 
 @dataclass(slots=True)
@@ -61,6 +64,11 @@ class TriggerRecord:
             "last_run": self.last_run or None,
             "reason": self.reason,
         }
+
+
+def shard_key(name: str) -> str:
+    """Return the text that decides the shard of a trigger."""
+    return f"trigger:{name}"
 
 
 def read(tr: Reads, name: str) -> TriggerRecord | None:

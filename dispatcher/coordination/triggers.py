@@ -199,13 +199,8 @@ def _record(unit: UnitOfWork, body: Body) -> TriggerRecord:
     return record
 
 
-def shard_key(name: str) -> str:
-    """Return the text that decides the shard of a trigger."""
-    return f"trigger:{name}"
-
-
 def _shard_key(body: Body) -> str:
-    return shard_key(text(body, "trigger"))
+    return rows.shard_key(text(body, "trigger"))
 
 
 VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
@@ -218,5 +213,3 @@ VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
         Verb.TRIGGER_LIST: Query(list_triggers),
     }
 )
-CHANGES: frozenset[str] = frozenset({Verb.TRIGGER_ADD, Verb.TRIGGER_PAUSE, Verb.TRIGGER_RESUME, Verb.TRIGGER_REMOVE})
-"""The verbs after which a trigger's queue is to be made or deleted."""

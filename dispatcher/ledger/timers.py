@@ -14,6 +14,9 @@ from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import DUE, TIMERS
 from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
+LOCK_EXPIRY = "lock.expiry"
+"""The kind of the timer of a lock's ticket, which ends it as a silent attempt is ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timer:

@@ -102,7 +102,7 @@ class RequestServer:
             Verb.STATUS: self._status,
             Verb.REBUILD: self._rebuild,
         }
-        """The handlers of verbs that need more than the ledger; `verbs.VERBS` has all other verbs."""
+        """The handlers of verbs that need more than the ledger; `verbs.handling` finds all others."""
         self.on_change: Mapping[str, Callable[[Body], Awaitable[None]]] = {}
         """What follows the commit of a verb, such as a queue to be made, before the request is answered."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
@@ -122,7 +122,7 @@ class RequestServer:
             self.answer(delivery, error)
 
     def _route(self, delivery: Delivery, verb: str, body: dict[str, Any]) -> None:
-        match verbs.VERBS.get(verb):
+        match verbs.handling(verb):
             case requests.Query(read):
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
             case requests.ShardChange(_, shard_key, deduplicated):
@@ -130,7 +130,7 @@ class RequestServer:
                 then = self.on_change.get(verb)
                 self._hand(delivery, Asked(verb, body, identity), shard_key(body), then and partial(then, body))
             case None:
-                known = sorted({*self._own, *verbs.VERBS})
+                known = sorted(Verb)
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
 
     def _claim(self, delivery: Delivery, body: Body) -> None:

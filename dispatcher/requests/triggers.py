@@ -20,7 +20,6 @@ from coditect.wire.control import Verb, request
 from coditect.wire.events import read_event
 from coditect.wire.tasks import MAX_BODY_BYTES
 from dispatcher.coordination import trigger_rows as rows
-from dispatcher.coordination.triggers import shard_key
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership.shards import shard_of
 from dispatcher.requests.server import Shards
@@ -119,7 +118,7 @@ class TriggerQueues:
             log.debug("No agent is there to be told that a trigger listens")
 
     def _shard(self, name: str) -> int:
-        return shard_of(shard_key(name), self._shards.count)
+        return shard_of(rows.shard_key(name), self._shards.count)
 
     def _arrived(self, name: str, delivery: Delivery) -> None:
         """Give an event to the worker of its trigger's shard; an unreadable one becomes a dead letter."""

@@ -1,34 +1,54 @@
-"""The one table of the verbs of requests, and the one of a shard's timers, of the ledger and of coordination.
+"""The one place that finds the handler of a request's verb or of a shard's timer, of the ledger and of coordination.
 
-A new kept thing adds its module's tables here; `batch` and the request server use nothing else.
+The modules of coordination are loaded with their first request or timer: a dispatcher whose fleet uses none of them
+starts without them. A new kept thing adds a line to `COORDINATION`; `batch` and the request server use nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
 
-from dispatcher.coordination import breakers, locks, schedules, state, triggers
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Asked, Due
 from dispatcher.ledger.handlers import requests, timeouts
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.nodes import limits
-from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.timers import LOCK_EXPIRY
 from dispatcher.ledger.unit_of_work import UnitOfWork
 
-VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
-    {**requests.VERBS, **breakers.VERBS, **locks.VERBS, **schedules.VERBS, **state.VERBS, **triggers.VERBS}
+COORDINATION: Mapping[str, str] = MappingProxyType(
+    {
+        noun: f"dispatcher.coordination.{module}"
+        for noun, module in (
+            ("breaker", "breakers"),
+            ("lock", "locks"),
+            ("schedule", "schedules"),
+            ("state", "state"),
+            ("trigger", "triggers"),
+        )
+    }
 )
-"""The handler of each request verb that needs only the store.
-
-`RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
-"""
-TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({**locks.TIMERS, **schedules.TIMERS})
-"""The handler of each kind of timer whose workflow is "": a shard's own, named by the thing in place of a node."""
-HELD: Final = limits.TIMERS | locks.TIMERS.keys()
+"""The module of each kept thing, by the noun with which its verbs and kinds of timers begin, as in `lock.acquire`."""
+HELD: Final = limits.TIMERS | {LOCK_EXPIRY}
 """The kinds of timers that end what is silent, and so are held back while no sign of life can arrive."""
+
+
+def handling(verb: str) -> Query | ShardChange | None:
+    """Return the handler of a request's verb that needs only the store; None for any other verb.
+
+    `RequestServer` itself serves the verbs that need more: the dispatcher's memory, the broker, or an agent's answer.
+    """
+    found: Query | ShardChange | None = requests.VERBS.get(verb) or _kept("VERBS", verb)
+    return found
+
+
+def _kept(table: str, name: str) -> Any:
+    """Return the entry of a verb or kind of timer in the table of its module of coordination; None without one."""
+    module = COORDINATION.get(name.partition(".")[0])
+    return None if module is None else getattr(import_module(module), table, {}).get(name)
 
 
 def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
@@ -38,7 +58,7 @@ def ask(unit: UnitOfWork, asked: Asked) -> dict[str, Any]:
         InputError: when the request is refused, now or the first time.
         Retryable: when the request can be carried out later.
     """
-    change = VERBS[asked.verb]
+    change = handling(asked.verb)
     assert isinstance(change, ShardChange), "nothing else is a command to a shard"
     return requests.ask(unit, asked, change)
 
@@ -48,5 +68,5 @@ def due(unit: UnitOfWork, command: Due) -> None:
     timer = command.timer
     if timer.workflow:
         timeouts.due(unit, command)
-    elif timers.finish(unit.tr, timer) and (act := TIMERS.get(timer.kind)) is not None:
+    elif timers.finish(unit.tr, timer) and (act := _kept("TIMERS", timer.kind)) is not None:
         act(unit, timer)

@@ -30,6 +30,8 @@ DEFAULT_SHARDS = 16
 """The default number of shards; a dispatcher without a shard is idle, and each shard costs two queues."""
 STEP_MS = 400
 KIND = "shard"
+LOCKS_SHARD_KEY = "lock"
+"""The text that decides the shard of all locks, as a workflow's id decides its shard."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from dispatcher.shards import verbs
+
 NOT_FOR_ALL = {
     "pydantic": "only a submission needs it, and a submission's transaction runs beside the event loop",
     "psutil": "an agent's",
@@ -14,6 +16,9 @@ NOT_FOR_ALL = {
     "yaml": "a workflow file's",
     "coditect.client": "a user's",
     "coditect.codec": "a client's and an agent's",
+    "cronsim": "only a schedule needs it",
+    "zoneinfo": "only a schedule needs it",
+    **dict.fromkeys(verbs.COORDINATION.values(), "only a fleet that uses it needs it"),
 }
 
 

@@ -157,7 +157,7 @@ async def test_request_that_was_told_to_try_again_is_done_when_it_comes_again(
         raise Retryable("Not now")
 
     with monkeypatch.context() as patched:
-        patched.setattr(verbs, "VERBS", {Verb.CANCEL: requests.ShardChange(not_now)})
+        patched.setattr(verbs, "handling", lambda _: requests.ShardChange(not_now))
         (refused,) = await ledger.batch(asked)
     await ledger.batch(asked)
 

@@ -67,7 +67,8 @@ async def plane() -> AsyncIterator[Plane]:
 
 def add(monkeypatch: pytest.MonkeyPatch, **made_up: Query | ShardChange) -> None:
     known = {f"lock.{name}": handling for name, handling in made_up.items()}
-    monkeypatch.setattr(verbs, "VERBS", {**verbs.VERBS, **known})
+    handling = verbs.handling
+    monkeypatch.setattr(verbs, "handling", lambda verb: known.get(verb) or handling(verb))
 
 
 async def test_made_up_verbs_are_served_by_the_shards_that_their_keys_name_and_read_everywhere(
@@ -111,3 +112,11 @@ async def test_verb_without_an_entry_and_request_without_a_key_are_refused(
     async with asking(plane.broker, SystemClock(), name="asks") as control:
         assert await refused(control, LOOK) == "The control plane does not know this verb"
         assert await refused(control, TAKE) == "A field of the request is missing or no text"
+
+
+def test_every_verb_has_a_handler_and_every_kept_thing_is_found_by_its_noun() -> None:
+    without = {verb for verb in Verb if verbs.handling(verb) is None}
+
+    assert without == {Verb.CLAIM, Verb.GET, Verb.STATUS, Verb.REBUILD}, "the request server serves these itself"
+    assert {verb.partition(".")[0] for verb in Verb} > verbs.COORDINATION.keys()
+    assert verbs.handling("lock.unheard-of") is verbs.handling("os.path") is None
