@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coditect.client.control_plane import ControlPlane, pages
+from coditect.client.control_plane import ControlPlane, pages, rows_of
 from coditect.errors import InputError, Retryable
 from coditect.wire.control import Verb
-from coditect.workflow.rows import CheckpointRow, DiscardedRow, RestoreRow, rows_of
+from coditect.workflow.rows import CheckpointRow, DiscardedRow, RestoreRow
 
 MOST_NAMED = 5
 """The largest number of nodes that the refusal of a restore names."""

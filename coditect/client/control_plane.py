@@ -7,7 +7,7 @@ answered, because the broker, a dispatcher or the way between them was gone, is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,15 @@ from coditect.aio.backoff import Backoff
 from coditect.aio.clock import Clock
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
-from coditect.errors import CoditectError, ControlPlaneRequired, Retryable, SetupError, TooLarge, Unroutable
+from coditect.errors import (
+    CoditectError,
+    ControlPlaneRequired,
+    InvalidTask,
+    Retryable,
+    SetupError,
+    TooLarge,
+    Unroutable,
+)
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
 from coditect.model.message import Message
@@ -25,7 +33,6 @@ from coditect.wire import routing
 from coditect.wire.control import ANY, Verb, request
 from coditect.wire.json import loads
 from coditect.wire.tasks import MAX_BODY_BYTES
-from coditect.workflow.rows import rows_of
 
 ASK_SECONDS = 30.0
 PAGE = 1_000
@@ -143,7 +150,7 @@ class ControlPlane:
 
 async def pages(
     control: ControlPlane, verb: Verb, field: str, asked: Mapping[str, Any], *, most: int | None = None
-) -> AsyncIterator[object]:
+) -> AsyncIterator[Any]:
     """Yield the rows of a listing by the control plane, page after page, at most `most` of them."""
     after: object = None
     left = most
@@ -157,6 +164,18 @@ async def pages(
         if after is None:
             return
         left = None if left is None else left - len(rows)
+
+
+def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[Any]:
+    """Return the list of rows in an answer of the control plane.
+
+    Raises:
+        InvalidTask: when the answer has no list in that field.
+    """
+    rows = answer.get(field)
+    if not isinstance(rows, list):
+        raise InvalidTask("The control plane's answer lacks its rows", field=field)
+    return rows
 
 
 @asynccontextmanager

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import CoditectError
 from coditect.model.duration import Duration
 from coditect.model.limits.breaker import Breaker, BreakerScope, BreakerState, breaker_of
-from coditect.resilience.breaker import CircuitBreaker, NewsOf
 from coditect.wire.control import Verb
+
+if TYPE_CHECKING:
+    from coditect.resilience.breaker import CircuitBreaker, NewsOf
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class Breakers:
         found = self._breakers.get(given.name if isinstance(given, Breaker) else given)
         if found is not None:
             return found
+        from coditect.resilience.breaker import CircuitBreaker  # noqa: PLC0415 - pybreaker: with the first breaker
+
         declared = given if isinstance(given, Breaker) else self._declared.get(given) or breaker_of(given)
         shared = declared.scope is BreakerScope.FLEET
         made = CircuitBreaker(declared, now=self._now, keeper=self if shared else None, changed=self._changed)

@@ -6,7 +6,7 @@ plane knows are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -284,18 +284,6 @@ class DiscardedRow:
         return _read(row, lambda given: cls(
             str(given["node"]), TaskState(given["state"]), compensated=given["compensated"] is True
         ))  # fmt: skip
-
-
-def rows_of(answer: Mapping[str, Any], field: str) -> Sequence[object]:
-    """Return the list of rows in an answer of the control plane.
-
-    Raises:
-        InvalidTask: when the answer has no list in that field.
-    """
-    rows = answer.get(field)
-    if not isinstance(rows, list):
-        raise InvalidTask("The control plane's answer lacks its rows", field=field)
-    return rows
 
 
 def _read(row: object, make: Callable[[Mapping[str, Any]], T]) -> T:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coditect.agent.declaration import Agent, Capability
 from coditect.agent.execution.handler import HandedBack, HandlerEnd
@@ -29,9 +29,11 @@ from coditect.model.capability import Priority
 from coditect.model.limits.breaker import BreakerScope, BreakerState, CallVerdict
 from coditect.model.result import Status
 from coditect.model.task import Task
-from coditect.resilience.breaker import CircuitBreaker
 from coditect.resilience.breakers import Breakers
 from coditect.wire import routing
+
+if TYPE_CHECKING:
+    from coditect.resilience.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 

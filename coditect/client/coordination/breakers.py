@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from coditect.aio.supervisor import Supervisor
-from coditect.client.control_plane import ControlPlane
+from coditect.client.control_plane import ControlPlane, pages
 from coditect.errors import InvalidTask
 from coditect.messaging.event_stream import EventStreams
 from coditect.model.limits.breaker import Breaker, BreakerState
@@ -74,13 +74,8 @@ class ClientBreakers:
 
     async def breakers(self, name: str | None = None) -> AsyncIterator[BreakerListing]:
         """Yield the breakers of the fleet that ever opened, or the one of a name, by name."""
-        after = None
-        while True:
-            page = await self._control.ask(Verb.BREAKER_LIST, {"name": name, "after": after})
-            for row in page["breakers"]:
-                yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
-            if (after := page["next"]) is None:
-                return
+        async for row in pages(self._control, Verb.BREAKER_LIST, "breakers", {"name": name}):
+            yield BreakerListing(BreakerState.read(row), row["due_ms"], row["reset_ms"])
 
     async def open_breaker(self, name: str, *, reason: str) -> BreakerState:
         """Open a breaker in the whole fleet, without probes until it is reset, and return its state."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from coditect.aio.supervisor import Supervisor
-from coditect.client.control_plane import ControlPlane
+from coditect.client.control_plane import ControlPlane, pages
 from coditect.collaboration.lock_requests import LockRequests
 from coditect.collaboration.locks import Locking
 from coditect.messaging.rpc import Requests
@@ -80,14 +80,8 @@ class ClientLocks(Locking):
 
     async def locks(self, resource: str | None = None, *, most: int | None = None) -> AsyncIterator[LockRow]:
         """Yield the holders and the waiters of all resources, or of one, by resource in order of arrival."""
-        after, left = None, most
-        while left is None or left > 0:
-            page = await self._control.ask(Verb.LOCK_LIST, {"resource": resource, "after": after})
-            for row in page["locks"][:left]:
-                yield LockRow(**row)
-            left = None if left is None else left - len(page["locks"])
-            if (after := page["next"]) is None:
-                return
+        async for row in pages(self._control, Verb.LOCK_LIST, "locks", {"resource": resource}, most=most):
+            yield LockRow(**row)
 
     async def release_locks(
         self, resource: str | None = None, *, agent: str | None = None, task: str | None = None, reason: str
