@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from coditect.aio.loop import run_loop
-from coditect.cli.capability import SPEC_COLUMNS, spec_cells, spec_json
+from coditect.cli.capability import SPEC_COLUMNS, spec_cells
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
-from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations import fleet
+from coditect.operations.documents.fleet import AgentDocument, LoadDocument
 from coditect.registry.port import Search
 from coditect.settings.settings import read_settings
 
@@ -87,7 +89,7 @@ def show_agent(context: typer.Context, agent_id: AgentArgument, output: OutputOp
     document = agent_json(record)
     fields = {name: value for name, value in document.items() if name not in {"capabilities", "load"}}
     rows = [(spec.name, *spec_cells(spec)) for spec in record.registration.capabilities]
-    load = FieldsView(_load_json(record.load))
+    load = FieldsView(asdict(LoadDocument.of(record.load)))
     render(output, document, FieldsView(fields), load, TableView(("capability", *SPEC_COLUMNS), rows))
 
 
@@ -126,34 +128,5 @@ def _row(record: AgentRecord) -> tuple[object, ...]:
 
 def agent_json(record: AgentRecord) -> dict[str, object]:
     """Return an agent's registry record as JSON values for `--output json`."""
-    registration, load = record.registration, record.load
-    return {
-        "agent_id": record.agent_id,
-        "name": registration.name,
-        "version": registration.version,
-        "status": load.status.value,
-        "slots": registration.slots,
-        "free_slots": record.free_slots,
-        "tags": sorted(registration.tags),
-        "host": registration.host,
-        "pid": registration.pid,
-        "started_at": instant(registration.started_at_ms),
-        "lease_ms": record.lease_ms,
-        "metadata": dict(registration.metadata),
-        "load": _load_json(load),
-        "capabilities": [spec_json(spec) for spec in registration.capabilities],
-    }
-
-
-def _load_json(load: Load) -> dict[str, object]:
-    return {
-        "running": load.running,
-        "suspended": load.suspended,
-        "awaiting_owner": load.awaiting_owner,
-        "cpu_percent": load.cpu_percent,
-        "resident_bytes": load.resident_bytes,
-        "latency_ms": load.latency_ms,
-        "completed": load.completed,
-        "failed": load.failed,
-        "trouble": load.trouble,
-    }
+    document = asdict(AgentDocument.of(record))
+    return document | {"started_at": instant(record.registration.started_at_ms)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption
 from coditect.codec import is_binary
 from coditect.model.capability import CapabilitySpec
 from coditect.operations import fleet
+from coditect.operations.documents.fleet import SpecDocument
 from coditect.operations.fleet import CapabilityOffer
 from coditect.registry.port import Search
 
@@ -94,16 +96,7 @@ def spec_cells(spec: CapabilitySpec) -> tuple[object, ...]:
 
 def spec_json(spec: CapabilitySpec) -> dict[str, object]:
     """Return a capability's declaration as JSON values for `--output json`."""
-    return {
-        "name": spec.name,
-        "description": spec.description,
-        "cost": spec.cost,
-        "tags": sorted(spec.tags),
-        "timeout_seconds": spec.timeout_seconds,
-        "input_schema": dict(spec.input_schema),
-        "output_schema": dict(spec.output_schema),
-        "rate": None if spec.rate is None else str(spec.rate),
-    }
+    return asdict(SpecDocument.of(spec))
 
 
 def _pretty(schema: object) -> str:

@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from urllib.parse import unquote, urlsplit
 
 from coditect.broker.management import Management
 from coditect.broker.rabbitmq import AmqpBroker
@@ -16,6 +15,7 @@ from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.client.client import Client
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
+from coditect.settings.addresses import vhost_of
 from coditect.settings.settings import Settings
 
 
@@ -64,8 +64,7 @@ class RealConnections:
         """
         if self._settings.management_url is None:
             return None
-        vhost = unquote(urlsplit(self._settings.amqp_url.partition(",")[0]).path.removeprefix("/")) or "/"
-        return await Management(self._settings.management_url).bindings(vhost)
+        return await Management(self._settings.management_url).bindings(vhost_of(self._settings.amqp_url))
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry in Redis, not opened yet."""

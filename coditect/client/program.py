@@ -7,11 +7,11 @@ from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
 
 
-def adapters(settings: Settings) -> tuple[AmqpBroker, RedisRegistry]:
+def adapters(settings: Settings, *, name: str = "coditect client") -> tuple[AmqpBroker, RedisRegistry]:
     """Return the broker and the registry that the settings name, not opened yet."""
     broker = AmqpBroker(
         settings.amqp_url,
-        name="coditect client",
+        name=name,
         window=settings.window,
         declare=settings.declare,
         wire=settings.wire,

@@ -46,8 +46,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coditect.errors import SetupError
 from coditect.settings.own_files import is_own
+from coditect.settings.values import choice as _choice
+from coditect.settings.values import flag as _flag
+from coditect.settings.values import number as _number
+from coditect.settings.values import optional as _optional
+from coditect.settings.values import whole as _whole
 from coditect.wire.addresses.return_addresses import ANSWER_QUEUES
 
 ENV_FILE = Path(".coditect") / "env"
@@ -98,8 +102,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
     Raises:
         SetupError: for a value outside its range; the error names the variable.
     """
-    own = os.environ if environment is None else environment
-    values = {**_env_file(folder or Path.cwd()), **own}
+    values = read_variables(environment, folder=folder)
     return Settings(
         amqp_url=values.get("CODITECT_AMQP_URL", DEFAULTS.amqp_url),
         redis_url=values.get("CODITECT_REDIS_URL", DEFAULTS.redis_url),
@@ -134,6 +137,12 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
     )
 
 
+def read_variables(environment: Mapping[str, str] | None = None, *, folder: Path | None = None) -> dict[str, str]:
+    """Return the variables of the process: its environment, and what is missing there from the nearest env file."""
+    own = os.environ if environment is None else environment
+    return {**_env_file(folder or Path.cwd()), **own}
+
+
 def store_url(environment: Mapping[str, str]) -> str | None:
     """Return the ledger's URL from `CODITECT_STORE_URL`, or from the former name `CODITECT_STORE`; else None."""
     return environment.get("CODITECT_STORE_URL") or environment.get("CODITECT_STORE")
@@ -150,44 +159,3 @@ def _env_file(folder: Path) -> dict[str, str]:
         return {}
     pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
     return {name.strip(): value.strip() for name, value in pairs if name.startswith("CODITECT_")}
-
-
-def _flag(values: Mapping[str, str], name: str, *, default: bool) -> bool:
-    text = values.get(name)
-    if text is None:
-        return default
-    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
-        raise SetupError("A setting is true or false", variable=name, given=text)
-    return text.lower() in ("true", "1", "yes")
-
-
-def _number(values: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
-    text = values.get(name)
-    if text is None:
-        return default
-    try:
-        number = float(text)
-    except ValueError as error:
-        raise SetupError("A setting is a number", variable=name, given=text) from error
-    if not low <= number <= high:
-        raise SetupError("A setting is outside its range", variable=name, given=text, low=low, high=high)
-    return number
-
-
-def _whole(values: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    number = _number(values, name, default, low, high)
-    if number != int(number):
-        raise SetupError("A setting is a whole number", variable=name, given=number)
-    return int(number)
-
-
-def _optional(values: Mapping[str, str], name: str, low: int, high: int) -> int | None:
-    return _whole(values, name, 0, low, high) if name in values else None
-
-
-def _choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...]) -> str:
-    text = values.get(name, allowed[0])
-    for choice in allowed:
-        if text.lower() == choice.lower():
-            return choice
-    raise SetupError("A setting is one of a few words", variable=name, given=text, allowed=allowed)

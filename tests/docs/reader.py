@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coditect.settings.api import API_DEFAULTS
 from tests.docs.pages import Block, Mark
 from tests.servers import ROOT, Servers
 
@@ -23,7 +25,9 @@ POLL_SECONDS = 0.02
 SETTLED_SECONDS = 1.0
 """How long a background command that cannot say that it is ready is given."""
 
-_SAY_WHEN_READY = ("coditect agent run", "coditect dispatcher run")
+_SAY_WHEN_READY = ("coditect agent run", "coditect dispatcher run", "coditect api")
+_API_PORT = f":{API_DEFAULTS.port}"
+"""As the pages write it: each reader has an API of their own, at another port."""
 _SHELL = ("bash", "-euo", "pipefail", "-c")
 
 
@@ -44,8 +48,11 @@ class Reader:
     servers: Servers
     _terminals: list[_Terminal] = field(default_factory=list)
     _printed: str = ""
+    _api_port: int = 0
 
     def __post_init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._api_port = free.getsockname()[1]
         for name in ("agents", "examples"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -64,6 +71,7 @@ class Reader:
             "no_proxy": "127.0.0.1,localhost",
             "CODITECT_AMQP_URL": self.servers.amqp_url,
             "CODITECT_REDIS_URL": self.servers.redis_url,
+            "CODITECT_API_PORT": str(self._api_port),
         }
 
     def follow(self, block: Block) -> None:
@@ -93,9 +101,9 @@ class Reader:
 
     def _run(self, block: Block) -> str:
         if block.language == "bash":
-            return self._call(block, [*_SHELL, block.text])
+            return self._call(block, [*_SHELL, self._own(block.text)])
         script = self.folder / f"block_{block.line}.py"
-        script.write_text(block.text, encoding="utf-8")
+        script.write_text(self._own(block.text), encoding="utf-8")
         return self._call(block, [sys.executable, str(ROOT / "tests" / "docs" / "run_block.py"), str(script)])
 
     def _call(self, block: Block, argv: list[str]) -> str:
@@ -115,7 +123,10 @@ class Reader:
                 _signal(process.pid, signal.SIGKILL)
                 raise AssertionError(f"{block.place} took longer than {BLOCK_SECONDS:g} s") from None
         assert process.returncode == 0, f"{block.place} ended with {process.returncode}\n{printed}\n{errors}"
-        return printed
+        return printed.replace(f":{self._api_port}", _API_PORT)
+
+    def _own(self, text: str) -> str:
+        return text.replace(_API_PORT, f":{self._api_port}")
 
     def _open_terminal(self, block: Block, command: str) -> None:
         number = len(self._terminals)
@@ -123,7 +134,7 @@ class Reader:
         log = self.folder / f"terminal-{number}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [*_SHELL, command],
+                [*_SHELL, self._own(command)],
                 cwd=self.folder,
                 env=self._environment | {"CODITECT_READY_FILE": str(ready)},
                 stdin=subprocess.DEVNULL,

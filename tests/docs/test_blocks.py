@@ -17,7 +17,8 @@ from tests.servers import ROOT, Servers
 
 # What leaves the machine, whatever the guard of the Python blocks sees.
 _LEAVES = re.compile(
-    r"\b(curl|wget|pip3? install|apt(-get)? |git (clone|push|fetch|pull)|docker|brew|dnf)\b"
+    r"\bcurl\b(?!(?:\\\n|[^\n])*http://127\.0\.0\.1)"
+    r"|\b(wget|pip3? install|apt(-get)? |git (clone|push|fetch|pull)|docker|brew|dnf)\b"
     r"|https?://(?!127\.0\.0\.1|localhost)"
 )
 _AGENT_FILE = re.compile(r"\b(?:agents|examples)/\w+\.py\b")

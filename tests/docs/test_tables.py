@@ -18,7 +18,7 @@ from coditect.errors import CoditectError, SetupError
 from coditect.model.strategy import Strategy
 from coditect.operations.diagnosis.explain import Obstacle
 from coditect.registry.selection.scoring import BEST_MATCH, FLOOR, LOAD_BALANCED, Weights
-from coditect.settings import settings
+from coditect.settings import api, settings
 from coditect.settings.settings import DEFAULTS, Settings, read_settings
 from tests.docs import topology_table
 from tests.docs.pages import headings, section, table_rows
@@ -97,6 +97,23 @@ def test_the_table_of_the_settings_module_is_that_of_the_page() -> None:
     }
 
 
+def test_every_setting_of_the_api_is_documented_with_its_default() -> None:
+    documented = {row[0].strip("`"): row[1].strip("`") for row in table_rows(section(DOCS / "api.md", "Settings"))}
+    rows = re.findall(r"^(CODITECT_\w+) {2,}(.+?) {2,}(.+)$", inspect.getdoc(api) or "", re.MULTILINE)
+
+    assert list(documented) == [f"CODITECT_API_{field.name.upper()}" for field in fields(api.ApiSettings)]
+    assert documented == {name: default for name, default, _ in rows}
+    assert list(documented.values()) == [_shown(getattr(api.API_DEFAULTS, field)) for field in _api_fields()]
+
+
+def _api_fields() -> list[str]:
+    return [field.name for field in fields(api.ApiSettings)]
+
+
+def _shown(default: object) -> str:
+    return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+
+
 def _ranges() -> list[tuple[str, float, float]]:
     found = ((name, re.fullmatch(r"([\d.]+) to ([\d.]+)", row[1])) for name, row in _documented_settings().items())
     return [(name, float(bounds[1]), float(bounds[2])) for name, bounds in found if bounds is not None]
@@ -113,7 +130,8 @@ def test_a_documented_range_is_the_one_that_holds(variable: str, low: float, hig
 
 
 def test_every_variable_that_a_program_reads_is_documented() -> None:
-    documented = set(_VARIABLE.findall(section(DOCS / "operations.md", "Settings")))
+    pages = (section(DOCS / "operations.md", "Settings"), section(DOCS / "api.md", "Settings"))
+    documented = set(_VARIABLE.findall("".join(pages)))
     read = {
         name
         for package in ("coditect", "agents", "dispatcher")

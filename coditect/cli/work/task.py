@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from coditect.operations.connections import Connections
 from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.sightings import Found
 from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_capability, why_not_task
+from coditect.operations.documents.tasks import TaskDocument
 from coditect.operations.tasks import TaskOrder
 from coditect.wire.json import dumps, loads
 from coditect.workflow.fields import instant_ms
@@ -245,18 +245,11 @@ async def _wait(opened: Connections, task_id: str, wait: str) -> Outcome:
 
 def outcome_json(task_id: str, outcome: Outcome) -> dict[str, object]:
     """Return a task's outcome (status, value, failure, agent, times) as JSON values for `--output json`."""
-    completed = outcome.status is Status.COMPLETED
-    as_text = {"value_base64": b64encode(outcome.body).decode()} if outcome.binary else {}
-    return as_text | {
-        "task_id": task_id,
-        "status": outcome.status.value,
-        "value": loads(outcome.body) if completed and not outcome.binary else None,
-        "failure": outcome.failure.as_json() if outcome.failure else None,
-        "agent": outcome.agent_id,
-        "attempt": outcome.attempt,
-        "started_at_ms": outcome.started_at_ms,
-        "finished_at_ms": outcome.finished_at_ms,
-    }
+    document = asdict(TaskDocument.of(task_id, outcome))
+    del document["attempts"]  # `task get` has them beside it
+    if not outcome.binary:
+        del document["value_base64"]
+    return document
 
 
 def failure_of(outcome: Outcome) -> CoditectError:

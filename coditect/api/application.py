@@ -1,0 +1,60 @@
+"""The application: makes the HTTP API from what it is given, and has no state of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.staticfiles import StaticFiles
+
+from coditect import __version__
+from coditect.api.access.roles import Role
+from coditect.api.limits import BodyLimit
+from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
+from coditect.api.routes import agents, health, tasks
+from coditect.api.services import ApiServices, needs
+from coditect.settings.api import ApiSettings
+
+DASHBOARD = Path(__file__).parent / "dashboard"
+"""The folder of the dashboard's files, which are served at `/`."""
+ROUTERS: tuple[APIRouter, ...] = (tasks.router, agents.router)
+"""The routers below `/v1`, one for each noun."""
+DESCRIPTION = "Submit and steer the work of a fleet of agents, and see what it does."
+
+
+class DocumentedApi(FastAPI):
+    """An application whose schema has the problem documents, which FastAPI itself knows only as `application/json`."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document of the application."""
+        document = super().openapi()
+        document["components"]["schemas"] |= problem_schemas()
+        return document
+
+
+def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path = DASHBOARD) -> FastAPI:
+    """Return the application that serves the API with the given services, and the dashboard if its folder has one."""
+    app = DocumentedApi(
+        title="Coditect",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        responses=RESPONSES,
+    )
+    app.state.services = services
+    add_problem_handlers(app)
+    app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
+    app.include_router(health.router)
+    for router in ROUTERS:
+        app.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
+    if (dashboard / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=dashboard, html=True), name="dashboard")
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,62 @@
+"""The connections of a long-running program: opened once, and lent to every use case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from coditect.broker.management import Management
+from coditect.broker.topology import Binding
+from coditect.broker.topology_diff import PlannedBroker
+from coditect.client.client import Client
+from coditect.registry.port import Registry
+
+
+class SharedConnections:
+    """An open broker, registry and client, which use cases share and do not close."""
+
+    def __init__(
+        self,
+        *,
+        broker: PlannedBroker,
+        registry: Registry,
+        client: Client,
+        environ: Mapping[str, str],
+        management: Management | None = None,
+        vhost: str = "/",
+    ) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._client = client
+        self._environ = environ
+        self._management = management
+        self._vhost = vhost
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment variables of the program."""
+        return self._environ
+
+    def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
+        """Return the broker, which stays open."""
+        return nullcontext(self._broker)
+
+    async def bindings(self) -> frozenset[Binding] | None:
+        """Return the broker's bindings from its management API; None without one.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
+        return None if self._management is None else await self._management.bindings(self._vhost)
+
+    def registry(self) -> AbstractAsyncContextManager[Registry]:
+        """Return the registry, which stays open."""
+        return nullcontext(self._registry)
+
+    def client(self) -> AbstractAsyncContextManager[Client]:
+        """Return the client, which stays open."""
+        return nullcontext(self._client)
+
+    def fleet(self) -> AbstractAsyncContextManager[Client]:
+        """Return the client, which stays open."""
+        return nullcontext(self._client)

@@ -1,0 +1,208 @@
+"""Answers for errors: RFC 9457 problem documents, made from the tree of `coditect.errors`.
+
+One table says which error becomes which status. An answer has the error's sentence, its facts and its fix, and never
+the text of an exception that is not a CoditectError, nor the input.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
+
+from coditect import errors
+from coditect.errors import CoditectError, InvalidWorkflow
+from coditect.settings.addresses import without_passwords
+from coditect.wire.json import dumps
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
+    {
+        CoditectError: HTTPStatus.INTERNAL_SERVER_ERROR,
+        errors.Retryable: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.PublishUnconfirmed: HTTPStatus.GATEWAY_TIMEOUT,
+        errors.LockTaken: HTTPStatus.CONFLICT,
+        errors.Deadlock: HTTPStatus.CONFLICT,
+        errors.LockLost: HTTPStatus.CONFLICT,
+        errors.StreamRestarted: HTTPStatus.CONFLICT,
+        errors.InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+        errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        errors.VersionConflict: HTTPStatus.PRECONDITION_FAILED,
+        errors.NotFound: HTTPStatus.NOT_FOUND,
+        errors.ControlPlaneRequired: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.NewerVersion: HTTPStatus.SERVICE_UNAVAILABLE,
+        errors.TaskError: HTTPStatus.CONFLICT,
+        errors.ResultTimeout: HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+"""The status of an error; a class without a line has that of the nearest class above it in the tree."""
+_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+class Mistake(BaseModel):
+    """One mistake in a request: its place, a sentence, and how to correct it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: str = Field(description="Path of the mistake, such as `body.priority` or `nodes.build.after[0]`.")
+    sentence: str
+    fix: str = ""
+    line: int | None = Field(default=None, description="Line of a submitted text, from 1.")
+
+
+class ProblemDocument(BaseModel):
+    """An error as RFC 9457 describes it, with the facts of the error and what to do about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(description="`urn:coditect:problem:` and the name of the error.")
+    title: str = Field(description="The kind of error in words.")
+    status: int
+    detail: str = Field(description="What went wrong, in a sentence.")
+    retryable: bool = Field(default=False, description="Whether the same request may succeed later.")
+    fix: str | None = Field(default=None, description="What to do about it.")
+    facts: dict[str, Any] = Field(default_factory=dict, description="The particulars of the error.")
+    mistakes: list[Mistake] = Field(default_factory=list, description="All mistakes found in the request.")
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    kind: {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+    for kind, description in (
+        ("4XX", "The request cannot be carried out as it is."),
+        ("5XX", "The fleet cannot answer now."),
+    )
+}
+"""What every route documents of its errors."""
+
+
+def problem_schemas() -> dict[str, Any]:
+    """Return the JSON Schemas of problem documents, by name, for the OpenAPI document."""
+    schema = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs"), "ProblemDocument": schema}
+
+
+def status_of(error: CoditectError) -> HTTPStatus:
+    """Return the HTTP status of an error."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def problem_of(error: CoditectError) -> ProblemDocument:
+    """Return the problem document of an error."""
+    name = type(error).__name__
+    facts = {fact: _plain(value) for fact, value in error.facts.items() if fact != "fix"}
+    fix = error.facts.get("fix")
+    found = error.problems if isinstance(error, InvalidWorkflow) else ()
+    return ProblemDocument(
+        type=f"urn:coditect:problem:{_WORDS.sub('-', name).lower()}",
+        title=_WORDS.sub(" ", name).capitalize(),
+        status=status_of(error),
+        detail=without_passwords(error.sentence),
+        retryable=error.retryable,
+        fix=None if fix is None else str(fix),
+        facts=facts,
+        mistakes=[Mistake(at=one.place, sentence=one.sentence, fix=one.fix, line=one.line) for one in found],
+    )
+
+
+def answer(problem: ProblemDocument, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a problem document as a response."""
+    body = dumps(problem.model_dump(exclude_none=True))
+    return Response(body, status_code=problem.status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Let an application answer every error with a problem document."""
+
+    async def coditect_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, CoditectError)
+        return error_answer(error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        status, headers = error.status_code, dict(error.headers or {})
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+            methods = _methods_of(app, request.url.path)
+            if methods and request.method not in methods:
+                status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(methods)}
+        told = "" if error.detail == HTTPStatus(status).phrase else error.detail
+        return answer(_of_status(HTTPStatus(status), told), headers)
+
+    async def invalid_request(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [Mistake(at=_place(one["loc"]), sentence=_sentence(one)) for one in error.errors()]
+        return answer(_of_status(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not as the API wants it", found))
+
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("A request failed unexpectedly", extra={"path": request.url.path}, exc_info=error)
+        return answer(_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, "The API failed; its log has the reason"))
+
+    handlers: dict[type[Exception], Callable[..., Any]] = {
+        CoditectError: coditect_error,
+        HTTPException: http_error,
+        RequestValidationError: invalid_request,
+        Exception: unexpected,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def error_answer(error: CoditectError) -> Response:
+    """Return the response for an error, with `Retry-After` where the error knows how long to wait."""
+    wait = error.facts.get("retry_after", error.facts.get("retry_after_seconds"))
+    headers = {"retry-after": str(max(1, round(wait)))} if isinstance(wait, int | float) else {}
+    return answer(problem_of(error), headers)
+
+
+def _of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None) -> ProblemDocument:
+    words = detail or f"{status.description or status.phrase}."
+    return ProblemDocument(
+        type="about:blank", title=status.phrase, status=status, detail=words, mistakes=mistakes or []
+    )
+
+
+def _methods_of(app: FastAPI, path: str) -> list[str]:
+    """Return the methods that the API has at a path: a router knows only those of one of its routes."""
+    return sorted(
+        {
+            method.upper()
+            for template, methods in app.openapi()["paths"].items()
+            if compile_path(template)[0].match(path)
+            for method in methods
+        }
+    )
+
+
+def _place(path: tuple[str | int, ...]) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    return str(error["msg"])
+
+
+def _plain(value: object) -> object:
+    """Return a fact as JSON can express it, without the password of a URL."""
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {str(name): _plain(one) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(one) for one in value]
+        case _:
+            return without_passwords(str(value))

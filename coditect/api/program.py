@@ -1,0 +1,159 @@
+"""The program of the HTTP API: opens its connections, and serves the application until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import uvicorn
+
+from coditect.aio.loop import collect_rarely, run_loop
+from coditect.aio.ready import tell_ready
+from coditect.api.access.roles import OpenAccess
+from coditect.api.application import create_app
+from coditect.api.connections import SharedConnections
+from coditect.api.direct_tasks import DirectTasks
+from coditect.api.services import ApiServices
+from coditect.blobs import open_blobs
+from coditect.broker.management import Management
+from coditect.client.client import Client
+from coditect.client.program import adapters
+from coditect.errors import SetupError
+from coditect.settings.addresses import vhost_of
+from coditect.settings.api import ApiSettings
+from coditect.settings.settings import Settings
+from coditect.telemetry.logs import configure_logs
+
+STREAMS_END_WITHIN_SECONDS = 2
+"""How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiProgram:
+    """The HTTP API as a program, with its settings."""
+
+    settings: Settings
+    api: ApiSettings
+
+    def run(self, listening: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT; `listening` is called with the address when requests are answered.
+
+        Raises:
+            SetupError: when the address cannot be listened at, or others could reach it without a key.
+            BrokerUnavailable: when the broker does not answer.
+        """
+        configure_logs(self.settings.log_level)
+        run_loop(self._serve(listening))
+
+    async def _serve(self, listening: Callable[[str], None]) -> None:
+        check_exposure(self.api.host)
+        with listener(self.api.host, self.api.port) as own:
+            async with shared_connections(self.settings) as opened:
+                services = ApiServices(opened=opened, access=OpenAccess(), direct_tasks=DirectTasks())
+                server = AnnouncedServer(server_config(services, self.api), lambda: listening(_address(own)))
+                await server.serve(sockets=[own])
+
+
+class AnnouncedServer(uvicorn.Server):
+    """A uvicorn server that says when it answers requests."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGTERM and SIGINT; uvicorn's own way raises the signal again, before the connections are closed."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
+        for number in numbers:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer requests, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            collect_rarely()
+            tell_ready()
+            self._announce()
+
+
+def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Config:
+    """Return the configuration of the server for an application with the given services."""
+    return uvicorn.Config(
+        create_app(services, settings),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STREAMS_END_WITHIN_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def shared_connections(settings: Settings) -> AsyncIterator[SharedConnections]:
+    """Open the broker, the registry and the client that the settings name, for all requests.
+
+    Raises:
+        BrokerUnavailable: when the broker does not answer.
+    """
+    broker, registry = adapters(settings, name="coditect api")
+    blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
+    quorum = settings.reply_queue == "quorum"
+    async with broker, registry, Client(broker, registry, quorum_replies=quorum, blobs=blobs) as client:
+        yield SharedConnections(
+            broker=broker,
+            registry=registry,
+            client=client,
+            environ=os.environ,
+            management=Management(settings.management_url) if settings.management_url else None,
+            vhost=vhost_of(settings.amqp_url),
+        )
+
+
+def check_exposure(host: str) -> None:
+    """Refuse an address that other machines reach, since an API without keys does what every caller says.
+
+    Raises:
+        SetupError: for any address but a loopback one.
+    """
+    if host == "localhost":
+        return
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        fix = "CODITECT_API_HOST=127.0.0.1"
+        raise SetupError("Without API keys only this machine may reach the API", host=host, fix=fix)
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at an address.
+
+    Raises:
+        SetupError: when it cannot, such as when another process does.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        fix = "end what listens there, or set CODITECT_API_PORT, or CODITECT_API_HOST"
+        raise SetupError(
+            "The API cannot listen at its address", host=host, port=port, reason=error.strerror, fix=fix
+        ) from error
+
+
+def _address(own: socket.socket) -> str:
+    host, port = own.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

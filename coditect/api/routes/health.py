@@ -1,0 +1,32 @@
+"""The health of the API process: whether it lives, and whether its broker answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter
+
+from coditect.api.services import Services
+from coditect.errors import BrokerUnavailable
+from coditect.wire import routing
+
+router = APIRouter(tags=["health"])
+
+READY_WITHIN_SECONDS = 2.0
+
+
+@router.get("/livez")
+async def live() -> dict[str, str]:
+    """Tell that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def ready(services: Services) -> dict[str, str]:
+    """Tell whether the broker answers; 503 when it does not."""
+    try:
+        async with asyncio.timeout(READY_WITHIN_SECONDS), services.opened.broker() as broker:
+            await broker.stats(routing.CONTROL_QUEUE)
+    except TimeoutError as error:
+        raise BrokerUnavailable("The broker does not answer", within_seconds=READY_WITHIN_SECONDS) from error
+    return {"status": "ok"}

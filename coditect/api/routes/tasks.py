@@ -1,0 +1,109 @@
+"""The routes of tasks: submit one, wait for its result or ask for it later."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from coditect.api.access.roles import Role
+from coditect.api.services import Services, needs
+from coditect.client.handle import Handle
+from coditect.client.options import Options
+from coditect.errors import ResultTimeout
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId
+from coditect.model.strategy import Strategy
+from coditect.operations import tasks
+from coditect.operations.documents.tasks import SUBMITTED, TaskDocument
+
+router = APIRouter(prefix="/tasks", tags=["tasks"])
+
+Span = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", max_length=20, examples=["30s", "5m", "2h"])]
+"""A duration as text."""
+Wait = Annotated[Span | None, Query(description="How long to wait for the end of the task before answering.")]
+
+
+class TaskRequest(BaseModel):
+    """A task to submit: what to do, with which input, and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    capability: str = Field(description="What to do.", examples=["code.review"], max_length=100)
+    input: Any = Field(default=None, description="The input, as the capability's input schema describes it.")
+    priority: Priority = Priority.P1
+    timeout: Span | None = Field(default=None, description="Longest run of one attempt.")
+    deadline: Span | None = Field(default=None, description="How long from now the result is wanted.")
+    start_within: Span | None = Field(default=None, description="How long the task may wait before its start.")
+    agent: str | None = Field(default=None, description="The id of the preferred agent.", min_length=1, max_length=100)
+    strategy: Strategy | None = Field(default=None, description="The strategy by which an agent is picked.")
+    max_attempts: int | None = Field(default=None, ge=1, le=1_000)
+    durable: bool = Field(default=False, description="Whether the control plane keeps the task and its result.")
+    delay: Span | None = Field(default=None, description="How long to keep the task before it starts; durable.")
+    at: datetime | None = Field(default=None, description="The instant at which the task starts; durable.")
+
+    def options(self) -> Options:
+        """Return the options of the task.
+
+        Raises:
+            InputError: when one is wrong, or two contradict each other.
+        """
+        return Options(
+            priority=self.priority,
+            timeout=self.timeout,
+            deadline=self.deadline,
+            start_within=self.start_within,
+            pin=None if self.agent is None else AgentId(self.agent),
+            strategy=self.strategy,
+            max_attempts=self.max_attempts,
+            durable=self.durable,
+            delay=self.delay,
+            at=self.at,
+        )
+
+
+@router.post(
+    "",
+    dependencies=[needs(Role.OPERATOR)],
+    responses={202: {"model": TaskDocument, "description": "The task was taken and has not ended."}},
+)
+async def submit_task(order: TaskRequest, services: Services, response: Response, wait: Wait = None) -> TaskDocument:
+    """Submit a task; with `wait`, answer with its value or failure if it ends in time.
+
+    A direct task's result is kept by this API process alone, with those of the last 1,000. The control plane keeps the
+    result of a task that is `durable`, and any API process has it.
+    """
+    async with services.opened.client() as client:
+        handle = await client.submit(order.capability, order.input, options=order.options())
+    if wait is not None and (ended := await _end_of(handle, wait)) is not None:
+        handle.forget()
+        return ended
+    if not tasks.is_durable(handle.task_id):
+        services.direct_tasks.add(handle)
+    response.status_code = HTTPStatus.ACCEPTED
+    response.headers["location"] = f"/v1/tasks/{handle.task_id}"
+    return TaskDocument(handle.task_id, SUBMITTED)
+
+
+@router.get("/{task_id}")
+async def get_task(task_id: str, services: Services, wait: Wait = None) -> TaskDocument:
+    """Show a task's status, and its value or failure once it has ended; with `wait`, wait for the end."""
+    if tasks.is_durable(task_id):
+        if wait is not None:
+            async with services.opened.fleet() as client:
+                await _end_of(client.task(task_id), wait)
+        return TaskDocument.of_durable(task_id, await tasks.get_task(services.opened, task_id))
+    handle = services.direct_tasks.get(task_id)
+    ended = await _end_of(handle, wait or "0s")
+    return ended or TaskDocument(task_id, SUBMITTED)
+
+
+async def _end_of(handle: Handle, wait: str) -> TaskDocument | None:
+    """Wait for the end of a task and return its document; None when it did not end in time."""
+    try:
+        return TaskDocument.of(handle.task_id, await handle.outcome(timeout=wait))
+    except ResultTimeout:
+        return None

@@ -1,0 +1,57 @@
+"""What the routes are given, and the dependencies by which they ask for it.
+
+The application is made with one `ApiServices`; a route takes it as a parameter of the type `Services`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from coditect.api.access.roles import Access, Role
+from coditect.api.direct_tasks import DirectTasks
+from coditect.operations.connections import Connections
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """What the routes work with; a value for each application."""
+
+    opened: Connections
+    """The connections for the use cases, open as long as the application serves."""
+    access: Access
+    direct_tasks: DirectTasks
+
+
+def services_of(connection: HTTPConnection) -> ApiServices:
+    """Return what the application of a request was given."""
+    return cast(ApiServices, connection.app.state.services)
+
+
+async def _services(connection: HTTPConnection) -> ApiServices:
+    return services_of(connection)
+
+
+Services = Annotated[ApiServices, Depends(_services)]
+"""The type of a route's parameter that takes the services."""
+
+
+def needs(role: Role) -> Any:
+    """Return the dependency of a route, or of a router, whose callers need a role.
+
+    The caller is in `connection.state.caller` from then on.
+    """
+
+    async def check(connection: HTTPConnection) -> None:
+        caller = await services_of(connection).access.caller(connection)
+        connection.state.caller = caller
+        if not caller.role.may(role):
+            raise HTTPException(
+                403, f"This needs the role {role.value}; {caller.name} has the role {caller.role.value}"
+            )
+
+    return Depends(check)

@@ -1,0 +1,44 @@
+"""The HTTP API over a test fleet: requests reach the application in the test's own loop, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from httpx2 import ASGITransport, AsyncClient
+
+from coditect.api.access.roles import Access, OpenAccess
+from coditect.api.application import create_app
+from coditect.api.connections import SharedConnections
+from coditect.api.direct_tasks import DirectTasks
+from coditect.api.services import ApiServices
+from coditect.broker.memory import MemoryServer
+from coditect.client.client import Client
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings.api import ApiSettings
+from coditect.testing import TestFleet
+from tests.unit.cli.scene import ProbedBroker
+
+ADDRESS = "http://127.0.0.1:8009"
+
+
+@asynccontextmanager
+async def services_of(
+    server: MemoryServer, registry: MemoryRegistry, client: Client, *, access: Access | None = None
+) -> AsyncIterator[ApiServices]:
+    """What the routes are given, over in-memory servers."""
+    async with ProbedBroker(server, {}) as broker:
+        opened = SharedConnections(broker=broker, registry=registry, client=client, environ={})
+        yield ApiServices(opened=opened, access=access or OpenAccess(), direct_tasks=DirectTasks())
+
+
+@asynccontextmanager
+async def api_of(
+    fleet: TestFleet, *, access: Access | None = None, settings: ApiSettings | None = None
+) -> AsyncIterator[AsyncClient]:
+    """A client of the API of a fleet."""
+    async with services_of(fleet.server, fleet.registry, fleet.client, access=access) as services:
+        app = create_app(services, settings or ApiSettings())
+        transport = ASGITransport(app=app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url=ADDRESS) as http:
+            yield http

@@ -1,0 +1,76 @@
+"""The application as a whole: its schema, its dashboard, and where it may listen."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+
+from coditect.api.application import create_app
+from coditect.api.program import check_exposure, listener
+from coditect.errors import SetupError
+from coditect.settings.api import ApiSettings, api_settings
+from coditect.testing import TestFleet
+from tests.api import ADDRESS, api_of, services_of
+
+
+async def test_the_schema_is_openapi_3_1_and_documents_errors_as_problems() -> None:
+    async with TestFleet() as fleet, api_of(fleet) as http:
+        schema = (await http.get("/openapi.json")).json()
+
+    assert schema["openapi"].startswith("3.1")
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            assert {"4XX", "5XX"} <= set(operation["responses"])
+            assert "422" not in operation["responses"]
+    assert "ProblemDocument" in schema["components"]["schemas"]
+
+
+async def test_the_health_paths_tell_whether_the_broker_answers() -> None:
+    async with TestFleet() as fleet, api_of(fleet) as http:
+        lives, ready = await http.get("/livez"), await http.get("/readyz")
+        fleet.server.stop()
+        away, still = await http.get("/readyz"), await http.get("/livez")
+        fleet.server.start()
+
+    assert (lives.status_code, ready.status_code) == (200, 200)
+    assert (away.status_code, still.status_code) == (503, 200)
+
+
+async def test_the_dashboard_is_served_beside_the_api(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<h1>fleet</h1>")
+    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
+        app = create_app(services, ApiSettings(), dashboard=tmp_path)
+        async with AsyncClient(transport=ASGITransport(app=app), base_url=ADDRESS) as http:
+            page, wrong = await http.get("/"), await http.delete("/v1/agents")
+
+    assert (page.status_code, page.text) == (200, "<h1>fleet</h1>")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+
+
+async def test_agents_are_listed_with_what_they_offer() -> None:
+    async with TestFleet() as fleet, api_of(fleet) as http:
+        assert (await http.get("/v1/agents")).json() == []
+        assert (await http.get("/v1/agents/nobody")).status_code == 404
+
+
+def test_without_keys_only_this_machine_is_served() -> None:
+    for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
+        check_exposure(host)
+    for host in ("0.0.0.0", "::", "192.168.1.7", "example.org"):
+        with pytest.raises(SetupError, match="Without API keys"):
+            check_exposure(host)
+
+
+def test_an_address_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SetupError, match="cannot listen"):
+        listener("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_settings_have_ranges() -> None:
+    assert api_settings({}) == ApiSettings()
+    assert api_settings({"CODITECT_API_PORT": "0", "CODITECT_API_HOST": "::1"}) == ApiSettings(host="::1", port=0)
+    with pytest.raises(SetupError, match="outside its range"):
+        api_settings({"CODITECT_API_BODY_BYTES": "1"})

@@ -1,0 +1,80 @@
+"""Tasks over HTTP: submitted, waited for, asked for later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from httpx2 import AsyncClient
+
+from coditect import Agent
+from coditect.testing import TestFleet
+from tests.api import api_of
+
+counter = Agent("counter", version="1.0.0")
+
+
+@counter.capability("text.count")
+async def count(text: str) -> int:
+    """Count letters."""
+    if not text:
+        raise ValueError("there is no text")
+    return len(text)
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[TestFleet]:
+    async with TestFleet(agents=[counter]) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+async def api(fleet: TestFleet) -> AsyncIterator[AsyncClient]:
+    async with api_of(fleet) as http:
+        yield http
+
+
+async def test_a_task_that_is_waited_for_answers_with_its_value(api: AsyncClient) -> None:
+    answer = await api.post("/v1/tasks", json={"capability": "text.count", "input": "four"}, params={"wait": "5s"})
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "completed"
+    assert answer.json()["value"] == 4
+
+
+async def test_a_direct_task_s_result_is_asked_for_later(api: AsyncClient) -> None:
+    submitted = await api.post("/v1/tasks", json={"capability": "text.count", "input": "four"})
+    later = await api.get(submitted.headers["location"], params={"wait": "5s"})
+    again = await api.get(submitted.headers["location"])
+
+    assert submitted.status_code == 202
+    assert submitted.json()["status"] == "submitted"
+    assert later.json()["value"] == again.json()["value"] == 4
+
+
+async def test_a_durable_task_is_kept_by_the_control_plane(api: AsyncClient) -> None:
+    submitted = await api.post("/v1/tasks", json={"capability": "text.count", "input": "four", "durable": True})
+    later = await api.get(submitted.headers["location"], params={"wait": "60s"})
+
+    assert submitted.status_code == 202
+    assert (later.json()["status"], later.json()["value"], len(later.json()["attempts"])) == ("completed", 4, 1)
+
+
+async def test_a_failed_task_is_an_answer_and_no_error(api: AsyncClient) -> None:
+    order = {"capability": "text.count", "input": "", "max_attempts": 1}
+    answer = await api.post("/v1/tasks", json=order, params={"wait": "60s"})
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "failed"
+    assert answer.json()["failure"]["message"] == "there is no text"
+
+
+async def test_a_task_that_does_not_end_in_time_goes_on(fleet: TestFleet, api: AsyncClient) -> None:
+    fleet.pause("counter")
+
+    answer = await api.post("/v1/tasks", json={"capability": "text.count", "input": "x"}, params={"wait": "100ms"})
+    fleet.resume("counter")
+    later = await api.get(answer.headers["location"], params={"wait": "60s"})
+
+    assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
+    assert later.json()["value"] == 1
