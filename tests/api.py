@@ -12,7 +12,7 @@ from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
 from coditect.api.services import ApiServices
-from coditect.broker.memory import MemoryServer
+from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.api import ApiSettings
@@ -27,9 +27,11 @@ async def services_of(
     server: MemoryServer, registry: MemoryRegistry, client: Client, *, access: Access | None = None
 ) -> AsyncIterator[ApiServices]:
     """What the routes are given, over in-memory servers."""
-    async with ProbedBroker(server, {}) as broker:
-        opened = SharedConnections(broker=broker, registry=registry, client=client, environ={})
-        yield ApiServices(opened=opened, access=access or OpenAccess(), direct_tasks=DirectTasks())
+    async with MemoryBroker(server, name="api") as broker:
+        opened = SharedConnections(
+            broker=lambda: ProbedBroker(server, {}), registry=registry, client=client, environ={}
+        )
+        yield ApiServices(opened=opened, broker=broker, access=access or OpenAccess(), direct_tasks=DirectTasks())
 
 
 @asynccontextmanager

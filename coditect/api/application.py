@@ -13,13 +13,40 @@ from coditect import __version__
 from coditect.api.access.roles import Role
 from coditect.api.limits import BodyLimit
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
-from coditect.api.routes import agents, health, tasks
+from coditect.api.routes import (
+    agents,
+    approvals,
+    checkpoints,
+    coordination,
+    dead,
+    fleet,
+    health,
+    schedules,
+    spaces,
+    tasks,
+    workflows,
+)
 from coditect.api.services import ApiServices, needs
 from coditect.settings.api import ApiSettings
 
 DASHBOARD = Path(__file__).parent / "dashboard"
 """The folder of the dashboard's files, which are served at `/`."""
-ROUTERS: tuple[APIRouter, ...] = (tasks.router, agents.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    tasks.router,
+    workflows.router,
+    workflows.steered,
+    checkpoints.router,
+    approvals.router,
+    dead.router,
+    schedules.router,
+    schedules.steered,
+    coordination.router,
+    coordination.steered,
+    spaces.router,
+    spaces.steered,
+    agents.router,
+    fleet.router,
+)
 """The routers below `/v1`, one for each noun."""
 DESCRIPTION = "Submit and steer the work of a fleet of agents, and see what it does."
 

@@ -1,8 +1,8 @@
-"""The connections of a long-running program: opened once, and lent to every use case."""
+"""The connections of a long-running program: registry and client are opened once, and lent to every use case."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 from coditect.broker.management import Management
@@ -13,12 +13,15 @@ from coditect.registry.port import Registry
 
 
 class SharedConnections:
-    """An open broker, registry and client, which use cases share and do not close."""
+    """An open registry and client, which use cases share and do not close, and a connection of its own for the others.
+
+    What looks through queues (dead letters, where a task is) needs a broker's connection for itself alone.
+    """
 
     def __init__(
         self,
         *,
-        broker: PlannedBroker,
+        broker: Callable[[], AbstractAsyncContextManager[PlannedBroker]],
         registry: Registry,
         client: Client,
         environ: Mapping[str, str],
@@ -38,8 +41,8 @@ class SharedConnections:
         return self._environ
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
-        """Return the broker, which stays open."""
-        return nullcontext(self._broker)
+        """Return a connection to the broker for one use case, not opened yet."""
+        return self._broker()
 
     async def bindings(self) -> frozenset[Binding] | None:
         """Return the broker's bindings from its management API; None without one.

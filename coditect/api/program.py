@@ -54,8 +54,7 @@ class ApiProgram:
     async def _serve(self, listening: Callable[[str], None]) -> None:
         check_exposure(self.api.host)
         with listener(self.api.host, self.api.port) as own:
-            async with shared_connections(self.settings) as opened:
-                services = ApiServices(opened=opened, access=OpenAccess(), direct_tasks=DirectTasks())
+            async with open_services(self.settings) as services:
                 server = AnnouncedServer(server_config(services, self.api), lambda: listening(_address(own)))
                 await server.serve(sockets=[own])
 
@@ -101,8 +100,8 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 
 @asynccontextmanager
-async def shared_connections(settings: Settings) -> AsyncIterator[SharedConnections]:
-    """Open the broker, the registry and the client that the settings name, for all requests.
+async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
+    """Open what the routes are given: broker, registry and client of the servers that the settings name.
 
     Raises:
         BrokerUnavailable: when the broker does not answer.
@@ -111,14 +110,15 @@ async def shared_connections(settings: Settings) -> AsyncIterator[SharedConnecti
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
     async with broker, registry, Client(broker, registry, quorum_replies=quorum, blobs=blobs) as client:
-        yield SharedConnections(
-            broker=broker,
+        opened = SharedConnections(
+            broker=lambda: adapters(settings, name="coditect api, one request")[0],
             registry=registry,
             client=client,
             environ=os.environ,
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
+        yield ApiServices(opened=opened, broker=broker, access=OpenAccess(), direct_tasks=DirectTasks())
 
 
 def check_exposure(host: str) -> None:

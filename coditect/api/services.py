@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Access, Role
 from coditect.api.direct_tasks import DirectTasks
+from coditect.broker.port import Broker
 from coditect.operations.connections import Connections
 
 
@@ -23,6 +24,8 @@ class ApiServices:
 
     opened: Connections
     """The connections for the use cases, open as long as the application serves."""
+    broker: Broker
+    """An open broker to look at queues with, which all requests share."""
     access: Access
     direct_tasks: DirectTasks
 

@@ -2,15 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from coditect.client.control_plane import ControlPlane, pages
+from coditect.client.coordination.schedules import ScheduleRow
+from coditect.client.coordination.triggers import TriggerRow
+from coditect.errors import InputError, InvalidTask
 from coditect.wire.control import Verb
+from coditect.wire.json import dumps, loads
 from coditect.workflow import fields
-from coditect.workflow.rows import ApprovalRow, DeadRow, WorkflowRow
+from coditect.workflow.rows import ApprovalRow, AttemptRow, DeadRow, NodeRow, WorkflowRow, rows_of
 from coditect.workflow.states import WorkflowState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[T]):
+    """A listing of the control plane: its request, the field of the rows, and how a row is read."""
+
+    verb: Verb
+    field: str
+    read: Callable[[object], T]
+
+
+WORKFLOWS = Listing(Verb.LIST, "workflows", WorkflowRow.read)
+NODES = Listing(Verb.NODES, "nodes", NodeRow.read)
+ATTEMPTS = Listing(Verb.ATTEMPTS, "attempts", AttemptRow.read)
+APPROVALS = Listing(Verb.APPROVALS, "approvals", ApprovalRow.read)
+SCHEDULES = Listing(Verb.SCHEDULE_LIST, "schedules", ScheduleRow.read)
+TRIGGERS = Listing(Verb.TRIGGER_LIST, "triggers", TriggerRow.read)
+
+
+@dataclass(frozen=True, slots=True)
+class ListingPage(Generic[T]):
+    """One page of a listing."""
+
+    items: list[T]
+    next: str | None
+    """The cursor of the next page; None on the last."""
+
+
+async def read_page(
+    control: ControlPlane, listing: Listing[T], asked: Mapping[str, Any], *, cursor: str | None, limit: int
+) -> ListingPage[T]:
+    """Ask for one page of a listing; without a cursor, for the first one.
+
+    Raises:
+        InputError: when the cursor is none of this listing.
+        CoditectError: the errors of `ControlPlane.ask`.
+    """
+    after = None if cursor is None else _after(cursor)
+    answer = await control.ask(listing.verb, {**asked, "after": after, "limit": limit})
+    following = answer.get("next")
+    rows = [listing.read(row) for row in rows_of(answer, listing.field)]
+    return ListingPage(rows, None if following is None else urlsafe_b64encode(dumps(following)).decode().rstrip("="))
+
+
+def _after(cursor: str) -> object:
+    try:
+        return loads(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, InvalidTask) as error:
+        fix = "give the `next` of the page before as it is, or none for the first page"
+        raise InputError("This is no cursor of a listing", cursor=cursor[:80], fix=fix) from error
 
 
 class ClientListings:
@@ -36,14 +94,19 @@ class ClientListings:
         Raises:
             InputError: when `since` or `until` is no such instant, or a label is wrong.
         """
-        asked: dict[str, Any] = {} if state is None else {"state": state.value}
-        asked |= {} if name is None else {"name": name}
-        asked |= {"labels": fields.labels(labels)} if labels else {}
-        for bound, instant in (("since", since), ("until", until)):
-            if instant is not None:
-                asked[bound] = fields.instant_ms(fields.instant(instant))
+        asked = run_conditions(state=state, name=name, since=since, until=until, labels=labels)
         async for row in pages(self._control, Verb.LIST, "workflows", asked, most=most):
             yield WorkflowRow.read(row)
+
+    async def page(
+        self, listing: Listing[T], asked: Mapping[str, Any], *, cursor: str | None = None, limit: int = 100
+    ) -> ListingPage[T]:
+        """Return one page of a listing, such as WORKFLOWS; `asked` are the conditions of the request.
+
+        Raises:
+            InputError: when the cursor is none of this listing.
+        """
+        return await read_page(self._control, listing, asked, cursor=cursor, limit=limit)
 
     async def approvals(self, *, most: int | None = None) -> AsyncIterator[ApprovalRow]:
         """Yield the approvals that wait for an answer; `run(row.workflow).answer(row.node, ...)` answers one."""
@@ -57,3 +120,25 @@ class ClientListings:
         """
         async for row in pages(self._control, Verb.DEAD, "dead", {}, most=most):
             yield DeadRow.read(row)
+
+
+def run_conditions(
+    *,
+    state: WorkflowState | None = None,
+    name: str | None = None,
+    since: str | datetime | None = None,
+    until: str | datetime | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the conditions of a listing of workflows as a request has them; see `ClientListings.runs`.
+
+    Raises:
+        InputError: when `since` or `until` is no instant with its offset from UTC, or a label is wrong.
+    """
+    asked: dict[str, Any] = {} if state is None else {"state": state.value}
+    asked |= {} if name is None else {"name": name}
+    asked |= {"labels": fields.labels(labels)} if labels else {}
+    for bound, instant in (("since", since), ("until", until)):
+        if instant is not None:
+            asked[bound] = fields.instant_ms(fields.instant(instant))
+    return asked

@@ -32,11 +32,20 @@ class Selection:
     capability: str | None = None
     reason: str | None = None
     agent_id: str | None = None
+    keyword: str | None = None
+    """A text to find, in any case, in a letter's error or body; a workflow's node is not searched."""
 
     def takes(self, letter: DeadLetter) -> bool:
         """Tell whether the criteria select a dead letter."""
-        known = not self.ids or letter.id in self.ids
-        return known and self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
+        if (self.ids and letter.id not in self.ids) or not self._says(letter):
+            return False
+        return self.fits(capability=letter.capability, reason=letter.reason, agent_id=letter.agent_id)
+
+    def _says(self, letter: DeadLetter) -> bool:
+        if self.keyword is None:
+            return True
+        error = f"{letter.error.type}: {letter.error.message}" if letter.error else ""
+        return self.keyword.casefold() in f"{error}\n{letter.body.decode(errors='replace')}".casefold()
 
     def fits(self, *, capability: str | None, reason: str | None, agent_id: str | None) -> bool:
         """Tell whether the criteria, except the ids, match a capability, reason and agent."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
-from coditect.api.services import Services
+from coditect.api.access.roles import Role
+from coditect.api.routes.parameters import ApiRequest, Span
+from coditect.api.services import Services, needs
+from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
 from coditect.operations import fleet
@@ -27,6 +32,19 @@ async def list_agents(
     """List the living agents with their state, load and capabilities."""
     found = await fleet.find_agents(services.opened, Search(capability, tag, keyword, status))
     return [AgentDocument.of(record) for record in found]
+
+
+class Drain(ApiRequest):
+    """A request to drain an agent."""
+
+    wait: Span | None = Field(default=None, description="How long to wait until it is gone.")
+
+
+@router.post("/{agent_id}/drain", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
+async def drain_agent(services: Services, agent_id: str, order: Drain) -> None:
+    """Ask an agent to take nothing new, finish what it runs, and end; 504 when it still drains after `wait`."""
+    wait_seconds = None if order.wait is None else seconds(order.wait)
+    await fleet.drain_agent(services.opened, AgentId(agent_id), wait_seconds=wait_seconds)
 
 
 @router.get("/{agent_id}")

@@ -25,8 +25,8 @@ async def live() -> dict[str, str]:
 async def ready(services: Services) -> dict[str, str]:
     """Tell whether the broker answers; 503 when it does not."""
     try:
-        async with asyncio.timeout(READY_WITHIN_SECONDS), services.opened.broker() as broker:
-            await broker.stats(routing.CONTROL_QUEUE)
+        async with asyncio.timeout(READY_WITHIN_SECONDS):
+            await services.broker.stats(routing.CONTROL_QUEUE)
     except TimeoutError as error:
         raise BrokerUnavailable("The broker does not answer", within_seconds=READY_WITHIN_SECONDS) from error
     return {"status": "ok"}

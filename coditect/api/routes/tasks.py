@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
 
 from coditect.api.access.roles import Role
+from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wait, Who, own_key
 from coditect.api.services import Services, needs
 from coditect.client.handle import Handle
 from coditect.client.options import Options
 from coditect.errors import ResultTimeout
-from coditect.model.capability import Priority
+from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId
 from coditect.model.strategy import Strategy
 from coditect.operations import tasks
+from coditect.operations.diagnosis.explain import TaskQuestion
+from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_task
 from coditect.operations.documents.tasks import SUBMITTED, TaskDocument
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
-Span = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$", max_length=20, examples=["30s", "5m", "2h"])]
-"""A duration as text."""
-Wait = Annotated[Span | None, Query(description="How long to wait for the end of the task before answering.")]
 
-
-class TaskRequest(BaseModel):
+class TaskRequest(ApiRequest):
     """A task to submit: what to do, with which input, and how."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     capability: str = Field(description="What to do.", examples=["code.review"], max_length=100)
     input: Any = Field(default=None, description="The input, as the capability's input schema describes it.")
@@ -45,8 +42,8 @@ class TaskRequest(BaseModel):
     delay: Span | None = Field(default=None, description="How long to keep the task before it starts; durable.")
     at: datetime | None = Field(default=None, description="The instant at which the task starts; durable.")
 
-    def options(self) -> Options:
-        """Return the options of the task.
+    def options(self, key: str | None) -> Options:
+        """Return the options of the task, durable with an idempotency key.
 
         Raises:
             InputError: when one is wrong, or two contradict each other.
@@ -62,7 +59,14 @@ class TaskRequest(BaseModel):
             durable=self.durable,
             delay=self.delay,
             at=self.at,
+            idempotency_key=key,
         )
+
+
+class CancelDocument(BaseModel):
+    """A cancel that was sent."""
+
+    durable: bool = Field(description="Whether the control plane has it; False when it went to every agent.")
 
 
 @router.post(
@@ -70,14 +74,21 @@ class TaskRequest(BaseModel):
     dependencies=[needs(Role.OPERATOR)],
     responses={202: {"model": TaskDocument, "description": "The task was taken and has not ended."}},
 )
-async def submit_task(order: TaskRequest, services: Services, response: Response, wait: Wait = None) -> TaskDocument:
+async def submit_task(
+    order: TaskRequest,
+    services: Services,
+    who: Who,
+    response: Response,
+    wait: Wait = None,
+    key: IdempotencyKey = None,
+) -> TaskDocument:
     """Submit a task; with `wait`, answer with its value or failure if it ends in time.
 
     A direct task's result is kept by this API process alone, with those of the last 1,000. The control plane keeps the
-    result of a task that is `durable`, and any API process has it.
+    result of a task that is `durable`, or has an Idempotency-Key, and any API process has it.
     """
     async with services.opened.client() as client:
-        handle = await client.submit(order.capability, order.input, options=order.options())
+        handle = await client.submit(order.capability, order.input, options=order.options(own_key(who, key)))
     if wait is not None and (ended := await _end_of(handle, wait)) is not None:
         handle.forget()
         return ended
@@ -99,6 +110,24 @@ async def get_task(task_id: str, services: Services, wait: Wait = None) -> TaskD
     handle = services.direct_tasks.get(task_id)
     ended = await _end_of(handle, wait or "0s")
     return ended or TaskDocument(task_id, SUBMITTED)
+
+
+@router.post("/{task_id}/cancel", dependencies=[needs(Role.OPERATOR)])
+async def cancel_task(task_id: str, services: Services) -> CancelDocument:
+    """Cancel a task: a durable one by the control plane, a direct one by a message to every agent, at best effort."""
+    report = await tasks.cancel_task(services.opened, task_id)
+    if report.error is not None:
+        raise report.error
+    return CancelDocument(durable=report.durable)
+
+
+@router.get("/{task_id}/why-not")
+async def why_not_task_runs(
+    task_id: str, services: Services, capability: str | None = None, priority: Priority = Priority.P1
+) -> WhyNot:
+    """Say where a direct task is, also in the queues of `capability`, and for each agent whether it would take it."""
+    question = None if capability is None else TaskQuestion(check_capability_name(capability), priority)
+    return await why_not_task(services.opened, task_id, question, most=DEFAULT_MOST)
 
 
 async def _end_of(handle: Handle, wait: str) -> TaskDocument | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -25,6 +26,7 @@ from coditect.operations import dead
 from coditect.operations.connections import Connections
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import Selection, SettledLetter
+from coditect.operations.documents.dead import LetterDocument
 from coditect.workflow.rows import DeadRow
 
 app = typer.Typer(no_args_is_help=True)
@@ -206,20 +208,7 @@ def _report(verb: str, settled: SettledLetter, selection: Selection, output: Out
 
 
 def _row(letter: DeadLetter) -> dict[str, object]:
-    error = letter.error
-    return {
-        "id": letter.id,
-        "capability": letter.capability,
-        "priority": letter.priority.value,
-        "reason": letter.reason,
-        "agent": letter.agent_id,
-        "attempts": letter.attempts,
-        "redrives": letter.redrives,
-        "dead_at": instant(letter.dead_at_ms),
-        "error": f"{error.type}: {error.message}"[:200] if error else None,
-        "queue": letter.queue,
-        "body_bytes": len(letter.body),
-    }
+    return asdict(LetterDocument.of(letter)) | {"dead_at": instant(letter.dead_at_ms)}
 
 
 def _short(value: object) -> object:

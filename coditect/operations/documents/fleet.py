@@ -8,6 +8,7 @@ from typing import Any
 
 from coditect.model.capability import CapabilitySpec
 from coditect.model.registration import AgentRecord, Load
+from coditect.operations.fleet import CapabilityOffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,20 @@ class SpecDocument:
             dict(spec.output_schema),
             None if spec.rate is None else str(spec.rate),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class OfferDocument:
+    """A capability with the living agents that offer it."""
+
+    capability: SpecDocument
+    agents: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, offer: CapabilityOffer) -> OfferDocument:
+        """Return the document of an offered capability."""
+        return cls(SpecDocument.of(offer.spec), offer.agents, offer.versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
 from httpx2 import AsyncClient
 
-from coditect import Agent
 from coditect.testing import TestFleet
-from tests.api import api_of
-
-counter = Agent("counter", version="1.0.0")
-
-
-@counter.capability("text.count")
-async def count(text: str) -> int:
-    """Count letters."""
-    if not text:
-        raise ValueError("there is no text")
-    return len(text)
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[TestFleet]:
-    async with TestFleet(agents=[counter]) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-async def api(fleet: TestFleet) -> AsyncIterator[AsyncClient]:
-    async with api_of(fleet) as http:
-        yield http
 
 
 async def test_a_task_that_is_waited_for_answers_with_its_value(api: AsyncClient) -> None:
@@ -78,3 +51,33 @@ async def test_a_task_that_does_not_end_in_time_goes_on(fleet: TestFleet, api: A
 
     assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
     assert later.json()["value"] == 1
+
+
+async def test_an_idempotency_key_gives_the_same_task(api: AsyncClient) -> None:
+    order = {"capability": "text.count", "input": "four"}
+    first = await api.post("/v1/tasks", json=order, headers={"idempotency-key": "mine"})
+    again = await api.post("/v1/tasks", json=order, headers={"idempotency-key": "mine"})
+    other = await api.post("/v1/tasks", json=order, headers={"idempotency-key": "another"})
+
+    assert first.json()["task_id"] == again.json()["task_id"] != other.json()["task_id"]
+
+
+async def test_a_task_is_canceled(fleet: TestFleet, api: AsyncClient) -> None:
+    fleet.pause("counter")
+    order = {"capability": "text.count", "input": "four", "durable": True}
+    task = (await api.post("/v1/tasks", json=order)).json()["task_id"]
+
+    canceled = await api.post(f"/v1/tasks/{task}/cancel")
+    fleet.resume("counter")
+    ended = await api.get(f"/v1/tasks/{task}", params={"wait": "60s"})
+    unknown = await api.post("/v1/tasks/01890a5d-ac96-774b-bcce-b302099a8057/cancel")
+
+    assert canceled.json() == {"durable": True}
+    assert ended.json()["status"] == "canceled"
+    assert unknown.status_code == 404
+
+
+async def test_it_is_said_why_no_agent_takes_a_task(fleet: TestFleet, api: AsyncClient) -> None:
+    told = await api.get("/v1/capabilities/text.count/why-not")
+
+    assert told.json()["verdict"]["takes"] is True

@@ -1,0 +1,65 @@
+"""The routes of locks and breakers: list them, release or open and reset one by hand."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from coditect.api.access.roles import Role
+from coditect.api.routes.parameters import ApiRequest, ChangeReason, Limit
+from coditect.api.services import Services, needs
+from coditect.client.coordination.breakers import BreakerListing
+from coditect.client.coordination.locks import LockRow
+from coditect.model.limits.breaker import BreakerState
+from coditect.operations.coordination import breakers, locks
+
+router = APIRouter(tags=["locks and breakers"])
+steered = APIRouter(tags=["locks and breakers"], dependencies=[needs(Role.OPERATOR)])
+
+
+class LockRelease(ApiRequest):
+    """Which locks are released by force, and why: those of a resource, of an agent, or of its task."""
+
+    resource: str | None = Field(default=None, max_length=500)
+    agent: str | None = Field(default=None, max_length=100)
+    task: str | None = Field(default=None, max_length=100)
+    reason: str = Field(default="released by an operator", max_length=1_000)
+
+
+@router.get("/locks")
+async def list_locks(services: Services, resource: str | None = None, limit: Limit = 100) -> list[LockRow]:
+    """List who holds and who waits for which lock, in order of arrival at each."""
+    return await locks.list_locks(services.opened, resource=resource, most=limit)
+
+
+@steered.post("/locks/release")
+async def release_locks(order: LockRelease, services: Services) -> dict[str, int]:
+    """Release locks by force, and tell their holders why; `released` is how many."""
+    released = await locks.release_locks(
+        services.opened, order.resource, agent=order.agent, task=order.task, reason=order.reason
+    )
+    return {"released": released}
+
+
+@router.get("/breakers")
+async def list_breakers(services: Services) -> list[BreakerListing]:
+    """List the breakers of the fleet that ever opened."""
+    return await breakers.list_breakers(services.opened)
+
+
+@router.get("/breakers/{name}")
+async def show_breaker(name: str, services: Services) -> BreakerListing:
+    """Show one breaker of the fleet."""
+    return await breakers.show_breaker(services.opened, name)
+
+
+@steered.post("/breakers/{name}/open")
+async def open_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
+    """Open a breaker in the whole fleet until it is reset."""
+    return await breakers.open_breaker(services.opened, name, reason=order.reason)
+
+
+@steered.post("/breakers/{name}/reset")
+async def reset_breaker(name: str, order: ChangeReason, services: Services) -> BreakerState:
+    """Close a breaker in the whole fleet."""
+    return await breakers.reset_breaker(services.opened, name, reason=order.reason)

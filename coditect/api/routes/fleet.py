@@ -1,0 +1,120 @@
+"""The routes of the fleet as a whole: capabilities, queues, topology, and the status of the control plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from coditect.api.access.roles import Role
+from coditect.api.services import Services, needs
+from coditect.broker.topology_diff import ProbeVerdict, TopologyPlan
+from coditect.model.capability import Priority, check_capability_name
+from coditect.operations import fleet, topology
+from coditect.operations.diagnosis.explain import TaskQuestion
+from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
+from coditect.operations.diagnosis.why_not import WhyNot, why_not_capability
+from coditect.operations.documents.fleet import OfferDocument
+from coditect.operations.status import ClusterStatus, cluster_status
+from coditect.registry.port import Search
+
+router = APIRouter(tags=["fleet"])
+
+Named = Annotated[list[str] | None, Query(description="Can be repeated; default: what living agents offer.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyState:
+    """How the exchanges and queues of the broker differ from those of the code."""
+
+    clean: bool
+    missing: list[str]
+    differing: list[str]
+    unbound: int | None
+    """The number of missing bindings; None when the management API, which knows them, is not set."""
+    notes: list[str]
+
+
+@router.get("/capabilities")
+async def list_capabilities(
+    services: Services, tag: str | None = None, keyword: str | None = None
+) -> list[OfferDocument]:
+    """List the capabilities that living agents offer, with the JSON Schemas of input and value."""
+    return [OfferDocument.of(one) for one in await fleet.find_offers(services.opened, Search(tag=tag, keyword=keyword))]
+
+
+@router.get("/capabilities/{name}")
+async def show_capability(name: str, services: Services) -> OfferDocument:
+    """Show one capability."""
+    return OfferDocument.of(await fleet.get_offer(services.opened, name))
+
+
+@router.get("/capabilities/{name}/why-not")
+async def why_not_done(
+    name: str,
+    services: Services,
+    priority: Priority = Priority.P1,
+    tag: Annotated[list[str] | None, Query(description="Wanted of the agent; can be repeated.")] = None,
+) -> WhyNot:
+    """Say for each agent whether it would take such a task now, and else why not."""
+    question = TaskQuestion(check_capability_name(name), priority, frozenset(tag or ()))
+    return await why_not_capability(services.opened, question)
+
+
+@router.get("/queues")
+async def show_queues(services: Services, capability: Named = None) -> list[CapabilityQueues]:
+    """List the queues by capability and level: how many tasks wait, and how many consumers there are."""
+    names = await fleet.known_capabilities(services.opened, capability or (), note=_ignored)
+    return await list_queues(services.broker, names)
+
+
+@router.get("/topology")
+async def plan_topology(services: Services, capability: Named = None) -> TopologyState:
+    """Compare the broker's exchanges and queues with the code's."""
+    notes: list[str] = []
+    plan = await topology.plan_topology(services.opened, capability or (), note=notes.append)
+    return _state(plan, notes)
+
+
+@router.post("/topology", dependencies=[needs(Role.ADMIN)])
+async def apply_topology(services: Services, capability: Named = None) -> TopologyState:
+    """Create missing exchanges, queues and bindings; those that differ are left alone."""
+    notes: list[str] = []
+    plan = await topology.create_topology(services.opened, capability or (), note=notes.append)
+    return _state(plan, notes)
+
+
+@router.get("/topology/export")
+async def export_topology(
+    services: Services,
+    capability: Named = None,
+    form: topology.ExportForm = topology.ExportForm.DEFINITIONS,
+    vhost: str = "/",
+    cluster: str = "rabbitmq",
+) -> dict[str, Any]:
+    """Return the topology for RabbitMQ or Kubernetes."""
+    return await topology.export_topology(
+        services.opened, capability or (), form=form, vhost=vhost, cluster=cluster, note=_ignored
+    )
+
+
+@router.get("/status")
+async def show_status(services: Services) -> ClusterStatus:
+    """Show the control plane's dispatchers and shards."""
+    async with services.opened.broker() as broker:
+        return await cluster_status(broker)
+
+
+def _state(plan: TopologyPlan, notes: list[str]) -> TopologyState:
+    return TopologyState(
+        plan.clean,
+        [step.name for step in plan.of(ProbeVerdict.MISSING)],
+        [step.name for step in plan.of(ProbeVerdict.DIFFERS)],
+        None if plan.unbound is None else len(plan.unbound),
+        notes,
+    )
+
+
+def _ignored(note: str) -> None:
+    """Leave out what could not be seen: the answer names what was."""

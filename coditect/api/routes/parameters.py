@@ -1,0 +1,56 @@
+"""The parameters that several routes have: pages of listings, durations, idempotency keys, the caller."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Query
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import HTTPConnection
+
+from coditect.api.access.roles import Caller
+
+MOST_ROWS = 1_000
+
+Span = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$", examples=["30s", "5m", "2h"])]
+"""A duration as text."""
+Wait = Annotated[Span | None, Query(description="How long to wait for the end before answering.")]
+Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="The most rows of the answer.")]
+Cursor = Annotated[
+    str | None, Query(max_length=2_000, description="The `next` of the page before; without it, the first page.")
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        description="Makes a repeated request harmless: the same caller's same key gives what the first one made.",
+    ),
+]
+
+
+class ApiRequest(BaseModel):
+    """A body of a request; a field that it does not know is a mistake."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChangeReason(ApiRequest):
+    """A change and why it is made."""
+
+    reason: str = Field(default="by the HTTP API", max_length=1_000)
+
+
+async def _who(connection: HTTPConnection) -> Caller:
+    caller: Caller = connection.state.caller
+    return caller
+
+
+Who = Annotated[Caller, Depends(_who)]
+"""The type of a route's parameter that takes the caller."""
+
+
+def own_key(caller: Caller, key: str | None) -> str | None:
+    """Return an idempotency key as the control plane keeps it: each caller has keys of their own."""
+    return None if key is None else f"api/{caller.name}/{key}"

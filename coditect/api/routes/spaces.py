@@ -1,0 +1,121 @@
+"""The routes of shared state: the values of a named space, or of a workflow, each with its version as ETag."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Header, Path, Response
+
+from coditect.api.access.roles import Role
+from coditect.api.services import ApiServices, Services, needs
+from coditect.client.client import Client
+from coditect.collaboration.state import SharedState, StateEntry
+from coditect.errors import InputError, NotFound
+
+router = APIRouter(tags=["shared state"])
+steered = APIRouter(tags=["shared state"], dependencies=[needs(Role.OPERATOR)])
+
+SPACES = "/spaces/{space}"
+WORKFLOWS = "/workflows/{workflow}/state"
+Space = Annotated[str, Path(min_length=1, max_length=200)]
+Key = Annotated[str, Path(min_length=1, max_length=200)]
+IfMatch = Annotated[
+    str | None,
+    Header(alias="If-Match", description='The version to replace, such as "3"; "0" for a key without a value.'),
+]
+NewValue = Annotated[Any, Body(description="The value: any JSON.")]
+
+
+@router.get(SPACES)
+async def list_space(space: Space, services: Services) -> list[StateEntry]:
+    """List the keys of a named space, with versions and writers, without the values."""
+    return await _listed(services, space=space)
+
+
+@router.get(SPACES + "/{key}")
+async def get_value(space: Space, key: Key, services: Services, response: Response) -> StateEntry:
+    """Return a key's value; its version is the ETag."""
+    return await _read(services, key, response, space=space)
+
+
+@steered.put(SPACES + "/{key}")
+async def put_value(
+    space: Space, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
+) -> dict[str, int]:
+    """Write a value; with If-Match only in place of that version, else 412."""
+    return await _write(services, key, value, response, if_match, space=space)
+
+
+@steered.delete(SPACES + "/{key}", status_code=HTTPStatus.NO_CONTENT)
+async def delete_value(space: Space, key: Key, services: Services, if_match: IfMatch = None) -> None:
+    """Remove a key's value."""
+    await _delete(services, key, if_match, space=space)
+
+
+@router.get(SPACES + "/{key}/history")
+async def list_versions(space: Space, key: Key, services: Services) -> list[StateEntry]:
+    """List the kept versions of a key with their writers, the latest first, without the values."""
+    async with services.opened.fleet() as client:
+        return await client.space(space).history(key)
+
+
+@router.get(WORKFLOWS)
+async def list_workflow_state(workflow: str, services: Services) -> list[StateEntry]:
+    """List the keys of a workflow's shared state, without the values."""
+    return await _listed(services, workflow=workflow)
+
+
+@router.get(WORKFLOWS + "/{key}")
+async def get_workflow_value(workflow: str, key: Key, services: Services, response: Response) -> StateEntry:
+    """Return a value of a workflow's shared state; its version is the ETag."""
+    return await _read(services, key, response, workflow=workflow)
+
+
+@steered.put(WORKFLOWS + "/{key}")
+async def put_workflow_value(
+    workflow: str, key: Key, value: NewValue, services: Services, response: Response, if_match: IfMatch = None
+) -> dict[str, int]:
+    """Write a value of a workflow's shared state; with If-Match only in place of that version, else 412."""
+    return await _write(services, key, value, response, if_match, workflow=workflow)
+
+
+async def _listed(services: ApiServices, **where: str) -> list[StateEntry]:
+    async with services.opened.fleet() as client:
+        return [entry async for entry in _state(client, **where).entries()]
+
+
+async def _read(services: ApiServices, key: str, response: Response, **where: str) -> StateEntry:
+    async with services.opened.fleet() as client:
+        entry = await _state(client, **where).entry(key)
+    if entry.deleted:
+        raise NotFound("This key has no value", key=key, **where)
+    response.headers["etag"] = f'"{entry.version}"'
+    return entry
+
+
+async def _write(
+    services: ApiServices, key: str, value: Any, response: Response, if_match: str | None, **where: str
+) -> dict[str, int]:
+    async with services.opened.fleet() as client:
+        version = await _state(client, **where).put(key, value, if_version=_version(if_match))
+    response.headers["etag"] = f'"{version}"'
+    return {"version": version}
+
+
+async def _delete(services: ApiServices, key: str, if_match: str | None, **where: str) -> None:
+    async with services.opened.fleet() as client:
+        await _state(client, **where).delete(key, if_version=_version(if_match))
+
+
+def _state(client: Client, *, space: str = "", workflow: str = "") -> SharedState:
+    return client.run(workflow).shared if workflow else client.space(space)
+
+
+def _version(if_match: str | None) -> int | None:
+    if if_match is None:
+        return None
+    text = if_match.strip().removeprefix('"').removesuffix('"')
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise InputError("If-Match is a version in quotes", given=if_match[:80], fix='the ETag of a GET, such as "3"')
+    return int(text)
