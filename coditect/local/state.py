@@ -65,6 +65,7 @@ class UpState:
     watchdog: ProcessId | None = None
     children: tuple[ChildState, ...] = ()
     management_url: str | None = None
+    api_url: str | None = None
 
     @property
     def running(self) -> bool:

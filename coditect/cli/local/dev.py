@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coditect.cli.local.up import FLEET_TABLE, control_plane, fleet, plan_of, programs_of
+from coditect.cli.local.up import FLEET_TABLE, control_plane, fleet, http_api, plan_of, programs_of
 from coditect.cli.terminal.output import say
 from coditect.errors import InputError, missing_extra
 
@@ -53,7 +54,8 @@ def dev_command(
     for target in named:
         load_agents(target)  # what cannot be imported now is told here; after a change the logs tell it
     programs = [_watched(one) for target, count in named.items() for one in programs_of(target, count)]
-    plan = plan_of((*control_plane(), *programs), Path.cwd(), os.environ)
+    api, api_url = http_api(os.environ)
+    plan = replace(plan_of((*control_plane(), *programs, *api), Path.cwd(), os.environ), api_url=api_url)
     files = local.UpFolder(plan.folder)
     logs = Logs(files.log, Console(highlight=False))
     ours = [one.name for one in plan.programs]
@@ -62,6 +64,8 @@ def dev_command(
     def ready() -> None:
         state = local.read_state(files)
         logs.follow(child.name for child in (state.children if state else ()) if child.name not in ours)
+        if api_url is not None:
+            say(f"The HTTP API: {api_url}")
         say("Ready. A change of a Python file starts the agents again; Ctrl-C ends everything.")
 
     with logs.shown():
@@ -71,7 +75,5 @@ def dev_command(
 
 def _watched(program: Program) -> Program:
     """Return the program wrapped in `watchfiles`, which restarts it when a Python file in the folder changes."""
-    from dataclasses import replace
-
     watch = ("--filter", "python", "--sigint-timeout", str(STOP_SECONDS), "--target-type", "command")
     return replace(program, argv=(sys.executable, "-m", "watchfiles", *watch, shlex.join(program.argv), "."))

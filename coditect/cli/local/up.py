@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,8 +59,9 @@ def up_command(
 
     for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
-    programs = () if no_agents else (*control_plane(), *_fleet_programs(agents or [], Path.cwd()))
-    plan = plan_of(programs, Path.cwd(), os.environ)
+    api, api_url = ([], None) if no_agents else http_api(os.environ)
+    programs = () if no_agents else (*control_plane(), *_fleet_programs(agents or [], Path.cwd()), *api)
+    plan = replace(plan_of(programs, Path.cwd(), os.environ), api_url=api_url)
     stays = f"What waits stays in {plan.folder}: `coditect up` goes on with it."
     if detach:
         try:
@@ -215,6 +219,34 @@ def control_plane() -> list[Program]:
     ]
 
 
+def http_api(environ: Mapping[str, str]) -> tuple[list[Program], str | None]:
+    """Return the program of the HTTP API, if it is installed, and the address at which it will listen.
+
+    Without a port in the environment it is the default one, or another when that is taken.
+    """
+    from importlib.util import find_spec
+
+    from coditect import local
+    from coditect.settings.api import API_DEFAULTS, api_settings
+
+    if find_spec("fastapi") is None:
+        say("The HTTP API is not installed, and not started: pip install 'coditect[api]'")
+        return [], None
+    given = api_settings(environ)
+    port = given.port if "CODITECT_API_PORT" in environ else free_port(given.host, API_DEFAULTS.port)
+    argv = (sys.executable, "-m", "coditect", "api")
+    program = local.Program("api", argv, env={"CODITECT_API_PORT": str(port)}, announces_ready=True)
+    return [program], f"http://{given.host}:{port}"
+
+
+def free_port(host: str, preferred: int) -> int:
+    """Return the preferred port of a host if it is free, else any free one."""
+    for port in (preferred, 0):
+        with suppress(OSError), socket.create_server((host, port)) as found:
+            return int(found.getsockname()[1])
+    return preferred
+
+
 def programs_of(target: str, processes: int) -> list[Program]:
     """Return one command for each process of an agent, so that each process restarts by itself."""
     from coditect import local
@@ -234,6 +266,7 @@ def _show(state: UpState, output: Output) -> None:
         "pid": state.supervisor.pid,
         "amqp_url": amqp_url,
         "redis_url": redis_url,
+        "api_url": state.api_url,
         "programs": [
             {
                 "name": child.name,
@@ -249,5 +282,5 @@ def _show(state: UpState, output: Output) -> None:
         (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
         for child in state.children
     ]
-    fields = FieldsView({"broker": amqp_url, "registry": redis_url})
+    fields = FieldsView({"broker": amqp_url, "registry": redis_url, "api": state.api_url})
     render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))
