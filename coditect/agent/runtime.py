@@ -337,7 +337,10 @@ class Runtime:
         if capability.guarded and not guarded:
             again = partial(self._passed, execution, received)
             return self.guards.passed(capability, execution, partial(self._means.services, execution, received), again)
-        self._events.emit("task.started", now_ms, subject=task.id or "", agent=self.agent_id, attempt=task.attempt)
+        subject, agent = task.id or "", self.agent_id
+        self._events.emit(
+            "task.started", now_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt
+        )
         apart = execution.suspicion is not Suspicion.NONE
         plain = capability.where is not Where.PROCESS and capability.middleware is None
         if plain and not (apart or capability.signature.wants_context):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from itertools import count
 from types import TracebackType
@@ -25,10 +25,23 @@ MOST_BUFFERED = 10_000
 ANNOUNCE_SECONDS = 5.0
 
 
-class EventStream:
-    """A subscription to the events that match topic patterns, or some subjects only, inside `async with`."""
+class EventSubscription:
+    """A subscription to the events that match topic patterns, or some subjects only, inside `async with`.
 
-    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
+    Each event goes to `on_event`, on the event loop; the callback must not block and must not raise. `on_lost` is
+    called when the broker has lost the subscription, which comes back by itself: events may be missing from then on.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        queue: str,
+        patterns: tuple[str, ...],
+        subjects: tuple[str, ...] = (),
+        *,
+        on_event: Callable[[Event], None],
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
         self._broker = broker
         self._queue = queue
         keys = [subject_key(pattern, subject) for pattern in patterns for subject in subjects]
@@ -36,21 +49,32 @@ class EventStream:
         # a subject without a key of its own is found among all
         self._keys = tuple(followed) if subjects and len(followed) == len(keys) else patterns
         self._subjects = subjects
-        self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
-        self._arrived = asyncio.Event()
+        self._on_event = on_event
+        self._on_lost = on_lost
         self._consumer: Consumer | None = None
+
+    @property
+    def active(self) -> bool:
+        """Tell whether the broker has the subscription right now."""
+        return self._consumer is not None and self._consumer.active
 
     async def __aenter__(self) -> Self:
         await self._broker.declare(event_queue(self._queue, self._keys))
         async with AsyncExitStack() as opening:
             opening.push_async_callback(self._end)
-            self._consumer = await self._broker.consume(self._queue, self._take, prefetch=PREFETCH, group="events")
-            await self._announce()
+            self._consumer = await self._broker.consume(
+                self._queue, self._take, prefetch=PREFETCH, group="events", on_lost=self._on_lost
+            )
+            await self.announce()
             opening.pop_all()
         return self
 
-    async def _announce(self) -> None:
-        """Announce this listener to all agents, so that they send the events that they mute without listeners."""
+    async def announce(self) -> None:
+        """Announce this listener to all agents, so that they send the events that they mute without listeners.
+
+        Raises:
+            BrokerUnavailable: when the broker does not answer within 5 s; retryable.
+        """
         try:
             await self._broker.publish(
                 control_messages.listen(self._subjects),
@@ -78,11 +102,23 @@ class EventStream:
         try:
             event = read_event(delivery.message)
             if not self._subjects or event.subject in self._subjects:
-                self._events.append(event)
-                self._arrived.set()
+                self._on_event(event)
         except InvalidTask as error:
             log.warning("An event was not readable", extra={"reason": str(error)})
         delivery.ack()
+
+
+class EventStream(EventSubscription):
+    """A subscription whose events are iterated; a reader more than 10,000 events behind misses the oldest."""
+
+    def __init__(self, broker: Broker, queue: str, patterns: tuple[str, ...], subjects: tuple[str, ...] = ()) -> None:
+        super().__init__(broker, queue, patterns, subjects, on_event=self._keep)
+        self._events: deque[Event] = deque(maxlen=MOST_BUFFERED)
+        self._arrived = asyncio.Event()
+
+    def _keep(self, event: Event) -> None:
+        self._events.append(event)
+        self._arrived.set()
 
     async def next_before(self, end: asyncio.Future[Any]) -> Event | None:
         """Return the next event; None when the given future ends first and no event is buffered."""

@@ -17,19 +17,37 @@ MOST_KEY_BYTES = 255
 
 def event_message(event: Event) -> Message:
     """Build the message of an event: type ``dev.coditect.<type>.v1``, the event's subject as a second routing key."""
-    moment = datetime.fromtimestamp(event.time_ms / 1000, UTC)
     headers: dict[str, Any] = {
         "ce-specversion": "1.0",
         "ce-id": event.id,
         "ce-type": f"{TYPE_PREFIX}{event.type}{TYPE_SUFFIX}",
         "ce-source": event.source,
-        "ce-time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ce-time": _instant(event.time_ms),
     }
     if event.subject:
         headers["ce-subject"] = event.subject
     if (key := subject_key(event.type, event.subject)) is not None:
         headers["CC"] = [key]
     return Message(body=dumps(dict(event.data)), headers=headers)
+
+
+def as_document(event: Event) -> dict[str, Any]:
+    """Return an event as a CloudEvent in JSON's structured mode, with the type as agents name it: `task.completed`."""
+    subject = {"subject": event.subject} if event.subject else {}
+    return {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        **subject,
+        "time": _instant(event.time_ms),
+        "data": dict(event.data),
+    }
+
+
+def _instant(time_ms: int) -> str:
+    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def subject_key(type_: str, subject: str) -> str | None:
@@ -52,10 +70,9 @@ def read_event(message: Message) -> Event:
     try:
         full_type, moment = str(headers["ce-type"]), datetime.fromisoformat(str(headers["ce-time"]))
         source, identity = str(headers["ce-source"]), str(headers["ce-id"])
-    except (KeyError, ValueError) as error:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (KeyError, ValueError, OverflowError) as error:
         raise InvalidTask("The message is no CloudEvent", reason=repr(error)) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     data = loads(message.body) if message.body else {}
     return Event(
         type=full_type.removeprefix(TYPE_PREFIX).removesuffix(TYPE_SUFFIX),

@@ -241,8 +241,10 @@ class Outcomes:
         )
 
     def _tell(self, task: Task, status: Status, at_ms: int) -> None:
-        subject = task.id or ""
-        self._events.emit(ENDED_AS[status], at_ms, subject=subject, agent=self._agent_id, attempt=task.attempt)
+        subject, agent = task.id or "", self._agent_id
+        self._events.emit(
+            ENDED_AS[status], at_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt
+        )
 
     async def _report(self, execution: Execution, ended: HandlerEnd, started_ms: int, finished_ms: int) -> None:
         """Report the end of a workflow task to its owner, with the retry and delay that the retry policy wants."""

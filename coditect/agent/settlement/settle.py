@@ -181,7 +181,12 @@ class Settler:
         errors = (*task.errors, self.history(task, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(
-            "task.retrying", subject=task.id or "", attempt=task.attempt, delay_ms=delay_ms, error=failure.message
+            "task.retrying",
+            subject=task.id or "",
+            capability=task.capability,
+            attempt=task.attempt,
+            delay_ms=delay_ms,
+            error=failure.message,
         )
         return delay_ms
 

@@ -1,0 +1,82 @@
+"""One stream of frames: a position in the window and a filter, without a buffer of its own.
+
+A slow stream holds nothing but its position, so it costs the others nothing. When the window has moved past the
+position, the stream ends and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from coditect.api.live.window import END, GAP, READ_AGAIN, LiveFrame, LiveWindow, notice
+from coditect.messaging.event_filter import EventFilter
+
+PING_SECONDS = 15.0
+MOST_AT_ONCE = 500
+PING = "ping"
+"""The name of a frame that only says how far the stream has come."""
+TOO_SLOW = "the reader was too slow: events that it had not read are no longer kept"
+
+
+class LiveStream:
+    """The frames for one reader in batches, from `last_id` on or from now on."""
+
+    def __init__(
+        self, window: LiveWindow, selection: EventFilter, last_id: str = "", *, ping_seconds: float = PING_SECONDS
+    ) -> None:
+        self._window = window
+        self._selection = selection
+        self._ping_seconds = ping_seconds
+        self._position, self._missing = window.resume(last_id)
+        self._news = asyncio.Event()
+        self._reason = ""
+
+    def wake(self) -> None:
+        """Let the stream look at the window again."""
+        self._news.set()
+
+    def end(self, reason: str) -> None:
+        """End the stream: the reader gets what is in the window, and the reason."""
+        self._reason = self._reason or reason
+        self._news.set()
+
+    async def batches(self) -> AsyncIterator[list[LiveFrame]]:
+        """Yield frames in order: first the position, then events and gaps as they come, at last why it ended."""
+        yield [self._at(PING)]
+        if self._missing:
+            yield [notice(self._window.id_of(self._position), GAP, self._missing, advice=READ_AGAIN)]
+        while True:
+            self._news.clear()
+            while self._position < self._window.newest:
+                if not self._window.holds_after(self._position):
+                    yield [self._at(END, TOO_SLOW)]
+                    return
+                if frames := self._next():
+                    yield frames
+                else:
+                    await asyncio.sleep(0)
+            if self._reason:
+                yield [self._at(END, self._reason)]
+                return
+            if not await self._news_in_time():
+                yield [self._at(PING)]
+
+    def _next(self) -> list[LiveFrame]:
+        frames = self._window.after(self._position, MOST_AT_ONCE)
+        self._position += len(frames)
+        takes = self._selection.takes
+        return [frame for frame in frames if frame.event is None or takes(frame.event)]
+
+    async def _news_in_time(self) -> bool:
+        try:
+            async with asyncio.timeout(self._ping_seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _at(self, name: str, reason: str = "") -> LiveFrame:
+        """Return a frame of the server with the position, from which a reader can go on."""
+        identity = self._window.id_of(self._position)
+        return notice(identity, name, reason) if reason else LiveFrame(identity, name, b"{}")
