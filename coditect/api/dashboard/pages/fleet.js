@@ -1,0 +1,76 @@
+// Who lives, how busy each is, and what it works on.
+import { html, useRef, useState } from "../src/html.js";
+import { call, rows, segment } from "../src/api.js";
+import { count, megabytes, moment, ms, short, span } from "../src/format.js";
+import { Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
+import { useEvents, useResource } from "../src/resource.js";
+
+const MOST_KEPT = 2_000;
+
+// What each agent works on, as events tell it from the moment on at which the page is open.
+function useWork() {
+  const [, again] = useState(0);
+  const work = useRef(new Map());
+  useEvents({ kind: ["task", "node"] }, ({ type, subject, data = {} }) => {
+    const what = data.node ? `${subject}:${data.node}` : subject;
+    const [, ending] = type.split(".");
+    if (ending === "started" && data.agent) work.current.set(what, { agent: data.agent, workflow: data.node ? subject : null, name: data.node ?? subject });
+    else if (!["progress", "published", "ready"].includes(ending)) work.current.delete(what);
+    if (work.current.size > MOST_KEPT) work.current.delete(work.current.keys().next().value);
+    again((number) => number + 1);
+  });
+  return work.current;
+}
+
+const doing = (work, agent) => [...work.values()].filter((one) => one.agent === agent);
+
+function Doing({ work, agent }) {
+  const found = doing(work, agent);
+  if (!found.length) return html`<span class="none">–</span>`;
+  const [first] = found;
+  const shown = first.workflow
+    ? html`<a href=${`#/workflows/${first.workflow}?node=${encodeURIComponent(first.name)}`}>${first.name}</a>`
+    : html`<a href=${`#/tasks/${first.name}`}>${short(first.name)}</a>`;
+  return html`${shown}${found.length > 1 && ` and ${found.length - 1} more`}`;
+}
+
+const drain = (agent) => async () => (await call("POST", `/v1/agents/${segment(agent)}/drain`, {})) ?? true;
+
+function columns(work, reload) {
+  return [
+    { head: "Agent", cell: (one) => html`<strong>${one.name}</strong><br /><small class="id" title=${one.agent_id}>${one.agent_id}</small>` },
+    { head: "State", cell: (one) => html`<${Badge} state=${one.status} note=${one.load.trouble} />${one.load.trouble && html`<br /><small>${one.load.trouble}</small>`}` },
+    { head: "Slots in use", cell: (one) => html`<${Meter} value=${one.load.running} most=${one.slots} label=${`Slots of ${one.agent_id} in use`} />` },
+    { head: "Works on", cell: (one) => html`<${Doing} work=${work} agent=${one.agent_id} />` },
+    { head: "Capabilities", cell: (one) => html`<span class="chips">${one.capabilities.map((spec) => html`<a key=${spec.name} class="chip" href=${`#/tasks?capability=${encodeURIComponent(spec.name)}`} title=${spec.description}>${spec.name}</a>`)}</span>` },
+    { head: "Done", kind: "number", cell: (one) => one.load.completed.toLocaleString("en") },
+    { head: "Failed", kind: "number", cell: (one) => one.load.failed.toLocaleString("en") },
+    { head: "CPU", kind: "number", cell: (one) => `${one.load.cpu_percent.toFixed(0)} %` },
+    { head: "Memory", kind: "number", cell: (one) => megabytes(one.load.resident_bytes) },
+    { head: "Up", kind: "number", cell: (one) => html`<span title=${moment(one.started_at)}>${span(Date.now() - ms(one.started_at))}</span>` },
+    { head: "", cell: (one) => html`<${Ask} label="Drain" title=${`Drain ${one.agent_id}?`} act=${drain(one.agent_id)} onDone=${reload}>
+        <p>It takes nothing new, finishes what it runs, and ends.</p><//>` },
+  ];
+}
+
+export default function Fleet() {
+  const agents = useResource((signal) => rows("/v1/agents", { signal }), { kind: "agent" });
+  const work = useWork();
+  return html`<${Title} about="The agents that live now, with their load and their work.">Fleet<//>
+    <${Shown} resource=${agents} empty=${html`<${Empty} command="coditect agent run agents/reviewer.py">No agent lives. Start one:<//>`}>
+      ${(found) => html`<${Tiles} agents=${found} /><${Table} label="Agents" columns=${columns(work, agents.reload)} rows=${found} keyOf=${(one) => one.agent_id} />`}<//>`;
+}
+
+function Tiles({ agents }) {
+  const sum = (of) => agents.reduce((total, one) => total + of(one), 0);
+  const slots = sum((one) => one.slots);
+  const running = sum((one) => one.load.running);
+  const offered = new Set(agents.flatMap((one) => one.capabilities.map((spec) => spec.name)));
+  const troubled = agents.filter((one) => one.load.trouble).length;
+  return html`<div class="tiles">
+    <${Tile} label="Agents" note=${troubled ? `${troubled} in trouble` : "all well"}>${agents.length}<//>
+    <${Tile} label="Slots in use" note=${slots ? `${Math.round((100 * running) / slots)} % of the fleet` : ""}>${running} <small>of ${slots}</small><//>
+    <${Tile} label="Capabilities" note=${count(new Set(agents.map((one) => one.host)).size, "host")}>${offered.size}<//>
+    <${Tile} label="Done since they began" note=${`${sum((one) => one.load.failed).toLocaleString("en")} failed`}>${sum((one) => one.load.completed).toLocaleString("en")}<//>
+  </div>`;
+}

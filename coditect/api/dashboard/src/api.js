@@ -1,0 +1,87 @@
+// The HTTP API as the pages use it: a call gives the decoded JSON, or raises a Problem with the API's own sentence.
+
+const KEY = "coditect.key";
+const listeners = new Set();
+
+export const key = {
+  get: () => sessionStorage.getItem(KEY) ?? "",
+  set(value) {
+    if (value) sessionStorage.setItem(KEY, value);
+    else sessionStorage.removeItem(KEY);
+    for (const told of listeners) told(value);
+  },
+  changed(told) {
+    listeners.add(told);
+    return () => listeners.delete(told);
+  },
+};
+
+export class Problem extends Error {
+  // An RFC 9457 problem: the message is the API's sentence, `status` is HTTP's (0 when no answer came).
+  constructor(status, { title = "The API refused this", detail = "", fix = "", facts = {}, mistakes = [] }) {
+    super(detail || title);
+    this.status = status;
+    this.fix = fix;
+    this.facts = facts;
+    this.mistakes = mistakes;
+  }
+}
+
+export function headers(more = {}) {
+  const known = key.get();
+  return known ? { Authorization: `Bearer ${known}`, ...more } : more;
+}
+
+export function query(fields) {
+  const given = Object.entries(fields).filter(([, value]) => value !== "" && value !== undefined && value !== null);
+  const text = new URLSearchParams(given.flatMap(([name, value]) => [value].flat().map((one) => [name, one])));
+  return given.length ? `?${text}` : "";
+}
+
+export async function call(method, path, body, { signal, once } = {}) {
+  const sent = headers({ Accept: "application/json" });
+  if (body !== undefined) sent["Content-Type"] = "application/json";
+  if (once) sent["Idempotency-Key"] = once;
+  let answer;
+  try {
+    answer = await fetch(path, { method, headers: sent, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { detail: "The API does not answer", fix: "coditect api", facts: { reason: error.message } });
+  }
+  const text = await answer.text();
+  const document = decoded(text, answer);
+  if (!answer.ok) throw new Problem(answer.status, document ?? { title: answer.statusText });
+  return document;
+}
+
+function decoded(text, answer) {
+  if (!text) return null;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return { title: answer.statusText || "The answer is no JSON", facts: { answer: text.slice(0, 300) } };
+  }
+}
+
+export const get = (path, options) => call("GET", path, undefined, options);
+export const post = (path, body = {}) => call("POST", path, body, { once: crypto.randomUUID() });
+export const remove = (path) => call("DELETE", path);
+
+// Follows the cursors of a list until `most` rows are there.
+export async function rows(path, { most = 20_000, signal } = {}) {
+  const found = [];
+  let next = path;
+  while (next && found.length < most) {
+    const page = await get(next, { signal });
+    found.push(...items(page));
+    next = page?.next ? following(path, page.next) : null;
+  }
+  return found;
+}
+
+export const items = (page) => (Array.isArray(page) ? page : (page?.items ?? []));
+
+const following = (path, cursor) => `${path}${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}`;
+
+export const segment = encodeURIComponent;

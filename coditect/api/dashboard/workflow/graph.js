@@ -1,0 +1,108 @@
+// The drawn graph: native scrolling moves it, arrow keys walk along its edges, a click or Enter chooses a node.
+import { html, useEffect, useMemo, useRef, useState } from "../src/html.js";
+import { look } from "../src/states.js";
+import { span, words } from "../src/format.js";
+import { edgePath, layout, SIZE } from "./layout.js";
+import { grouped } from "./groups.js";
+
+const MOST_LETTERS = 21;
+const ZOOMS = [0.1, 0.15, 0.25, 0.4, 0.6, 0.8, 1, 1.25, 1.6, 2];
+const LEAST_FOR_TEXT = 0.4;
+const SHARE = 0.64; // of the window's height, a little less than the style sheet's largest
+
+const cut = (text) => (text.length > MOST_LETTERS ? `${text.slice(0, MOST_LETTERS - 1)}…` : text);
+
+// What stands in a node's second line: who works on it, since when, in which attempt.
+export function told(node) {
+  if (node.counts) return Object.entries(node.counts).map(([state, number]) => `${number} ${words(state)}`).join(", ");
+  const took = node.started_at_ms && node.finished_at_ms ? span(node.finished_at_ms - node.started_at_ms) : "";
+  const attempt = node.attempt > 1 ? `attempt ${node.attempt}` : "";
+  return [words(node.state), took, attempt, node.state === "working" ? node.agent : ""].filter(Boolean).join(" · ");
+}
+
+// Drawn again only when what it shows has changed: a graph of a thousand nodes changes in a few of them.
+function Node({ node, place, chosen, entry, choose }) {
+  const { tone, sign } = look(node.state);
+  const line = told(node);
+  return useMemo(
+    () => html`<g class=${`node ${tone} ${node.state}${chosen ? " chosen" : ""}${node.counts ? " group" : ""}`} transform=${`translate(${place.x} ${place.y})`}
+      data-node=${node.name} role="button" tabindex=${entry ? 0 : -1} aria-label=${`${node.label}: ${line}`} aria-pressed=${chosen ? "true" : "false"}
+      onClick=${() => choose(node.name)}>
+      <rect width=${SIZE.width} height=${SIZE.height} rx="8" />
+      <text class="sign" x="16" y="27">${sign}</text><text class="name" x="32" y="19">${cut(node.label)}</text>
+      <text class="line" x="32" y="34">${cut(line)}</text></g>`,
+    [node.state, line, node.label, place.x, place.y, chosen, entry],
+  );
+}
+
+function useDrawn(rows) {
+  const nodes = useMemo(() => grouped(rows), [rows]);
+  const shape = nodes.map((node) => `${node.name}<${node.after.join()}`).join("\n");
+  const drawn = useMemo(() => layout(nodes), [shape]);
+  const edges = useMemo(() => drawn.edges.map(({ from, to }) => edgePath(drawn.places.get(from), drawn.places.get(to))).join(""), [drawn]);
+  return { nodes, drawn, edges };
+}
+
+// The name of the node to which an arrow key leads from another one.
+export function neighbour(drawn, name, key) {
+  const { layer, row } = drawn.places.get(name);
+  if (key === "ArrowUp" || key === "ArrowDown") return drawn.layers[layer][row + (key === "ArrowUp" ? -1 : 1)];
+  const [here, there] = key === "ArrowRight" ? ["from", "to"] : ["to", "from"];
+  const near = drawn.edges.filter((edge) => edge[here] === name).map((edge) => edge[there]);
+  return near.sort((one, other) => Math.abs(drawn.places.get(one).row - row) - Math.abs(drawn.places.get(other).row - row))[0];
+}
+
+export function Graph({ rows, chosen, choose }) {
+  const box = useRef(null);
+  const begun = useRef(performance.now());
+  const { nodes, drawn, edges } = useDrawn(rows);
+  const [zoom, setZoom] = useState(1);
+  const known = drawn.places.has(chosen);
+  const first = known ? chosen : nodes[0]?.name;
+  const fit = () => {
+    const { clientWidth } = box.current;
+    const wanted = Math.min(clientWidth / drawn.width, (SHARE * innerHeight) / drawn.height, 1);
+    setZoom(Math.max(ZOOMS[0], wanted));
+  };
+  useEffect(fit, [drawn]);
+  useEffect(() => performance.measure("coditect-drawn", { start: begun.current, end: performance.now() }), []);
+  const step = (by) => {
+    const at = ZOOMS.findIndex((one) => one >= zoom - 0.001);
+    setZoom(ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, (at < 0 ? ZOOMS.length - 1 : at) + by))]);
+  };
+  const keys = (event) => {
+    const name = event.target.closest("[data-node]")?.dataset.node;
+    if (!name) return;
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      choose(name);
+    } else if (event.key.startsWith("Arrow")) {
+      const next = neighbour(drawn, name, event.key);
+      event.preventDefault();
+      if (next) focusNode(box.current, next);
+    }
+  };
+  return html`<div class="graph-tools"><div class="zoom" role="group" aria-label="Zoom">
+      <button type="button" onClick=${() => step(-1)} aria-label="Smaller">−</button><output>${Math.round(zoom * 100)} %</output>
+      <button type="button" onClick=${() => step(1)} aria-label="Larger">+</button><button type="button" onClick=${fit}>Fit</button></div>
+      <${Legend} nodes=${nodes} />${nodes.length < rows.length && html`<span class="about">${rows.length.toLocaleString("en")} nodes in ${nodes.length.toLocaleString("en")} groups</span>`}</div>
+    <div class="graph" ref=${box} onKeyDown=${keys} role="group" aria-label="Graph of the workflow; arrow keys walk along it">
+      <svg width=${drawn.width * zoom} height=${drawn.height * zoom} viewBox=${`0 0 ${drawn.width} ${drawn.height}`} class=${zoom < LEAST_FOR_TEXT ? "far" : ""}>
+        <path class="edges" d=${edges} />
+        ${nodes.map((node) => html`<${Node} key=${node.name} node=${node} place=${drawn.places.get(node.name)} chosen=${node.name === chosen} entry=${node.name === first} choose=${choose} />`)}
+      </svg></div>`;
+}
+
+function focusNode(box, name) {
+  const found = box.querySelector(`[data-node="${CSS.escape(name)}"]`);
+  found?.focus();
+  found?.scrollIntoView({ block: "nearest", inline: "nearest" });
+}
+
+function Legend({ nodes }) {
+  const states = [...new Set(nodes.flatMap((node) => (node.counts ? Object.keys(node.counts) : [node.state])))];
+  return html`<ul class="legend" aria-label="States in this graph">${states.map((state) => {
+    const { tone, sign } = look(state);
+    return html`<li key=${state}><span class=${`sign ${tone}`} aria-hidden="true">${sign}</span>${words(state)}</li>`;
+  })}</ul>`;
+}

@@ -1,0 +1,81 @@
+// What a click on a node shows: its facts, attempts, input, result or failure, and what can be done with it.
+import { html, useState } from "../src/html.js";
+import { get, post, segment } from "../src/api.js";
+import { clock, span } from "../src/format.js";
+import { Act, Ago, Ask, Badge, Facts, Field, Json, ProblemNote, Table } from "../src/parts.js";
+import { useResource } from "../src/resource.js";
+
+const AGAIN = ["failed", "dead", "rejected", "canceled", "skipped"];
+const ATTEMPTS = [
+  { head: "#", kind: "number", cell: (row) => row.attempt },
+  { head: "State", cell: (row) => html`<${Badge} state=${row.status} />` },
+  { head: "Agent", cell: (row) => html`<small class="id">${row.agent}</small>` },
+  { head: "Began", cell: (row) => clock(row.started_at_ms) },
+  { head: "Took", kind: "number", cell: (row) => row.started_at_ms && row.finished_at_ms && span(row.finished_at_ms - row.started_at_ms) },
+  { head: "Error", cell: (row) => row.message || row.reason },
+];
+
+export function NodePanel({ workflow, node, attempts, close, choose, reload }) {
+  return html`<aside class="panel" aria-label=${`Node ${node.label}`}>
+    <header><h2 tabindex="-1">${node.label}</h2><button type="button" onClick=${close} aria-label="Close the node">✕</button></header>
+    ${node.counts ? html`<${Members} node=${node} choose=${choose} />` : html`<${One} key=${node.name} ...${{ workflow, node, attempts, reload }} />`}
+  </aside>`;
+}
+
+function Members({ node, choose }) {
+  const [most, setMost] = useState(50);
+  return html`<ul class="members">${node.members.slice(0, most).map((row) => html`<li key=${row.name}><${Badge} state=${row.state} />
+      <button type="button" class="link" onClick=${() => choose(row.name)}>${row.name}</button></li>`)}</ul>
+    ${node.members.length > most && html`<button type="button" onClick=${() => setMost(most + 200)}>Show more of ${node.members.length}</button>`}`;
+}
+
+function One({ workflow, node, attempts, reload }) {
+  const path = `/v1/workflows/${segment(workflow)}/nodes/${segment(node.name)}`;
+  const found = useResource((signal) => get(path, { signal }), null, [path, node.state, node.attempt]);
+  const { value, failure, input } = found.value ?? {};
+  return html`<${Badge} state=${node.state} />
+    <${Facts} of=${{
+      kind: node.kind, capability: node.capability, agent: node.agent, attempt: node.attempt || "", priority: node.priority,
+      question: node.question, after: node.after.join(", "), reason: node.reason, message: node.message,
+      ready: node.ready_at_ms && html`<${Ago} at=${node.ready_at_ms} />`,
+      waited: node.started_at_ms && node.ready_at_ms ? span(node.started_at_ms - node.ready_at_ms) : "",
+      took: node.started_at_ms && node.finished_at_ms ? span(node.finished_at_ms - node.started_at_ms) : "",
+    }} />
+    ${node.children?.length > 0 && html`<p>Runs ${node.children.map((child) => html`<a href=${`#/workflows/${child}`}>${child}</a> `)}</p>`}
+    <${NodeActions} ...${{ workflow, node, reload }} />
+    <${ProblemNote} problem=${found.problem} />
+    ${attempts.length > 0 && html`<h3>Attempts</h3><${Table} label="Attempts" columns=${ATTEMPTS} rows=${attempts} keyOf=${(row) => row.fence || row.attempt} />`}
+    ${input !== undefined && input !== null && html`<h3>Input</h3><${Json} label="Input" value=${input} />`}
+    ${node.state === "completed" && html`<h3>Result</h3><${Json} label="Result" value=${value} />`}
+    ${failure && html`<h3>Error</h3><p><strong>${failure.type}</strong> ${failure.message}</p>${failure.fix && html`<p class="fix">${failure.fix}</p>`}
+      ${failure.traceback && html`<${Json} label="Traceback" value=${failure.traceback} />`}`}`;
+}
+
+function NodeActions({ workflow, node, reload }) {
+  const path = `/v1/workflows/${segment(workflow)}/nodes/${segment(node.name)}`;
+  const base = node.name.replace(/\[\d+\]$/, "");
+  const redrive = `/v1/workflows/${segment(workflow)}/nodes/${segment(base)}/redrive`;
+  if (node.state === "awaiting_approval") return html`<${Answer} ...${{ workflow, node: node.name, onDone: reload }} />`;
+  if (!AGAIN.includes(node.state)) return null;
+  return html`<${Redrive} path=${redrive} name=${base} onDone=${reload} />`;
+}
+
+export function Answer({ workflow, node, onDone }) {
+  const path = `/v1/approvals/${segment(workflow)}/${segment(node)}`;
+  const fields = html`<${Field} label="Your name">${(id) => html`<input id=${id} name="by" />`}<//>
+    <${Field} label="Comment" note="Kept with the answer.">${(id) => html`<textarea id=${id} name="comment" rows="3"></textarea>`}<//>`;
+  const answer = (verb) => (form) => post(`${path}/${verb}`, given(form));
+  return html`<span class="actions"><${Ask} label="Grant" kind="main" title=${`Grant ${node}?`} act=${answer("grant")} onDone=${onDone}>${fields}<//>
+    <${Ask} label="Deny" kind="bad" title=${`Deny ${node}?`} act=${answer("deny")} onDone=${onDone}>${fields}<//></span>`;
+}
+
+export const given = (form) => Object.fromEntries(Object.entries(form).filter(([, value]) => value !== ""));
+
+// Says first what would begin again.
+export function Redrive({ path, name, onDone }) {
+  const [told, setTold] = useState(null);
+  const preview = async () => setTold(await post(path, { dry_run: true }));
+  return html`<div class="actions"><${Act} act=${preview}>Redrive …<//>
+    ${told && html`<span>${told.again?.length ?? 1}${told.more ? " and more" : ""} would begin again: ${(told.again ?? [name]).slice(0, 8).join(", ")}
+      <${Act} kind="main" act=${async () => (await post(path, { dry_run: false }), setTold(null), onDone?.())}>Run again<//></span>`}</div>`;
+}
