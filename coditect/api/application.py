@@ -7,10 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.staticfiles import StaticFiles
 
 from coditect import __version__
 from coditect.api.access.roles import Role
+from coditect.api.dashboard_files import DashboardFiles
 from coditect.api.limits import BodyLimit
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
 from coditect.api.routes import (
@@ -79,7 +79,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
     if (dashboard / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=dashboard, html=True), name="dashboard")
+        app.mount("/", DashboardFiles(dashboard), name="dashboard")
     return app
 
 

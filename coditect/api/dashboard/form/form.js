@@ -84,12 +84,10 @@ function Input({ id, field, draft, onInput }) {
     case "boolean":
       return html`<select id=${id} value=${String(draft)} onChange=${onInput}><option value=""></option><option value="true">yes</option><option value="false">no</option></select>`;
     case "number":
-      return html`<input id=${id} inputmode=${field.schema.type === "integer" ? "numeric" : "decimal"} value=${draft} onInput=${onInput} required=${field.required} />`;
+      return html`<input id=${id} inputmode=${field.schema.type === "integer" ? "numeric" : "decimal"} value=${draft} onInput=${onInput} />`;
     case "json":
       return html`<textarea id=${id} rows="3" spellcheck="false" placeholder="JSON" value=${draft} onInput=${onInput}></textarea>`;
     default:
-      return (field.schema.maxLength ?? 1_000) > 200
-        ? html`<textarea id=${id} rows=${Math.min(8, 1 + String(draft).split("\n").length)} class="plain" value=${draft} onInput=${onInput} required=${field.required && field.schema.minLength > 0}></textarea>`
-        : html`<input id=${id} value=${draft} onInput=${onInput} required=${field.required && field.schema.minLength > 0} />`;
+      return html`<textarea id=${id} rows="1" class="plain" value=${draft} onInput=${onInput}></textarea>`;
   }
 }

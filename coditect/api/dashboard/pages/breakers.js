@@ -1,7 +1,7 @@
 // The fleet's circuit breakers: which are open, why and by whom; opened and reset by hand.
 import { html } from "../src/html.js";
 import { post, rows, segment } from "../src/api.js";
-import { Ago, Ask, Badge, Empty, Field, Shown, Table, Title, Until } from "../src/parts.js";
+import { ACTIONS, Ago, Ask, Badge, Empty, Field, Shown, Table, Title, Until } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 
 function Steer({ row, reload }) {
@@ -22,7 +22,7 @@ export default function Breakers() {
     { head: "Reason", cell: (row) => row.reason },
     { head: "By", cell: (row) => html`<small class="id">${row.by}</small>` },
     { head: "Next probe", cell: (row) => (row.due_ms ? html`<${Until} at=${row.due_ms} />` : row.open ? "none until it is reset" : "") },
-    { head: "", cell: (row) => html`<${Steer} row=${row} reload=${found.reload} />` },
+    { head: ACTIONS, cell: (row) => html`<${Steer} row=${row} reload=${found.reload} />` },
   ];
   return html`<${Title} about="Dependencies that agents call through a breaker; an open one holds their calls back.">Breakers<//>
     <${Shown} resource=${found} empty=${html`<${Empty} command='coditect breaker open github --reason "maintenance until noon"'>No breaker ever opened. By hand:<//>`}>

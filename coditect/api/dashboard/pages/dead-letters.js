@@ -2,7 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { get, post, query, segment } from "../src/api.js";
 import { count, moment } from "../src/format.js";
-import { Ago, Ask, Act, Badge, Empty, Facts, Field, Json, ProblemNote, Shown, Table, Title } from "../src/parts.js";
+import { ACTIONS, Act, Ago, Ask, Badge, Empty, Facts, Field, Json, ProblemNote, Shown, Table, Title } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { Redrive } from "../workflow/node.js";
 
@@ -52,7 +52,7 @@ function List() {
 const nodeColumns = (reload) => [
   { head: "Node", cell: (row) => { const [workflow, node] = split(row.id); return html`<a href=${`#/workflows/${workflow}?node=${encodeURIComponent(node)}`}>${node}</a><br /><small class="id">${workflow}</small>`; } },
   ...COLUMNS.slice(1),
-  { head: "", cell: (row) => { const [workflow, node] = split(row.id); const base = node.replace(/\[\d+\]$/, ""); return html`<${Redrive} path=${`/v1/workflows/${segment(workflow)}/nodes/${segment(base)}/redrive`} name=${base} onDone=${reload} />`; } },
+  { head: ACTIONS, cell: (row) => { const [workflow, node] = split(row.id); const base = node.replace(/\[\d+\]$/, ""); return html`<${Redrive} path=${`/v1/workflows/${segment(workflow)}/nodes/${segment(base)}/redrive`} name=${base} onDone=${reload} />`; } },
 ];
 
 const split = (id) => [id.slice(0, id.indexOf(":")), id.slice(id.indexOf(":") + 1)];
@@ -93,9 +93,9 @@ function Letter({ id }) {
     ${gone && html`<p role="status" class="done">${gone === "redrive" ? html`It was published again. <a href=${`#/tasks/${id}`}>See the task</a>` : "It was discarded."}</p>`}
     <${ProblemNote} problem=${found.problem} />
     ${letter && html`<${Facts} of=${{ capability: letter.capability, priority: letter.priority, reason: letter.reason, agent: letter.agent, attempts: letter.attempts, redrives: letter.redrives, died: letter.dead_at && moment(letter.dead_at), queue: letter.queue }} />
-      ${letter.error && html`<h3>Error</h3><p><strong>${letter.error.type}</strong> ${letter.error.message}</p>${letter.error.traceback && html`<${Json} label="Traceback" value=${letter.error.traceback} />`}`}
-      ${letter.errors?.length > 0 && html`<h3>Earlier attempts</h3><${Json} label="Earlier attempts" value=${letter.errors} />`}
-      <h3>Body</h3><${Json} label="Body" value=${pretty(letter.body)} />`}`;
+      ${letter.error && html`<h2 class="minor">Error</h2><p><strong>${letter.error.type}</strong> ${letter.error.message}</p>${letter.error.traceback && html`<${Json} label="Traceback" value=${letter.error.traceback} />`}`}
+      ${letter.errors?.length > 0 && html`<h2 class="minor">Earlier attempts</h2><${Json} label="Earlier attempts" value=${letter.errors} />`}
+      <h2 class="minor">Body</h2><${Json} label="Body" value=${pretty(letter.body)} />`}`;
 }
 
 function pretty(body) {

@@ -2,7 +2,7 @@
 import { html, useRef, useState } from "../src/html.js";
 import { call, rows, segment } from "../src/api.js";
 import { count, megabytes, moment, ms, short, span } from "../src/format.js";
-import { Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
+import { ACTIONS, Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
 import { useEvents, useResource } from "../src/resource.js";
 
 const MOST_KEPT = 2_000;
@@ -48,7 +48,7 @@ function columns(work, reload) {
     { head: "CPU", kind: "number", cell: (one) => `${one.load.cpu_percent.toFixed(0)} %` },
     { head: "Memory", kind: "number", cell: (one) => megabytes(one.load.resident_bytes) },
     { head: "Up", kind: "number", cell: (one) => html`<span title=${moment(one.started_at)}>${span(Date.now() - ms(one.started_at))}</span>` },
-    { head: "", cell: (one) => html`<${Ask} label="Drain" title=${`Drain ${one.agent_id}?`} act=${drain(one.agent_id)} onDone=${reload}>
+    { head: ACTIONS, cell: (one) => html`<${Ask} label="Drain" title=${`Drain ${one.agent_id}?`} act=${drain(one.agent_id)} onDone=${reload}>
         <p>It takes nothing new, finishes what it runs, and ends.</p><//>` },
   ];
 }

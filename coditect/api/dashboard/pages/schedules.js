@@ -2,7 +2,7 @@
 import { html } from "../src/html.js";
 import { post, rows, segment } from "../src/api.js";
 import { span } from "../src/format.js";
-import { Act, Badge, Empty, Shown, Table, Title, Until } from "../src/parts.js";
+import { ACTIONS, Act, Badge, Empty, Shown, Table, Title, Until } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 
 const ticks = (row) => (row.every_ms ? `every ${span(row.every_ms)}` : `${row.cron} (${row.zone ?? "UTC"})`) + (row.jitter_ms ? `, jitter ${span(row.jitter_ms)}` : "");
@@ -27,7 +27,7 @@ export default function Schedules() {
     { head: "Last run", cell: (row) => row.last_run && html`<a href=${`#/workflows/${row.last_run}`}><${Until} at=${row.last} /></a>` },
     { head: "Runs", kind: "number", cell: (row) => row.runs },
     { head: "Skipped", kind: "number", cell: (row) => row.skipped },
-    { head: "", cell: (row) => html`<${Steer} row=${row} reload=${found.reload} />` },
+    { head: ACTIONS, cell: (row) => html`<${Steer} row=${row} reload=${found.reload} />` },
   ];
   return html`<${Title} about="Workflows that are started by the clock.">Schedules<//>
     <${Shown} resource=${found} empty=${html`<${Empty} command='coditect schedule create nightly nightly.yaml --cron "30 2 * * *"'>There is no schedule. Make one:<//>`}>

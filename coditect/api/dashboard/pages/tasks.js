@@ -83,14 +83,14 @@ function Task({ id }) {
       Task ${found && html`<${Badge} state=${found.status} />`}<//>
     <${ProblemNote} problem=${task.problem} />
     ${found && html`<${Ended} task=${found} />`}
-    ${events.length > 0 && html`<h3>Events</h3><ol class="history">${events.map((one) => html`<li key=${one.id}><time>${one.time?.slice(11, 23)}</time><strong>${one.type}</strong> <small>${JSON.stringify(one.data ?? {})}</small></li>`)}</ol>`}`;
+    ${events.length > 0 && html`<h2 class="minor">Events</h2><ol class="history">${events.map((one) => html`<li key=${one.id}><time>${one.time?.slice(11, 23)}</time><strong>${one.type}</strong> <small>${JSON.stringify(one.data ?? {})}</small></li>`)}</ol>`}`;
 }
 
 function Ended({ task }) {
   const { failure } = task;
   const took = task.started_at_ms && task.finished_at_ms ? span(task.finished_at_ms - task.started_at_ms) : "";
   return html`<${Facts} of=${{ agent: task.agent, attempt: task.attempt, took }} />
-    ${task.status === "completed" && html`<h3>Result</h3><${Json} label="Result" value=${task.value_base64 ?? task.value} />`}
+    ${task.status === "completed" && html`<h2 class="minor">Result</h2><${Json} label="Result" value=${task.value_base64 ?? task.value} />`}
     ${failure && html`<${ProblemNote} problem=${{ message: `${failure.type}: ${failure.message}`, fix: failure.fix }} />
       ${failure.traceback && html`<${Json} label="Traceback" value=${failure.traceback} />`}`}`;
 }

@@ -41,6 +41,8 @@ export function ProblemNote({ problem }) {
     ${problem.fix && html`<p class="fix">${problem.fix}</p>`}</div>`;
 }
 
+export const ACTIONS = html`<span class="unseen">Actions</span>`;
+
 // `columns` are { head, cell(row), kind }; kind "number" aligns right. `shown` is called with a row that is chosen.
 export function Table({ label, columns, rows, keyOf, rowClass }) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table>

@@ -5,7 +5,7 @@ const LOOKS = {
   live: ["good", "●"], closed: ["good", "●"], active: ["good", "●"], online: ["good", "●"], healthy: ["good", "●"],
   running: ["busy", "▸"], working: ["busy", "▸"], busy: ["busy", "▸"], compensating: ["busy", "↺"], published: ["note", "→"],
   accepted: ["note", "○"], blocked: ["calm", "·"], skipped: ["calm", "⤼"], canceled: ["calm", "⊘"], offline: ["calm", "○"],
-  paused: ["warn", "‖"], retry_wait: ["warn", "↻"], awaiting_approval: ["warn", "?"], waiting: ["warn", "⧗"],
+  paused: ["warn", "‖"], retry_wait: ["warn", "↻"], awaiting_approval: ["warn", "?"], waiting: ["warn", "◔"],
   draining: ["warn", "↓"], suspect: ["warn", "!"], degraded: ["warn", "!"], polling: ["warn", "↻"], suspended: ["warn", "‖"],
   failed: ["bad", "✕"], dead: ["bad", "☓"], rejected: ["bad", "⊗"], lost: ["bad", "✕"], open: ["bad", "✕"],
   compensation_failed: ["bad", "✕"],

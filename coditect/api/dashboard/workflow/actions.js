@@ -2,7 +2,7 @@
 import { html, useState } from "../src/html.js";
 import { post, rows, segment } from "../src/api.js";
 import { words } from "../src/format.js";
-import { Act, Ago, Ask, Badge, Empty, Field, Shown, Table } from "../src/parts.js";
+import { ACTIONS, Act, Ago, Ask, Badge, Empty, Field, Shown, Table } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { workflowEnded } from "../src/states.js";
 
@@ -38,7 +38,7 @@ export function Checkpoints({ path, row, reload }) {
     { head: "Checkpoint", cell: (one) => html`<strong>${one.name}</strong>` },
     { head: "Of", cell: (one) => one.node ? "completed node" : `asked for by ${one.by}` },
     { head: "When", cell: (one) => html`<${Ago} at=${one.at_ms} />` },
-    { head: "", cell: (one) => html`<${Restore} path=${path} checkpoint=${one.name} reload=${reload} />` },
+    { head: ACTIONS, cell: (one) => html`<${Restore} path=${path} checkpoint=${one.name} reload=${reload} />` },
   ];
   return html`<div class="actions">${!workflowEnded(row.state) && html`<${Ask} label="Make a checkpoint …" confirm="Make it" title="Make a checkpoint" onDone=${found.reload}
       act=${({ name }) => post(`${path}/checkpoints`, { name })}>

@@ -1,0 +1,75 @@
+"""A fleet on the in-memory twins, in real time, with the HTTP API and the dashboard on a port of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from uvicorn import Config
+
+from coditect.agent.declaration import Agent
+from coditect.agent.program import running_agent
+from coditect.aio.clock import SystemClock
+from coditect.api.program import AnnouncedServer, server_config
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.client.client import Client
+from coditect.model.ids import AgentId
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings.api import ApiSettings
+from coditect.settings.settings import Settings
+from dispatcher.program import running_dispatcher
+from tests.api import services_of
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a test of the dashboard plays on."""
+
+    url: str
+    client: Client
+
+
+@asynccontextmanager
+async def staged(agents: Sequence[Agent]) -> AsyncIterator[Stage]:
+    """Dispatcher, agents and API run until the block ends."""
+    server, registry, clock = MemoryServer(), MemoryRegistry(), SystemClock()
+    async with AsyncExitStack() as stack:
+
+        async def broker(name: str) -> MemoryBroker:
+            return await stack.enter_async_context(MemoryBroker(server, name=name))
+
+        own = await broker("dispatcher-1")
+        plane = running_dispatcher(broker=own, registry=registry, clock=clock, owner="dispatcher-1")
+        await stack.enter_async_context(plane)
+        for number, agent in enumerate(agents, 1):
+            identity = AgentId(f"{agent.name}-{number:08x}")
+            own = await broker(identity)
+            running = running_agent(
+                agent,
+                broker=own,
+                registry=registry,
+                settings=Settings(),
+                clock=clock,
+                drain=asyncio.Event(),
+                agent_id=identity,
+            )
+            await stack.enter_async_context(running)
+        client = await stack.enter_async_context(Client(await broker("client"), registry))
+        services = await stack.enter_async_context(services_of(server, registry, client))
+        url = await stack.enter_async_context(_served(server_config(services, ApiSettings())))
+        yield Stage(url, client)
+
+
+@asynccontextmanager
+async def _served(config: Config) -> AsyncIterator[str]:
+    answering = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        server = AnnouncedServer(config, answering.set)
+        serving = asyncio.create_task(server.serve(sockets=[own]))
+        await answering.wait()
+        yield f"http://127.0.0.1:{own.getsockname()[1]}"
+        server.should_exit = True
+        await serving

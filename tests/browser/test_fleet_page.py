@@ -1,0 +1,89 @@
+"""The dashboard's first view, in a headless Chromium, on an API over the in-memory twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.async_api import Page, expect
+
+from coditect import Agent
+from coditect.api.dashboard_files import POLICY
+from tests.browser.checks import Loaded, barriers
+from tests.browser.stage import staged
+
+MOST_BYTES = 300_000
+
+
+def greeter() -> Agent:
+    agent = Agent("greeter", slots=4)
+
+    @agent.capability("hello.greet")
+    async def greet(name: str) -> str:
+        """Greets by name."""
+        return f"Hello, {name}!"
+
+    return agent
+
+
+async def test_the_fleet_page_shows_who_lives(page: Page) -> None:
+    async with staged([greeter(), greeter()]) as stage:
+        await page.goto(stage.url)
+
+        await expect(page.get_by_role("heading", name="Fleet")).to_be_visible()
+        await expect(page.get_by_role("row").filter(has_text="greeter-00000002")).to_contain_text("hello.greet")
+        await expect(page.locator(".tile").first).to_contain_text("2")
+
+
+async def test_an_empty_fleet_says_how_to_start_an_agent(page: Page) -> None:
+    async with staged([]) as stage:
+        await page.goto(f"{stage.url}/#/fleet")
+
+        await expect(page.locator(".command")).to_contain_text("coditect agent run")
+
+
+async def test_the_first_view_is_small(page: Page, record_property: Callable[[str, object], None]) -> None:
+    async with staged([greeter()]) as stage:
+        loaded = Loaded(page)
+        await page.goto(stage.url)
+        await page.get_by_role("table").wait_for()
+        record_property("first_view_ms", await page.evaluate("Math.round(performance.now())"))
+
+        assert all(response.ok for response in loaded.responses)
+        assert await loaded.size_bytes() < MOST_BYTES
+
+
+async def test_a_browser_may_run_only_what_the_dashboard_serves(page: Page) -> None:
+    async with staged([]) as stage:
+        answer = await page.goto(stage.url)
+        assert answer is not None
+
+        assert answer.headers["content-security-policy"] == POLICY
+        assert "unsafe" not in POLICY
+        assert (
+            (await page.goto(f"{stage.url}/vendor/preact.mjs") or answer)
+            .headers["content-type"]
+            .startswith(("text/javascript", "application/javascript"))
+        )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_the_fleet_page_has_no_barriers(page: Page, theme: str) -> None:
+    async with staged([greeter()]) as stage:
+        await page.goto(stage.url)
+        await page.get_by_label("Theme").select_option(theme)
+        await page.get_by_role("table").wait_for()
+
+        assert await barriers(page) == []
+
+
+async def test_the_pages_are_reached_by_the_keyboard(page: Page) -> None:
+    async with staged([]) as stage:
+        await page.goto(stage.url)
+        await page.get_by_role("heading", name="Fleet").wait_for()
+        await page.get_by_role("link", name="Coditect").focus()
+        for _ in range(4):
+            await page.keyboard.press("Tab")
+        await page.keyboard.press("Enter")
+
+        await expect(page.get_by_role("heading", name="Workflows")).to_be_focused()
