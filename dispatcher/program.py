@@ -30,7 +30,8 @@ from coditect.registry.reference_clock import following
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
-from coditect.telemetry.names import JOBS_MENDED, LOOP_RESTARTS
+from coditect.telemetry.names import JOBS_MENDED, LOOP_LAG
+from coditect.telemetry.process import observe_process
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
@@ -81,6 +82,8 @@ class DispatcherOptions:
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """The reply addresses to which the dispatcher may send answers."""
+    metrics: MemoryMetrics = field(default_factory=MemoryMetrics, repr=False, compare=False)
+    """The metrics of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,8 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor())
         reference = await following(clock, registry, background)
-        metrics = MemoryMetrics()
-        metrics.observe(LOOP_RESTARTS, background.health.deaths.total)
+        metrics = options.metrics
+        observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
@@ -204,11 +207,7 @@ async def serve(settings: Settings) -> None:
     )
     readiness = Readiness()
     async with AsyncExitStack() as stack:
-        stack.enter_context(watched_loop(settings.stall_seconds))
-        if settings.health_port is not None:
-            await stack.enter_async_context(
-                health_server(readiness.why_not, host=settings.health_host, port=settings.health_port)
-            )
+        await _seen_from_outside(stack, settings, readiness, options.metrics)
         database = await _owned_store(stack, settings, stop, readiness)
         if database is None:
             return
@@ -242,6 +241,16 @@ class Readiness:
     def why_not(self) -> str:
         """Return why the dispatcher takes no work, in a few words; empty when it takes work."""
         return self.check()
+
+
+async def _seen_from_outside(
+    stack: AsyncExitStack, settings: Settings, readiness: Readiness, metrics: MemoryMetrics
+) -> None:
+    """Watch the event loop, and serve probes and metrics if the settings name a port, until the stack is left."""
+    stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
+    if settings.health_port is not None:
+        server = health_server(readiness.why_not, host=settings.health_host, port=settings.health_port, metrics=metrics)
+        await stack.enter_async_context(server)
 
 
 async def _owned_store(

@@ -1,4 +1,4 @@
-"""The health server: `/livez` and `/readyz` over HTTP, for an orchestrator such as Kubernetes.
+"""The health server: `/livez`, `/readyz` and `/metrics` over HTTP, for an orchestrator and for Prometheus.
 
 Readiness means that the connections and consumers are there. A thread with its own event loop serves both probes, so
 that a probe gets its answer also while the program's event loop is blocked; the state itself is read on the program's
@@ -11,9 +11,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from coditect.aio.loop_thread import LoopThread
 from coditect.errors import SetupError
+from coditect.telemetry.exporter import exposition
+from coditect.telemetry.metrics import MemoryMetrics
 
 READ_SECONDS = 2.0
 MOST_REQUEST_BYTES = 8_192
@@ -21,24 +24,33 @@ TURN_SECONDS = 0.8
 """How long a probe waits for a turn of the program's event loop; an orchestrator waits a second by default."""
 STANDS_STILL = "the event loop stands still; the log names the line that blocks it"
 
+Answer = TypeVar("Answer")
 Check = Callable[[], str]
 """A check that returns what is wrong, in a few words, or an empty text; called on the program's event loop."""
 
 
 @asynccontextmanager
 async def health_server(
-    ready: Check, *, host: str, port: int, restarts: Callable[[], int] = lambda: 0
+    ready: Check,
+    *,
+    host: str,
+    port: int,
+    restarts: Callable[[], int] = lambda: 0,
+    metrics: MemoryMetrics | None = None,
 ) -> AsyncIterator[int]:
-    """Serve `/livez` and `/readyz` until the context is left; yield the port that the server listens on (0 picks one).
+    """Serve the three paths until the context is left; yield the port that the server listens on (0 picks one).
 
     `restarts` returns how many loops died and were started again, a number that `/readyz` shows beside its answer.
+    `metrics` are those of the program, which `/metrics` shows.
 
     Raises:
         SetupError: when the port cannot be opened.
     """
     loop = asyncio.get_running_loop()
     bound: Future[int] = Future()
-    thread = LoopThread(_serving(_Probes(ready, loop, restarts), host, port, bound), name="health")
+    thread = LoopThread(
+        _serving(_Probes(ready, loop, restarts, metrics or MemoryMetrics()), host, port, bound), name="health"
+    )
     await asyncio.to_thread(thread.open)
     try:
         yield bound.result()
@@ -64,9 +76,16 @@ async def _serving(probes: _Probes, host: str, port: int, bound: Future[int]) ->
 
 
 class _Probes:
-    """The answers to a program's `/livez` and `/readyz` probes, checked on the program's event loop."""
+    """The answers to a program's probes, checked on the program's event loop, and its metrics, read there."""
 
-    def __init__(self, ready: Check, loop: asyncio.AbstractEventLoop, restarts: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ready: Check,
+        loop: asyncio.AbstractEventLoop,
+        restarts: Callable[[], int],
+        metrics: MemoryMetrics,
+    ) -> None:
+        self._metrics = metrics
         self._ready = ready
         self._restarts = restarts
         self._loop = loop
@@ -91,22 +110,43 @@ class _Probes:
             died = self._restarts()
             well = f"ready; loops that died and were started again: {died}" if died else "ready"
             return _http(await self._wrong(self._ready), well=well)
-        return _text("404 Not Found", "try /livez or /readyz")
+        if path == [b"/metrics"]:
+            return await self._exposition()
+        return _text("404 Not Found", "try /livez, /readyz or /metrics")
+
+    async def _exposition(self) -> bytes:
+        """Return the program's metrics: read on its event loop, and written down on this thread."""
+        samples = await self._asked(self._metrics.samples)
+        if samples is None:
+            return _text("503 Service Unavailable", STANDS_STILL)
+        try:
+            body, kind = exposition(self._metrics.declared, samples)
+        except SetupError as error:
+            return _text("501 Not Implemented", str(error))
+        return _answer("200 OK", body, kind)
 
     async def _wrong(self, check: Check) -> str:
         """Run a check on the program's event loop; return the fault that it reports, or that the loop is blocked."""
-        told: Future[str] = Future()
+        told = await self._asked(check)
+        return STANDS_STILL if told is None else told
+
+    async def _asked(self, read: Callable[[], Answer]) -> Answer | None:
+        """Call a function on the program's event loop, and return its result; None when the loop is blocked."""
+        told: Future[Answer] = Future()
 
         def tell() -> None:
             if told.set_running_or_notify_cancel():
-                told.set_result(check())
+                try:
+                    told.set_result(read())
+                except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+                    told.set_exception(error)
 
         try:
             self._loop.call_soon_threadsafe(tell)
             async with asyncio.timeout(TURN_SECONDS):
                 return await asyncio.wrap_future(told)
         except (TimeoutError, RuntimeError):  # RuntimeError: the loop is closed
-            return STANDS_STILL
+            return None
 
 
 def _http(wrong: str, *, well: str) -> bytes:
@@ -114,6 +154,9 @@ def _http(wrong: str, *, well: str) -> bytes:
 
 
 def _text(status: str, text: str) -> bytes:
-    body = text.encode() + b"\n"
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return _answer(status, text.encode() + b"\n", "text/plain")
+
+
+def _answer(status: str, body: bytes, kind: str) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     return head.encode() + body

@@ -84,12 +84,18 @@ class Heartbeat:
         self._lapses_at = 0.0
         self._hurry = asyncio.Event()
         self._told_at = 0.0
+        self._accepted_at = self._now()
         self._supervisor = Supervisor(health)
 
     @property
     def known(self) -> bool:
         """True when the registry accepted the agent's last heartbeat."""
         return self._registered and not self._failing
+
+    @property
+    def lag_seconds(self) -> float:
+        """The time in seconds by which the registry's next acceptance of a heartbeat is overdue."""
+        return max(0.0, self._now() - self._accepted_at - self._beat_seconds)
 
     def set_status(self, status: AgentStatus | None) -> None:
         """Publish a status of the agent at once and in later heartbeats; None: the status that `load` returns again."""
@@ -167,6 +173,7 @@ class Heartbeat:
         self._failing = True
 
     def _note_success(self, *, forgotten: bool) -> None:
+        self._accepted_at = self._now()
         if self._failing:
             log.info("The registry answers again and knows this agent", extra=self._facts())
         elif forgotten:

@@ -47,7 +47,8 @@ from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
-from coditect.telemetry.names import LOOP_RESTARTS
+from coditect.telemetry.names import LOOP_LAG
+from coditect.telemetry.process import observe_process
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 
@@ -130,7 +131,6 @@ async def running_agent(
     slots = settings.slots or agent.slots
     async with AsyncExitStack() as stack:
         background = await stack.enter_async_context(Supervisor(host.health))
-        host.metrics.observe(LOOP_RESTARTS, host.health.deaths.total)
         value = await stack.enter_async_context(lived(agent.lifespan, agent))
         reference = await following(clock, registry, background)
         for step in topology(agent, agent_id, slots=slots):
@@ -154,6 +154,8 @@ async def running_agent(
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
         described = registration(agent, agent_id, reference, slots=slots)
         heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
+        observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
+        runtime.observed(host.metrics, heartbeat)
         mailbox = Mailbox(
             runtime, broker, events, background, agent_name=agent.name, listeners=agent.listeners, drain=drain.set
         )
@@ -251,9 +253,9 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         heartbeat_seconds=settings.heartbeat_seconds,
         connect_seconds=CONNECT_SECONDS,
     )
-    health = broker.health
+    health, metrics = broker.health, MemoryMetrics()
     async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
-        stack.enter_context(watched_loop(settings.stall_seconds))
+        stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
         runtime = await stack.enter_async_context(
             running_agent(
                 agent,
@@ -263,7 +265,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 clock=SystemClock(),
                 drain=stop,
                 agent_id=agent_id,
-                host=Host(source=source, health=health),
+                host=Host(source=source, health=health, metrics=metrics),
             )
         )
         if settings.health_port is not None:
@@ -273,6 +275,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                     host=settings.health_host,
                     port=settings.health_port,
                     restarts=health.deaths.total,
+                    metrics=metrics,
                 )
             )
             log.info("Health is served", extra={"host": settings.health_host, "port": port})

@@ -30,6 +30,7 @@ from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
 from coditect.agent.execution.runner import TaskRunner
 from coditect.agent.guards.guards import Guards
+from coditect.agent.heartbeat import Heartbeat
 from coditect.agent.intake.instants import by_our_clock
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import QueueConsumer, ReceivedTask
@@ -58,6 +59,7 @@ from coditect.model.result import Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import BREAKER_STATE, HEARTBEAT_LAG, SLOTS
 from coditect.wire import routing, tasks
 from coditect.wire.control_messages import Cancel
 
@@ -186,6 +188,15 @@ class Runtime:
             limited=self.guards.rates.told(),
         )
 
+    def observed(self, metrics: Metrics, heartbeat: Heartbeat) -> None:
+        """Register the metrics of the agent's slots, breakers and heartbeat."""
+        metrics.observe(HEARTBEAT_LAG, lambda: heartbeat.lag_seconds)
+        slots = self._slots
+        metrics.observe(SLOTS, lambda: slots.in_use, state="busy")
+        metrics.observe(SLOTS, lambda: slots.total - slots.in_use, state="free")
+        metrics.observe(SLOTS, lambda: self._intake.suspended, state="suspended")
+        metrics.observe_all(BREAKER_STATE, self.guards.breakers.states)
+
     def cancel(self, cancel: Cancel) -> None:
         """Cancel a task that runs in this process, or that arrives within the next ten minutes.
 
@@ -310,6 +321,7 @@ class Runtime:
             return
         ran = self._now() - began
         finished_ms = started_ms + round(ran * 1000)
+        self._outcomes.attempts.ended(received.task, ended, started_ms, ran)
         completed, pause = ended.status is Status.COMPLETED, 0.0
         if not completed or self._pacing.trouble:
             pause = self._pacing.pause_seconds(received.task, ended)

@@ -39,15 +39,16 @@ _FIX = "declare the handler as a plain function (def): it gets a thread; or awai
 
 
 @contextmanager
-def watched_loop(bound_seconds: float) -> Iterator[None]:
+def watched_loop(bound_seconds: float, *, lag: Callable[[float], object] = lambda _: None) -> Iterator[None]:
     """Watch the running event loop inside the block, and end the process when the loop is blocked beyond the bound.
 
-    A bound of 0 watches nothing, for a debugger that stops in a handler.
+    A bound of 0 watches nothing, for a debugger that stops in a handler. `lag` is called on the loop, twenty times in
+    each bound, with the seconds by which the loop was late.
     """
     if not bound_seconds:
         yield
         return
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), bound_seconds)
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), bound_seconds, lag=lag)
     watchdog.start()
     try:
         yield
@@ -69,8 +70,10 @@ class LoopWatchdog:
         *,
         end: Callable[[int], object] = os._exit,
         last_resort: bool = True,
+        lag: Callable[[float], object] = lambda _: None,
     ) -> None:
         self._loop = loop
+        self._lag = lag
         self._last_resort = last_resort
         self._bound_seconds = bound_seconds
         self._pause_seconds = bound_seconds / LOOKS
@@ -97,6 +100,8 @@ class LoopWatchdog:
 
     def _turn(self) -> None:
         self._turns += 1
+        if self._next_turn is not None:
+            self._lag(max(0.0, self._loop.time() - self._next_turn.when()))
         self._next_turn = self._loop.call_later(self._pause_seconds, self._turn)
 
     def _watch(self) -> None:

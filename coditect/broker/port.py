@@ -112,6 +112,8 @@ class ServerInfo:
     product: str
     version: tuple[int, ...]
     """The version of the broker as numbers, for example (3, 10, 8)."""
+    certificate_end: float | None = None
+    """The end of the broker's TLS certificate, as a Unix time; None without TLS."""
 
 
 def connection_names(process: str) -> tuple[str, str]:

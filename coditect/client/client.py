@@ -97,7 +97,7 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, Clien
         self._clock = clock or SystemClock()
         self.name = name or f"client-{token_hex(6)}"
         self._stack, self._background = AsyncExitStack(), Supervisor()
-        self._selector = Selector(registry, self._clock, self._background)
+        self._selector = Selector(registry, self._clock, self._background, metrics)
         self._requests = Requests(broker, name=self.name, quorum=quorum_replies, blobs=blobs, metrics=metrics)
         self._event_stream = EventStreams(broker, name=self.name)
         offers = CapabilityCatalogue(broker, registry)

@@ -9,6 +9,7 @@ from typing import Any
 
 from coditect.aio.supervisor import Supervisor
 from coditect.collaboration.asks import Asks
+from coditect.collaboration.lock_metrics import LockMetrics
 from coditect.collaboration.locks import RENEWALS
 from coditect.errors import CoditectError, Deadlock, LockTaken, Retryable
 from coditect.messaging.rpc import Requests
@@ -41,6 +42,7 @@ class LockRequests:
         self._control = control
         self._requests = requests
         self._background = background
+        self._metrics = LockMetrics(requests.metrics)
         self._releases: dict[str, asyncio.Task[None]] = {}
         """The releases that are on their way, by ticket; whatever is asked for next names them, in case it is faster.
         """
@@ -78,6 +80,7 @@ class LockRequests:
         sent = _now()
         try:
             state = await self._control.ask(Verb.LOCK_ACQUIRE, wanted.body, timeout=_ask_seconds(timeout_seconds))
+            self._metrics.answered(wanted.ticket, state["state"])
             if state["state"] == "taken":
                 raise _taken(wanted, waited_seconds=0.0)
             if state["state"] == "deadlock":
@@ -99,12 +102,13 @@ class LockRequests:
         Raises:
             LockTaken: when the lock was not granted within `timeout_seconds`; its ticket is released.
         """
-        begun = _now()
+        begun, waited = _now(), state["state"] == "waiting"
         end = begun + (NEVER_SECONDS if timeout_seconds is None else timeout_seconds)
         try:
             while state["state"] == "waiting":
                 after = min(wanted.ttl_seconds / RENEWALS, end - _now())
                 if after < SHORTEST_WAIT_SECONDS:
+                    self._metrics.timed_out()
                     raise _taken(wanted, waited_seconds=_now() - begun)
                 state = await self._next_state(wanted, after)
                 if state["state"] == "gone":  # the control plane could not hear this process in time: back to the end
@@ -114,11 +118,14 @@ class LockRequests:
         except BaseException:
             await self.release_lock(wanted.ticket)
             raise
+        if waited:
+            self._metrics.granted(wanted.ticket)
         return state
 
     def _anew(self, wanted: WantedLock) -> WantedLock:
         """Return the same request under another ticket: a late message about the former one must not count for it."""
         ticket = self._requests.new_token()
+        self._metrics.again(ticket, wanted.ticket)
         return replace(wanted, ticket=ticket, body=wanted.body | {"ticket": ticket})
 
     async def _next_state(self, wanted: WantedLock, after: float) -> dict[str, Any]:
@@ -147,6 +154,7 @@ class LockRequests:
     async def release_lock(self, ticket: str) -> None:
         """Release a ticket, without waiting for the answer; a ticket whose release is lost ends with its TTL."""
         self._forget(ticket)
+        self._metrics.ended(ticket)
         if ticket in self._releases:
             return
         self._releases[ticket] = self._background.start(self._release(ticket), name="release a lock")

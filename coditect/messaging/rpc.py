@@ -80,7 +80,9 @@ class Requests:
         """Return a fresh random correlation id for the next request."""
         self._looked_at: dict[AgentId, float] = {}
         """The event loop's time at which each agent's inbox queue was last seen."""
-        self.strays = (metrics or MemoryMetrics()).counter(REPLIES_STRAY)
+        self.metrics = metrics or MemoryMetrics()
+        """The metrics of the process."""
+        self.strays = self.metrics.counter(REPLIES_STRAY)
 
     async def __aenter__(self) -> Self:
         await self.broker.declare(reply_queue(self.reply_to, quorum=self._quorum))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coditect.aio.supervisor import Supervisor
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MOST_SHOWN = 100
+"""The number of breakers that the metric of breakers shows: a handler may make up names as it runs."""
 ASK_SECONDS = 2.0
 """How long an answer of the control plane is awaited; without one a process probes by itself."""
 
@@ -70,6 +73,15 @@ class Breakers:
         if shared and (known := self._news.pop(declared.name, None)) is not None:
             made.adopt(known)
         return made
+
+    def states(self) -> dict[tuple[str, ...], float]:
+        """Return 1 or 0 for each breaker's name and state; of a process without breakers nothing."""
+        shown = islice(self._breakers.items(), MOST_SHOWN)
+        return {
+            (name, state): float(one.is_closed == (state == "closed"))
+            for name, one in shown
+            for state in ("closed", "open")
+        }
 
     def heard(self, state: BreakerState) -> None:
         """Take over news of a breaker of the fleet."""

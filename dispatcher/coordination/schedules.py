@@ -135,7 +135,8 @@ def tick(unit: UnitOfWork, timer: Timer) -> None:
     next_ms = ticks.next_to_run(expected_ms, unit.now_ms, record.catch_up, record.most_missed)
     if next_ms != expected_ms:
         unit.effects.say("schedule.missed", record.name, first=expected_ms, next=next_ms)
-    if next_ms is not None and ticks.due_ms(record.name, next_ms) <= unit.now_ms:
+    if next_ms is not None and (due_ms := ticks.due_ms(record.name, next_ms)) <= unit.now_ms:
+        unit.effects.tick_delays_ms.append(unit.now_ms - due_ms)
         _start(unit, record, next_ms)
         next_ms = ticks.after(next_ms)
     _set(unit, record, next_ms)

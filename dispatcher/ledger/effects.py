@@ -10,7 +10,7 @@ from coditect.model.result import Failure
 from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.workflow.definition import COMPENSATION, Call, Node, OnFailure, defined_name
-from coditect.workflow.states import TaskState
+from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.rows import RunRecord
 
 _FAIL = OnFailure.FAIL
@@ -153,6 +153,10 @@ class Effects:
     """The nodes and publication numbers to cancel: the agents that may run them get a cancel message."""
     messages: list[OutgoingMessage] = field(default_factory=list)
     """The messages to agents and clients that say what the transaction did, such as the grant of a lock."""
+    ended: list[tuple[WorkflowState, int]] = field(default_factory=list)
+    """The final states of the workflows that ended in the transaction, and the milliseconds since their acceptance."""
+    tick_delays_ms: list[int] = field(default_factory=list)
+    """How long after its instant each due tick of a schedule was carried out."""
     late: int = 0
     """The number of results that were refused, because their fence is older than the node's."""
     strange: int = 0

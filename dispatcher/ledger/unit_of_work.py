@@ -389,5 +389,6 @@ class UnitOfWork:
         assert head is not None
         head.note_end(self.tr, workflow, self.now_ms)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)
+        self.effects.ended.append((run.state, self.now_ms - head.accepted_ms))
         if head.parent is not None and self.run(head.parent.workflow) is not None:
             self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END)

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
+from coditect.registry.lookups import Lookups
 from coditect.registry.port import Registry, Search
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
 
 LATE_MS = 2_000
 """The remaining lease below which an agent's record is read again: it missed a heartbeat, and may be draining."""
@@ -26,9 +28,14 @@ class Fleet:
     """
 
     def __init__(
-        self, registry: Registry, *, on_look: Callable[[Sequence[AgentRecord]], None] = lambda _: None
+        self,
+        registry: Registry,
+        *,
+        on_look: Callable[[Sequence[AgentRecord]], None] = lambda _: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._registry = registry
+        self._lookups = Lookups(metrics or MemoryMetrics())
         self._on_look = on_look
         self._records: dict[AgentId, AgentRecord] = {}
         self._whole_at: float | None = None
@@ -39,7 +46,7 @@ class Fleet:
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
         """
-        records = await self._read()
+        records = await self._lookups.measured(self._read())
         self._on_look(records)
         return records
 

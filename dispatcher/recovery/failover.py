@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from coditect.aio.supervisor import Supervisor
 from coditect.errors import Retryable
+from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
 from coditect.wire.control import Verb
@@ -17,6 +18,7 @@ from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
 from dispatcher.liveness.fleet import Fleet, slots_of
 from dispatcher.liveness.monitor import AgentGone, Monitor
+from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
@@ -44,7 +46,12 @@ async def watching_agents(
             for lost in worker.in_flight.lost(asyncio.get_running_loop().time(), ports.clock.now_ms(), gone):
                 worker.put(lost)
 
-    fleet = Fleet(registry, on_look=lambda records: ports.window.set_slots(slots_of(records)))
+    def on_look(records: Sequence[AgentRecord]) -> None:
+        ports.window.set_slots(slots_of(records))
+        depths.note(records)
+
+    depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
+    fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)
     async with Monitor(
         fleet,
         ports.broker,
@@ -57,6 +64,7 @@ async def watching_agents(
     ) as monitor:
         ports.metrics.observe(AGENTS_LOST, lambda: monitor.lost)
         ports.metrics.observe(CONNECTIONS_EVICTED, lambda: monitor.evicted)
+        depths.open(ports.background)
         yield monitor
 
 

@@ -22,7 +22,14 @@ from typing import Any, Self
 from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import base_topology, shard_queues
 from coditect.errors import CoditectError, InputError, NotFound, Retryable, SetupError
-from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED, UNDELIVERABLE
+from coditect.telemetry.names import (
+    COMMITS_REFUSED,
+    RESULTS_REFUSED,
+    SHARDS,
+    SHARDS_OWNED,
+    UNDELIVERABLE,
+    WORKFLOWS_ACTIVE,
+)
 from coditect.wire import routing
 from dispatcher.ledger.commands import Command
 from dispatcher.ledger.ownership import leases, shards
@@ -98,6 +105,9 @@ class ShardOwnership:
         """The seconds for which the broker or the store has not answered, while this process ran."""
         self.cut_off_from = ""
         """The server that did not answer when the shards were given up, broker or store; empty otherwise."""
+        ports.metrics.observe(SHARDS, lambda: self.count)
+        ports.metrics.observe(SHARDS_OWNED, lambda: len(self.workers))
+        ports.metrics.observe(WORKFLOWS_ACTIVE, self._active)
 
     async def __aenter__(self) -> Self:
         self._ports.broker.on_return(self.returned)
@@ -343,6 +353,10 @@ class ShardOwnership:
         """Return the status cache of a workflow's shard; None when the dispatcher does not own the shard."""
         worker = self.workers.get(shard_of(workflow, self.count))
         return None if worker is None or worker.closed else worker.status_cache
+
+    def _active(self) -> int:
+        """Return the number of workflows with a task that is published or runs."""
+        return sum(len({node.workflow for node, _ in worker.in_flight}) for worker in self.workers.values())
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of this dispatcher that `coditect dispatcher status` shows."""

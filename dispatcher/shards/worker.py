@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from coditect.errors import CoditectError, Retryable, Unroutable
-from coditect.telemetry.names import COMMITS_REFUSED, RESULTS_REFUSED
+from coditect.telemetry.names import COMMITS_REFUSED
 from coditect.wire.control import Progress
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Command, Fill, GoOn, Lost, NoQueue, Proposed, Rebuild, Show
@@ -29,6 +29,7 @@ from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.versions import FIX
 from dispatcher.ledger.workflows.continuations import SetAside
 from dispatcher.ledger.workflows.recover import RecoveredShard, learn
+from dispatcher.metrics import ShardMetrics
 from dispatcher.ports import Ports
 from dispatcher.shards import batch
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
@@ -100,8 +101,7 @@ class ShardWorker:
         self.closed = False
         self._refusals = Refusals(self.shard, ports.metrics, self.put, pause_seconds=RETRY_SECONDS)
         self._refused_commits = ports.metrics.counter(COMMITS_REFUSED)
-        self._late = ports.metrics.counter(RESULTS_REFUSED, reason="late")
-        self._strange = ports.metrics.counter(RESULTS_REFUSED, reason="unknown")
+        self._metrics = ShardMetrics(ports.metrics)
         self._lost = False
         """Whether a refused commit showed that the shard has another owner, so that no other commit is tried."""
 
@@ -280,6 +280,7 @@ class ShardWorker:
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
         moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
         one = batch.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
+        began = asyncio.get_running_loop().time()
         try:
             done = await self._ports.database.run(partial(batch.run, batch=one))
         except BaseException:
@@ -288,7 +289,7 @@ class ShardWorker:
             raise
         if done.repeated:
             self._doubt()
-        self._count(done.effects)
+        self._count(done.effects, began)
         self._entries.extendleft(reversed(entries[len(done.answers) :]))
         try:
             for entry, answer in zip(entries, done.answers, strict=False):
@@ -305,11 +306,10 @@ class ShardWorker:
         self.status_cache.clear()
         self._definitions = Definitions()
 
-    def _count(self, effects: Effects) -> None:
+    def _count(self, effects: Effects, began: float) -> None:
         """Update the metrics, caches, published tasks and backlog by the effects of a committed batch."""
         now = asyncio.get_running_loop().time()
-        self._late.value += effects.late
-        self._strange.value += effects.strange
+        self._metrics.committed(effects, now - began)
         self.status_cache.note(effects.runs)
         self._definitions.note(effects.definitions)
         self.in_flight.follow_all(effects, now)

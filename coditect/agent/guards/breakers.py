@@ -56,6 +56,8 @@ class AgentBreakers:
         self._background = background
         now = asyncio.get_running_loop().time
         self._breakers = Breakers(agent.breakers, control, background, name=name, now=now, changed=self._changed)
+        self.states = self._breakers.states
+        """Return which state each breaker has, as the metric of breakers shows it."""
         self.get = self._breakers.get
         """Return the breaker of a name."""
         self._dependents: dict[str, set[str]] = {}

@@ -15,6 +15,7 @@ from coditect.agent.declaration import Capability
 from coditect.agent.execution.execution import Execution, Remembered
 from coditect.agent.execution.handler import HandedBack, HandlerEnd, SentBack, asked_seconds, said
 from coditect.agent.requeue import guarded, not_settled
+from coditect.agent.settlement.attempts import AttemptMetrics
 from coditect.agent.settlement.settle import SENT_BACK_SECONDS, Settler, worth_another
 from coditect.agent.workflow_tasks.acquire import NoOwner
 from coditect.agent.workflow_tasks.managed import ManagedTasks
@@ -98,6 +99,8 @@ class Outcomes:
         self.completed = 0
         self.failed = 0
         """Number of failed attempts, with the tasks that were refused or canceled."""
+        self.attempts = AttemptMetrics(metrics, capabilities)
+        """The metrics of attempts by capability."""
         self._all_completed = metrics.counter(ATTEMPTS, outcome="completed")
         self._all_failed = metrics.counter(ATTEMPTS, outcome="failed")
 

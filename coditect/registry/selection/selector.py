@@ -18,9 +18,11 @@ from coditect.errors import RegistryUnavailable
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
+from coditect.registry.lookups import Lookups
 from coditect.registry.port import BEAT_SECONDS, Registry, Search
 from coditect.registry.selection.assignment import assign, with_more
 from coditect.registry.selection.strategies import choose
+from coditect.telemetry.metrics import MemoryMetrics, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +85,11 @@ class _Order:
 class Selector:
     """The part of a client that selects the agent for each task, by strategy and by cached registry entries."""
 
-    def __init__(self, registry: Registry | None, clock: Clock, background: Supervisor) -> None:
+    def __init__(
+        self, registry: Registry | None, clock: Clock, background: Supervisor, metrics: Metrics | None = None
+    ) -> None:
         self._registry = registry
+        self._lookups = Lookups(metrics or MemoryMetrics())
         self._clock = clock
         self._background = background
         self._known: dict[str, Known] = {}
@@ -185,7 +190,7 @@ class Selector:
         known = Known()
         try:
             if self._registry is not None:
-                records = await self._registry.find(Search(capability=capability))
+                records = await self._lookups.measured(self._registry.find(Search(capability=capability)))
                 known = Known({one.agent_id: one for one in records}, asked=_asked_by(records, capability))
         except RegistryUnavailable as error:
             log.debug("No agent can be picked; the broker balances", extra={"reason": str(error)})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from coditect.agent import health
 from coditect.agent.health import health_server
+from coditect.telemetry.metrics import MemoryMetrics, Metric
 
 
 async def ask(port: int, request: bytes) -> str:
@@ -70,3 +72,28 @@ async def test_probe_that_speaks_no_http_gets_no_answer(request_bytes: bytes, mo
         with contextlib.suppress(ConnectionError):  # it may be closed while it still sends
             assert await ask(port, request_bytes) == ""
         assert "200 OK" in await ask(port, get("/livez"))
+
+
+async def test_metrics_are_read_on_the_event_loop_and_served() -> None:
+    metrics, threads = MemoryMetrics(), set[threading.Thread]()
+
+    def read() -> float:
+        threads.add(threading.current_thread())
+        return 5.0
+
+    metrics.observe(Metric("coditect_things", "things"), read)
+    async with health_server(lambda: "", host="127.0.0.1", port=0, metrics=metrics) as port:
+        answer = await ask(port, get("/metrics"))
+
+    assert answer.startswith("HTTP/1.1 200 OK")
+    assert "coditect_things 5.0\n" in answer
+    assert threads == {threading.current_thread()}
+
+
+async def test_metrics_without_their_library_are_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    async with health_server(lambda: "", host="127.0.0.1", port=0) as port:
+        answer = await ask(port, get("/metrics"))
+
+    assert answer.startswith("HTTP/1.1 501")
+    assert "coditect[metrics]" in answer

@@ -37,6 +37,7 @@ CRITICAL = (
 OPTIONAL = (
     "adopt from RQ",
     "clock",
+    "queue depths",
     "compare RQ with the ledger",
     "compare what ended with RQ",
     "dropped copies",

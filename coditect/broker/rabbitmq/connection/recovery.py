@@ -119,7 +119,8 @@ class RabbitConnection:
     def server(self) -> ServerInfo:
         """The product and version of the broker that answered last."""
         properties = getattr(self._connection, "server_properties", None) or {}
-        return ServerInfo(_text(properties.get("product")), _version(_text(properties.get("version"))))
+        version = _version(_text(properties.get("version")))
+        return ServerInfo(_text(properties.get("product")), version, self._transport.certificate_end)
 
     async def connection(self) -> AbstractConnection:
         """Wait without limit for the open connection, and return it.

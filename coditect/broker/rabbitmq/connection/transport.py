@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,12 @@ class Transport(TransportFactory):
 
         self._heard_at = time.monotonic()
         reader.feed_data = hear  # type: ignore[method-assign, assignment] # asyncio offers no other place to listen
+
+    @property
+    def certificate_end(self) -> float | None:
+        """The end of the certificate that the broker showed, as a Unix time; None without TLS, or unverified."""
+        shown = None if self._writer is None else self._writer.get_extra_info("peercert")
+        return float(ssl.cert_time_to_seconds(shown["notAfter"])) if shown else None
 
     @property
     def silent_seconds(self) -> float:

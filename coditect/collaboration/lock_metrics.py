@@ -1,0 +1,70 @@
+"""The metrics of the locks of one process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.names import (
+    LOCK_CONTENTIONS,
+    LOCK_LONGEST,
+    LOCK_TIMEOUTS,
+    LOCK_WAIT,
+    LOCKS_ACTIVE,
+    LOCKS_WAITING,
+)
+
+
+class LockMetrics:
+    """The locks that one process holds or waits for, by ticket."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._waits: dict[str, float] = {}
+        """The event loop's time at which each wait began."""
+        self._held: set[str] = set()
+        self._waited = metrics.histogram(LOCK_WAIT)
+        self._contentions = metrics.counter(LOCK_CONTENTIONS)
+        self._timeouts = metrics.counter(LOCK_TIMEOUTS)
+        metrics.observe(LOCKS_ACTIVE, lambda: len(self._held))
+        metrics.observe(LOCKS_WAITING, lambda: len(self._waits))
+        metrics.observe(LOCK_LONGEST, self._longest)
+
+    def _longest(self) -> float:
+        began = next(iter(self._waits.values()), None)  # the first to begin comes first
+        return 0.0 if began is None else _now() - began
+
+    def answered(self, ticket: str, state: str) -> None:
+        """Note the answer to a request for a lock: it is held, others have it and the request waits, or it is taken."""
+        if state == "held":
+            self.granted(ticket)
+            return
+        self._contentions.value += 1
+        if state == "waiting":
+            self._waits.setdefault(ticket, _now())
+
+    def granted(self, ticket: str) -> None:
+        """Note that a lock is held from now on; idempotent."""
+        if ticket in self._held:
+            return
+        began = self._waits.pop(ticket, None)
+        self._waited.record(0.0 if began is None else _now() - began)
+        self._held.add(ticket)
+
+    def again(self, ticket: str, instead_of: str) -> None:
+        """Note that a wait goes on under another ticket."""
+        began = self._waits.pop(instead_of, None)
+        if began is not None:
+            self._waits = {ticket: began} | self._waits
+
+    def timed_out(self) -> None:
+        """Count a wait that was over before the lock was free."""
+        self._timeouts.value += 1
+
+    def ended(self, ticket: str) -> None:
+        """Note that a ticket is given back; idempotent."""
+        self._waits.pop(ticket, None)
+        self._held.discard(ticket)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,107 @@
+"""The queues are looked at by the dispatcher that leads, when its metrics are read, and not otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from coditect.aio.supervisor import Supervisor
+from coditect.broker.memory import MemoryBroker, MemoryServer
+from coditect.broker.port import QueueStats
+from coditect.broker.topology import base_topology, capability_queues
+from coditect.model.message import Message
+from coditect.model.registration import AgentRecord
+from coditect.telemetry.metrics import Histogram, MemoryMetrics, Series, Value
+from coditect.wire import routing
+from dispatcher.liveness.queue_depths import QueueDepths
+from tests.support import eventually
+from tests.unit.registry.samples import IDLE, make_registration
+
+
+class Asked(MemoryBroker):
+    """Counts how often it is asked for a queue."""
+
+    times = 0
+
+    async def stats(self, queue: str) -> QueueStats | None:
+        self.times += 1
+        return await super().stats(queue)
+
+
+@dataclass
+class Scene:
+    broker: Asked
+    metrics: MemoryMetrics
+    depths: QueueDepths
+    capability: str
+    leads: bool = True
+
+    def read(self, metric: str) -> dict[Series, Value]:
+        return {series: value for series, value in self.metrics.samples().items() if series[0] == metric}
+
+    def ages(self) -> dict[str, float]:
+        read = self.read("coditect_queue_oldest_age_seconds").items()
+        return {dict(labels)["priority"]: age for (_, labels), age in read if not isinstance(age, Histogram)}
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    registration = make_registration()
+    capability = registration.capabilities[0].name
+    async with Asked(MemoryServer(), name="one") as broker, Supervisor() as background:
+        await broker.declare(base_topology() + capability_queues(capability))
+        metrics = MemoryMetrics()
+        depths = QueueDepths(broker, metrics, leads=lambda: made.leads)
+        made = Scene(broker, metrics, depths, capability)
+        depths.note([AgentRecord(replace(registration, capabilities=registration.capabilities[:1]), IDLE, 1000)])
+        depths.open(background)
+        yield made
+
+
+async def test_depth_of_a_queue_without_consumers_is_shown(scene: Scene) -> None:
+    key = f"{scene.capability}.p1"
+    await scene.broker.publish(Message(b"1"), exchange=routing.SUBMIT, routing_key=key)
+    series = ("coditect_queue_depth", (("capability", scene.capability), ("priority", "p1")))
+
+    await eventually(lambda: scene.read("coditect_queue_depth").get(series) == 1)
+
+    assert scene.read("coditect_queue_consumers")["coditect_queue_consumers", series[1]] == 0
+    assert scene.read("coditect_capability_agents") == {
+        ("coditect_capability_agents", (("capability", scene.capability),)): 1
+    }
+
+
+async def test_capability_whose_agents_are_gone_is_still_looked_at(scene: Scene) -> None:
+    scene.depths.note([])
+
+    await scene.depths.look()
+
+    assert len(scene.read("coditect_queue_depth")) == 3
+    assert [*scene.read("coditect_capability_agents").values()] == [0]
+    assert scene.read("coditect_registry_size") == {("coditect_registry_size", ()): 0}
+
+
+async def test_age_counts_from_the_last_look_that_found_the_queue_empty(scene: Scene) -> None:
+    await scene.depths.look()
+    key = f"{scene.capability}.p0"
+    await scene.broker.publish(Message(b"1"), exchange=routing.SUBMIT, routing_key=key)
+
+    await eventually(lambda: _looked_older(scene))
+
+    assert scene.ages()["p0"] > 0
+    assert scene.ages()["p1"] == scene.ages()["p2"] == 0
+
+
+async def _looked_older(scene: Scene) -> bool:
+    await scene.depths.look()
+    return any(scene.ages().values())
+
+
+async def test_nothing_is_asked_while_nobody_reads_or_another_leads(scene: Scene) -> None:
+    scene.leads = False
+    assert scene.read("coditect_queue_depth") == {}
+    await eventually(lambda: not scene.depths._asked.is_set())
+
+    assert scene.broker.times == 0
