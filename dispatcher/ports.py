@@ -9,6 +9,7 @@ from coditect.broker.port import Broker
 from coditect.messaging.event_publisher import Events
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from dispatcher.capacity import Capacity
 from dispatcher.store.port import Database
 
@@ -41,3 +42,4 @@ class Ports:
     quorum: bool = False
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     metrics: Metrics = field(default_factory=MemoryMetrics)
+    tracing: Tracing = NO_TRACING

@@ -32,6 +32,8 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.names import JOBS_MENDED, LOOP_LAG
 from coditect.telemetry.process import observe_process
+from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from dispatcher.capacity import Capacity
@@ -84,6 +86,8 @@ class DispatcherOptions:
     """The reply addresses to which the dispatcher may send answers."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics, repr=False, compare=False)
     """The metrics of the process."""
+    tracing: Tracing = NO_TRACING
+    """The tracing of the process; opened and closed by its program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +132,8 @@ async def running_dispatcher(
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Capacity(asyncio.get_running_loop().time)
         begun = await incarnations.begin(store, graph, reference, background)
-        ports = Ports(
-            broker, store, events, reference, background, window, options.ways, begun.floor, options.quorum, metrics
-        )
+        shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing)
+        ports = Ports(broker, store, events, reference, background, window, *shared)
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
         ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(ownership)
@@ -168,6 +171,7 @@ def compose(
     control = RequestServer(
         ports.broker, ports.database, ownership, ports.background, addresses=options.addresses, rebuild=rebuilt
     )
+    control.tracing = ports.tracing
     scheduler = Scheduler(ports, ownership, graph)
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
     triggers = TriggerQueues(
@@ -183,6 +187,23 @@ def compose(
     return ownership, control
 
 
+def options_of(settings: Settings) -> DispatcherOptions:
+    """Return the options of a dispatcher that the settings name, with a fresh name for this process.
+
+    Raises:
+        SetupError: when the settings ask for tracing, and OpenTelemetry is not installed.
+    """
+    owner = new_owner()
+    return DispatcherOptions(
+        shards=settings.shards,
+        owner=owner,
+        keep_days=settings.keep_days,
+        quorum=settings.reply_queue == "quorum",
+        addresses=ReturnAddresses(settings.answer_queues),
+        tracing=open_tracing(settings, service="coditect-dispatcher", instance=owner),
+    )
+
+
 async def serve(settings: Settings) -> None:
     """Run one dispatcher until SIGTERM or SIGINT, or until its store or a critical loop fails."""
     stop = asyncio.Event()
@@ -190,12 +211,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = DispatcherOptions(
-        shards=settings.shards,
-        keep_days=settings.keep_days,
-        quorum=settings.reply_queue == "quorum",
-        addresses=ReturnAddresses(settings.answer_queues),
-    )
+    options = options_of(settings)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -208,6 +224,7 @@ async def serve(settings: Settings) -> None:
     readiness = Readiness()
     async with AsyncExitStack() as stack:
         await _seen_from_outside(stack, settings, readiness, options.metrics)
+        await stack.enter_async_context(options.tracing)
         database = await _owned_store(stack, settings, stop, readiness)
         if database is None:
             return

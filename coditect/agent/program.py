@@ -49,6 +49,8 @@ from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import LOOP_LAG
 from coditect.telemetry.process import observe_process
+from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 
@@ -109,6 +111,8 @@ class Host:
     health: Health = field(default_factory=Health)
     """The state of the process's loops, which the loops report; those of the broker's connection are among them."""
     metrics: Metrics = field(default_factory=MemoryMetrics)
+    tracing: Tracing = NO_TRACING
+    """The tracing of the process; opened and closed by its program."""
 
 
 @asynccontextmanager
@@ -136,7 +140,7 @@ async def running_agent(
         for step in topology(agent, agent_id, slots=slots):
             await broker.declare(step)
         stack.push_async_callback(_remove_queues, broker, agent_id)
-        requests = await stack.enter_async_context(_requests(broker, settings, agent_id, host.metrics))
+        requests = await stack.enter_async_context(_requests(broker, settings, agent_id, host))
         events = Events(broker, reference, source=f"/agents/{agent_id}", metrics=host.metrics)
         runtime = Runtime(
             agent,
@@ -169,10 +173,10 @@ async def running_agent(
         events.emit("agent.draining", subject=agent_id)
 
 
-def _requests(broker: Broker, settings: Settings, agent_id: AgentId, metrics: Metrics) -> Requests:
+def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host) -> Requests:
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
-    return Requests(broker, name=agent_id, quorum=quorum, blobs=blobs, metrics=metrics)
+    return Requests(broker, name=agent_id, quorum=quorum, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
 
 
 def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> AgentLimits:
@@ -254,7 +258,8 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
         connect_seconds=CONNECT_SECONDS,
     )
     health, metrics = broker.health, MemoryMetrics()
-    async with broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
+    tracing = open_tracing(settings, service="coditect-agent", instance=agent_id)
+    async with tracing, broker, RedisRegistry(settings.redis_url) as registry, AsyncExitStack() as stack:
         stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
         runtime = await stack.enter_async_context(
             running_agent(
@@ -265,7 +270,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
                 clock=SystemClock(),
                 drain=stop,
                 agent_id=agent_id,
-                host=Host(source=source, health=health, metrics=metrics),
+                host=Host(source=source, health=health, metrics=metrics, tracing=tracing),
             )
         )
         if settings.health_port is not None:

@@ -29,6 +29,7 @@ from coditect.agent.execution.handler import (
 from coditect.agent.execution.isolation import Isolation, run_apart
 from coditect.agent.execution.large_values import fetch_input, put_value
 from coditect.agent.execution.runner import TaskRunner
+from coditect.agent.execution.tracing import traced
 from coditect.agent.guards.guards import Guards
 from coditect.agent.heartbeat import Heartbeat
 from coditect.agent.intake.instants import by_our_clock
@@ -76,6 +77,8 @@ WAVE_SECONDS = 0.025
 class Runtime:
     """The runtime of one agent process: runs tasks inside `async with`, and drains at its end."""
 
+    _end_of_one: asyncio.Future[None] | None = None
+
     def __init__(  # noqa: PLR0913 - everything that an agent works with comes together here
         self,
         agent: Agent,
@@ -103,6 +106,7 @@ class Runtime:
             broker, slots, background, executions, screen=self._screen, start=start, returns=quarantine.hand_back
         )
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
+        self._handle = traced(requests.tracing, self._handled, agent_id, capabilities)
         self._quarantine = quarantine if limits.processes else None
         grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
@@ -116,7 +120,7 @@ class Runtime:
             settler, events, clock, metrics, self._end, agent_id=agent_id, capabilities=capabilities, managed=managed
         )
         self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
-        self._outcomes.tracebacks = limits.tracebacks
+        self._outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
         threads = ThreadPoolExecutor(limits.slots + limits.max_suspended, thread_name_prefix=agent.name)
         workers = Workers(background, limits.source, agent.lifespan)
         self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers)
@@ -125,7 +129,6 @@ class Runtime:
             requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
         )
         self.credit, self._running = self._means.credit, dict[ExecutionKey, Execution]()
-        self._end_of_one: asyncio.Future[None] | None = None
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -311,7 +314,7 @@ class Runtime:
             ended = self._not_any_more(received.task) or (
                 received.task.claims and await fetch_input(self._requests.blobs, execution)
             )
-            ended = ended or await self._handled(execution, received, started_ms)
+            ended = ended or await self._handle(execution, received, started_ms)
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
             if ended.status is Status.FAILED:
@@ -364,7 +367,7 @@ class Runtime:
     async def _passed(self, execution: Execution, received: ReceivedTask) -> HandlerEnd:
         """Call the handler after all guards, unless its task must not start any more: it may have waited for long."""
         ended = self._not_any_more(execution.task)
-        return ended or await self._handled(execution, received, self._clock.now_ms(), guarded=True)
+        return ended or await self._handle(execution, received, self._clock.now_ms(), guarded=True)
 
     def _pass_on_slot(self, execution: Execution, received: ReceivedTask, ran: float, pause: float) -> bool:
         """Free the slot of an ended handler; return whether to let waiting tasks start before the result is settled."""

@@ -241,7 +241,7 @@ class TaskServices:
         priority: Priority,
     ) -> Task:
         requests, parent, now = self.means.requests, self.received.task, self.means.clock.now_ms()
-        deadline = now + int(timeout_seconds * 1000)
+        deadline, trace = now + int(timeout_seconds * 1000), self.execution.span or parent
         if parent.limits.deadline_ms is not None:
             deadline = min(deadline, parent.limits.deadline_ms)
         child_id = child_task_id(self.task_id, capability, travels, ordinal)
@@ -255,8 +255,9 @@ class TaskServices:
             limits=Limits(deadline_ms=deadline),
             depth=parent.depth + 1,
             published_at_ms=now,
-            traceparent=parent.traceparent,
-            tracestate=parent.tracestate,
+            traceparent=trace.traceparent,
+            tracestate=trace.tracestate,
+            baggage=trace.baggage,
         )
 
     @property

@@ -43,6 +43,7 @@ from coditect.registry.port import Registry
 from coditect.registry.selection.selector import Selector
 from coditect.settings.settings import Settings, read_settings
 from coditect.telemetry.metrics import Metrics
+from coditect.telemetry.tracing.choose import open_tracing
 from coditect.wire import control_messages, routing
 from coditect.wire.events import event_message
 from coditect.wire.state import named_space
@@ -138,7 +139,8 @@ class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, Clien
         broker, registry = adapters(settings)
         blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
         client = cls(broker, registry, quorum_replies=settings.reply_queue == "quorum", blobs=blobs)
-        client._owned = (broker, registry)
+        client._requests.tracing = open_tracing(settings, service="coditect-client", instance=client.name)
+        client._owned = (client._requests.tracing, broker, registry)
         return client
 
     def sync(*self: Client) -> SyncClient:

@@ -27,7 +27,7 @@ from coditect.errors import (
 )
 from coditect.messaging.rpc import Requests
 from coditect.model.duration import Duration, seconds
-from coditect.model.message import Message
+from coditect.model.message import NO_HEADERS, Message
 from coditect.model.result import Outcome
 from coditect.wire import routing
 from coditect.wire.control import ANY, Verb, request
@@ -64,7 +64,14 @@ class ControlPlane:
         """Return a new id for a thing that a request makes, so that a repeated request makes it once."""
         return self._clock.new_id()
 
-    async def ask(self, verb: Verb, body: dict[str, Any], *, timeout: Duration = ASK_SECONDS) -> dict[str, Any]:
+    async def ask(
+        self,
+        verb: Verb,
+        body: dict[str, Any],
+        *,
+        timeout: Duration = ASK_SECONDS,
+        trace: Mapping[str, str] = NO_HEADERS,
+    ) -> dict[str, Any]:
         """Send a request, repeat it until the control plane answers or the time is over, and return the answer.
 
         Raises:
@@ -76,7 +83,7 @@ class ControlPlane:
                 InvalidWorkflow.
         """
         identity = self._clock.new_id()
-        message = request(verb, body, reply_to=self._requests.reply_to, correlation_id=identity)
+        message = request(verb, body, reply_to=self._requests.reply_to, correlation_id=identity, trace=trace)
         if len(message.body) > MAX_BODY_BYTES:
             raise TooLarge(
                 "A request to the control plane is over the inline limit",

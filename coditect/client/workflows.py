@@ -26,6 +26,8 @@ from coditect.model.capability import Priority
 from coditect.model.duration import seconds
 from coditect.model.task import Task
 from coditect.registry.catalogue import CapabilityCatalogue
+from coditect.telemetry.tracing.messaging import begin_request
+from coditect.telemetry.tracing.port import ended_with
 from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow import fields
@@ -104,10 +106,19 @@ class WorkflowLane:
         await self._offers.refuse_bytes(named)
 
     async def _send(self, upload: Upload, timeout_seconds: float, progress: Progress | None) -> Run:
+        mine, tracing = str(upload.head["workflow"]), self._requests.tracing
+        span = begin_request(tracing, mine, upload.definition.name)
+        if span is None:
+            return await self._send_chunks(upload, timeout_seconds, progress, {})
+        return await ended_with(span, self._send_chunks(upload, timeout_seconds, progress, span.headers()))
+
+    async def _send_chunks(
+        self, upload: Upload, timeout_seconds: float, progress: Progress | None, trace: Mapping[str, str]
+    ) -> Run:
         mine = str(upload.head["workflow"])
         for body, sent in upload.chunks():
             try:
-                answer = await self.control.ask(Verb.START, body, timeout=timeout_seconds)
+                answer = await self.control.ask(Verb.START, body, timeout=timeout_seconds, trace=trace)
             except CoditectError as error:
                 error.facts.setdefault("workflow", mine)  # it may have been accepted all the same
                 raise

@@ -29,6 +29,8 @@ from coditect.model.result import Outcome
 from coditect.model.task import Task
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import REPLIES_STRAY
+from coditect.telemetry.tracing.messaging import begin_publish
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing, ended_with
 from coditect.wire import control_messages, routing
 from coditect.wire.addresses.target import pinned_message
 from coditect.wire.parts import PART_TYPE
@@ -63,11 +65,14 @@ class Requests:
         quorum: bool = False,
         blobs: Blobs = NO_BLOBS,
         metrics: Metrics | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.broker = broker
         """The broker of the process."""
         self.name = name
         """The name of the process: an agent's id, or a client's name."""
+        self.tracing = tracing
+        """The tracing of the process."""
         self.blobs = blobs
         """The blob store for bodies over the inline limit, for makers of tasks and readers of outcomes."""
         self.reply_to = f"reply.{name}"
@@ -165,16 +170,21 @@ class Requests:
         """
         if len(task.body) > MAX_BODY_BYTES:
             raise TooLarge("The body is over the inline limit", bytes=len(task.body), limit=MAX_BODY_BYTES)
-        message = task_message(task, first=True)
+        routing_key, span = routing.key_of(task), None
+        if self.tracing.active:
+            span = begin_publish(self.tracing, task, exchange=routing.SUBMIT, routing_key=routing_key)
+        message = task_message(task, first=True, trace=span)
         if pin is not None:
-            return self._send_pinned(message, task, pin, timeout_seconds, wait_when_full)
-        return self.broker.publish(
-            message,
-            exchange=routing.SUBMIT,
-            routing_key=routing.key_of(task),
-            timeout_seconds=timeout_seconds,
-            wait_when_full=wait_when_full,
-        )
+            sent: Awaitable[None] = self._send_pinned(message, task, pin, timeout_seconds, wait_when_full)
+        else:
+            sent = self.broker.publish(
+                message,
+                exchange=routing.SUBMIT,
+                routing_key=routing_key,
+                timeout_seconds=timeout_seconds,
+                wait_when_full=wait_when_full,
+            )
+        return sent if span is None or not span.sampled else ended_with(span, sent)
 
     async def withdraw(self, task: Task) -> None:
         """Ask all agents to cancel a sent task whose requester has ended; the request is sent at most once."""

@@ -80,6 +80,7 @@ class Task:
     """The headers that the submitter gives the task; None for a task that was read: its message has them."""
     traceparent: str | None = None
     tracestate: str | None = None
+    baggage: str | None = None
     stream: int = 0
     """How many parts of the result may be sent before the requester gives credit; 0: the result comes as a whole."""
 

@@ -16,6 +16,8 @@ from coditect.broker.port import Broker, Delivery
 from coditect.errors import BrokerUnavailable, CoditectError, InputError, NotFound, Unroutable
 from coditect.model.task import Task
 from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
+from coditect.telemetry.tracing.messaging import begin_publish
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing, ended_with
 from coditect.wire import routing, tasks
 
 WINDOW = 100
@@ -126,8 +128,8 @@ _Settle = Callable[[Sequence[_Held]], Awaitable[Sequence[CoditectError | None]]]
 class DeadLetters:
     """The queues of dead letters of one broker; the connection must be the caller's alone while a call runs."""
 
-    def __init__(self, broker: Broker, clock: Clock) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, clock: Clock, tracing: Tracing = NO_TRACING) -> None:
+        self._broker, self._tracing = broker, tracing
         self._clock = clock
 
     async def queues(self, capabilities: Iterable[str]) -> tuple[DeadQueue, ...]:
@@ -192,6 +194,7 @@ class DeadLetters:
         """
         run = _Redrive(
             broker=self._broker,
+            tracing=self._tracing,
             now_ms=self._clock.now_ms(),
             dry_run=dry_run,
             keep_limits=keep_limits,
@@ -285,8 +288,8 @@ def _discard(held: _Held, *, dry_run: bool) -> CoditectError | None:
 class _Redrive:
     """A redrive under way, which publishes a window of dead letters and acks each after its confirm."""
 
-    def __init__(self, *, broker: Broker, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
-        self._broker = broker
+    def __init__(self, *, broker: Broker, tracing: Tracing, now_ms: int, dry_run: bool, keep_limits: bool) -> None:
+        self._broker, self._tracing = broker, tracing
         self._now_ms = now_ms
         self._dry_run = dry_run
         self._keep_limits = keep_limits
@@ -329,15 +332,17 @@ class _Redrive:
             return BrokerUnavailable("The connection was lost before the letter was published; it stays")
         if self._dry_run:
             return None
-        sent = held.delivery.message
+        sent, routing_key = held.delivery.message, routing.key_of(task)
+        span = begin_publish(self._tracing, task, exchange=routing.TASKS, routing_key=routing_key)
         message = replace(
-            tasks.task_message(task),
+            tasks.task_message(task, trace=span),
             content_type=sent.content_type,
             expiration_ms=sent.expiration_ms if self._keep_limits else None,
             app_id=sent.app_id,
         )
+        publish = self._broker.publish(message, exchange=routing.TASKS, routing_key=routing_key)
         try:
-            await self._broker.publish(message, exchange=routing.TASKS, routing_key=routing.key_of(task))
+            await (publish if span is None else ended_with(span, publish))
         except CoditectError as error:
             return error
         held.delivery.ack()

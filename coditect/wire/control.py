@@ -26,12 +26,13 @@ task's ``x-coditect-origin`` names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
 from coditect.errors import InvalidTask
-from coditect.model.message import Message
+from coditect.model.message import NO_HEADERS, Message
 from coditect.model.task import Owner
 from coditect.wire import tasks
 from coditect.wire.json import dumps, loads
@@ -305,11 +306,18 @@ class Progress:
     at_ms: int
 
 
-def request(verb: str, body: dict[str, Any], *, reply_to: str | None, correlation_id: str) -> Message:
+def request(
+    verb: str,
+    body: dict[str, Any],
+    *,
+    reply_to: str | None,
+    correlation_id: str,
+    trace: Mapping[str, str] = NO_HEADERS,
+) -> Message:
     """Build the message of a request to the control plane; its `correlation_id` is its message id, too."""
     return Message(
         body=dumps(body),
-        headers={VERB: str(verb)},
+        headers={VERB: str(verb), **trace},
         message_id=correlation_id,
         correlation_id=correlation_id,
         reply_to=reply_to,

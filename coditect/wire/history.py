@@ -1,6 +1,7 @@
 """The failed attempts that travel with a task, as JSON text in the header `x-coditect-errors`.
 
-Each attempt is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`. The text may be foreign, and
+Each attempt is an object of `agent`, `attempt`, `type`, `message`, `reason` and `at_ms`, and of `trace`, the
+traceparent of its span, where it was traced. The text may be foreign, and
 every retry writes the text again. Reading therefore bounds the number, depth and length of the attempts, so that the
 text can always be written again; reading and writing look at each attempt once.
 """
@@ -19,7 +20,15 @@ MOST_BYTES = 16 * 1024
 MOST_ATTEMPTS = 100
 """How many failed attempts, the latest ones, a task carries."""
 _LONGEST = 500
-_KINDS: Mapping[str, type] = {"agent": str, "attempt": int, "type": str, "message": str, "reason": str, "at_ms": int}
+_KINDS: Mapping[str, type] = {
+    "agent": str,
+    "attempt": int,
+    "type": str,
+    "message": str,
+    "reason": str,
+    "at_ms": int,
+    "trace": str,
+}
 
 
 def read_history(text: str) -> tuple[Mapping[str, Any], ...]:

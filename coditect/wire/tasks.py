@@ -17,7 +17,7 @@ history                     ``-errors`` (JSON), ``-published-at``         none
 large parts                 ``-claim``: blob references in the body       the body is the input
 owner                       ``-workflow``, ``-node``, ``-origin``,        none
                             ``-fence``; see `docs/workflow-tasks.md`
-trace                       ``traceparent``, ``tracestate``               new trace
+trace                       ``traceparent``, ``tracestate``, ``baggage``  new trace
 ==========================  ============================================  =======================
 
 Results carry ``-status``, ``-agent``, ``-attempt``, ``-fence``, ``-task``, ``-capability``,
@@ -41,6 +41,7 @@ from coditect.wire.addresses.target import CAPABILITY, target_of, task_target
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
 from coditect.wire.history import HEADER, MOST_BYTES, history_header, read_history
 from coditect.wire.json import loads
+from coditect.wire.trace import TraceContext, put_trace, read_trace
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"
@@ -83,18 +84,15 @@ _MAX_EXPIRATION_MS = 2**32 - 1
 """The longest expiration of a message: RabbitMQ closes the channel of a publish with a longer one."""
 
 
-def task_message(task: Task, *, first: bool = False) -> Message:
-    """Build the message of a task; fields with their default value are left out.
+def task_message(task: Task, *, first: bool = False, trace: TraceContext | None = None) -> Message:
+    """Build the message of a task, in its own trace context or another; fields with their default value are left out.
 
     The `first` message of a direct task expires in its queue when the task was not started in time.
     """
     headers: dict[str, Any] = {} if task.published_at_ms is None else {PUBLISHED_AT: task.published_at_ms}
     if task.limits is not NO_LIMITS:
         _put_limits(headers, task.limits)
-    if task.traceparent is not None:
-        headers["traceparent"] = task.traceparent
-    if task.tracestate is not None:
-        headers["tracestate"] = task.tracestate
+    put_trace(headers, trace or task)
     _put_counters(headers, task)
     if task.headers is not None:
         headers = {**task.headers, **headers}
@@ -192,8 +190,7 @@ def read_task(message: Message, routing_key: str) -> Task:
         reply_to=message.reply_to,
         limits=_read_limits(headers),
         published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
-        traceparent=_text(headers, "traceparent", 128),
-        tracestate=_text(headers, "tracestate", 1024),
+        **read_trace(headers),
         **({} if _STORY.isdisjoint(headers) else _read_story(message)),
     )
 

@@ -68,6 +68,8 @@ class Publication:
     task: Task
     agent: str = ""
     """The free agent that has just ended a predecessor of the node, and gets the task; empty for any agent."""
+    before: int = 0
+    """The number of the publication of the node's attempt before; 0 for none."""
 
 
 @value

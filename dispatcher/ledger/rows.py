@@ -119,6 +119,11 @@ class RunRecord:
     """The restore under way: the fields of its position, its author, and whether the workflow was paused."""
     children: int = 0
     """The number of children that were begun for a started workflow, children of its children included."""
+    trace: dict[str, Any] = field(default_factory=dict)
+    """The trace headers of the request that started the workflow, which the tasks of its nodes carry on.
+
+    They never change, and are here all the same: every publication of a node has this row in hand.
+    """
 
     def after_checkpoint(self, now_ms: int) -> int:
         """Return an instant of now that comes after the workflow's last checkpoint on request."""
@@ -142,6 +147,9 @@ class RunRecord:
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
         compensation = [self.again, self.to_compensate, self.ended, self.keeps]
+        if self.trace:
+            rest = [self.checkpoint_ms, self.restoring, self.children, self.trace]
+            return RUN.pack_as(5, [*fields, *compensation, *rest])
         if self.children:
             return RUN.pack_as(4, [*fields, *compensation, self.checkpoint_ms, self.restoring, self.children])
         if self.checkpoint_ms or self.restoring is not None:

@@ -24,11 +24,14 @@ from coditect.errors import (
 )
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
+from coditect.telemetry.tracing.messaging import Attributes, begin_record
+from coditect.telemetry.tracing.port import NO_TRACING, Span, TraceHeaders, Tracing
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.control import VERB, Claim, Verb, read_request
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
+from coditect.wire.trace import read_trace
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import requests
@@ -105,6 +108,8 @@ class RequestServer:
         """The handlers of verbs that need more than the ledger; `verbs.handling` finds all others."""
         self.on_change: Mapping[str, Callable[[Body], Awaitable[None]]] = {}
         """What follows the commit of a verb, such as a queue to be made, before the request is answered."""
+        self.tracing: Tracing = NO_TRACING
+        """The tracing of the dispatcher's process."""
         self._rebuilds: dict[tuple[int, str], asyncio.Task[dict[str, Any] | None]] = {}
         """The running rebuilds by shard and occasion, so that a repeated request shares the running one's answer."""
 
@@ -121,17 +126,30 @@ class RequestServer:
         except InputError as error:
             self.answer(delivery, error)
 
-    def _route(self, delivery: Delivery, verb: str, body: dict[str, Any]) -> None:
+    def _route(self, delivery: Delivery, verb: str, body: Body) -> None:
         match verbs.handling(verb):
             case requests.Query(read):
                 self._reply(delivery, verb, lambda: self._database.ask(lambda tr: read(tr, body)))
             case requests.ShardChange(_, shard_key, deduplicated):
                 identity = identity_of(delivery.message) if deduplicated else ""
-                then = self.on_change.get(verb)
-                self._hand(delivery, Asked(verb, body, identity), shard_key(body), then and partial(then, body))
+                then, span = self.on_change.get(verb), None
+                if verb == Verb.START:
+                    body, span = self._traced(delivery.message, body)
+                command = Asked(verb, body, identity)
+                self._hand(delivery, command, shard_key(body), then and partial(then, body), span)
             case None:
                 known = sorted(Verb)
                 raise InvalidTask("The control plane does not know this verb", given=verb[:80], known=known)
+
+    def _traced(self, message: Message, body: Body) -> tuple[Body, Span | None]:
+        """Return a submission's body with the trace headers for the tasks of the nodes, and the last chunk's span."""
+        trace = read_trace(message.headers)
+        if not self.tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
+            return {**body, "trace": trace}, None
+        named = {"id": "workflow", "name": "name"}
+        told: Attributes = {f"coditect.workflow.{name}": str(body.get(field)) for name, field in named.items()}
+        span = begin_record(self.tracing, routing.CONTROL, TraceHeaders(**trace), told)
+        return {**body, "trace": trace if span is None else span.headers()}, span
 
     def _claim(self, delivery: Delivery, body: Body) -> None:
         node_key = NodeKey(text(body, "workflow"), text(body, "node"))
@@ -170,11 +188,13 @@ class RequestServer:
     async def _status_of_all(self) -> dict[str, Any]:
         return await self._database.ask(status) | {"answered_by": self._workers.figures()}
 
-    def _hand(self, delivery: Delivery, command: Command, key: str, then: Then | None = None) -> None:
+    def _hand(
+        self, delivery: Delivery, command: Command, key: str, then: Then | None = None, span: Span | None = None
+    ) -> None:
         """Give a request's command to the worker of the shard that `key` hashes to, or forward the request there."""
         shard = shard_of(key, self._workers.count)
         size_bytes = len(delivery.message.body)
-        if not self._workers.put(shard, command, _Answering(self, delivery, then), size_bytes=size_bytes):
+        if not self._workers.put(shard, command, _Answering(self, delivery, then, span), size_bytes=size_bytes):
             self._background.start(self._forward(delivery, shard), name="hand on a request")
 
     def _shard(self, body: Body) -> int:
@@ -307,9 +327,12 @@ class _Answering:
     control: RequestServer
     delivery: Delivery
     then: Then | None = None
+    span: Span | None = None
 
     def done(self, answer: Any) -> None:
         """Answer the sender with the result of the request's command, after its commit and what follows from it."""
+        if self.span is not None:
+            self.span.end(type(answer).__name__ if isinstance(answer, CoditectError) else "")
         if self.then is None or isinstance(answer, CoditectError):
             self.control.answer(self.delivery, answer)
         else:

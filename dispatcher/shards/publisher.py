@@ -16,12 +16,15 @@ from coditect.broker.port import Broker
 from coditect.errors import CoditectError, Overloaded, Unroutable
 from coditect.model.ids import AgentId
 from coditect.model.task import Task
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import control_messages, routing
 from coditect.wire.addresses.target import pinned_message
 from coditect.wire.tasks import task_message
+from coditect.wire.trace import TraceContext
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeKey, OutgoingMessage, Publication
 from dispatcher.ports import Ports
+from dispatcher.shards.tracing import publish_span, record_spans
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +40,8 @@ Sent = Callable[[Publication, BaseException | None], None]
 class ShardPublisher:
     """The publisher of one shard's tasks; the callback `sent` gets the outcome of each publish."""
 
-    def __init__(self, broker: Broker, sent: Sent) -> None:
-        self._broker = broker
+    def __init__(self, broker: Broker, sent: Sent, tracing: Tracing = NO_TRACING) -> None:
+        self._broker, self._tracing = broker, tracing
         self._sent = sent
         self._under_way: dict[int, tuple[Publication, asyncio.Future[None]]] = {}
         self._held: list[Publication] | None = None
@@ -50,9 +53,12 @@ class ShardPublisher:
         if self._held is not None:
             self._held.append(publication)
         elif number > self._last:
-            sending = asyncio.ensure_future(send_task(self._broker, publication.task, publication.agent))
+            span = publish_span(self._tracing, publication)
+            sending = asyncio.ensure_future(send_task(self._broker, publication.task, publication.agent, trace=span))
             self._under_way[number] = publication, sending
             sending.add_done_callback(lambda done: self._done(publication, done))
+            if span is not None and span.sampled:
+                sending.add_done_callback(span.end_with)
 
     def _done(self, publication: Publication, done: asyncio.Future[None]) -> None:
         _, sending = self._under_way.get(publication.number, (None, None))
@@ -108,7 +114,7 @@ def _for_anybody(publication: Publication) -> Publication:
     return replace(publication, agent="", task=replace(publication.task, published_at_ms=None))
 
 
-def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
+def send_task(broker: Broker, task: Task, agent: str = "", *, trace: TraceContext | None = None) -> Awaitable[None]:
     """Publish a task to its capability's queue or to one agent's queue of follow-up tasks; await the confirm.
 
     Raises:
@@ -116,7 +122,7 @@ def send_task(broker: Broker, task: Task, agent: str = "") -> Awaitable[None]:
         Overloaded: when the agent's queue is full; retryable.
         CoditectError: any other error of `Broker.publish`.
     """
-    message = task_message(task)
+    message = task_message(task, trace=trace)
     if not agent:
         return broker.publish(
             message, exchange=routing.SUBMIT, routing_key=routing.key_of(task), timeout_seconds=PUBLISH_SECONDS
@@ -155,6 +161,8 @@ def tell(ports: Ports, effects: Effects) -> None:
     for moved in effects.moved:
         facts = {"node": moved.node_key.node, "attempt": moved.row.attempt, "agent": moved.row.agent}
         ports.events.emit(TYPES[moved.state], subject=moved.node_key.workflow, state=moved.state.value, **facts)
+    if ports.tracing.active:
+        record_spans(ports.tracing, effects)
     for node_key, publication in effects.cancels:
         ports.background.start(send_cancel(ports.broker, node_key, publication), name="cancel")
     for out in effects.messages:

@@ -83,7 +83,7 @@ class ShardWorker:
         self._unsure = False
         """Whether a transaction may have been committed whose effects were not applied in memory."""
         self._confirmed: list[int] = []
-        self._publisher = ShardPublisher(ports.broker, self._published)
+        self._publisher = ShardPublisher(ports.broker, self._published, ports.tracing)
         self._unsent: deque[Effects] = deque()
         """The effects of committed transactions whose tasks are yet to be published."""
         self._flush: asyncio.TimerHandle | None = None

@@ -14,6 +14,7 @@ from coditect.agent.quarantine import Suspicion
 from coditect.broker.port import Delivery
 from coditect.model.result import Outcome
 from coditect.model.task import ExecutionKey, Task
+from coditect.telemetry.tracing.port import Span
 from coditect.wire.control_messages import Cancel
 
 REMEMBER_SECONDS = 600.0
@@ -120,6 +121,8 @@ class Execution:
     """Whether the task may kill the process that runs it."""
     parts: PartSender | None = None
     """The sender of the parts of a streamed result; None before the first."""
+    span: Span | None = None
+    """The span of the attempt, once the handler was called; None when tracing is off."""
     acked_early: bool = False
     """Whether the deliveries were acknowledged while the task runs on, because it runs long; workflow tasks only."""
 

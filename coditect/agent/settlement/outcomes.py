@@ -27,6 +27,7 @@ from coditect.model.result import ENDED_AS, Failure, Outcome, Status
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import ATTEMPTS
+from coditect.telemetry.tracing.port import ended_with
 from coditect.wire import routing
 from coditect.wire.json import dumps
 
@@ -309,11 +310,13 @@ class Outcomes:
 
     async def _bury(self, execution: Execution, failure: Failure) -> None:
         task, delivery = execution.task, execution.delivery
-        errors = (*task.errors, self._settler.history(task, failure))
+        errors = (*task.errors, self._settler.history(execution, failure))
         try:
-            await self._settler.bury(
+            burial = self._settler.bury(
                 delivery.message, routing.key_of(task), failure, attempt=task.attempt, errors=errors
             )
+            span = self._settler.begin_burial(execution)
+            await (burial if span is None else ended_with(span, burial))
         except Unroutable as error:
             log.error("A capability has no dead queue; the broker keeps the task", extra={"reason": str(error)})
             delivery.reject()

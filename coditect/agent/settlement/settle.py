@@ -27,6 +27,8 @@ from coditect.model.retry import Retry, delay_not_before_ms, retry_delay_ms
 from coditect.model.task import Task
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import REPLIES_UNCLAIMED
+from coditect.telemetry.tracing.messaging import begin_publish
+from coditect.telemetry.tracing.port import NO_TRACING, Span, Tracing
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.foreign_headers import foreign_headers
@@ -60,6 +62,7 @@ class Settler:
         self._addresses = addresses
         self._events = events
         self.clock = clock
+        self.tracing: Tracing = NO_TRACING
         self._agent_id = agent_id
         self.unclaimed = metrics.counter(REPLIES_UNCLAIMED)
         self.full_since: OrderedDict[routing.Address, float] = OrderedDict()
@@ -178,7 +181,7 @@ class Settler:
             delay_ms = delay_not_before_ms(asked)
         else:
             delay_ms = retry_delay_ms(policy.delay_seconds(task.attempt, self.clock.chance()), self.clock.chance())
-        errors = (*task.errors, self.history(task, failure))
+        errors = (*task.errors, self.history(execution, failure))
         await self._round(replace(task, attempt=task.attempt + 1, errors=errors), headers, delay_ms)
         self._events.emit(
             "task.retrying",
@@ -242,16 +245,26 @@ class Settler:
         )
         self._events.emit("task.dead", subject=message.message_id or "", reason=failure.reason, routing_key=routing_key)
 
-    def history(self, task: Task, failure: Failure) -> dict[str, Any]:
+    def begin_burial(self, execution: Execution) -> Span | None:
+        """Begin the span of a task's dead letter, below its attempt; None for a task that is not traced."""
+        if execution.span is None:
+            return None
+        routing_key = routing.key_of(execution.task)
+        return begin_publish(
+            self.tracing, execution.task, exchange=routing.DEAD, routing_key=routing_key, parent=execution.span
+        )
+
+    def history(self, execution: Execution, failure: Failure) -> dict[str, Any]:
         """Return the record of one failed attempt that travels with the task."""
-        return {
+        record = {
             "agent": self._agent_id,
-            "attempt": task.attempt,
+            "attempt": execution.task.attempt,
             "type": failure.type,
             "message": failure.message[:500],
             "reason": failure.reason,
             "at_ms": self.clock.now_ms(),
         }
+        return record if execution.span is None else record | {"trace": execution.span.traceparent}
 
 
 def _error_header(failure: Failure) -> str:

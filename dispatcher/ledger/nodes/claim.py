@@ -104,7 +104,7 @@ def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str 
         return
     limits.wait(unit, node_key, row, call)
     unit.advance_fence(row)
-    row.publication = unit.next_number(call.capability)
+    before, row.publication = row.publication, unit.next_number(call.capability)
     row.published_ms = unit.now_ms
     row.started_ms, row.agent = None, ""
     unit.move(node_key, row, TaskState.PUBLISHED)
@@ -112,12 +112,12 @@ def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str 
     unit.tr.set(FLIGHTS.pack((unit.shard, node_key.workflow, node_key.node)), key.encode())
     outbox.put(unit.tr, unit.shard, outbox.Row(row.publication, node_key.workflow, node_key.node, row.fence))
     unit.effects.publications.append(
-        Publication(node_key, row.publication, _task(unit, node_key, row, call, body), agent)
+        Publication(node_key, row.publication, _task(unit, node_key, row, call, body), agent, before)
     )
 
 
 def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body: bytes) -> Task:
-    task_id = TaskId(node_key.task_id)
+    task_id, run = TaskId(node_key.task_id), unit.run(node_key.workflow)
     return Task(
         call.capability,
         call.priority,
@@ -131,6 +131,7 @@ def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body
         errors=_died(row) if row.suspect else (),
         owner=Owner(node_key.workflow, node_key.node, str(unit.shard), row.fence),
         claims=body if has_claims(body) else None,
+        **({} if run is None else run.trace),
     )
 
 

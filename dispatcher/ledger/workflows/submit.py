@@ -71,17 +71,23 @@ def start(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         unit.tr.set(UPLOADS.pack((workflow,)), versions.UPLOAD.pack((chunk, begun_ms, nodes)))
     if chunk < chunks:
         return {"workflow": workflow, "state": "uploading", "chunk": chunk}
-    return _accept(unit, workflow, key, head, [node for node, _ in added])
+    return _accept(unit, workflow, key, head, [node for node, _ in added], trace=body.get("trace") or {})
 
 
 def start_known(
-    unit: UnitOfWork, workflow: str, head: WorkflowRecord, body: bytes, documents: Mapping[str, Any]
+    unit: UnitOfWork,
+    workflow: str,
+    head: WorkflowRecord,
+    body: bytes,
+    documents: Mapping[str, Any],
+    *,
+    trace: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Accept a workflow of nodes that were checked before, and return its run; `body` is the workflow's input."""
     nodes = [(known_node(name, document), definitions.pack(document)) for name, document in documents.items()]
     write(unit, NodeKey(workflow, ""), INPUT, body, first=True)
     _write_nodes(unit, workflow, nodes)
-    _accept(unit, workflow, "", head, [node for node, _ in nodes])
+    _accept(unit, workflow, "", head, [node for node, _ in nodes], trace=trace or {})
     run = unit.run(workflow)
     assert run is not None
     return run
@@ -230,7 +236,9 @@ def _write_nodes(unit: UnitOfWork, workflow: str, nodes: list[tuple[Node, bytes]
             unit.tr.set(EDGES.pack((workflow, before, node.name)), policy.value.encode())
 
 
-def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node]) -> dict[str, Any]:
+def _accept(
+    unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, added: Sequence[Node], *, trace: dict[str, Any]
+) -> dict[str, Any]:
     """Accept a submitted workflow: create its run record, begin its first nodes, and have its nodes sent to RQ."""
     if key:
         idempotency.claim(unit.tr, key, workflow, now_ms=unit.now_ms)
@@ -241,7 +249,7 @@ def _accept(unit: UnitOfWork, workflow: str, key: str, head: WorkflowRecord, add
         unit.tr.set(LABELED.pack((*label, workflow)), b"")
     run = unit.begin_run(workflow)
     run.state = WorkflowState.RUNNING
-    run.open = head.count
+    run.open, run.trace = head.count, trace
     run.counts = {TaskState.BLOCKED.value: head.count}
     unit.effects.accepted.append(workflow)
     if len(added) < head.count:

@@ -49,7 +49,7 @@ def _start(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, run: RunRecord)
     description, nodes = document["description"], document["nodes"]
     parent = ParentNode(*node_key, root, depth)
     own = WorkflowRecord(unit.shard, work.workflow, description, "", len(nodes), unit.now_ms, parent=parent)
-    begun = submit.start_known(unit, child, own, body_of(unit, node_key, row), nodes)
+    begun = submit.start_known(unit, child, own, body_of(unit, node_key, row), nodes, trace=run.trace)
     if run.state is WorkflowState.PAUSED:
         begun.state = WorkflowState.PAUSED
     children.note(unit, node_key, row, child)

@@ -1,0 +1,81 @@
+"""The span of each attempt: around the call of the handler, with how the attempt ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
+
+from coditect.agent.declaration import Capability
+from coditect.agent.execution.execution import Execution
+from coditect.agent.execution.handler import HandlerEnd, SentBack
+from coditect.agent.intake.queue_consumer import ReceivedTask
+from coditect.model.ids import AgentId
+from coditect.model.result import Status
+from coditect.telemetry.tracing.messaging import begin_process
+from coditect.telemetry.tracing.port import Span, Tracing
+
+
+class Handling(Protocol):
+    """A function that calls the handler of a received task at `now_ms`, after its guards unless it is `guarded`."""
+
+    def __call__(
+        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
+    ) -> Awaitable[HandlerEnd]:
+        """Call the handler, and return how the attempt ended."""
+
+
+class TracedHandling:
+    """A `Handling` that makes the span of each attempt, from the moment at which its handler may run."""
+
+    def __init__(
+        self, tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]
+    ) -> None:
+        self._tracing, self._handle, self._agent_id = tracing, handle, agent_id
+        self._capabilities = capabilities
+
+    def __call__(
+        self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
+    ) -> Awaitable[HandlerEnd]:
+        """Call the handler inside the span of the attempt; a guarded one is called back with `guarded`."""
+        if guarded or not self._capabilities[execution.task.capability].guarded:
+            return self._traced(execution, received, now_ms, guarded)
+        return self._handle(execution, received, now_ms)
+
+    async def _traced(self, execution: Execution, received: ReceivedTask, now_ms: int, guarded: bool) -> HandlerEnd:
+        delivery = received.delivery
+        span = execution.span = begin_process(
+            self._tracing,
+            execution.task,
+            agent=self._agent_id,
+            origin=(delivery.exchange, delivery.routing_key, delivery.queue),
+            redelivered=delivery.redelivered,
+        )
+        if span is None:
+            return await self._handle(execution, received, now_ms, guarded=guarded)
+        try:
+            with self._tracing.current(span):
+                ended = await self._handle(execution, received, now_ms, guarded=guarded)
+        except SentBack:
+            span.attributes = {**span.attributes, "coditect.sent_back": True}
+            span.end()
+            raise
+        except BaseException as error:
+            span.end(type(error).__name__)
+            raise
+        _end(span, ended)
+        return ended
+
+
+def _end(span: Span, ended: HandlerEnd) -> None:
+    if span.sampled and ended.status is not Status.COMPLETED:
+        span.attributes = {**span.attributes, "coditect.status": ended.status.value}
+    failure = ended.failure
+    if failure is None or ended.status is Status.CANCELED:
+        span.end()
+    else:
+        span.end(failure.type or failure.reason, failure.message)
+
+
+def traced(tracing: Tracing, handle: Handling, agent_id: AgentId, capabilities: Mapping[str, Capability]) -> Handling:
+    """Return what makes the spans of attempts around `handle`; `handle` itself when tracing is off."""
+    return TracedHandling(tracing, handle, agent_id, capabilities) if tracing.active else handle

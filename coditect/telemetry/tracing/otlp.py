@@ -1,0 +1,228 @@
+"""The tracing adapter that sends spans by OTLP, over HTTP or gRPC, with OpenTelemetry's SDK.
+
+A span of ours is an object of a few fields until it has ended, and is given to the SDK's batch processor then. That
+costs a tenth of a span of the SDK, of which nothing else is needed: the sampler decides at the beginning, the batch
+processor keeps a bounded number of ended spans and drops what is more, and the exporter sends them in a thread.
+
+All of OpenTelemetry's standard variables apply: `OTEL_EXPORTER_OTLP_*`, `OTEL_TRACES_SAMPLER*`, `OTEL_BSP_*`,
+`OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SDK_DISABLED`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from threading import Thread
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from opentelemetry import trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.trace.status import Status, StatusCode
+
+from coditect.telemetry.tracing.port import CURRENT, NO_TRACING, Span, SpanKind, SpanPlace, Tracing, read_traceparent
+from coditect.telemetry.tracing.sampling import NewTraces
+from coditect.wire.trace import TraceContext
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+
+log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 2.0
+"""How long the end of a process waits for the export of its last spans."""
+QUIET_SECONDS = 60.0
+"""The least time between two log lines that say that the collector does not answer."""
+GRPC = "grpc"
+_KINDS = MappingProxyType(
+    {
+        SpanKind.INTERNAL: trace.SpanKind.INTERNAL,
+        SpanKind.PRODUCER: trace.SpanKind.PRODUCER,
+        SpanKind.CONSUMER: trace.SpanKind.CONSUMER,
+    }
+)
+_SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
+_NO_PARENT = Context()
+_UNSET = Status(StatusCode.UNSET)
+_SCOPE = InstrumentationScope("coditect", version("coditect"))
+
+
+def open_otlp(service: str, instance: str, *, new_per_second: float) -> Tracing:
+    """Return the tracing of a process that sends its spans to the collector that the `OTEL_*` variables name.
+
+    Without `OTEL_TRACES_SAMPLER` every trace is kept, up to so many new ones a second. Connects to nothing yet.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return NO_TRACING
+    for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
+        logging.getLogger(name).addFilter(Quiet(name))
+    resource = Resource.create(_described(service, instance))
+    sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else ParentBased(NewTraces(new_per_second))
+    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+    return OtlpTracing(BatchSpanProcessor(_exporter()), sampler=provider.sampler, resource=resource)
+
+
+def _described(service: str, instance: str) -> dict[str, str]:
+    """Return what describes the process to a collector; a service name in the environment has precedence."""
+    described = {"service.instance.id": instance, "service.version": version("coditect")}
+    named = os.environ.get("OTEL_SERVICE_NAME") or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return described if named else {"service.name": service} | described
+
+
+def _exporter() -> SpanExporter:
+    """Return the exporter for the protocol of the `OTEL_EXPORTER_OTLP_*` variables, `http/protobuf` by default."""
+    general = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    if os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", general) == GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as Grpc  # noqa: PLC0415
+
+        return Grpc()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as Http  # noqa: PLC0415
+
+    return Http()
+
+
+class Quiet(logging.Filter):
+    """The filter of a logger of OpenTelemetry: a collector that does not answer is one log line a minute."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass when none has passed for `QUIET_SECONDS`."""
+        if (now := time.monotonic()) < self._next:
+            return False
+        self._next = now + QUIET_SECONDS
+        return True
+
+
+class OtlpTracing:
+    """The tracing of a process whose ended spans go to a span processor of OpenTelemetry."""
+
+    active = True
+
+    def __init__(self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource) -> None:
+        self._processor, self._sampler, self._resource = processor, sampler, resource
+        self._inherits = isinstance(sampler, ParentBased)
+        """Whether a span is sampled exactly if its parent is: so it is with every parent-based sampler of the SDK."""
+
+    def begin(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: TraceContext | None = None,
+        *,
+        span_id: int | None = None,
+        start_ns: int | None = None,
+    ) -> Span | None:
+        """Begin a span below its parent, or else below the current span of OpenTelemetry in this context."""
+        place = read_traceparent(None if parent is None else parent.traceparent)
+        tracestate = baggage = None
+        if parent is not None:
+            baggage = parent.baggage
+            tracestate = None if place is None else parent.tracestate
+        if place is None and parent is None:
+            place, tracestate = _current()
+        trace_id = random.getrandbits(128) or 1 if place is None else place.trace_id
+        if place is not None and self._inherits:
+            sampled = place.sampled
+        else:
+            sampled, tracestate = self._drawn(name, kind, trace_id, place, tracestate)
+        span = Span(name, kind, trace_id, span_id or random.getrandbits(64) or 1, sampled, self._ended)
+        span.parent_id = None if place is None else place.span_id
+        span.tracestate, span.baggage = tracestate, baggage
+        if sampled:
+            span.start_ns = start_ns or time.time_ns()
+        return span
+
+    def _drawn(
+        self, name: str, kind: SpanKind, trace_id: int, place: SpanPlace | None, tracestate: str | None
+    ) -> tuple[bool, str | None]:
+        """Ask the sampler about a span; return its decision, and the tracestate that goes with it."""
+        context = _NO_PARENT if place is None else _context(place, tracestate)
+        result = self._sampler.should_sample(context, trace_id, name, kind=_KINDS[kind])
+        state = result.trace_state
+        return result.decision is Decision.RECORD_AND_SAMPLE, state.to_header() if state else tracestate
+
+    @contextmanager
+    def current(self, span: Span) -> Iterator[None]:
+        """Make a span the current one inside the block, for our own spans and logs and for OpenTelemetry's."""
+        ours = CURRENT.set(span)
+        theirs = attach(_context(SpanPlace(span.trace_id, span.span_id, span.sampled), span.tracestate))
+        try:
+            yield
+        finally:
+            detach(theirs)
+            CURRENT.reset(ours)
+
+    def _ended(self, span: Span) -> None:
+        own = SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=_state(span))
+        parent = None
+        if span.parent_id is not None:
+            parent = SpanContext(span.trace_id, span.parent_id, is_remote=True, trace_flags=_SAMPLED)
+        attributes: Mapping[str, Any] = span.attributes
+        status = _UNSET
+        if span.error:
+            attributes = {**attributes, "error.type": span.error}
+            status = Status(StatusCode.ERROR, span.message or None)
+        self._processor.on_end(
+            ReadableSpan(
+                span.name,
+                own,
+                parent,
+                self._resource,
+                attributes,
+                links=[Link(_span_context(place)) for place in span.links],
+                kind=_KINDS[span.kind],
+                status=status,
+                start_time=span.start_ns,
+                end_time=max(span.start_ns, span.end_ns),
+                instrumentation_scope=_SCOPE,
+            )
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the spans that are left; a collector that does not answer holds the process up for two seconds."""
+        closing = Thread(target=self._processor.shutdown, name="close tracing", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, CLOSE_SECONDS)
+
+
+def _current() -> tuple[SpanPlace | None, str | None]:
+    """Return the place of OpenTelemetry's current span, and its tracestate; None without a current span."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None, None
+    return SpanPlace(context.trace_id, context.span_id, context.trace_flags.sampled), context.trace_state.to_header()
+
+
+def _span_context(place: SpanPlace, tracestate: str | None = None) -> SpanContext:
+    flags = _SAMPLED if place.sampled else _UNSAMPLED
+    state = TraceState.from_header([tracestate]) if tracestate else None
+    return SpanContext(place.trace_id, place.span_id, is_remote=True, trace_flags=flags, trace_state=state)
+
+
+def _context(place: SpanPlace, tracestate: str | None) -> Context:
+    return trace.set_span_in_context(NonRecordingSpan(_span_context(place, tracestate)))
+
+
+def _state(span: Span) -> TraceState | None:
+    return TraceState.from_header([span.tracestate]) if span.tracestate else None

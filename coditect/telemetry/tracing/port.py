@@ -1,0 +1,204 @@
+"""The port of tracing: spans of one process, which belong to traces that messages carry from process to process.
+
+A span is begun at once and described later, and only where it is `sampled`: what is not sampled costs two random
+numbers, and where tracing is off there is no span at all. A trace goes on in another process by the three headers of
+W3C Trace Context and W3C Baggage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
+
+from coditect.wire.trace import TraceContext, put_trace
+
+T = TypeVar("T")
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED = 1
+
+
+class SpanKind(Enum):
+    """The kind of a span by OpenTelemetry: on which side of which exchange its work is."""
+
+    INTERNAL = auto()
+    PRODUCER = auto()
+    """The publish of a message that somebody else processes."""
+    CONSUMER = auto()
+    """The processing of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPlace:
+    """The trace and the span that a `traceparent` names."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+def read_traceparent(text: str | None) -> SpanPlace | None:
+    """Parse a `traceparent`; None for one that is missing or, as W3C Trace Context wants it, invalid."""
+    if text is None or (match := _TRACEPARENT.fullmatch(text)) is None:
+        return None
+    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    if not trace_id or not span_id:
+        return None
+    return SpanPlace(trace_id, span_id, bool(int(match[3], 16) & _SAMPLED))
+
+
+@dataclass(frozen=True, slots=True)
+class TraceHeaders:
+    """The trace headers of a message as they came, as a `TraceContext`."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+
+
+Ended: TypeAlias = "Callable[[Span], None]"
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """A span that has begun, and as a `TraceContext` the parent of what comes from it, in any process."""
+
+    name: str
+    kind: SpanKind
+    trace_id: int
+    span_id: int
+    sampled: bool
+    """Whether the span is recorded; if not, attributes, links and the end are of no interest to anybody."""
+    ended: Ended
+    """The callback that gets the span when it has ended, if it is sampled."""
+    parent_id: int | None = None
+    tracestate: str | None = None
+    baggage: str | None = None
+    start_ns: int = 0
+    """The beginning of the span, in Unix nanoseconds."""
+    end_ns: int = 0
+    attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
+    links: list[SpanPlace] = field(default_factory=list)
+    error: str = ""
+    """The class of the failure, `error.type`; empty for a span that ended well."""
+    message: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """The span as a W3C `traceparent`."""
+        return f"00-{self.trace_id:032x}-{self.span_id:016x}-{'01' if self.sampled else '00'}"
+
+    def link(self, traceparent: str | None) -> None:
+        """Link the span to another one, if the text names one; the other may be of another trace."""
+        if (place := read_traceparent(traceparent)) is not None:
+            self.links.append(place)
+
+    def end(self, error: str = "", message: str = "") -> None:
+        """End the span now, with the class and the message of its failure, if it failed."""
+        if self.sampled:
+            self.error, self.message, self.end_ns = error, message, time.time_ns()
+            self.ended(self)
+
+    def end_with(self, work: asyncio.Future[None]) -> None:
+        """End the span as a future has ended, of which this may be a callback."""
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        self.end("" if error is None else type(error).__name__, "" if error is None else str(error))
+
+    def headers(self) -> dict[str, Any]:
+        """Return the trace headers of what comes from the span."""
+        found: dict[str, Any] = {}
+        put_trace(found, self)
+        return found
+
+
+async def ended_with(span: Span, work: Awaitable[T]) -> T:
+    """Await something and end the span with it, as failed if it raises."""
+    try:
+        done = await work
+    except BaseException as error:
+        span.end(type(error).__name__, str(error))
+        raise
+    span.end()
+    return done
+
+
+class Tracing(Protocol):
+    """The port by which the parts of a process begin spans; nothing of it blocks or raises."""
+
+    @property
+    def active(self) -> bool:
+        """Whether spans are made at all."""
+
+    def begin(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: TraceContext | None = None,
+        *,
+        span_id: int | None = None,
+        start_ns: int | None = None,
+    ) -> Span | None:
+        """Begin a span below its parent, or else below the current span; without either it begins a trace.
+
+        `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off.
+        """
+
+    def current(self, span: Span) -> AbstractContextManager[object]:
+        """Make a span the current one inside the block, for what the block calls, logs and begins."""
+
+    async def __aenter__(self) -> Self:
+        """Return the tracing; what it needs it has opened."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the spans that are left, within a bound of time."""
+
+
+class NoTracing:
+    """The tracing of a process in which it is off: there are no spans, and contexts are passed on as they came."""
+
+    active = False
+
+    def begin(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: TraceContext | None = None,
+        *,
+        span_id: int | None = None,
+        start_ns: int | None = None,
+    ) -> Span | None:
+        """Return None."""
+
+    def current(self, span: Span) -> AbstractContextManager[object]:
+        """Return a context manager without an effect."""
+        return nullcontext()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Return at once."""
+
+
+NO_TRACING = NoTracing()
+
+CURRENT: ContextVar[Span | None] = ContextVar("coditect_span", default=None)
+"""The span in which the present code runs; set by `Tracing.current`."""
+
+
+def current_trace_ids() -> dict[str, str]:
+    """Return `trace_id` and `span_id` of the current span, in hexadecimal digits, for a log line; empty without one."""
+    span = CURRENT.get()
+    return {} if span is None else {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
