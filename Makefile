@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
+.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
 .PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean pythons image
 
 help: ## List the targets
@@ -137,6 +137,12 @@ KUBERNETES := .coditect/kubernetes
 k8s-test: setup ## Apply the manifests to a real Kubernetes API server, and run their pods as processes (two minutes)
 	@programs="$$(scripts/kubernetes-servers.sh $(KUBERNETES))"; \
 	CODITECT_KUBERNETES="$$programs" $(PYTHON) -m pytest -p no:randomly tests/k8s
+
+COLLECTOR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coditect/otelcol
+
+collector-test: setup ## A workflow's trace in a real OpenTelemetry Collector, which it builds once by Go (some minutes)
+	@program="$$(scripts/otel-collector.sh $(COLLECTOR))"; \
+	CODITECT_OTELCOL="$$program" $(PYTHON) -m pytest -p no:randomly tests/integration/telemetry
 
 topology: $(STAMP) ## Write the topology of the agents in k8s/agents as Kubernetes objects
 	@$(VENV)/bin/coditect topology export --format k8s -c hello.greet -c text.count \

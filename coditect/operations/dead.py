@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
 
 from coditect.aio.clock import SystemClock
@@ -19,6 +20,9 @@ from coditect.operations.connections import Connections
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, SettledLetter
 from coditect.operations.fleet import Note, known_capabilities
+from coditect.settings.settings import read_settings
+from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import routing
 from coditect.workflow.rows import DeadRow
 
@@ -66,7 +70,11 @@ async def redrive_letters(
     opened: Connections, selection: Selection, *, dry_run: bool, keep_limits: bool, note: Note
 ) -> SettledLetter:
     """Publish the selected dead letters as fresh tasks, with the guarantees of `DeadLetters.redrive`."""
-    async with _letters(opened, selection.capability, note) as (letters, queues):
+    settings = read_settings(opened.environ)
+    async with (
+        open_tracing(settings, service="coditect-client", instance=f"redrive-{token_hex(4)}") as tracing,
+        _letters(opened, selection.capability, note, tracing) as (letters, queues),
+    ):
         return await letters.redrive(queues, selection, dry_run=dry_run, keep_limits=keep_limits)
 
 
@@ -95,11 +103,11 @@ async def redrive_node(
 
 @asynccontextmanager
 async def _letters(
-    opened: Connections, capability: str | None, note: Note
+    opened: Connections, capability: str | None, note: Note, tracing: Tracing = NO_TRACING
 ) -> AsyncIterator[tuple[DeadLetters, list[str]]]:
     """Open a broker connection, and yield a `DeadLetters` on it with the names of the queues to search."""
     async with opened.broker() as broker:
-        letters = DeadLetters(broker, SystemClock())
+        letters = DeadLetters(broker, SystemClock(), tracing)
         yield letters, [queue.name for queue in await _queues(opened, letters, capability, note)]
 
 
