@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from coditect.client.control_plane import ControlPlane, pages
+from coditect.client.control_plane import ControlPlane, pages, rows_of
 from coditect.client.coordination.schedules import ScheduleRow
 from coditect.client.coordination.triggers import TriggerRow
 from coditect.errors import InputError, InvalidTask
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow import fields
-from coditect.workflow.rows import ApprovalRow, AttemptRow, DeadRow, NodeRow, WorkflowRow, rows_of
+from coditect.workflow.rows import ApprovalRow, AttemptRow, DeadRow, NodeRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 
 T = TypeVar("T")
