@@ -13,6 +13,7 @@ from coditect.cli.capability import SPEC_COLUMNS, spec_cells
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -65,6 +66,7 @@ def list_agents(
     ] = None,
     status: Annotated[AgentStatus | None, typer.Option("--status", help="Only in this state.")] = None,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the living agents with their state, load and capabilities.
 
@@ -72,10 +74,15 @@ def list_agents(
     Example: coditect agent list --capability code.review
     """
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
-    records = run_loop(fleet.find_agents(connections(context), search))
-    columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
-    table = TableView(columns, [_row(record) for record in records], "No agent is registered.")
-    render(output, [agent_json(record) for record in records], table)
+    opened = connections(context)
+
+    async def look() -> Answer:
+        records = await fleet.find_agents(opened, search)
+        columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
+        table = TableView(columns, [_row(record) for record in records], "No agent is registered.")
+        return Answer([agent_json(record) for record in records], (table,))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")

@@ -13,6 +13,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.example import Example
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.codec import is_binary
 from coditect.model.capability import CapabilitySpec
 from coditect.operations import fleet
@@ -33,16 +34,23 @@ def list_capabilities(
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")
     ] = None,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the capabilities that the living agents offer.
 
     \b
     Example: coditect capability list
     """
-    offers = run_loop(fleet.find_offers(connections(context), Search(tag=tag, keyword=keyword)))
-    columns = ("capability", "agents", *SPEC_COLUMNS)
-    rows = [(one.spec.name, len(one.agents), *spec_cells(one.spec)) for one in offers]
-    render(output, [_json(offer) for offer in offers], TableView(columns, rows, "No agent is registered."))
+    opened, search = connections(context), Search(tag=tag, keyword=keyword)
+
+    async def look() -> Answer:
+        offers = await fleet.find_offers(opened, search)
+        columns = ("capability", "agents", *SPEC_COLUMNS)
+        rows = [(one.spec.name, len(one.agents), *spec_cells(one.spec)) for one in offers]
+        table = TableView(columns, rows, "No agent is registered.")
+        return Answer([_json(offer) for offer in offers], (table,))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")

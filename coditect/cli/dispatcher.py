@@ -8,10 +8,10 @@ from typing import Annotated, Any, Protocol, cast
 
 import typer
 
-from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import Output, OutputOption, TableView, render
+from coditect.cli.terminal.output import Output, OutputOption, TableView
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.errors import ControlPlaneRequired
 from coditect.operations.connections import Connections
 from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, cluster_status
@@ -74,7 +74,7 @@ def run_dispatcher(
 
 
 @app.command("status")
-def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def show_status(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
     """Show the control plane's dispatchers and shards. Each dispatcher has its counts of refused work.
 
     \b
@@ -86,13 +86,21 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE) -> 
     \b
     Example: coditect dispatcher status
     """
-    stands = run_loop(_cluster_status(connections(context)))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        return _status(await _cluster_status(opened))
+
+    present(look, output, watch=watch)
+
+
+def _status(stands: ClusterStatus) -> Answer:
     dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
     columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
     owners = TableView(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
     rows = [(one.shard, one.owner, one.epoch, one.workflows, one.under_way) for one in stands.shards]
     shards = TableView(("shard", "owner", "epoch", "workflows", "under way"), rows)
-    render(output, {"dispatchers": dispatchers, "shards": stands.shards}, owners, "", shards)
+    return Answer({"dispatchers": dispatchers, "shards": stands.shards}, (owners, "", shards))
 
 
 async def _cluster_status(opened: Connections) -> ClusterStatus:

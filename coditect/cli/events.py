@@ -9,7 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.output import Output, OutputOption, instant, printable, readable, write_json_line
+from coditect.cli.terminal.output import Output, OutputOption, instant, printable, readable, write_json_line, write_yaml
 from coditect.model.event import Event
 from coditect.operations.connections import Connections
 
@@ -25,7 +25,7 @@ def tail_events(
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Follow events until Ctrl-C; with --output json one CloudEvent per line.
+    """Follow events until Ctrl-C; with --output json one CloudEvent per line, with yaml one per document.
 
     \b
     Example: coditect events tail 'task.*' --count 10
@@ -46,17 +46,19 @@ async def _tail(opened: Connections, pattern: str, count: int | None, output: Ou
 
 def _write(event: Event, output: Output) -> None:
     moment = instant(event.time_ms)
-    if output is Output.JSON:
-        write_json_line(
-            {
-                "type": event.type,
-                "source": event.source,
-                "id": event.id,
-                "time": moment,
-                "subject": event.subject,
-                "data": event.data,
-            }
-        )
-    else:
-        text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
-        typer.echo(printable(text.rstrip()))
+    document = {
+        "type": event.type,
+        "source": event.source,
+        "id": event.id,
+        "time": moment,
+        "subject": event.subject,
+        "data": event.data,
+    }
+    match output:
+        case Output.JSON:
+            write_json_line(document)
+        case Output.YAML:
+            write_yaml(document, start="---\n")
+        case Output.TABLE:
+            text = f"{readable(moment)}  {event.type}  {event.subject or event.source}  {dict(event.data) or ''}"
+            typer.echo(printable(text.rstrip()))

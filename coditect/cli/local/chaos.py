@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol, cast
 import typer
 
 from coditect.cli.dispatcher import entry_point
-from coditect.cli.terminal.output import Output, OutputOption, say, write_json
+from coditect.cli.terminal.output import Output, OutputOption, render, say
 
 GROUP = "coditect.chaos"
 """The group of Python entry points under which a control plane offers its chaos program."""
@@ -92,8 +92,8 @@ def run_chaos(
             typer.echo("\n".join(report.lines()))
         if report.caught:
             break
-    if output is Output.JSON:
-        write_json([report.as_json() for report in reports])
+    if output is not Output.TABLE:
+        render(output, [report.as_json() for report in reports])
     caught = reports[-1].caught
     if mutant:
         say("the mutant was caught" if caught else "the mutant was not caught")

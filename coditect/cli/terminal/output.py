@@ -1,29 +1,36 @@
 """The output of commands: an answer goes to stdout, and all other text to stderr.
 
-`render` writes an answer: a JSON document for a program, or tables and fields, one below the other, for a person.
+`render` writes an answer: a JSON or YAML document for a program, or tables and fields, one below the other, for a
+person. Colours are for a terminal only, and not with NO_COLOR set.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coditect.errors import missing_extra
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 
 class Output(StrEnum):
-    """The output format of a command: tables for a person, or JSON for a program."""
+    """The output format of a command: tables for a person, or JSON or YAML for a program."""
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json or yaml for programs.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +44,27 @@ class TableView:
 
     def write(self) -> None:
         """Write the table to stdout."""
-        columns, cells = self.columns, [[readable(value) for value in row] for row in self.rows]
+        columns, cells = self.columns, self._cells()
         if not cells:
             if self.empty:
                 say(self.empty)
             return
         if sys.stdout.isatty():
-            _draw(columns, cells)
+            from rich.console import Console
+
+            Console().print(_drawn(columns, cells))
             return
         widths = [max(len(row[column]) for row in [list(columns), *cells]) for column in range(len(columns))]
         for row in [[name.upper() for name in columns], *cells]:
             typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+    def picture(self) -> RenderableType:
+        """Return the table as drawn on a terminal, or its text for no rows."""
+        cells = self._cells()
+        return _drawn(self.columns, cells) if cells else self.empty
+
+    def _cells(self) -> list[list[str]]:
+        return [[readable(value) for value in row] for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +75,23 @@ class FieldsView:
 
     def write(self) -> None:
         """Write the names and values of the fields to stdout, aligned."""
+        for line in self._lines():
+            typer.echo(line)
+
+    def picture(self) -> RenderableType:
+        """Return the names and values of the fields as drawn on a terminal."""
+        from rich.text import Text
+
+        return Text("\n".join(self._lines()))
+
+    def _lines(self) -> Iterator[str]:
         shown = {name: readable(value) for name, value in self.fields.items() if value not in (None, "", (), [], {})}
         width = max((len(name) for name in shown), default=0)
         for name, text in shown.items():
             first, *more = text.splitlines() or [""]
-            typer.echo(f"{name.ljust(width)}  {first}")
+            yield f"{name.ljust(width)}  {first}"
             for line in more:
-                typer.echo(" " * (width + 2) + line)
+                yield " " * (width + 2) + line
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +104,26 @@ class Aside:
         """Write the remark to stderr."""
         say(self.text)
 
+    def picture(self) -> RenderableType:
+        """Return the remark as drawn on a terminal."""
+        from rich.text import Text
+
+        return Text(printable(self.text), style="dim")
+
 
 View = TableView | FieldsView | Aside | str
 """A part of an answer for a person; a plain string is printed as a line."""
 
 
 def render(output: Output, document: object, *views: View) -> None:
-    """Write a command's answer to stdout: the document as JSON, or the views for a person."""
-    if output is Output.JSON:
-        write_json(document)
-    else:
-        show(*views)
+    """Write a command's answer to stdout: the document as JSON or YAML, or the views for a person."""
+    match output:
+        case Output.JSON:
+            write_json(document)
+        case Output.YAML:
+            write_yaml(document)
+        case Output.TABLE:
+            show(*views)
 
 
 def show(*views: View) -> None:
@@ -125,18 +161,34 @@ def write_json_line(value: object) -> None:
     sys.stdout.flush()
 
 
-def _document(value: object, indent: int | None = None) -> str:
-    """Return a value as JSON text; characters that are no valid UTF-8 are escaped."""
+def write_yaml(value: object, *, start: str = "") -> None:
+    """Write a value to stdout as one YAML document, after the line `start`, and flush.
+
+    Raises:
+        SetupError: when the extra `workflow`, which has PyYAML, is not installed.
+    """
+    try:
+        import yaml
+    except ModuleNotFoundError as missing:
+        raise missing_extra("workflow") from missing
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    plain = json.loads(_document(value, unwritable="replace"))
+    text = yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=True, width=110)
+    typer.echo(f"{start}{text}", nl=False)
+    sys.stdout.flush()
+
+
+def _document(value: object, indent: int | None = None, *, unwritable: str = "backslashreplace") -> str:
+    """Return a value as JSON text; characters that are no valid UTF-8 are escaped, or as `unwritable` says."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
-    return text.encode(errors="backslashreplace").decode()
+    return text.encode(errors=unwritable).decode()
 
 
 def _plain(value: object) -> object:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
-def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
+def _drawn(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -145,7 +197,7 @@ def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         table.add_column(name.upper(), overflow="fold", no_wrap=name == columns[0])  # an id is there to be copied
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    return table
 
 
 def readable(value: object) -> str:

@@ -8,8 +8,9 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
-from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, say
 from coditect.cli.terminal.user import ByOption, user_name
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.operations import workflows
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,16 +25,22 @@ def list_approvals(
     context: typer.Context,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the approvals of running workflows that have no answer yet.
 
     \b
     Example: coditect approval list
     """
-    rows = run_loop(workflows.list_approvals(connections(context), most=most))
-    columns = ("workflow", "node", "name", "question", "since")
-    cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
-    render(output, rows, TableView(columns, cells, "No approval is open."))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await workflows.list_approvals(opened, most=most)
+        columns = ("workflow", "node", "name", "question", "since")
+        cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
+        return Answer(rows, (TableView(columns, cells, "No approval is open."),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("grant")

@@ -10,6 +10,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.client.coordination.breakers import BreakerListing
 from coditect.operations.coordination import breakers
 
@@ -20,13 +21,19 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why; `breaker show`
 
 
 @app.command("list")
-def list_breakers(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def list_breakers(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
     """List the breakers of the fleet that ever opened, with their state and the next probe.
 
     \b
     Example: coditect breaker list
     """
-    _show(output, run_loop(breakers.list_breakers(connections(context))))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await breakers.list_breakers(opened)
+        return Answer(rows, (_table(rows),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")
@@ -36,7 +43,8 @@ def show_breaker(context: typer.Context, name: NameArgument, output: OutputOptio
     \b
     Example: coditect breaker show github
     """
-    _show(output, [run_loop(breakers.show_breaker(connections(context), name))])
+    rows = [run_loop(breakers.show_breaker(connections(context), name))]
+    render(output, rows, _table(rows))
 
 
 @app.command("open")
@@ -61,7 +69,7 @@ def reset_breaker(context: typer.Context, name: NameArgument, reason: ReasonOpti
     say(f"{name} is closed: {reason}")
 
 
-def _show(output: Output, rows: Sequence[BreakerListing]) -> None:
+def _table(rows: Sequence[BreakerListing]) -> TableView:
     columns = ("breaker", "state", "since", "reason", "by", "next probe")
     cells = [
         (
@@ -74,4 +82,4 @@ def _show(output: Output, rows: Sequence[BreakerListing]) -> None:
         )
         for row in rows
     ]
-    render(output, rows, TableView(columns, cells, "No breaker ever opened."))
+    return TableView(columns, cells, "No breaker ever opened.")

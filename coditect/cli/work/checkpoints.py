@@ -11,6 +11,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, agree, instant, render, say
 from coditect.cli.terminal.user import ByOption, user_name
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.operations import checkpoints
 
 app = typer.Typer()
@@ -34,15 +35,25 @@ def make_checkpoint(
 
 
 @app.command("checkpoints")
-def list_checkpoints(context: typer.Context, run: RunArgument, output: OutputOption = Output.TABLE) -> None:
+def list_checkpoints(
+    context: typer.Context,
+    run: RunArgument,
+    output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
+) -> None:
     """List the checkpoints of a workflow, the earliest first: its completed nodes, and those on request.
 
     \b
     Example: coditect workflow checkpoints 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    rows = run_loop(checkpoints.list_checkpoints(connections(context), run))
-    cells = [(row.name, "node" if row.node else "on request", instant(row.at_ms), row.by) for row in rows]
-    render(output, rows, TableView(("checkpoint", "kind", "at", "by"), cells, "No node has completed yet."))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await checkpoints.list_checkpoints(opened, run)
+        cells = [(row.name, "node" if row.node else "on request", instant(row.at_ms), row.by) for row in rows]
+        return Answer(rows, (TableView(("checkpoint", "kind", "at", "by"), cells, "No node has completed yet."),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("restore")

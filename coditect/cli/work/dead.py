@@ -11,7 +11,6 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import (
-    Aside,
     FieldsView,
     Output,
     OutputOption,
@@ -22,8 +21,10 @@ from coditect.cli.terminal.output import (
     render,
     say,
 )
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.operations import dead
 from coditect.operations.connections import Connections
+from coditect.operations.dead import DeadListing
 from coditect.operations.dead_letter import DeadLetter
 from coditect.operations.dead_letters import Selection, SettledLetter
 from coditect.operations.documents.dead import LetterDocument
@@ -64,6 +65,7 @@ def list_letters(
     agent: AgentOption = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List dead letters, oldest first in each queue. Workflow nodes whose agents died are listed after them.
 
@@ -71,17 +73,28 @@ def list_letters(
     Example: coditect dead list --capability code.review --reason handler_error
     """
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
-    rows: list[dict[str, object]] = []
     opened = connections(context)
-    work = dead.list_dead(opened, selection, most=most, each=lambda letter: rows.append(_row(letter)), note=say)
-    found = run_loop(work)
+
+    async def look() -> Answer:
+        rows: list[dict[str, object]] = []
+        notes: list[str] = []
+        found = await dead.list_dead(
+            opened, selection, most=most, each=lambda letter: rows.append(_row(letter)), note=notes.append
+        )
+        return _listing(rows, found, notes)
+
+    present(look, output, watch=watch)
+
+
+def _listing(rows: list[dict[str, object]], found: DeadListing, notes: list[str]) -> Answer:
     nodes = [_node_row(node) for node in found.nodes]
     total = sum(queue.messages for queue in found.queues)
     document = {"letters": rows, "nodes": nodes, "queues": {queue.name: queue.messages for queue in found.queues}}
     columns = ("id", "capability", "priority", "reason", "agent", "attempts", "dead_at", "error")
     table = TableView(columns, [[_short(row[name]) for name in columns] for row in rows + nodes], "No dead letters.")
-    cut = [Aside(f"{len(rows)} shown of {total} in {len(found.queues)} queues.")] if len(rows) < total else []
-    render(output, document, table, *cut)
+    if len(rows) < total:
+        notes = [*notes, f"{len(rows)} shown of {total} in {len(found.queues)} queues."]
+    return Answer(document, (table,), tuple(notes))
 
 
 @app.command("show")

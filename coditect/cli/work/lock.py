@@ -10,6 +10,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.client.coordination.locks import LockRow
 from coditect.operations.coordination import locks
 
@@ -19,13 +20,24 @@ MostOption = Annotated[int, typer.Option("--most", min=1, max=100_000, help="At 
 
 
 @app.command("list")
-def list_locks(context: typer.Context, most: MostOption = 100, output: OutputOption = Output.TABLE) -> None:
+def list_locks(
+    context: typer.Context,
+    most: MostOption = 100,
+    output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
+) -> None:
     """List the locks that are held, and who waits for each, in the order in which they are granted.
 
     \b
     Example: coditect lock list
     """
-    _show(output, run_loop(locks.list_locks(connections(context), most=most)))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await locks.list_locks(opened, most=most)
+        return Answer(rows, (_table(rows),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")
@@ -40,7 +52,8 @@ def show_lock(
     \b
     Example: coditect lock show repo:x
     """
-    _show(output, run_loop(locks.show_lock(connections(context), resource, most=most)))
+    rows = run_loop(locks.show_lock(connections(context), resource, most=most))
+    render(output, rows, _table(rows))
 
 
 @app.command("release")
@@ -62,7 +75,7 @@ def release_lock(
     say(f"{released} released: {reason}")
 
 
-def _show(output: Output, rows: Sequence[LockRow]) -> None:
+def _table(rows: Sequence[LockRow]) -> TableView:
     columns = ("resource", "state", "mode", "fence", "agent", "task", "since", "expires")
     cells = [
         (
@@ -77,4 +90,4 @@ def _show(output: Output, rows: Sequence[LockRow]) -> None:
         )
         for row in rows
     ]
-    render(output, rows, TableView(columns, cells, "Nothing is locked."))
+    return TableView(columns, cells, "Nothing is locked.")

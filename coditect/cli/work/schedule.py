@@ -12,6 +12,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.client.coordination.schedules import ScheduleOptions, ScheduleRow
 from coditect.model.duration import duration_text
 from coditect.operations.coordination import schedules
@@ -61,18 +62,25 @@ def list_schedules(
     context: typer.Context,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the schedules with their next ticks.
 
     \b
     Example: coditect schedule list
     """
-    rows = run_loop(schedules.list_schedules(connections(context), most=most))
-    cells = [
-        (row.schedule, row.workflow, row.state, _ticks(row), instant(row.next), row.runs, row.last_run) for row in rows
-    ]
-    columns = ("schedule", "workflow", "state", "ticks", "next", "runs", "last run")
-    render(output, rows, TableView(columns, cells, "There is no schedule."))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await schedules.list_schedules(opened, most=most)
+        cells = [
+            (row.schedule, row.workflow, row.state, _ticks(row), instant(row.next), row.runs, row.last_run)
+            for row in rows
+        ]
+        columns = ("schedule", "workflow", "state", "ticks", "next", "runs", "last run")
+        return Answer(rows, (TableView(columns, cells, "There is no schedule."),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")

@@ -189,8 +189,8 @@ def cancel_task(context: typer.Context, task_id: Annotated[str, typer.Argument(m
 
 
 def _tell(task_id: str, outcome: Outcome, output: Output, *, whole: str | None = None) -> None:
-    if output is Output.JSON:
-        write_json(outcome_json(task_id, outcome))
+    if output is not Output.TABLE:
+        render(output, outcome_json(task_id, outcome))
         if outcome.status is not Status.COMPLETED:
             raise typer.Exit(failure_of(outcome).exit_code)
         return

@@ -12,6 +12,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.client.coordination.triggers import TriggerOptions, TriggerRow
 from coditect.operations.coordination import triggers
 
@@ -67,19 +68,21 @@ def list_triggers(
     context: typer.Context,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 100,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the triggers with what came of their events.
 
     \b
     Example: coditect trigger list
     """
-    rows = run_loop(triggers.list_triggers(connections(context), most=most))
-    cells = [
-        (row.trigger, row.event, _starts(row), row.state, row.runs, row.failed, instant(row.last), row.reason or None)
-        for row in rows
-    ]
-    columns = ("trigger", "event", "starts", "state", "runs", "failed", "last", "reason")
-    render(output, rows, TableView(columns, cells, "There is no trigger."))
+    opened = connections(context)
+
+    async def look() -> Answer:
+        rows = await triggers.list_triggers(opened, most=most)
+        columns = ("trigger", "event", "starts", "state", "runs", "failed", "last", "reason")
+        return Answer(rows, (TableView(columns, [_cells(row) for row in rows], "There is no trigger."),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("pause")
@@ -126,6 +129,11 @@ def _fields(row: TriggerRow) -> dict[str, object]:
         "last run": row.last_run,
         "reason": row.reason or None,
     }
+
+
+def _cells(row: TriggerRow) -> tuple[object, ...]:
+    counts = (row.runs, row.failed, instant(row.last), row.reason or None)
+    return (row.trigger, row.event, _starts(row), row.state, *counts)
 
 
 def _starts(row: TriggerRow) -> str:

@@ -31,6 +31,7 @@ from coditect.cli.terminal.output import (
 )
 from coditect.cli.terminal.progress import LINE_SECONDS, Show, shown_progress
 from coditect.cli.terminal.waiting import checked, going_on
+from coditect.cli.terminal.watch import Answer, WatchOption, present
 from coditect.cli.terminal.workflow_tables import (
     attempts_table,
     history_table,
@@ -113,7 +114,7 @@ def run_workflow(
     document = {**asdict(ran.row), "value": ran.value, "nodes": ran.nodes}
     render(output, document, *nodes_table(ran.nodes), "", workflow_fields(ran.row))
     if ran.error is not None:
-        raise typer.Exit(ran.error.exit_code) if output is Output.JSON else ran.error
+        raise ran.error if output is Output.TABLE else typer.Exit(ran.error.exit_code)
     if output is Output.TABLE:
         value = _json(ran.value)
         show("", FieldsView({"value": value[:MOST_SHOWN]}))
@@ -192,15 +193,20 @@ def list_workflows(
     label: LabelOption = None,
     most: Annotated[int, typer.Option("--most", min=1, max=100_000, help="At most so many.")] = 50,
     output: OutputOption = Output.TABLE,
+    watch: WatchOption = False,
 ) -> None:
     """List the workflows that the control plane keeps, the latest first.
 
     \b
     Example: coditect workflow list --state running --name release --since 2026-12-24T00:00Z
     """
-    wanted = WorkflowFilter(state, name, since, until, labels_of(label))
-    rows = run_loop(workflows.list_workflows(connections(context), wanted, most=most))
-    render(output, rows, workflows_table(rows))
+    opened, wanted = connections(context), WorkflowFilter(state, name, since, until, labels_of(label))
+
+    async def look() -> Answer:
+        rows = await workflows.list_workflows(opened, wanted, most=most)
+        return Answer(rows, (workflows_table(rows),))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")

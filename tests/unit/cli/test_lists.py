@@ -1,0 +1,182 @@
+"""Every list in three formats, once or again and again until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from coditect.cli.main import BRANCHES, app
+from coditect.cli.terminal.output import Output, TableView, write_yaml
+from coditect.cli.terminal.watch import Answer, present
+from coditect.errors import BrokerUnavailable
+from coditect.model.registration import AgentRecord
+from coditect.registry.memory import MemoryRegistry
+from coditect.registry.port import Search
+from tests.unit.cli.scene import AGENT, Terminal
+from tests.unit.cli.test_output import Screen
+
+FORMATS = ["table", "json", "yaml"]
+ALSO_LISTS = {("dispatcher", "status"), ("workflow", "checkpoints")}
+
+
+def commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        if hasattr(command, "list_commands"):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+EVERY = dict(commands(get_command(app), ()))
+LISTS = {words for words, command in EVERY.items() if words[-1] == "list" or command.help.startswith("List ")}
+
+
+def options(command: Any) -> dict[str, Any]:
+    return {name: parameter for parameter in command.params for name in parameter.opts}
+
+
+def test_the_lists_are_found() -> None:
+    nouns = {"agent", "capability", "workflow", "approval", "schedule", "trigger", "lock", "breaker", "dead"}
+
+    assert {words[0] for words in EVERY} == set(BRANCHES)
+    assert {(noun, "list") for noun in nouns} | {("workflow", "checkpoints")} <= LISTS
+
+
+@pytest.mark.parametrize("words", sorted(LISTS | ALSO_LISTS), ids=" ".join)
+def test_every_list_has_the_formats_and_can_be_watched(words: tuple[str, ...]) -> None:
+    found = options(EVERY[words])
+
+    assert {"--output", "-o", "--watch", "-w"} <= set(found)
+    assert found["--watch"].is_flag
+
+
+@pytest.mark.parametrize("words", [words for words in EVERY if "--output" in options(EVERY[words])], ids=" ".join)
+def test_every_output_has_the_same_formats(terminal: Terminal, words: tuple[str, ...]) -> None:
+    told = terminal.run(*words, "--help").out
+
+    assert f"--output <{'|'.join(FORMATS)}>" in told
+
+
+class Changing:
+    """An answer that changes with each look; the last look ends in Ctrl-C."""
+
+    def __init__(self, looks: int, *, failing: int = 0) -> None:
+        self._looks, self._failing, self.count = looks, failing, 0
+
+    async def __call__(self) -> Answer:
+        self.count += 1
+        if self.count == self._failing:
+            raise BrokerUnavailable("The broker does not answer")
+        if self.count == self._looks:
+            signal.raise_signal(signal.SIGINT)
+        table = TableView(("n", "word"), [(self.count, "yes")], "No number.")
+        return Answer([{"n": self.count, "word": "yes"}], (table,), ("Some are not seen.",))
+
+
+def watched(look: Changing, output: Output) -> None:
+    present(look, output, watch=True, every_seconds=0.001)
+
+
+def test_a_watched_table_in_a_pipe_is_a_block_for_each_look(capsys: pytest.CaptureFixture[str]) -> None:
+    watched(Changing(3), Output.TABLE)
+
+    told = capsys.readouterr()
+    assert told.out == "N  WORD\n1  yes\n\nN  WORD\n2  yes\n\nN  WORD\n3  yes\n"
+    assert told.err == "Some are not seen.\n"
+
+
+def test_watched_json_is_a_line_and_yaml_a_document_for_each_look(capsys: pytest.CaptureFixture[str]) -> None:
+    watched(Changing(2), Output.JSON)
+    lines = capsys.readouterr().out.splitlines()
+    watched(Changing(2), Output.YAML)
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+
+    assert [json.loads(line) for line in lines] == documents == [[{"n": n, "word": "yes"}] for n in (1, 2)]
+
+
+def test_a_look_that_fails_is_told_and_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    watched(Changing(3, failing=2), Output.JSON)
+
+    told = capsys.readouterr()
+    assert [json.loads(line)[0]["n"] for line in told.out.splitlines()] == [1, 3]
+    assert "The broker does not answer; it is tried again." in told.err
+
+
+def test_a_first_look_that_fails_is_an_error() -> None:
+    with pytest.raises(BrokerUnavailable):
+        watched(Changing(3, failing=1), Output.JSON)
+
+
+def test_on_a_terminal_the_table_is_drawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    watched(Changing(3), Output.TABLE)
+
+    drawn = screen.getvalue()
+    assert "\x1b[1A" in drawn  # the cursor goes up, over what was drawn before
+    assert drawn.count("Ctrl-C ends") == 4  # the last picture is drawn once more, to stay
+    assert "\x1b[3" not in drawn  # no colour
+
+
+class Interrupted(MemoryRegistry):
+    """A directory that is read when the person at the terminal presses Ctrl-C."""
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        found = await super().find(search)
+        signal.raise_signal(signal.SIGINT)
+        return found
+
+
+def test_a_watched_list_ends_well_on_ctrl_c(terminal: Terminal) -> None:
+    terminal.connections.directory = Interrupted()
+    terminal.register()
+
+    ran = terminal.run("agent", "list", "--watch", "--output", "json")
+
+    assert (ran.code, [one["agent_id"] for one in ran.json]) == (0, [AGENT])
+
+
+def test_yaml_and_json_tell_the_same(terminal: Terminal) -> None:
+    terminal.register(trouble="yes: no\n- \x07 ü")
+
+    agents = [yaml.safe_load(terminal.run("agent", "list", "-o", "yaml").out)]
+    agents.append(terminal.run("agent", "list", "-o", "json").json)
+    shown = yaml.safe_load(terminal.run("capability", "show", "code.review", "-o", "yaml").out)
+    leases_ms = [listed[0].pop("lease_ms") for listed in agents]
+
+    assert agents[0] == agents[1]
+    assert all(leases_ms)
+    assert shown == terminal.run("capability", "show", "code.review", "-o", "json").json
+
+
+def test_yaml_has_no_words_that_change_their_type(capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"on": "off", "version": "1.10", "day": "2026-01-01", "none": "~", "cut": "\udcff", "answer": asdict}
+
+    write_yaml(values)
+
+    assert yaml.safe_load(capsys.readouterr().out) == values | {"cut": "?", "answer": str(asdict)}
+
+
+@pytest.mark.parametrize("colour", [{}, {"NO_COLOR": "1"}], ids=["plain", "no colour"])
+def test_a_piped_list_has_no_colour(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, colour: dict[str, str]
+) -> None:
+    terminal.register()
+    for name, value in colour.items():
+        monkeypatch.setenv(name, value)
+
+    ran = terminal.run("agent", "list")
+
+    assert ran.code == 0
+    assert "\x1b" not in ran.out + ran.err
