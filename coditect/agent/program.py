@@ -9,10 +9,11 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
+from types import MappingProxyType
 
 from coditect.agent.declaration import Agent
 from coditect.agent.handlers.lifespan import lived
@@ -81,7 +82,9 @@ def topology(agent: Agent, agent_id: AgentId, *, slots: int) -> Iterator[Topolog
     yield needed + agent_queues(agent_id, slots=slots)  # last: unused, they expire
 
 
-def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -> Registration:
+def registration(
+    agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int, metadata: Mapping[str, str] = MappingProxyType({})
+) -> Registration:
     """Return the description of an agent process with which it registers."""
     return Registration(
         agent_id=agent_id,
@@ -93,7 +96,7 @@ def registration(agent: Agent, agent_id: AgentId, clock: Clock, *, slots: int) -
         host=socket.gethostname(),
         pid=os.getpid(),
         started_at_ms=clock.now_ms(),
-        metadata={"description": agent.description} if agent.description else {},
+        metadata={**metadata} | ({"description": agent.description} if agent.description else {}),
     )
 
 
@@ -113,6 +116,8 @@ class Host:
     metrics: Metrics = field(default_factory=MemoryMetrics)
     tracing: Tracing = NO_TRACING
     """The tracing of the process; opened and closed by its program."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the registration says of the agent beside its declaration."""
 
 
 @asynccontextmanager
@@ -156,7 +161,7 @@ async def running_agent(
             lifespan=value,
         )
         load = _completed(runtime.load, host.sample or load_sampler(), broker)
-        described = registration(agent, agent_id, reference, slots=slots)
+        described = registration(agent, agent_id, reference, slots=slots, metadata=host.metadata)
         heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
         observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)

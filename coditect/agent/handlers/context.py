@@ -96,6 +96,19 @@ class TaskContext:
         return self._task.limits.deadline_ms
 
     @property
+    def requester(self) -> str:
+        """The name of the client or agent that waits for the result, or `workflow:<id>`; empty when none is known."""
+        if self._task.owner is not None:
+            return f"workflow:{self._task.owner.workflow}"
+        return (self._task.reply_to or "").removeprefix("reply.")
+
+    def seconds_left(self, most: float) -> float:
+        """Return how many seconds an attempt that begins now may run: `most`, or less by the task's own limits."""
+        timeout_ms, left = self._task.limits.timeout_ms, self._left_seconds()
+        bounds = (most, None if timeout_ms is None else timeout_ms / 1000, left)
+        return max(0.0, min(bound for bound in bounds if bound is not None))
+
+    @property
     def headers(self) -> HeaderTable:
         """The headers that the publisher gave the task, the same at every attempt; empty for a workflow's node.
 

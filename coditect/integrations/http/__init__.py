@@ -1,0 +1,16 @@
+"""The bridge to agents that speak only HTTP: they register a URL, and get their tasks by POST requests.
+
+::
+
+    registration   what an agent registers, and how it becomes an ordinary `Agent`
+    addresses      the hosts to which the bridge may post
+    messages       the event that is posted, and the answer
+    calls          one POST within its bounds
+    callbacks      answers that come later, each by a secret address
+    link           one HTTP agent as its handlers see it: post, wait, judge the answer
+    bridge         which HTTP agents are served here, and for how long
+    program        puts it together on RabbitMQ and Redis
+
+The bridge runs one `Agent` for each registration, so that queues, leases, retries, breakers and the registry are those
+of any agent. The package is part of the extra `api`, and imports `operations`, `agent` and the layers below these.
+"""

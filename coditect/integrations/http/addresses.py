@@ -1,0 +1,86 @@
+"""The hosts to which requests may be sent: those that the settings name, and private networks only if they allow them.
+
+The name is resolved here and the request sent to a checked address, so that a name cannot mean one host when it is
+checked and another when it is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from coditect.errors import InputError
+
+LONGEST_URL = 2_000
+HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
+PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHosts:
+    """The hosts to which a bridge may connect, by patterns of their names, with or without private addresses."""
+
+    patterns: tuple[str, ...] = ()
+    """Names, or patterns such as `*.agents.example.com`; an address in a URL must be named, too."""
+    private: bool = False
+    """Whether loopback and private addresses are allowed; others that are not public never are."""
+
+    @classmethod
+    def read(cls, patterns: str, *, private: bool) -> AllowedHosts:
+        """Return the hosts that a setting names, separated by commas."""
+        return cls(tuple(one.strip().lower() for one in patterns.split(",") if one.strip()), private)
+
+    def check(self, url: str) -> str:
+        """Return a URL without its trailing slashes, after a check of its form and its host's name.
+
+        Raises:
+            InputError: when the URL is none of an allowed host; the error says what to write, or which setting to set.
+        """
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise InputError("This is no URL", given=url[:200], fix=_SHAPE) from error
+        extra = parts.username or parts.password or parts.query or parts.fragment
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or extra
+            or len(url) > LONGEST_URL
+            or not url.isprintable()
+        ):
+            raise InputError("This is no URL of an HTTP agent", given=url[:200], fix=_SHAPE)
+        if not any(fnmatchcase(host.lower(), pattern) for pattern in self.patterns):
+            fix = f"add the host to {HOSTS_SETTING}, such as {HOSTS_SETTING}={host}"
+            raise InputError("The settings do not allow this host", host=host, fix=fix)
+        return url.rstrip("/")
+
+    async def addresses(self, host: str, port: int) -> Sequence[str]:
+        """Resolve a name and return its addresses, in the order of preference.
+
+        Raises:
+            InputError: when one of them is not allowed.
+            OSError: when the name cannot be resolved.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(entry[4][0]) for entry in found]
+        for address in addresses:
+            if not self._allows(ip_address(address.partition("%")[0])):
+                fix = f"{PRIVATE_SETTING}=true allows loopback and private addresses"
+                raise InputError("The settings do not allow this address", host=host, address=address, fix=fix)
+        return addresses
+
+    def _allows(self, address: IPv4Address | IPv6Address) -> bool:
+        inner = getattr(address, "ipv4_mapped", None) or address
+        if inner.is_multicast or inner.is_unspecified or inner.is_link_local:
+            return False
+        return inner.is_global or (self.private and (inner.is_private or inner.is_loopback))
+
+
+_SHAPE = "such as http://agent.example.com:8080, without user, query and fragment"

@@ -1,0 +1,242 @@
+"""The bridge: which HTTP agents this process serves, and for how long.
+
+An HTTP agent lives as long as its heartbeats come: they renew a lease in a registry of HTTP agents, beside that of the
+fleet. A bridge looks there once a second. It serves each agent that it claims (another bridge may have claimed it) and
+whose URL takes connections, as an `Agent` of its own under the agent's id, which enters the fleet's registry by itself.
+When the lease ends, or the URL refuses, the agent is stopped: its consumers end and its attempts fail as those of an
+agent that is gone.
+
+A registry that forgot an agent is told again by the bridge that serves it, and one that does not answer ends nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from coditect.agent.declaration import Agent
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import CoditectError, RegistryUnavailable
+from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.calls import AgentCalls
+from coditect.integrations.http.failures import AgentRefused
+from coditect.integrations.http.link import AgentLink
+from coditect.integrations.http.registration import BASE_URL, http_agent
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus, Load, Registration
+from coditect.registry.port import Registry, Search
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+CLAIM_SECONDS = 5.0
+"""How long a bridge's claim of an agent outlives the bridge."""
+ALIVE = Load(status=AgentStatus.IDLE)
+
+Serve = Callable[[Agent, Registration, asyncio.Event], Awaitable[None]]
+"""A function that runs an agent under its registration's id until the event is set, and then drains it."""
+
+
+@dataclass(eq=False, slots=True)
+class _Served:
+    """One HTTP agent that this bridge has claimed."""
+
+    registration: Registration
+    link: AgentLink
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    ends_at: float = 0.0
+    """When the agent's lease ends, on the event loop's clock, as far as this bridge knows."""
+    work: asyncio.Task[None] | None = None
+    ended_here: bool = False
+    """Whether the bridge ends it; otherwise it was asked to drain."""
+    refused: bool = False
+    """Whether its URL took no connection."""
+
+
+class HttpBridge:
+    """The HTTP agents that one process serves; `run` looks after them until it is canceled."""
+
+    def __init__(
+        self,
+        registrations: Registry,
+        serve: Serve,
+        calls: AgentCalls,
+        callbacks: Callbacks,
+        background: Supervisor,
+        *,
+        name: str,
+        callback_url: str,
+        lease_seconds: float,
+    ) -> None:
+        """Take the registry of HTTP agents, the parts of the process, its name, and where its callbacks arrive."""
+        self._registrations = registrations
+        self._serve = serve
+        self._calls = calls
+        self._callbacks = callbacks
+        self._background = background
+        self._name = AgentId(name)
+        self._callback_url = callback_url
+        self._lease_seconds = lease_seconds
+        self._served: dict[AgentId, _Served] = {}
+        self._hurry = asyncio.Event()
+        self._silent = False
+
+    @property
+    def serving(self) -> frozenset[AgentId]:
+        """The ids of the HTTP agents that take tasks through this bridge."""
+        return frozenset(one for one, served in self._served.items() if served.work is not None)
+
+    def hurry(self) -> None:
+        """Look at the registrations at once."""
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Serve HTTP agents until canceled."""
+        while True:
+            await self._look()
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._hurry.wait()
+            except TimeoutError:
+                continue
+            finally:
+                self._hurry.clear()
+
+    async def close(self) -> None:
+        """Drain all agents, and leave them to another bridge."""
+        works = [served.work for served in self._served.values() if served.work is not None]
+        for served in self._served.values():
+            served.ended_here = True
+            served.stop.set()
+        if works:
+            await asyncio.wait(works)
+        for agent_id in self._served:
+            try:
+                await self._registrations.clear_start(_claim(agent_id), self._name)
+            except RegistryUnavailable:
+                return  # the claims end by themselves
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """Compare what is registered with what is served, and start and stop what differs."""
+        now = asyncio.get_running_loop().time()
+        try:
+            records = await self._registrations.find(Search())
+            found = {one.agent_id: one for one in records}
+            async with asyncio.TaskGroup() as looks:
+                for agent_id in set(self._served) - set(found):
+                    looks.create_task(self._missed(agent_id, now))
+                for one in records:
+                    looks.create_task(self._keep(one.registration, now + one.lease_ms / 1000))
+        except* RegistryUnavailable as errors:
+            if not self._silent:
+                log.warning("The registry of HTTP agents does not answer", extra={"reason": str(errors.exceptions[0])})
+            self._silent = True
+            for served in self._served.values():  # their heartbeats cannot be noted either
+                served.ends_at = now + self._lease_seconds
+        else:
+            self._silent = False
+
+    async def _missed(self, agent_id: AgentId, now: float) -> None:
+        """Stop an agent whose lease has ended; register it again when the registry only forgot it."""
+        served = self._served[agent_id]
+        left = served.ends_at - now
+        if left <= LOOK_SECONDS / 2:
+            del self._served[agent_id]
+            await self._stop(served, "its heartbeats stopped")
+        elif await self._is_mine(agent_id):
+            log.warning("The registry had forgotten an HTTP agent", extra={"agent_id": agent_id})
+            await self._registrations.register(served.registration, ALIVE, lease_seconds=left)
+
+    async def _keep(self, registration: Registration, ends_at: float) -> None:
+        """Serve a registered agent, if this bridge has the claim and its URL takes connections."""
+        agent_id = registration.agent_id
+        served = self._served.get(agent_id)
+        if not await self._is_mine(agent_id):
+            if served is not None:
+                del self._served[agent_id]
+                await self._stop(served, "another bridge serves it")
+            return
+        if served is not None and _declared(served.registration) != _declared(registration):
+            await self._stop(served, "it registered again")
+            served = None
+        if served is None:
+            served = self._served[agent_id] = _Served(registration, self._link(registration))
+        served.ends_at = ends_at
+        if served.refused or served.work is None or served.link.deferred:
+            await self._probe(served)
+
+    async def _probe(self, served: _Served) -> None:
+        """Start an agent whose URL takes connections, and stop one whose URL takes none."""
+        try:
+            await self._calls.connect(served.registration.metadata[BASE_URL])
+        except AgentRefused as error:
+            await self._stop(served, str(error))
+            return
+        except TimeoutError:
+            return  # it may have too much to do
+        if served.refused:
+            await self._stop(served, "its URL took no connection for a while")
+        if served.work is None:
+            served.refused, served.ended_here, served.stop = False, False, asyncio.Event()
+            served.link = self._link(served.registration)
+            name = f"agent {served.registration.agent_id}"
+            served.work = self._background.start(self._run(served), name=name)
+
+    async def _is_mine(self, agent_id: AgentId) -> bool:
+        other = await self._registrations.mark_start(_claim(agent_id), self._name, keep_seconds=CLAIM_SECONDS)
+        return other is None
+
+    def _link(self, registration: Registration) -> AgentLink:
+        return AgentLink(
+            registration.metadata[BASE_URL],
+            self._calls,
+            self._callbacks,
+            self._background,
+            callback_url=self._callback_url,
+            refused=lambda: self._refused(registration.agent_id),
+        )
+
+    # -- serving ----------------------------------------------------------------------------------------
+
+    def _refused(self, agent_id: AgentId) -> None:
+        served = self._served.get(agent_id)
+        if served is not None:
+            served.refused = True
+            self.hurry()
+
+    async def _run(self, served: _Served) -> None:
+        """Run an agent until it is stopped; one that was asked to drain leaves the registry of HTTP agents, too."""
+        agent_id = served.registration.agent_id
+        try:
+            await self._serve(http_agent(served.registration, served.link), served.registration, served.stop)
+            if not served.ended_here:
+                await self._registrations.deregister(agent_id)
+                self._served.pop(agent_id, None)
+        except CoditectError as error:
+            log.warning("An HTTP agent cannot be served now", extra={"agent_id": agent_id, "reason": str(error)})
+        finally:
+            served.work = None
+
+    async def _stop(self, served: _Served, reason: str) -> None:
+        """Stop an agent that is gone: its attempts fail, and it drains without anything to wait for."""
+        if served.work is None:
+            return
+        facts = {"agent_id": served.registration.agent_id, "reason": reason}
+        log.warning("An HTTP agent is stopped", extra=facts)
+        served.ended_here = True
+        served.link.end(reason)
+        served.stop.set()
+        await asyncio.wait({served.work})
+
+
+def _declared(registration: Registration) -> Registration:
+    """Return a registration without what changes when it is registered again."""
+    return replace(registration, started_at_ms=0)
+
+
+def _claim(agent_id: AgentId) -> str:
+    return f"bridge of {agent_id}"

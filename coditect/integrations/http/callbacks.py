@@ -1,0 +1,60 @@
+"""The answers that come by callback: each attempt has a secret address, which is valid until the attempt's end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from secrets import token_urlsafe
+
+from coditect.errors import NotFound
+from coditect.integrations.http.messages import AgentResponseEvent, read_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The answer that one attempt expects by callback."""
+
+    event_id: str
+    token: str
+    """The last part of the callback's address, of 256 random bits."""
+    answer: asyncio.Future[AgentResponseEvent]
+
+
+class Callbacks:
+    """The callbacks that the attempts of one process expect."""
+
+    def __init__(self) -> None:
+        self._expected: dict[str, Expected] = {}
+
+    def __len__(self) -> int:
+        return len(self._expected)
+
+    @contextmanager
+    def expect(self, event_id: str) -> Iterator[Expected]:
+        """Expect the answer to a request inside of the block."""
+        answer: asyncio.Future[AgentResponseEvent] = asyncio.get_running_loop().create_future()
+        expected = Expected(event_id, token_urlsafe(32), answer)
+        self._expected[expected.token] = expected
+        try:
+            yield expected
+        finally:
+            del self._expected[expected.token]
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # an attempt that ended otherwise does not ask for it
+
+    def take(self, token: str, body: bytes) -> None:
+        """Take an answer; the first one counts, and a second one has no effect.
+
+        Raises:
+            NotFound: when no attempt of this process expects an answer under the token, or none any more.
+            AnswerBroken: when the body is no answer to the request; the attempt goes on waiting.
+        """
+        expected = self._expected.get(token)
+        if expected is None:
+            fix = "the attempt is over: its time has passed, or another agent has the task"
+            raise NotFound("No attempt waits for this answer", fix=fix)
+        answer = read_answer(body, expected.event_id)
+        if not expected.answer.done():
+            expected.answer.set_result(answer)

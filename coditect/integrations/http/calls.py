@@ -1,0 +1,145 @@
+"""One POST to an HTTP agent: to a checked address, without redirects, with a bounded answer and no retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx2
+
+from coditect.errors import InputError
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.failures import AgentLost, AgentRefused, AnswerBroken
+
+CONNECT_SECONDS = 5.0
+PROBE_SECONDS = 2.0
+KEEP_ALIVE_SECONDS = 2.0
+"""How long an idle connection is kept: shorter than servers do, since a request on a closed one would be an attempt."""
+HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """The answer of an HTTP agent, not judged yet."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+class AgentCalls:
+    """The HTTP client of a bridge; the time limit of each call is its caller's, that of a connection 5 s."""
+
+    def __init__(self, client: httpx2.AsyncClient, hosts: AllowedHosts, *, most_bytes: int) -> None:
+        self._client = client
+        self._hosts = hosts
+        self._most_bytes = most_bytes
+
+    async def post(self, url: str, body: bytes) -> HttpAnswer:
+        """Post a JSON body and return the answer, whatever its status.
+
+        Raises:
+            AgentRefused: when no connection could be made, so that nothing was sent.
+            AgentLost: when the connection broke afterwards.
+            AnswerBroken: when the answer is compressed, or larger than allowed.
+        """
+        async with self._sent(url, body) as response:
+            return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
+
+    async def connect(self, url: str) -> None:
+        """Connect to a URL's host and send nothing.
+
+        Raises:
+            AgentRefused: when the host takes no connection.
+            TimeoutError: when the host does not answer within two seconds, as one that has too much to do.
+        """
+        parsed = httpx2.URL(url)
+        refused: OSError | None = None
+        async with asyncio.timeout(PROBE_SECONDS):
+            for address in await self._addresses(parsed):
+                try:
+                    _, writer = await asyncio.open_connection(address, _port(parsed))
+                except OSError as error:
+                    refused = error
+                else:
+                    writer.close()
+                    return
+        raise _refusal(url, refused) from refused
+
+    @asynccontextmanager
+    async def _sent(self, url: str, body: bytes) -> AsyncIterator[httpx2.Response]:
+        """Send a request to the first address of the URL's host that takes a connection; yield the response."""
+        parsed = httpx2.URL(url)
+        refused: Exception | None = None
+        for address in await self._addresses(parsed):
+            request = self._client.build_request(
+                "POST",
+                parsed.copy_with(host=address),
+                content=body,
+                headers={**HEADERS, "host": parsed.netloc.decode()},
+                extensions={"sni_hostname": parsed.host},
+            )
+            try:
+                response = await self._client.send(request, stream=True)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                refused = error
+                continue
+            except httpx2.HTTPError as error:
+                raise _gone(error) from error
+            try:
+                yield response
+            except httpx2.HTTPError as error:
+                raise _gone(error) from error
+            finally:
+                await response.aclose()
+            return
+        raise _refusal(url, refused) from refused
+
+    async def _addresses(self, url: httpx2.URL) -> list[str]:
+        try:
+            return list(dict.fromkeys(await self._hosts.addresses(url.host, _port(url))))
+        except (OSError, InputError) as error:
+            raise AgentRefused("The agent's host cannot be reached", host=url.host, reason=_said(error)) from error
+
+    async def _body(self, response: httpx2.Response) -> bytes:
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise AnswerBroken("The answer is compressed, which the request does not accept", encoding=encoding[:50])
+        body = bytearray()
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > self._most_bytes:
+                fix = "keep the result small, and put large values elsewhere"
+                raise AnswerBroken("The answer is too large", most_bytes=self._most_bytes, fix=fix)
+        return bytes(body)
+
+
+@asynccontextmanager
+async def agent_calls(hosts: AllowedHosts, *, most_bytes: int) -> AsyncIterator[AgentCalls]:
+    """Open the HTTP client of a bridge; proxies and other settings of the environment do not count."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_SECONDS)
+    async with httpx2.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        limits=limits,
+        timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+    ) as client:
+        yield AgentCalls(client, hosts, most_bytes=most_bytes)
+
+
+def _port(url: httpx2.URL) -> int:
+    return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _refusal(url: str, error: Exception | None) -> AgentRefused:
+    return AgentRefused("The agent's URL takes no connection", url=url, reason=_said(error))
+
+
+def _gone(error: httpx2.HTTPError) -> AgentLost:
+    return AgentLost("The connection to the agent broke after the request was sent", reason=_said(error))
+
+
+def _said(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

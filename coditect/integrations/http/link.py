@@ -1,0 +1,166 @@
+"""One HTTP agent as the handlers of its capabilities see it: they post a task, await its answer and judge it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from coditect.agent.execution.handler import HandedBack
+from coditect.agent.handlers.context import Context
+from coditect.aio.supervisor import Supervisor
+from coditect.integrations.http.callbacks import Callbacks, Expected
+from coditect.integrations.http.calls import AgentCalls, HttpAnswer
+from coditect.integrations.http.failures import ActionFailed, AgentLost, AgentRefused, AnswerBroken, InputRefused
+from coditect.integrations.http.messages import (
+    WORDS,
+    AgentRequestEvent,
+    AgentResponseEvent,
+    AnswerStatus,
+    read_answer,
+)
+from coditect.model.retry import RETRY_DELAYS_MS, RetryAfter
+
+REQUEST_PATH = "/agent-request"
+LONGEST_PAUSE_SECONDS = RETRY_DELAYS_MS[-1] / 1000
+MOST_SHOWN = 500
+"""Number of characters of an answer in an error message."""
+
+
+class AgentLink:
+    """The calls of a bridge to one HTTP agent, from its start until it is gone."""
+
+    def __init__(
+        self,
+        base_url: str,
+        calls: AgentCalls,
+        callbacks: Callbacks,
+        background: Supervisor,
+        *,
+        callback_url: str,
+        refused: Callable[[], None],
+    ) -> None:
+        """Take the parts of the bridge; `refused` is called when the agent's URL takes no connection."""
+        self._url = base_url + REQUEST_PATH
+        self._calls = calls
+        self._callbacks = callbacks
+        self._background = background
+        self._callback_url = callback_url
+        self._refused = refused
+        self._gone: AgentLost | None = None
+        self._open: set[asyncio.Future[AgentResponseEvent]] = set()
+        self.deferred = 0
+        """The number of attempts whose answer is to come by callback."""
+
+    def end(self, reason: str) -> None:
+        """Let the attempts under way fail, since the agent is gone; tasks that come later go back to their queues."""
+        self._gone = AgentLost("The agent went away before it answered", reason=reason)
+        for answer in self._open:
+            if not answer.done():
+                answer.set_exception(self._gone)
+
+    async def act(self, value: Any, ctx: Context, *, timeout_seconds: float) -> Any:
+        """Post a task as one attempt, and return the result that the agent answers.
+
+        Raises:
+            HandedBack: when the agent takes no connection, so that the attempt does not count.
+            AgentLost: when the agent went away before it answered; retryable, as are the next three.
+            AnswerBroken: when the answer is none.
+            ActionFailed: when the agent answered with an error.
+            RetryAfter: when the agent asked for another attempt later, by 429 or 503.
+            InputRefused: when the agent refused the input.
+            TimeoutError: when the agent answered that its time was over.
+        """
+        if self._gone is not None:
+            raise HandedBack from self._gone
+        with self._callbacks.expect(f"{ctx.task_id}.{ctx.fence}") as expected:
+            event = self._event(value, ctx, expected, timeout_seconds)
+            self._open.add(expected.answer)
+            try:
+                answer = await self._answer(event, expected)
+            except AgentRefused as error:
+                self._refused()
+                raise HandedBack from error
+            finally:
+                self._open.discard(expected.answer)
+        return _result(answer)
+
+    def _event(self, value: Any, ctx: Context, expected: Expected, timeout_seconds: float) -> bytes:
+        return (
+            AgentRequestEvent(
+                event_id=expected.event_id,
+                created_at=datetime.now(UTC),
+                source_agent=ctx.requester,
+                target_agent=ctx.agent_id,
+                action=ctx.capability,
+                parameters=value,
+                callback_url=f"{self._callback_url}/{expected.token}",
+                priority=WORDS[ctx.priority],
+                timeout_seconds=round(ctx.seconds_left(timeout_seconds), 3),
+                correlation_id=ctx.task_id,
+            )
+            .model_dump_json()
+            .encode()
+        )
+
+    async def _answer(self, event: bytes, expected: Expected) -> AgentResponseEvent:
+        """Return the first answer: that to the request, or the one by callback, which may be there before."""
+        posting = self._background.start(self._calls.post(self._url, event), name="agent request", awaited=True)
+        try:
+            await asyncio.wait((posting, expected.answer), return_when=asyncio.FIRST_COMPLETED)
+            if not expected.answer.done():
+                answer = _judged(posting.result(), expected.event_id)
+                if answer is not None:
+                    return answer
+            self.deferred += 1
+            try:
+                return await expected.answer
+            finally:
+                self.deferred -= 1
+        finally:
+            posting.cancel()
+            if posting.done() and not posting.cancelled():
+                posting.exception()  # of a request that the callback overtook, nobody else asks
+
+
+def _judged(answer: HttpAnswer, event_id: str) -> AgentResponseEvent | None:
+    """Return the answer to a request, or None when it is to come by callback.
+
+    Raises:
+        CoditectError: the errors of `AgentLink.act`.
+    """
+    if answer.status == 200:
+        return read_answer(answer.body, event_id)
+    if answer.status == 202:
+        return None
+    facts = {"status": answer.status, "answer": answer.body[:MOST_SHOWN].decode(errors="replace")}
+    if answer.status in (400, 422):
+        raise InputRefused("The agent refused the input", **facts)
+    pause = _pause_seconds(answer.retry_after or "") if answer.status in (429, 503) else None
+    if pause is not None:
+        raise RetryAfter(pause, f"The agent asked for another attempt later, by {answer.status}")
+    fix = "answer 200 with an AgentResponseEvent, or 202 and post it to callback_url later"
+    raise AnswerBroken("The agent answered with another status", **facts, fix=fix)
+
+
+def _result(answer: AgentResponseEvent) -> Any:
+    if answer.status is AnswerStatus.SUCCESS:
+        return answer.result
+    told = str(answer.error)[:MOST_SHOWN] if answer.error is not None else ""
+    if answer.status is AnswerStatus.TIMEOUT:
+        raise TimeoutError(f"The agent ran out of time. {told}".strip())
+    raise ActionFailed("The agent failed", error=told)
+
+
+def _pause_seconds(retry_after: str) -> float | None:
+    """Return the pause that a header Retry-After asks for, at most an hour; None when it cannot be read."""
+    if retry_after.isascii() and retry_after.strip().isdigit():
+        wanted = float(retry_after[:12])
+    else:
+        try:
+            wanted = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return min(max(0.0, wanted), LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,111 @@
+"""The bridge of one process on RabbitMQ and Redis; each HTTP agent has a broker connection of its own, as any agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from secrets import token_hex
+
+from coditect.agent.declaration import Agent
+from coditect.agent.program import CONNECT_SECONDS, Host, publish_window, running_agent
+from coditect.aio.clock import SystemClock
+from coditect.aio.supervisor import Supervisor, run_until
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.bridge import HttpBridge
+from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.calls import agent_calls
+from coditect.model.registration import Registration
+from coditect.registry.port import Registry
+from coditect.registry.redis import RedisRegistry
+from coditect.settings.http_agents import HttpAgentSettings
+from coditect.settings.settings import Settings
+from coditect.wire.tasks import MAX_BODY_BYTES
+
+log = logging.getLogger(__name__)
+
+PREFIX = "coditect:http:"
+"""The prefix of the registry of HTTP agents in Redis."""
+ENVELOPE_BYTES = 16 * 1024
+"""How much larger than its result an answer may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBridge:
+    """The bridge of one process, and what the routes of its API use."""
+
+    bridge: HttpBridge
+    callbacks: Callbacks
+    registrations: Registry
+    """The registry of HTTP agents: what they registered, and until when their heartbeats count."""
+    fleet: Registry
+    hosts: AllowedHosts
+    lease_seconds: float
+
+
+@asynccontextmanager
+async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_url: str) -> AsyncIterator[OpenBridge]:
+    """Serve HTTP agents inside the block; leaving it drains them. Their callbacks arrive below `callback_url`."""
+    hosts = AllowedHosts.read(own.hosts, private=own.private)
+    most_bytes = settings.blob_max_bytes if settings.blob_url else MAX_BODY_BYTES
+    async with AsyncExitStack() as stack:
+        fleet = await stack.enter_async_context(RedisRegistry(settings.redis_url))
+        registrations = await stack.enter_async_context(RedisRegistry(settings.redis_url, prefix=PREFIX))
+        calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most_bytes + ENVELOPE_BYTES))
+        background = await stack.enter_async_context(Supervisor())
+        callbacks = Callbacks()
+
+        async def serve(agent: Agent, registration: Registration, stop: asyncio.Event) -> None:
+            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings)
+
+        bridge = HttpBridge(
+            registrations,
+            serve,
+            calls,
+            callbacks,
+            background,
+            name=f"bridge-{token_hex(4)}",
+            callback_url=callback_url,
+            lease_seconds=own.lease_seconds,
+        )
+        stack.push_async_callback(bridge.close)
+        looks = background.keep(bridge.run, name="HTTP agents", critical=False)
+        stack.callback(looks.cancel)  # before the bridge closes, so that it starts nothing any more
+        yield OpenBridge(bridge, callbacks, registrations, fleet, hosts, own.lease_seconds)
+
+
+async def serve_agent(
+    agent: Agent, registration: Registration, stop: asyncio.Event, *, fleet: Registry, settings: Settings
+) -> None:
+    """Run an HTTP agent as an agent process of its own until the event is set; then drain it.
+
+    Raises:
+        CoditectError: when the broker does not answer, or a loop of the agent died again and again.
+    """
+    broker = AmqpBroker(
+        settings.amqp_url,
+        name=registration.agent_id,
+        window=publish_window(agent, settings),
+        declare=settings.declare,
+        wire=settings.wire,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        connect_seconds=CONNECT_SECONDS,
+    )
+    async with (
+        broker,
+        running_agent(
+            agent,
+            broker=broker,
+            registry=fleet,
+            settings=replace(settings, slots=None),
+            clock=SystemClock(),
+            drain=stop,
+            agent_id=registration.agent_id,
+            host=Host(processes=False, health=broker.health, metadata=registration.metadata),
+        ),
+    ):
+        log.info("An HTTP agent is served", extra={"agent_id": registration.agent_id})
+        await run_until(stop, broker.health.failure())

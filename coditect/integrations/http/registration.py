@@ -1,0 +1,159 @@
+"""What an HTTP agent registers, and how its registration becomes an ordinary `Agent`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from coditect.agent.declaration import Agent
+from coditect.agent.handlers.context import Context
+from coditect.errors import InputError, SetupError
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.failures import AgentLost, AnswerBroken
+from coditect.integrations.http.link import AgentLink
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, CapabilitySpec
+from coditect.model.ids import AgentId
+from coditect.model.limits.breaker import Breaker, BreakerScope
+from coditect.model.registration import Registration
+
+BASE_URL = "base_url"
+"""The key of an HTTP agent's URL in the metadata of its registration."""
+MOST_CAPABILITIES = 200
+MOST_SLOTS = 1_000
+Text = Annotated[str, Field(max_length=1_000)]
+
+
+class HttpCapability(BaseModel):
+    """One capability that an HTTP agent offers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    description: str = ""
+    input_schema: dict[str, Any] = {}
+    """JSON Schema of the parameters."""
+    output_schema: dict[str, Any] = {}
+    """JSON Schema of the result."""
+    tags: list[Text] = []
+    cost: float = 1.0
+    timeout_seconds: float = Field(default=300.0, gt=0, le=LONGEST_DIRECT_SECONDS)
+    """Longest run of one attempt, at most 25 minutes."""
+
+
+class HttpRegistration(BaseModel):
+    """The registration of an agent that speaks only HTTP."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    """Lower-case letters, digits, - and _; several agents may have the same name."""
+    base_url: str
+    """The URL below which the agent serves `/agent-request`."""
+    capabilities: list[HttpCapability | str] = Field(min_length=1, max_length=MOST_CAPABILITIES)
+    """The capabilities, or their names alone."""
+    version: Text = "0.0.0"
+    description: str = ""
+    tags: list[Text] = []
+    slots: int = Field(default=1, ge=1, le=MOST_SLOTS)
+    """How many requests the agent takes at once."""
+    metadata: dict[Text, Text] = Field(default={}, max_length=64)
+
+    def checked(self, hosts: AllowedHosts, *, now_ms: int) -> Registration:
+        """Return the registration as the registry keeps it, after all checks.
+
+        The id follows from name and URL, so that registering again changes the registration and keeps the agent.
+
+        Raises:
+            InputError: when the URL's host is not allowed, or the declaration is wrong; the error says what to write.
+        """
+        url = hosts.check(self.base_url)
+        given = [HttpCapability(name=one) if isinstance(one, str) else one for one in self.capabilities]
+        found = Registration(
+            agent_id=AgentId(f"{self.name}-{sha256(url.encode()).hexdigest()[:8]}"),
+            name=self.name,
+            version=self.version,
+            slots=self.slots,
+            capabilities=tuple(_spec(one) for one in given),
+            tags=frozenset(self.tags),
+            started_at_ms=now_ms,
+            metadata={**self.metadata, BASE_URL: url} | ({"description": self.description} if self.description else {}),
+        )
+        try:
+            http_agent(found, None)
+        except SetupError as error:
+            error.facts.pop("at", None)
+            raise InputError(error.sentence, **error.facts) from error
+        return found
+
+
+def _spec(given: HttpCapability) -> CapabilitySpec:
+    return CapabilitySpec(
+        name=given.name,
+        description=given.description,
+        input_schema=given.input_schema,
+        output_schema=given.output_schema,
+        cost=given.cost,
+        tags=frozenset(given.tags),
+        timeout_seconds=given.timeout_seconds,
+    )
+
+
+def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
+    """Return the `Agent` that posts its tasks to an HTTP agent; without a link it is only checked.
+
+    The agent's breaker opens when its URL fails: its tasks wait for it then, or for another agent, and no attempt
+    counts. An action that the agent answers with an error is no failure of the URL.
+
+    Raises:
+        SetupError: when the registration cannot be declared.
+    """
+    agent = Agent(
+        registration.name,
+        version=registration.version,
+        slots=registration.slots,
+        tags=registration.tags,
+        description=registration.metadata.get("description", ""),
+    )
+    failures = (AgentLost, AnswerBroken, TimeoutError)
+    breaker = Breaker(f"http {registration.agent_id}", on=failures, scope=BreakerScope.LOCAL)
+    for spec in registration.capabilities:
+        declare = agent.capability(
+            spec.name,
+            timeout=spec.timeout_seconds,
+            description=spec.description,
+            tags=spec.tags,
+            cost=spec.cost,
+            breaker=breaker,
+        )
+        declare(_handler(spec, link))
+    return agent
+
+
+def _handler(spec: CapabilitySpec, link: AgentLink | None) -> Callable[..., Any]:
+    async def act(value: Any, ctx: Context) -> Any:
+        assert link is not None, "a declaration that is only checked runs nothing"
+        return await link.act(value, ctx, timeout_seconds=spec.timeout_seconds)
+
+    act.__annotations__ = {"value": _typed(spec.input_schema), "ctx": Context, "return": _typed(spec.output_schema)}
+    return act
+
+
+def _typed(schema: Mapping[str, object]) -> Any:
+    """Return a type that takes any JSON and has the given JSON Schema: the HTTP agent checks its input itself."""
+    if not schema:
+        return Any
+
+    class Described:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+            return core_schema.any_schema()
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+            return dict(schema)
+
+    return Described

@@ -1,0 +1,25 @@
+"""The settings of the bridge to HTTP agents, read once by the program that serves them.
+
+===========================  =====================  ============================================================
+variable                     default                meaning
+===========================  =====================  ============================================================
+CODITECT_HTTP_HOSTS          none                   hosts of HTTP agents: names, or patterns, with commas
+CODITECT_HTTP_PRIVATE        false                  such hosts may have loopback and private addresses
+CODITECT_HTTP_LEASE_SECONDS  15                     how long a heartbeat of an HTTP agent counts, 1 to 3600
+CODITECT_HTTP_CALLBACK_URL   the API's own address  the URL of this process, to which HTTP agents post later answers
+===========================  =====================  ============================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAgentSettings:
+    """The checked settings of the bridge; a field's variable is `CODITECT_HTTP_` and the field's name."""
+
+    hosts: str = ""
+    private: bool = False
+    lease_seconds: float = 15.0
+    callback_url: str | None = None

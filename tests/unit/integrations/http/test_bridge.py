@@ -1,0 +1,336 @@
+"""Agents that speak only HTTP do tasks as any agent does, and leave them to others when they are gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from coditect import TaskFailed
+from coditect.agent.declaration import Agent
+from coditect.errors import NotFound
+from coditect.integrations.http.failures import AnswerBroken
+from coditect.model.capability import Priority
+from coditect.model.registration import AgentStatus
+from coditect.registry.memory import MemoryRegistry
+from tests.support import eventually
+from tests.unit.integrations.http.stage import Given, Stage, open_bridge, stub_agent, success
+
+
+def later(event: dict[str, Any]) -> Given:
+    return Given(202)
+
+
+def answer_of(event: dict[str, Any], **fields: Any) -> bytes:
+    return json.dumps({"request_id": event["event_id"], "status": "success", **fields}).encode()
+
+
+def token_of(event: dict[str, Any]) -> str:
+    return str(event["callback_url"]).rpartition("/")[2]
+
+
+async def test_a_task_is_posted_with_all_its_facts_and_its_answer_is_the_result(stage: Stage) -> None:
+    with stub_agent(lambda event: success(event, {"words": 2})) as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+        client = await stage.scene.client()
+
+        handle = await client.submit("words.count", {"text": "a b"}, priority=Priority.P0, timeout="20s")
+        value = await handle.result(timeout="10s")
+
+    (event,) = agent.events
+    assert value == {"words": 2}
+    assert event["event_type"] == "agent.request"
+    assert event["action"] == "words.count"
+    assert event["parameters"] == {"text": "a b"}
+    assert event["priority"] == "critical"
+    assert event["source_agent"] == client.name
+    assert event["target_agent"] == agent_id
+    assert event["correlation_id"] == handle.task_id
+    assert 15 < event["timeout_seconds"] <= 20
+    assert event["callback_url"].startswith("http://127.0.0.1:9/agent-response/")
+
+
+async def test_the_registry_shows_an_http_agent_as_an_agent_of_its_own(stage: Stage) -> None:
+    schema = {"type": "object", "properties": {"text": {"type": "string"}}}
+    with stub_agent() as agent:
+        given = {"name": "words.count", "input_schema": schema, "description": "Counts words"}
+        agent_id = await stage.register(agent.url, given, slots=3, tags=["remote"], metadata={"team": "blue"})  # type: ignore[arg-type]
+
+        record = await stage.scene.registry.get(agent_id)
+
+    assert record is not None
+    registration = record.registration
+    assert registration.agent_id == agent_id
+    assert (registration.slots, registration.tags) == (3, frozenset({"remote"}))
+    assert registration.metadata == {"base_url": agent.url, "team": "blue"}
+    assert registration.capabilities[0].input_schema == schema
+    assert registration.capabilities[0].description == "Counts words"
+
+
+async def test_an_answer_by_callback_is_the_result_and_a_second_one_is_refused(stage: Stage) -> None:
+    with stub_agent(later) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count")
+        await eventually(lambda: agent.events)
+        (event,) = agent.events
+
+        stage.callbacks.take(token_of(event), answer_of(event, result=7))
+
+        assert await handle.result(timeout="10s") == 7
+        with pytest.raises(NotFound):
+            stage.callbacks.take(token_of(event), answer_of(event, result=8))
+
+
+async def test_a_callback_with_a_wrong_answer_is_refused_and_the_attempt_waits_on(stage: Stage) -> None:
+    with stub_agent(later) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count")
+        await eventually(lambda: agent.events)
+        (event,) = agent.events
+
+        with pytest.raises(AnswerBroken):
+            stage.callbacks.take(token_of(event), answer_of({"event_id": "another"}, result=8))
+        with pytest.raises(AnswerBroken):
+            stage.callbacks.take(token_of(event), b"no JSON")
+        with pytest.raises(NotFound):
+            stage.callbacks.take("guessed", answer_of(event, result=8))
+        stage.callbacks.take(token_of(event), answer_of(event, result=7))
+
+        assert await handle.result(timeout="10s") == 7
+        assert len(stage.callbacks) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda event: Given(200, b"no JSON"), "AgentResponseEvent"),
+        (lambda event: Given(200, answer_of({"event_id": "another"})), "another request"),
+        (lambda event: Given(200, answer_of(event, result="x" * 200_000)), "too large"),
+        (lambda event: Given(200, answer_of(event), {"content-encoding": "gzip"}), "compressed"),
+        (lambda event: Given(302, b"", {"location": "http://127.0.0.1:1/"}), "another status"),
+        (lambda event: Given(500, b"broken"), "broken"),
+        (lambda event: Given(204), "another status"),
+    ],
+)  # fmt: skip
+async def test_a_hostile_answer_is_a_failed_attempt_that_says_why(stage: Stage, answer: Any, said: str) -> None:
+    with stub_agent(answer) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+
+        with pytest.raises(TaskFailed) as failed:
+            await handle.result(timeout="10s")
+
+    assert failed.value.facts["reason"] == "handler_error"
+    assert said in str(failed.value.facts["message"])
+    assert len(agent.events) == 1
+
+
+async def test_an_answer_that_drips_is_cut_by_the_time_limit_of_the_task(stage: Stage) -> None:
+    with stub_agent(lambda event: Given(200, b"{", {"content-length": "1000"}, drips=True)) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count", timeout="300ms", max_attempts=1)
+
+        with pytest.raises(TaskFailed) as failed:
+            await handle.result(timeout="10s")
+
+    assert failed.value.facts["reason"] == "timeout"
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(422, 1), (400, 1), (500, 3)])
+async def test_a_refused_input_is_not_tried_again_and_any_other_failure_is(
+    stage: Stage, status: int, attempts: int
+) -> None:
+    with stub_agent(lambda event: Given(status, b"why")) as agent:
+        await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count")
+
+        with pytest.raises(TaskFailed, match="why"):
+            await handle.result(timeout="30s")
+
+    assert len(agent.events) == attempts
+    assert len({event["event_id"] for event in agent.events}) == attempts
+    assert len({event["correlation_id"] for event in agent.events}) == 1
+
+
+async def test_retry_after_is_waited_for(stage: Stage) -> None:
+    loop = asyncio.get_running_loop()
+    with stub_agent() as agent:
+        agent.answer = lambda event: success(event) if agent.events[1:] else Given(503, b"", {"retry-after": "1"})
+        await stage.register(agent.url, "words.count")
+        began = loop.time()
+        handle = await (await stage.scene.client()).submit("words.count")
+
+        assert await handle.result(timeout="10s") == "done"
+
+    assert loop.time() - began >= 1.0
+    assert len(agent.events) == 2
+
+
+async def test_an_error_and_a_timeout_of_the_agent_are_failures_with_its_words(stage: Stage) -> None:
+    def fails(event: dict[str, Any]) -> Given:
+        return Given(body=answer_of(event, status=event["parameters"], error="no such page"))
+
+    with stub_agent(fails) as agent:
+        await stage.register(agent.url, "words.count")
+        client = await stage.scene.client()
+
+        for status in ("error", "timeout"):
+            handle = await client.submit("words.count", status, max_attempts=1)
+            with pytest.raises(TaskFailed, match="no such page"):
+                await handle.result(timeout="10s")
+
+
+async def test_a_url_that_refuses_costs_no_attempt_and_another_agent_does_the_task(stage: Stage) -> None:
+    other = Agent("other")
+
+    @other.capability("words.count")
+    async def count(task: str) -> str:
+        return f"{task} by the other"
+
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+        agent.kill()
+        client = await stage.scene.client()
+        handle = await client.submit("words.count", "done", max_attempts=1)
+        await stage.stopped(agent_id)
+
+        await stage.scene.start(other)
+
+        assert await handle.result(timeout="20s") == "done by the other"
+
+
+async def test_an_agent_that_comes_back_at_its_url_is_served_again(stage: Stage) -> None:
+    with stub_agent() as first:
+        agent_id = await stage.register(first.url, "words.count")
+        port = first.server_port
+        first.kill()
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+        await stage.stopped(agent_id)
+
+    with stub_agent(port=port):
+        assert await handle.result(timeout="20s") == "done"
+        assert stage.bridge.serving == {agent_id}
+
+
+async def test_an_agent_that_dies_amid_a_deferred_task_loses_it_to_another(stage: Stage) -> None:
+    other = Agent("other")
+
+    @other.capability("words.count")
+    async def count(task: Any) -> str:
+        return "by the other"
+
+    with stub_agent(later) as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+        handle = await (await stage.scene.client()).submit("words.count")
+        await eventually(lambda: agent.events)
+
+        agent.kill()
+        await stage.stopped(agent_id)
+        await stage.scene.start(other)
+
+        assert await handle.result(timeout="20s") == "by the other"
+
+
+async def test_heartbeats_that_stop_end_the_agent_and_fail_what_it_had(stage: Stage) -> None:
+    with stub_agent(later) as agent:
+        agent_id = await stage.register(agent.url, "words.count", lease_seconds=2.0)
+        handle = await (await stage.scene.client()).submit("words.count", max_attempts=1)
+        await eventually(lambda: agent.events)
+
+        await stage.stopped(agent_id)
+
+        with pytest.raises(TaskFailed, match="heartbeats stopped"):
+            await handle.result(timeout="10s")
+        assert stage.bridge.serving == frozenset()
+
+
+async def test_a_registry_that_forgot_an_agent_is_told_again(stage: Stage) -> None:
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+
+        stage.registrations.wipe()
+
+        async def known() -> bool:
+            return await stage.registrations.get(agent_id) is not None
+
+        await eventually(known)
+        assert stage.bridge.serving == {agent_id}
+
+
+async def test_a_registry_that_does_not_answer_ends_nothing(stage: Stage) -> None:
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count", lease_seconds=1.0)
+
+        stage.registrations.failing = True
+        await asyncio.sleep(1.5)  # longer than the lease, whose renewal nobody could note
+        handle = await (await stage.scene.client()).submit("words.count")
+        assert await handle.result(timeout="10s") == "done"
+        assert stage.bridge.serving == {agent_id}
+        stage.registrations.failing = False
+
+
+async def test_an_agent_that_is_drained_leaves_both_registries(stage: Stage) -> None:
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+        client = await stage.scene.client()
+        await client.emit("nothing")
+        served = stage.bridge._served[agent_id]
+
+        served.stop.set()  # as the mailbox does
+        await stage.stopped(agent_id)
+
+        async def unknown() -> bool:
+            return await stage.registrations.get(agent_id) is None
+
+        await eventually(unknown)
+
+
+async def test_an_agent_that_registers_again_with_others_is_served_with_these(stage: Stage) -> None:
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+
+        again = await stage.enter(agent.url, "words.sort")
+
+        async def offers() -> bool:
+            record = await stage.scene.registry.get(agent_id)
+            return record is not None and [one.name for one in record.registration.capabilities] == ["words.sort"]
+
+        await eventually(offers)
+        assert again == agent_id
+
+
+async def test_one_of_two_bridges_serves_an_agent_and_the_other_follows(stage: Stage) -> None:
+    with stub_agent() as agent:
+        async with open_bridge(stage.scene, stage.registrations, name="bridge-2") as second:
+            agent_id = await stage.register(agent.url, "words.count")
+            await asyncio.sleep(1.5)  # two looks of each bridge
+            assert stage.bridge.serving | second.bridge.serving == {agent_id}
+            assert not stage.bridge.serving & second.bridge.serving
+            first, other = (stage, second) if stage.bridge.serving else (second, stage)
+
+            await first.end()
+
+            await eventually(lambda: other.bridge.serving == {agent_id})
+
+
+async def test_the_status_of_an_idle_agent_is_shown(stage: Stage) -> None:
+    with stub_agent() as agent:
+        agent_id = await stage.register(agent.url, "words.count")
+
+        async def idle() -> bool:
+            record = await stage.scene.registry.get(agent_id)
+            return record is not None and record.load.status is AgentStatus.IDLE
+
+        await eventually(idle)
+
+
+async def test_a_bridge_that_ends_leaves_the_registration(stage: Stage) -> None:
+    registrations = MemoryRegistry()
+    with stub_agent() as agent:
+        async with open_bridge(stage.scene, registrations, name="bridge-2") as second:
+            agent_id = await second.register(agent.url, "words.sort")
+
+        assert await registrations.get(agent_id) is not None
+        assert await stage.scene.registry.get(agent_id) is None
