@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from coditect.model.result import Outcome, Status
     from coditect.model.retry import Retry, RetryAfter
     from coditect.model.strategy import Strategy, Wanted
+    from coditect.operations.agent_actions import broadcast, request_agent_action
     from coditect.sync.blocking import SyncHandle, SyncRun
     from coditect.sync.client import SyncClient
     from coditect.workflow.builder import Workflow
@@ -76,6 +77,8 @@ _HOMES = {
     "TaskRejected": "coditect.errors",
     "Wanted": "coditect.model.strategy",
     "Workflow": "coditect.workflow.builder",
+    "broadcast": "coditect.operations.agent_actions",
+    "request_agent_action": "coditect.operations.agent_actions",
 }
 
 __all__ = [
@@ -113,6 +116,8 @@ __all__ = [
     "TaskRejected",
     "Wanted",
     "Workflow",
+    "broadcast",
+    "request_agent_action",
 ]
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The part of a client that lists workflows, open approvals and dead nodes, page by page."""
+"""The part of a client that lists agents, and page by page workflows, open approvals and dead nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Generic, TypeVar
 from coditect.client.control_plane import ControlPlane, pages, rows_of
 from coditect.client.coordination.schedules import ScheduleRow
 from coditect.client.coordination.triggers import TriggerRow
-from coditect.errors import InputError, InvalidTask
+from coditect.errors import InputError, InvalidTask, SetupError
+from coditect.model.registration import AgentRecord
+from coditect.registry.port import Registry, Search
 from coditect.wire.control import Verb
 from coditect.wire.json import dumps, loads
 from coditect.workflow import fields
@@ -75,6 +77,20 @@ class ClientListings:
     """The listings of a `Client`."""
 
     _control: ControlPlane
+    _registry: Registry | None
+
+    async def agents(self, capability: str | None = None) -> tuple[AgentRecord, ...]:
+        """Return the living agents, or those that offer a capability, by their ids.
+
+        Raises:
+            SetupError: for a client without a registry.
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        if self._registry is None:
+            raise SetupError(
+                "This client knows no registry of agents", fix="Client.from_env(), or Client(broker, registry)"
+            )
+        return await self._registry.find(Search(capability))
 
     async def runs(
         self,
