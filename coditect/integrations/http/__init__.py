@@ -9,6 +9,7 @@
     callbacks      answers that come later, each by a secret address
     link           one HTTP agent as its handlers see it: post, wait, judge the answer
     bridge         which HTTP agents are served here, and for how long
+    directory      the use cases behind the API's routes
     program        puts it together on RabbitMQ and Redis
 
 The bridge runs one `Agent` for each registration, so that queues, leases, retries, breakers and the registry are those

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from secrets import token_hex
 
 from coditect.agent.declaration import Agent
@@ -18,6 +18,7 @@ from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.bridge import HttpBridge
 from coditect.integrations.http.callbacks import Callbacks
 from coditect.integrations.http.calls import agent_calls
+from coditect.integrations.http.directory import HttpAgents
 from coditect.model.registration import Registration
 from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
@@ -33,21 +34,8 @@ ENVELOPE_BYTES = 16 * 1024
 """How much larger than its result an answer may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenBridge:
-    """The bridge of one process, and what the routes of its API use."""
-
-    bridge: HttpBridge
-    callbacks: Callbacks
-    registrations: Registry
-    """The registry of HTTP agents: what they registered, and until when their heartbeats count."""
-    fleet: Registry
-    hosts: AllowedHosts
-    lease_seconds: float
-
-
 @asynccontextmanager
-async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_url: str) -> AsyncIterator[OpenBridge]:
+async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_url: str) -> AsyncIterator[HttpAgents]:
     """Serve HTTP agents inside the block; leaving it drains them. Their callbacks arrive below `callback_url`."""
     hosts = AllowedHosts.read(own.hosts, private=own.private)
     most_bytes = settings.blob_max_bytes if settings.blob_url else MAX_BODY_BYTES
@@ -74,7 +62,7 @@ async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_ur
         stack.push_async_callback(bridge.close)
         looks = background.keep(bridge.run, name="HTTP agents", critical=False)
         stack.callback(looks.cancel)  # before the bridge closes, so that it starts nothing any more
-        yield OpenBridge(bridge, callbacks, registrations, fleet, hosts, own.lease_seconds)
+        yield HttpAgents(registrations, fleet, bridge, callbacks, hosts, lease_seconds=own.lease_seconds)
 
 
 async def serve_agent(

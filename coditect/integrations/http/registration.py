@@ -19,9 +19,11 @@ from coditect.model.capability import LONGEST_DIRECT_SECONDS, CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.limits.breaker import Breaker, BreakerScope
 from coditect.model.registration import Registration
+from coditect.registry.document import encode_registration
 
 BASE_URL = "base_url"
 """The key of an HTTP agent's URL in the metadata of its registration."""
+MOST_BYTES = 256 * 1024
 MOST_CAPABILITIES = 200
 MOST_SLOTS = 1_000
 Text = Annotated[str, Field(max_length=1_000)]
@@ -82,6 +84,8 @@ class HttpRegistration(BaseModel):
             started_at_ms=now_ms,
             metadata={**self.metadata, BASE_URL: url} | ({"description": self.description} if self.description else {}),
         )
+        if len(encode_registration(found)) > MOST_BYTES:
+            raise InputError("The registration is too large", most_bytes=MOST_BYTES, fix="shorten schemas and metadata")
         try:
             http_agent(found, None)
         except SetupError as error:

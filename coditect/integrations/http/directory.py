@@ -1,0 +1,151 @@
+"""The use cases of HTTP agents, which the API's routes call: register, beat, find, look after, answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from coditect.errors import InvalidTask, NotFound, Overloaded
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.bridge import ALIVE, HttpBridge
+from coditect.integrations.http.callbacks import Callbacks
+from coditect.integrations.http.failures import AnswerBroken
+from coditect.integrations.http.registration import HttpRegistration
+from coditect.model.capability import nearest_names
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentRecord, AgentStatus, Load
+from coditect.registry.port import Registry, Search
+
+MOST_AGENTS = 500
+"""The number of HTTP agents that may be registered: each costs the bridge two connections to the broker."""
+BEATS_IN_A_LEASE = 3
+NOT_SERVED = Load(status=AgentStatus.STARTING, trouble="no bridge serves it yet: its URL is tried once a second")
+UNWELL = (AgentStatus.STARTING, AgentStatus.OFFLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The answer to a registration or a heartbeat."""
+
+    agent_id: str
+    status: str
+    """The agent's status: `starting` until a bridge serves it, then `idle`, `busy` or `draining`."""
+    lease_seconds: float
+    """How long the agent counts as alive from now on."""
+    heartbeat_seconds: float
+    """The seconds between two heartbeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHealth:
+    """The health of one agent."""
+
+    agent_id: str
+    healthy: bool
+    status: str
+    reason: str
+    """Why the agent is not healthy, or what it waits for; empty when nothing is known to be wrong."""
+    lease_ms: int
+    """Milliseconds until the agent counts as gone, unless its heartbeat comes."""
+
+
+class HttpAgents:
+    """The HTTP agents and the fleet as one list, with what an HTTP agent may ask of the bridge."""
+
+    def __init__(
+        self,
+        registrations: Registry,
+        fleet: Registry,
+        bridge: HttpBridge,
+        callbacks: Callbacks,
+        hosts: AllowedHosts,
+        *,
+        lease_seconds: float,
+    ) -> None:
+        self._registrations = registrations
+        self._fleet = fleet
+        self._bridge = bridge
+        self._callbacks = callbacks
+        self._hosts = hosts
+        self._lease_seconds = lease_seconds
+
+    async def register(self, given: HttpRegistration) -> Registered:
+        """Register an HTTP agent, or change its registration; idempotent by its name and URL.
+
+        Raises:
+            InputError: when the URL's host is not allowed, or the declaration is wrong; the error says what to write.
+            Overloaded: when too many agents are registered; retryable.
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        found = given.checked(self._hosts, now_ms=time.time_ns() // 1_000_000)
+        known = await self._registrations.leases()
+        if found.agent_id not in known and len(known) >= MOST_AGENTS:
+            raise Overloaded("Too many HTTP agents are registered", most=MOST_AGENTS, fix="wait until a lease ends")
+        await self._registrations.register(found, ALIVE, lease_seconds=self._lease_seconds)
+        self._bridge.hurry()
+        return self._registered(found.agent_id, await self._fleet.get(found.agent_id))
+
+    async def beat(self, agent_id: AgentId) -> Registered:
+        """Extend the lease of an HTTP agent.
+
+        Raises:
+            NotFound: when no HTTP agent has the id, such as after a longer silence: it registers again.
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        if not await self._registrations.renew(agent_id, ALIVE, lease_seconds=self._lease_seconds):
+            raise NotFound("No HTTP agent has this id", id=agent_id, fix="register again: POST /register")
+        return self._registered(agent_id, await self._fleet.get(agent_id))
+
+    async def find(self, search: Search) -> tuple[AgentRecord, ...]:
+        """Return the living agents that match a search, those included that no bridge serves yet."""
+        served = {one.agent_id: one for one in await self._fleet.find(search)}
+        for record in await self._registrations.find(replace(search, status=None)):
+            if record.agent_id not in served and await self._fleet.get(record.agent_id) is None:
+                waiting = replace(record, load=NOT_SERVED)
+                if search.matches(waiting):
+                    served[record.agent_id] = waiting
+        return tuple(served[agent_id] for agent_id in sorted(served))
+
+    async def get(self, agent_id: AgentId) -> AgentRecord:
+        """Return the record of a living agent.
+
+        Raises:
+            NotFound: when no living agent has the id; its fact `nearest` holds similar ids.
+        """
+        record = await self._fleet.get(agent_id)
+        if record is not None:
+            return record
+        waiting = await self._registrations.get(agent_id)
+        if waiting is None:
+            nearest = nearest_names(agent_id, await self._fleet.leases())
+            raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
+        return replace(waiting, load=NOT_SERVED)
+
+    async def health(self, agent_id: AgentId) -> AgentHealth:
+        """Return the health of a living agent; an HTTP agent is unwell while no bridge reaches its URL.
+
+        Raises:
+            NotFound: when no living agent has the id.
+        """
+        record = await self.get(agent_id)
+        load, beat = record.load, await self._registrations.get(agent_id)
+        waits = ", ".join(f"{capability} waits for the breaker {breaker}" for capability, breaker in load.waiting)
+        reason = load.trouble or waits
+        lease_ms = record.lease_ms if beat is None else beat.lease_ms
+        return AgentHealth(agent_id, load.status not in UNWELL and not reason, load.status.value, reason, lease_ms)
+
+    def answer(self, token: str, body: bytes) -> None:
+        """Take the answer that an HTTP agent posts to the callback of one attempt.
+
+        Raises:
+            NotFound: when no attempt waits for it, or none any more.
+            InvalidTask: when it is no answer to the request; the attempt goes on waiting.
+        """
+        try:
+            self._callbacks.take(token, body)
+        except AnswerBroken as error:
+            raise InvalidTask(error.sentence, **error.facts) from error
+
+    def _registered(self, agent_id: AgentId, record: AgentRecord | None) -> Registered:
+        status = AgentStatus.STARTING if record is None else record.load.status
+        return Registered(agent_id, status.value, self._lease_seconds, self._lease_seconds / BEATS_IN_A_LEASE)
