@@ -51,8 +51,8 @@ class _Served:
     work: asyncio.Task[None] | None = None
     ended_here: bool = False
     """Whether the bridge ends it; otherwise it was asked to drain."""
-    refused: bool = False
-    """Whether its URL took no connection."""
+    doubted: bool = False
+    """Whether a call met a URL that took no connection, or lost one."""
 
 
 class HttpBridge:
@@ -166,7 +166,7 @@ class HttpBridge:
         if served is None:
             served = self._served[agent_id] = _Served(registration, self._link(registration))
         served.ends_at = ends_at
-        if served.refused or served.work is None or served.link.deferred:
+        if served.doubted or served.work is None or served.link.deferred:
             await self._probe(served)
 
     async def _probe(self, served: _Served) -> None:
@@ -178,10 +178,9 @@ class HttpBridge:
             return
         except TimeoutError:
             return  # it may have too much to do
-        if served.refused:
-            await self._stop(served, "its URL took no connection for a while")
+        served.doubted = False
         if served.work is None:
-            served.refused, served.ended_here, served.stop = False, False, asyncio.Event()
+            served.ended_here, served.stop = False, asyncio.Event()
             served.link = self._link(served.registration)
             name = f"agent {served.registration.agent_id}"
             served.work = self._background.start(self._run(served), name=name)
@@ -197,15 +196,16 @@ class HttpBridge:
             self._callbacks,
             self._background,
             callback_url=self._callback_url,
-            refused=lambda: self._refused(registration.agent_id),
+            doubt=lambda: self._doubt(registration.agent_id),
         )
 
     # -- serving ----------------------------------------------------------------------------------------
 
-    def _refused(self, agent_id: AgentId) -> None:
+    def _doubt(self, agent_id: AgentId) -> None:
+        """Look at once whether an agent's URL takes connections."""
         served = self._served.get(agent_id)
         if served is not None:
-            served.refused = True
+            served.doubted = True
             self.hurry()
 
     async def _run(self, served: _Served) -> None:

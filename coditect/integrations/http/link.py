@@ -40,15 +40,15 @@ class AgentLink:
         background: Supervisor,
         *,
         callback_url: str,
-        refused: Callable[[], None],
+        doubt: Callable[[], None],
     ) -> None:
-        """Take the parts of the bridge; `refused` is called when the agent's URL takes no connection."""
+        """Take the parts of the bridge; `doubt` is called when a connection is refused or lost."""
         self._url = base_url + REQUEST_PATH
         self._calls = calls
         self._callbacks = callbacks
         self._background = background
         self._callback_url = callback_url
-        self._refused = refused
+        self._doubt = doubt
         self._gone: AgentLost | None = None
         self._open: set[asyncio.Future[AgentResponseEvent]] = set()
         self.deferred = 0
@@ -81,8 +81,11 @@ class AgentLink:
             try:
                 answer = await self._answer(event, expected)
             except AgentRefused as error:
-                self._refused()
+                self._doubt()
                 raise HandedBack from error
+            except AgentLost:
+                self._doubt()
+                raise
             finally:
                 self._open.discard(expected.answer)
         return _result(answer)
