@@ -47,13 +47,8 @@ class AllowedHosts:
         except ValueError as error:
             raise InputError("This is no URL", given=url[:200], fix=_SHAPE) from error
         extra = parts.username or parts.password or parts.query or parts.fragment
-        if (
-            parts.scheme not in ("http", "https")
-            or not host
-            or extra
-            or len(url) > LONGEST_URL
-            or not url.isprintable()
-        ):
+        written = len(url) <= LONGEST_URL and url.isprintable() and " " not in url
+        if parts.scheme not in ("http", "https") or not host or extra or not written:
             raise InputError("This is no URL of an HTTP agent", given=url[:200], fix=_SHAPE)
         if not any(fnmatchcase(host.lower(), pattern) for pattern in self.patterns):
             fix = f"add the host to {HOSTS_SETTING}, such as {HOSTS_SETTING}={host}"

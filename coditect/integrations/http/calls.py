@@ -17,7 +17,12 @@ CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 2.0
 """How long an idle connection is kept: shorter than servers do, since a request on a closed one would be an attempt."""
-HEADERS = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
+HEADERS = {
+    "content-type": "application/json",
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": "coditect",
+}
 
 
 @dataclass(frozen=True, slots=True)

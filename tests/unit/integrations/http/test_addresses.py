@@ -1,0 +1,97 @@
+"""The bridge posts to hosts that the settings name, and to private addresses only where they allow them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from coditect.errors import InputError
+from coditect.integrations.http.addresses import AllowedHosts
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Any name has these addresses."""
+
+    async def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "url"),
+    [
+        ("agent.example.com", "http://agent.example.com:8080"),
+        ("agent.example.com", "https://AGENT.example.com/below"),
+        ("other.example.com, *.example.com", "http://agent.example.com"),
+        ("10.0.0.*", "http://10.0.0.7:80"),
+        ("::1", "http://[::1]:80"),
+    ],
+)
+def test_a_host_that_the_settings_name_is_allowed(patterns: str, url: str) -> None:
+    assert AllowedHosts.read(patterns, private=False).check(f"{url}/") == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://agent.example.com.evil.org",
+        "http://evil.org",
+        "http://evil.org#agent.example.com",
+        "http://agent.example.com@evil.org",
+        "http://user:secret@agent.example.com",
+        "http://agent.example.com?to=evil.org",
+        "http://agent.example.com:99999",
+        "http://agent.example.com/a b",
+        "http://agent.example.com/\n",
+        "file:///etc/passwd",
+        "ftp://agent.example.com",
+        "agent.example.com",
+        "http://",
+        "http://[::1",
+        "http://agent.example.com/" + "x" * 2_000,
+    ],
+)
+def test_any_other_url_is_refused_with_what_to_write(url: str) -> None:
+    with pytest.raises(InputError) as refused:
+        AllowedHosts(("agent.example.com",)).check(url)
+
+    assert refused.value.facts["fix"]
+
+
+def test_without_the_setting_no_host_is_allowed_and_the_error_names_it() -> None:
+    with pytest.raises(InputError, match=r"CODITECT_HTTP_HOSTS=agent\.example\.com"):
+        AllowedHosts.read("", private=True).check("http://agent.example.com")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fd00::1", "::ffff:10.0.0.1"])
+async def test_private_addresses_are_allowed_by_their_setting_alone(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, address)
+
+    assert await AllowedHosts(("*",), private=True).addresses("agent.example.com", 80) == [address]
+    with pytest.raises(InputError, match="CODITECT_HTTP_PRIVATE=true"):
+        await AllowedHosts(("*",)).addresses("agent.example.com", 80)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "::ffff:169.254.169.254"])
+async def test_addresses_of_machines_themselves_are_never_allowed(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving(monkeypatch, address)
+
+    with pytest.raises(InputError):
+        await AllowedHosts(("*",), private=True).addresses("agent.example.com", 80)
+
+
+async def test_a_name_with_one_private_address_among_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving(monkeypatch, "93.184.215.14", "10.0.0.1")
+
+    with pytest.raises(InputError) as refused:
+        await AllowedHosts(("*",)).addresses("agent.example.com", 80)
+
+    assert refused.value.facts["address"] == "10.0.0.1"

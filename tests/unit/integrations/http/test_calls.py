@@ -1,0 +1,69 @@
+"""What a call sends, and to where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from coditect.integrations.http.calls import agent_calls
+from coditect.integrations.http.failures import AgentLost, AgentRefused
+from tests.unit.integrations.http.stage import HOSTS
+
+
+@asynccontextmanager
+async def raw_server(answer: bytes) -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A server that notes what arrives, answers with bytes and closes the connection."""
+    arrived: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        arrived.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    async with server:
+        yield server.sockets[0].getsockname()[1], arrived
+
+
+async def test_the_request_goes_to_the_checked_address_with_the_host_of_the_url() -> None:
+    answer = b"HTTP/1.1 429 Too Many\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\nno"
+    async with raw_server(answer) as (port, arrived), agent_calls(HOSTS, most_bytes=100) as calls:
+        got = await calls.post(f"http://localhost:{port}/below/agent-request", b"{}")
+
+    head = arrived[0].decode().lower()
+    assert (got.status, got.body, got.retry_after) == (429, b"no", "7")
+    assert head.startswith("post /below/agent-request http/1.1")
+    assert f"host: localhost:{port}\r\n" in head
+    assert head.count("\r\nhost:") == 1
+    assert "accept-encoding: identity" in head
+    assert "content-type: application/json" in head
+
+
+async def test_a_connection_that_ends_without_an_answer_is_an_agent_that_is_lost() -> None:
+    async with raw_server(b"") as (port, _), agent_calls(HOSTS, most_bytes=100) as calls:
+        with pytest.raises(AgentLost):
+            await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
+
+
+async def test_a_host_that_is_not_allowed_any_more_is_not_connected_to() -> None:
+    async with raw_server(b"") as (port, arrived), agent_calls(HOSTS, most_bytes=100) as calls:
+        strict = type(calls)(calls._client, type(HOSTS)(("*",)), most_bytes=100)
+        with pytest.raises(AgentRefused, match="CODITECT_HTTP_PRIVATE"):
+            await strict.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
+        with pytest.raises(AgentRefused, match="CODITECT_HTTP_PRIVATE"):
+            await strict.connect(f"http://127.0.0.1:{port}")
+
+    assert arrived == []
+
+
+async def test_a_port_where_nothing_listens_refuses() -> None:
+    async with raw_server(b"") as (port, _):
+        pass
+    async with agent_calls(HOSTS, most_bytes=100) as calls:
+        with pytest.raises(AgentRefused):
+            await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
+        with pytest.raises(AgentRefused):
+            await calls.connect(f"http://127.0.0.1:{port}")

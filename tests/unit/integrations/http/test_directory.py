@@ -1,0 +1,150 @@
+"""What an HTTP agent may ask of the bridge: to be registered, to stay, to be found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from coditect import Agent
+from coditect.errors import InputError, InvalidTask, NotFound, Overloaded
+from coditect.integrations.http import directory
+from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.registration import HttpRegistration
+from coditect.model.ids import AgentId
+from coditect.model.registration import AgentStatus
+from coditect.registry.port import Search
+from tests.support import eventually
+from tests.unit.integrations.http.stage import HOSTS, LEASE_SECONDS, Given, Stage, stub_agent
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def agents(stage: Stage) -> HttpAgents:
+    scene = stage.scene
+    return HttpAgents(
+        stage.registrations, scene.registry, stage.bridge, stage.callbacks, HOSTS, lease_seconds=LEASE_SECONDS
+    )
+
+
+def registration(url: str = NOWHERE, **fields: Any) -> HttpRegistration:
+    return HttpRegistration(**{"name": "words", "base_url": url, "capabilities": ["words.count"]} | fields)
+
+
+async def test_registering_again_keeps_the_agent_and_changes_its_registration(agents: HttpAgents) -> None:
+    first = await agents.register(registration())
+    again = await agents.register(registration(version="2.0.0"))
+    other = await agents.register(registration("http://127.0.0.1:7"))
+
+    assert first == again
+    assert first.agent_id != other.agent_id
+    assert first.heartbeat_seconds == pytest.approx(LEASE_SECONDS / 3)
+    assert (await agents.get(AgentId(first.agent_id))).registration.version == "2.0.0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "Words and more"}, "lower-case"),
+        ({"capabilities": ["Words"]}, "lower-case words joined by dots"),
+        ({"capabilities": ["words.count", "words.count"]}, "once"),
+        ({"base_url": "http://example.org"}, "CODITECT_HTTP_HOSTS"),
+        ({"capabilities": [{"name": "words.count", "input_schema": {"title": "x" * 300_000}}]}, "too large"),
+    ],
+)
+async def test_a_wrong_registration_says_what_to_write(agents: HttpAgents, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        await agents.register(registration(**fields))
+
+    assert "at" not in refused.value.facts
+
+
+@pytest.mark.parametrize("fields", [{"capabilities": []}, {"slots": 0}, {"metadata": {"a": 1}}, {"more": 1}])
+def test_a_registration_of_another_shape_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        registration(**fields)
+
+
+async def test_a_heartbeat_extends_the_lease_and_that_of_an_unknown_agent_says_to_register(
+    stage: Stage, agents: HttpAgents
+) -> None:
+    agent_id = AgentId((await agents.register(registration())).agent_id)
+
+    beat = await agents.beat(agent_id)
+    with pytest.raises(NotFound, match="POST /register"):
+        await agents.beat(AgentId("words-00000000"))
+
+    record = await stage.registrations.get(agent_id)
+    assert (beat.agent_id, beat.status) == (agent_id, "starting")
+    assert record is not None
+    assert record.lease_ms > 0.9 * LEASE_SECONDS * 1000
+
+
+async def test_agents_are_found_beside_the_fleet_also_before_a_bridge_serves_them(
+    stage: Stage, agents: HttpAgents
+) -> None:
+    native = Agent("native")
+
+    @native.capability("words.sort")
+    async def sort(words: list[str]) -> list[str]:
+        return sorted(words)
+
+    running = await stage.scene.start(native)
+    waiting = AgentId((await agents.register(registration())).agent_id)
+    with stub_agent() as stub:
+        served = await stage.register(stub.url, "words.count")
+
+        found = {one.agent_id: one.load.status for one in await agents.find(Search())}
+        counting = {one.agent_id for one in await agents.find(Search(capability="words.count"))}
+        starting = [one.agent_id for one in await agents.find(Search(status=AgentStatus.STARTING))]
+        keyword = {one.agent_id for one in await agents.find(Search(keyword="SORT"))}
+
+        assert found == {
+            running.agent_id: AgentStatus.IDLE, waiting: AgentStatus.STARTING, served: AgentStatus.IDLE
+        }  # fmt: skip
+        assert counting == {waiting, served}
+        assert starting == [waiting]
+        assert keyword == {running.agent_id}
+        assert (await agents.health(served)).healthy
+        unwell = await agents.health(waiting)
+        assert (unwell.healthy, unwell.status) == (False, "starting")
+        assert "URL" in unwell.reason
+        with pytest.raises(NotFound) as unknown:
+            await agents.health(AgentId(f"{served}x"))
+        assert served in unknown.value.facts["nearest"]  # type: ignore[operator]
+
+
+async def test_an_agent_whose_url_fails_waits_for_its_breaker_and_says_so(stage: Stage, agents: HttpAgents) -> None:
+    with stub_agent(lambda event: Given(500)) as stub:
+        agent_id = await stage.register(stub.url, "words.count", slots=3)
+        client = await stage.scene.client()
+        handles = [await client.submit("words.count") for _ in range(5)]
+
+        async def unwell() -> bool:
+            return "breaker" in (await agents.health(agent_id)).reason
+
+        await eventually(unwell)
+        assert not any(handle.done for handle in handles)
+
+
+async def test_the_number_of_agents_is_bounded(
+    agents: HttpAgents, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "MOST_AGENTS", 1)
+    await agents.register(registration())
+    await agents.register(registration())
+
+    with pytest.raises(Overloaded):
+        await agents.register(registration("http://127.0.0.1:7"))
+
+
+def test_an_answer_to_no_request_is_refused(agents: HttpAgents) -> None:
+    with pytest.raises(NotFound):
+        agents.answer("guessed", b"{}")
+
+
+async def test_an_answer_that_is_none_is_an_error_of_its_sender(agents: HttpAgents, stage: Stage) -> None:
+    with stage.callbacks.expect("task.1") as expected, pytest.raises(InvalidTask, match="request_id"):
+        agents.answer(expected.token, b'{"request_id": "another", "status": "success"}')
