@@ -21,6 +21,7 @@ from coditect.api.routes import (
     dead,
     fleet,
     health,
+    http_agents,
     schedules,
     spaces,
     tasks,
@@ -76,6 +77,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     add_problem_handlers(app)
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
     app.include_router(health.router)
+    app.include_router(http_agents.router)
     for router in ROUTERS:
         app.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
     if (dashboard / "index.html").is_file():

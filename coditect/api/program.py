@@ -25,11 +25,15 @@ from coditect.broker.management import Management
 from coditect.client.client import Client
 from coditect.client.program import adapters
 from coditect.errors import SetupError
+from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.program import open_bridge
 from coditect.settings.addresses import vhost_of
 from coditect.settings.api import ApiSettings
+from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
 
+CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
 """How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
 
@@ -40,6 +44,7 @@ class ApiProgram:
 
     settings: Settings
     api: ApiSettings
+    http_agents: HttpAgentSettings = HTTP_DEFAULTS
 
     def run(self, listening: Callable[[str], None]) -> None:
         """Serve until SIGTERM or SIGINT; `listening` is called with the address when requests are answered.
@@ -54,7 +59,11 @@ class ApiProgram:
     async def _serve(self, listening: Callable[[str], None]) -> None:
         check_exposure(self.api.host)
         with listener(self.api.host, self.api.port) as own:
-            async with open_services(self.settings) as services:
+            callbacks = (self.http_agents.callback_url or _address(own)).rstrip("/") + CALLBACK_PATH
+            async with (
+                open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
+                open_services(self.settings, bridge) as services,
+            ):
                 server = AnnouncedServer(server_config(services, self.api), lambda: listening(_address(own)))
                 await server.serve(sockets=[own])
 
@@ -100,7 +109,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
+async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
     """Open what the routes are given: broker, registry and client of the servers that the settings name.
 
     Raises:
@@ -118,7 +127,9 @@ async def open_services(settings: Settings) -> AsyncIterator[ApiServices]:
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
-        yield ApiServices(opened=opened, broker=broker, access=OpenAccess(), direct_tasks=DirectTasks())
+        yield ApiServices(
+            opened=opened, broker=broker, access=OpenAccess(), direct_tasks=DirectTasks(), http_agents=http_agents
+        )
 
 
 def check_exposure(host: str) -> None:

@@ -15,6 +15,8 @@ from starlette.requests import HTTPConnection
 from coditect.api.access.roles import Access, Role
 from coditect.api.direct_tasks import DirectTasks
 from coditect.broker.port import Broker
+from coditect.errors import SetupError
+from coditect.integrations.http.directory import HttpAgents
 from coditect.operations.connections import Connections
 
 
@@ -28,6 +30,8 @@ class ApiServices:
     """An open broker to look at queues with, which all requests share."""
     access: Access
     direct_tasks: DirectTasks
+    http_agents: HttpAgents | None = None
+    """The bridge to HTTP agents, if this application has one."""
 
 
 def services_of(connection: HTTPConnection) -> ApiServices:
@@ -41,6 +45,17 @@ async def _services(connection: HTTPConnection) -> ApiServices:
 
 Services = Annotated[ApiServices, Depends(_services)]
 """The type of a route's parameter that takes the services."""
+
+
+async def _http_agents(connection: HTTPConnection) -> HttpAgents:
+    agents = services_of(connection).http_agents
+    if agents is None:
+        raise SetupError("This API serves no HTTP agents", fix="coditect api serves them")
+    return agents
+
+
+HttpBridging = Annotated[HttpAgents, Depends(_http_agents)]
+"""The type of a route's parameter that takes the bridge to HTTP agents."""
 
 
 def needs(role: Role) -> Any:

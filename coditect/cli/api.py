@@ -11,6 +11,7 @@ from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import say
 from coditect.errors import missing_extra
 from coditect.settings.api import api_settings
+from coditect.settings.http_agents import http_agent_settings
 from coditect.settings.settings import read_settings, read_variables
 
 app = typer.Typer(invoke_without_command=True)
@@ -38,7 +39,10 @@ def serve_api(
     except ImportError as error:
         raise missing_extra("api") from error
 
-    api = api_settings(read_variables())
+    variables = read_variables()
+    api, http_agents = api_settings(variables), http_agent_settings(variables)
     chosen = replace(api, host=api.host if host is None else host, port=api.port if port is None else port)
     say_guesses(AMQP, REDIS)
-    ApiProgram(read_settings(), chosen).run(lambda address: say(f"The API listens at {address}. Ctrl-C stops it."))
+    ApiProgram(read_settings(), chosen, http_agents).run(
+        lambda address: say(f"The API listens at {address}. Ctrl-C stops it.")
+    )

@@ -12,7 +12,10 @@ CODITECT_HTTP_CALLBACK_URL   the API's own address  the URL of this process, to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from coditect.settings.values import flag, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,20 @@ class HttpAgentSettings:
     private: bool = False
     lease_seconds: float = 15.0
     callback_url: str | None = None
+
+
+HTTP_DEFAULTS = HttpAgentSettings()
+
+
+def http_agent_settings(values: Mapping[str, str]) -> HttpAgentSettings:
+    """Read the bridge's settings from the variables of a program.
+
+    Raises:
+        SetupError: for a value outside its range; the error names the variable.
+    """
+    return HttpAgentSettings(
+        hosts=values.get("CODITECT_HTTP_HOSTS", HTTP_DEFAULTS.hosts),
+        private=flag(values, "CODITECT_HTTP_PRIVATE", default=False),
+        lease_seconds=number(values, "CODITECT_HTTP_LEASE_SECONDS", HTTP_DEFAULTS.lease_seconds, 1, 3_600),
+        callback_url=values.get("CODITECT_HTTP_CALLBACK_URL") or None,
+    )

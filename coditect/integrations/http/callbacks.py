@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from secrets import token_urlsafe
 
 from coditect.errors import NotFound
-from coditect.integrations.http.messages import AgentResponseEvent, read_answer
+from coditect.integrations.http.messages import AgentResponseEvent, check_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ class Callbacks:
             if not answer.cancel() and not answer.cancelled():
                 answer.exception()  # an attempt that ended otherwise does not ask for it
 
-    def take(self, token: str, body: bytes) -> None:
+    def take(self, token: str, answer: AgentResponseEvent) -> None:
         """Take an answer; the first one counts, and a second one has no effect.
 
         Raises:
             NotFound: when no attempt of this process expects an answer under the token, or none any more.
-            AnswerBroken: when the body is no answer to the request; the attempt goes on waiting.
+            AnswerBroken: when it is the answer to another request; the attempt goes on waiting.
         """
         expected = self._expected.get(token)
         if expected is None:
             fix = "the attempt is over: its time has passed, or another agent has the task"
             raise NotFound("No attempt waits for this answer", fix=fix)
-        answer = read_answer(body, expected.event_id)
+        check_answer(answer, expected.event_id)
         if not expected.answer.done():
             expected.answer.set_result(answer)

@@ -10,8 +10,9 @@ from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.bridge import ALIVE, HttpBridge
 from coditect.integrations.http.callbacks import Callbacks
 from coditect.integrations.http.failures import AnswerBroken
+from coditect.integrations.http.messages import AgentResponseEvent
 from coditect.integrations.http.registration import HttpRegistration
-from coditect.model.capability import nearest_names
+from coditect.model.capability import CapabilitySpec, nearest_names
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
 from coditect.registry.port import Registry, Search
@@ -121,6 +122,15 @@ class HttpAgents:
             raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
         return replace(waiting, load=NOT_SERVED)
 
+    async def capabilities(self, text: str) -> list[CapabilitySpec]:
+        """Return the capabilities of living agents with a text in name, description or tags, sorted by name."""
+        wanted, found = text.casefold(), dict[str, CapabilitySpec]()
+        for record in await self.find(Search()):
+            for spec in record.registration.capabilities:
+                if any(wanted in one.casefold() for one in (spec.name, spec.description, *spec.tags)):
+                    found[spec.name] = spec
+        return [found[name] for name in sorted(found)]
+
     async def health(self, agent_id: AgentId) -> AgentHealth:
         """Return the health of a living agent; an HTTP agent is unwell while no bridge reaches its URL.
 
@@ -134,15 +144,15 @@ class HttpAgents:
         lease_ms = record.lease_ms if beat is None else beat.lease_ms
         return AgentHealth(agent_id, load.status not in UNWELL and not reason, load.status.value, reason, lease_ms)
 
-    def answer(self, token: str, body: bytes) -> None:
+    def answer(self, token: str, answer: AgentResponseEvent) -> None:
         """Take the answer that an HTTP agent posts to the callback of one attempt.
 
         Raises:
             NotFound: when no attempt waits for it, or none any more.
-            InvalidTask: when it is no answer to the request; the attempt goes on waiting.
+            InvalidTask: when it is the answer to another request; the attempt goes on waiting.
         """
         try:
-            self._callbacks.take(token, body)
+            self._callbacks.take(token, answer)
         except AnswerBroken as error:
             raise InvalidTask(error.sentence, **error.facts) from error
 

@@ -18,7 +18,7 @@ WORDS = {Priority.P0: "critical", Priority.P1: "medium", Priority.P2: "low"}
 class AgentRequestEvent(BaseModel):
     """One attempt at a task, as it is posted to `/agent-request` of an HTTP agent."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     event_type: str = EVENT_TYPE
     event_id: str
@@ -53,7 +53,7 @@ class AnswerStatus(StrEnum):
 class AgentResponseEvent(BaseModel):
     """An HTTP agent's answer to an `AgentRequestEvent`, at once or by its callback."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     request_id: str = Field(max_length=200)
     """The `event_id` of the request."""
@@ -64,19 +64,30 @@ class AgentResponseEvent(BaseModel):
     duration_ms: float | None = Field(default=None, ge=0)
 
 
+FIX = 'answer {"request_id": <event_id>, "status": "success", "result": ...}'
+
+
 def read_answer(body: bytes, event_id: str) -> AgentResponseEvent:
     """Parse the answer to a request.
 
     Raises:
         AnswerBroken: when the body is no answer, or the answer to another request.
     """
-    fix = 'answer {"request_id": <event_id>, "status": "success", "result": ...}'
     try:
         answer = AgentResponseEvent.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise AnswerBroken("The answer is no AgentResponseEvent", at=where, reason=first["msg"], fix=fix) from error
+        raise AnswerBroken("The answer is no AgentResponseEvent", at=where, reason=first["msg"], fix=FIX) from error
+    return check_answer(answer, event_id)
+
+
+def check_answer(answer: AgentResponseEvent, event_id: str) -> AgentResponseEvent:
+    """Return an answer that is one to the request with the id.
+
+    Raises:
+        AnswerBroken: when it is the answer to another request.
+    """
     if answer.request_id != event_id:
-        raise AnswerBroken("The answer is that of another request", request_id=answer.request_id[:100], fix=fix)
+        raise AnswerBroken("The answer is that of another request", request_id=answer.request_id[:100], fix=FIX)
     return answer

@@ -32,7 +32,7 @@ Text = Annotated[str, Field(max_length=1_000)]
 class HttpCapability(BaseModel):
     """One capability that an HTTP agent offers."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str
     description: str = ""
@@ -49,7 +49,7 @@ class HttpCapability(BaseModel):
 class HttpRegistration(BaseModel):
     """The registration of an agent that speaks only HTTP."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     name: str
     """Lower-case letters, digits, - and _; several agents may have the same name."""

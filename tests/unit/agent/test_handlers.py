@@ -380,23 +380,3 @@ async def test_result_that_does_not_fit_is_not_tried_again(scene: Scene) -> None
 
     assert "does not fit the schema" in str(error)
     assert len(calls) == 1
-
-
-async def test_a_handler_knows_who_waits_for_its_result_and_how_long_it_may_run(scene: Scene) -> None:
-    agent = Agent("bounded")
-
-    @agent.capability("bounded.ask")
-    async def ask(task: None, ctx: Context) -> tuple[str, float]:
-        return ctx.requester, ctx.seconds_left(60)
-
-    await scene.start(agent)
-    client = await scene.client()
-
-    requester, most = await client.request("bounded.ask", None, timeout="90s")
-    _, own = await (await client.submit("bounded.ask", None, timeout="20s")).result()
-    _, left = await (await client.submit("bounded.ask", None, deadline="10s")).result()
-
-    assert requester == client.name
-    assert most == 60
-    assert own == 20
-    assert 5 < left <= 10

@@ -106,3 +106,23 @@ def test_headers_that_would_not_arrive_are_refused_with_the_fix(headers: Any) ->
 def test_durable_task_has_no_headers_and_says_so(kept: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="durable"):
         Options(headers={"x": "y"}, **kept)
+
+
+async def test_a_handler_knows_who_waits_for_its_result_and_how_long_it_may_run(scene: Scene) -> None:
+    agent = Agent("bounded")
+
+    @agent.capability("bounded.ask")
+    async def ask(task: None, ctx: Context) -> tuple[str, float]:
+        return ctx.requester, ctx.seconds_left(60)
+
+    await scene.start(agent)
+    client = await scene.client()
+
+    requester, most = await client.request("bounded.ask", None, timeout="90s")
+    _, own = await (await client.submit("bounded.ask", None, timeout="20s")).result()
+    _, left = await (await client.submit("bounded.ask", None, deadline="10s")).result()
+
+    assert requester == client.name
+    assert most == 60
+    assert own == 20
+    assert 5 < left <= 10

@@ -12,6 +12,7 @@ from coditect import TaskFailed
 from coditect.agent.declaration import Agent
 from coditect.errors import NotFound
 from coditect.integrations.http.failures import AnswerBroken
+from coditect.integrations.http.messages import AgentResponseEvent
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentStatus
 from coditect.registry.memory import MemoryRegistry
@@ -21,6 +22,10 @@ from tests.unit.integrations.http.stage import Given, Stage, open_bridge, stub_a
 
 def later(event: dict[str, Any]) -> Given:
     return Given(202)
+
+
+def answered(event: dict[str, Any], **fields: Any) -> AgentResponseEvent:
+    return AgentResponseEvent.model_validate_json(answer_of(event, **fields))
 
 
 def answer_of(event: dict[str, Any], **fields: Any) -> bytes:
@@ -76,11 +81,11 @@ async def test_an_answer_by_callback_is_the_result_and_a_second_one_is_refused(s
         await eventually(lambda: agent.events)
         (event,) = agent.events
 
-        stage.callbacks.take(token_of(event), answer_of(event, result=7))
+        stage.callbacks.take(token_of(event), answered(event, result=7))
 
         assert await handle.result(timeout="10s") == 7
         with pytest.raises(NotFound):
-            stage.callbacks.take(token_of(event), answer_of(event, result=8))
+            stage.callbacks.take(token_of(event), answered(event, result=8))
 
 
 async def test_a_callback_with_a_wrong_answer_is_refused_and_the_attempt_waits_on(stage: Stage) -> None:
@@ -91,12 +96,10 @@ async def test_a_callback_with_a_wrong_answer_is_refused_and_the_attempt_waits_o
         (event,) = agent.events
 
         with pytest.raises(AnswerBroken):
-            stage.callbacks.take(token_of(event), answer_of({"event_id": "another"}, result=8))
-        with pytest.raises(AnswerBroken):
-            stage.callbacks.take(token_of(event), b"no JSON")
+            stage.callbacks.take(token_of(event), answered({"event_id": "another"}, result=8))
         with pytest.raises(NotFound):
-            stage.callbacks.take("guessed", answer_of(event, result=8))
-        stage.callbacks.take(token_of(event), answer_of(event, result=7))
+            stage.callbacks.take("guessed", answered(event, result=8))
+        stage.callbacks.take(token_of(event), answered(event, result=7))
 
         assert await handle.result(timeout="10s") == 7
         assert len(stage.callbacks) == 0

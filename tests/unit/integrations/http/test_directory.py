@@ -11,6 +11,7 @@ from coditect import Agent
 from coditect.errors import InputError, InvalidTask, NotFound, Overloaded
 from coditect.integrations.http import directory
 from coditect.integrations.http.directory import HttpAgents
+from coditect.integrations.http.messages import AgentResponseEvent, AnswerStatus
 from coditect.integrations.http.registration import HttpRegistration
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
@@ -19,6 +20,7 @@ from tests.support import eventually
 from tests.unit.integrations.http.stage import HOSTS, LEASE_SECONDS, Given, Stage, stub_agent
 
 NOWHERE = "http://127.0.0.1:9"
+ANSWER = AgentResponseEvent(request_id="another", status=AnswerStatus.SUCCESS)
 
 
 @pytest.fixture
@@ -142,9 +144,9 @@ async def test_the_number_of_agents_is_bounded(
 
 def test_an_answer_to_no_request_is_refused(agents: HttpAgents) -> None:
     with pytest.raises(NotFound):
-        agents.answer("guessed", b"{}")
+        agents.answer("guessed", ANSWER)
 
 
 async def test_an_answer_that_is_none_is_an_error_of_its_sender(agents: HttpAgents, stage: Stage) -> None:
     with stage.callbacks.expect("task.1") as expected, pytest.raises(InvalidTask, match="request_id"):
-        agents.answer(expected.token, b'{"request_id": "another", "status": "success"}')
+        agents.answer(expected.token, ANSWER)

@@ -1,0 +1,131 @@
+"""The routes at the root, for agents that speak only HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from httpx2 import ASGITransport, AsyncClient
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from coditect.api.access.roles import Access, Caller, OpenAccess, Role
+from coditect.api.application import create_app
+from coditect.integrations.http.directory import HttpAgents
+from coditect.registry.memory import MemoryRegistry
+from coditect.settings.api import ApiSettings
+from tests.api import ADDRESS, services_of
+from tests.support import eventually
+from tests.unit.agent.scene import open_scene
+from tests.unit.integrations.http.stage import HOSTS, Given, Stage, StubAgent, open_bridge, stub_agent
+
+
+class KeyAccess:
+    """Access by a header that names the role; without it none."""
+
+    async def caller(self, connection: HTTPConnection) -> Caller:
+        role = connection.headers.get("x-role")
+        if role is None:
+            raise HTTPException(401, "no key")
+        return Caller("test", Role(role))
+
+
+@asynccontextmanager
+async def open_api(*, access: Access | None = None) -> AsyncIterator[tuple[AsyncClient, Stage]]:
+    async with (
+        open_scene() as scene,
+        open_bridge(scene, MemoryRegistry()) as stage,
+        services_of(scene.server, scene.registry, await scene.client(), access=access or OpenAccess()) as services,
+    ):
+        agents = HttpAgents(
+            stage.registrations, scene.registry, stage.bridge, stage.callbacks, HOSTS, lease_seconds=60.0
+        )
+        app = create_app(replace(services, http_agents=agents), ApiSettings())
+        transport = ASGITransport(app=app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url=ADDRESS) as http:
+            yield http, stage
+
+
+def registration(agent: StubAgent, **more: Any) -> dict[str, Any]:
+    return {"name": "words", "base_url": agent.url, "capabilities": ["words.count"]} | more
+
+
+async def test_an_agent_registers_beats_is_found_and_answers_later() -> None:
+    with stub_agent(lambda event: Given(202)) as agent:
+        async with open_api() as (http, stage):
+            registered = await http.post("/register", json=registration(agent, tags=["text"]))
+            agent_id = registered.json()["agent_id"]
+            await stage.served(agent_id)
+            beat = await http.post(f"/agents/{agent_id}/heartbeat")
+            listed, shown = await http.get("/agents"), await http.get(f"/agents/{agent_id}")
+            found, health = await http.get("/capabilities/search?q=COUNT"), await http.get(f"/health/{agent_id}")
+            none = await http.get("/capabilities/search?q=paint")
+            handle = await (await stage.scene.client()).submit("words.count", {"text": "a"})
+            await eventually(lambda: agent.events)
+            path = agent.events[0]["callback_url"].removeprefix("http://127.0.0.1:9")
+            answer = {"request_id": agent.events[0]["event_id"], "status": "success", "result": 1}
+            wrong = await http.post(path, json=answer | {"request_id": "another"})
+            no_answer = await http.post(path, json={"request_id": "x", "status": "fine"})
+            taken = await http.post(path, json=answer)
+            value = await handle.result(timeout="10s")
+            late = await http.post(path, json=answer)
+
+    assert (registered.status_code, registered.json()["heartbeat_seconds"]) == (201, 20.0)
+    assert (beat.status_code, beat.json()["status"]) == (200, "idle")
+    assert [one["agent_id"] for one in listed.json()] == [agent_id]
+    assert shown.json()["metadata"] == {"base_url": agent.url}
+    assert [one["name"] for one in found.json()] == ["words.count"]
+    assert none.json() == []
+    assert health.json()["healthy"] is True
+    assert (wrong.status_code, no_answer.status_code, taken.status_code, late.status_code) == (422, 422, 204, 404)
+    assert value == 1
+
+
+async def test_what_is_wrong_is_answered_by_problems_that_say_what_to_write() -> None:
+    with stub_agent() as agent:
+        async with open_api() as (http, _):
+            host = await http.post("/register", json=registration(agent, base_url="http://example.org"))
+            name = await http.post("/register", json=registration(agent, capabilities=["Words"]))
+            field = await http.post("/register", json=registration(agent, slots="many"))
+            unknown = await http.post("/agents/words-00000000/heartbeat")
+            missing = [await http.get(path) for path in ("/agents/nobody", "/health/nobody")]
+
+    assert "CODITECT_HTTP_HOSTS" in host.json()["fix"]
+    assert "code.review" in name.json()["detail"]
+    assert {host.status_code, name.status_code, field.status_code} == {422}
+    assert (unknown.status_code, unknown.json()["fix"]) == (404, "register again: POST /register")
+    assert [one.status_code for one in missing] == [404, 404]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "role"),
+    [
+        ("POST", "/register", "viewer"),
+        ("POST", "/agents/words-00000000/heartbeat", "viewer"),
+        ("GET", "/agents", None),
+        ("GET", "/agents/words-00000000", None),
+        ("GET", "/health/words-00000000", None),
+        ("GET", "/capabilities/search", None),
+    ],
+)
+async def test_every_route_needs_a_role(method: str, path: str, role: str | None) -> None:
+    with stub_agent() as agent:
+        async with open_api(access=KeyAccess()) as (http, _):
+            headers = {} if role is None else {"x-role": role}
+            body = registration(agent) if method == "POST" else None
+            refused = await http.request(method, path, json=body, headers=headers)
+
+    assert refused.status_code == (401 if role is None else 403)
+
+
+async def test_a_callback_needs_its_token_and_nothing_else() -> None:
+    async with open_api(access=KeyAccess()) as (http, stage):
+        with stage.callbacks.expect("task.1") as expected:
+            answer = {"request_id": "task.1", "status": "error", "error": "no"}
+            taken = await http.post(f"/agent-response/{expected.token}", json=answer)
+            guessed = await http.post("/agent-response/guessed", json=answer)
+
+    assert (taken.status_code, guessed.status_code) == (204, 404)
