@@ -57,6 +57,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),
+        "trace": Branch("work.trace", "Show the path of one task or workflow, with durations."),
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),
         "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
         "events": Branch("events", "See what happens in the fleet."),

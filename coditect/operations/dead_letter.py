@@ -75,7 +75,7 @@ def revive(delivery: Delivery, letter: DeadLetter, *, now_ms: int, keep_limits: 
         redrive=min(task.redrive + 1, _MAX_REDRIVES),
         limits=limits,
         published_at_ms=now_ms,
-        errors=_history(letter),
+        errors=history_of(letter),
     )
 
 
@@ -83,7 +83,7 @@ def _unless_past(instant_ms: int | None, now_ms: int) -> int | None:
     return instant_ms if instant_ms is not None and instant_ms > now_ms else None
 
 
-def _history(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
+def history_of(letter: DeadLetter) -> tuple[Mapping[str, object], ...]:
     """Return the failed attempts of a dead letter, including the last one, which its list of failures may lack."""
     error = letter.error
     if error is None:

@@ -16,9 +16,9 @@ from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
-from coditect.operations.dead_letter import read_dead_letter
-from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace
-from coditect.wire import control_messages, routing
+from coditect.operations.dead_letter import history_of, read_dead_letter
+from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, TaskStory
+from coditect.wire import control_messages, routing, tasks
 from coditect.wire.addresses.target import task_target
 from coditect.wire.json import loads
 
@@ -134,8 +134,12 @@ def _sighting(delivery: Delivery, before: int) -> Sighting:
         place = SightingPlace.RETRYING
     else:
         place = SightingPlace.WAITING if routing.queue_key(queue) is not None else SightingPlace.DEAD
-    reason = read_dead_letter(delivery).reason if place is SightingPlace.DEAD else ""
-    return Sighting(place, capability, priority, queue=queue, before=before, reason=reason)
+    letter = read_dead_letter(delivery)
+    reason = letter.reason if place is SightingPlace.DEAD else ""
+    published = delivery.message.headers.get(tasks.PUBLISHED_AT)
+    published_ms = published if isinstance(published, int) else None
+    story = TaskStory(history_of(letter), letter.redrives, published_ms, letter.dead_at_ms)
+    return Sighting(place, capability, priority, queue=queue, before=before, reason=reason, story=story)
 
 
 def _has_it(answer: object) -> bool:

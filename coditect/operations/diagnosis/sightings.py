@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,6 +30,21 @@ class SightingPlace(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStory:
+    """What the message of a task says of its past: its failed attempts, its redrives, and two instants."""
+
+    errors: tuple[Mapping[str, object], ...] = ()
+    """The failed attempts, oldest first, as `wire.history` has them."""
+    redrives: int = 0
+    published_at_ms: int | None = None
+    dead_at_ms: int | None = None
+
+
+UNTOLD = TaskStory()
+"""The story of a task whose message was not seen, since an agent has it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """A place where a task was found: an agent or a queue, with the position in the queue."""
 
@@ -41,6 +57,7 @@ class Sighting:
     """The number of messages ahead of the task in the queue."""
     reason: str = ""
     """The reason why the task was given up, of a dead letter."""
+    story: TaskStory = UNTOLD
 
 
 @dataclass(frozen=True, slots=True)

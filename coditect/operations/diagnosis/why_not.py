@@ -66,12 +66,12 @@ async def why_not_task(opened: Connections, task_id: str, given: TaskQuestion | 
     return WhyNot(verdict, explanation, task_id, found, perhaps)
 
 
-async def find_task(opened: Connections, task_id: str) -> Found:
-    """Search for a direct task at the agents and in the queues of the capabilities that they offer.
+async def find_task(opened: Connections, task_id: str, *, capability: str | None = None) -> Found:
+    """Search for a direct task at the agents, and in the queues of what they offer and of a named capability.
 
     Looks a second time after LOOK_AGAIN_SECONDS: a task on its way to a slot is nowhere for a moment.
     """
-    offered = _offered(await _fleet(opened))
+    offered = _offered(await _fleet(opened)) | ({capability} if capability else set())
     async with opened.broker() as broker:
         locator = TaskLocator(broker)
         found = await locator.find(task_id, waiting=sorted(offered), dead=offered, most=DEFAULT_MOST)

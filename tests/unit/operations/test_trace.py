@@ -1,0 +1,178 @@
+"""The path of a task or workflow: from the ledger, or from what the messages of a direct task carry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from coditect import Agent, Client, Context, Retry, Workflow
+from coditect.broker.topology import Binding
+from coditect.broker.topology_diff import PlannedBroker
+from coditect.errors import NotFound, TaskFailed
+from coditect.operations.connections import Connections
+from coditect.operations.trace import Hop, task_path
+from coditect.registry.port import Registry
+from coditect.testing import TestFleet
+from tests.unit.cli.scene import ProbedBroker
+
+ONCE = Retry(max_attempts=2, first="1s", cap="1s")
+
+
+@dataclass(frozen=True, slots=True)
+class FleetConnections:
+    """The connections of a use case to a fleet under test."""
+
+    of: TestFleet
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncIterator[PlannedBroker]:
+        async with ProbedBroker(self.of.server, {}) as broker:
+            yield broker
+
+    async def bindings(self) -> frozenset[Binding] | None:
+        return None
+
+    @asynccontextmanager
+    async def registry(self) -> AsyncIterator[Registry]:
+        yield self.of.registry
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Client]:
+        yield self.of.client
+
+    fleet = client
+
+
+def worker(failures: int = 0) -> Agent:
+    agent, left = Agent("worker"), [failures]
+
+    @agent.capability("number.double", retry=ONCE)
+    async def double(number: int, ctx: Context) -> int:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionError("not yet")
+        return 2 * number
+
+    return agent
+
+
+def outline(hop: Hop) -> tuple[object, ...]:
+    return f"{hop.kind} {hop.name.split()[0] if hop.name else ''} {hop.state}", *map(outline, hop.below)
+
+
+def chain() -> Workflow:
+    flow = Workflow("chain")
+    first = flow.task("number.double", 2, name="first")
+    flow.task("number.double", first.result, name="second")
+    return flow
+
+
+async def test_workflow_is_told_with_every_node_and_attempt_and_how_long_each_took() -> None:
+    async with TestFleet(agents=[worker(failures=1)]) as fleet:
+        opened: Connections = FleetConnections(fleet)
+        run = await fleet.start(chain())
+        await run.result(int)
+
+        path = await task_path(opened, run.id)
+        node = await task_path(opened, f"{run.id}:first")
+
+    assert outline(path) == (
+        "workflow chain completed",
+        (
+            "node first completed",
+            ("attempt 1 failed",),
+            ("attempt 2 completed",),
+        ),
+        ("node second completed", ("attempt 1 completed",)),
+    )
+    failed, done = path.below[0].below
+    assert failed.reason.startswith("handler_error: ")
+    assert "not yet" in failed.reason
+    assert (failed.agent, done.agent) == ("worker-1", "worker-1")
+    assert failed.waited_ms is not None
+    assert done.ran_ms is not None
+    assert path.ran_ms is not None
+    assert path.ran_ms >= (path.below[0].ran_ms or 0) > 0  # the pause before the retry is in it
+    assert outline(node) == outline(path.below[0])
+
+
+async def test_children_lie_below_the_node_that_ran_them() -> None:
+    child = Workflow("child")
+    child.task("number.double", child.input, name="doubled")
+    flow = Workflow("parent")
+    flow.workflow(child, 2, name="inner")
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(flow)
+        await run.result(int)
+
+        path = await task_path(FleetConnections(fleet), run.id)
+
+    assert outline(path) == (
+        "workflow parent completed",
+        (
+            "node inner completed",
+            ("workflow child completed", ("node doubled completed", ("attempt 1 completed",))),
+        ),
+    )
+
+
+async def test_redriven_node_is_told_with_the_redrive() -> None:
+    async with TestFleet(agents=[worker(failures=2)]) as fleet:
+        run = await fleet.start(chain())
+        with pytest.raises(TaskFailed):
+            await run.result(int)
+        await run.redrive("first")
+        await run.result(int)
+
+        path = await task_path(FleetConnections(fleet), run.id)
+
+    assert outline(path.below[0]) == (
+        "node first completed",
+        ("attempt 1 failed",),
+        ("attempt 2 failed",),
+        ("redrive 1 completed",),
+    )
+
+
+async def test_dead_letter_of_a_direct_task_is_told_with_its_attempts() -> None:
+    async with TestFleet(agents=[worker(failures=9)]) as fleet:
+        handle = await fleet.submit("number.double", 2)
+        with pytest.raises(TaskFailed):
+            await handle.result(int)
+
+        path = await task_path(FleetConnections(fleet), handle.task_id)
+
+    assert outline(path) == (
+        "task number.double dead",
+        ("attempt 1 failed",),
+        ("attempt 2 failed",),
+        ("dead letter dead.number.double handler_error",),
+    )
+    assert [one.agent for one in path.below[:2]] == ["worker-1", "worker-1"]
+    assert path.below[0].reason == "ConnectionError: not yet"
+    assert path.began_ms is not None
+    assert path.below[2].began_ms is not None
+
+
+async def test_direct_task_that_has_completed_is_not_found_and_the_error_says_why() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        handle = await fleet.submit("number.double", 2)
+        await handle.result(int)
+
+        with pytest.raises(NotFound, match="leaves nothing"):
+            await task_path(FleetConnections(fleet), handle.task_id)
+        with pytest.raises(NotFound, match="no id of a task"):
+            await task_path(FleetConnections(fleet), "review")
+
+
+async def test_node_that_the_workflow_lacks_is_not_found() -> None:
+    async with TestFleet(agents=[worker()]) as fleet:
+        run = await fleet.start(chain())
+        await run.result(int)
+
+        with pytest.raises(NotFound, match="no such node"):
+            await task_path(FleetConnections(fleet), f"{run.id}:third")
