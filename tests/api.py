@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,8 @@ from coditect.api.access.roles import Access, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.live.feed import LiveFeed
+from coditect.api.program import AnnouncedServer, listener, server_config
 from coditect.api.services import ApiServices
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
@@ -27,11 +30,31 @@ async def services_of(
     server: MemoryServer, registry: MemoryRegistry, client: Client, *, access: Access | None = None
 ) -> AsyncIterator[ApiServices]:
     """What the routes are given, over in-memory servers."""
-    async with MemoryBroker(server, name="api") as broker:
+    async with MemoryBroker(server, name="api") as broker, LiveFeed(broker, name="api-test") as feed:
         opened = SharedConnections(
             broker=lambda: ProbedBroker(server, {}), registry=registry, client=client, environ={}
         )
-        yield ApiServices(opened=opened, broker=broker, access=access or OpenAccess(), direct_tasks=DirectTasks())
+        yield ApiServices(
+            opened=opened, broker=broker, access=access or OpenAccess(), direct_tasks=DirectTasks(), feed=feed
+        )
+
+
+@asynccontextmanager
+async def serving(
+    services: ApiServices, settings: ApiSettings | None = None
+) -> AsyncIterator[tuple[str, AnnouncedServer]]:
+    """The API on a real socket, for streams: its address, and the server."""
+    ready = asyncio.Event()
+    config = server_config(services, settings or ApiSettings())
+    with listener("127.0.0.1", 0) as own:
+        server = AnnouncedServer(config, ready.set, ending=services.feed.end)
+        running = asyncio.create_task(server._serve([own]))
+        await ready.wait()
+        try:
+            yield f"http://127.0.0.1:{own.getsockname()[1]}", server
+        finally:
+            server.should_exit = True
+            await running
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from coditect.api.routes import (
     checkpoints,
     coordination,
     dead,
+    events,
     fleet,
     health,
     http_agents,
@@ -47,6 +48,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     spaces.steered,
     agents.router,
     fleet.router,
+    events.router,
 )
 """The routers below `/v1`, one for each noun."""
 DESCRIPTION = "Submit and steer the work of a fleet of agents, and see what it does."

@@ -19,6 +19,7 @@ from coditect.api.access.roles import OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.live.feed import LiveFeed
 from coditect.api.services import ApiServices
 from coditect.blobs import open_blobs
 from coditect.broker.management import Management
@@ -36,6 +37,9 @@ from coditect.telemetry.logs import configure_logs
 CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
 """How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
+
+STUCK_MS = 60_000
+"""After how many milliseconds without an acknowledged byte a connection ends, where the system can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +68,19 @@ class ApiProgram:
                 open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
                 open_services(self.settings, bridge) as services,
             ):
-                server = AnnouncedServer(server_config(services, self.api), lambda: listening(_address(own)))
+                server = AnnouncedServer(
+                    server_config(services, self.api), lambda: listening(_address(own)), ending=services.feed.end
+                )
                 await server.serve(sockets=[own])
 
 
 class AnnouncedServer(uvicorn.Server):
-    """A uvicorn server that says when it answers requests."""
+    """A uvicorn server that says when it answers requests, and when it begins to stop."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], *, ending: Callable[[str], None]) -> None:
         super().__init__(config)
         self._announce = announce
+        self._ending = ending
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -94,6 +101,11 @@ class AnnouncedServer(uvicorn.Server):
             collect_rarely()
             tell_ready()
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: open streams are ended first, since uvicorn waits for every connection."""
+        self._ending("the server stops")
+        await super().shutdown(sockets)
 
 
 def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Config:
@@ -118,7 +130,8 @@ async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIte
     broker, registry = adapters(settings, name="coditect api")
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
-    async with broker, registry, Client(broker, registry, quorum_replies=quorum, blobs=blobs) as client:
+    client = Client(broker, registry, quorum_replies=quorum, blobs=blobs)
+    async with broker, registry, client, LiveFeed(broker, name=client.name) as feed:
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect api, one request")[0],
             registry=registry,
@@ -127,9 +140,8 @@ async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIte
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
-        yield ApiServices(
-            opened=opened, broker=broker, access=OpenAccess(), direct_tasks=DirectTasks(), http_agents=http_agents
-        )
+        access, direct_tasks = OpenAccess(), DirectTasks()
+        yield ApiServices(opened, broker, access, direct_tasks, feed, http_agents=http_agents)
 
 
 def check_exposure(host: str) -> None:
@@ -157,7 +169,10 @@ def listener(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        own = socket.create_server((host, port), family=family)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # ends the connection of a reader that takes nothing more
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)
+        return own
     except OSError as error:
         fix = "end what listens there, or set CODITECT_API_PORT, or CODITECT_API_HOST"
         raise SetupError(

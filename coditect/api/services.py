@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Access, Role
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.live.feed import LiveFeed
 from coditect.broker.port import Broker
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
@@ -30,6 +31,8 @@ class ApiServices:
     """An open broker to look at queues with, which all requests share."""
     access: Access
     direct_tasks: DirectTasks
+    feed: LiveFeed
+    """The live events, open as long as the application serves."""
     http_agents: HttpAgents | None = None
     """The bridge to HTTP agents, if this application has one."""
 

@@ -44,12 +44,12 @@ LOOKS = Backoff(0.1, 1.0)
 class LiveFeed:
     """The live events of one process, inside `async with`, for any number of streams.
 
-    `broker` is asked for the broker when the first stream opens; `name` is the process's, for its queue of events.
+    `name` is the process's, for its queue of events.
     """
 
     def __init__(
         self,
-        broker: Callable[[], Broker],
+        broker: Broker,
         *,
         name: str,
         window: LiveWindow | None = None,
@@ -125,7 +125,7 @@ class LiveFeed:
             if self._subscription is not None:
                 return
             self._continuity.reset()
-            subscription = EventSubscription(self._broker(), self.queue, ("#",), on_event=self.take, on_lost=self._lost)
+            subscription = EventSubscription(self._broker, self.queue, ("#",), on_event=self.take, on_lost=self._lost)
             await subscription.__aenter__()
             self._subscription = subscription
             if self.window.newest:
