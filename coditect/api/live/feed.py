@@ -69,6 +69,7 @@ class LiveFeed:
         self._changing = asyncio.Lock()
         self._subscription: EventSubscription | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._is_lost = False
         self._ended = ""
 
     @property
@@ -125,6 +126,7 @@ class LiveFeed:
             if self._subscription is not None:
                 return
             self._continuity.reset()
+            self._is_lost = False
             subscription = EventSubscription(self._broker, self.queue, ("#",), on_event=self.take, on_lost=self._lost)
             await subscription.__aenter__()
             self._subscription = subscription
@@ -148,6 +150,7 @@ class LiveFeed:
                 await subscription.__aexit__(None, None, None)
 
     def _lost(self) -> None:
+        self._is_lost = True
         if self._subscription is not None:
             self._background.start(self._recover(self._subscription), name="live events: recover")
 
@@ -157,21 +160,26 @@ class LiveFeed:
         while subscription is self._subscription:
             try:
                 if subscription.active:
+                    self._found()
                     await subscription.announce()
-                    break
+                    self._later("settle", self._settle_seconds, lambda: self._gap(BEGUN))
+                    return
             except CoditectError as error:
                 log.info("The events' subscription is not back yet", extra={"reason": str(error)})
             await asyncio.sleep(next(pauses))
-        else:
-            return
-        self._continuity.reset()
-        self._gap(LOST)
-        self._later("settle", self._settle_seconds, lambda: self._gap(BEGUN))
+
+    def _found(self) -> None:
+        """Put a gap in front of the first event after a loss."""
+        if self._is_lost:
+            self._is_lost = False
+            self._continuity.reset()
+            self._gap(LOST)
 
     # -- events -----------------------------------------------------------------------------------------
 
     def take(self, event: Event) -> None:
         """Put an event into the window, and let the streams know within 20 ms."""
+        self._found()
         if not self._continuity.follows(event.id):
             self.window.add_gap(SKIPPED)
         self.window.add(event)
