@@ -89,6 +89,7 @@ class ScriptedPlane:
     lasting: list[dict[str, Any]] = field(default_factory=list)
     """The nodes that a restore would discard and that cannot be undone."""
     triggers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    breakers: list[dict[str, Any]] = field(default_factory=list)
     page: int = 1_000
     """Most rows of one answer."""
 
@@ -153,7 +154,7 @@ class ScriptedPlane:
         match verb:
             case Verb.START:
                 return self._start(body)
-            case Verb.LIST | Verb.DEAD | Verb.APPROVALS | Verb.SCHEDULE_LIST | Verb.TRIGGER_LIST:
+            case Verb.LIST | Verb.DEAD | Verb.APPROVALS | Verb.SCHEDULE_LIST | Verb.TRIGGER_LIST | Verb.BREAKER_LIST:
                 return self._listed(verb, body)
             case Verb.STATUS:
                 return self._status(body)
@@ -181,6 +182,8 @@ class ScriptedPlane:
                 return self._paged("triggers", [one for _, one in sorted(self.triggers.items())], body)
             case Verb.DEAD:
                 return self._paged("dead", self._dead(), body)
+            case Verb.BREAKER_LIST:
+                return {"breakers": self.breakers, "next": None}
         return self._paged("approvals", self._approvals(), body)
 
     def _told(self, kept: Kept, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:

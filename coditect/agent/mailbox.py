@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from coditect.agent.runtime import Runtime
@@ -19,6 +20,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.model.ids import AgentId
 from coditect.model.limits.breaker import BreakerState
 from coditect.model.message import Message
+from coditect.model.task import Task
 from coditect.wire import control_messages, parts, routing
 from coditect.wire.json import dumps, loads
 
@@ -109,6 +111,8 @@ class Mailbox:
         }
         if isinstance(content, dict) and isinstance(content.get("task_id"), str):
             told["task"] = self._task(content["task_id"])
+        if isinstance(content, dict) and content.get("tasks") is True:
+            told["tasks"] = [_running(task) for task in islice(self._runtime.tasks(), control_messages.MOST_TASKS)]
         try:
             await self._broker.publish(
                 Message(body=dumps(told), correlation_id=message.correlation_id, type="coditect.pong.v1"),
@@ -122,6 +126,17 @@ class Mailbox:
     def _task(self, task_id: str) -> dict[str, str] | None:
         task = self._runtime.task(task_id)
         return None if task is None else {"capability": task.capability, "priority": task.priority.value}
+
+
+def _running(task: Task) -> dict[str, object]:
+    return {
+        "task_id": task.id,
+        "capability": task.capability,
+        "priority": task.priority.value,
+        "attempt": task.attempt,
+        "workflow": None if task.owner is None else task.owner.workflow,
+        "published_at_ms": task.published_at_ms,
+    }
 
 
 async def _call(listener: Listener, content: Any) -> None:

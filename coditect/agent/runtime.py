@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -213,6 +213,10 @@ class Runtime:
     def task(self, task_id: str) -> Task | None:
         """Return the task with the id if the process runs it, else None."""
         return next((one.task for one in self._executions if one.task.id == task_id), None)
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks that the process runs."""
+        return (one.task for one in self._executions)
 
     # -- consume ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 
-from coditect.broker.management import Management
+from coditect.broker.management import Management, QueueRates
 from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.client.client import Client
@@ -51,6 +51,14 @@ class SharedConnections:
             ManagementUnavailable: when the management API does not answer.
         """
         return None if self._management is None else await self._management.bindings(self._vhost)
+
+    async def queue_rates(self) -> Mapping[str, QueueRates] | None:
+        """Return the rates of the broker's queues by name from its management API; None without one.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
+        return None if self._management is None else await self._management.queue_rates(self._vhost)
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry, which stays open."""

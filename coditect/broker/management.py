@@ -40,6 +40,16 @@ class Connection:
     """The name that the client gave its connection; empty for none."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueRates:
+    """The rates of one queue as the broker samples them, up to 5 s old."""
+
+    published_per_second: float
+    delivered_per_second: float
+    oldest_ms: int | None
+    """When the oldest waiting message was published, in milliseconds since the epoch; None where it is not told."""
+
+
 class Management:
     """A client of the management API at one URL, e.g. `http://user:password@localhost:15672`, for any event loop.
 
@@ -81,6 +91,19 @@ class Management:
             for row in rows
             if isinstance(row, dict) and row.get("destination_type") == "queue"
         )
+
+    async def queue_rates(self, vhost: str) -> Mapping[str, QueueRates]:
+        """Return the rates of every queue in a virtual host, by name.
+
+        Raises:
+            ManagementUnavailable: when the API does not answer or refuses.
+        """
+        rates = (f"message_stats.{name}_details.rate" for name in ("publish", "deliver_get"))
+        columns = ",".join(("name", "head_message_timestamp", *rates))
+        rows = await self._ask("GET", f"queues/{quote(vhost, safe='')}?columns={columns}")
+        if not isinstance(rows, list):
+            raise ManagementUnavailable("The management API lists no queues", answer=str(rows)[:200])
+        return {str(row["name"]): _rates(row) for row in rows if isinstance(row, dict) and "name" in row}
 
     async def close(self, connection: Connection, *, reason: str) -> bool:
         """Close a client's connection, whose deliveries return to their queues; return False when it is already gone.
@@ -137,6 +160,14 @@ class Management:
 
 def _connection(row: dict[str, Any]) -> Connection:
     return Connection(str(row["name"]), str(row.get("user_provided_name") or ""))
+
+
+def _rates(row: Mapping[str, Any]) -> QueueRates:
+    counted, oldest_s = row.get("message_stats") or {}, row.get("head_message_timestamp")
+    published, delivered = (
+        float((counted.get(f"{name}_details") or {}).get("rate") or 0.0) for name in ("publish", "deliver_get")
+    )
+    return QueueRates(published, delivered, oldest_s * 1_000 if isinstance(oldest_s, int) else None)
 
 
 def _address(url: str) -> SplitResult:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
-from coditect.broker.management import Management
+from coditect.broker.management import Management, QueueRates
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
@@ -65,6 +65,16 @@ class RealConnections:
         if self._settings.management_url is None:
             return None
         return await Management(self._settings.management_url).bindings(vhost_of(self._settings.amqp_url))
+
+    async def queue_rates(self) -> Mapping[str, QueueRates] | None:
+        """Return the rates of the broker's queues from its management API; None when the settings name no such API.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
+        if self._settings.management_url is None:
+            return None
+        return await Management(self._settings.management_url).queue_rates(vhost_of(self._settings.amqp_url))
 
     def registry(self) -> AbstractAsyncContextManager[Registry]:
         """Return the registry in Redis, not opened yet."""

@@ -61,6 +61,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),
         "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
         "events": Branch("events", "See what happens in the fleet."),
+        "top": Branch("observe.top", "See agents, queues and workflows live, on one screen."),
     }
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from coditect.broker.management import QueueRates
 from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import PlannedBroker
 from coditect.registry.port import Registry
@@ -30,6 +31,13 @@ class Connections(Protocol):
 
     async def bindings(self) -> frozenset[Binding] | None:
         """Return the broker's bindings from its management API; None when no address of the API is known.
+
+        Raises:
+            ManagementUnavailable: when the management API does not answer.
+        """
+
+    async def queue_rates(self) -> Mapping[str, QueueRates] | None:
+        """Return the rates of the broker's queues by name; None when no address of the management API is known.
 
         Raises:
             ManagementUnavailable: when the management API does not answer.

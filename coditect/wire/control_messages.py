@@ -14,7 +14,10 @@ from coditect.wire.json import dumps
 CANCEL = "coditect.cancel.v1"
 """Order to cancel a task; the content is a `Cancel`."""
 PING = "coditect.ping.v1"
-"""Question whether the agent is alive; the answer has its id and load, and with `{"task_id": ...}` also that task."""
+"""Question whether the agent is alive; the answer has its id and load.
+
+With `{"task_id": ...}` also that task, and with `{"tasks": true}` the tasks that it runs, the first `MOST_TASKS`.
+"""
 DRAIN = "coditect.drain.v1"
 """Order to finish the running tasks, return all others, and end the process; never sent by broadcast."""
 LISTEN = "coditect.listen.v1"
@@ -25,6 +28,8 @@ BREAKER = "coditect.breaker.v1"
 """News of a fleet's breaker, which the control plane broadcasts; the content is a `BreakerState`."""
 
 _LONGEST_REASON = 500
+MOST_TASKS = 100
+"""The largest number of running tasks that an agent names in one answer."""
 MOST_SUBJECTS = 100
 """The largest number of subjects that an agent reads from one control message."""
 TOPIC = "x-coditect-topic"
@@ -96,9 +101,12 @@ def listened(content: Any) -> tuple[str, ...]:
     return tuple(one for one in subjects[:MOST_SUBJECTS] if isinstance(one, str)) if isinstance(subjects, list) else ()
 
 
-def ping(*, reply_to: str, task_id: str | None = None, correlation_id: str | None = None) -> Message:
-    """Build a control message that asks an agent whether it is alive, and optionally whether it runs a task."""
-    content = None if task_id is None else {"task_id": task_id}
+def ping(
+    *, reply_to: str, task_id: str | None = None, tasks: bool = False, correlation_id: str | None = None
+) -> Message:
+    """Build a control message that asks an agent whether it is alive, runs a certain task, or which `tasks` it runs."""
+    asked = {"task_id": task_id} if task_id is not None else {}
+    content = asked | {"tasks": True} if tasks else asked or None
     return replace(message(PING, content), reply_to=reply_to, correlation_id=correlation_id or task_id)
 
 

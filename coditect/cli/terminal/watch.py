@@ -1,7 +1,7 @@
 """The option `--watch` of every list: the list is read again every two seconds until Ctrl-C.
 
-On a terminal the table is drawn in place. In a pipe each look writes a block: a table and an empty line, a line of
-JSON, or a YAML document.
+On a terminal the table is drawn in place, and `q` ends it, too. In a pipe each look writes a block: a table and an
+empty line, a line of JSON, or a YAML document.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coditect.aio.loop import run_loop
+from coditect.cli.terminal.keys import quit_key
 from coditect.cli.terminal.output import Output, View, render, say, show, write_json_line, write_yaml
 from coditect.errors import CoditectError
 
@@ -58,20 +59,21 @@ def present(look: Look, output: Output, *, watch: bool, every_seconds: float = E
         return
     live = output is Output.TABLE and sys.stdout.isatty()
     with suppress(KeyboardInterrupt), _drawn() if live else _written(output) as shown:
-        run_loop(_keep_looking(look, shown, every_seconds))
+        run_loop(_keep_looking(look, shown, every_seconds, keys=live))
 
 
-async def _keep_looking(look: Look, shown: Shown, every_seconds: float) -> None:
+async def _keep_looking(look: Look, shown: Shown, every_seconds: float, *, keys: bool) -> None:
     last: Answer | None = None
-    while True:
-        try:
-            last = await look()
-            shown(last, "")
-        except CoditectError as error:
-            if last is None:
-                raise
-            shown(last, f"{error.sentence}; it is tried again.")
-        await asyncio.sleep(every_seconds)
+    with quit_key() if keys else nullcontext():
+        while True:
+            try:
+                last = await look()
+                shown(last, "")
+            except CoditectError as error:
+                if last is None:
+                    raise
+                shown(last, f"{error.sentence}; it is tried again.")
+            await asyncio.sleep(every_seconds)
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def _drawn() -> Iterator[Shown]:
     from rich.text import Text
 
     def draw(answer: Answer, trouble: str) -> None:
-        views: list[RenderableType] = [Text(f"{datetime.now().astimezone():%H:%M:%S}  Ctrl-C ends", style="dim")]
+        views: list[RenderableType] = [Text(f"{datetime.now().astimezone():%H:%M:%S}  q ends", style="dim")]
         views += [Text(view) if isinstance(view, str) else view.picture() for view in answer.views]
         views += [Text(note, style="yellow") for note in (*answer.notes, trouble) if note]
         live.update(Group(*views), refresh=True)

@@ -5,27 +5,22 @@ Direct tasks have no record, so the search has blind spots: `sightings.UNSEEN` n
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
-from secrets import token_hex
+from contextlib import suppress
 
 from coditect.broker.port import Broker, Delivery
-from coditect.broker.topology import reply_queue
-from coditect.errors import BrokerUnavailable, InputError, InvalidTask, NotFound, Unroutable
+from coditect.errors import BrokerUnavailable, InputError, NotFound
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
 from coditect.operations.dead_letter import history_of, read_dead_letter
+from coditect.operations.diagnosis.question import ask_agents
 from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, TaskStory
 from coditect.wire import control_messages, routing, tasks
 from coditect.wire.addresses.target import task_target
-from coditect.wire.json import loads
 
 MOST_BYTES = 16 * 1024 * 1024
 """The most bytes of message bodies in memory at once while a queue is searched, exceeded by one body at most."""
-ANSWER_SECONDS = 1.0
-"""How long the agents may take to answer whether they run the task."""
 
 
 class TaskLocator:
@@ -87,31 +82,8 @@ class TaskLocator:
         Raises:
             Retryable: any error that `find` names.
         """
-        name, token = f"reply.why-not-{token_hex(6)}", token_hex(16)
-        answers: list[object] = []
-        heard = asyncio.Event()
-
-        def answered(delivery: Delivery) -> None:
-            with suppress(InvalidTask):
-                if delivery.message.correlation_id == token:
-                    answers.append(loads(delivery.message.body))
-            delivery.ack()
-            if any(_has_it(answer) for answer in answers):
-                heard.set()
-
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._broker.delete_queue, name)
-            try:
-                await self._broker.declare(reply_queue(name))
-            except NotFound:  # no agent and no client ever was at this broker
-                return [], 0
-            consumer = await self._broker.consume(name, answered, prefetch=1_000, group="replies")
-            stack.push_async_callback(consumer.cancel)
-            ping = control_messages.ping(task_id=task_id, reply_to=name, correlation_id=token)
-            with suppress(NotFound, Unroutable, TimeoutError):  # no agent is there, or none has it
-                await self._broker.publish(ping, exchange=routing.BROADCAST, routing_key="", timeout_seconds=10.0)
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    await heard.wait()
+        ping = control_messages.ping(task_id=task_id, reply_to="")
+        answers = await ask_agents(self._broker, ping, enough=lambda answers: any(map(_has_it, answers)))
         return [_working(answer) for answer in answers if _has_it(answer)], len(answers)
 
 

@@ -21,7 +21,7 @@ CAPABILITY = "slow.work"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.locate.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("coditect.operations.diagnosis.question.ANSWER_SECONDS", 0.2)
 
 
 def slow(started: asyncio.Event, *, slots: int = 1) -> Agent:
@@ -76,13 +76,13 @@ async def test_nobody_is_there_to_be_asked(scene: Scene) -> None:
 
 
 async def test_looking_leaves_no_queue_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.locate.token_hex", lambda length: "known")
+    monkeypatch.setattr("coditect.operations.diagnosis.question.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
 
     found = await TaskLocator(await scene.broker()).find("nowhere", waiting=(), dead=(), most=10)
 
     assert found.asked == 1
-    assert scene.server.find("reply.why-not-known") is None
+    assert scene.server.find("reply.question-known") is None
 
 
 @pytest.mark.parametrize("body", [b"{", b"7", b"{}", b'{"task": true}', b'{"task": {"capability": 7, "priority": []}}'])
@@ -109,7 +109,7 @@ async def test_strange_answers_do_no_harm(scene: Scene, body: bytes) -> None:
 async def test_question_that_cannot_be_put_is_told_and_leaves_no_queue_behind(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, step: str, error: CoditectError
 ) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.locate.token_hex", lambda length: "known")
+    monkeypatch.setattr("coditect.operations.diagnosis.question.token_hex", lambda length: "known")
     await scene.start(Agent("other"))
     broker = await scene.broker()
 
@@ -121,4 +121,4 @@ async def test_question_that_cannot_be_put_is_told_and_leaves_no_queue_behind(
     with pytest.raises(type(error)):
         await TaskLocator(broker).find("nowhere", waiting=(), dead=(), most=10)
 
-    assert scene.server.find("reply.why-not-known") is None
+    assert scene.server.find("reply.question-known") is None

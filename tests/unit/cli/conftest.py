@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,14 @@ nodes:
   gate: {approval: Ship it?, after: [a]}
   b: {map: tests.run, over: results.a, limit: 3, after: [a, gate]}
 """
+
+
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """SIGINT as in a shell's foreground, also where the tests run in its background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from typer.testing import CliRunner
 
+from coditect.broker.management import QueueRates
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import Binding, Exchange, Queue
 from coditect.broker.topology_diff import MISSING, SAME, PlannedBroker, Probe
@@ -150,9 +151,15 @@ class MemoryConnections:
     environ: dict[str, str] = field(default_factory=dict)
     plane: ScriptedPlane = field(default_factory=ScriptedPlane)
     bound: frozenset[Binding] | None = None
+    rates: Mapping[str, QueueRates] | CoditectError | None = None
 
     async def bindings(self) -> frozenset[Binding] | None:
         return self.bound
+
+    async def queue_rates(self) -> Mapping[str, QueueRates] | None:
+        if isinstance(self.rates, CoditectError):
+            raise self.rates
+        return self.rates
 
     def broker(self) -> AbstractAsyncContextManager[PlannedBroker]:
         return ProbedBroker(self.server, self.probes)

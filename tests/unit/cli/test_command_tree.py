@@ -39,6 +39,7 @@ COMMANDS = (
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),
+    ("top",),
 )
 
 

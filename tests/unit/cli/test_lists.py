@@ -22,6 +22,8 @@ from coditect.registry.port import Search
 from tests.unit.cli.scene import AGENT, Terminal
 from tests.unit.cli.test_output import Screen
 
+pytestmark = pytest.mark.usefixtures("_ctrl_c")
+
 FORMATS = ["table", "json", "yaml"]
 ALSO_LISTS = {("dispatcher", "status"), ("workflow", "checkpoints")}
 
@@ -125,7 +127,7 @@ def test_on_a_terminal_the_table_is_drawn_in_place(monkeypatch: pytest.MonkeyPat
 
     drawn = screen.getvalue()
     assert "\x1b[1A" in drawn  # the cursor goes up, over what was drawn before
-    assert drawn.count("Ctrl-C ends") == 4  # the last picture is drawn once more, to stay
+    assert drawn.count("q ends") == 4  # the last picture is drawn once more, to stay
     assert "\x1b[3" not in drawn  # no colour
 
 

@@ -19,7 +19,7 @@ TASK = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 @pytest.fixture(autouse=True)
 def quick_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coditect.operations.diagnosis.locate.ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr("coditect.operations.diagnosis.question.ANSWER_SECONDS", 0.05)
 
 
 def prepare(terminal: Terminal) -> None:

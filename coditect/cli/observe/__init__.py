@@ -1,0 +1,1 @@
+"""Commands that look at a living fleet as a whole."""
