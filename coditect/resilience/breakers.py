@@ -75,11 +75,12 @@ class Breakers:
         return made
 
     def states(self) -> dict[tuple[str, ...], float]:
-        """Return 1 or 0 for each breaker's name and state; of a process without breakers nothing."""
-        shown = islice(self._breakers.items(), MOST_SHOWN)
+        """Return 1 or 0 for the name and each state of every breaker that is declared or was used."""
+        shown = islice(dict.fromkeys((*self._declared, *self._breakers)), MOST_SHOWN)
+        closed = {name: name not in self._breakers or self._breakers[name].is_closed for name in shown}
         return {
-            (name, state): float(one.is_closed == (state == "closed"))
-            for name, one in shown
+            (name, state): float(is_closed == (state == "closed"))
+            for name, is_closed in closed.items()
             for state in ("closed", "open")
         }
 
