@@ -15,6 +15,7 @@ TYPED := coditect agents dispatcher benchmarks examples tests
 UV ?= uv
 PYTHONS ?= 3.11 3.12 3.13 3.14
 SEED ?= 1
+OBSERVE_SECONDS ?= 20
 MINUTES ?= 5
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo bench bench-workflows profile docs package languages k8s-test topology check clean pythons image
+.PHONY: demo observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -122,6 +123,14 @@ down: $(STAMP) ## Stop exactly what `coditect up` started
 
 demo: setup ## Watch a fleet of agents do its work while an agent and RabbitMQ are killed (half a minute)
 	@$(PYTHON) -m agents.demo
+
+observe: setup ## See a fleet under load by a real Prometheus: every dashboard's queries, every alert (four minutes; KEEP=1: stay)
+	@CODITECT_OBSERVE_SECONDS=$(OBSERVE_SECONDS) CODITECT_OBSERVE_KEEP=$(KEEP) \
+		$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/observability/test_observe.py
+
+dashboards: $(STAMP) ## Write the Grafana dashboards, and the manifests of Kubernetes that have them and the alerts
+	@$(PYTHON) scripts/dashboards.py
+	@$(PYTHON) scripts/observability_manifests.py
 
 bench: $(BENCH_STAMP) servers ## Measure speed beside aio-pika, Celery, Taskiq and RQ; JSON, a table and plots
 	@$(BENCH_VENV)/bin/python -m benchmarks

@@ -81,7 +81,9 @@ def test_what_a_service_names_is_there() -> None:
         configured = {config["source"] for config in service.get("configs", ())}
         awaited = service.get("depends_on", {})
 
-        assert named <= set(COMPOSED["volumes"])
+        mounted = {name for name in named if name.startswith("./")}
+        assert named - mounted <= set(COMPOSED["volumes"])
+        assert all((FILE.parent / name).exists() for name in mounted)
         assert configured <= set(COMPOSED["configs"])
         assert all(one == {"condition": "service_healthy"} for one in awaited.values())
         assert all("healthcheck" in SERVICES[name] for name in awaited)
@@ -107,6 +109,30 @@ def test_the_fleet_is_that_of_this_repository_without_the_agent_of_load_tests() 
 
     assert replicas | {"agents/load.py": 2} == project["tool"]["coditect"]["fleet"]
     assert OURS["dispatcher"]["deploy"]["replicas"] == 2
+
+
+def test_what_watches_is_started_by_its_profile_alone_in_pinned_versions() -> None:
+    seen = {name: one for name, one in SERVICES.items() if one.get("profiles") == ["observability"]}
+
+    assert set(seen) == {"prometheus", "jaeger", "loki", "collector", "grafana"}
+    for service in seen.values():
+        assert re.fullmatch(r"[a-z./-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+
+
+def test_prometheus_scrapes_every_program_at_its_health_port() -> None:
+    config = yaml.safe_load((FILE.parent / "observability" / "prometheus.yaml").read_text(encoding="utf-8"))
+    ((found,),) = (job["dns_sd_configs"] for job in config["scrape_configs"])
+
+    assert set(found["names"]) == set(OURS)
+    assert {str(found["port"])} == {service["environment"]["CODITECT_HEALTH_PORT"] for service in OURS.values()}
+
+
+def test_grafana_asks_the_services_that_there_are() -> None:
+    provisioning = FILE.parent / "observability" / "grafana" / "provisioning"
+    sources = yaml.safe_load((provisioning / "datasources" / "coditect.yaml").read_text(encoding="utf-8"))
+
+    assert {urlsplit(source["url"]).hostname for source in sources["datasources"]} <= set(SERVICES)
 
 
 class Here:

@@ -29,10 +29,13 @@ OPERATORS: Talk = {
     ("rabbitmq", "rabbitmq", 25672), ("rabbitmq-system", "rabbitmq", 15672), ("keda", "rabbitmq", 15672),
     ("dispatcher", "foundationdb", 4500), ("foundationdb", "foundationdb", 4500), ("fdb-system", "foundationdb", 4500),
 }  # fmt: skip
+MONITORING: Talk = {
+    ("monitoring", "rabbitmq", 15692), ("monitoring", "agent", 9100), ("monitoring", "dispatcher", 9100),
+}  # fmt: skip
 WANTED: dict[str, Talk] = {
     "coditect-dev": FLEET,
     "coditect-staging": FLEET | OPERATORS,
-    "coditect": FLEET | OPERATORS | {("monitoring", "rabbitmq", 15692)},
+    "coditect": FLEET | OPERATORS | MONITORING,
 }
 OVERLAYS = {"coditect-dev": "dev", "coditect-staging": "staging", "coditect": "production"}
 

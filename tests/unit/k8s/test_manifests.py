@@ -139,3 +139,32 @@ def test_scaled_object_asks_the_broker_of_the_namespace_of_its_overlay(overlay: 
     assert set(asked.findall(kustomization) or asked.findall(components)) == {
         yaml.safe_load(kustomization)["namespace"]
     }
+
+
+def test_alerts_and_dashboards_are_those_of_deploy() -> None:
+    made = runpy.run_path(str(ROOT / "scripts" / "observability_manifests.py"))
+
+    for file, manifests in made["documents"]().items():
+        assert file.read_text(encoding="utf-8") == made["text"](manifests), "python scripts/observability_manifests.py"
+
+
+def test_images_of_the_component_are_those_of_compose() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    stack = [one for file, one in DOCUMENTS if file == "components/observability/stack.yaml"]
+    images = {
+        one["metadata"]["name"]: container["image"]
+        for one in stack
+        if one["kind"] == "Deployment"
+        for container in one["spec"]["template"]["spec"]["containers"]
+    }
+
+    assert images == {name: one["image"] for name, one in services.items() if one.get("profiles") == ["observability"]}
+
+
+def test_every_file_of_a_component_is_a_resource_of_it() -> None:
+    for file in (K8S / "components").glob("*/kustomization.yaml"):
+        named = set(yaml.safe_load(file.read_text()).get("resources", ()))
+        there = {one.name for one in file.parent.glob("*.yaml")} - {file.name}
+
+        assert {name for name in named if name.endswith(".yaml")} <= there, file
+    assert {"alerts.yaml", "fleet.yaml"} <= {one.name for one in (K8S / "components" / "monitoring").iterdir()}
