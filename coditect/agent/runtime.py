@@ -99,7 +99,7 @@ class Runtime:
         self.agent_id, self.addresses, self._clock, self._limits = agent_id, limits.addresses, clock, limits
         self._background, self._loop = background, (loop := asyncio.get_running_loop())
         self._slots = slots = Slots(limits.slots, reserve=limits.reserve)
-        self._capabilities = capabilities = bound(agent, slots, background)
+        self._offered, self._batches = bound(agent, slots, background)
         self._executions = executions = set[Execution]()
         start = TaskRunner(self._execute, executions, loop).start
         self._intake = Intake(
@@ -117,7 +117,7 @@ class Runtime:
         )
         settler = Settler(broker, events, clock, metrics, agent_id=agent_id, addresses=limits.addresses)
         self._outcomes = Outcomes(
-            settler, events, clock, metrics, self._end, agent_id=agent_id, capabilities=capabilities, managed=managed
+            settler, events, clock, metrics, self._end, agent_id=agent_id, capabilities=self._offered, managed=managed
         )
         self._unstarted = Unstarted(self._outcomes, settler, clock, agent_id=agent_id)
         self._outcomes.tracebacks, settler.tracing = limits.tracebacks, requests.tracing
@@ -134,7 +134,7 @@ class Runtime:
     # -- life -------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        for number, name in enumerate(self._capabilities):
+        for number, name in enumerate(self._offered):
             for level in Priority:
                 group = f"{level.value} {number % MOST_CHANNELS}"
                 await self._intake.open(QueueConsumer(routing.task_queue(name, level), level, group=group))
@@ -155,6 +155,8 @@ class Runtime:
         await self._intake.close()
         self._managed.hand_back()
         self.guards.hand_back()
+        for batches in self._batches:
+            batches.hurry()
         if self._executions:
             log.info("Draining", extra={"agent_id": self.agent_id, "running": len(self._executions)})
         await self._all_ended(self._limits.drain_seconds)
@@ -232,7 +234,7 @@ class Runtime:
             return None
         name, guards = task.capability, self.guards
         held = name in guards.breakers.waiting or name in guards.rates.waiting
-        if name not in self._capabilities or (held and routing.queue_key(delivery.queue) is None):
+        if name not in self._offered or (held and routing.queue_key(delivery.queue) is None):
             self._beside(self._unstarted.not_ours(delivery, task))
             return None
         key = task.execution_key
@@ -244,7 +246,7 @@ class Runtime:
         ended = self._not_any_more(task) if task.owner is None else None  # of a workflow task a claim comes first
         if ended is not None:
             self._beside(self._unstarted.settle_unstarted(task, delivery, ended))
-        elif self._capabilities[name].fallback and (diverting := guards.breakers.divert(task, delivery)) is not None:
+        elif self._offered[name].fallback and (diverting := guards.breakers.divert(task, delivery)) is not None:
             self._beside(diverting)
         else:
             return task, key
@@ -322,7 +324,7 @@ class Runtime:
             if len(ended.body) > tasks.MAX_BODY_BYTES:
                 ended = await put_value(self._requests.blobs, ended)
             if ended.status is Status.FAILED:
-                self.guards.breakers.check(self._capabilities[execution.task.capability], ended)
+                self.guards.breakers.check(self._offered[execution.task.capability], ended)
         except SentBack as back:
             await self._outcomes.hand_back(execution, back)
             return
@@ -352,7 +354,7 @@ class Runtime:
     def _handled(
         self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
     ) -> Awaitable[HandlerEnd]:
-        task, capability = execution.task, self._capabilities[execution.task.capability]
+        task, capability = execution.task, self._offered[execution.task.capability]
         if capability.guarded and not guarded:
             again = partial(self._passed, execution, received)
             return self.guards.passed(capability, execution, partial(self._means.services, execution, received), again)

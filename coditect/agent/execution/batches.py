@@ -40,6 +40,7 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
         self._calls: dict[asyncio.Task[Any], list[BatchedTask]] = {}
         """The calls under way, with their tasks."""
+        self._within_seconds = policy.within_seconds
 
     async def handle(self, *given: Any) -> Any:
         """Add a task to the batch that is being gathered, and return its value, or raise its error."""
@@ -48,12 +49,17 @@ class Batches:
         if len(self._gathered) >= self._policy.size:
             self._begin()
         elif self._timer is None:
-            self._timer = self._loop.call_later(self._policy.within_seconds, self._begin)
+            self._timer = self._loop.call_later(self._within_seconds, self._begin)
         try:
             return await task.result
         finally:
             if task.result.cancelled():
                 self._left(task)
+
+    def hurry(self) -> None:
+        """Start a drain: the gathered tasks begin now, and none waits for another any more."""
+        self._within_seconds = 0.0
+        self._begin()
 
     def _left(self, task: BatchedTask) -> None:
         if task.call is None:

@@ -13,13 +13,15 @@ from coditect.aio.supervisor import Supervisor
 from coditect.model.capability import Priority
 
 
-def bound(agent: Agent, slots: Slots, background: Supervisor) -> dict[str, Capability]:
-    """Return the capabilities of an agent by name: with its middleware, and with the batches of this process."""
+def bound(agent: Agent, slots: Slots, background: Supervisor) -> tuple[dict[str, Capability], list[Batches]]:
+    """Return the capabilities of an agent by name, with its middleware, and the batches that some are gathered in."""
     chain, most = chained(agent.middleware_stack), slots.startable(Priority.P1)
     found = {one.name: replace(one, middleware=chain) for one in agent.capabilities}
+    made = []
     for name, one in found.items():
         if one.batch is not None and one.batch_handler is not None:
             policy = replace(one.batch, size=min(one.batch.size, most))  # the slots of a process are a setting
-            gathered = partial(Batches(one.batch_handler, policy, background).handle)
+            made.append(batches := Batches(one.batch_handler, policy, background))
+            gathered = partial(batches.handle)
             found[name] = replace(one, handler=update_wrapper(gathered, one.handler))  # by which its file is found
-    return found
+    return found, made

@@ -242,6 +242,17 @@ async def test_drain_ends_what_was_gathered_and_gives_back_what_outlasts_it() ->
         assert await late.result() == 4
 
 
+async def test_drain_begins_a_gathered_batch_at_once() -> None:
+    shop = Shop()
+    async with TestFleet(agents=[shop.agent]) as fleet:
+        handles = [await fleet.submit("shop.prices", thing) for thing in "ab"]
+        await fleet.advance("100ms")
+        before = fleet.elapsed_seconds
+        await fleet.drain("shop")
+        assert fleet.elapsed_seconds - before < 1, "the batch would have waited two seconds for more"
+        assert [await one.result() for one in handles] == [1, 1]
+
+
 async def test_killed_agent_loses_no_task_of_a_batch() -> None:
     shop = Shop()
     shop.gate.clear()
