@@ -125,7 +125,11 @@ class Mailbox:
 
     def _task(self, task_id: str) -> dict[str, str] | None:
         task = self._runtime.task(task_id)
-        return None if task is None else {"capability": task.capability, "priority": task.priority.value}
+        if task is None:
+            return None
+        told = {"capability": task.capability, "priority": task.priority.value}
+        key = self._runtime.guards.awaited_key(task_id)
+        return told if key is None else told | {"key": key}
 
 
 def _running(task: Task) -> dict[str, object]:

@@ -40,6 +40,8 @@ class Guards:
         self._keys = AgentKeys(settler.clock)
         self.hand_back = self._keys.hand_back
         """Start a drain: the tasks that wait for a guard go back to their queues."""
+        self.awaited_key = self._keys.awaited
+        """Return the key for which a task waits, if it waits for one."""
 
     async def passed(
         self,

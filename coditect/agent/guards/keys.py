@@ -45,8 +45,8 @@ class AgentKeys:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._waiting = Counter[str]()
-        self._entering = set[asyncio.Task[Any]]()
-        """The asyncio tasks that wait for a key."""
+        self._entering: dict[asyncio.Task[Any], tuple[str | None, str]] = {}
+        """The asyncio tasks that wait for a key, with the id of the task and its key."""
         self._leaving = False
 
     def hand_back(self) -> None:
@@ -54,6 +54,10 @@ class AgentKeys:
         self._leaving = True
         for work in self._entering:
             work.cancel()
+
+    def awaited(self, task_id: str) -> str | None:
+        """Return the key for whose lock a task waits; None of a task that waits for none."""
+        return next((key for task, key in self._entering.values() if task == task_id), None)
 
     async def held(
         self,
@@ -96,7 +100,7 @@ class AgentKeys:
         (resource,), work = lock.resources, asyncio.current_task()
         assert work is not None
         self._waiting[resource] += 1
-        self._entering.add(work)
+        self._entering[work] = execution.task.id, resource
         execution.load()
         try:
             await stack.enter_async_context(lock)
@@ -113,7 +117,7 @@ class AgentKeys:
             raise HandedBack from error
         finally:
             execution.leave()
-            self._entering.discard(work)
+            del self._entering[work]
             self._waiting[resource] -= 1
             if not self._waiting[resource]:
                 del self._waiting[resource]

@@ -120,10 +120,11 @@ def _has_it(answer: object) -> bool:
 
 def _working(answer: object) -> Sighting:
     values = answer if isinstance(answer, dict) else {}
-    capability, level = values["task"].get("capability"), values["task"].get("priority")
+    capability, level, key = (values["task"].get(name) for name in ("capability", "priority", "key"))
     return Sighting(
         SightingPlace.WORKING,
         capability if isinstance(capability, str) else None,
         Priority(level) if level in tuple(Priority) else None,
         agent_id=AgentId(str(values.get("agent_id", ""))),
+        key=key if isinstance(key, str) else "",
     )

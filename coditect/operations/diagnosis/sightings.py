@@ -58,6 +58,8 @@ class Sighting:
     reason: str = ""
     """The reason why the task was given up, of a dead letter."""
     story: TaskStory = UNTOLD
+    key: str = ""
+    """The key for whose lock the task waits at its agent, as `coditect lock show` names it; empty when it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *,
         return TakeVerdict(f"{task_id} was not found", fix, known=False)
     match seen.place:
         case SightingPlace.WORKING:
-            return TakeVerdict(f"{seen.agent_id} works on it", takes=True)
+            return _works(seen)
         case SightingPlace.WAITING:
             return _waits(seen, explanation)
         case SightingPlace.RETRYING:
@@ -108,6 +110,13 @@ def task_verdict(task_id: str, found: Found, explanation: Explanation | None, *,
                 f"No agent offered {seen.capability} when it was published; it was put aside",
                 f"start an agent that declares it, then: coditect dead redrive --id {task_id}",
             )
+
+
+def _works(seen: Sighting) -> TakeVerdict:
+    if not seen.key:
+        return TakeVerdict(f"{seen.agent_id} works on it", takes=True)
+    fix = f"wait until those before it have ended: coditect lock show '{seen.key}'"
+    return TakeVerdict(f"{seen.agent_id} has it; it waits for its key {seen.key}, which others hold", fix)
 
 
 def _waits(seen: Sighting, explanation: Explanation | None) -> TakeVerdict:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from coditect import Agent, Rate, Workflow
+from coditect.broker.memory import MemoryBroker
 from coditect.errors import SetupError, TaskRejected
+from coditect.operations.diagnosis.locate import TaskLocator
+from coditect.operations.diagnosis.sightings import task_verdict
 from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
@@ -190,6 +193,22 @@ async def test_a_drain_begins_no_task_that_waits_for_its_key_and_another_agent_t
 
     assert len(runs.order) == 5
     assert set(runs.attempts) == {1}
+
+
+async def test_why_not_names_the_key_for_which_a_task_waits() -> None:
+    runs = Runs()
+    async with TestFleet(agents=[builder(runs, seconds=10.0)]) as fleet:
+        handles = [await fleet.submit("repo.build", task("a", number)) for number in range(2)]
+        await fleet.advance("1s")
+        async with MemoryBroker(fleet.server, name="person") as broker:
+            found = [await TaskLocator(broker).find(one.task_id, waiting=(), dead=(), most=10) for one in handles]
+        runs_now, waits = (task_verdict("task", one, None, named=False) for one in found)
+        assert [await handle.result() for handle in handles] == [0, 1]
+
+    assert (runs_now.takes, waits.takes) == (True, False)
+    assert "builder" in waits.sentence
+    assert "waits for its key concurrency:repo.build/a" in waits.sentence
+    assert "coditect lock show 'concurrency:repo.build/a'" in waits.fix
 
 
 async def test_a_workflow_task_waits_for_its_key_longer_than_its_own_timeout() -> None:
