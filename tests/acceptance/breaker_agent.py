@@ -10,14 +10,15 @@ from coditect import Agent, Breaker, Context, Retry
 
 FOLDER = Path(os.environ["STUB_FOLDER"])
 RESET_SECONDS = 3.0
+FAILURES = 3
 
 agent = Agent("breaker-agent", slots=2)
 
 
 @agent.capability(
     "stub.call",
-    breaker=Breaker("stub", failures=1, on=(OSError,), reset=RESET_SECONDS),
-    retry=Retry(max_attempts=1),
+    breaker=Breaker("stub", failures=FAILURES, on=(OSError,), reset=RESET_SECONDS),
+    retry=Retry(max_attempts=5, first="100ms"),
 )
 async def call(number: int, ctx: Context) -> int:
     down = (FOLDER / "down").exists()
