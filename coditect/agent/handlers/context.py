@@ -191,6 +191,13 @@ class TaskContext:
             )
         return value_of(outcome, model)
 
+    async def _checkpoint(self, name: str) -> None:
+        """Give the workflow's present position a name; see `Context.checkpoint`."""
+        if self._task.owner is None:
+            raise InputError("This task belongs to no workflow", fix="call it in a workflow's node")
+        asked = {"workflow": self._task.owner.workflow, "checkpoint": name}
+        await self.services.ask_state(Verb.CHECKPOINT, asked)
+
 
 class Context(TaskContext, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
@@ -246,10 +253,7 @@ class Context(TaskContext, Locking):
             InputError: when the task belongs to no workflow, the attempt is not the present one any more, or the name
                 is that of a node, or no name.
         """
-        if self._task.owner is None:
-            raise InputError("This task belongs to no workflow", fix="call it in a workflow's node")
-        asked = {"workflow": self._task.owner.workflow, "checkpoint": name}
-        await self.services.ask_state(Verb.CHECKPOINT, asked)
+        await self._checkpoint(name)
 
     @overload
     async def request(
@@ -330,6 +334,17 @@ class PlainContext(TaskContext):
     def emit(self, type_: str, *, subject: str = "", **data: Any) -> None:
         """Publish an event that the handler defines, at most once; the default subject is the task's id."""
         self.services.run(self._emit(type_, subject, data))
+
+    def checkpoint(self, name: str) -> None:
+        """Give the present position of the task's workflow a name, to which the workflow can be restored; wait for it.
+
+        The node of this task has not ended by then, so a restore runs it again, from its beginning.
+
+        Raises:
+            InputError: when the task belongs to no workflow, the attempt is not the present one any more, or the name
+                is that of a node, or no name.
+        """
+        self.services.run(self._checkpoint(name))
 
     async def _emit(self, type_: str, subject: str, data: dict[str, Any]) -> None:
         self.services.emit(type_, subject=subject or self.task_id, **data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Agent, Context, Workflow
+from coditect import Agent, Context, PlainContext, Workflow
 from coditect.errors import InputError, NotFound, VersionConflict
 from coditect.operations.workflow_history import history_of
 from coditect.testing import TestFleet
@@ -89,6 +89,26 @@ async def test_running_workflow_is_brought_back_to_a_checkpoint_of_its_handler()
     assert plan.lasting == ("index", "pages")
     assert value == "index 2"
     assert site.done.count("build pages") == 2
+
+
+@pytest.mark.parametrize("process", [False, True])
+async def test_plain_handler_names_a_checkpoint_and_waits_for_it(process: bool) -> None:
+    agent = Agent("plain")
+    agent.capability("plain.build", process=process)(build_plainly)
+    plain = Workflow("plain")
+    plain.task("plain.build", "pages", name="pages")
+    async with TestFleet(agents=[agent]) as fleet:
+        run = await fleet.start(plain)
+        await run.wait()
+        direct = await (await fleet.client.submit("plain.build", "pages")).outcome()
+
+        assert [row.name for row in await run.checkpoints()] == ["building-pages", "pages"]
+    assert direct.failure is not None
+    assert "belongs to no workflow" in direct.failure.message
+
+
+def build_plainly(what: str, ctx: PlainContext) -> None:
+    ctx.checkpoint(f"building-{what}")
 
 
 async def test_restore_without_a_plan_discards_nothing_that_cannot_be_undone() -> None:
