@@ -106,7 +106,7 @@ class Runtime:
             broker, slots, background, executions, screen=self._screen, start=start, returns=quarantine.hand_back
         )
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
-        self._handle = traced(requests.tracing, self._handled, agent_id, capabilities)
+        self._handle = traced(requests.tracing, self._handled, agent_id, self._offered)
         self._quarantine = quarantine if limits.processes else None
         grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
