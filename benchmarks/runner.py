@@ -22,6 +22,7 @@ from benchmarks.parts import (
     slots,
     throughput,
     timers,
+    tracing,
     workflow_size,
     workflow_state,
     workflow_stores,
@@ -57,6 +58,7 @@ PARTS: dict[str, Part] = {
     breakers.NAME: breakers.run,
     schedules.NAME: schedules.run,
     timers.NAME: timers.run,
+    tracing.NAME: tracing.run,
     workflow_stores.NAME: workflow_stores.run,
 }
 USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)

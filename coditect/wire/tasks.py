@@ -41,7 +41,7 @@ from coditect.wire.addresses.target import CAPABILITY, target_of, task_target
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
 from coditect.wire.history import HEADER, MOST_BYTES, history_header, read_history
 from coditect.wire.json import loads
-from coditect.wire.trace import TraceContext, put_trace, read_trace
+from coditect.wire.trace import LONGEST, TRACEPARENT, TraceContext, put_trace, read_trace
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"
@@ -169,7 +169,9 @@ def read_task(message: Message, routing_key: str) -> Task:
     if UNDECODABLE in headers:
         raise InvalidTask("The message cannot be decoded", what=str(headers[UNDECODABLE])[:200])
     task_id = TaskId(message.message_id) if message.message_id else None
-    if not headers or (len(headers) == 1 and PUBLISHED_AT in headers):
+    if not headers or (
+        PUBLISHED_AT in headers and (len(headers) == 1 or (len(headers) == 2 and TRACEPARENT in headers))
+    ):
         capability, priority = target_of(routing_key)
         return Task(
             capability,
@@ -179,6 +181,7 @@ def read_task(message: Message, routing_key: str) -> Task:
             message.correlation_id,
             message.reply_to,
             published_at_ms=_number(headers, PUBLISHED_AT, None, 0, _MAX_INSTANT),
+            traceparent=None if len(headers) < 2 else _text(headers, TRACEPARENT, LONGEST[TRACEPARENT]),
         )
     capability, priority = task_target(headers, routing_key)
     return Task(

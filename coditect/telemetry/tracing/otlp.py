@@ -15,8 +15,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from contextvars import Token
 from importlib.metadata import version
 from threading import Thread
 from types import MappingProxyType, TracebackType
@@ -46,6 +47,12 @@ CLOSE_SECONDS = 2.0
 QUIET_SECONDS = 60.0
 """The least time between two log lines that say that the collector does not answer."""
 GRPC = "grpc"
+LOUD = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+)
+"""The loggers that tell of each batch that could not be sent, and of each span that is dropped."""
 _KINDS = MappingProxyType(
     {
         SpanKind.INTERNAL: trace.SpanKind.INTERNAL,
@@ -66,12 +73,13 @@ def open_otlp(service: str, instance: str, *, new_per_second: float) -> Tracing:
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NO_TRACING
-    for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
-        logging.getLogger(name).addFilter(Quiet(name))
+    quiet = Quiet()
+    for name in LOUD:  # a filter sees what its own logger logs, and nothing of the loggers below
+        logging.getLogger(name).addFilter(quiet)
     resource = Resource.create(_described(service, instance))
-    sampler = None if os.environ.get("OTEL_TRACES_SAMPLER") else ParentBased(NewTraces(new_per_second))
-    provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-    return OtlpTracing(BatchSpanProcessor(_exporter()), sampler=provider.sampler, resource=resource)
+    sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # by OTEL_TRACES_SAMPLER
+    new = None if os.environ.get("OTEL_TRACES_SAMPLER") else NewTraces(new_per_second)
+    return OtlpTracing(BatchSpanProcessor(_exporter()), sampler=sampler, resource=resource, new=new)
 
 
 def _described(service: str, instance: str) -> dict[str, str]:
@@ -94,11 +102,10 @@ def _exporter() -> SpanExporter:
 
 
 class Quiet(logging.Filter):
-    """The filter of a logger of OpenTelemetry: a collector that does not answer is one log line a minute."""
+    """The filter of OpenTelemetry's exporters: a collector that does not answer is one log line a minute."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._name = name
         self._next = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -114,8 +121,12 @@ class OtlpTracing:
 
     active = True
 
-    def __init__(self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource) -> None:
+    def __init__(
+        self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource, new: NewTraces | None = None
+    ) -> None:
+        """Take the processor of ended spans; `new`, if given, decides about new traces in the sampler's place."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
+        self._new = new
         self._inherits = isinstance(sampler, ParentBased)
         """Whether a span is sampled exactly if its parent is: so it is with every parent-based sampler of the SDK."""
 
@@ -129,24 +140,29 @@ class OtlpTracing:
         start_ns: int | None = None,
     ) -> Span | None:
         """Begin a span below its parent, or else below the current span of OpenTelemetry in this context."""
-        place = read_traceparent(None if parent is None else parent.traceparent)
-        tracestate = baggage = None
+        place = tracestate = None
         if parent is not None:
-            baggage = parent.baggage
+            place = read_traceparent(parent.traceparent)
             tracestate = None if place is None else parent.tracestate
-        if place is None and parent is None:
+        elif CURRENT.get() is not None or _others_trace():
             place, tracestate = _current()
         trace_id = random.getrandbits(128) or 1 if place is None else place.trace_id
         if place is not None and self._inherits:
             sampled = place.sampled
+        elif place is None and self._new is not None:
+            sampled = self._new.keeps()
         else:
             sampled, tracestate = self._drawn(name, kind, trace_id, place, tracestate)
-        span = Span(name, kind, trace_id, span_id or random.getrandbits(64) or 1, sampled, self._ended)
-        span.parent_id = None if place is None else place.span_id
-        span.tracestate, span.baggage = tracestate, baggage
-        if sampled:
-            span.start_ns = start_ns or time.time_ns()
-        return span
+        return Span(
+            name,
+            kind,
+            SpanPlace(trace_id, span_id or random.getrandbits(64) or 1, sampled),
+            self._ended,
+            parent,
+            parent_id=None if place is None else place.span_id,
+            tracestate=tracestate,
+            start_ns=start_ns or time.time_ns() if sampled else 0,
+        )
 
     def _drawn(
         self, name: str, kind: SpanKind, trace_id: int, place: SpanPlace | None, tracestate: str | None
@@ -157,16 +173,12 @@ class OtlpTracing:
         state = result.trace_state
         return result.decision is Decision.RECORD_AND_SAMPLE, state.to_header() if state else tracestate
 
-    @contextmanager
-    def current(self, span: Span) -> Iterator[None]:
-        """Make a span the current one inside the block, for our own spans and logs and for OpenTelemetry's."""
-        ours = CURRENT.set(span)
-        theirs = attach(_context(SpanPlace(span.trace_id, span.span_id, span.sampled), span.tracestate))
-        try:
-            yield
-        finally:
-            detach(theirs)
-            CURRENT.reset(ours)
+    def current(self, span: Span) -> AbstractContextManager[object]:
+        """Make a span the current one inside the block, for our own spans and logs and for OpenTelemetry's.
+
+        OpenTelemetry hears of one that is not sampled only where somebody else makes spans, too.
+        """
+        return CurrentSpan(span, shared=span.sampled or _others_trace())
 
     def _ended(self, span: Span) -> None:
         own = SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=_state(span))
@@ -206,11 +218,38 @@ class OtlpTracing:
         await asyncio.to_thread(closing.join, CLOSE_SECONDS)
 
 
+class CurrentSpan:
+    """The context manager that makes a span the current one, for OpenTelemetry's own spans too if it is `shared`."""
+
+    __slots__ = ("_ours", "_shared", "_span", "_theirs")
+
+    def __init__(self, span: Span, *, shared: bool) -> None:
+        self._span, self._shared = span, shared
+        self._theirs: Token[Context] | None = None
+
+    def __enter__(self) -> None:
+        span = self._span
+        self._ours = CURRENT.set(span)
+        if self._shared:
+            self._theirs = attach(_context(SpanPlace(span.trace_id, span.span_id, span.sampled), span.tracestate))
+
+    def __exit__(self, *_: object) -> None:
+        if self._theirs is not None:
+            detach(self._theirs)
+        CURRENT.reset(self._ours)
+
+
+def _others_trace() -> bool:
+    """Whether the program, or an instrumentation of it, has set up spans of its own in this process."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
 def _current() -> tuple[SpanPlace | None, str | None]:
-    """Return the place of OpenTelemetry's current span, and its tracestate; None without a current span."""
+    """Return the place of OpenTelemetry's current span, or else of ours, and its tracestate; None without one."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
-        return None, None
+        ours = CURRENT.get()
+        return (None, None) if ours is None else (SpanPlace(ours.trace_id, ours.span_id, ours.sampled), ours.tracestate)
     return SpanPlace(context.trace_id, context.span_id, context.trace_flags.sampled), context.trace_state.to_header()
 
 

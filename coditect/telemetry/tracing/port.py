@@ -13,11 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+from coditect.model.value import value
 from coditect.wire.trace import TraceContext, put_trace
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ class SpanKind(Enum):
     """The processing of a message."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SpanPlace:
     """The trace and the span that a `traceparent` names."""
 
@@ -67,29 +68,39 @@ class TraceHeaders:
 Ended: TypeAlias = "Callable[[Span], None]"
 
 
-@dataclass(slots=True, eq=False)
 class Span:
-    """A span that has begun, and as a `TraceContext` the parent of what comes from it, in any process."""
+    """A span that has begun, and as a `TraceContext` the parent of what comes from it, in any process.
 
-    name: str
-    kind: SpanKind
-    trace_id: int
-    span_id: int
-    sampled: bool
-    """Whether the span is recorded; if not, attributes, links and the end are of no interest to anybody."""
-    ended: Ended
-    """The callback that gets the span when it has ended, if it is sampled."""
-    parent_id: int | None = None
-    tracestate: str | None = None
-    baggage: str | None = None
-    start_ns: int = 0
-    """The beginning of the span, in Unix nanoseconds."""
-    end_ns: int = 0
-    attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
-    links: list[SpanPlace] = field(default_factory=list)
-    error: str = ""
+    One is made for every task where tracing is on, sampled or not: it sets what a span that is not sampled needs, and
+    leaves the rest to its class.
+    """
+
+    attributes: Mapping[str, str | int | bool] = MappingProxyType({})
+    links: tuple[SpanPlace, ...] = ()
+    end_ns = 0
+    error = ""
     """The class of the failure, `error.type`; empty for a span that ended well."""
-    message: str = ""
+    message = ""
+
+    def __init__(
+        self,
+        name: str,
+        kind: SpanKind,
+        place: SpanPlace,
+        ended: Ended,
+        parent: TraceContext | None = None,
+        *,
+        parent_id: int | None = None,
+        tracestate: str | None = None,
+        start_ns: int = 0,
+    ) -> None:
+        """Begin a span at its own place; a sampled one is given to `ended` when it has ended."""
+        self.name, self.kind = name, kind
+        self.trace_id, self.span_id, self.sampled = place.trace_id, place.span_id, place.sampled
+        self.parent_id, self.tracestate = parent_id, tracestate
+        self.baggage = None if parent is None else parent.baggage
+        self.start_ns = start_ns
+        self._ended = ended
 
     @property
     def traceparent(self) -> str:
@@ -99,13 +110,13 @@ class Span:
     def link(self, traceparent: str | None) -> None:
         """Link the span to another one, if the text names one; the other may be of another trace."""
         if (place := read_traceparent(traceparent)) is not None:
-            self.links.append(place)
+            self.links = (*self.links, place)
 
     def end(self, error: str = "", message: str = "") -> None:
         """End the span now, with the class and the message of its failure, if it failed."""
         if self.sampled:
             self.error, self.message, self.end_ns = error, message, time.time_ns()
-            self.ended(self)
+            self._ended(self)
 
     def end_with(self, work: asyncio.Future[None]) -> None:
         """End the span as a future has ended, of which this may be a callback."""

@@ -50,6 +50,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "breakers",
         "schedules",
         "timers",
+        "tracing",
         "workflow-stores",
     ]
 

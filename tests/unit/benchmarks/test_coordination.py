@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.parts import breakers, schedules, timers
+from benchmarks.parts import breakers, schedules, timers, tracing
 
 OUTAGE = breakers.BreakerTimes(calls=(1.0, 5.0, 9.0), opened=(0.0, 0.4, 1.0), probes=(2.0, 4.0, 6.1), recovered=1.5)
 TICKS = schedules.ScheduleTimes(10_000, idle_percent_without=0.5, idle_percent_with=1.4, late=(0.01, 0.2, 0.9))
@@ -50,3 +50,23 @@ def test_schedules_that_tick_are_spread_and_the_others_do_not_tick_soon() -> Non
 def test_all_timers_are_done_within_a_bound() -> None:
     assert [one.ok for one in timers.verdicts(DUE)] == [True]
     assert [one.ok for one in timers.verdicts(replace(DUE, last=10.0))] == [False]
+
+
+@pytest.mark.parametrize(("up", "dead", "ok"), [(94, 98, [True, True]), (92, 96, [False, False])])
+def test_tracing_is_judged_by_its_speed_beside_none(up: int, dead: int, ok: list[bool]) -> None:
+    def rounds(seconds: float) -> list[dict[str, object]]:
+        return [{"tasks": 100, "seconds": seconds, "cpu_seconds": {"client": 0.1, "agent": 0.2, "broker": 0.3}}] * 3
+
+    found = tracing.TracingRounds(
+        {
+            tracing.Traced.OFF: rounds(1.0),
+            tracing.Traced.UP: rounds(100 / up),
+            tracing.Traced.DEAD: rounds(100 / dead),
+            tracing.Traced.ALL: rounds(2.0),
+        }
+    )
+
+    assert [one.ok for one in tracing.verdicts(found)] == ok
+    assert [round(one.value) for one in tracing.figures(found)][3:5] == [50, 3000]
+    assert tracing.settings_of(tracing.Traced.OFF, 1, 2) == {}
+    assert tracing.settings_of(tracing.Traced.DEAD, 1, 2)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:2"
