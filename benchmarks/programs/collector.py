@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -25,7 +26,8 @@ class Discarding(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until the process is stopped."""
+    """Serve until the process is stopped by SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Discarding) as server:
         tell_ready()
         server.serve_forever()
