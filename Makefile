@@ -125,7 +125,8 @@ demo: setup ## Watch a fleet of agents do its work while an agent and RabbitMQ a
 	@$(PYTHON) -m agents.demo
 
 observe: setup ## See a fleet under load by a real Prometheus: every dashboard's queries, every alert (four minutes; KEEP=1: stay)
-	@CODITECT_OBSERVE_SECONDS=$(OBSERVE_SECONDS) CODITECT_OBSERVE_KEEP=$(KEEP) \
+	@CODITECT_OTELCOL="$$(scripts/otel-collector.sh $(COLLECTOR) || true)" \
+	CODITECT_OBSERVE_SECONDS=$(OBSERVE_SECONDS) CODITECT_OBSERVE_KEEP=$(KEEP) \
 		$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/observability/test_observe.py
 
 dashboards: $(STAMP) ## Write the Grafana dashboards, and the manifests of Kubernetes that have them and the alerts

@@ -15,9 +15,10 @@ for program in apt-get dpkg-deb; do
     }
 done
 mkdir -p "$(dirname "$1")"
-work="$(mktemp -d "$1.XXXXXX")"
+tree="$(cd "$(dirname "$1")" && pwd)/$(basename "$1")"
+work="$(mktemp -d "$tree.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
-echo "Unpacking Debian's Prometheus into $1" >&2
+echo "Unpacking Debian's Prometheus into $tree" >&2
 (cd "$work" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }) >"$work/log" 2>&1 || {
     tail -n 15 "$work/log" >&2
     echo "Prometheus could not be had from Debian. CODITECT_PROMETHEUS names the folder of prometheus and promtool." >&2
@@ -26,5 +27,5 @@ echo "Unpacking Debian's Prometheus into $1" >&2
 mkdir "$work/tree"
 dpkg-deb -x "$work"/prometheus_*.deb "$work/tree"
 rm -rf "$work/tree"/{etc,lib,var}
-mv -T "$work/tree" "$1" 2>/dev/null || [ -x "$1/usr/bin/prometheus" ] # another run was faster
-cd "$1/usr/bin" && pwd
+mv -T "$work/tree" "$tree" 2>/dev/null || [ -x "$tree/usr/bin/prometheus" ] # another run was faster
+echo "$tree/usr/bin"

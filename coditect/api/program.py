@@ -33,6 +33,7 @@ from coditect.settings.api import ApiSettings
 from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
 from coditect.settings.settings import Settings
 from coditect.telemetry.logs import configure_logs
+from coditect.telemetry.metrics import MemoryMetrics
 
 CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
@@ -130,7 +131,8 @@ async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIte
     broker, registry = adapters(settings, name="coditect api")
     blobs = open_blobs(settings.blob_url, most_bytes=settings.blob_max_bytes)
     quorum = settings.reply_queue == "quorum"
-    client = Client(broker, registry, quorum_replies=quorum, blobs=blobs)
+    metrics = MemoryMetrics()
+    client = Client(broker, registry, quorum_replies=quorum, blobs=blobs, metrics=metrics)
     async with broker, registry, client, LiveFeed(broker, name=client.name) as feed:
         opened = SharedConnections(
             broker=lambda: adapters(settings, name="coditect api, one request")[0],
@@ -141,7 +143,7 @@ async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIte
             vhost=vhost_of(settings.amqp_url),
         )
         access, direct_tasks = OpenAccess(), DirectTasks()
-        yield ApiServices(opened, broker, access, direct_tasks, feed, http_agents=http_agents)
+        yield ApiServices(opened, broker, access, direct_tasks, feed, http_agents=http_agents, metrics=metrics)
 
 
 def check_exposure(host: str) -> None:

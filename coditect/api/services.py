@@ -5,7 +5,7 @@ The application is made with one `ApiServices`; a route takes it as a parameter 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
 from fastapi import Depends
@@ -19,6 +19,7 @@ from coditect.broker.port import Broker
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.operations.connections import Connections
+from coditect.telemetry.metrics import MemoryMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class ApiServices:
     """The live events, open as long as the application serves."""
     http_agents: HttpAgents | None = None
     """The bridge to HTTP agents, if this application has one."""
+    metrics: MemoryMetrics = field(default_factory=MemoryMetrics)
+    """The metrics of the process."""
 
 
 def services_of(connection: HTTPConnection) -> ApiServices:

@@ -31,6 +31,7 @@ from coditect.settings.settings import Settings
 from coditect.telemetry.metrics import MemoryMetrics
 from coditect.telemetry.names import CERTIFICATE_END
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
+from tests.integration.telemetry.test_collector import COLLECTOR, Collector, collector, label
 from tests.observability.dashboards import ALERTS, queries
 from tests.observability.prometheus import Prometheus, free_port, running_prometheus, short_rules
 from tests.servers import ROOT
@@ -42,6 +43,7 @@ AGENT = Path(__file__).with_name("observed_agent.py")
 SECONDS = float(os.environ.get("CODITECT_OBSERVE_SECONDS", "20"))
 PATIENCE_SECONDS = 90.0
 LOAD_AT_ONCE = 8
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 MOST_GROWTH = 1.2
 """By how much the resident memory of a process may grow from a fifth of the load's time to its end."""
 
@@ -56,13 +58,16 @@ class Watched:
     prometheus: Prometheus
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    tracing: dict[str, str] = field(default_factory=dict)
+    """The variables by which the processes send their spans to the collector, if there is one."""
     checks: list[tuple[bool, str]] = field(default_factory=list)
 
     async def start(self, name: str, *command: str) -> None:
         """A process under a name, scraped at the same port each time that it is started."""
         port = self.ports.setdefault(name, free_port())
         more = {"OBSERVED_FOLDER": str(self.folder), "OBSERVED_NAME": name, "PYTHONPATH": str(ROOT)}
-        self.processes[name] = await self.fleet.run(*command, CODITECT_HEALTH_PORT=str(port), **more)
+        more |= {"CODITECT_HEALTH_PORT": str(port), **self.tracing}
+        self.processes[name] = await self.fleet.run(*command, **more)
         self.prometheus.scrape(self.ports)
 
     async def start_dispatcher(self) -> None:
@@ -103,8 +108,9 @@ class Watched:
 
 
 async def test_every_query_returns_data_and_every_alert_fires_and_clears(
-    own_servers: PrivateServers, tmp_path: Path
+    own_servers: PrivateServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(ENDPOINT, "")  # of the traced client; put back at the end
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         prometheus = await enter(running_prometheus(tmp_path / "prometheus", short_rules()))
@@ -112,10 +118,16 @@ async def test_every_query_returns_data_and_every_alert_fires_and_clears(
         watched = Watched(fleet, tmp_path, await enter(client_of(own_servers)), prometheus)
         print(f"\n  Prometheus: {prometheus.url}/graph, alerts: {prometheus.url}/alerts")
         _say_what_is_missing()
+        collected = stack.enter_context(collector(tmp_path)) if COLLECTOR else None
+        if collected is not None:
+            watched.tracing = _traced_by(collected)
+            print(f"  Collector: OTLP at {watched.tracing[ENDPOINT]}, spans in {collected.file}")
         await watched.start_dispatcher()
         await watched.start_agent("worker")
         await watched.start_agent("lone")
         await _under_load(watched, own_servers)
+        if collected is not None:
+            await _traced(watched, collected)
         await _break(watched)
         if os.environ.get("CODITECT_OBSERVE_KEEP"):
             print("  Everything runs on; Ctrl-C ends it", flush=True)
@@ -127,9 +139,39 @@ async def test_every_query_returns_data_and_every_alert_fires_and_clears(
 
 
 def _say_what_is_missing() -> None:
-    for program, what in (("grafana", "the dashboards"), ("jaeger", "traces"), ("otelcol", "the collector")):
+    for program in ("grafana", "jaeger"):
         if shutil.which(program) is None:
-            print(f"  {program} is not here: {what} are in deploy/compose.yaml, profile observability")
+            print(f"  {program} is not here: deploy/compose.yaml has it in the profile observability")
+    if not COLLECTOR:
+        print("  A collector is not here, so no trace is looked at: `make collector-test` says why")
+
+
+def _traced_by(collected: Collector) -> dict[str, str]:
+    """The variables of a process that sends its spans to the collector."""
+    endpoint = f"http://127.0.0.1:{collected.http}"
+    return {"CODITECT_TRACING": "otlp", "OTEL_BSP_SCHEDULE_DELAY": "200", ENDPOINT: endpoint}
+
+
+async def _traced(watched: Watched, collected: Collector) -> None:
+    """Run one workflow with a client that traces, and look for every hop in its trace."""
+    os.environ[ENDPOINT] = watched.tracing[ENDPOINT]  # the exporter of this process reads it there
+    flow = Workflow("seen")
+    flow.task("load.work", 2, name="second", after=[flow.task("load.work", 1, name="first")])
+    async with Client.from_env(watched.fleet.environment(**watched.tracing)) as client:
+        await (await client.start(flow)).result(timeout="60s")
+    wanted = {"client publish seen", "dispatcher process seen"} | {
+        f"{hop} {node}"
+        for hop in ("dispatcher publish", "agent process", "dispatcher process")
+        for node in ("first", "second")
+    }
+
+    def in_one_trace() -> bool:
+        traces: dict[str, set[str]] = {}
+        for span in collected.spans():
+            traces.setdefault(span["traceId"], set()).add(label(span))
+        return [wanted <= hops for hops in traces.values() if "client publish seen" in hops] == [True]
+
+    await watched.soon("one trace of a workflow has every hop, from the client to its last result", in_one_trace)
 
 
 async def _under_load(watched: Watched, servers: PrivateServers) -> None:

@@ -1,13 +1,14 @@
-"""The health of the API process: whether it lives, and whether its broker answers."""
+"""The health of the API process: whether it lives, whether its broker answers, and its metrics."""
 
 from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from coditect.api.services import Services
 from coditect.errors import BrokerUnavailable
+from coditect.telemetry.exporter import exposition
 from coditect.wire import routing
 
 router = APIRouter(tags=["health"])
@@ -30,3 +31,10 @@ async def ready(services: Services) -> dict[str, str]:
     except TimeoutError as error:
         raise BrokerUnavailable("The broker does not answer", within_seconds=READY_WITHIN_SECONDS) from error
     return {"status": "ok"}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(services: Services) -> Response:
+    """Return the metrics of the process in Prometheus' text format."""
+    body, kind = exposition(services.metrics.declared, services.metrics.samples())
+    return Response(body, headers={"content-type": kind})

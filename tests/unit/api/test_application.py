@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from coditect.api.application import create_app
 from coditect.api.program import check_exposure, listener
 from coditect.errors import SetupError
 from coditect.settings.api import ApiSettings, api_settings
+from coditect.telemetry.metrics import MemoryMetrics
+from coditect.telemetry.names import REPLIES_STRAY
 from coditect.testing import TestFleet
 from tests.api import ADDRESS, api_of, services_of
 
@@ -74,3 +77,16 @@ def test_the_settings_have_ranges() -> None:
     assert api_settings({"CODITECT_API_PORT": "0", "CODITECT_API_HOST": "::1"}) == ApiSettings(host="::1", port=0)
     with pytest.raises(SetupError, match="outside its range"):
         api_settings({"CODITECT_API_BODY_BYTES": "1"})
+
+
+async def test_metrics_of_the_process_are_served() -> None:
+    metrics = MemoryMetrics()
+    metrics.counter(REPLIES_STRAY).value += 2
+    async with TestFleet() as fleet, services_of(fleet.server, fleet.registry, fleet.client) as services:
+        app = create_app(replace(services, metrics=metrics), ApiSettings())
+        async with AsyncClient(transport=ASGITransport(app), base_url=ADDRESS) as http:
+            told = await http.get("/metrics")
+
+    assert told.status_code == 200
+    assert "coditect_replies_stray_total 2.0\n" in told.text
+    assert told.headers["content-type"].startswith("text/plain; version=")
