@@ -122,3 +122,17 @@ async def test_bound_of_zero_watches_nothing() -> None:
     told, _ = await asyncio.to_thread(process.communicate, timeout=20)
 
     assert (process.returncode, told) == (0, "begun\nlived\n")
+
+
+async def test_lateness_of_the_loop_is_told() -> None:
+    late: list[float] = []
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), 10.0, last_resort=False, lag=late.append)
+    watchdog._pause_seconds = 0.01
+    watchdog.start()
+    await asyncio.sleep(0.05)
+    blocked(0.2)
+    await asyncio.sleep(0.05)
+    watchdog.stop()
+
+    assert max(late) > 0.15
+    assert min(late) >= 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 
 import pytest
 from yarl import URL
@@ -35,3 +36,21 @@ async def test_connection_with_heartbeats_alone_is_silent(frame: bytes, heard: b
 
         transport.abort()
         sender.transport.abort()
+
+
+async def test_end_of_the_brokers_certificate_is_known_while_the_connection_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def met(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(met, "127.0.0.1", 0) as server:
+        transport = Transport(tap=lambda _: bytes)
+        _, writer = await transport.create(URL(f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+        ends = [transport.certificate_end]
+
+        shown = {"peercert": {"notAfter": "Jan  5 09:34:43 2027 GMT"}}
+        monkeypatch.setattr(writer, "get_extra_info", shown.get)
+
+        assert [*ends, transport.certificate_end] == [None, datetime(2027, 1, 5, 9, 34, 43, tzinfo=UTC).timestamp()]
+        transport.abort()

@@ -261,3 +261,15 @@ async def test_word_that_the_broker_does_not_answer_ends_a_long_lease_soon() -> 
         await eventually(soon)
 
     assert not before
+
+
+async def test_heartbeat_is_overdue_while_the_registry_does_not_answer() -> None:
+    registry = MemoryRegistry()
+
+    async with make_presence(registry) as presence:
+        await eventually(lambda: presence.known)
+        registry.failing = True
+        await eventually(lambda: presence.lag_seconds > 0.2)
+        registry.failing = False
+
+        await eventually(lambda: presence.lag_seconds < 0.1)
