@@ -31,6 +31,8 @@ from coditect.registry.port import Registry, Search
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 10.0
+"""The pause before an agent is tried again that the broker did not take."""
 CLAIM_SECONDS = 5.0
 """How long a bridge's claim of an agent outlives the bridge."""
 ALIVE = Load(status=AgentStatus.IDLE)
@@ -53,6 +55,10 @@ class _Served:
     """Whether the bridge ends it; otherwise it was asked to drain."""
     doubted: bool = False
     """Whether a call met a URL that took no connection, or lost one."""
+    trouble: str = ""
+    """Why the agent is not served, as far as this bridge knows."""
+    again_at: float = 0.0
+    """When to try again to serve an agent that could not be served."""
 
 
 class HttpBridge:
@@ -81,12 +87,17 @@ class HttpBridge:
         self._lease_seconds = lease_seconds
         self._served: dict[AgentId, _Served] = {}
         self._hurry = asyncio.Event()
-        self._silent = False
+        self._silent, self._closed = False, False
 
     @property
     def serving(self) -> frozenset[AgentId]:
         """The ids of the HTTP agents that take tasks through this bridge."""
         return frozenset(one for one, served in self._served.items() if served.work is not None)
+
+    def trouble(self, agent_id: AgentId) -> str:
+        """Return why an HTTP agent is not served; empty when it is, or when this bridge knows nothing of it."""
+        served = self._served.get(agent_id)
+        return "" if served is None else served.trouble
 
     def hurry(self) -> None:
         """Look at the registrations at once."""
@@ -105,14 +116,15 @@ class HttpBridge:
                 self._hurry.clear()
 
     async def close(self) -> None:
-        """Drain all agents, and leave them to another bridge."""
+        """Drain all agents, leave them to another bridge, and serve no more."""
+        self._closed = True
         works = [served.work for served in self._served.values() if served.work is not None]
         for served in self._served.values():
             served.ended_here = True
             served.stop.set()
         if works:
             await asyncio.wait(works)
-        for agent_id in self._served:
+        for agent_id in tuple(self._served):
             try:
                 await self._registrations.clear_start(_claim(agent_id), self._name)
             except RegistryUnavailable:
@@ -145,8 +157,7 @@ class HttpBridge:
         served = self._served[agent_id]
         left = served.ends_at - now
         if left <= LOOK_SECONDS / 2:
-            del self._served[agent_id]
-            await self._stop(served, "its heartbeats stopped")
+            self._leave(served, "its heartbeats stopped")
         elif await self._is_mine(agent_id):
             log.warning("The registry had forgotten an HTTP agent", extra={"agent_id": agent_id})
             await self._registrations.register(served.registration, ALIVE, lease_seconds=left)
@@ -157,11 +168,11 @@ class HttpBridge:
         served = self._served.get(agent_id)
         if not await self._is_mine(agent_id):
             if served is not None:
-                del self._served[agent_id]
-                await self._stop(served, "another bridge serves it")
+                self._leave(served, "another bridge serves it")
             return
         if served is not None and _declared(served.registration) != _declared(registration):
-            await self._stop(served, "it registered again")
+            if not self._leave(served, "it registered again"):
+                return
             served = None
         if served is None:
             served = self._served[agent_id] = _Served(registration, self._link(registration))
@@ -174,12 +185,13 @@ class HttpBridge:
         try:
             await self._calls.connect(served.registration.metadata[BASE_URL])
         except AgentRefused as error:
-            await self._stop(served, str(error))
+            served.trouble = str(error)
+            self._stop(served, served.trouble)
             return
         except TimeoutError:
             return  # it may have too much to do
         served.doubted = False
-        if served.work is None:
+        if served.work is None and not self._closed and asyncio.get_running_loop().time() >= served.again_at:
             served.ended_here, served.stop = False, asyncio.Event()
             served.link = self._link(served.registration)
             name = f"agent {served.registration.agent_id}"
@@ -211,26 +223,34 @@ class HttpBridge:
     async def _run(self, served: _Served) -> None:
         """Run an agent until it is stopped; one that was asked to drain leaves the registry of HTTP agents, too."""
         agent_id = served.registration.agent_id
+        served.trouble = ""
         try:
             await self._serve(http_agent(served.registration, served.link), served.registration, served.stop)
             if not served.ended_here:
                 await self._registrations.deregister(agent_id)
                 self._served.pop(agent_id, None)
         except CoditectError as error:
-            log.warning("An HTTP agent cannot be served now", extra={"agent_id": agent_id, "reason": str(error)})
+            served.trouble, served.again_at = str(error), asyncio.get_running_loop().time() + AGAIN_SECONDS
+            log.warning("An HTTP agent cannot be served now", extra={"agent_id": agent_id, "reason": served.trouble})
         finally:
             served.work = None
+            self.hurry()
 
-    async def _stop(self, served: _Served, reason: str) -> None:
-        """Stop an agent that is gone: its attempts fail, and it drains without anything to wait for."""
-        if served.work is None:
+    def _stop(self, served: _Served, reason: str) -> None:
+        """Begin to stop an agent that is gone: its attempts fail, and it drains without anything to wait for."""
+        if served.work is None or served.ended_here:
             return
-        facts = {"agent_id": served.registration.agent_id, "reason": reason}
-        log.warning("An HTTP agent is stopped", extra=facts)
+        log.warning("An HTTP agent is stopped", extra={"agent_id": served.registration.agent_id, "reason": reason})
         served.ended_here = True
         served.link.end(reason)
         served.stop.set()
-        await asyncio.wait({served.work})
+
+    def _leave(self, served: _Served, reason: str) -> bool:
+        """Stop an agent, and forget it when it has stopped; return whether it has."""
+        self._stop(served, reason)
+        if served.work is None:
+            del self._served[served.registration.agent_id]
+        return served.work is None
 
 
 def _declared(registration: Registration) -> Registration:

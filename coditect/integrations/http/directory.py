@@ -102,7 +102,7 @@ class HttpAgents:
         served = {one.agent_id: one for one in await self._fleet.find(search)}
         for record in await self._registrations.find(replace(search, status=None)):
             if record.agent_id not in served and await self._fleet.get(record.agent_id) is None:
-                waiting = replace(record, load=NOT_SERVED)
+                waiting = replace(record, load=self._not_served(record.agent_id))
                 if search.matches(waiting):
                     served[record.agent_id] = waiting
         return tuple(served[agent_id] for agent_id in sorted(served))
@@ -120,7 +120,7 @@ class HttpAgents:
         if waiting is None:
             nearest = nearest_names(agent_id, await self._fleet.leases())
             raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
-        return replace(waiting, load=NOT_SERVED)
+        return replace(waiting, load=self._not_served(agent_id))
 
     async def capabilities(self, text: str) -> list[CapabilitySpec]:
         """Return the capabilities of living agents with a text in name, description or tags, sorted by name."""
@@ -155,6 +155,9 @@ class HttpAgents:
             self._callbacks.take(token, answer)
         except AnswerBroken as error:
             raise InvalidTask(error.sentence, **error.facts) from error
+
+    def _not_served(self, agent_id: AgentId) -> Load:
+        return replace(NOT_SERVED, trouble=self._bridge.trouble(agent_id) or NOT_SERVED.trouble)
 
     def _registered(self, agent_id: AgentId, record: AgentRecord | None) -> Registered:
         status = AgentStatus.STARTING if record is None else record.load.status

@@ -49,17 +49,18 @@ class AgentLink:
         self._background = background
         self._callback_url = callback_url
         self._doubt = doubt
-        self._gone: AgentLost | None = None
+        self._gone = ""
+        """Why the agent is gone; empty while it is there."""
         self._open: set[asyncio.Future[AgentResponseEvent]] = set()
         self.deferred = 0
         """The number of attempts whose answer is to come by callback."""
 
     def end(self, reason: str) -> None:
         """Let the attempts under way fail, since the agent is gone; tasks that come later go back to their queues."""
-        self._gone = AgentLost("The agent went away before it answered", reason=reason)
+        self._gone = reason
         for answer in self._open:
             if not answer.done():
-                answer.set_exception(self._gone)
+                answer.set_exception(AgentLost("The agent went away before it answered", reason=reason))
 
     async def act(self, value: Any, ctx: Context, *, timeout_seconds: float) -> Any:
         """Post a task as one attempt, and return the result that the agent answers.
@@ -73,8 +74,8 @@ class AgentLink:
             InputRefused: when the agent refused the input.
             TimeoutError: when the agent answered that its time was over.
         """
-        if self._gone is not None:
-            raise HandedBack from self._gone
+        if self._gone:
+            raise HandedBack
         with self._callbacks.expect(f"{ctx.task_id}.{ctx.fence}") as expected:
             event = self._event(value, ctx, expected, timeout_seconds)
             self._open.add(expected.answer)

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from coditect.agent.declaration import Agent
+from coditect.agent.declaration import MOST_QUEUED, Agent
 from coditect.agent.handlers.context import Context
 from coditect.errors import InputError, SetupError
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.failures import AgentLost, AnswerBroken
 from coditect.integrations.http.link import AgentLink
-from coditect.model.capability import LONGEST_DIRECT_SECONDS, CapabilitySpec
+from coditect.model.capability import LONGEST_SECONDS, CapabilitySpec
 from coditect.model.ids import AgentId
 from coditect.model.limits.breaker import Breaker, BreakerScope
 from coditect.model.registration import Registration
@@ -42,8 +42,10 @@ class HttpCapability(BaseModel):
     """JSON Schema of the result."""
     tags: list[Text] = []
     cost: float = 1.0
-    timeout_seconds: float = Field(default=300.0, gt=0, le=LONGEST_DIRECT_SECONDS)
-    """Longest run of one attempt, at most 25 minutes."""
+    timeout_seconds: float = Field(default=300.0, gt=0, le=LONGEST_SECONDS)
+    """Longest run of one attempt, at most seven days; above ten minutes it takes durable tasks."""
+    max_queued: int | None = Field(default=None, ge=1, le=MOST_QUEUED)
+    """The number of waiting tasks from which the broker refuses more; the same for all agents of the capability."""
 
 
 class HttpRegistration(BaseModel):
@@ -103,6 +105,7 @@ def _spec(given: HttpCapability) -> CapabilitySpec:
         cost=given.cost,
         tags=frozenset(given.tags),
         timeout_seconds=given.timeout_seconds,
+        max_queued=given.max_queued,
     )
 
 
@@ -131,6 +134,7 @@ def http_agent(registration: Registration, link: AgentLink | None) -> Agent:
             description=spec.description,
             tags=spec.tags,
             cost=spec.cost,
+            max_queued=spec.max_queued,
             breaker=breaker,
         )
         declare(_handler(spec, link))
