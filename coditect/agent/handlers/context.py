@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import wraps
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
+from coditect.agent.handlers.facts import TaskFacts
 from coditect.agent.handlers.port import Services
 from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
@@ -26,7 +26,6 @@ from coditect.model.message import NO_HEADERS, HeaderTable
 from coditect.model.retry import Retry, retry_of
 from coditect.model.task import Task
 from coditect.wire.control import Verb
-from coditect.wire.foreign_headers import foreign_headers
 from coditect.wire.state import named_space, workflow_space
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ P = ParamSpec("P")
 DEFAULT_REQUEST_TIMEOUT: Duration = "5m"
 
 
-class TaskContext:
+class TaskContext(TaskFacts):
     """The base of `Context` and `PlainContext`: the task's facts, a workspace, and progress from a thread."""
 
     def __init__(
@@ -66,65 +65,9 @@ class TaskContext:
         """The id of the agent process that runs this execution."""
 
     @property
-    def attempt(self) -> int:
-        """The number of the present attempt at the task, from 1."""
-        return self._task.attempt
-
-    @property
-    def fence(self) -> int:
-        """A number that grows with every attempt, so that the receiver of an effect can refuse an older attempt.
-
-        The number stays the same from the start of the execution to its end, also when the control plane grants the
-        task again under a newer fence meanwhile. Another agent may have had the task in between: this execution may
-        have read outdated data, so its effects must not count as newer than the other agent's.
-        """
-        return self._task.owner.fence if self._task.owner else self._task.redrive * 1_000_000 + self._task.attempt
-
-    @property
-    def capability(self) -> str:
-        """The capability that the task asks for."""
-        return self._task.capability
-
-    @property
-    def priority(self) -> Priority:
-        """The priority at which the task was submitted."""
-        return self._task.priority
-
-    @property
-    def deadline_ms(self) -> int | None:
-        """The instant after which the result is worthless, in Unix milliseconds; None without a deadline."""
-        return self._task.limits.deadline_ms
-
-    @property
-    def requester(self) -> str:
-        """The name of the client or agent that waits for the result, or `workflow:<id>`; empty when none is known."""
-        if self._task.owner is not None:
-            return f"workflow:{self._task.owner.workflow}"
-        return (self._task.reply_to or "").removeprefix("reply.")
-
-    def seconds_left(self, most: float) -> float:
-        """Return how many seconds an attempt that begins now may run: `most`, or less by the task's own limits."""
-        timeout_ms, left = self._task.limits.timeout_ms, self._left_seconds()
-        bounds = (most, None if timeout_ms is None else timeout_ms / 1000, left)
-        return max(0.0, min(bound for bound in bounds if bound is not None))
-
-    @property
-    def headers(self) -> HeaderTable:
-        """The headers that the publisher gave the task, the same at every attempt; empty for a workflow's node.
-
-        Only texts of at most 4,096 characters, truth values and numbers, at most 16 KiB of them.
-        """
-        return MappingProxyType(foreign_headers(self._headers))
-
-    @property
     def lifespan(self) -> Any:
         """The value that the agent's lifespan yielded, or that of the worker process; None without a lifespan."""
         return self.services.lifespan
-
-    @property
-    def streamed(self) -> bool:
-        """True when the requester takes the parts of a result one by one, as the handler yields them."""
-        return self._task.stream > 0
 
     @property
     def workspace(self) -> Path:
@@ -160,10 +103,6 @@ class TaskContext:
         arguments.text("dependency", dependency, shortest=1)
         chosen = DEFAULT_RETRIES if policy is None else retry_of(policy)
         return Retries(self.services.retry_budgets.of(dependency), chosen, self._left_seconds)
-
-    def _left_seconds(self) -> float | None:
-        deadline_ms = self.deadline_ms
-        return None if deadline_ms is None else (deadline_ms - self.services.now_ms()) / 1000
 
     async def _ask(
         self, capability: str, value: Any, model: Any, timeout: Duration, priority: Priority | str | None

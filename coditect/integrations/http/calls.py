@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import httpx2
 
@@ -42,7 +43,7 @@ class AgentCalls:
         self._hosts = hosts
         self._most_bytes = most_bytes
 
-    async def post(self, url: str, body: bytes) -> HttpAnswer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> HttpAnswer:
         """Post a JSON body and return the answer, whatever its status.
 
         Raises:
@@ -50,7 +51,7 @@ class AgentCalls:
             AgentLost: when the connection broke afterwards.
             AnswerBroken: when the answer is compressed, or larger than allowed.
         """
-        async with self._sent(url, body) as response:
+        async with self._sent(url, body, headers) as response:
             return HttpAnswer(response.status_code, await self._body(response), response.headers.get("retry-after"))
 
     async def connect(self, url: str) -> None:
@@ -74,7 +75,7 @@ class AgentCalls:
         raise _refusal(url, refused) from refused
 
     @asynccontextmanager
-    async def _sent(self, url: str, body: bytes) -> AsyncIterator[httpx2.Response]:
+    async def _sent(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx2.Response]:
         """Send a request to the first address of the URL's host that takes a connection; yield the response."""
         parsed = httpx2.URL(url)
         refused: Exception | None = None
@@ -83,7 +84,7 @@ class AgentCalls:
                 "POST",
                 parsed.copy_with(host=address),
                 content=body,
-                headers={**HEADERS, "host": parsed.netloc.decode()},
+                headers={**headers, **HEADERS, "host": parsed.netloc.decode()},
                 extensions={"sni_hostname": parsed.host},
             )
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -80,7 +80,7 @@ class AgentLink:
             event = self._event(value, ctx, expected, timeout_seconds)
             self._open.add(expected.answer)
             try:
-                answer = await self._answer(event, expected)
+                answer = await self._answer(event, expected, ctx.trace)
             except AgentRefused as error:
                 self._doubt()
                 raise HandedBack from error
@@ -109,9 +109,10 @@ class AgentLink:
             .encode()
         )
 
-    async def _answer(self, event: bytes, expected: Expected) -> AgentResponseEvent:
+    async def _answer(self, event: bytes, expected: Expected, trace: Mapping[str, str]) -> AgentResponseEvent:
         """Return the first answer: that to the request, or the one by callback, which may be there before."""
-        posting = self._background.start(self._calls.post(self._url, event), name="agent request", awaited=True)
+        call = self._calls.post(self._url, event, trace)
+        posting = self._background.start(call, name="agent request", awaited=True)
         try:
             await asyncio.wait((posting, expected.answer), return_when=asyncio.FIRST_COMPLETED)
             if not expected.answer.done():

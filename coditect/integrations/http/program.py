@@ -24,6 +24,8 @@ from coditect.registry.port import Registry
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.http_agents import HttpAgentSettings
 from coditect.settings.settings import Settings
+from coditect.telemetry.tracing.choose import open_tracing
+from coditect.telemetry.tracing.port import Tracing
 from coditect.wire.tasks import MAX_BODY_BYTES
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,11 @@ async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_ur
         registrations = await stack.enter_async_context(RedisRegistry(settings.redis_url, prefix=PREFIX))
         calls = await stack.enter_async_context(agent_calls(hosts, most_bytes=most_bytes + ENVELOPE_BYTES))
         background = await stack.enter_async_context(Supervisor())
-        callbacks = Callbacks()
+        callbacks, name = Callbacks(), f"bridge-{token_hex(4)}"
+        tracing = await stack.enter_async_context(open_tracing(settings, service="coditect-bridge", instance=name))
 
         async def serve(agent: Agent, registration: Registration, stop: asyncio.Event) -> None:
-            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings)
+            await serve_agent(agent, registration, stop, fleet=fleet, settings=settings, tracing=tracing)
 
         bridge = HttpBridge(
             registrations,
@@ -55,18 +58,24 @@ async def open_bridge(settings: Settings, own: HttpAgentSettings, *, callback_ur
             calls,
             callbacks,
             background,
-            name=f"bridge-{token_hex(4)}",
+            name=name,
             callback_url=callback_url,
             lease_seconds=own.lease_seconds,
         )
         stack.push_async_callback(bridge.close)
-        looks = background.keep(bridge.run, name="HTTP agents", critical=False)
-        stack.callback(looks.cancel)  # before the bridge closes, so that it starts nothing any more
+        if hosts.patterns:  # else no agent can be registered
+            background.keep(bridge.run, name="HTTP agents", critical=False)
         yield HttpAgents(registrations, fleet, bridge, callbacks, hosts, lease_seconds=own.lease_seconds)
 
 
 async def serve_agent(
-    agent: Agent, registration: Registration, stop: asyncio.Event, *, fleet: Registry, settings: Settings
+    agent: Agent,
+    registration: Registration,
+    stop: asyncio.Event,
+    *,
+    fleet: Registry,
+    settings: Settings,
+    tracing: Tracing,
 ) -> None:
     """Run an HTTP agent as an agent process of its own until the event is set; then drain it.
 
@@ -92,7 +101,7 @@ async def serve_agent(
             clock=SystemClock(),
             drain=stop,
             agent_id=registration.agent_id,
-            host=Host(processes=False, health=broker.health, metadata=registration.metadata),
+            host=Host(processes=False, health=broker.health, metadata=registration.metadata, tracing=tracing),
         ),
     ):
         log.info("An HTTP agent is served", extra={"agent_id": registration.agent_id})

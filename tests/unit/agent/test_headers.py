@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect import Agent, Context, Options, Retry
+from coditect.broker.topology import Queue, Topology
 from coditect.errors import InputError
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
 from coditect.wire.foreign_headers import MOST_OWN_BYTES, checked_headers, foreign_headers
+from coditect.wire.json import loads
+from tests.support import eventually
 from tests.unit.agent.process_agent import worker
-from tests.unit.agent.scene import Scene
+from tests.unit.agent.scene import Scene, replies
 
 PLAIN = st.one_of(st.text(max_size=40), st.integers(-(2**63), 2**63 - 1), st.booleans(), st.floats(allow_nan=False))
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(lambda name: name not in ("CC", "BCC"))
@@ -126,3 +129,26 @@ async def test_a_handler_knows_who_waits_for_its_result_and_how_long_it_may_run(
     assert most == 60
     assert own == 20
     assert 5 < left <= 10
+
+
+async def test_a_handler_passes_the_trace_of_its_task_on_without_the_baggage(scene: Scene) -> None:
+    agent = Agent("traced")
+
+    @agent.capability("traced.ask")
+    async def ask(task: None, ctx: Context) -> dict[str, str]:
+        return ctx.trace
+
+    await scene.start(agent)
+    client = await scene.client()
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=1"}
+
+    outside = await client.request("traced.ask", None)
+    broker = await scene.broker()
+    await broker.declare(Topology(queues=(Queue("answers"),)))
+    arrived = await replies(broker, "answers")
+    message = Message(b"null", {**trace, "baggage": "tenant=blue"}, message_id="traced", reply_to="answers")
+    await broker.publish(message, exchange=routing.TASKS, routing_key="traced.ask.p1")
+    await eventually(lambda: arrived)
+
+    assert outside == {}
+    assert loads(arrived[0].message.body) == trace

@@ -59,6 +59,7 @@ class StubAgent(ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.events: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.open: list[socket.socket] = []
 
     @property
@@ -79,6 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert self.path == "/agent-request"
         event = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.headers.append({name.lower(): text for name, text in self.headers.items()})
         self.server.events.append(event)
         self.server.open.append(self.connection)
         given = self.server.answer(event)
