@@ -54,6 +54,7 @@ class SyncClient(SyncContext[Client]):
     cancel = waiting(Client.cancel)
     start = making(Client.start, SyncRun)
     run = naming(Client.run, SyncRun)
+    agents = waiting(Client.agents)
     runs = iterating(Client.runs)
     approvals = iterating(Client.approvals)
     dead_nodes = iterating(Client.dead_nodes)

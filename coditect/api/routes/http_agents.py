@@ -13,7 +13,7 @@ from fastapi import APIRouter, Path, Query
 from coditect.api.access.roles import Role
 from coditect.api.services import HttpBridging, needs
 from coditect.integrations.http.directory import AgentHealth, Registered
-from coditect.integrations.http.messages import AgentResponseEvent
+from coditect.integrations.http.messages import AgentRequestEvent, AgentResponseEvent
 from coditect.integrations.http.registration import HttpRegistration
 from coditect.model.ids import AgentId
 from coditect.operations.documents.fleet import AgentDocument, SpecDocument
@@ -25,7 +25,16 @@ READS = [needs(Role.VIEWER)]
 CHANGES = [needs(Role.OPERATOR)]
 
 
-@router.post("/register", status_code=HTTPStatus.CREATED, dependencies=CHANGES)
+calls = APIRouter()
+"""The requests that the bridge makes, for the OpenAPI document alone."""
+
+
+@calls.post("{$request.body#/base_url}/agent-request", responses={202: {"description": "The answer comes later."}})
+async def ask_http_agent(event: AgentRequestEvent) -> AgentResponseEvent:  # type: ignore[empty-body]
+    """Do a task; an answer that comes later is posted to the event's `callback_url`."""
+
+
+@router.post("/register", status_code=HTTPStatus.CREATED, dependencies=CHANGES, callbacks=calls.routes)
 async def register_agent(agents: HttpBridging, registration: HttpRegistration) -> Registered:
     """Register an agent that speaks only HTTP, or change its registration; the same name and URL give the same id."""
     return await agents.register(registration)

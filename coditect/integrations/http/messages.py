@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,7 +14,10 @@ from coditect.integrations.http.failures import AnswerBroken
 from coditect.model.capability import Priority
 
 EVENT_TYPE = "agent.request"
-WORDS = {Priority.P0: "critical", Priority.P1: "medium", Priority.P2: "low"}
+PriorityWord = Literal["low", "medium", "high", "critical"]
+WORDS: Mapping[Priority, PriorityWord] = MappingProxyType(
+    {Priority.P0: "critical", Priority.P1: "medium", Priority.P2: "low"}
+)
 
 
 class AgentRequestEvent(BaseModel):
@@ -21,9 +26,11 @@ class AgentRequestEvent(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     event_type: str = EVENT_TYPE
+    """The kind of the event, `agent.request`."""
     event_id: str
     """The id of this attempt; the answer repeats it as `request_id`."""
     created_at: datetime
+    """When the event was posted."""
     source_agent: str
     """The process that waits for the result, or `workflow:<id>`; empty when none does."""
     target_agent: str
@@ -34,8 +41,8 @@ class AgentRequestEvent(BaseModel):
     """The task's input."""
     callback_url: str
     """Where a later answer is posted; secret, and valid for this attempt alone."""
-    priority: str
-    """low, medium, high or critical."""
+    priority: PriorityWord
+    """How urgent it is: critical is P0, high and medium are P1, low is P2."""
     timeout_seconds: float
     """How long the attempt may last, from now on."""
     correlation_id: str
@@ -58,10 +65,13 @@ class AgentResponseEvent(BaseModel):
     request_id: str = Field(max_length=200)
     """The `event_id` of the request."""
     status: AnswerStatus
+    """How the attempt ended."""
     result: Any = None
+    """The value, with the status `success`."""
     error: Any = None
     """What went wrong, with the status `error`: a text, or JSON."""
     duration_ms: float | None = Field(default=None, ge=0)
+    """How long the work took, in milliseconds."""
 
 
 FIX = 'answer {"request_id": <event_id>, "status": "success", "result": ...}'

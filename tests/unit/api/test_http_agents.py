@@ -129,3 +129,16 @@ async def test_a_callback_needs_its_token_and_nothing_else() -> None:
             guessed = await http.post("/agent-response/guessed", json=answer)
 
     assert (taken.status_code, guessed.status_code) == (204, 404)
+
+
+async def test_the_schema_has_the_request_that_an_agent_gets() -> None:
+    async with open_api() as (http, _):
+        schema = (await http.get("/openapi.json")).json()
+
+    callbacks = schema["paths"]["/register"]["post"]["callbacks"]["ask_http_agent"]
+    posted = callbacks["{$request.body#/base_url}/agent-request"]["post"]
+    assert posted["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/AgentRequestEvent")
+    assert {"200", "202"} <= set(posted["responses"])
+    for name in ("AgentRequestEvent", "AgentResponseEvent"):
+        fields = schema["components"]["schemas"][name]["properties"].values()
+        assert all("description" in field or "$ref" in field for field in fields)

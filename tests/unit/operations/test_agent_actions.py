@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import coditect
-from coditect import Context, Priority, TaskFailed
+from coditect import Client, Context, Priority, TaskFailed
 from coditect.agent.declaration import Agent
-from coditect.errors import InputError, NotFound, UnknownCapability
+from coditect.errors import InputError, NotFound, SetupError, UnknownCapability
 from tests.unit.agent.scene import Scene, open_scene
 
 
@@ -81,3 +81,11 @@ async def test_a_broadcast_asks_each_that_offers_the_action_but_the_excluded() -
     assert everyone == {anna: "1 by anna at p1", bert: "1 by bert at p1"}
     assert without == {bert: "1 by bert at p1"}
     assert isinstance(failed[anna], TaskFailed)
+
+
+async def test_a_client_without_a_registry_knows_no_agents() -> None:
+    async with open_scene() as scene:
+        client = Client(await scene.broker())
+
+        with pytest.raises(SetupError, match="registry"):
+            await client.agents()
