@@ -107,3 +107,33 @@ async def test_an_http_agent_does_a_node_and_killed_amid_one_leaves_it_to_anothe
                 return (await agents.health(dying_id)).healthy is False
 
             await eventually(gone)
+
+
+async def test_a_node_that_meets_a_closed_port_is_done_elsewhere_and_no_attempt_counts(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    flow = Workflow("words")
+    flow.task("words.count", {"text": "to be or not to be"}, name="count")
+    async with (
+        open_fleet(own_servers, tmp_path) as fleet,
+        client_of(own_servers) as client,
+        bridge_of(own_servers) as agents,
+    ):
+        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+        with http_agent(str(WORDS)) as (dead, dead_url):
+            dead_id = await registered(agents, dead_url, "words.count")
+            dead.kill()
+            dead.wait()
+            run = await client.start(flow)
+
+            async def gone() -> bool:
+                return "no connection" in (await agents.health(dead_id)).reason
+
+            await eventually(gone)
+            with http_agent(str(WORDS)) as (_, url):
+                await registered(agents, url, "words.count")
+
+                assert await run.result(timeout="60s") == {"words": 6}
+                rows = [row async for row in run.nodes()]
+
+    assert [row.attempt for row in rows] == [1]
