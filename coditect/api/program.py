@@ -64,7 +64,7 @@ class ApiProgram:
     async def _serve(self, listening: Callable[[str], None]) -> None:
         check_exposure(self.api.host)
         with listener(self.api.host, self.api.port) as own:
-            callbacks = (self.http_agents.callback_url or _address(own)).rstrip("/") + CALLBACK_PATH
+            callbacks = callback_address(self.http_agents, own)
             async with (
                 open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
                 open_services(self.settings, bridge) as services,
@@ -180,6 +180,18 @@ def listener(host: str, port: int) -> socket.socket:
         raise SetupError(
             "The API cannot listen at its address", host=host, port=port, reason=error.strerror, fix=fix
         ) from error
+
+
+def callback_address(http_agents: HttpAgentSettings, own: socket.socket) -> str:
+    """Return the URL below which HTTP agents post their later answers.
+
+    Raises:
+        SetupError: when HTTP agents are allowed, and the API listens at all addresses and does not know its own.
+    """
+    if http_agents.hosts and http_agents.callback_url is None and ip_address(own.getsockname()[0]).is_unspecified:
+        fix = f"CODITECT_HTTP_CALLBACK_URL=http://this-host:{own.getsockname()[1]}"
+        raise SetupError("HTTP agents must know where this API is to be reached", fix=fix)
+    return (http_agents.callback_url or _address(own)).rstrip("/") + CALLBACK_PATH
 
 
 def _address(own: socket.socket) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,9 +15,12 @@ from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Access, Caller, OpenAccess, Role
 from coditect.api.application import create_app
+from coditect.api.program import callback_address
+from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.api import ApiSettings
+from coditect.settings.http_agents import HttpAgentSettings, http_agent_settings
 from tests.api import ADDRESS, services_of
 from tests.support import eventually
 from tests.unit.agent.scene import open_scene
@@ -142,3 +146,22 @@ async def test_the_schema_has_the_request_that_an_agent_gets() -> None:
     for name in ("AgentRequestEvent", "AgentResponseEvent"):
         fields = schema["components"]["schemas"][name]["properties"].values()
         assert all("description" in field or "$ref" in field for field in fields)
+
+
+def test_the_address_of_callbacks_is_the_apis_own_or_the_one_that_the_settings_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own, socket.create_server(("0.0.0.0", 0)) as anywhere:
+        port = own.getsockname()[1]
+        assert callback_address(HttpAgentSettings("*"), own) == f"http://127.0.0.1:{port}/agent-response"
+        named = HttpAgentSettings("*", callback_url="http://api-1.example.com/")
+        assert callback_address(named, anywhere) == "http://api-1.example.com/agent-response"
+        assert callback_address(HttpAgentSettings(), anywhere)
+        with pytest.raises(SetupError, match="CODITECT_HTTP_CALLBACK_URL"):
+            callback_address(HttpAgentSettings("*"), anywhere)
+
+
+def test_the_settings_of_the_bridge_have_ranges() -> None:
+    assert http_agent_settings({}) == HttpAgentSettings()
+    given = {"CODITECT_HTTP_HOSTS": "a.example.com", "CODITECT_HTTP_PRIVATE": "yes", "CODITECT_HTTP_LEASE_SECONDS": "5"}
+    assert http_agent_settings(given) == HttpAgentSettings("a.example.com", True, 5.0)
+    with pytest.raises(SetupError, match="outside its range"):
+        http_agent_settings({"CODITECT_HTTP_LEASE_SECONDS": "0"})
