@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from coditect import Workflow
+from coditect import Client, Workflow
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.integrations.http.registration import HttpCapability, HttpRegistration
@@ -66,6 +66,21 @@ async def bridge_of(servers: PrivateServers, *, lease_seconds: float = 60.0) -> 
         yield agents
 
 
+@asynccontextmanager
+async def open_bridge_beside_a_dispatcher(
+    servers: PrivateServers, folder: Path
+) -> AsyncIterator[tuple[Client, HttpAgents]]:
+    async with open_fleet(servers, folder) as fleet, client_of(servers) as client, bridge_of(servers) as agents:
+        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{folder / 'ledger.db'}")
+        yield client, agents
+
+
+def counting() -> Workflow:
+    flow = Workflow("words")
+    flow.task("words.count", {"text": "to be or not to be"}, name="count")
+    return flow
+
+
 async def registered(agents: HttpAgents, url: str, *capabilities: str) -> AgentId:
     """The id of an HTTP agent that takes tasks."""
     given = [HttpCapability(name=one, timeout_seconds=600) for one in capabilities]
@@ -83,17 +98,10 @@ async def test_an_http_agent_does_a_node_and_killed_amid_one_leaves_it_to_anothe
 ) -> None:
     slow = tmp_path / "slow.py"
     slow.write_text(SLOW)
-    flow = Workflow("words")
-    flow.task("words.count", {"text": "to be or not to be"}, name="count")
-    async with (
-        open_fleet(own_servers, tmp_path) as fleet,
-        client_of(own_servers) as client,
-        bridge_of(own_servers) as agents,
-    ):
-        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+    async with open_bridge_beside_a_dispatcher(own_servers, tmp_path) as (client, agents):
         with http_agent(str(slow)) as (dying, dying_url), http_agent(str(WORDS)) as (_, words_url):
             dying_id = await registered(agents, dying_url, "words.count")
-            run = await client.start(flow)
+            run = await client.start(counting())
             assert dying.stdout is not None
             asked = await asyncio.to_thread(dying.stdout.readline)
 
@@ -112,19 +120,12 @@ async def test_an_http_agent_does_a_node_and_killed_amid_one_leaves_it_to_anothe
 async def test_a_node_that_meets_a_closed_port_is_done_elsewhere_and_no_attempt_counts(
     own_servers: PrivateServers, tmp_path: Path
 ) -> None:
-    flow = Workflow("words")
-    flow.task("words.count", {"text": "to be or not to be"}, name="count")
-    async with (
-        open_fleet(own_servers, tmp_path) as fleet,
-        client_of(own_servers) as client,
-        bridge_of(own_servers) as agents,
-    ):
-        await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{tmp_path / 'ledger.db'}")
+    async with open_bridge_beside_a_dispatcher(own_servers, tmp_path) as (client, agents):
         with http_agent(str(WORDS)) as (dead, dead_url):
             dead_id = await registered(agents, dead_url, "words.count")
             dead.kill()
             dead.wait()
-            run = await client.start(flow)
+            run = await client.start(counting())
 
             async def gone() -> bool:
                 return "no connection" in (await agents.health(dead_id)).reason
