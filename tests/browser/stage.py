@@ -47,20 +47,39 @@ async def staged(agents: Sequence[Agent]) -> AsyncIterator[Stage]:
         for number, agent in enumerate(agents, 1):
             identity = AgentId(f"{agent.name}-{number:08x}")
             own = await broker(identity)
-            running = running_agent(
-                agent,
-                broker=own,
-                registry=registry,
-                settings=Settings(),
-                clock=clock,
-                drain=asyncio.Event(),
-                agent_id=identity,
-            )
-            await stack.enter_async_context(running)
+            await stack.enter_async_context(_living(agent, identity, own, registry))
         client = await stack.enter_async_context(Client(await broker("client"), registry))
         services = await stack.enter_async_context(services_of(server, registry, client))
         url = await stack.enter_async_context(_served(server_config(services, ApiSettings())))
         yield Stage(url, client)
+
+
+@asynccontextmanager
+async def _living(
+    agent: Agent, identity: AgentId, broker: MemoryBroker, registry: MemoryRegistry
+) -> AsyncIterator[None]:
+    """The agent lives until the block ends or it is asked to drain."""
+    drain, ready = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        settings = Settings(drain_seconds=1.0)
+        async with running_agent(
+            agent,
+            broker=broker,
+            registry=registry,
+            settings=settings,
+            clock=SystemClock(),
+            drain=drain,
+            agent_id=identity,
+        ):
+            ready.set()
+            await drain.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(live())
+        await ready.wait()
+        yield
+        drain.set()
 
 
 @asynccontextmanager

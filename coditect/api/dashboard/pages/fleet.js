@@ -1,6 +1,6 @@
 // Who lives, how busy each is, and what it works on.
 import { html, useRef, useState } from "../src/html.js";
-import { call, rows, segment } from "../src/api.js";
+import { post, rows, segment } from "../src/api.js";
 import { count, megabytes, moment, ms, short, span } from "../src/format.js";
 import { ACTIONS, Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
 import { useEvents, useResource } from "../src/resource.js";
@@ -34,7 +34,7 @@ function Doing({ work, agent }) {
   return html`${shown}${found.length > 1 && ` and ${found.length - 1} more`}`;
 }
 
-const drain = (agent) => async () => (await call("POST", `/v1/agents/${segment(agent)}/drain`, {})) ?? true;
+const drain = (agent) => () => post(`/v1/agents/${segment(agent)}/drain`);
 
 function columns(work, reload) {
   return [

@@ -1,6 +1,6 @@
 // Who holds and who waits for which lock, as a table and as the graph of waits; a cycle in it is a deadlock.
 import { html, useMemo } from "../src/html.js";
-import { post, rows, segment } from "../src/api.js";
+import { post, rows } from "../src/api.js";
 import { ACTIONS, Ago, Ask, Badge, Empty, Field, Shown, Table, Title, Until } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { edgePath, layout, SIZE } from "../workflow/layout.js";
@@ -39,7 +39,7 @@ function WaitGraph({ list }) {
 
 function Release({ resource, reload }) {
   return html`<${Ask} label="Release …" kind="bad" confirm="Release by force" title=${`Release ${resource} by force?`} onDone=${reload}
-      act=${({ reason }) => post(`/v1/locks/${segment(resource)}/release`, reason ? { reason } : {})}>
+      act=${({ reason }) => post("/v1/locks/release", { resource, ...(reason ? { reason } : {}) })}>
     <p>Its holders are told. Only a resource that checks the fence refuses what a former holder still writes.</p>
     <${Field} label="Reason">${(id) => html`<input id=${id} name="reason" />`}<//><//>`;
 }

@@ -7,14 +7,16 @@ import { useResource } from "../src/resource.js";
 
 const ticks = (row) => (row.every_ms ? `every ${span(row.every_ms)}` : `${row.cron} (${row.zone ?? "UTC"})`) + (row.jitter_ms ? `, jitter ${span(row.jitter_ms)}` : "");
 
+const started = ({ workflow }) => (workflow ? html`<a href=${`#/workflows/${workflow}`}>Started</a>` : "Nothing was started, since an earlier run goes on.");
+
 function Steer({ row, reload }) {
   const to = (verb) => async () => {
     const told = await post(`/v1/schedules/${segment(row.schedule)}/${verb}`);
     reload();
-    return told ?? true;
+    return told;
   };
   return html`<div class="actions">${row.state === "paused" ? html`<${Act} act=${to("resume")}>Resume<//>` : html`<${Act} act=${to("pause")}>Pause<//>`}
-    <${Act} act=${to("run")} done="Asked to run.">Run now<//></div>`;
+    <${Act} act=${to("run")} done=${started}>Run now<//></div>`;
 }
 
 export default function Schedules() {

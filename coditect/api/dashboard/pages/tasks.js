@@ -18,7 +18,7 @@ export default function Tasks({ rest, search }) {
 }
 
 function Submit({ wanted }) {
-  const offers = useResource((signal) => rows("/v1/capabilities", { signal }), { kind: "agent" });
+  const offers = useResource(async (signal) => (await rows("/v1/capabilities", { signal })).map((one) => one.capability), { kind: "agent" });
   const [name, setName] = useState(wanted);
   const found = offers.value ?? [];
   const offer = found.find((one) => one.name === name) ?? found[0];

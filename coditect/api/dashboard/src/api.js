@@ -38,10 +38,9 @@ export function query(fields) {
   return given.length ? `?${text}` : "";
 }
 
-export async function call(method, path, body, { signal, once } = {}) {
+export async function call(method, path, body, { signal } = {}) {
   const sent = headers({ Accept: "application/json" });
   if (body !== undefined) sent["Content-Type"] = "application/json";
-  if (once) sent["Idempotency-Key"] = once;
   let answer;
   try {
     answer = await fetch(path, { method, headers: sent, signal, body: body === undefined ? undefined : JSON.stringify(body) });
@@ -65,8 +64,8 @@ function decoded(text, answer) {
 }
 
 export const get = (path, options) => call("GET", path, undefined, options);
-export const post = (path, body = {}) => call("POST", path, body, { once: crypto.randomUUID() });
-export const remove = (path) => call("DELETE", path);
+export const post = (path, body = {}) => call("POST", path, body);
+export const put = (path) => call("PUT", path);
 
 // Follows the cursors of a list until `most` rows are there.
 export async function rows(path, { most = 20_000, signal } = {}) {

@@ -84,7 +84,7 @@ export function Act({ act, children, kind = "", done, ...rest }) {
   const action = useAction(act);
   return html`<span class="act"><button type="button" class=${kind} disabled=${action.busy} onClick=${() => action.run()} ...${rest}>
     ${children}</button><${ProblemNote} problem=${action.problem} />
-    ${action.done && done && html`<span class="done" role="status">${done}</span>`}</span>`;
+    ${action.done && done && html`<span class="done" role="status">${typeof done === "function" ? done(action.done) : done}</span>`}</span>`;
 }
 
 // A button that asks before it acts: a dialog with the fields of `children(close)`, which acts by `act(form)`.

@@ -83,7 +83,7 @@ export function useAction(act) {
     try {
       const done = await act(...given);
       setState({ busy: false, problem: null, done: done ?? true });
-      return done;
+      return done ?? true;
     } catch (problem) {
       setState({ busy: false, problem, done: null });
       return undefined;

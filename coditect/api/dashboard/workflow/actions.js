@@ -1,13 +1,13 @@
 // What an operator does with a workflow: pause, resume, cancel, signal, make checkpoints, restore.
 import { html, useState } from "../src/html.js";
-import { post, rows, segment } from "../src/api.js";
+import { get, post, put, rows, segment } from "../src/api.js";
 import { words } from "../src/format.js";
 import { ACTIONS, Act, Ago, Ask, Badge, Empty, Field, Shown, Table } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { workflowEnded } from "../src/states.js";
 
 export function Actions({ path, row, reload }) {
-  const to = (verb) => async () => ((await post(`${path}/${verb}`)), reload(), true);
+  const to = (verb) => async () => (await post(`${path}/${verb}`), reload());
   const moving = !workflowEnded(row.state);
   return html`
     ${moving && row.state !== "paused" && html`<${Act} act=${to("pause")}>Pause<//>`}
@@ -41,7 +41,7 @@ export function Checkpoints({ path, row, reload }) {
     { head: ACTIONS, cell: (one) => html`<${Restore} path=${path} checkpoint=${one.name} reload=${reload} />` },
   ];
   return html`<div class="actions">${!workflowEnded(row.state) && html`<${Ask} label="Make a checkpoint …" confirm="Make it" title="Make a checkpoint" onDone=${found.reload}
-      act=${({ name }) => post(`${path}/checkpoints`, { name })}>
+      act=${({ name }) => put(`${path}/checkpoints/${segment(name)}`)}>
       <p>Gives the present position of the workflow a name, to which it can be restored.</p>
       <${Field} label="Name">${(id) => html`<input id=${id} name="name" required />`}<//><//>`}</div>
     <${Shown} resource=${found} empty=${html`<${Empty}>There is no checkpoint yet: each completed node makes one.<//>`}>
@@ -51,11 +51,11 @@ export function Checkpoints({ path, row, reload }) {
 // Shows first what the restore would discard; the plan's token makes sure that nothing else is discarded.
 function Restore({ path, checkpoint, reload }) {
   const [plan, setPlan] = useState(null);
-  const to = `${path}/checkpoints/${segment(checkpoint)}/restore`;
-  const preview = async () => setPlan(await post(to, { dry_run: true }));
-  const restore = async () => (await post(to, { dry_run: false, token: plan.token }), setPlan(null), reload(), true);
+  const to = `${path}/checkpoints/${segment(checkpoint)}`;
+  const preview = async () => setPlan(await get(`${to}/plan`));
+  const restore = async () => (await post(`${to}/restore`, { token: plan.token }), setPlan(null), reload());
   if (!plan) return html`<${Act} act=${preview}>Restore …<//>`;
-  const lost = plan.discarded ?? plan.nodes ?? [];
+  const lost = plan.nodes;
   return html`<div>${lost.length ? html`<p>Discards:</p><ul class="members">${lost.slice(0, 20).map((one) => html`<li><${Badge} state=${one.state} /> ${one.node}
       ${one.compensated ? " is undone first" : " cannot be undone"}</li>`)}</ul>${lost.length > 20 && html`<p>and ${lost.length - 20} more</p>`}` : html`<p>Discards nothing that began.</p>`}
     <div class="actions"><button type="button" onClick=${() => setPlan(null)}>Back</button><${Act} kind="bad" act=${restore}>Restore to ${words(checkpoint)}<//></div></div>`;

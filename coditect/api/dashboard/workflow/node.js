@@ -32,7 +32,7 @@ function Members({ node, choose }) {
 function One({ workflow, node, attempts, reload }) {
   const path = `/v1/workflows/${segment(workflow)}/nodes/${segment(node.name)}`;
   const found = useResource((signal) => get(path, { signal }), null, [path, node.state, node.attempt]);
-  const { value, failure, input } = found.value ?? {};
+  const { value, failure } = found.value ?? {};
   return html`<${Badge} state=${node.state} />
     <${Facts} of=${{
       kind: node.kind, capability: node.capability, agent: node.agent, attempt: node.attempt || "", priority: node.priority,
@@ -45,14 +45,12 @@ function One({ workflow, node, attempts, reload }) {
     <${NodeActions} ...${{ workflow, node, reload }} />
     <${ProblemNote} problem=${found.problem} />
     ${attempts.length > 0 && html`<h3>Attempts</h3><${Table} label="Attempts" columns=${ATTEMPTS} rows=${attempts} keyOf=${(row) => row.fence || row.attempt} />`}
-    ${input !== undefined && input !== null && html`<h3>Input</h3><${Json} label="Input" value=${input} />`}
     ${node.state === "completed" && html`<h3>Result</h3><${Json} label="Result" value=${value} />`}
     ${failure && html`<h3>Error</h3><p><strong>${failure.type}</strong> ${failure.message}</p>${failure.fix && html`<p class="fix">${failure.fix}</p>`}
       ${failure.traceback && html`<${Json} label="Traceback" value=${failure.traceback} />`}`}`;
 }
 
 function NodeActions({ workflow, node, reload }) {
-  const path = `/v1/workflows/${segment(workflow)}/nodes/${segment(node.name)}`;
   const base = node.name.replace(/\[\d+\]$/, "");
   const redrive = `/v1/workflows/${segment(workflow)}/nodes/${segment(base)}/redrive`;
   if (node.state === "awaiting_approval") return html`<${Answer} ...${{ workflow, node: node.name, onDone: reload }} />`;
@@ -64,12 +62,10 @@ export function Answer({ workflow, node, onDone }) {
   const path = `/v1/approvals/${segment(workflow)}/${segment(node)}`;
   const fields = html`<${Field} label="Your name">${(id) => html`<input id=${id} name="by" />`}<//>
     <${Field} label="Comment" note="Kept with the answer.">${(id) => html`<textarea id=${id} name="comment" rows="3"></textarea>`}<//>`;
-  const answer = (verb) => (form) => post(`${path}/${verb}`, given(form));
-  return html`<span class="actions"><${Ask} label="Grant" kind="main" title=${`Grant ${node}?`} act=${answer("grant")} onDone=${onDone}>${fields}<//>
-    <${Ask} label="Deny" kind="bad" title=${`Deny ${node}?`} act=${answer("deny")} onDone=${onDone}>${fields}<//></span>`;
+  const answer = (granted) => (form) => post(path, { ...form, granted });
+  return html`<span class="actions"><${Ask} label="Grant" kind="main" title=${`Grant ${node}?`} act=${answer(true)} onDone=${onDone}>${fields}<//>
+    <${Ask} label="Deny" kind="bad" title=${`Deny ${node}?`} act=${answer(false)} onDone=${onDone}>${fields}<//></span>`;
 }
-
-export const given = (form) => Object.fromEntries(Object.entries(form).filter(([, value]) => value !== ""));
 
 // Says first what would begin again.
 export function Redrive({ path, name, onDone }) {
