@@ -12,11 +12,13 @@ from coditect.api.access.roles import Access, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.api.program import AnnouncedServer, listener, server_config
 from coditect.api.services import ApiServices
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
+from coditect.model.limits.rate import Rate
 from coditect.registry.memory import MemoryRegistry
 from coditect.settings.api import ApiSettings
 from coditect.testing import TestFleet
@@ -27,15 +29,26 @@ ADDRESS = "http://127.0.0.1:8009"
 
 @asynccontextmanager
 async def services_of(
-    server: MemoryServer, registry: MemoryRegistry, client: Client, *, access: Access | None = None
+    server: MemoryServer,
+    registry: MemoryRegistry,
+    client: Client,
+    *,
+    access: Access | None = None,
+    rate: Rate | None = None,
 ) -> AsyncIterator[ApiServices]:
     """What the routes are given, over in-memory servers."""
     async with MemoryBroker(server, name="api") as broker, LiveFeed(broker, name="api-test") as feed:
         opened = SharedConnections(
             broker=lambda: ProbedBroker(server, {}), registry=registry, client=client, environ={}
         )
+        rates = RequestRates(rate, asyncio.get_running_loop().time)
         yield ApiServices(
-            opened=opened, broker=broker, access=access or OpenAccess(), direct_tasks=DirectTasks(), feed=feed
+            opened=opened,
+            broker=broker,
+            access=access or OpenAccess(),
+            rates=rates,
+            direct_tasks=DirectTasks(),
+            feed=feed,
         )
 
 
@@ -59,10 +72,14 @@ async def serving(
 
 @asynccontextmanager
 async def api_of(
-    fleet: TestFleet, *, access: Access | None = None, settings: ApiSettings | None = None
+    fleet: TestFleet,
+    *,
+    access: Access | None = None,
+    rate: Rate | None = None,
+    settings: ApiSettings | None = None,
 ) -> AsyncIterator[AsyncClient]:
     """A client of the API of a fleet."""
-    async with services_of(fleet.server, fleet.registry, fleet.client, access=access) as services:
+    async with services_of(fleet.server, fleet.registry, fleet.client, access=access, rate=rate) as services:
         app = create_app(services, settings or ApiSettings())
         transport = ASGITransport(app=app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url=ADDRESS) as http:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
 from coditect import __version__
+from coditect.api.access.guard import LOOPBACK_NAMES, RequestGuard
 from coditect.api.access.roles import Role
 from coditect.api.dashboard_files import DashboardFiles
 from coditect.api.limits import BodyLimit
@@ -61,6 +62,8 @@ class DocumentedApi(FastAPI):
         """Return the OpenAPI document of the application."""
         document = super().openapi()
         document["components"]["schemas"] |= problem_schemas()
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"bearer": []}, {}]  # an API without keys serves its own machine
         return document
 
 
@@ -78,6 +81,7 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     app.state.services = services
     add_problem_handlers(app)
     app.add_middleware(BodyLimit, most_bytes=settings.body_bytes)
+    app.add_middleware(RequestGuard, hosts=allowed_hosts(settings))
     app.include_router(health.router)
     app.include_router(http_agents.router)
     for router in ROUTERS:
@@ -85,6 +89,14 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
     if (dashboard / "index.html").is_file():
         app.mount("/", DashboardFiles(dashboard), name="dashboard")
     return app
+
+
+def allowed_hosts(settings: ApiSettings) -> frozenset[str] | None:
+    """Return the names by which the API may be reached; None for any, which only an API with keys allows."""
+    named = frozenset(name.strip().lower() for name in (settings.hosts or "").split(",") if name.strip())
+    if settings.secured and not named:
+        return None
+    return named | LOOPBACK_NAMES
 
 
 def _operation_id(route: APIRoute) -> str:

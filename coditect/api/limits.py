@@ -1,12 +1,20 @@
-"""The bounds of one request: the size of its body."""
+"""The bounds of requests: the size of a body, and how many a caller may send in a time."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from http import HTTPStatus
+from math import ceil
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coditect.model.limits.rate import Rate
+
+MOST_CALLERS = 10_000
+"""The number of callers whose requests are counted; of more, those that were silent longest are forgotten."""
 
 
 class BodyLimit:
@@ -43,3 +51,33 @@ class BodyLimit:
         return HTTPException(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A body has at most {self._most_bytes} bytes: CODITECT_API_BODY_BYTES"
         )
+
+
+class RequestRates:
+    """A token bucket for each caller; those of one API process, which other processes do not see."""
+
+    def __init__(self, rate: Rate | None, now: Callable[[], float]) -> None:
+        """Take the rate, None for no bound, and a clock in seconds."""
+        self._rate = rate
+        self._now = now
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Count one request of a caller.
+
+        Raises:
+            HTTPException: 429 with `Retry-After`, when the caller sends more than the rate.
+        """
+        if self._rate is None:
+            return
+        now, per_second, most = self._now(), self._rate.per_second, float(self._rate.most_at_once)
+        tokens, since = self._buckets.pop(caller, (most, now))
+        tokens = min(most, tokens + (now - since) * per_second)
+        taken = tokens >= 1.0
+        self._buckets[caller] = (tokens - 1.0 if taken else tokens, now)
+        if len(self._buckets) > MOST_CALLERS:
+            self._buckets.popitem(last=False)
+        if not taken:
+            wait = ceil((1.0 - tokens) / per_second)
+            sentence = f"A caller has {self._rate.limit} requests: CODITECT_API_RATE"
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, sentence, {"retry-after": str(wait)})

@@ -139,16 +139,18 @@ def add_problem_handlers(app: FastAPI) -> None:
             if methods and request.method not in methods:
                 status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(methods)}
         told = "" if error.detail == HTTPStatus(status).phrase else error.detail
-        return answer(_of_status(HTTPStatus(status), told), headers)
+        return answer(problem_of_status(HTTPStatus(status), told), headers)
 
     async def invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         found = [Mistake(at=_place(one["loc"]), sentence=_sentence(one)) for one in error.errors()]
-        return answer(_of_status(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not as the API wants it", found))
+        return answer(
+            problem_of_status(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not as the API wants it", found)
+        )
 
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("A request failed unexpectedly", extra={"path": request.url.path}, exc_info=error)
-        return answer(_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, "The API failed; its log has the reason"))
+        return answer(problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, "The API failed; its log has the reason"))
 
     handlers: dict[type[Exception], Callable[..., Any]] = {
         CoditectError: coditect_error,
@@ -167,7 +169,8 @@ def error_answer(error: CoditectError) -> Response:
     return answer(problem_of(error), headers)
 
 
-def _of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None) -> ProblemDocument:
+def problem_of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None) -> ProblemDocument:
+    """Return the problem document of an HTTP status that no error of Coditect stands for."""
     words = detail or f"{status.description or status.phrase}."
     return ProblemDocument(
         type="about:blank", title=status.phrase, status=status, detail=words, mistakes=mistakes or []

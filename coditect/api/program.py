@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 
 import uvicorn
 
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.ready import tell_ready
-from coditect.api.access.roles import OpenAccess
+from coditect.api.access.bearer import BearerAccess, TokenCheck
+from coditect.api.access.guard import AUDIT
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.oidc import OidcSettings, OidcTokens
+from coditect.api.access.roles import Access, OpenAccess
 from coditect.api.application import create_app
 from coditect.api.connections import SharedConnections
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.api.services import ApiServices
 from coditect.blobs import open_blobs
@@ -28,6 +36,7 @@ from coditect.client.program import adapters
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
+from coditect.model.limits.rate import Rate
 from coditect.settings.addresses import vhost_of
 from coditect.settings.api import ApiSettings
 from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
@@ -59,15 +68,16 @@ class ApiProgram:
             BrokerUnavailable: when the broker does not answer.
         """
         configure_logs(self.settings.log_level)
+        logging.getLogger(AUDIT).setLevel(logging.INFO)
         run_loop(self._serve(listening))
 
     async def _serve(self, listening: Callable[[str], None]) -> None:
-        check_exposure(self.api.host)
+        check_exposure(self.api)
         with listener(self.api.host, self.api.port) as own:
             callbacks = callback_address(self.http_agents, own)
             async with (
                 open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
-                open_services(self.settings, bridge) as services,
+                open_services(self.settings, self.api, bridge) as services,
             ):
                 server = AnnouncedServer(
                     server_config(services, self.api), lambda: listening(_address(own)), ending=services.feed.end
@@ -122,7 +132,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
+async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpAgents) -> AsyncIterator[ApiServices]:
     """Open what the routes are given: broker, registry and client of the servers that the settings name.
 
     Raises:
@@ -142,25 +152,49 @@ async def open_services(settings: Settings, http_agents: HttpAgents) -> AsyncIte
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
-        access, direct_tasks = OpenAccess(), DirectTasks()
-        yield ApiServices(opened, broker, access, direct_tasks, feed, http_agents=http_agents, metrics=metrics)
+        yield ApiServices(
+            opened=opened,
+            broker=broker,
+            access=access_of(api),
+            rates=RequestRates(None if api.rate is None else Rate(api.rate), time.monotonic),
+            direct_tasks=DirectTasks(),
+            feed=feed,
+            http_agents=http_agents,
+            metrics=metrics,
+        )
 
 
-def check_exposure(host: str) -> None:
-    """Refuse an address that other machines reach, since an API without keys does what every caller says.
+def access_of(api: ApiSettings) -> Access:
+    """Return the access that the settings ask for: by keys, by an issuer's tokens, by both, or open.
+
+    Raises:
+        SetupError: when the file of keys cannot be used, or the issuer is reached without TLS.
+    """
+    checks: list[TokenCheck] = []
+    if api.keys is not None:
+        keys = KeyFile(Path(api.keys))
+        keys.keys()
+        checks.append(keys)
+    if api.oidc_issuer is not None:
+        checks.append(OidcTokens(OidcSettings(api.oidc_issuer, api.oidc_audience, api.oidc_roles)))
+    return BearerAccess(checks) if checks else OpenAccess()
+
+
+def check_exposure(api: ApiSettings) -> None:
+    """Refuse an address that other machines reach, if there are no keys: the API then does what every caller says.
 
     Raises:
         SetupError: for any address but a loopback one.
     """
-    if host == "localhost":
+    if api.secured or api.host == "localhost":
         return
     try:
-        local = ip_address(host).is_loopback
+        local = ip_address(api.host).is_loopback
     except ValueError:
         local = False
     if not local:
-        fix = "CODITECT_API_HOST=127.0.0.1"
-        raise SetupError("Without API keys only this machine may reach the API", host=host, fix=fix)
+        fix = "CODITECT_API_HOST=127.0.0.1, or CODITECT_API_KEYS=FILE and `coditect api key create`"
+        raise SetupError("Without API keys only this machine may reach the API", host=api.host, fix=fix)
 
 
 def listener(host: str, port: int) -> socket.socket:

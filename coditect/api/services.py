@@ -12,8 +12,9 @@ from fastapi import Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
-from coditect.api.access.roles import Access, Role
+from coditect.api.access.roles import Access, Caller, Role
 from coditect.api.direct_tasks import DirectTasks
+from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.broker.port import Broker
 from coditect.errors import SetupError
@@ -31,6 +32,7 @@ class ApiServices:
     broker: Broker
     """An open broker to look at queues with, which all requests share."""
     access: Access
+    rates: RequestRates
     direct_tasks: DirectTasks
     feed: LiveFeed
     """The live events, open as long as the application serves."""
@@ -71,8 +73,12 @@ def needs(role: Role) -> Any:
     """
 
     async def check(connection: HTTPConnection) -> None:
-        caller = await services_of(connection).access.caller(connection)
-        connection.state.caller = caller
+        caller: Caller | None = getattr(connection.state, "caller", None)
+        if caller is None:  # a router and its route may both need one
+            services = services_of(connection)
+            caller = await services.access.caller(connection)
+            connection.state.caller = caller
+            services.rates.take(caller.name)
         if not caller.role.may(role):
             raise HTTPException(
                 403, f"This needs the role {role.value}; {caller.name} has the role {caller.role.value}"

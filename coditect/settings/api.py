@@ -3,9 +3,15 @@
 ===========================  ===========  ============================================================
 variable                     default      meaning
 ===========================  ===========  ============================================================
-CODITECT_API_HOST            127.0.0.1    where the API listens
+CODITECT_API_HOST            127.0.0.1    where the API listens; others than this machine need keys
 CODITECT_API_PORT            8009         the port; 0 takes any
 CODITECT_API_BODY_BYTES      4194304      the largest body of a request, 1024 to 1073741824
+CODITECT_API_KEYS            none         the file of API keys
+CODITECT_API_HOSTS           none         names by which the API may be reached, with commas
+CODITECT_API_RATE            none         the most requests of one caller, such as 100/s
+CODITECT_API_OIDC_ISSUER     none         the OpenID Connect issuer whose tokens are taken
+CODITECT_API_OIDC_AUDIENCE   coditect     for whom its tokens must be
+CODITECT_API_OIDC_ROLES      roles        the claim with a caller's roles
 ===========================  ===========  ============================================================
 """
 
@@ -24,6 +30,17 @@ class ApiSettings:
     host: str = "127.0.0.1"
     port: int = 8009
     body_bytes: int = 4 * 1024 * 1024
+    keys: str | None = None
+    hosts: str | None = None
+    rate: str | None = None
+    oidc_issuer: str | None = None
+    oidc_audience: str = "coditect"
+    oidc_roles: str = "roles"
+
+    @property
+    def secured(self) -> bool:
+        """Tell whether a caller needs a key or a token."""
+        return self.keys is not None or self.oidc_issuer is not None
 
 
 API_DEFAULTS = ApiSettings()
@@ -39,4 +56,10 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
         host=values.get("CODITECT_API_HOST", API_DEFAULTS.host),
         port=whole(values, "CODITECT_API_PORT", API_DEFAULTS.port, 0, 65_535),
         body_bytes=whole(values, "CODITECT_API_BODY_BYTES", API_DEFAULTS.body_bytes, 1_024, 2**30),
+        keys=values.get("CODITECT_API_KEYS") or None,
+        hosts=values.get("CODITECT_API_HOSTS") or None,
+        rate=values.get("CODITECT_API_RATE") or None,
+        oidc_issuer=values.get("CODITECT_API_OIDC_ISSUER") or None,
+        oidc_audience=values.get("CODITECT_API_OIDC_AUDIENCE", API_DEFAULTS.oidc_audience),
+        oidc_roles=values.get("CODITECT_API_OIDC_ROLES", API_DEFAULTS.oidc_roles),
     )

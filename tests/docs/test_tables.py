@@ -159,7 +159,7 @@ def _commands() -> dict[str, list[str]]:
     while to_see:
         name, command = to_see.pop()
         subcommands = _below(command)
-        if not subcommands:
+        if not subcommands or getattr(command, "invoke_without_command", False):
             options = [one for one in command.params if one.param_type_name == "option"]
             found[name] = [flag for option in options for flag in option.opts]
         to_see += [(f"{name} {verb}", sub) for verb, sub in subcommands.items()]

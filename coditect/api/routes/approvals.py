@@ -17,7 +17,7 @@ from coditect.workflow.rows import ApprovalRow
 router = APIRouter(prefix="/approvals", tags=["approvals"])
 
 
-class Answer(ApiRequest):
+class ApprovalAnswer(ApiRequest):
     """The answer to an approval."""
 
     granted: bool
@@ -33,7 +33,7 @@ async def list_approvals(services: Services, cursor: Cursor = None, limit: Limit
 
 
 @router.post("/{workflow}/{node}", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.APPROVER)])
-async def answer_approval(workflow: str, node: str, order: Answer, services: Services, who: Who) -> None:
+async def answer_approval(workflow: str, node: str, order: ApprovalAnswer, services: Services, who: Who) -> None:
     """Grant or deny an approval; only the first answer counts."""
     by = order.by or who.name if who is LOCAL else who.name
     await workflows.answer_approval(

@@ -61,10 +61,11 @@ async def test_agents_are_listed_with_what_they_offer() -> None:
 
 def test_without_keys_only_this_machine_is_served() -> None:
     for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost"):
-        check_exposure(host)
+        check_exposure(ApiSettings(host=host))
+    check_exposure(ApiSettings(host="0.0.0.0", keys="keys"))
     for host in ("0.0.0.0", "::", "192.168.1.7", "example.org"):
         with pytest.raises(SetupError, match="Without API keys"):
-            check_exposure(host)
+            check_exposure(ApiSettings(host=host))
 
 
 def test_an_address_in_use_is_told() -> None:

@@ -1,0 +1,44 @@
+"""The access to an API with keys: a request carries a bearer token, which is an API key or a token of an issuer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+
+from coditect.api.access.roles import Caller
+
+
+class TokenCheck(Protocol):
+    """One kind of bearer tokens."""
+
+    async def caller_of(self, token: str) -> Caller | None:
+        """Return the caller whose token it is; None for a token of another kind, or a wrong one."""
+
+
+class BearerAccess:
+    """The access by the header `Authorization: Bearer`, whose token one of the checks knows."""
+
+    def __init__(self, checks: Sequence[TokenCheck]) -> None:
+        self._checks = checks
+
+    async def caller(self, connection: HTTPConnection) -> Caller:
+        """Return who sent a request.
+
+        Raises:
+            HTTPException: 401, when the request has no token, or a wrong one.
+        """
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise _refused("This API wants a key: Authorization: Bearer KEY; `coditect api key create` makes one")
+        for check in self._checks:
+            if (caller := await check.caller_of(token.strip())) is not None:
+                return caller
+        raise _refused("This is no valid key or token of this API")
+
+
+def _refused(sentence: str) -> HTTPException:
+    return HTTPException(HTTPStatus.UNAUTHORIZED, sentence, {"www-authenticate": "Bearer"})

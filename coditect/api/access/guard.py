@@ -1,0 +1,104 @@
+"""What stands before every request: checks of `Host` and `Origin`, the audit line of a change, and safe headers.
+
+A page of another site that a user opens could otherwise reach an API on the user's machine: by a name that resolves to
+it (DNS rebinding), or by a form (cross-site request forgery). Answers are never shared with other origins: there is no
+CORS.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coditect.api.problems import answer, problem_of_status
+
+AUDIT = "coditect.api.audit"
+"""The name of the audit's logger."""
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+}
+
+audit = logging.getLogger(AUDIT)
+
+
+class RequestGuard:
+    """A middleware that refuses requests from other sites, and writes a line for every change."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
+        """Take the names by which the API may be reached; None takes any."""
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request and pass it on."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        if refusal := self._refusal(scope):
+            await _refuse(scope, receive, send, refusal)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        scope.setdefault("state", {})
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            if scope["method"] not in _SAFE_METHODS:
+                _write_line(scope, status)
+
+    def _refusal(self, scope: Scope) -> str:
+        """Return why a request is refused; empty when it is not."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+            return "The API is not reached by this name: CODITECT_API_HOSTS lists more of them"
+        origin = headers.get("origin")
+        changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
+        if changes and origin is not None and urlsplit(origin).netloc != host:
+            return "A page of another site may change nothing here"
+        return ""
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": refusal})
+        return
+    await answer(problem_of_status(HTTPStatus.FORBIDDEN, refusal))(scope, receive, send)
+
+
+def _write_line(scope: Scope, status: int) -> None:
+    caller, client = scope["state"].get("caller"), scope.get("client")
+    route = scope.get("route")
+    audit.info(
+        "A change was asked for",
+        extra={
+            "caller": getattr(caller, "name", None),
+            "role": getattr(caller, "role", None),
+            "action": getattr(route, "name", None),
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status or None,
+            "remote": client[0] if client else None,
+        },
+    )

@@ -1,0 +1,116 @@
+"""API keys: random secrets, of which a file keeps the hashes, with the name and the role of each caller.
+
+A key has 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess. The file has one JSON
+object a line: `{"name", "role", "sha256", "made_at"}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from secrets import token_urlsafe
+
+from coditect.api.access.roles import Caller, Role
+from coditect.errors import InputError, NotFound, SetupError
+from coditect.model import arguments
+from coditect.settings.own_files import is_own
+
+PREFIX = "coditect_"
+"""How every key begins, so that a scanner for secrets finds one that was published by mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as the file keeps it: whose it is, and the hash of its secret."""
+
+    name: str
+    role: Role
+    sha256: str
+    made_at: str
+    """When it was made, ISO 8601."""
+
+
+class KeyFile:
+    """The file of API keys; a change of the file counts from the next request on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[int, int, int] | None = None
+        self._keys: Mapping[str, ApiKey] = {}
+
+    def keys(self) -> Mapping[str, ApiKey]:
+        """Return the keys by their hashes; none without a file.
+
+        Raises:
+            SetupError: when other users may write the file, or it is no file of keys.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return {}
+        seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if seen != self._read:
+            self._keys, self._read = self._load(), seen
+        return self._keys
+
+    async def caller_of(self, token: str) -> Caller | None:
+        """Return the caller whose key it is; None for anything else."""
+        if not token.startswith(PREFIX):
+            return None
+        key = self.keys().get(_hash(token))
+        return None if key is None else Caller(key.name, key.role)
+
+    def create(self, name: str, role: Role, *, made_at: str) -> str:
+        """Make a key, keep its hash, and return the key, which is not kept.
+
+        Raises:
+            InputError: when there is a key of the name, or the name is empty or longer than 100 characters.
+        """
+        arguments.text("name", name, shortest=1, longest=100)
+        keys = dict(self.keys())
+        if any(one.name == name for one in keys.values()):
+            fix = f"choose another name, or first: coditect api key revoke {name}"
+            raise InputError("There is a key of this name", name=name, fix=fix)
+        secret = PREFIX + token_urlsafe(32)
+        key = ApiKey(name, role, _hash(secret), made_at)
+        self._write([*keys.values(), key])
+        return secret
+
+    def revoke(self, name: str) -> None:
+        """Remove the key of a name; it is refused from the next request on.
+
+        Raises:
+            NotFound: when there is no such key.
+        """
+        keys = list(self.keys().values())
+        left = [one for one in keys if one.name != name]
+        if len(left) == len(keys):
+            raise NotFound("There is no key of this name", name=name, fix="coditect api key list")
+        self._write(left)
+
+    def _load(self) -> dict[str, ApiKey]:
+        if not is_own(self._path):
+            fix = f"chmod 600 {self._path}, and own it"
+            raise SetupError("Others may write the file of API keys", path=str(self._path), fix=fix)
+        try:
+            rows = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            keys = [ApiKey(row["name"], Role(row["role"]), row["sha256"], row["made_at"]) for row in rows]
+        except (ValueError, KeyError, TypeError) as error:
+            fix = "move it away, and make new keys: coditect api key create"
+            raise SetupError("This is no file of API keys", path=str(self._path), fix=fix) from error
+        return {one.sha256: one for one in keys}
+
+    def _write(self, keys: list[ApiKey]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text("".join(json.dumps(asdict(one)) + "\n" for one in keys), encoding="utf-8")
+        draft.replace(self._path)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

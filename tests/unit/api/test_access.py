@@ -1,0 +1,243 @@
+"""Who may do what: keys, roles, tokens of an issuer, limits, the audit line, and pages of other sites."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from httpx2 import AsyncClient
+
+from coditect.api.access.bearer import BearerAccess
+from coditect.api.access.guard import AUDIT
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.oidc import OidcSettings, OidcTokens
+from coditect.api.access.roles import Caller, Role
+from coditect.errors import InputError, NotFound, Retryable, SetupError
+from coditect.model.limits.rate import Rate
+from coditect.settings.api import ApiSettings
+from coditect.testing import TestFleet
+from tests.api import api_of
+
+MADE = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "keys")
+
+
+@pytest.fixture
+async def keyed(file: KeyFile) -> AsyncIterator[AsyncClient]:
+    async with TestFleet() as fleet, api_of(fleet, access=BearerAccess([file])) as http:
+        yield http
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+async def test_a_request_needs_a_key(keyed: AsyncClient, file: KeyFile) -> None:
+    key = file.create("ada", Role.VIEWER, made_at=MADE)
+
+    none = await keyed.get("/v1/agents")
+    wrong = await keyed.get("/v1/agents", headers=bearer("coditect_wrong"))
+    right = await keyed.get("/v1/agents", headers=bearer(key))
+
+    assert (none.status_code, wrong.status_code, right.status_code) == (401, 401, 200)
+    assert none.headers["www-authenticate"] == "Bearer"
+    assert (await keyed.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("role", "statuses"),
+    [
+        (Role.VIEWER, (200, 403, 403, 403)),
+        (Role.OPERATOR, (200, 200, 403, 403)),
+        (Role.APPROVER, (200, 200, 404, 403)),
+        (Role.ADMIN, (200, 200, 404, 200)),
+    ],
+)
+async def test_each_role_may_do_what_the_one_before_it_may(
+    keyed: AsyncClient, file: KeyFile, role: Role, statuses: tuple[int, ...]
+) -> None:
+    headers = bearer(file.create("ada", role, made_at=MADE))
+    approval = "/v1/approvals/01890a5d-ac96-774b-bcce-b302099a8057/gate"
+
+    read = await keyed.get("/v1/agents", headers=headers)
+    steer = await keyed.post("/v1/dead/redrive", json={"all": True, "dry_run": True}, headers=headers)
+    approve = await keyed.post(approval, json={"granted": True}, headers=headers)
+    administer = await keyed.post("/v1/topology", headers=headers)
+
+    assert tuple(one.status_code for one in (read, steer, approve, administer)) == statuses
+
+
+def test_the_file_has_no_key_and_belongs_to_its_user(file: KeyFile, tmp_path: Path) -> None:
+    key = file.create("ada", Role.OPERATOR, made_at=MADE)
+    path = tmp_path / "keys"
+
+    assert key not in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(InputError, match="key of this name"):
+        file.create("ada", Role.VIEWER, made_at=MADE)
+
+
+async def test_a_revoked_key_is_refused_at_once(file: KeyFile) -> None:
+    key, other = (file.create(name, Role.VIEWER, made_at=MADE) for name in ("ada", "bob"))
+
+    file.revoke("ada")
+
+    assert await file.caller_of(key) is None
+    assert await file.caller_of(other) == Caller("bob", Role.VIEWER)
+    with pytest.raises(NotFound):
+        file.revoke("ada")
+
+
+def test_a_file_that_others_may_write_or_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("{}\n")
+    path.chmod(0o600)
+    with pytest.raises(SetupError, match="no file of API keys"):
+        KeyFile(path).keys()
+    path.chmod(0o666)
+    with pytest.raises(SetupError, match="Others may write"):
+        KeyFile(path).keys()
+
+
+async def test_a_caller_over_its_rate_is_told_when_to_come_again() -> None:
+    async with TestFleet() as fleet, api_of(fleet, rate=Rate("2/m", burst=2)) as http:
+        answers = [await http.get("/v1/agents") for _ in range(3)]
+        await fleet.advance(f"{answers[2].headers['retry-after']}s")
+        later = await http.get("/v1/agents")
+
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert answers[2].headers["retry-after"] == "30"
+    assert later.status_code == 200
+
+
+async def test_every_change_leaves_a_line_and_a_look_none(
+    keyed: AsyncClient, file: KeyFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = bearer(file.create("ada", Role.OPERATOR, made_at=MADE))
+    with caplog.at_level(logging.INFO, AUDIT):
+        await keyed.get("/v1/agents", headers=headers)
+        await keyed.post("/v1/tasks", json={"capability": "no.such"}, headers=headers)
+        await keyed.post("/v1/tasks", json={"capability": "no.such"})
+
+    refused, unknown = (vars(one) for one in caplog.records if one.name == AUDIT)
+    assert {name: refused[name] for name in ("caller", "role", "action", "method", "path", "status")} == {
+        "caller": "ada",
+        "role": "operator",
+        "action": "submit_task",
+        "method": "POST",
+        "path": "/v1/tasks",
+        "status": 422,
+    }
+    assert (unknown["caller"], unknown["status"]) == (None, 401)
+
+
+async def test_a_page_of_another_site_changes_nothing() -> None:
+    async with TestFleet() as fleet, api_of(fleet) as http:
+        order = {"capability": "no.such"}
+        foreign = await http.post("/v1/tasks", json=order, headers={"origin": "http://evil.example"})
+        own = await http.post("/v1/tasks", json=order, headers={"origin": "http://127.0.0.1:8009"})
+        form = await http.post("/v1/tasks", content=json.dumps(order), headers={"content-type": "text/plain"})
+        rebound = await http.get("/v1/agents", headers={"host": "evil.example:8009"})
+        local = await http.get("/v1/agents", headers={"host": "[::1]:8009"})
+
+    assert (foreign.status_code, own.status_code, rebound.status_code, local.status_code) == (403, 422, 403, 200)
+    assert own.json()["title"] == "Unknown capability"
+    assert form.json()["title"] != "Unknown capability"
+    assert "access-control-allow-origin" not in local.headers
+
+
+async def test_more_names_are_a_setting_and_keys_allow_any() -> None:
+    host = {"host": "fleet.example"}
+    async with TestFleet() as fleet:
+        async with api_of(fleet, settings=ApiSettings(hosts="Fleet.example, other")) as http:
+            named = await http.get("/v1/agents", headers=host)
+        async with api_of(fleet, settings=ApiSettings(keys="keys")) as http:
+            any_name = await http.get("/v1/agents", headers=host)
+
+    assert (named.status_code, any_name.status_code) == (200, 200)
+
+
+class _Issuer(BaseHTTPRequestHandler):
+    """Publishes one key, as an issuer does."""
+
+    address = ""
+    jwks: ClassVar[dict[str, Any]] = {}
+
+    def do_GET(self) -> None:
+        known = {"/.well-known/openid-configuration": {"jwks_uri": f"{self.address}/keys"}, "/keys": self.jwks}
+        body = json.dumps(known[self.path]).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        return
+
+
+@pytest.fixture
+def private_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture
+def issuer(private_key: ec.EllipticCurvePrivateKey) -> Iterator[str]:
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private_key.public_key()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Issuer) as server:
+        _Issuer.address = f"http://127.0.0.1:{server.server_port}"
+        _Issuer.jwks = {"keys": [public | {"kid": "one", "use": "sig", "alg": "ES256"}]}
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield _Issuer.address
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_token_of_the_issuer_has_the_role_that_it_names(
+    issuer: str, private_key: ec.EllipticCurvePrivateKey
+) -> None:
+    tokens = OidcTokens(OidcSettings(issuer, "coditect", "realm.roles"))
+    good = {"iss": issuer, "aud": "coditect", "sub": "ada", "exp": time.time() + 60, "realm": {"roles": ["operator"]}}
+
+    def signed(**changed: Any) -> str:
+        return jwt.encode(good | changed, private_key, algorithm="ES256", headers={"kid": "one"})
+
+    assert await tokens.caller_of(signed()) == Caller("ada", Role.OPERATOR)
+    assert await tokens.caller_of(signed(realm={"roles": ["viewer", "admin", "other"]})) == Caller("ada", Role.ADMIN)
+    changes: tuple[dict[str, Any], ...] = (
+        {"exp": time.time() - 120},
+        {"aud": "another"},
+        {"iss": "https://other"},
+        {"realm": {"roles": []}},
+    )
+    for wrong in changes:
+        assert await tokens.caller_of(signed(**wrong)) is None
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    assert await tokens.caller_of(jwt.encode(good, stranger, algorithm="ES256", headers={"kid": "one"})) is None
+    assert await tokens.caller_of(jwt.encode(good, "x" * 32, algorithm="HS256", headers={"kid": "one"})) is None
+    assert await tokens.caller_of("no token") is None
+
+
+async def test_an_issuer_that_is_away_is_a_fault_that_passes() -> None:
+    tokens = OidcTokens(OidcSettings("http://127.0.0.1:9", "coditect"))
+
+    with pytest.raises(Retryable, match="cannot be fetched"):
+        await tokens.caller_of("a.b.c")
+
+
+def test_an_issuer_is_reached_by_tls() -> None:
+    with pytest.raises(SetupError, match="https"):
+        OidcTokens(OidcSettings("http://issuer.example", "coditect"))

@@ -1,0 +1,35 @@
+"""`coditect api key`: keys are made, listed and revoked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.scene import Terminal
+
+
+def test_a_key_is_printed_once_and_listed_without_its_secret(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODITECT_API_KEYS", str(tmp_path / "keys"))
+
+    made = terminal.run("api", "key", "create", "ci", "--role", "operator")
+    listed = terminal.run("api", "key", "list", "--output", "json")
+    revoked = terminal.run("api", "key", "revoke", "ci")
+
+    assert made.out.startswith("coditect_")
+    assert made.out.strip() not in (tmp_path / "keys").read_text() + listed.out
+    assert [(one["name"], one["role"]) for one in listed.json] == [("ci", "operator")]
+    assert revoked.code == 0
+    assert terminal.run("api", "key", "list", "--output", "json").json == []
+    assert terminal.run("api", "key", "revoke", "ci").code == 4
+
+
+def test_without_a_file_it_says_which_setting_names_one(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CODITECT_API_KEYS", raising=False)
+
+    refused = terminal.run("api", "key", "list")
+
+    assert refused.code == 1
+    assert "CODITECT_API_KEYS" in refused.err
