@@ -13,6 +13,7 @@ from benchmarks.parts import (
     breakers,
     fire_and_forget,
     footprint,
+    http_api,
     locks,
     others,
     priorities,
@@ -59,6 +60,7 @@ PARTS: dict[str, Part] = {
     schedules.NAME: schedules.run,
     timers.NAME: timers.run,
     tracing.NAME: tracing.run,
+    http_api.NAME: http_api.run,
     workflow_stores.NAME: workflow_stores.run,
 }
 USUAL = tuple(name for name in PARTS if name != workflow_stores.NAME)

@@ -51,6 +51,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "schedules",
         "timers",
         "tracing",
+        "http-api",
         "workflow-stores",
     ]
 

@@ -1,0 +1,105 @@
+"""`coditect api` as a program, on real servers: it serves, and ends while requests are open."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from httpx2 import AsyncClient, HTTPError
+
+from coditect import Agent
+from coditect.broker.rabbitmq import AmqpBroker
+from coditect.broker.topology import capability_queues
+from coditect.model.capability import Priority
+from coditect.wire import routing
+from tests.fleet import remove_queues, running
+from tests.servers import Servers
+from tests.support import eventually, patient
+
+pytestmark = pytest.mark.servers
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A running `coditect api`, with a client of it."""
+
+    process: asyncio.subprocess.Process
+    http: AsyncClient
+
+
+@asynccontextmanager
+async def served(servers: Servers, folder: Path, **more: str) -> AsyncIterator[Served]:
+    """Runs the API at a free port during the block."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}
+    urls = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "coditect", "api", "--port", "0"),
+        env=kept | urls | {"CODITECT_LOG_LEVEL": "WARNING"} | more,
+        cwd=folder,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        while b"listens at" not in (line := await process.stderr.readline()):
+            assert line, "the API ended"
+        address = line.decode().split("listens at ")[1].split()[0].rstrip(".")
+        async with AsyncClient(base_url=address, timeout=60.0) as http:
+            yield Served(process, http)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_a_task_is_submitted_and_its_result_asked_for(servers: Servers, capability: str, tmp_path: Path) -> None:
+    agent = Agent("echoer", version="1.0.0")
+
+    @agent.capability(capability)
+    async def echo(text: str) -> str:
+        """Gives its input back."""
+        return text
+
+    async with running(agent, servers), served(servers, tmp_path) as api:
+        order = {"capability": capability, "input": "hello"}
+        at_once = await api.http.post("/v1/tasks", json=order, params={"wait": "30s"})
+        submitted = await api.http.post("/v1/tasks", json=order)
+        later = await api.http.get(submitted.headers["location"], params={"wait": "30s"})
+        queues = await api.http.get("/v1/queues", params={"capability": capability})
+        letters = await api.http.get("/v1/dead", params={"capability": capability})
+        api.process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(api.process.wait(), patient(10.0))
+
+    assert (at_once.status_code, at_once.json()["value"]) == (200, "hello")
+    assert later.json()["value"] == "hello"
+    assert [one["consumers"] > 0 for one in queues.json()[0]["levels"]] == [True, True, True]
+    assert letters.json()["letters"] == []
+    assert code == 0
+
+
+async def test_sigterm_ends_it_while_a_request_waits(servers: Servers, capability: str, tmp_path: Path) -> None:
+    queue = routing.task_queue(capability, Priority.P1)
+    async with AmqpBroker(servers.amqp_url, name="test") as broker, AsyncExitStack() as stack:
+        await broker.declare(capability_queues(capability))
+        stack.push_async_callback(remove_queues, broker, [capability])
+        api = await stack.enter_async_context(served(servers, tmp_path))
+        order = {"capability": capability, "input": 1}
+        waiting = asyncio.create_task(api.http.post("/v1/tasks", json=order, params={"wait": "1h"}))
+
+        async def taken() -> bool:
+            stats = await broker.stats(queue)
+            return stats is not None and stats.messages == 1
+
+        await eventually(taken)
+        api.process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(api.process.wait(), patient(10.0))
+        with pytest.raises(HTTPError):
+            (await waiting).raise_for_status()
+
+    assert code == 0
