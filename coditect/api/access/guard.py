@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from coditect.api.problems import answer, problem_of_status
 
@@ -76,15 +77,16 @@ class RequestGuard:
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
         if changes and origin is not None and urlsplit(origin).netloc != host:
-            return "A page of another site may change nothing here"
+            return "A page of another site may change or follow nothing here"
         return ""
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: str) -> None:
+    response = answer(problem_of_status(HTTPStatus.FORBIDDEN, refusal))
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": refusal})
-        return
-    await answer(problem_of_status(HTTPStatus.FORBIDDEN, refusal))(scope, receive, send)
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await response(scope, receive, send)
 
 
 def _write_line(scope: Scope, status: int) -> None:
