@@ -27,6 +27,7 @@ from coditect.api.routes import (
     schedules,
     spaces,
     tasks,
+    traces,
     workflows,
 )
 from coditect.api.services import ApiServices, needs
@@ -49,6 +50,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     coordination.steered,
     spaces.router,
     spaces.steered,
+    traces.router,
     events.router,
 )
 """The routers below `/v1`, those that are asked most first: a request is compared with one after the other."""

@@ -16,6 +16,7 @@ from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
 from coditect.operations.diagnosis.why_not import WhyNot, why_not_capability
 from coditect.operations.documents.fleet import OfferDocument
+from coditect.operations.rebuild import Rebuilt, rebuild
 from coditect.operations.status import ClusterStatus, cluster_status
 from coditect.registry.port import Search
 
@@ -104,6 +105,13 @@ async def show_status(services: Services) -> ClusterStatus:
     """Show the control plane's dispatchers and shards."""
     async with services.opened.broker() as broker:
         return await cluster_status(broker)
+
+
+@router.post("/rebuild", dependencies=[needs(Role.ADMIN)])
+async def rebuild_fleet(services: Services) -> Rebuilt:
+    """Make again from the ledger what the broker or Redis lost, and count it."""
+    async with services.opened.broker() as broker:
+        return await rebuild(broker)
 
 
 def _state(plan: TopologyPlan, notes: list[str]) -> TopologyState:

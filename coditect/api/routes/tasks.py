@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +15,7 @@ from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wai
 from coditect.api.services import Services, needs
 from coditect.client.handle import Handle
 from coditect.client.options import Options
-from coditect.errors import ResultTimeout
+from coditect.errors import InputError, ResultTimeout
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId
 from coditect.model.strategy import Strategy
@@ -31,6 +32,9 @@ class TaskRequest(ApiRequest):
 
     capability: str = Field(description="What to do.", examples=["code.review"], max_length=100)
     input: Any = Field(default=None, description="The input, as the capability's input schema describes it.")
+    input_base64: str | None = Field(
+        default=None, description="In place of `input`, bytes in Base64 for a handler of bytes."
+    )
     priority: Priority = Priority.P1
     timeout: Span | None = Field(default=None, description="Longest run of one attempt.")
     deadline: Span | None = Field(default=None, description="How long from now the result is wanted.")
@@ -41,6 +45,21 @@ class TaskRequest(ApiRequest):
     durable: bool = Field(default=False, description="Whether the control plane keeps the task and its result.")
     delay: Span | None = Field(default=None, description="How long to keep the task before it starts; durable.")
     at: datetime | None = Field(default=None, description="The instant at which the task starts; durable.")
+
+    def value(self) -> Any:
+        """Return the input: a value, or bytes that are sent as they are.
+
+        Raises:
+            InputError: when the input is given twice, or is no Base64.
+        """
+        if self.input_base64 is None:
+            return self.input
+        if self.input is not None:
+            raise InputError("A task has one input", fix="input, or input_base64")
+        try:
+            return b64decode(self.input_base64, validate=True)
+        except ValueError as error:
+            raise InputError("input_base64 is no Base64", fix="encode the bytes by RFC 4648, with padding") from error
 
     def options(self, key: str | None) -> Options:
         """Return the options of the task, durable with an idempotency key.
@@ -88,7 +107,7 @@ async def submit_task(
     result of a task that is `durable`, or has an Idempotency-Key, and any API process has it.
     """
     async with services.opened.client() as client:
-        handle = await client.submit(order.capability, order.input, options=order.options(own_key(who, key)))
+        handle = await client.submit(order.capability, order.value(), options=order.options(own_key(who, key)))
     if wait is not None and (ended := await _end_of(handle, wait)) is not None:
         handle.forget()
         return ended

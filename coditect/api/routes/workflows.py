@@ -22,6 +22,7 @@ from coditect.operations.workflows import AcceptedWorkflow, Steer
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import read_workflow
+from coditect.workflow.graph import graph_of
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import WorkflowState
 
@@ -94,6 +95,26 @@ async def start_workflow(
     response.headers["location"] = f"/v1/workflows/{run.id}"
     response.status_code = HTTPStatus.CREATED if run.new else HTTPStatus.OK
     return AcceptedWorkflow(run.id, state, run.new)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedWorkflow:
+    """A definition without mistakes, and how large it is."""
+
+    workflow: str
+    """The workflow's name."""
+    nodes: int
+    layers: int
+    warnings: list[str]
+    """What is allowed, and likely not meant."""
+
+
+@router.post("/check")
+async def check_workflow(order: WorkflowRequest) -> CheckedWorkflow:
+    """Check a definition without starting it: fields, graph and expressions; all its mistakes are in the answer 422."""
+    definition = definition_of(order.workflow)
+    graph = graph_of(definition)
+    return CheckedWorkflow(definition.name, len(graph.nodes), len(graph.layers), workflows.likely_mistakes(definition))
 
 
 @router.get("")

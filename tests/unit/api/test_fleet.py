@@ -139,3 +139,10 @@ async def test_the_topology_is_compared_and_created(api: AsyncClient) -> None:
     assert "tasks.new.one.p0" not in after["missing"]
     assert applied["differing"] == []
     assert document["queues"]
+
+
+async def test_what_was_lost_is_made_again(api: AsyncClient) -> None:
+    rebuilt = (await api.post("/v1/rebuild")).json()
+
+    assert rebuilt["shards"] == 1
+    assert set(rebuilt["counts"].values()) == {0}

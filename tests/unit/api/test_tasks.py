@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from httpx2 import AsyncClient
 
+from coditect import Agent
 from coditect.testing import TestFleet
 
 
@@ -81,3 +82,28 @@ async def test_it_is_said_why_no_agent_takes_a_task(fleet: TestFleet, api: Async
     told = await api.get("/v1/capabilities/text.count/why-not")
 
     assert told.json()["verdict"]["takes"] is True
+
+
+async def test_bytes_are_submitted_in_base64(fleet: TestFleet, api: AsyncClient) -> None:
+    sizer = Agent("sizer", version="1.0.0")
+
+    @sizer.capability("bytes.size")
+    async def size(content: bytes) -> int:
+        """Count bytes."""
+        return len(content)
+
+    await fleet.add(sizer)
+    order = {"capability": "bytes.size", "input_base64": "AAEC/w=="}
+    sized = await api.post("/v1/tasks", json=order, params={"wait": "5s"})
+    twice = await api.post("/v1/tasks", json=order | {"input": 1})
+    wrong = await api.post("/v1/tasks", json=order | {"input_base64": "?"})
+
+    assert sized.json()["value"] == 4
+    assert (twice.status_code, wrong.status_code) == (422, 422)
+
+
+async def test_the_path_of_a_durable_task_is_told(api: AsyncClient) -> None:
+    order = {"capability": "text.count", "input": "four", "durable": True}
+    task = (await api.post("/v1/tasks", json=order, params={"wait": "60s"})).json()["task_id"]
+
+    assert (await api.get(f"/v1/tasks/{task}/trace")).json()["state"] == "completed"

@@ -133,3 +133,23 @@ async def test_a_failed_node_is_run_again(api: AsyncClient) -> None:
     assert none.status_code == 409
     assert preview.json()["again"] == again.json()["again"] == ["one"]
     assert value.json() == 5
+
+
+async def test_a_definition_is_checked_without_a_start(api: AsyncClient) -> None:
+    good = await api.post("/v1/workflows/check", json={"workflow": FLOW})
+    bad = await api.post("/v1/workflows/check", json={"workflow": {"name": "x", "nodes": {"a": {"after": ["b"]}}}})
+
+    assert good.json() == {"workflow": "flow", "nodes": 3, "layers": 3, "warnings": []}
+    assert (bad.status_code, bad.json()["title"]) == (422, "Invalid workflow")
+    assert (await api.get("/v1/workflows")).json()["items"] == []
+
+
+async def test_a_workflow_is_drawn_and_its_path_told(api: AsyncClient) -> None:
+    run = await start(api)
+    await eventually_waits(api)
+    drawn = await api.get(f"/v1/workflows/{run}/graph")
+    path = (await api.get(f"/v1/workflows/{run}/trace")).json()
+
+    assert drawn.headers["content-type"].startswith("text/plain")
+    assert "gate" in drawn.text
+    assert [one["name"] for one in path["below"]] == ["count", "gate", "last"]
