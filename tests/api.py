@@ -16,6 +16,7 @@ from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.api.program import AnnouncedServer, listener, server_config
 from coditect.api.services import ApiServices
+from coditect.api.webhooks.sending import webhook_sender
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.model.limits.rate import Rate
@@ -24,6 +25,7 @@ from coditect.settings.api import ApiSettings
 from coditect.testing import TestFleet
 from tests.unit.cli.scene import ProbedBroker
 
+WEBHOOK_KEY = "k" * 32
 ADDRESS = "http://127.0.0.1:8009"
 
 
@@ -37,7 +39,11 @@ async def services_of(
     rate: Rate | None = None,
 ) -> AsyncIterator[ApiServices]:
     """What the routes are given, over in-memory servers."""
-    async with MemoryBroker(server, name="api") as broker, LiveFeed(broker, name="api-test") as feed:
+    async with (
+        MemoryBroker(server, name="api") as broker,
+        LiveFeed(broker, name="api-test") as feed,
+        webhook_sender(WEBHOOK_KEY, private=True) as sender,
+    ):
         opened = SharedConnections(
             broker=lambda: ProbedBroker(server, {}), registry=registry, client=client, environ={}
         )
@@ -49,6 +55,7 @@ async def services_of(
             rates=rates,
             direct_tasks=DirectTasks(),
             feed=feed,
+            webhooks=sender,
         )
 
 

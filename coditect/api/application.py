@@ -28,6 +28,7 @@ from coditect.api.routes import (
     spaces,
     tasks,
     traces,
+    webhooks,
     workflows,
 )
 from coditect.api.services import ApiServices, needs
@@ -52,6 +53,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     spaces.steered,
     traces.router,
     events.router,
+    webhooks.router,
+    webhooks.steered,
 )
 """The routers below `/v1`, those that are asked most first: a request is compared with one after the other."""
 DESCRIPTION = "Submit and steer the work of a fleet of agents, and see what it does."

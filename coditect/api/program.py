@@ -29,6 +29,7 @@ from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
 from coditect.api.services import ApiServices
+from coditect.api.webhooks.delivering import open_webhooks
 from coditect.blobs import open_blobs
 from coditect.broker.management import Management
 from coditect.client.client import Client
@@ -152,16 +153,18 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
-        yield ApiServices(
-            opened=opened,
-            broker=broker,
-            access=access_of(api),
-            rates=RequestRates(None if api.rate is None else Rate(api.rate), time.monotonic),
-            direct_tasks=DirectTasks(),
-            feed=feed,
-            http_agents=http_agents,
-            metrics=metrics,
-        )
+        async with open_webhooks(opened, broker, key=api.webhook_key or "", private=api.webhook_private) as webhooks:
+            yield ApiServices(
+                opened=opened,
+                broker=broker,
+                access=access_of(api),
+                rates=RequestRates(None if api.rate is None else Rate(api.rate), time.monotonic),
+                direct_tasks=DirectTasks(),
+                feed=feed,
+                webhooks=webhooks,
+                http_agents=http_agents,
+                metrics=metrics,
+            )
 
 
 def access_of(api: ApiSettings) -> Access:

@@ -16,6 +16,7 @@ from coditect.api.access.roles import Access, Caller, Role
 from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
+from coditect.api.webhooks.sending import WebhookSender
 from coditect.broker.port import Broker
 from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
@@ -36,6 +37,7 @@ class ApiServices:
     direct_tasks: DirectTasks
     feed: LiveFeed
     """The live events, open as long as the application serves."""
+    webhooks: WebhookSender
     http_agents: HttpAgents | None = None
     """The bridge to HTTP agents, if this application has one."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics)

@@ -48,6 +48,7 @@ INBOX_LOOK_SECONDS = INBOX_EXPIRES_MS / 4_000
 BACK_TTL_MS = 1
 NOTICES_MS = 3_600_000
 """The time for which a notice waits for a dispatcher, and a queue of notices without a consumer exists."""
+MOST_WEBHOOK_EVENTS = 10_000
 MOST_TRIGGER_EVENTS = 100_000
 MOST_NOTICES = 10_000
 MOST_NOTICE_BYTES = 64 * 1024 * 1024
@@ -310,6 +311,15 @@ def trigger_queue(name: str, pattern: str, *, quorum: bool = False) -> Topology:
         drops_oldest=True,
     )
     return Topology((), (queue,), (Binding(routing.EVENTS, name, pattern),))
+
+
+def webhook_queue(name: str, patterns: tuple[str, ...]) -> Topology:
+    """Return the queue of the events that a webhook waits for, which outlives every API process.
+
+    Publishers of events are never refused: of more than ten thousand events the oldest are dropped.
+    """
+    queue = Queue(name, QueueType.CLASSIC, max_length=MOST_WEBHOOK_EVENTS, drops_oldest=True)
+    return Topology((), (queue,), tuple(Binding(routing.EVENTS, name, pattern) for pattern in patterns))
 
 
 def notices() -> Topology:

@@ -54,6 +54,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
         "schedule": Branch("work.schedule", "Start workflows by the clock."),
         "trigger": Branch("work.trigger", "Start workflows, or send signals, at events."),
+        "webhook": Branch("work.webhook", "Post events to URLs, signed, until they are taken."),
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),

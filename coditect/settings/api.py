@@ -1,26 +1,28 @@
 """The settings of the HTTP API, read once by `coditect api`.
 
-===========================  ===========  ============================================================
-variable                     default      meaning
-===========================  ===========  ============================================================
-CODITECT_API_HOST            127.0.0.1    where the API listens; others than this machine need keys
-CODITECT_API_PORT            8009         the port; 0 takes any
-CODITECT_API_BODY_BYTES      4194304      the largest body of a request, 1024 to 1073741824
-CODITECT_API_KEYS            none         the file of API keys
-CODITECT_API_HOSTS           none         names by which the API may be reached, with commas
-CODITECT_API_RATE            none         the most requests of one caller, such as 100/s
-CODITECT_API_OIDC_ISSUER     none         the OpenID Connect issuer whose tokens are taken
-CODITECT_API_OIDC_AUDIENCE   coditect     for whom its tokens must be
-CODITECT_API_OIDC_ROLES      roles        the claim with a caller's roles
-===========================  ===========  ============================================================
+============================  ===========  ============================================================
+variable                      default      meaning
+============================  ===========  ============================================================
+CODITECT_API_HOST             127.0.0.1    where the API listens; others than this machine need keys
+CODITECT_API_PORT             8009         the port; 0 takes any
+CODITECT_API_BODY_BYTES       4194304      the largest body of a request, 1024 to 1073741824
+CODITECT_API_KEYS             none         the file of API keys
+CODITECT_API_HOSTS            none         names by which the API may be reached, with commas
+CODITECT_API_RATE             none         the most requests of one caller, such as 100/s
+CODITECT_API_OIDC_ISSUER      none         the OpenID Connect issuer whose tokens are taken
+CODITECT_API_OIDC_AUDIENCE    coditect     for whom its tokens must be
+CODITECT_API_OIDC_ROLES       roles        the claim with a caller's roles
+CODITECT_API_WEBHOOK_KEY      none         key of webhooks' secrets, 32 characters or more
+CODITECT_API_WEBHOOK_PRIVATE  false        whether webhooks may have private addresses
+============================  ===========  ============================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from coditect.settings.values import whole
+from coditect.settings.values import flag, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class ApiSettings:
     oidc_issuer: str | None = None
     oidc_audience: str = "coditect"
     oidc_roles: str = "roles"
+    webhook_key: str | None = field(default=None, repr=False)
+    webhook_private: bool = False
 
     @property
     def secured(self) -> bool:
@@ -62,4 +66,6 @@ def api_settings(values: Mapping[str, str]) -> ApiSettings:
         oidc_issuer=values.get("CODITECT_API_OIDC_ISSUER") or None,
         oidc_audience=values.get("CODITECT_API_OIDC_AUDIENCE", API_DEFAULTS.oidc_audience),
         oidc_roles=values.get("CODITECT_API_OIDC_ROLES", API_DEFAULTS.oidc_roles),
+        webhook_key=values.get("CODITECT_API_WEBHOOK_KEY"),
+        webhook_private=flag(values, "CODITECT_API_WEBHOOK_PRIVATE", default=False),
     )

@@ -158,6 +158,11 @@ def trigger_queue(trigger: str) -> str:
     return f"trigger.{trigger}"
 
 
+def webhook_queue(webhook: str) -> str:
+    """Return the name of a webhook's queue of events."""
+    return f"webhook.{webhook}"
+
+
 def retry_exchange(delay_ms: int) -> str:
     """Return the name of the exchange that leads to the retry-delay queue of the given delay."""
     return f"coditect.retry.after.{delay_ms}"

@@ -111,6 +111,8 @@ def _api_fields() -> list[str]:
 
 
 def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
     return "none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
 
 

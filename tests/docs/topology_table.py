@@ -21,6 +21,7 @@ from coditect.broker.topology import (
     reply_queue,
     shard_queues,
     trigger_queue,
+    webhook_queue,
 )
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
@@ -46,6 +47,7 @@ def parts() -> dict[str, Topology]:
         "a dispatcher": notices() + control_plane(),
         "a dispatcher, for each of its shards": shard_queues(SHARD),
         "a dispatcher, for each trigger": trigger_queue("trigger.<name>", "<pattern>"),
+        "an API, for each webhook": webhook_queue("webhook.<name>.<salt>", ("<pattern>",)),
         "a dispatcher, once for each life of the broker": marker_queue("coditect.epoch.<uuid>"),
     }
 

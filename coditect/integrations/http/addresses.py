@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from coditect.errors import InputError
@@ -19,6 +19,7 @@ from coditect.errors import InputError
 LONGEST_URL = 2_000
 HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
 PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
+NAT64 = IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class AllowedHosts:
     """Names, or patterns such as `*.agents.example.com`; an address in a URL must be named, too."""
     private: bool = False
     """Whether loopback and private addresses are allowed; others that are not public never are."""
+    setting: str = PRIVATE_SETTING
+    """The setting that allows private addresses, for the error."""
 
     @classmethod
     def read(cls, patterns: str, *, private: bool) -> AllowedHosts:
@@ -67,15 +70,29 @@ class AllowedHosts:
         addresses = [str(entry[4][0]) for entry in found]
         for address in addresses:
             if not self._allows(ip_address(address.partition("%")[0])):
-                fix = f"{PRIVATE_SETTING}=true allows loopback and private addresses"
+                fix = f"{self.setting}=true allows loopback and private addresses"
                 raise InputError("The settings do not allow this address", host=host, address=address, fix=fix)
         return addresses
 
     def _allows(self, address: IPv4Address | IPv6Address) -> bool:
-        inner = getattr(address, "ipv4_mapped", None) or address
-        if inner.is_multicast or inner.is_unspecified or inner.is_link_local:
+        return all(self._allows_one(one) for one in _meant(address))
+
+    def _allows_one(self, address: IPv4Address | IPv6Address) -> bool:
+        if address.is_multicast or address.is_unspecified or address.is_link_local:
             return False
-        return inner.is_global or (self.private and (inner.is_private or inner.is_loopback))
+        return address.is_global or (self.private and (address.is_private or address.is_loopback))
+
+
+def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Address, ...]:
+    """Return the addresses that an address leads to: an IPv6 one may have an IPv4 one inside, for a gateway."""
+    if isinstance(address, IPv4Address):
+        return (address,)
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    inside = [address.sixtofour, *(address.teredo or ())]
+    if address in NAT64:
+        inside.append(IPv4Address(int(address) & 0xFFFF_FFFF))
+    return (address, *(one for one in inside if one is not None))
 
 
 _SHAPE = "such as http://agent.example.com:8080, without user, query and fragment"

@@ -24,6 +24,7 @@ HEADERS = {
     "accept-encoding": "identity",
     "user-agent": "coditect",
 }
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class AgentCalls:
         self._hosts = hosts
         self._most_bytes = most_bytes
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> HttpAnswer:
-        """Post a JSON body and return the answer, whatever its status.
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> HttpAnswer:
+        """Post a JSON body and return the answer, whatever its status; the headers replace those that are usual.
 
         Raises:
             AgentRefused: when no connection could be made, so that nothing was sent.
@@ -84,7 +85,7 @@ class AgentCalls:
                 "POST",
                 parsed.copy_with(host=address),
                 content=body,
-                headers={**headers, **HEADERS, "host": parsed.netloc.decode()},
+                headers={**HEADERS, **headers, "host": parsed.netloc.decode()},
                 extensions={"sni_hostname": parsed.host},
             )
             try:

@@ -1,0 +1,249 @@
+"""The delivery of events to webhooks: each event is tried until it is taken, and a webhook that takes none is disabled.
+
+An event is acknowledged at the broker after its receiver took it, so it outlives an API process, and may be sent twice:
+the `webhook-id` is the same. While one event is tried again, others go on; their order is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from coditect.aio.backoff import Backoff
+from coditect.aio.clock import Clock, SystemClock
+from coditect.aio.supervisor import Supervisor
+from coditect.api.webhooks.sending import WebhookAttempt, WebhookSender, webhook_sender
+from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.topology import webhook_queue
+from coditect.errors import CoditectError, InvalidTask, Unroutable
+from coditect.messaging.event_filter import EventFilter
+from coditect.model.event import Event
+from coditect.operations.connections import Connections
+from coditect.operations.coordination import webhooks
+from coditect.operations.coordination.webhooks import Webhook
+from coditect.wire import control_messages, routing
+from coditect.wire.events import read_event
+
+log = logging.getLogger(__name__)
+
+PREFETCH = 20
+"""How many events of one webhook are under way at once."""
+RELOAD_SECONDS = 5.0
+ANNOUNCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookRetries:
+    """The policy for events that a receiver does not take."""
+
+    most_attempts: int = 10
+    first_seconds: float = 1.0
+    longest_seconds: float = 300.0
+    """The mean pauses are 1, 2, 4, ... 256 s, so that the last attempt is eight and a half minutes after the first."""
+
+    def pause_seconds(self, attempts: int, chance: float) -> float:
+        """Return how long to wait after so many attempts: half of the pause to one and a half."""
+        return Backoff(self.first_seconds, self.longest_seconds).pause(attempts) * (0.5 + chance)
+
+
+@dataclass(slots=True)
+class OpenWebhook:
+    """A webhook whose queue this process consumes."""
+
+    webhook: Webhook
+    selection: EventFilter
+    consumer: Consumer | None = None
+    taken: int = 0
+    """The number of events that the receiver took from this process."""
+    given_up: int = 0
+    """The number of events that it did not take in any attempt."""
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    last_reason: str = ""
+
+
+class WebhookDelivery:
+    """The webhooks of one API process, inside `async with`: opens the queues of the active ones, and sends."""
+
+    def __init__(
+        self,
+        opened: Connections,
+        broker: Broker,
+        sender: WebhookSender,
+        *,
+        clock: Clock,
+        retries: WebhookRetries | None = None,
+        reload_seconds: float = RELOAD_SECONDS,
+    ) -> None:
+        self._opened = opened
+        self._broker = broker
+        self._sender = sender
+        self._clock = clock
+        self._retries = retries or WebhookRetries()
+        self._reload_seconds = reload_seconds
+        self._webhooks: dict[str, OpenWebhook] = {}
+        """By queue."""
+        self._background = Supervisor()
+
+    async def __aenter__(self) -> Self:
+        await self._background.__aenter__()
+        self._background.keep(self._reload_always, name="webhooks", critical=False)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for known in tuple(self._webhooks.values()):
+            await self._close(known)
+        await self._background.__aexit__(kind, error, trace)
+
+    def status(self, webhook: Webhook) -> OpenWebhook | None:
+        """Return what this process did for a webhook; None when it does not send its events."""
+        return self._webhooks.get(webhook.queue)
+
+    async def _reload_always(self) -> None:
+        while True:
+            try:
+                await self.reload()
+            except CoditectError as error:
+                log.debug("The webhooks cannot be read now", extra={"reason": str(error)})
+            await asyncio.sleep(self._reload_seconds)
+
+    async def reload(self) -> None:
+        """Read the webhooks; open the active ones, and close the others.
+
+        Raises:
+            CoditectError: any error of the control plane or the broker.
+        """
+        listed = {webhook.queue: webhook for webhook in await webhooks.list_webhooks(self._opened)}
+        for queue, known in tuple(self._webhooks.items()):
+            webhook = listed.get(queue)
+            if webhook is None or not webhook.active:
+                await self._close(known)
+            if webhook is None:
+                await self._broker.delete_queue(queue)
+        for queue, webhook in listed.items():
+            if webhook.active and queue not in self._webhooks:
+                await self._open(webhook)
+
+    async def _open(self, webhook: Webhook) -> None:
+        known = OpenWebhook(webhook, webhook.selection())
+        await self._broker.declare(webhook_queue(webhook.queue, webhook.patterns()))
+        take = partial(self._arrived, known)
+        known.consumer = await self._broker.consume(webhook.queue, take, prefetch=PREFETCH, group="webhooks")
+        self._webhooks[webhook.queue] = known
+        await _announce(self._broker)
+
+    async def _close(self, known: OpenWebhook) -> None:
+        self._webhooks.pop(known.webhook.queue, None)
+        known.closed.set()
+        if known.consumer is not None:
+            await known.consumer.cancel()
+
+    # -- one event --------------------------------------------------------------------------------------
+
+    def _arrived(self, known: OpenWebhook, delivery: Delivery) -> None:
+        try:
+            event = read_event(delivery.message)
+        except InvalidTask as error:
+            log.warning("An event was not readable", extra={"reason": str(error)})
+            delivery.ack()
+            return
+        if known.selection.takes(event):
+            self._background.start(self._deliver(known, delivery, event), name="webhook")
+        else:
+            delivery.ack()
+
+    async def _deliver(self, known: OpenWebhook, delivery: Delivery, event: Event) -> None:
+        """Try an event until it is taken; give it back when the webhook is closed, and the process ends."""
+        settle: Callable[[], None] = delivery.requeue
+        try:
+            taken_before = known.taken
+            attempt = await self._attempts(known, delivery, event)
+            if attempt is None:
+                return
+            if attempt.taken:
+                known.taken += 1
+                settle = delivery.ack
+            elif attempt.gone or known.taken == taken_before:
+                await self._disable(known, attempt)
+            else:
+                known.given_up += 1
+                settle = delivery.ack
+                log.warning("A webhook did not take an event", extra=_facts(known, event, attempt))
+        finally:
+            settle()
+
+    async def _attempts(self, known: OpenWebhook, delivery: Delivery, event: Event) -> WebhookAttempt | None:
+        """Return what came of the last attempt; None when the webhook was closed, or the delivery lost."""
+        attempt = None
+        for number in range(1, self._retries.most_attempts + 1):
+            attempt = await self._sender.send(known.webhook, event)
+            known.last_reason = attempt.reason
+            if attempt.taken or attempt.gone or number == self._retries.most_attempts:
+                break
+            log.info("A webhook is tried again", extra=_facts(known, event, attempt) | {"attempts": number})
+            pause = max(attempt.wait_seconds, self._retries.pause_seconds(number, self._clock.chance()))
+            if await _closed_within(known, pause) or delivery.lost:
+                return None
+        return attempt
+
+    async def _disable(self, known: OpenWebhook, attempt: WebhookAttempt) -> None:
+        """Disable a webhook that takes no events any more; those that wait are kept."""
+        if known.closed.is_set():
+            return
+        await self._close(known)
+        reason = "the receiver wants no more events (410)" if attempt.gone else self._failed_by(attempt)
+        log.error("A webhook was disabled", extra={"webhook": known.webhook.name, "reason": reason})
+        try:
+            await webhooks.steer_webhook(self._opened, known.webhook.name, active=False, reason=reason)
+        except CoditectError as error:  # it is opened again by the next reload, and fails again
+            log.warning("The end of a webhook could not be kept", extra={"reason": str(error)})
+
+    def _failed_by(self, attempt: WebhookAttempt) -> str:
+        return f"{self._retries.most_attempts} attempts failed and none succeeded meanwhile: {attempt.reason}"
+
+
+@asynccontextmanager
+async def open_webhooks(
+    opened: Connections, broker: Broker, *, key: str, private: bool
+) -> AsyncIterator[WebhookSender]:
+    """Open the sender of webhooks, and deliver events as long as the block lasts; without a key nothing is delivered.
+
+    Raises:
+        SetupError: when the key is too short.
+    """
+    async with AsyncExitStack() as stack:
+        sender = await stack.enter_async_context(webhook_sender(key, private=private))
+        if key:
+            sender.check_key()
+            await stack.enter_async_context(WebhookDelivery(opened, broker, sender, clock=SystemClock()))
+        yield sender
+
+
+async def _closed_within(known: OpenWebhook, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await known.closed.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _announce(broker: Broker) -> None:
+    """Let the agents send the events that they mute without listeners."""
+    try:
+        await broker.publish(
+            control_messages.listen(), exchange=routing.BROADCAST, routing_key="", timeout_seconds=ANNOUNCE_SECONDS
+        )
+    except Unroutable:
+        log.debug("No agent is there to be told that a webhook listens")
+
+
+def _facts(known: OpenWebhook, event: Event, attempt: WebhookAttempt) -> dict[str, object]:
+    return {"webhook": known.webhook.name, "event_type": event.type, "reason": attempt.reason}

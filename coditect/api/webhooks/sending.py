@@ -1,0 +1,120 @@
+"""One POST of an event to a webhook: signed, to a checked address, without redirects."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from standardwebhooks import Webhook as Signature
+
+from coditect.aio.clock import Clock
+from coditect.errors import CoditectError
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.calls import AgentCalls, agent_calls
+from coditect.model.event import Event
+from coditect.operations.coordination.webhooks import Webhook, check_key
+from coditect.wire.events import as_document
+from coditect.wire.json import dumps
+
+ATTEMPT_SECONDS = 15.0
+"""How long a receiver may take to answer, as Standard Webhooks recommends."""
+CONTENT_TYPE = "application/cloudevents+json"
+LONGEST_WAIT_SECONDS = 300.0
+MOST_ANSWER_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookAttempt:
+    """What came of one POST."""
+
+    status: int | None
+    """The status of the answer; None when there was none."""
+    reason: str = ""
+    """Why the event was not taken; empty when it was."""
+    gone: bool = False
+    """Whether the receiver wants no more events (status 410)."""
+    wait_seconds: float = 0.0
+    """How long the receiver asks to wait, at most five minutes."""
+
+    @property
+    def taken(self) -> bool:
+        """Tell whether the receiver has the event."""
+        return not self.reason
+
+
+class WebhookSender:
+    """The sender of an API process: one HTTP client, and the key from which the secrets are made."""
+
+    def __init__(self, calls: AgentCalls, key: str) -> None:
+        self._calls = calls
+        self._key = key
+
+    def check_key(self) -> None:
+        """Check that webhooks can be signed.
+
+        Raises:
+            SetupError: when the settings have no key, or a short one.
+        """
+        check_key(self._key)
+
+    def secret(self, webhook: Webhook) -> str:
+        """Return the secret of a webhook."""
+        return webhook.secret(check_key(self._key))
+
+    async def send_test(self, webhook: Webhook, clock: Clock) -> WebhookAttempt:
+        """Post an event `webhook.test` once."""
+        event = Event("webhook.test", "/api", clock.new_id(), clock.now_ms(), webhook.name)
+        return await self.send(webhook, event)
+
+    async def send(self, webhook: Webhook, event: Event) -> WebhookAttempt:
+        """Post an event once; every attempt has the same `webhook-id`, by which a receiver knows a repetition."""
+        body = dumps(as_document(event))
+        headers = _signed(event_id(event), body, self.secret(webhook))
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                answer = await self._calls.post(webhook.url, body, headers)
+        except TimeoutError:
+            return WebhookAttempt(None, f"no answer within {ATTEMPT_SECONDS:.0f} s")
+        except CoditectError as error:
+            return WebhookAttempt(None, str(error.facts.get("reason") or error)[:300])
+        return _judged(answer.status, answer.retry_after)
+
+
+@asynccontextmanager
+async def webhook_sender(key: str, *, private: bool) -> AsyncIterator[WebhookSender]:
+    """Open the sender of webhooks; `private` allows loopback and private addresses."""
+    hosts = AllowedHosts(("*",), private, "CODITECT_API_WEBHOOK_PRIVATE")
+    async with agent_calls(hosts, most_bytes=MOST_ANSWER_BYTES) as calls:
+        yield WebhookSender(calls, key)
+
+
+def event_id(event: Event) -> str:
+    """Return the `webhook-id` of an event, the same for each delivery; safe in a header, whatever the event's id is."""
+    drawn = f"{event.source}\0{event.id}".encode(errors="surrogatepass")
+    return f"evt_{hashlib.sha256(drawn).hexdigest()[:32]}"
+
+
+def _signed(identity: str, body: bytes, secret: str) -> dict[str, str]:
+    now = datetime.now(UTC)  # the library signs a wrong instant for any other zone
+    return {
+        "content-type": CONTENT_TYPE,
+        "webhook-id": identity,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Signature(secret).sign(identity, now, body.decode()),
+    }
+
+
+def _judged(status: int, retry_after: str | None) -> WebhookAttempt:
+    if 200 <= status < 300:
+        return WebhookAttempt(status)
+    if 300 <= status < 400:
+        return WebhookAttempt(status, f"{status}: redirects are not followed")
+    named = next((known.phrase for known in HTTPStatus if known == status), "unknown status")
+    asked = float(retry_after) if retry_after and retry_after.isascii() and retry_after.isdecimal() else 0.0
+    gone = status == HTTPStatus.GONE
+    return WebhookAttempt(status, f"{status} {named}", gone, min(asked, LONGEST_WAIT_SECONDS))
