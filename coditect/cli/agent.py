@@ -13,7 +13,7 @@ from coditect.cli.capability import SPEC_COLUMNS, spec_cells
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -76,11 +76,11 @@ def list_agents(
     search = Search(capability=capability, tag=tag, keyword=keyword, status=status)
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         records = await fleet.find_agents(opened, search)
         columns = ("agent", "status", "running", "slots", "capabilities", "completed", "failed", "cpu %", "memory")
         table = TableView(columns, [_row(record) for record in records], "No agent is registered.")
-        return Answer([agent_json(record) for record in records], (table,))
+        return ShownAnswer([agent_json(record) for record in records], (table,))
 
     present(look, output, watch=watch)
 

@@ -13,7 +13,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.example import Example
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.codec import is_binary
 from coditect.model.capability import CapabilitySpec
 from coditect.operations import fleet
@@ -43,12 +43,12 @@ def list_capabilities(
     """
     opened, search = connections(context), Search(tag=tag, keyword=keyword)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         offers = await fleet.find_offers(opened, search)
         columns = ("capability", "agents", *SPEC_COLUMNS)
         rows = [(one.spec.name, len(one.agents), *spec_cells(one.spec)) for one in offers]
         table = TableView(columns, rows, "No agent is registered.")
-        return Answer([_json(offer) for offer in offers], (table,))
+        return ShownAnswer([_json(offer) for offer in offers], (table,))
 
     present(look, output, watch=watch)
 

@@ -11,7 +11,7 @@ import typer
 from coditect.cli.connections import connections
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import Output, OutputOption, TableView
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import ControlPlaneRequired
 from coditect.operations.connections import Connections
 from coditect.operations.status import COUNTS, ClusterStatus, DispatcherStatus, cluster_status
@@ -88,19 +88,19 @@ def show_status(context: typer.Context, output: OutputOption = Output.TABLE, wat
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         return _status(await _cluster_status(opened))
 
     present(look, output, watch=watch)
 
 
-def _status(stands: ClusterStatus) -> Answer:
+def _status(stands: ClusterStatus) -> ShownAnswer:
     dispatchers = [{"owner": one.owner, "shards": one.shards} | _counts(one) for one in stands.dispatchers]
     columns = ("dispatcher", "shards", *(name.replace("_", " ") for name in COUNTS))
     owners = TableView(columns, [(one.owner, len(one.shards), *_counts(one).values()) for one in stands.dispatchers])
     rows = [(one.shard, one.owner, one.epoch, one.workflows, one.under_way) for one in stands.shards]
     shards = TableView(("shard", "owner", "epoch", "workflows", "under way"), rows)
-    return Answer({"dispatchers": dispatchers, "shards": stands.shards}, (owners, "", shards))
+    return ShownAnswer({"dispatchers": dispatchers, "shards": stands.shards}, (owners, "", shards))
 
 
 async def _cluster_status(opened: Connections) -> ClusterStatus:

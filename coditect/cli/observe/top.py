@@ -12,7 +12,7 @@ import typer
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, View, instant, megabytes
 from coditect.cli.terminal.waiting import checked
-from coditect.cli.terminal.watch import Answer, present
+from coditect.cli.terminal.watch import ShownAnswer, present
 from coditect.model.duration import seconds
 from coditect.operations.overview import (
     MOST_WORKFLOWS,
@@ -51,9 +51,9 @@ def show_top(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         overview = await take_overview(opened, most_workflows=most)
-        return Answer(asdict(overview), tuple(_views(overview)), overview.notes)
+        return ShownAnswer(asdict(overview), tuple(_views(overview)), overview.notes)
 
     present(look, output, watch=not once, every_seconds=max(0.1, seconds(every)))
 

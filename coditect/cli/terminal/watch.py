@@ -30,7 +30,7 @@ WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Show it again 
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ShownAnswer:
     """The answer of a command: a document for programs, and its views for a person."""
 
     document: object
@@ -39,9 +39,9 @@ class Answer:
     """Sentences about what could not be seen, for stderr with every format."""
 
 
-Look = Callable[[], Coroutine[Any, Any, Answer]]
+Look = Callable[[], Coroutine[Any, Any, ShownAnswer]]
 """A function that reads what a command shows; called once, or for each refresh."""
-Shown = Callable[[Answer, str], None]
+Shown = Callable[[ShownAnswer, str], None]
 """A function that shows an answer and the trouble since it, which is empty while there is none."""
 
 
@@ -63,7 +63,7 @@ def present(look: Look, output: Output, *, watch: bool, every_seconds: float = E
 
 
 async def _keep_looking(look: Look, shown: Shown, every_seconds: float, *, keys: bool) -> None:
-    last: Answer | None = None
+    last: ShownAnswer | None = None
     with quit_key() if keys else nullcontext():
         while True:
             try:
@@ -82,7 +82,7 @@ def _written(output: Output) -> Iterator[Shown]:
     begun = False
     said: set[str] = set()
 
-    def write(answer: Answer, trouble: str) -> None:
+    def write(answer: ShownAnswer, trouble: str) -> None:
         nonlocal begun
         if trouble:
             say(trouble)
@@ -111,7 +111,7 @@ def _drawn() -> Iterator[Shown]:
     from rich.live import Live
     from rich.text import Text
 
-    def draw(answer: Answer, trouble: str) -> None:
+    def draw(answer: ShownAnswer, trouble: str) -> None:
         views: list[RenderableType] = [Text(f"{datetime.now().astimezone():%H:%M:%S}  q ends", style="dim")]
         views += [Text(view) if isinstance(view, str) else view.picture() for view in answer.views]
         views += [Text(note, style="yellow") for note in (*answer.notes, trouble) if note]

@@ -10,7 +10,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, say
 from coditect.cli.terminal.user import ByOption, user_name
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.operations import workflows
 
 app = typer.Typer(no_args_is_help=True)
@@ -34,11 +34,11 @@ def list_approvals(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await workflows.list_approvals(opened, most=most)
         columns = ("workflow", "node", "name", "question", "since")
         cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
-        return Answer(rows, (TableView(columns, cells, "No approval is open."),))
+        return ShownAnswer(rows, (TableView(columns, cells, "No approval is open."),))
 
     present(look, output, watch=watch)
 

@@ -11,7 +11,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, agree, instant, render, say
 from coditect.cli.terminal.user import ByOption, user_name
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.operations import checkpoints
 
 app = typer.Typer()
@@ -48,10 +48,10 @@ def list_checkpoints(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await checkpoints.list_checkpoints(opened, run)
         cells = [(row.name, "node" if row.node else "on request", instant(row.at_ms), row.by) for row in rows]
-        return Answer(rows, (TableView(("checkpoint", "kind", "at", "by"), cells, "No node has completed yet."),))
+        return ShownAnswer(rows, (TableView(("checkpoint", "kind", "at", "by"), cells, "No node has completed yet."),))
 
     present(look, output, watch=watch)
 

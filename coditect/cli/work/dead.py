@@ -21,7 +21,7 @@ from coditect.cli.terminal.output import (
     render,
     say,
 )
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.operations import dead
 from coditect.operations.connections import Connections
 from coditect.operations.dead import DeadListing
@@ -75,7 +75,7 @@ def list_letters(
     selection = Selection(capability=capability, reason=reason, agent_id=agent)
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows: list[dict[str, object]] = []
         notes: list[str] = []
         found = await dead.list_dead(
@@ -86,7 +86,7 @@ def list_letters(
     present(look, output, watch=watch)
 
 
-def _listing(rows: list[dict[str, object]], found: DeadListing, notes: list[str]) -> Answer:
+def _listing(rows: list[dict[str, object]], found: DeadListing, notes: list[str]) -> ShownAnswer:
     nodes = [_node_row(node) for node in found.nodes]
     total = sum(queue.messages for queue in found.queues)
     document = {"letters": rows, "nodes": nodes, "queues": {queue.name: queue.messages for queue in found.queues}}
@@ -94,7 +94,7 @@ def _listing(rows: list[dict[str, object]], found: DeadListing, notes: list[str]
     table = TableView(columns, [[_short(row[name]) for name in columns] for row in rows + nodes], "No dead letters.")
     if len(rows) < total:
         notes = [*notes, f"{len(rows)} shown of {total} in {len(found.queues)} queues."]
-    return Answer(document, (table,), tuple(notes))
+    return ShownAnswer(document, (table,), tuple(notes))
 
 
 @app.command("show")

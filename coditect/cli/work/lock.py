@@ -10,7 +10,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.client.coordination.locks import LockRow
 from coditect.operations.coordination import locks
 
@@ -33,9 +33,9 @@ def list_locks(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await locks.list_locks(opened, most=most)
-        return Answer(rows, (_table(rows),))
+        return ShownAnswer(rows, (_table(rows),))
 
     present(look, output, watch=watch)
 

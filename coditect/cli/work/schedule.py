@@ -12,7 +12,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.client.coordination.schedules import ScheduleOptions, ScheduleRow
 from coditect.model.duration import duration_text
 from coditect.operations.coordination import schedules
@@ -71,14 +71,14 @@ def list_schedules(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await schedules.list_schedules(opened, most=most)
         cells = [
             (row.schedule, row.workflow, row.state, _ticks(row), instant(row.next), row.runs, row.last_run)
             for row in rows
         ]
         columns = ("schedule", "workflow", "state", "ticks", "next", "runs", "last run")
-        return Answer(rows, (TableView(columns, cells, "There is no schedule."),))
+        return ShownAnswer(rows, (TableView(columns, cells, "There is no schedule."),))
 
     present(look, output, watch=watch)
 

@@ -12,7 +12,7 @@ from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.client.coordination.triggers import TriggerOptions, TriggerRow
 from coditect.operations.coordination import triggers
 
@@ -77,10 +77,10 @@ def list_triggers(
     """
     opened = connections(context)
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await triggers.list_triggers(opened, most=most)
         columns = ("trigger", "event", "starts", "state", "runs", "failed", "last", "reason")
-        return Answer(rows, (TableView(columns, [_cells(row) for row in rows], "There is no trigger."),))
+        return ShownAnswer(rows, (TableView(columns, [_cells(row) for row in rows], "There is no trigger."),))
 
     present(look, output, watch=watch)
 

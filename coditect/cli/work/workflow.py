@@ -31,7 +31,7 @@ from coditect.cli.terminal.output import (
 )
 from coditect.cli.terminal.progress import LINE_SECONDS, Show, shown_progress
 from coditect.cli.terminal.waiting import checked, going_on
-from coditect.cli.terminal.watch import Answer, WatchOption, present
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.cli.terminal.workflow_tables import (
     attempts_table,
     history_table,
@@ -202,9 +202,9 @@ def list_workflows(
     """
     opened, wanted = connections(context), WorkflowFilter(state, name, since, until, labels_of(label))
 
-    async def look() -> Answer:
+    async def look() -> ShownAnswer:
         rows = await workflows.list_workflows(opened, wanted, most=most)
-        return Answer(rows, (workflows_table(rows),))
+        return ShownAnswer(rows, (workflows_table(rows),))
 
     present(look, output, watch=watch)
 

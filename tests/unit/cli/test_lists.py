@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from coditect.cli.main import BRANCHES, app
 from coditect.cli.terminal.output import Output, TableView, write_yaml
-from coditect.cli.terminal.watch import Answer, present
+from coditect.cli.terminal.watch import ShownAnswer, present
 from coditect.errors import BrokerUnavailable
 from coditect.model.registration import AgentRecord
 from coditect.registry.memory import MemoryRegistry
@@ -73,14 +73,14 @@ class Changing:
     def __init__(self, looks: int, *, failing: int = 0) -> None:
         self._looks, self._failing, self.count = looks, failing, 0
 
-    async def __call__(self) -> Answer:
+    async def __call__(self) -> ShownAnswer:
         self.count += 1
         if self.count == self._failing:
             raise BrokerUnavailable("The broker does not answer")
         if self.count == self._looks:
             signal.raise_signal(signal.SIGINT)
         table = TableView(("n", "word"), [(self.count, "yes")], "No number.")
-        return Answer([{"n": self.count, "word": "yes"}], (table,), ("Some are not seen.",))
+        return ShownAnswer([{"n": self.count, "word": "yes"}], (table,), ("Some are not seen.",))
 
 
 def watched(look: Changing, output: Output) -> None:
