@@ -334,10 +334,10 @@ def main(settings: Settings | None = None) -> int:
 
     The settings are those given, or else those of the environment.
     """
-    configure_logs("INFO")
+    configure_logs()
     try:
         settings = settings or read_settings()
-        configure_logs(settings.log_level)
+        configure_logs(settings)
         run_loop(serve(settings))
     except CoditectError as error:
         log.error("The dispatcher cannot run", extra={"reason": str(error)})

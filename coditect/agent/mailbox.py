@@ -1,4 +1,4 @@
-"""The reader of an agent's mailbox: control messages to cancel, ping, drain and listen, and broadcasts.
+"""The reader of an agent's mailbox: control messages to cancel, ping, drain, listen, log levels, and broadcasts.
 
 Each message is acted on at most once, and never holds up a task. A drain counts only when it is addressed to one agent:
 a drain that is sent to all agents is ignored.
@@ -21,6 +21,7 @@ from coditect.model.ids import AgentId
 from coditect.model.limits.breaker import BreakerState
 from coditect.model.message import Message
 from coditect.model.task import Task
+from coditect.telemetry.log_levels import LogLevels
 from coditect.wire import control_messages, parts, routing
 from coditect.wire.json import dumps, loads
 
@@ -51,6 +52,7 @@ class Mailbox:
         self._background = background
         self._listeners = listeners
         self._drain = drain
+        self._levels = LogLevels()
         self._names = {agent_name, runtime.agent_id}
         self._consumer: Consumer | None = None
 
@@ -85,6 +87,8 @@ class Mailbox:
                 self._runtime.guards.breakers.heard(BreakerState.read(content))
             case control_messages.DRAIN if not to_all:
                 self._drain()
+            case control_messages.LOG_LEVEL:
+                self._levels.carry_out(control_messages.LogLevelOrder.read(content))
             case control_messages.LISTEN:
                 self._events.unmute(control_messages.listened(content))
             case control_messages.BROADCAST:

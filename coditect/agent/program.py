@@ -46,6 +46,7 @@ from coditect.registry.redis import RedisRegistry
 from coditect.registry.reference_clock import following
 from coditect.settings.addresses import without_passwords
 from coditect.settings.settings import Settings
+from coditect.telemetry.log_context import CURRENT_AGENT
 from coditect.telemetry.logs import configure_logs
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.names import LOOP_LAG
@@ -253,6 +254,7 @@ async def serve(agent: Agent, settings: Settings, *, source: str | None = None) 
     if (opening := asyncio.current_task()) is not None:
         _on_signal(opening.cancel)
     agent_id = new_agent_id(agent)
+    CURRENT_AGENT.set(agent_id)
     broker = AmqpBroker(
         settings.amqp_url,
         name=agent_id,
@@ -329,7 +331,7 @@ def unready(broker: Broker, health: Health) -> str:
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     """Run the agent that a file or module declares, in that many `processes`, and return the exit code."""
-    configure_logs(settings.log_level)
+    configure_logs(settings)
     if processes > 1:
         return run_loop(_keep_agents(target, settings, processes))
     if PARENT in os.environ:

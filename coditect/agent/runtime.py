@@ -59,6 +59,7 @@ from coditect.model.registration import AgentStatus, Load
 from coditect.model.result import Status
 from coditect.model.task import NO_LIMITS, ExecutionKey, Task
 from coditect.registry.reference_clock import ReferenceClock
+from coditect.telemetry.log_context import CURRENT_TASK
 from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import BREAKER_STATE, HEARTBEAT_LAG, SLOTS
 from coditect.wire import routing, tasks
@@ -293,6 +294,7 @@ class Runtime:
     async def _execute(self, execution: Execution, received: ReceivedTask) -> None:
         """Run one task's execution to its end, and settle or return its deliveries, also after any error."""
         key = execution.key
+        CURRENT_TASK.set(execution.task)  # in a context of the execution's own
         try:
             if not self._joined(received.task, key, received.delivery):
                 if key is not None:

@@ -68,7 +68,7 @@ class ApiProgram:
             SetupError: when the address cannot be listened at, or others could reach it without a key.
             BrokerUnavailable: when the broker does not answer.
         """
-        configure_logs(self.settings.log_level)
+        configure_logs(self.settings)
         logging.getLogger(AUDIT).setLevel(logging.INFO)
         run_loop(self._serve(listening))
 

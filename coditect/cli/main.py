@@ -62,6 +62,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),
         "topology": Branch("topology", "Compare, create or export the exchanges and queues."),
         "events": Branch("events", "See what happens in the fleet."),
+        "log": Branch("observe.log", "Let agents and dispatchers log more or less while they run."),
         "top": Branch("observe.top", "See agents, queues and workflows live, on one screen."),
     }
 )

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from urllib.parse import unquote, urlsplit
 
+SHORTEST_SECRET = 6
+"""The length in characters from which a secret is looked for in any text; a shorter one would hide plain words."""
+_WRITTEN_PASSWORD = re.compile(r"\w://[^\s/:@]*:([^\s/@]+)@")
 _PASSWORD = re.compile(r"(\w://[^\s/:@\"']*):[^\s/@\"']+@")
 
 
 def without_passwords(text: str) -> str:
     """Replace the password in every URL of a text with `***`: `amqp://user:***@host:5672/`."""
     return _PASSWORD.sub(r"\1:***@", text) if "://" in text else text
+
+
+def secrets_in(settings: object) -> frozenset[str]:
+    """Return the secret texts of frozen settings: passwords in URLs, as written and as meant, and password fields."""
+    found: set[str] = set()
+    for field in fields(settings):  # type: ignore[arg-type]  # a dataclass, of which typing has no name
+        text = getattr(settings, field.name)
+        if isinstance(text, str) and "://" in text:
+            found |= {*_WRITTEN_PASSWORD.findall(text)}
+        elif isinstance(text, str) and "password" in field.name:
+            found.add(text)
+    found |= {unquote(secret) for secret in found}
+    return frozenset(secret for secret in found if len(secret) >= SHORTEST_SECRET)
 
 
 def vhost_of(amqp_url: str) -> str:

@@ -19,6 +19,7 @@ CODITECT_HEALTH_PORT           none                        /livez and /readyz on
 CODITECT_HEALTH_HOST           127.0.0.1                   where the health port listens
 CODITECT_STALL_SECONDS         10                          an event loop may stand still for, 0 (no bound) to 3600
 CODITECT_LOG_LEVEL             INFO                        DEBUG, INFO, WARNING, ERROR
+CODITECT_LOG_FORMAT            auto                        json, human, or auto: human on a terminal
 CODITECT_TRACING               off                         otlp: spans go to a collector, see OTEL_* variables
 CODITECT_TRACES_PER_SECOND     50                          new traces of a process, 0.001 to 100000
 CODITECT_TRACEBACKS            true                        results of failed tasks carry their tracebacks
@@ -79,6 +80,7 @@ class Settings:
     health_host: str = "127.0.0.1"
     stall_seconds: float = 10.0
     log_level: str = "INFO"
+    log_format: str = "auto"
     tracing: str = "off"
     traces_per_second: float = 50.0
     tracebacks: bool = True
@@ -124,6 +126,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         health_host=values.get("CODITECT_HEALTH_HOST", DEFAULTS.health_host),
         stall_seconds=_number(values, "CODITECT_STALL_SECONDS", DEFAULTS.stall_seconds, 0, 3_600),
         log_level=_choice(values, "CODITECT_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
+        log_format=_choice(values, "CODITECT_LOG_FORMAT", ("auto", "json", "human")),
         tracing=_choice(values, "CODITECT_TRACING", ("off", "otlp")),
         traces_per_second=_number(values, "CODITECT_TRACES_PER_SECOND", DEFAULTS.traces_per_second, 0.001, 100_000),
         tracebacks=_flag(values, "CODITECT_TRACEBACKS", default=True),

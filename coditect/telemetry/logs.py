@@ -1,24 +1,50 @@
-"""Log formats: one JSON object a line when stderr is a pipe, plain text on a terminal; never passwords."""
+"""Log formats: one JSON object a line for programs, plain text for people; never passwords.
+
+A line of JSON has the keys `timestamp`, `level`, `event`, `logger`; where they are known `trace_id`, `span_id`,
+`task_id`, `workflow_id`, `agent_id`; then what the event itself names.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TextIO
 
-from coditect.settings.addresses import without_passwords
+from coditect.settings.addresses import secrets_in, without_passwords
+from coditect.settings.settings import DEFAULTS, Settings
+from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NOISY = ("aiormq", "asyncio")
+_IDS = ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")
+_UNSEEN_BY_PEOPLE = ("trace_id", "span_id")
+HIDDEN = "***"
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    found = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: found.pop(name) for name in _IDS if name in found} | found
 
 
-class JsonLines(logging.Formatter):
-    """A log formatter that writes one JSON object a line: timestamp, level, event, logger, and extra fields."""
+class _Redacting(logging.Formatter):
+    """A log formatter whose lines have neither the passwords of URLs nor the secrets that it is given."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        written = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
+        self._secrets = sorted(written, key=len, reverse=True)  # one may be a part of another
+
+    def _redacted(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, HIDDEN)
+        return without_passwords(line)
+
+
+class JsonLines(_Redacting):
+    """A log formatter that writes one JSON object a line: timestamp, level, event, logger, ids, and extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a log record as one line of JSON."""
@@ -31,10 +57,10 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return without_passwords(json.dumps(line, default=str))
+        return self._redacted(json.dumps(line, default=str))
 
 
-class PlainLines(logging.Formatter):
+class PlainLines(_Redacting):
     """A log formatter for people: time, level, sentence and extra fields on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -42,19 +68,25 @@ class PlainLines(logging.Formatter):
         moment = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         extra = _extra(record)
         trace = extra.pop("traceback", "")  # of a handler, perhaps of another process
-        facts = " ".join(f"{name}={value}" for name, value in extra.items())
+        if extra.get("agent_id") == CURRENT_AGENT.get():  # the program itself, which its reader knows
+            extra.pop("agent_id", None)
+        facts = " ".join(f"{name}={value}" for name, value in extra.items() if name not in _UNSEEN_BY_PEOPLE)
         text = f"{moment} {record.levelname.lower():7} {record.getMessage()} {facts}\n{trace}".rstrip()
         told = f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-        return without_passwords(told)
+        return self._redacted(told)
 
 
-def configure_logs(level: str) -> None:
-    """Set up the logging of the process; a program calls this once, at its start.
+def configure_logs(settings: Settings = DEFAULTS, *, stream: TextIO | None = None) -> None:
+    """Set up the logging of the process, to stderr or a stream; a program calls this once, at its start.
 
     The AMQP library's own reports of lost connections, with tracebacks, are silenced; Coditect logs each loss once.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    stream = stream or sys.stderr
+    human = stream.isatty() if settings.log_format == "auto" else settings.log_format == "human"
+    secrets = secrets_in(settings)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(PlainLines(secrets) if human else JsonLines(secrets))
+    handler.addFilter(ContextFields())
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from coditect.errors import InvalidTask
@@ -24,6 +24,8 @@ LISTEN = "coditect.listen.v1"
 """News that events have a listener: publish them again, or with `{"subjects": [...]}` those about these subjects."""
 BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
+LOG_LEVEL = "coditect.log-level.v1"
+"""Order to log more or less, for agents and dispatchers; the content is a `LogLevelOrder`."""
 BREAKER = "coditect.breaker.v1"
 """News of a fleet's breaker, which the control plane broadcasts; the content is a `BreakerState`."""
 
@@ -74,6 +76,36 @@ class Cancel:
         )
 
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevelOrder:
+    """An order to set the level of one logger, and of the loggers below it, in the processes that get the order."""
+
+    logger: str
+    """The logger's name, such as `coditect.agent.runtime`; empty for every logger without a level of its own."""
+    level: str | None
+    """One of `LOG_LEVELS`; None for the level with which the process began."""
+    seconds: float | None = None
+    """How long the level lasts; None until the process ends."""
+
+    @classmethod
+    def read(cls, content: Any) -> Self:
+        """Parse the content of a message.
+
+        Raises:
+            InvalidTask: when the content is no such order.
+        """
+        try:
+            logger, level, seconds = content["logger"], content["level"], content.get("seconds")
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InvalidTask("A control message sets no log level", reason=repr(error)[:200]) from error
+        if not isinstance(logger, str) or level not in (None, *LOG_LEVELS):
+            raise InvalidTask("A control message sets no log level", level=str(level)[:80])
+        return cls(logger, level, float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None)
+
+
 def message(kind: str, content: Any = None, **headers: Any) -> Message:
     """Build a control message of the given kind, with JSON content."""
     return Message(body=dumps(content), headers=headers, type=kind)
@@ -88,6 +120,11 @@ def cancel(
         CANCEL,
         {"task_id": task_id, "reason": reason} | {name: one for name, one in narrowed.items() if one is not None},
     )
+
+
+def log_level(order: LogLevelOrder) -> Message:
+    """Build a control message that sets the level of a logger."""
+    return message(LOG_LEVEL, asdict(order))
 
 
 def listen(subjects: tuple[str, ...] = ()) -> Message:

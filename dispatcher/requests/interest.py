@@ -1,4 +1,4 @@
-"""The consumer of event listeners' announcements, which ends the suppression of events that had no listener."""
+"""The consumer of what all processes are told: event listeners are there again, and logs are to say more or less."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from coditect.broker.port import Broker, Delivery
 from coditect.broker.topology import Binding, Topology, event_queue
 from coditect.errors import InvalidTask
 from coditect.messaging.event_publisher import Events
+from coditect.telemetry.log_levels import LogLevels
 from coditect.wire import control_messages, routing
 from coditect.wire.json import loads
 
@@ -17,13 +18,19 @@ PREFETCH = 100
 
 @asynccontextmanager
 async def hearing_listeners(broker: Broker, events: Events, *, owner: str) -> AsyncIterator[None]:
-    """Consume announcements of event listeners while the block runs, and stop dropping the events that they want."""
-    queue = f"events.{owner}"
+    """Consume announcements of event listeners while the block runs, and stop dropping the events that they want.
+
+    Orders for the log levels of this process come the same way.
+    """
+    queue, levels = f"events.{owner}", LogLevels()
 
     def arrived(delivery: Delivery) -> None:
-        if delivery.message.type == control_messages.LISTEN:
-            with suppress(InvalidTask):
-                events.unmute(control_messages.listened(loads(delivery.message.body)))
+        body, kind = delivery.message.body, delivery.message.type
+        with suppress(InvalidTask):
+            if kind == control_messages.LISTEN:
+                events.unmute(control_messages.listened(loads(body)))
+            elif kind == control_messages.LOG_LEVEL:
+                levels.carry_out(control_messages.LogLevelOrder.read(loads(body)))
         delivery.ack()
 
     await broker.declare(event_queue(queue, ()) + Topology(bindings=(Binding(routing.BROADCAST, queue),)))

@@ -28,10 +28,15 @@ from coditect.aio.launch import die_with
 from coditect.aio.loop import Runner, new_runner, run_loop
 from coditect.collaboration.locks import Lock
 from coditect.errors import InvalidTask, SetupError
+from coditect.model.capability import Priority
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.retry import RetryAfter
+from coditect.model.task import Task
 from coditect.resilience.retry_budget import RetryBudgets
+from coditect.settings.settings import read_settings
+from coditect.telemetry.log_context import CURRENT_AGENT, CURRENT_TASK
+from coditect.telemetry.logs import configure_logs
 from coditect.wire.tasks import read_task
 
 T = TypeVar("T")
@@ -150,14 +155,23 @@ def _context(kind: type[TaskContext], frame: Frame, link: _Link, home: _Home) ->
     head = frame.head
     task = read_task(Message(b"", headers=head["headers"]), head["key"])  # its input may be over the limit
     ahead_ms = head["now_ms"] - SystemClock().now_ms()
+    CURRENT_TASK.set(task)
     services = cast("Services", _RemoteServices(link, home, ahead_ms=ahead_ms))
     ids, workspace = (TaskId(head["task_id"]), AgentId(head["agent_id"])), Path(head["workspace"])
     return kind(task, *ids, services, headers=head["own"], workspace=workspace)
 
 
+def _named(capability: Capability, frame: Frame) -> Task:
+    headers = frame.head["headers"]
+    traceparent = headers.get("traceparent") if isinstance(headers, dict) else None
+    return Task(capability.name, Priority.P1, b"", TaskId(frame.head["task_id"]), traceparent=traceparent)
+
+
 def _run(capability: Capability, frame: Frame, value: Any, link: _Link, home: _Home) -> bytes:
     shape = capability.signature
     kind = PlainContext if shape.blocking else Context
+    CURRENT_AGENT.set(AgentId(frame.head["agent_id"]))
+    CURRENT_TASK.set(_named(capability, frame))  # the whole of it is read for a handler that wants it
     arguments = (value, _context(kind, frame, link, home)) if shape.wants_context else (value,)
     result = capability.handler(*arguments)
     if asyncio.iscoroutine(result):
@@ -210,6 +224,7 @@ def main(target: str, capability_name: str, agent_pid: int) -> None:
     link = _Link(sys.stdin.buffer, os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # what a handler prints goes to stderr, not between the frames
     try:
+        configure_logs(read_settings())
         agent, capability = _load(target, capability_name)
         with _lifespan(agent, shared_loop=bool(capability.signature.dependencies)) as home:
             threading.Thread(target=link.read_all, name="link", daemon=True).start()

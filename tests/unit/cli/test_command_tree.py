@@ -40,6 +40,7 @@ COMMANDS = (
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),
     ("top",),
+    ("log", "level"),
 )
 
 

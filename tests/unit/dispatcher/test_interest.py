@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from functools import partial
 
 from coditect.aio.clock import SystemClock
 from coditect.broker.memory import MemoryBroker, MemoryServer
@@ -8,6 +10,7 @@ from coditect.broker.topology import base_topology
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.event_stream import EventStreams
 from coditect.wire import control_messages, routing
+from coditect.wire.control_messages import LogLevelOrder
 from dispatcher.requests.interest import hearing_listeners
 from tests.support import eventually
 
@@ -41,3 +44,19 @@ async def test_control_messages_to_agents_are_let_go() -> None:
             await eventually(lambda: server.queue("events.d").stats.messages == 0)
 
             assert not events.heard("node.started")
+
+
+async def test_a_log_level_is_set() -> None:
+    logger = logging.getLogger("coditect.messaging.rpc")
+    async with MemoryBroker(MemoryServer()) as broker:
+        await broker.declare(base_topology())
+        events = Events(broker, SystemClock(), source="/dispatcher")
+        async with hearing_listeners(broker, events, owner="d"):
+            for level, number in (("error", logging.ERROR), (None, logging.NOTSET)):
+                order = control_messages.log_level(LogLevelOrder("messaging.rpc", level))
+                await broker.publish(order, exchange=routing.BROADCAST, routing_key="")
+                await eventually(partial(_is_at, logger, number))
+
+
+def _is_at(logger: logging.Logger, level: int) -> bool:
+    return logger.level == level

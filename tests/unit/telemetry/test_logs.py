@@ -1,0 +1,182 @@
+"""What the lines of a log carry: the ids of the context, and never a secret or a payload."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from coditect import Agent, errors
+from coditect.model.capability import Priority
+from coditect.model.ids import AgentId, TaskId
+from coditect.model.task import Owner, Task
+from coditect.settings.addresses import secrets_in
+from coditect.settings.settings import Settings, read_settings
+from coditect.telemetry.log_context import CURRENT_AGENT, CURRENT_TASK
+from coditect.telemetry.log_levels import LogLevels
+from coditect.telemetry.logs import configure_logs
+from coditect.wire.control_messages import LogLevelOrder
+from tests.support import eventually
+from tests.unit.agent.scene import open_scene
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SECRET = "s3cret/w:rd"
+AMQP = "amqp://me:s3cret%2Fw%3Ard@localhost:5672/"
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def _logging() -> Iterator[None]:
+    """The logging of the test run is as before afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in ("aiormq", "asyncio", "coditect.agent.runtime")}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, one in levels.items():
+        logging.getLogger(name).setLevel(one)
+
+
+pytestmark = pytest.mark.usefixtures("_logging")
+
+
+def written(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_has_the_ids_of_its_context_first() -> None:
+    stream = io.StringIO()
+    configure_logs(Settings(log_format="json"), stream=stream)
+    owner = Owner("flow-1", "node", "3", 7)
+    task = Task("a.b", Priority.P1, b"", TaskId("task-1"), owner=owner, traceparent=f"00-{TRACE}-{SPAN}-01")
+    outer = CURRENT_TASK.set(task), CURRENT_AGENT.set(AgentId("agent-1"))
+
+    logging.getLogger("a.b").warning("It went on", extra={"queue": "q"})
+    CURRENT_TASK.reset(outer[0])
+    CURRENT_AGENT.reset(outer[1])
+    logging.getLogger("a.b").warning("It went on", extra={"task_id": "its own"})
+
+    first, second = written(stream)
+    assert list(first) == [
+        "timestamp", "level", "event", "logger", "trace_id", "span_id", "task_id", "workflow_id", "agent_id", "queue",
+    ]  # fmt: skip
+    assert [first[name] for name in ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")] == [
+        TRACE, SPAN, "task-1", "flow-1", "agent-1",
+    ]  # fmt: skip
+    assert (second["task_id"], "agent_id" in second, "trace_id" in second) == ("its own", False, False)
+
+
+@pytest.mark.parametrize(
+    ("form", "stream", "human"),
+    [
+        ("auto", io.StringIO(), False),
+        ("auto", Screen(), True),
+        ("json", Screen(), False),
+        ("human", io.StringIO(), True),
+    ],
+)
+def test_the_format_is_the_chosen_one_or_fits_the_stream(form: str, stream: io.StringIO, human: bool) -> None:
+    configure_logs(Settings(log_format=form), stream=stream)
+
+    logging.getLogger("a").error("It broke")
+
+    assert stream.getvalue().startswith("{") is not human
+
+
+def test_a_nonsense_format_is_refused_by_the_name_of_its_variable() -> None:
+    assert read_settings({"CODITECT_LOG_FORMAT": "human"}).log_format == "human"
+    with pytest.raises(errors.SetupError) as refused:
+        read_settings({"CODITECT_LOG_FORMAT": "xml"})
+
+    assert "CODITECT_LOG_FORMAT" in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_no_line_has_a_password(form: str) -> None:
+    stream = io.StringIO()
+    configure_logs(Settings(amqp_url=AMQP, fdb_tls_key_password='ke"yring', log_format=form), stream=stream)
+
+    for told in (AMQP, SECRET, 'ke"yring', "redis://:other-secret@there/0"):
+        logging.getLogger("a").error("Refused: %s", told, extra={"given": told})
+
+    text = stream.getvalue()
+    assert not [secret for secret in (SECRET, "s3cret%2F", "yring", "other-secret") if secret in text]
+    assert text.count("***") == 8
+
+
+def test_secrets_are_those_of_addresses_and_passwords_but_no_plain_words() -> None:
+    settings = Settings(amqp_url=AMQP, redis_url="redis://default:guest@here/0", blob_url="s3://key:a-secret@bucket")
+
+    assert secrets_in(settings) == {SECRET, "s3cret%2Fw%3Ard", "a-secret"}
+
+
+async def test_what_a_handler_logs_has_the_ids_and_no_line_has_the_payload() -> None:
+    stream = io.StringIO()
+    configure_logs(Settings(log_level="DEBUG", log_format="json"), stream=stream)
+    agent = Agent("worker", slots=4)
+
+    @agent.capability("on.loop")
+    async def on_loop(value: dict[str, str]) -> str:
+        logging.getLogger("mine").info("Looked at it")
+        return value["text"]
+
+    @agent.capability("in.thread")
+    def in_thread(value: dict[str, str]) -> str:
+        logging.getLogger("mine").info("Looked at it")
+        raise OSError("no such file")
+
+    async with open_scene() as scene:
+        await scene.start(agent)
+        client = await scene.client()
+        handle = await client.submit("on.loop", {"text": "the-payload"})
+        await handle.result(timeout=5)
+        failing = await client.submit("in.thread", {"text": "the-payload"})
+        with pytest.raises(errors.TaskFailed):
+            await failing.result(timeout=5)
+
+    own = [line["task_id"] for line in written(stream) if line["logger"] == "mine"]
+    assert own[:1] == [handle.task_id]
+    assert set(own[1:]) == {failing.task_id}
+    assert len(own) >= 2
+    assert "the-payload" not in stream.getvalue()
+
+
+async def test_a_level_lasts_for_its_time_and_is_changed_back() -> None:
+    levels, logger = LogLevels(), logging.getLogger("coditect.agent.runtime")
+
+    levels.carry_out(LogLevelOrder("agent.runtime", "debug", 0.05))
+    first = logger.level
+    await eventually(lambda: logger.level == logging.NOTSET)
+    levels.carry_out(LogLevelOrder("agent.runtime", "debug", 0.05))
+    levels.carry_out(LogLevelOrder("agent.runtime", "error"))
+
+    assert first == logging.DEBUG
+    assert logger.level == logging.ERROR
+    levels.carry_out(LogLevelOrder("agent.runtime", None))
+    assert logger.level == logging.NOTSET
+
+
+def test_the_level_of_all_goes_back_to_that_of_the_start() -> None:
+    configure_logs(Settings(log_level="WARNING"), stream=io.StringIO())
+    levels, root = LogLevels(), logging.getLogger()
+
+    levels.carry_out(LogLevelOrder("", "debug"))
+    assert root.level == logging.DEBUG
+    levels.carry_out(LogLevelOrder("", None))
+
+    assert root.level == logging.WARNING
+
+
+@pytest.mark.parametrize("content", [None, 7, {}, {"logger": "a", "level": "loud"}, {"logger": 1, "level": "debug"}])
+def test_what_is_no_order_is_refused(content: object) -> None:
+    with pytest.raises(errors.InvalidTask):
+        LogLevelOrder.read(content)
