@@ -11,6 +11,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.capability import SPEC_COLUMNS, spec_cells
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_agent, complete_capability
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
@@ -24,7 +25,10 @@ from coditect.settings.settings import read_settings
 
 app = typer.Typer(no_args_is_help=True)
 
-AgentArgument = Annotated[str, typer.Argument(metavar="AGENT_ID", help="As `coditect agent list` shows it.")]
+AgentArgument = Annotated[
+    str,
+    typer.Argument(metavar="AGENT_ID", help="As `coditect agent list` shows it.", autocompletion=complete_agent),
+]
 
 
 @app.command("run")
@@ -59,7 +63,10 @@ def run_agent(
 @app.command("list")
 def list_agents(
     context: typer.Context,
-    capability: Annotated[str | None, typer.Option("--capability", "-c", help="Only who offers it.")] = None,
+    capability: Annotated[
+        str | None,
+        typer.Option("--capability", "-c", help="Only who offers it.", autocompletion=complete_capability),
+    ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
     keyword: Annotated[
         str | None, typer.Option("--keyword", "-k", help="Only with this word in a name, description or tag.")

@@ -12,6 +12,7 @@ import typer
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.example import Example
+from coditect.cli.observe.completion import complete_capability
 from coditect.cli.terminal.output import Aside, FieldsView, Output, OutputOption, TableView, render
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.codec import is_binary
@@ -56,7 +57,12 @@ def list_capabilities(
 @app.command("show")
 def show_capability(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `coditect capability list` shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="As `coditect capability list` shows it.", autocompletion=complete_capability
+        ),
+    ],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show one capability: its agents, schemas, and an example task.

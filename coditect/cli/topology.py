@@ -10,6 +10,7 @@ from coditect.aio.loop import run_loop
 from coditect.broker.topology import Binding
 from coditect.broker.topology_diff import BINDINGS_NOTE, ProbeVerdict, TopologyPlan, TopologyStep
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_capability
 from coditect.cli.terminal.output import Aside, Output, OutputOption, TableView, render, say, write_json
 from coditect.errors import TopologyMismatch
 from coditect.operations import topology
@@ -18,7 +19,12 @@ app = typer.Typer(no_args_is_help=True)
 
 CapabilitiesOption = Annotated[
     list[str] | None,
-    typer.Option("--capability", "-c", help="Its queues, too; can be repeated. Default: what agents offer."),
+    typer.Option(
+        "--capability",
+        "-c",
+        help="Its queues, too; can be repeated. Default: what agents offer.",
+        autocompletion=complete_capability,
+    ),
 ]
 
 

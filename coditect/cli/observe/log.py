@@ -9,6 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_agent
 from coditect.cli.terminal.output import say
 from coditect.model.duration import seconds
 from coditect.operations import log_levels
@@ -36,7 +37,9 @@ def set_level(
     logger: Annotated[str, typer.Argument(metavar="LOGGER", help="Such as agent.runtime, or all.")],
     level: Annotated[LevelChoice, typer.Argument(metavar="LEVEL", help="debug, info, warning, error or default.")],
     lasting: Annotated[str | None, typer.Option("--for", help="How long, e.g. 10m. Default: until it ends.")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Only this agent, by its id.")] = None,
+    agent: Annotated[
+        str | None, typer.Option("--agent", help="Only this agent, by its id.", autocompletion=complete_agent)
+    ] = None,
 ) -> None:
     """Set the level of a logger, and of those below it, in every agent and dispatcher.
 

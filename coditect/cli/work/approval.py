@@ -8,6 +8,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_workflow
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, say
 from coditect.cli.terminal.user import ByOption, user_name
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
@@ -15,7 +16,12 @@ from coditect.operations import workflows
 
 app = typer.Typer(no_args_is_help=True)
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `approval list` shows it.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The workflow's id, as `approval list` shows it.", autocompletion=complete_workflow
+    ),
+]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node that asks.")]
 CommentOption = Annotated[str, typer.Option("--comment", help="Why; kept with the answer.")]
 

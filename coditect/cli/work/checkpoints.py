@@ -9,6 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_workflow
 from coditect.cli.terminal.output import Output, OutputOption, TableView, agree, instant, render, say
 from coditect.cli.terminal.user import ByOption, user_name
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
@@ -16,7 +17,12 @@ from coditect.operations import checkpoints
 
 app = typer.Typer()
 
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The workflow's id, as `workflow list` shows it.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="The workflow's id, as `workflow list` shows it.", autocompletion=complete_workflow
+    ),
+]
 
 
 @app.command("checkpoint")

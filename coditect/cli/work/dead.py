@@ -9,6 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_agent, complete_capability
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import (
     FieldsView,
@@ -36,12 +37,19 @@ WIDEST_CELL = 60
 
 CapabilityOption = Annotated[
     str | None,
-    typer.Option("--capability", "-c", help="Only this capability (also one that no agent offers now)."),
+    typer.Option(
+        "--capability",
+        "-c",
+        help="Only this capability (also one that no agent offers now).",
+        autocompletion=complete_capability,
+    ),
 ]
 ReasonOption = Annotated[
     str | None, typer.Option("--reason", help="Only this reason, e.g. handler_error, expired, invalid_input.")
 ]
-AgentOption = Annotated[str | None, typer.Option("--agent", help="Only given up by this agent.")]
+AgentOption = Annotated[
+    str | None, typer.Option("--agent", help="Only given up by this agent.", autocompletion=complete_agent)
+]
 IdsOption = Annotated[list[str] | None, typer.Option("--id", help="Only this task id; can be repeated.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every dead letter; needed when no filter is given.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and change nothing.")]

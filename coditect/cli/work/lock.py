@@ -9,6 +9,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_agent
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.client.coordination.locks import LockRow
@@ -60,7 +61,10 @@ def show_lock(
 def release_lock(
     context: typer.Context,
     resource: Annotated[str | None, typer.Argument(metavar="[RESOURCE]", help="What its holders lose.")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Release all locks of this agent instead.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent", help="Release all locks of this agent instead.", autocompletion=complete_agent),
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", help="Only those of this task of the agent.")] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; the holders are told.")] = "released by an operator",
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
+from coditect.cli.observe.completion import complete_agent, complete_capability, complete_task
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.failure import raised_at
 from coditect.cli.terminal.output import Aside, Output, OutputOption, TableView, View, render, say, write_json
@@ -33,8 +34,17 @@ from coditect.operations.tasks import TaskOrder
 from coditect.wire.json import dumps, loads
 from coditect.workflow.fields import instant_ms
 
+CapabilityArgument = Annotated[
+    str, typer.Argument(help="What to do, e.g. code.review.", autocompletion=complete_capability)
+]
+AgentOption = Annotated[
+    str | None, typer.Option("--agent", help="Prefer this agent, by its id.", autocompletion=complete_agent)
+]
 DurableArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="Of a durable task, as `task submit --detach` printed it.")
+    str,
+    typer.Argument(
+        metavar="ID", help="Of a durable task, as `task submit --detach` printed it.", autocompletion=complete_task
+    ),
 ]
 
 app = typer.Typer(no_args_is_help=True)
@@ -80,14 +90,14 @@ def why_not(
 @app.command("submit")
 def submit_task(
     context: typer.Context,
-    capability: Annotated[str, typer.Argument(help="What to do, e.g. code.review.")],
+    capability: CapabilityArgument,
     body: Annotated[str, typer.Argument(help="JSON, or @file, or - for stdin.", metavar="[BODY|@FILE|-]")] = "{}",
     priority: Annotated[Priority, typer.Option("--priority", "-p", help="p0 is urgent, p2 is bulk.")] = Priority.P1,
     timeout: Annotated[str | None, typer.Option("--timeout", help="Longest run of one attempt, e.g. 5m.")] = None,
     deadline: Annotated[
         str | None, typer.Option("--deadline", help="Not wanted any more after so long from now, e.g. 1h.")
     ] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Prefer this agent, by its id.")] = None,
+    agent: AgentOption = None,
     wait: Annotated[str, typer.Option("--wait", callback=checked, help="Wait for the result at most so long.")] = "10m",
     stream: Annotated[
         bool, typer.Option("--stream", help="Print the parts of the result as they come, each on a line.")
