@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from uvicorn import Config
-
 from coditect.agent.declaration import Agent
 from coditect.agent.program import running_agent
 from coditect.aio.clock import SystemClock
-from coditect.api.program import AnnouncedServer, server_config
 from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.client.client import Client
 from coditect.model.ids import AgentId
 from coditect.registry.memory import MemoryRegistry
-from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
 from dispatcher.program import running_dispatcher
-from tests.api import services_of
+from tests.api import services_of, serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +45,7 @@ async def staged(agents: Sequence[Agent]) -> AsyncIterator[Stage]:
             await stack.enter_async_context(_living(agent, identity, own, registry))
         client = await stack.enter_async_context(Client(await broker("client"), registry))
         services = await stack.enter_async_context(services_of(server, registry, client))
-        url = await stack.enter_async_context(_served(server_config(services, ApiSettings())))
+        url, _ = await stack.enter_async_context(serving(services))
         yield Stage(url, client)
 
 
@@ -80,15 +75,3 @@ async def _living(
         await ready.wait()
         yield
         drain.set()
-
-
-@asynccontextmanager
-async def _served(config: Config) -> AsyncIterator[str]:
-    answering = asyncio.Event()
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        server = AnnouncedServer(config, answering.set)
-        serving = asyncio.create_task(server.serve(sockets=[own]))
-        await answering.wait()
-        yield f"http://127.0.0.1:{own.getsockname()[1]}"
-        server.should_exit = True
-        await serving

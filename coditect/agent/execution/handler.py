@@ -208,15 +208,16 @@ def _input(capability: Capability, execution: Execution) -> Any:
     Raises:
         _BadInput: when the input does not fit the handler's type.
     """
-    _check_owner(capability, execution.task)
+    if capability.binary:
+        _check_owner(execution.task)
     try:
         return capability.signature.input.decode(execution.task.body)
     except InvalidTask as error:
         raise _BadInput(error) from error
 
 
-def _check_owner(capability: Capability, task: Task) -> None:
-    if capability.binary and task.owner is not None:
+def _check_owner(task: Task) -> None:
+    if task.owner is not None:
         raise _BadInput(InvalidTask(NO_WORKFLOW, fix=SUBMIT_IT))
 
 
@@ -292,7 +293,8 @@ async def _in_thread(call: Callable[[], T], execution: Execution, executors: Exe
 
 async def _in_process(capability: Capability, task: Task, context: TaskContext, executors: Executors) -> bytes:
     """Run the handler in a worker process, and return its encoded value."""
-    _check_owner(capability, task)
+    if capability.binary:
+        _check_owner(task)
     try:
         if executors.alone is not None:
             return await executors.alone.call(task, context)

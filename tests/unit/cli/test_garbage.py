@@ -15,11 +15,12 @@ from typer.main import get_command
 from coditect.cli import main
 from coditect.cli.terminal.body import read_body
 from coditect.errors import InputError
-from coditect.operations.diagnosis import locate
+from coditect.operations.diagnosis import question
 from tests.unit.cli.scene import Terminal
 
 STARTS_PROGRAMS = {
-    ("up",), ("dev",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run")
+    ("up",), ("dev",), ("down",), ("doctor",), ("chaos",), ("load",), ("dispatcher", "run"), ("agent", "run"),
+    ("api", "run"), ("top",),
 }  # fmt: skip
 GARBAGE = (
     "", " ", "-", "--", "-1", "0", "1e999", "nan", "{", "[1", "null", "{}", "[" * 2_000, "9" * 400 + "d", "p9", "P0",
@@ -44,7 +45,7 @@ COMMANDS = dict(commands(get_command(main.app)))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(locate, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(question, "ANSWER_SECONDS", 0.01)
     monkeypatch.chdir(tmp_path)
 
 
@@ -52,7 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=some.data())
 def test_garbage_is_answered_with_a_sentence(words: tuple[str, ...], data: some.DataObject) -> None:
-    options = [one.opts[0] for one in COMMANDS[words].params if one.param_type_name == "option"]
+    options = [one.opts[0] for one in COMMANDS[words].params if one.param_type_name == "option" and one.name != "watch"]
     given_options = data.draw(some.lists(some.sampled_from(options), max_size=2)) if options else []
     line = [*words, *data.draw(some.lists(some.sampled_from(GARBAGE), max_size=3))]
     for option in given_options:

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-
 import pytest
 
-from coditect import Agent, Client, Context, Retry, Workflow
-from coditect.broker.topology import Binding
-from coditect.broker.topology_diff import PlannedBroker
+from coditect import Agent, Context, Retry, Workflow
+from coditect.api.connections import SharedConnections
 from coditect.errors import NotFound, TaskFailed
 from coditect.operations.connections import Connections
 from coditect.operations.trace import Hop, task_path
-from coditect.registry.port import Registry
 from coditect.testing import TestFleet
 from tests.unit.cli.scene import ProbedBroker
 
 ONCE = Retry(max_attempts=2, first="1s", cap="1s")
 
 
-@dataclass(frozen=True, slots=True)
-class FleetConnections:
+def connections_of(fleet: TestFleet) -> Connections:
     """The connections of a use case to a fleet under test."""
-
-    of: TestFleet
-    environ: Mapping[str, str] = field(default_factory=dict)
-
-    @asynccontextmanager
-    async def broker(self) -> AsyncIterator[PlannedBroker]:
-        async with ProbedBroker(self.of.server, {}) as broker:
-            yield broker
-
-    async def bindings(self) -> frozenset[Binding] | None:
-        return None
-
-    @asynccontextmanager
-    async def registry(self) -> AsyncIterator[Registry]:
-        yield self.of.registry
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        yield self.of.client
-
-    fleet = client
+    return SharedConnections(
+        broker=lambda: ProbedBroker(fleet.server, {}), registry=fleet.registry, client=fleet.client, environ={}
+    )
 
 
 def worker(failures: int = 0) -> Agent:
@@ -73,7 +48,7 @@ def chain() -> Workflow:
 
 async def test_workflow_is_told_with_every_node_and_attempt_and_how_long_each_took() -> None:
     async with TestFleet(agents=[worker(failures=1)]) as fleet:
-        opened: Connections = FleetConnections(fleet)
+        opened: Connections = connections_of(fleet)
         run = await fleet.start(chain())
         await run.result(int)
 
@@ -109,7 +84,7 @@ async def test_children_lie_below_the_node_that_ran_them() -> None:
         run = await fleet.start(flow)
         await run.result(int)
 
-        path = await task_path(FleetConnections(fleet), run.id)
+        path = await task_path(connections_of(fleet), run.id)
 
     assert outline(path) == (
         "workflow parent completed",
@@ -128,7 +103,7 @@ async def test_redriven_node_is_told_with_the_redrive() -> None:
         await run.redrive("first")
         await run.result(int)
 
-        path = await task_path(FleetConnections(fleet), run.id)
+        path = await task_path(connections_of(fleet), run.id)
 
     assert outline(path.below[0]) == (
         "node first completed",
@@ -144,7 +119,7 @@ async def test_dead_letter_of_a_direct_task_is_told_with_its_attempts() -> None:
         with pytest.raises(TaskFailed):
             await handle.result(int)
 
-        path = await task_path(FleetConnections(fleet), handle.task_id)
+        path = await task_path(connections_of(fleet), handle.task_id)
 
     assert outline(path) == (
         "task number.double dead",
@@ -164,9 +139,9 @@ async def test_direct_task_that_has_completed_is_not_found_and_the_error_says_wh
         await handle.result(int)
 
         with pytest.raises(NotFound, match="leaves nothing"):
-            await task_path(FleetConnections(fleet), handle.task_id)
+            await task_path(connections_of(fleet), handle.task_id)
         with pytest.raises(NotFound, match="no id of a task"):
-            await task_path(FleetConnections(fleet), "review")
+            await task_path(connections_of(fleet), "review")
 
 
 async def test_node_that_the_workflow_lacks_is_not_found() -> None:
@@ -175,4 +150,4 @@ async def test_node_that_the_workflow_lacks_is_not_found() -> None:
         await run.result(int)
 
         with pytest.raises(NotFound, match="no such node"):
-            await task_path(FleetConnections(fleet), f"{run.id}:third")
+            await task_path(connections_of(fleet), f"{run.id}:third")
