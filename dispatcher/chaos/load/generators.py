@@ -299,9 +299,10 @@ class Generators:
         return flow
 
     def ticking(self, name: str) -> Workflow:
-        """Return the workflow of a schedule: one node, which is given the tick."""
-        flow = Workflow(name)
-        flow.task(CAPABILITY, self.work() | {"after": [From("input")]}, name=TICKED, retry=RETRY)
+        """Return the workflow of a schedule: one node, which is given the tick, and is done before the next one."""
+        flow, work = Workflow(name), self.work()
+        work["milliseconds"] = min(work["milliseconds"], EVERY_SECONDS * 1000)
+        flow.task(CAPABILITY, work | {"after": [From("input")]}, name=TICKED, retry=RETRY)
         return flow
 
     def _node(self, flow: Workflow, after: list[Node], more: Mapping[str, Any] | None = None) -> Node:
