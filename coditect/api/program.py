@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -81,7 +81,10 @@ class ApiProgram:
                 open_services(self.settings, self.api, bridge) as services,
             ):
                 server = AnnouncedServer(
-                    server_config(services, self.api), lambda: listening(_address(own)), ending=services.feed.end
+                    server_config(services, self.api),
+                    lambda: listening(_address(own)),
+                    ending=services.feed.end,
+                    drain=bridge.drain,
                 )
                 await server.serve(sockets=[own])
 
@@ -89,10 +92,19 @@ class ApiProgram:
 class AnnouncedServer(uvicorn.Server):
     """A uvicorn server that says when it answers requests, and when it begins to stop."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], *, ending: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        announce: Callable[[], None],
+        *,
+        ending: Callable[[str], None],
+        drain: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Take the calls for each step; `drain` is awaited before the server stops to answer."""
         super().__init__(config)
         self._announce = announce
         self._ending = ending
+        self._drain = drain
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -115,7 +127,9 @@ class AnnouncedServer(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop: open streams are ended first, since uvicorn waits for every connection."""
+        """Stop: HTTP agents may still answer what they have, then streams are ended, for which uvicorn would wait."""
+        if self._drain is not None:
+            await self._drain()
         self._ending("the server stops")
         await super().shutdown(sockets)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Client, Workflow
+from coditect import Client, Status, Workflow
 from coditect.local import PrivateServers
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.servers import ROOT
@@ -60,8 +60,9 @@ class Api:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self) -> subprocess.Popen[bytes]:
-        more = {"CODITECT_HTTP_HOSTS": "127.0.0.1", "CODITECT_HTTP_PRIVATE": "true", "CODITECT_DRAIN_SECONDS": "1"}
+    async def start(self, *, drain_seconds: int = 1) -> subprocess.Popen[bytes]:
+        more = {"CODITECT_HTTP_HOSTS": "127.0.0.1", "CODITECT_HTTP_PRIVATE": "true"}
+        more["CODITECT_DRAIN_SECONDS"] = str(drain_seconds)
         return await self.fleet.run("coditect", "api", "--port", str(self.port), **more)
 
     async def curl(self, path: str, body: Any = None, *, method: str | None = None) -> Any:
@@ -174,3 +175,29 @@ async def test_a_later_answer_is_posted_to_the_api_and_a_killed_api_has_its_task
     assert stale["status"] == 404
     assert served == [agent_id]
     assert before["correlation_id"] in {event["correlation_id"] for event in again}
+
+
+@pytest.mark.timeout(180)
+async def test_an_api_that_is_stopped_takes_the_later_answers_to_what_its_agents_have(
+    own_servers: PrivateServers, tmp_path: Path
+) -> None:
+    (later := tmp_path / "later.py").write_text(LATER)
+    async with open_api(own_servers, tmp_path) as (api, client):
+        process = await api.start(drain_seconds=60)
+        with http_agent(later) as (agent, url):
+            agent_id = await api.register(url)
+            handle = await client.submit("words.count", TEXT)
+            event = await asked(agent)
+
+            process.send_signal(signal.SIGTERM)
+
+            async def draining() -> bool:
+                return bool((await api.curl(f"/agents/{agent_id}"))["status"] == "draining")
+
+            await eventually(draining)
+            answer = {"request_id": event["event_id"], "status": "success", "result": {"words": 6}}
+            assert await api.curl(event["callback_url"].removeprefix(api.url), answer) is None
+            outcome = await handle.outcome(timeout="30s")
+            code = await asyncio.to_thread(process.wait, 60)
+
+    assert (outcome.status, outcome.attempt, code) == (Status.COMPLETED, 1, 0)

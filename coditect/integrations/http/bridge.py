@@ -116,7 +116,7 @@ class HttpBridge:
                 self._hurry.clear()
 
     async def close(self) -> None:
-        """Drain all agents, leave them to another bridge, and serve no more."""
+        """Drain all agents, leave them to another bridge, and serve no more; callbacks count meanwhile. Idempotent."""
         self._closed = True
         works = [served.work for served in self._served.values() if served.work is not None]
         for served in self._served.values():
@@ -135,6 +135,8 @@ class HttpBridge:
     async def _look(self) -> None:
         """Compare what is registered with what is served, and start and stop what differs."""
         now = asyncio.get_running_loop().time()
+        if self._closed:
+            return
         try:
             records = await self._registrations.find(Search())
             found = {one.agent_id: one for one in records}

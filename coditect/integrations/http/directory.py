@@ -70,6 +70,10 @@ class HttpAgents:
         self._hosts = hosts
         self._lease_seconds = lease_seconds
 
+    async def drain(self) -> None:
+        """Take no more tasks for HTTP agents, and wait for the answers to what they have, within the drain's time."""
+        await self._bridge.close()
+
     async def register(self, given: HttpRegistration) -> Registered:
         """Register an HTTP agent, or change its registration; idempotent by its name and URL.
 
