@@ -31,7 +31,7 @@ ALSO_LISTS = {("dispatcher", "status"), ("workflow", "checkpoints")}
 def commands(group: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name in group.list_commands(None):
         command = group.get_command(None, name)
-        if hasattr(command, "list_commands"):
+        if hasattr(command, "list_commands") and command.list_commands(None):
             yield from commands(command, (*words, name))
         else:
             yield (*words, name), command
