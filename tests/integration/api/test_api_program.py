@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ import pytest
 from httpx2 import AsyncClient, HTTPError
 
 from coditect import Agent
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.roles import Role
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.broker.topology import capability_queues
 from coditect.model.capability import Priority
@@ -103,3 +106,22 @@ async def test_sigterm_ends_it_while_a_request_waits(servers: Servers, capabilit
             (await waiting).raise_for_status()
 
     assert code == 0
+
+
+async def test_with_keys_a_caller_is_known_and_each_change_is_one_line_of_json(
+    servers: Servers, tmp_path: Path
+) -> None:
+    key = KeyFile(tmp_path / "keys").create("ada", Role.OPERATOR, made_at="2026-01-01T00:00:00+00:00")
+    async with served(servers, tmp_path, CODITECT_API_KEYS=str(tmp_path / "keys")) as api:
+        stranger = await api.http.get("/v1/agents")
+        headers = {"authorization": f"Bearer {key}"}
+        agents = await api.http.get("/v1/agents", headers=headers)
+        await api.http.post("/v1/tasks", json={"capability": "no.such.thing"}, headers=headers)
+        api.process.send_signal(signal.SIGTERM)
+        assert api.process.stderr is not None
+        lines = (await api.process.stderr.read()).decode().splitlines()
+
+    (line,) = (json.loads(one) for one in lines if "coditect.api.audit" in one)
+    assert (stranger.status_code, agents.status_code) == (401, 200)
+    assert (line["caller"], line["role"], line["action"], line["status"]) == ("ada", "operator", "submit_task", 422)
+    assert key not in "".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -13,6 +14,8 @@ from coditect.errors import CoditectError
 from coditect.settings.api import ApiSettings
 from coditect.testing import TestFleet
 from tests.api import api_of
+from tests.docs.pages import section, table_rows
+from tests.servers import ROOT
 
 
 @pytest.fixture
@@ -94,3 +97,10 @@ def test_a_problem_has_no_password() -> None:
 def test_every_error_has_a_status(kind: type[CoditectError]) -> None:
     assert 400 <= status_of(kind("It is so")) < 600
     assert CoditectError in STATUSES
+
+
+def test_the_page_has_the_status_of_every_error() -> None:
+    rows = {int(row[0]): row[1] for row in table_rows(section(ROOT / "docs" / "api.md", "Errors"))}
+    named = {name: status for status, text in rows.items() for name in re.findall(r"[A-Z]\w+", text.split(";")[0])}
+
+    assert named == {kind.__name__: status for kind, status in STATUSES.items()}
