@@ -14,23 +14,8 @@ from coditect.api.access.roles import Role
 from coditect.api.dashboard_files import DashboardFiles
 from coditect.api.limits import BodyLimit
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
-from coditect.api.routes import (
-    agents,
-    approvals,
-    checkpoints,
-    coordination,
-    dead,
-    events,
-    fleet,
-    health,
-    http_agents,
-    schedules,
-    spaces,
-    tasks,
-    traces,
-    webhooks,
-    workflows,
-)
+from coditect.api.routes import agents, coordination, events, fleet, health, http_agents, spaces, webhooks
+from coditect.api.routes.work import approvals, checkpoints, dead, schedules, tasks, traces, workflows
 from coditect.api.services import ApiServices, needs
 from coditect.settings.api import ApiSettings
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from coditect.api.access.roles import Role
 from coditect.api.routes.parameters import ApiRequest, Cursor, Limit, Span
-from coditect.api.routes.workflows import WorkflowDefinition, definition_of
+from coditect.api.routes.work.workflows import WorkflowDefinition, definition_of
 from coditect.api.services import Services, needs
 from coditect.client.coordination.schedules import ScheduleOptions, ScheduleRow
 from coditect.client.coordination.triggers import TriggerOptions, TriggerRow
