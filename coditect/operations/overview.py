@@ -7,7 +7,7 @@ is missing, a note says so, and the rest is told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -19,8 +19,9 @@ from coditect.errors import CoditectError, ControlPlaneRequired, RegistryUnavail
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.connections import Connections
-from coditect.operations.dead_letters import DeadLetters, DeadQueue
+from coditect.operations.dead_letters import DeadQueue
 from coditect.operations.diagnosis.question import PingReply, ask_agents
+from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
 from coditect.operations.status import ClusterStatus, cluster_status
 from coditect.registry.port import Search
 from coditect.wire import control_messages, routing
@@ -112,15 +113,14 @@ async def take_overview(opened: Connections, *, most_workflows: int = MOST_WORKF
     capabilities = sorted({spec.name for record in records for spec in record.registration.capabilities})
     async with opened.broker() as broker:
         answers = await _running(broker, {str(record.agent_id) for record in records}, notes)
-        queues = await _queues(broker, capabilities, await _rates(opened, notes))
-        dead = await DeadLetters(broker, SystemClock()).queues(capabilities)
+        queues, rates = await list_queues(broker, tuple(capabilities)), await _rates(opened, notes)
         cluster = await _cluster(broker, notes)
     workflows, breakers = ((), ()) if cluster is None else await _work(opened, most_workflows, notes)
     return FleetOverview(
         at_ms,
         tuple(_activity(record, answers.get(record.agent_id)) for record in records),
-        queues,
-        tuple(queue for queue in dead if queue.messages),
+        tuple(_loads(queues, rates)),
+        tuple(DeadQueue(routing.dead_queue(one.capability), one.dead) for one in queues if one.dead),
         workflows,
         breakers,
         cluster,
@@ -157,16 +157,12 @@ async def _rates(opened: Connections, notes: list[str]) -> Mapping[str, QueueRat
         return {}
 
 
-async def _queues(broker: Broker, names: Iterable[str], rates: Mapping[str, QueueRates]) -> tuple[QueueLoad, ...]:
-    found = []
-    for name in names:
-        for level in Priority:
-            queue = routing.task_queue(name, level)
-            stats, rate = await broker.stats(queue), rates.get(queue)
-            if stats is not None:
-                load = QueueLoad(name, level, stats.messages, stats.consumers)
-                found.append(load if rate is None else _rated(load, rate))
-    return tuple(found)
+def _loads(found: Iterable[CapabilityQueues], rates: Mapping[str, QueueRates]) -> Iterator[QueueLoad]:
+    for one in found:
+        for level in one.levels:
+            load = QueueLoad(one.capability, level.priority, level.messages, level.consumers)
+            rate = rates.get(level.queue)
+            yield load if rate is None else _rated(load, rate)
 
 
 def _rated(load: QueueLoad, rate: QueueRates) -> QueueLoad:

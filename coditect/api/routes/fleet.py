@@ -16,6 +16,7 @@ from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
 from coditect.operations.diagnosis.why_not import WhyNot, why_not_capability
 from coditect.operations.documents.fleet import OfferDocument
+from coditect.operations.overview import FleetOverview, take_overview
 from coditect.operations.rebuild import Rebuilt, rebuild
 from coditect.operations.status import ClusterStatus, cluster_status
 from coditect.registry.port import Search
@@ -98,6 +99,17 @@ async def export_topology(
     return await topology.export_topology(
         services.opened, capability or (), form=form, vhost=vhost, cluster=cluster, note=_ignored
     )
+
+
+@router.get("/overview")
+async def show_overview(
+    services: Services, most: Annotated[int, Query(ge=1, le=1_000, description="At most so many workflows.")] = 50
+) -> FleetOverview:
+    """Show the whole fleet at this moment: agents and what they run, queues, workflows, breakers, dead letters.
+
+    What cannot be seen is missing, and told in `notes`.
+    """
+    return await take_overview(services.opened, most_workflows=most)
 
 
 @router.get("/status")

@@ -53,6 +53,16 @@ async def test_the_control_plane_tells_its_status(api: AsyncClient) -> None:
     assert [one["owner"] for one in status["shards"]] == [dispatcher["owner"]]
 
 
+async def test_the_overview_has_agents_queues_and_dispatchers(api: AsyncClient) -> None:
+    overview = (await api.get("/v1/overview")).json()
+
+    capabilities = {queue["capability"] for queue in overview["queues"]}
+    assert "text.count" in capabilities
+    assert all(agent["tasks"] == [] for agent in overview["agents"])
+    assert len(overview["cluster"]["dispatchers"]) == 1
+    assert overview["notes"] == []
+
+
 async def test_schedules_are_made_paused_and_deleted(api: AsyncClient) -> None:
     flow = {"name": "tick", "nodes": {"one": {"task": "text.count", "input": "four"}}}
     made = await api.put("/v1/schedules/hourly", json={"workflow": flow, "every": "1h"})
