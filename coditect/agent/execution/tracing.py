@@ -12,7 +12,7 @@ from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.model.ids import AgentId
 from coditect.model.result import Status
 from coditect.telemetry.tracing.messaging import begin_process
-from coditect.telemetry.tracing.port import Span, Tracing
+from coditect.telemetry.tracing.port import CURRENT, Span, Tracing
 
 
 class Handling(Protocol):
@@ -37,11 +37,8 @@ class TracedHandling:
         self, execution: Execution, received: ReceivedTask, now_ms: int, *, guarded: bool = False
     ) -> Awaitable[HandlerEnd]:
         """Call the handler inside the span of the attempt; a guarded one is called back with `guarded`."""
-        if guarded or not self._capabilities[execution.task.capability].guarded:
-            return self._traced(execution, received, now_ms, guarded)
-        return self._handle(execution, received, now_ms)
-
-    async def _traced(self, execution: Execution, received: ReceivedTask, now_ms: int, guarded: bool) -> HandlerEnd:
+        if not guarded and self._capabilities[execution.task.capability].guarded:
+            return self._handle(execution, received, now_ms)
         delivery = received.delivery
         span = execution.span = begin_process(
             self._tracing,
@@ -50,11 +47,15 @@ class TracedHandling:
             origin=(delivery.exchange, delivery.routing_key, delivery.queue),
             redelivered=delivery.redelivered,
         )
-        if span is None:
-            return await self._handle(execution, received, now_ms, guarded=guarded)
+        if span is None or (not span.sampled and self._tracing.alone):
+            CURRENT.set(span)  # for log lines; the execution's context ends with it
+            return self._handle(execution, received, now_ms, guarded=guarded)
+        return self._traced(span, self._handle(execution, received, now_ms, guarded=guarded))
+
+    async def _traced(self, span: Span, handling: Awaitable[HandlerEnd]) -> HandlerEnd:
         try:
             with self._tracing.current(span):
-                ended = await self._handle(execution, received, now_ms, guarded=guarded)
+                ended = await handling
         except SentBack:
             span.attributes = {**span.attributes, "coditect.sent_back": True}
             span.end()

@@ -33,7 +33,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from coditect.telemetry.tracing.port import CURRENT, NO_TRACING, Span, SpanKind, SpanPlace, Tracing, read_traceparent
+from coditect.telemetry.tracing.port import (
+    CURRENT,
+    NO_TRACING,
+    Span,
+    SpanKind,
+    SpanPlace,
+    Tracing,
+    UnsampledSpan,
+    is_unsampled,
+    read_traceparent,
+)
 from coditect.telemetry.tracing.sampling import NewTraces
 from coditect.wire.trace import TraceContext
 
@@ -62,6 +72,8 @@ _KINDS = MappingProxyType(
 )
 _SAMPLED, _UNSAMPLED = TraceFlags(TraceFlags.SAMPLED), TraceFlags(TraceFlags.DEFAULT)
 _NO_PARENT = Context()
+_MASK, _GOLDEN = 2**64 - 1, 0x9E3779B97F4A7C15
+"""The steps of a Weyl sequence: neighbours differ, and no share of the numbers has more of them than another."""
 _UNSET = Status(StatusCode.UNSET)
 _SCOPE = InstrumentationScope("coditect", version("coditect"))
 
@@ -127,6 +139,9 @@ class OtlpTracing:
         """Take the processor of ended spans; `new`, if given, decides about new traces in the sampler's place."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
         self._new = new
+        self.alone = not _others_trace()
+        """Whether nothing else made spans in this process, when a trace was last kept."""
+        self._prefix, self._next = f"00-{random.getrandbits(64) or 1:016x}", random.getrandbits(64)
         self._inherits = isinstance(sampler, ParentBased)
         """Whether a span is sampled exactly if its parent is: so it is with every parent-based sampler of the SDK."""
 
@@ -141,6 +156,13 @@ class OtlpTracing:
     ) -> Span | None:
         """Begin a span below its parent, or else below the current span of OpenTelemetry in this context."""
         place = tracestate = None
+        if self._inherits and parent is not None and is_unsampled(parent.traceparent):
+            return UnsampledSpan(parent.traceparent or "", parent.tracestate, parent.baggage)
+        if parent is None and self._new is not None and self.alone and CURRENT.get() is None:
+            if not self._new.keeps():
+                return UnsampledSpan(self._unsampled())
+            self.alone = not _others_trace()
+            return self._root(name, kind, span_id, start_ns)
         if parent is not None:
             place = read_traceparent(parent.traceparent)
             tracestate = None if place is None else parent.tracestate
@@ -164,6 +186,18 @@ class OtlpTracing:
             start_ns=start_ns or time.time_ns() if sampled else 0,
         )
 
+    def _root(self, name: str, kind: SpanKind, span_id: int | None, start_ns: int | None) -> Span:
+        """Begin a new trace that is kept."""
+        trace_id, own = random.getrandbits(128) or 1, span_id or random.getrandbits(64) or 1
+        return Span(
+            name, kind, SpanPlace(trace_id, own, sampled=True), self._ended, start_ns=start_ns or time.time_ns()
+        )
+
+    def _unsampled(self) -> str:
+        """Return the `traceparent` of another trace that is not kept; the ids are spread evenly, and never repeated."""
+        self._next = (self._next + _GOLDEN) & _MASK
+        return f"{self._prefix}{self._next:016x}-{self._next or 1:016x}-00"
+
     def _drawn(
         self, name: str, kind: SpanKind, trace_id: int, place: SpanPlace | None, tracestate: str | None
     ) -> tuple[bool, str | None]:
@@ -178,7 +212,7 @@ class OtlpTracing:
 
         OpenTelemetry hears of one that is not sampled only where somebody else makes spans, too.
         """
-        return CurrentSpan(span, shared=span.sampled or _others_trace())
+        return CurrentSpan(span, shared=span.sampled or not self.alone)
 
     def _ended(self, span: Span) -> None:
         own = SpanContext(span.trace_id, span.span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=_state(span))

@@ -130,6 +130,39 @@ class Span:
         return found
 
 
+class UnsampledSpan(Span):
+    """A span that is not recorded: its place in a trace as text, and what travels with it.
+
+    Made for most tasks under load, so it holds nothing else; a trace goes on through it under its parent's span id.
+    """
+
+    name, kind, sampled, parent_id = "", SpanKind.INTERNAL, False, None
+
+    def __init__(self, traceparent: str, tracestate: str | None = None, baggage: str | None = None) -> None:
+        """Take the trace context as it is passed on, whose flag says that it is not sampled."""
+        self._traceparent, self.tracestate, self.baggage = traceparent, tracestate, baggage
+
+    @property
+    def traceparent(self) -> str:
+        """The trace context as a W3C `traceparent`."""
+        return self._traceparent
+
+    @property
+    def trace_id(self) -> int:  # type: ignore[override] # parsed only where a log line asks for it
+        """The id of the trace."""
+        return int(self._traceparent[3:35], 16)
+
+    @property
+    def span_id(self) -> int:  # type: ignore[override]
+        """The id of the span that came last."""
+        return int(self._traceparent[36:52], 16)
+
+
+def is_unsampled(traceparent: str | None) -> bool:
+    """Whether a `traceparent` is valid, and of a trace that is not sampled: told without parsing its ids."""
+    return traceparent is not None and traceparent[-3:] == "-00" and _TRACEPARENT.fullmatch(traceparent) is not None
+
+
 async def ended_with(span: Span, work: Awaitable[T]) -> T:
     """Await something and end the span with it, as failed if it raises."""
     try:
@@ -162,6 +195,10 @@ class Tracing(Protocol):
         `span_id` gives the span a known id, `start_ns` an earlier beginning. None when tracing is off.
         """
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else makes spans in this process, so that an unsampled span concerns our own code only."""
+
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Make a span the current one inside the block, for what the block calls, logs and begins."""
 
@@ -177,7 +214,7 @@ class Tracing(Protocol):
 class NoTracing:
     """The tracing of a process in which it is off: there are no spans, and contexts are passed on as they came."""
 
-    active = False
+    active, alone = False, True
 
     def begin(
         self,
