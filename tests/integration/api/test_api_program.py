@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,24 @@ async def test_with_keys_a_caller_is_known_and_each_change_is_one_line_of_json(
     assert (stranger.status_code, agents.status_code) == (401, 200)
     assert (line["caller"], line["role"], line["action"], line["status"]) == ("ada", "operator", "submit_task", 422)
     assert key not in "".join(lines)
+
+
+async def test_a_task_whose_reader_goes_away_is_canceled(servers: Servers, capability: str, tmp_path: Path) -> None:
+    agent, ended = Agent("teller", version="1.0.0"), asyncio.Event()
+
+    @agent.capability(capability)
+    async def tell(first: int) -> AsyncIterator[int]:
+        """Yields without end."""
+        try:
+            for number in count(first):
+                yield number
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    async with running(agent, servers), served(servers, tmp_path) as api:
+        async with api.http.stream("POST", "/v1/tasks/stream", json={"capability": capability, "input": 0}) as answer:
+            lines = answer.aiter_lines()
+            while "data: 3" not in await anext(lines):
+                pass
+        await asyncio.wait_for(ended.wait(), patient(20.0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+
 from httpx2 import AsyncClient
 
 from coditect import Agent
@@ -107,3 +110,26 @@ async def test_the_path_of_a_durable_task_is_told(api: AsyncClient) -> None:
     task = (await api.post("/v1/tasks", json=order, params={"wait": "60s"})).json()["task_id"]
 
     assert (await api.get(f"/v1/tasks/{task}/trace")).json()["state"] == "completed"
+
+
+async def test_a_result_in_parts_is_followed_to_its_end(fleet: TestFleet, api: AsyncClient) -> None:
+    teller = Agent("teller", version="1.0.0")
+
+    @teller.capability("text.words")
+    async def words(text: str) -> AsyncIterator[str]:
+        """Yield words."""
+        for word in text.split():
+            yield word
+        if text.endswith("!"):
+            raise ValueError("not so loud")
+
+    await fleet.add(teller)
+    good = await api.post("/v1/tasks/stream", json={"capability": "text.words", "input": "one two"})
+    bad = await api.post("/v1/tasks/stream", json={"capability": "text.words", "input": "one !", "max_attempts": 1})
+
+    submitted, one, two, end = good.text.strip().split("\n\n")
+    assert good.headers["content-type"].startswith("text/event-stream")
+    assert submitted.startswith("event: submitted")
+    assert (one, two) == ('data: "one"', 'data: "two"')
+    assert json.loads(end.partition("data: ")[2])["status"] == "completed"
+    assert json.loads(bad.text.strip().rpartition("data: ")[2])["failure"]["message"] == "not so loud"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
 from coditect.api.access.roles import Role
+from coditect.api.routes.events import EventsResponse
 from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wait, Who, own_key
 from coditect.api.services import Services, needs
 from coditect.client.handle import Handle
 from coditect.client.options import Options
-from coditect.errors import InputError, ResultTimeout
+from coditect.errors import InputError, ResultTimeout, StreamRestarted, TaskError
 from coditect.model.capability import Priority, check_capability_name
 from coditect.model.ids import AgentId
 from coditect.model.strategy import Strategy
@@ -23,6 +27,12 @@ from coditect.operations import tasks
 from coditect.operations.diagnosis.explain import TaskQuestion
 from coditect.operations.diagnosis.why_not import DEFAULT_MOST, WhyNot, why_not_task
 from coditect.operations.documents.tasks import SUBMITTED, TaskDocument
+from coditect.wire.json import dumps
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = "10m"
+"""How long the next part of a result is awaited, unless the request says it."""
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
@@ -116,6 +126,65 @@ async def submit_task(
     response.status_code = HTTPStatus.ACCEPTED
     response.headers["location"] = f"/v1/tasks/{handle.task_id}"
     return TaskDocument(handle.task_id, SUBMITTED)
+
+
+async def _streamed(order: TaskRequest, services: Services) -> AsyncIterator[Handle]:
+    """Submit a task whose result comes in parts; cancel it when its reader has gone before its end."""
+    async with services.opened.client() as client:
+        handle = await client.submit(order.capability, order.value(), options=replace(order.options(None), stream=True))
+    try:
+        yield handle
+    finally:
+        if handle.done:
+            handle.forget()
+        else:
+            await handle.cancel(reason="its reader has gone")
+
+
+@router.post(
+    "/stream",
+    dependencies=[needs(Role.OPERATOR)],
+    response_class=EventsResponse,
+    responses={200: {"description": "The parts.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def stream_task(handle: Annotated[Handle, Depends(_streamed)], wait: Wait = None) -> EventsResponse:
+    """Submit a task and follow the parts of its result as server-sent events; `wait` bounds the wait for each.
+
+    The event `submitted` has the task's id, events without a name are the parts, `restarted` says that they begin
+    again, and `end` has the task as `GET` shows it. A task whose reader goes away is canceled.
+    """
+    return EventsResponse(_parts(handle, wait or LONGEST_PAUSE))
+
+
+async def _parts(handle: Handle, wait: str) -> AsyncIterator[bytes]:
+    yield b'event: submitted\ndata: {"task_id":"%b"}\n\n' % handle.task_id.encode()
+    ended = TaskDocument(handle.task_id, SUBMITTED)
+    try:
+        async for part in _whole(handle, wait):
+            yield (
+                b"event: restarted\ndata: {}\n\n"
+                if isinstance(part, StreamRestarted)
+                else b"data: %b\n\n" % dumps(part)
+            )
+        ended = TaskDocument.of(handle.task_id, await handle.outcome(timeout=wait))
+    except ResultTimeout:
+        log.info("A stream of parts ends: none came in time", extra={"task_id": handle.task_id, "wait": wait})
+    yield b"event: end\ndata: %b\n\n" % dumps(asdict(ended))
+
+
+async def _whole(handle: Handle, wait: str) -> AsyncIterator[Any]:
+    """Yield the parts of a task, and a StreamRestarted where they begin again; a failure is left to the outcome."""
+    while True:
+        try:
+            async for part in handle.stream(timeout=wait):
+                yield part
+            return
+        except StreamRestarted as restarted:
+            yield restarted
+        except ResultTimeout:
+            raise
+        except TaskError:
+            return
 
 
 @router.get("/{task_id}")
