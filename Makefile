@@ -17,6 +17,7 @@ PYTHONS ?= 3.11 3.12 3.13 3.14
 SEED ?= 1
 OBSERVE_SECONDS ?= 20
 MINUTES ?= 5
+FUZZ_SECONDS ?= 90
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start Python a thousand times: what one process has compiled, the others only read.
@@ -25,7 +26,7 @@ export PYTHONDONTWRITEBYTECODE :=
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
 .PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
-.PHONY: demo observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image
+.PHONY: demo observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -96,6 +97,9 @@ coverage: setup ## The library's tests without servers again, by branch coverage
 test-rabbitmq4: setup ## Every test that needs servers, on RabbitMQ 4.0.5 unpacked from Debian's packages
 	@sbin="$$(scripts/unpack-rabbitmq.sh 4.0.5 trixie $(RABBITMQ4))"; \
 	env -u CODITECT_TEST_AMQP_URL -u CODITECT_TEST_SERVERS CODITECT_RABBITMQ_SBIN="$$sbin" $(PYTHON) -m pytest $(WITH_SERVERS)
+
+api-fuzz: setup ## Ask the HTTP API strange things by its schema, on a private fleet (FUZZ_SECONDS=90)
+	@scripts/api-fuzz.sh $(VENV)/bin $(FUZZ_SECONDS)
 
 endure: setup ## The long proofs: fifty kills of the broker, wiped servers under workflows, `make kills`, chaos (half an hour)
 	@$(PYTHON) -m pytest -m endurance -s tests

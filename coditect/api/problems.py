@@ -178,15 +178,13 @@ def problem_of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mista
 
 
 def _methods_of(app: FastAPI, path: str) -> list[str]:
-    """Return the methods that the API has at a path: a router knows only those of one of its routes."""
-    return sorted(
-        {
-            method.upper()
-            for template, methods in app.openapi()["paths"].items()
-            if compile_path(template)[0].match(path)
-            for method in methods
-        }
-    )
+    """Return the methods that the API has at a path: a router knows only those of one of its routes.
+
+    A path without parameters has its own methods only, although a template such as `/{name}` may fit it as well.
+    """
+    paths = app.openapi()["paths"]
+    found = [paths[path]] if path in paths else [paths[one] for one in paths if compile_path(one)[0].match(path)]
+    return sorted({method.upper() for methods in found for method in methods})
 
 
 def _place(path: tuple[str | int, ...]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from coditect.api.access.roles import Role
 from coditect.api.routes.parameters import ApiRequest, Span
 from coditect.api.services import Services, needs
+from coditect.errors import ResultTimeout
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentStatus
@@ -40,11 +41,20 @@ class Drain(ApiRequest):
     wait: Span | None = Field(default=None, description="How long to wait until it is gone.")
 
 
-@router.post("/{agent_id}/drain", status_code=HTTPStatus.NO_CONTENT, dependencies=[needs(Role.OPERATOR)])
-async def drain_agent(services: Services, agent_id: str, order: Drain) -> None:
-    """Ask an agent to take nothing new, finish what it runs, and end; 504 when it still drains after `wait`."""
+@router.post(
+    "/{agent_id}/drain",
+    status_code=HTTPStatus.NO_CONTENT,
+    dependencies=[needs(Role.OPERATOR)],
+    responses={202: {"description": "The agent still drains; it goes on by itself."}},
+)
+async def drain_agent(services: Services, agent_id: str, order: Drain) -> Response:
+    """Ask an agent to take nothing new, finish what it runs, and end; 202 when it still drains after `wait`."""
     wait_seconds = None if order.wait is None else seconds(order.wait)
-    await fleet.drain_agent(services.opened, AgentId(agent_id), wait_seconds=wait_seconds)
+    try:
+        await fleet.drain_agent(services.opened, AgentId(agent_id), wait_seconds=wait_seconds)
+    except ResultTimeout:
+        return Response(status_code=HTTPStatus.ACCEPTED)
+    return Response(status_code=HTTPStatus.NO_CONTENT)
 
 
 @router.get("/{agent_id}")

@@ -23,7 +23,9 @@ from coditect.registry.port import Search
 
 router = APIRouter(tags=["fleet"])
 
-Named = Annotated[list[str] | None, Query(description="Can be repeated; default: what living agents offer.")]
+Named = Annotated[
+    list[str], Query(default_factory=list, description="Can be repeated; default: what living agents offer.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,39 +67,39 @@ async def why_not_done(
 
 
 @router.get("/queues")
-async def show_queues(services: Services, capability: Named = None) -> list[CapabilityQueues]:
+async def show_queues(services: Services, capability: Named) -> list[CapabilityQueues]:
     """List the queues by capability and level: how many tasks wait, and how many consumers there are."""
-    names = await fleet.known_capabilities(services.opened, capability or (), note=_ignored)
+    names = await fleet.known_capabilities(services.opened, capability, note=_ignored)
     return await list_queues(services.broker, names)
 
 
 @router.get("/topology")
-async def plan_topology(services: Services, capability: Named = None) -> TopologyState:
+async def plan_topology(services: Services, capability: Named) -> TopologyState:
     """Compare the broker's exchanges and queues with the code's."""
     notes: list[str] = []
-    plan = await topology.plan_topology(services.opened, capability or (), note=notes.append)
+    plan = await topology.plan_topology(services.opened, capability, note=notes.append)
     return _state(plan, notes)
 
 
 @router.post("/topology", dependencies=[needs(Role.ADMIN)])
-async def apply_topology(services: Services, capability: Named = None) -> TopologyState:
+async def apply_topology(services: Services, capability: Named) -> TopologyState:
     """Create missing exchanges, queues and bindings; those that differ are left alone."""
     notes: list[str] = []
-    plan = await topology.create_topology(services.opened, capability or (), note=notes.append)
+    plan = await topology.create_topology(services.opened, capability, note=notes.append)
     return _state(plan, notes)
 
 
 @router.get("/topology/export")
 async def export_topology(
     services: Services,
-    capability: Named = None,
+    capability: Named,
     form: topology.ExportForm = topology.ExportForm.DEFINITIONS,
     vhost: str = "/",
     cluster: str = "rabbitmq",
 ) -> dict[str, Any]:
     """Return the topology for RabbitMQ or Kubernetes."""
     return await topology.export_topology(
-        services.opened, capability or (), form=form, vhost=vhost, cluster=cluster, note=_ignored
+        services.opened, capability, form=form, vhost=vhost, cluster=cluster, note=_ignored
     )
 
 

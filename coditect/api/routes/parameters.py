@@ -5,16 +5,29 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Caller
+from coditect.model.duration import seconds
 
 MOST_ROWS = 1_000
 
 Span = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$", examples=["30s", "5m", "2h"])]
 """A duration as text."""
-Wait = Annotated[Span | None, Query(description="How long to wait for the end before answering.")]
+LONGEST_WAIT_SECONDS = 300.0
+
+
+def _bounded(wait: str | None) -> str | None:
+    """Refuse to hold a connection for longer than proxies and people have patience."""
+    if wait is not None and seconds(wait) > LONGEST_WAIT_SECONDS:
+        raise ValueError("a wait is at most 5m; ask again after it")
+    return wait
+
+
+Wait = Annotated[
+    Span | None, AfterValidator(_bounded), Query(description="How long to wait for the end before answering; up to 5m.")
+]
 Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="The most rows of the answer.")]
 Cursor = Annotated[
     str | None, Query(max_length=2_000, description="The `next` of the page before; without it, the first page.")

@@ -20,7 +20,8 @@ from coditect.operations.coordination.webhooks import MOST_VALUES, Webhook
 router = APIRouter(tags=["webhooks"])
 steered = APIRouter(tags=["webhooks"], dependencies=[needs(Role.ADMIN)])
 
-Values = Annotated[list[str], Field(default_factory=list, max_length=MOST_VALUES)]
+Value = Annotated[str, Field(min_length=1, max_length=500)]
+Values = Annotated[list[Value], Field(default_factory=list, max_length=MOST_VALUES)]
 
 
 class WebhookRequest(ApiRequest):

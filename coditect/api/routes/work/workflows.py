@@ -98,6 +98,13 @@ async def start_workflow(
 
 
 @dataclass(frozen=True, slots=True)
+class NotEnded:
+    """The answer for a workflow that has no value yet."""
+
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedWorkflow:
     """A definition without mistakes, and how large it is."""
 
@@ -145,11 +152,18 @@ async def show_workflow(workflow: str, services: Services, wait: Wait = None) ->
         return await run.overview()
 
 
-@router.get("/{workflow}/result")
-async def get_result(workflow: str, services: Services, wait: Wait = None) -> Any:
-    """Return the workflow's value; 409 when it ended without one, 504 when it has not ended."""
+@router.get(
+    "/{workflow}/result",
+    responses={202: {"description": "The workflow has not ended; ask again, or wait longer.", "model": NotEnded}},
+)
+async def get_result(workflow: str, services: Services, response: Response, wait: Wait = None) -> Any:
+    """Return the workflow's value; 409 when it ended without one, 202 when it has not ended."""
     async with services.opened.fleet() as client:
-        return await client.run(workflow).result(timeout=wait or "1ms")
+        try:
+            return await client.run(workflow).result(timeout=wait or "1ms")
+        except ResultTimeout:
+            response.status_code = HTTPStatus.ACCEPTED
+            return NotEnded(workflow)
 
 
 @router.get("/{workflow}/nodes")
