@@ -1,7 +1,7 @@
 """The port of tracing: spans of one process, which belong to traces that messages carry from process to process.
 
-A span is begun at once and described later, and only where it is `sampled`: what is not sampled costs two random
-numbers, and where tracing is off there is no span at all. A trace goes on in another process by the three headers of
+A span is begun at once and described later, and only where it is `sampled`: what is not sampled is a text that is
+passed on, and where tracing is off there is no span at all. A trace goes on in another process by the three headers of
 W3C Trace Context and W3C Baggage.
 """
 
@@ -71,8 +71,7 @@ Ended: TypeAlias = "Callable[[Span], None]"
 class Span:
     """A span that has begun, and as a `TraceContext` the parent of what comes from it, in any process.
 
-    One is made for every task where tracing is on, sampled or not: it sets what a span that is not sampled needs, and
-    leaves the rest to its class.
+    A sampled span is recorded when it has ended. One that is not sampled may be an `UnsampledSpan`.
     """
 
     attributes: Mapping[str, str | int | bool] = MappingProxyType({})
