@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
-from coditect.cli.terminal.output import Output, OutputOption, TableView, render, say
+from coditect.cli.terminal.output import Output, OutputOption, TableView, say
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import SetupError, missing_extra
 from coditect.settings.api import api_settings
 from coditect.settings.http_agents import http_agent_settings
@@ -76,15 +77,20 @@ def create_key(name: NameOption, role: RoleOption = "viewer") -> None:
 
 
 @keys.command("list")
-def list_keys(output: OutputOption = Output.TABLE) -> None:
+def list_keys(output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
     """List whose keys there are, with their roles.
 
     \b
     Example: coditect api key list
     """
-    rows = [{"name": one.name, "role": one.role.value, "made_at": one.made_at} for one in _key_file().keys().values()]
-    table = TableView(("name", "role", "made at"), [tuple(row.values()) for row in rows], "There is no key.")
-    render(output, rows, table)
+    file = _key_file()
+
+    async def look() -> ShownAnswer:
+        rows = [{"name": one.name, "role": one.role.value, "made_at": one.made_at} for one in file.keys().values()]
+        table = TableView(("name", "role", "made at"), [tuple(row.values()) for row in rows], "There is no key.")
+        return ShownAnswer(rows, (table,))
+
+    present(look, output, watch=watch)
 
 
 @keys.command("revoke")

@@ -11,6 +11,7 @@ from coditect.aio.clock import SystemClock
 from coditect.aio.loop import run_loop
 from coditect.cli.connections import connections
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import missing_extra
 from coditect.operations.connections import Connections
 from coditect.operations.coordination import webhooks
@@ -54,16 +55,21 @@ def add_webhook(
 
 
 @app.command("list")
-def list_webhooks(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+def list_webhooks(context: typer.Context, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
     """List the webhooks with their state, and why one is disabled.
 
     \b
     Example: coditect webhook list
     """
-    rows = run_loop(webhooks.list_webhooks(connections(context)))
-    cells = [(one.name, one.url, _filter(one), one.state, one.reason or None) for one in rows]
-    view = TableView(("webhook", "url", "events", "state", "reason"), cells, "There is no webhook.")
-    render(output, [_shown(one) for one in rows], view)
+    opened = connections(context)
+
+    async def look() -> ShownAnswer:
+        rows = await webhooks.list_webhooks(opened)
+        cells = [(one.name, one.url, _filter(one), one.state, one.reason or None) for one in rows]
+        view = TableView(("webhook", "url", "events", "state", "reason"), cells, "There is no webhook.")
+        return ShownAnswer([_shown(one) for one in rows], (view,))
+
+    present(look, output, watch=watch)
 
 
 @app.command("test")
