@@ -171,6 +171,18 @@ def test_rows_of_workflows_with_children_are_read_as_the_first_release_that_has_
     assert definitions.known(NodeKey("w", "book"), b'2{"workflow":"press"}').work == SubWorkflow("press")
 
 
+def test_run_of_a_traced_workflow_is_read_as_the_first_release_that_has_it_writes_it() -> None:
+    trace = {"traceparent": f"00-{7:032x}-{9:016x}-01", "baggage": "tenant=blue"}
+    run = RunRecord(WorkflowState.RUNNING, {"blocked": 1}, {}, 1, trace=trace)
+
+    written = (
+        b'5["running",{"blocked":1},{},1,false,"",null,0,false,0,null,false,0,null,0,'
+        b'{"traceparent":"00-00000000000000000000000000000007-0000000000000009-01","baggage":"tenant=blue"}]'
+    )
+    assert run.pack() == written
+    assert RunRecord.unpack(written) == run
+
+
 def test_a_damaged_row_is_no_newer_one() -> None:
     with pytest.raises(ValueError, match="EOF"):
         versions.STATUS.unpack(b'["ready",')
