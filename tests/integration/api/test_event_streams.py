@@ -22,8 +22,8 @@ from tests.support import eventually, patient
 pytestmark = pytest.mark.servers
 
 STREAMS = 200
-EVENTS = 250
-EVERY_SECONDS = 0.02
+EVENTS = 200
+EVERY_SECONDS = 0.04
 P99_SECONDS = 0.25
 
 

@@ -53,3 +53,12 @@ async def test_path_that_fits_a_template_too_allows_its_own_methods_only() -> No
         answer = await http.request("OPTIONS", "/v1/dead/redrive")
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_direct_task_that_would_run_too_long_is_a_mistake_of_the_request() -> None:
+    order = {"capability": "rest.long", "timeout": "9d"}
+    async with TestFleet(agents=[resting()]) as fleet, api_of(fleet) as http:
+        answer = await http.post("/v1/tasks", json=order)
+
+    assert answer.status_code == 422
+    assert "durable" in answer.json()["fix"]

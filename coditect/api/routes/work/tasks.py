@@ -17,10 +17,12 @@ from coditect.api.access.roles import Role
 from coditect.api.routes.events import EventsResponse
 from coditect.api.routes.parameters import ApiRequest, IdempotencyKey, Span, Wait, Who, own_key
 from coditect.api.services import Services, needs
+from coditect.client.direct import LONGEST_DIRECT_TIMEOUT_SECONDS
 from coditect.client.handle import Handle
 from coditect.client.options import Options
 from coditect.errors import InputError, ResultTimeout, StreamRestarted, TaskError
 from coditect.model.capability import Priority, check_capability_name
+from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.strategy import Strategy
 from coditect.operations import tasks
@@ -77,7 +79,7 @@ class TaskRequest(ApiRequest):
         Raises:
             InputError: when one is wrong, or two contradict each other.
         """
-        return Options(
+        chosen = Options(
             priority=self.priority,
             timeout=self.timeout,
             deadline=self.deadline,
@@ -90,6 +92,10 @@ class TaskRequest(ApiRequest):
             at=self.at,
             idempotency_key=key,
         )
+        if not chosen.kept and self.timeout is not None and seconds(self.timeout) > LONGEST_DIRECT_TIMEOUT_SECONDS:
+            fix = 'make it durable: "durable": true'
+            raise InputError("A direct task runs at most 25 minutes", timeout=self.timeout, fix=fix)
+        return chosen
 
 
 class CancelDocument(BaseModel):
