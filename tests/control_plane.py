@@ -166,6 +166,8 @@ class ScriptedPlane:
         return self._schedule(verb, body) if "schedule" in body else self._about(verb, body)
 
     def _about(self, verb: Verb, body: dict[str, Any]) -> dict[str, Any]:
+        if "workflow" not in body:
+            raise InputError("The control plane of the tests does not know this verb", verb=verb.value)
         kept = self.kept.get(body["workflow"])
         if kept is None:
             raise NotFound("There is no such workflow", fix="coditect workflow list")
