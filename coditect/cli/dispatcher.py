@@ -121,11 +121,12 @@ def installed() -> ControlPlaneProgram:
     return cast(ControlPlaneProgram, entry_point(GROUP, "No control plane is installed that could be run"))
 
 
-def entry_point(group: str, missing: str) -> object:
+def entry_point(group: str, missing: str, *, fix: str = INSTALL) -> object:
     """Load and return the first object that an installed package offers in a group of entry points.
 
     Raises:
-        ControlPlaneRequired: with the sentence `missing` when nothing is offered; also when it cannot be loaded.
+        ControlPlaneRequired: with the sentence `missing` and the `fix` when nothing is offered, or is not there; also
+            when it cannot be loaded.
     """
     from importlib.metadata import entry_points
 
@@ -133,7 +134,10 @@ def entry_point(group: str, missing: str) -> object:
         try:
             return cast(object, one.load())
         except ImportError as error:
+            if error.name and one.module.startswith(error.name):
+                # a wheel names what is for developers, and leaves it out
+                raise ControlPlaneRequired(missing, reason=str(error), fix=fix) from error
             raise ControlPlaneRequired(
                 "The installed control plane cannot be loaded", reason=str(error), fix=INSTALL
             ) from error
-    raise ControlPlaneRequired(missing, fix=INSTALL)
+    raise ControlPlaneRequired(missing, fix=fix)

@@ -8,17 +8,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from coditect.aio.loop import run_loop
 from coditect.errors import InputError
 from dispatcher.chaos.faults.schedule import kinds_with
-from dispatcher.chaos.run import RunOrder, RunVerdict, named_mutant, run
+from dispatcher.chaos.mutants.hunt import play_seeds
+from dispatcher.chaos.mutants.mutant import Mutant
+from dispatcher.chaos.mutants.table import read_mutant
+from dispatcher.chaos.run import RunOrder, RunVerdict, run
 from dispatcher.chaos.simulation import Played, play
 from dispatcher.chaos.testbed import StoreKind
-
-if TYPE_CHECKING:
-    from dispatcher.chaos.mutants.mutant import Mutant
 
 FEWEST_SIDE_BY_SIDE = 8
 
@@ -74,7 +74,7 @@ def rehearse(
     if simulate:
         if place is not StoreKind.SQLITE:
             raise InputError("The simulation has a store of its own, in memory; leave the store out", store=store)
-        return _hunted(named_mutant(mutant), seeds) if mutant else _simulated(seeds)
+        return _hunted(read_mutant(mutant), seeds) if mutant else _simulated(seeds)
     order = RunOrder(0, seconds, folder, kinds=tuple(kinds) or tuple(known), mutant=mutant, store=place)
     return _real(seeds, order, say)
 
@@ -88,8 +88,6 @@ def _simulated(seeds: Sequence[int]) -> Iterator[Played]:
 
 
 def _hunted(mutant: Mutant, seeds: Sequence[int]) -> Iterator[Hunted]:
-    from dispatcher.chaos.mutants.hunt import play_seeds  # noqa: PLC0415 - a wheel has no mutants
-
     async def play_all() -> list[dict[str, Any]]:
         return [told async for told in play_seeds(mutant.name, seeds[0], seeds[-1], sorted(mutant.invariants))]
 

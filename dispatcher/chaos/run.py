@@ -10,11 +10,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.client.client import Client
-from coditect.errors import SetupError
 from coditect.model.capability import Priority
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
@@ -31,14 +29,12 @@ from dispatcher.chaos.load.generators import Pace
 from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import keep_looking
+from dispatcher.chaos.mutants.table import read_mutant
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.reader import read_end
 from dispatcher.chaos.testbed import ChaosStore, ChaosTestbed, StoreKind, private_store, private_testbed
 from dispatcher.program import open_store
 from dispatcher.witness.history import SUFFIX, Scribe, Type, read_histories
-
-if TYPE_CHECKING:
-    from dispatcher.chaos.mutants.mutant import Mutant
 
 CALM_SECONDS = 15.0
 """The time after the last fault in which the load goes on, for promises that are judged without faults."""
@@ -70,20 +66,6 @@ MAY_BE_IDLE = frozenset({"recovered in time", "no idle slot"})
 The only fault whose effect is measured may find all slots taken, and free slots are watched only in the simulation.
 """
 Say = Callable[[str], None]
-
-
-def named_mutant(name: str) -> Mutant:
-    """Return the mutant of a name; only a clone of the project has mutants, a wheel has none.
-
-    Raises:
-        SetupError: when there is no such mutant, or none at all.
-    """
-    try:
-        from dispatcher.chaos.mutants.table import read_mutant  # noqa: PLC0415 - a wheel has no mutants
-    except ModuleNotFoundError as error:
-        fix = "run it in a clone of the project"
-        raise SetupError("An installed package has no mutants", mutant=name, fix=fix) from error
-    return read_mutant(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +104,7 @@ class RunVerdict:
     @property
     def caught(self) -> bool:
         """Tell whether one of the invariants that the run's mutant should violate was violated."""
-        looking = named_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
+        looking = read_mutant(self.order.mutant).invariants if self.order.mutant else frozenset()
         return any(not one.passed and one.invariant in looking for one in self.checks)
 
     @property
@@ -188,7 +170,7 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
         SetupError: when there is no such mutant.
     """
     if order.mutant:
-        named_mutant(order.mutant)
+        read_mutant(order.mutant)
     history = order.folder / "history"
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers import ROOT
 
-SMALL = 1_150_000
+SMALL = 1_030_000
 """The aim is 1 MB, which it passed when workflows got children, checkpoints and triggers."""
 MOST_PACKAGES = 23
 """Of these aiormq and its URLs are six, pydantic five, rich four, typer three; the others are one each."""
@@ -85,7 +85,7 @@ def test_wheel_has_the_library_and_the_dispatcher_and_nothing_else(wheel: Path) 
 
     assert {name.partition("/")[0] for name in names} == {"coditect", "dispatcher", "coditect-0.1.0.dist-info"}
     assert {"coditect/py.typed", "dispatcher/py.typed", "coditect/cli/local/starter/k8s/greeter.yaml"} <= set(names)
-    assert not [name for name in names if name.endswith((".pyc", ".pyo"))]
+    assert not [name for name in names if name.endswith((".pyc", ".pyo")) or "chaos/" in name]
     assert wheel.stat().st_size < SMALL
 
 

@@ -14,6 +14,7 @@ from coditect.cli.terminal.output import Output, OutputOption, render, say
 
 GROUP = "coditect.chaos"
 """The group of Python entry points under which a control plane offers its chaos program."""
+CLONE = "run it in a clone of the project, after `make setup`: a wheel leaves it out"
 FOLDER = Path(".coditect") / "chaos"
 
 
@@ -74,7 +75,7 @@ def run_chaos(
     \b
     Example: coditect chaos --seed 7 --minutes 5
     """
-    found = entry_point(GROUP, "No control plane is installed that could be broken")
+    found = entry_point(GROUP, "An installed package does not break itself", fix=CLONE)
     rehearse = cast(Callable[..., Iterable[Report]], found)
     reports: list[Report] = []
     for report in rehearse(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
@@ -33,10 +33,15 @@ def test_what_there_is_not_is_refused(terminal: Terminal, words: tuple[str, str]
     assert words[1] in ran.err
 
 
-def test_without_a_control_plane_nothing_can_be_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: EntryPoints())
+@pytest.mark.parametrize(
+    "offered", [EntryPoints(), EntryPoints([EntryPoint("x", "dispatcher.left_out.program:x", "coditect.chaos")])]
+)
+def test_where_chaos_is_not_installed_it_says_where_it_is(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, offered: EntryPoints
+) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: offered)
 
     ran = terminal.run("chaos", "--simulate")
 
     assert ran.code == 1
-    assert "control plane" in ran.err
+    assert "in a clone of the project" in ran.err
