@@ -14,8 +14,8 @@ import pytest
 
 from tests.servers import ROOT
 
-SMALL = 1_030_000
-"""The aim is 1 MB, which it passed when workflows got children, checkpoints and triggers."""
+SMALL = 1_300_000
+"""The aim was 1 MB, which it passed with children, checkpoints and triggers; API, dashboard and telemetry came on top."""
 MOST_PACKAGES = 23
 """Of these aiormq and its URLs are six, pydantic five, rich four, typer three; the others are one each."""
 CLEAN = ("CODITECT_", "PYTEST_", "PYTHONPATH", "VIRTUAL_ENV")
