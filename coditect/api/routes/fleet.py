@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 
 from coditect.api.access.roles import Role
 from coditect.api.services import Services, needs
+from coditect.broker.management import ManagementUnavailable
 from coditect.broker.topology_diff import ProbeVerdict, TopologyPlan
 from coditect.model.capability import Priority, check_capability_name
 from coditect.operations import fleet, topology
@@ -68,9 +69,13 @@ async def why_not_done(
 
 @router.get("/queues")
 async def show_queues(services: Services, capability: Named) -> list[CapabilityQueues]:
-    """List the queues by capability and level: how many tasks wait, and how many consumers there are."""
+    """List the queues by capability and level: waiting tasks, consumers, and rates where the management API is set."""
     names = await fleet.known_capabilities(services.opened, capability, note=_ignored)
-    return await list_queues(services.broker, names)
+    try:
+        rates = await services.opened.queue_rates() or {}
+    except ManagementUnavailable:
+        rates = {}
+    return await list_queues(services.broker, names, rates)
 
 
 @router.get("/topology")

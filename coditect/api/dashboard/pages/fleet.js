@@ -1,37 +1,19 @@
 // Who lives, how busy each is, and what it works on.
-import { html, useRef, useState } from "../src/html.js";
-import { post, rows, segment } from "../src/api.js";
-import { count, megabytes, moment, ms, short, span } from "../src/format.js";
+import { html } from "../src/html.js";
+import { get, post, rows, segment } from "../src/api.js";
+import { count, megabytes, moment, ms, span } from "../src/format.js";
 import { ACTIONS, Ask, Badge, Empty, Meter, Shown, Table, Tile, Title } from "../src/parts.js";
-import { useEvents, useResource } from "../src/resource.js";
+import { useResource } from "../src/resource.js";
 
-const MOST_KEPT = 2_000;
+// What each agent runs, as it says itself; null of one that did not say in time.
+const workOf = (overview) => new Map((overview?.agents ?? []).map((one) => [one.agent_id, one.tasks]));
 
-// What each agent works on, as events tell it from the moment on at which the page is open.
-function useWork() {
-  const [, again] = useState(0);
-  const work = useRef(new Map());
-  useEvents({ kind: ["task", "node"] }, ({ type, subject, data = {} }) => {
-    const what = data.node ? `${subject}:${data.node}` : subject;
-    const [, ending] = type.split(".");
-    if (ending === "started" && data.agent) work.current.set(what, { agent: data.agent, workflow: data.node ? subject : null, name: data.node ?? subject });
-    else if (!["progress", "published", "ready"].includes(ending)) work.current.delete(what);
-    if (work.current.size > MOST_KEPT) work.current.delete(work.current.keys().next().value);
-    again((number) => number + 1);
-  });
-  return work.current;
-}
-
-const doing = (work, agent) => [...work.values()].filter((one) => one.agent === agent);
-
-function Doing({ work, agent }) {
-  const found = doing(work, agent);
-  if (!found.length) return html`<span class="none">–</span>`;
-  const [first] = found;
-  const shown = first.workflow
-    ? html`<a href=${`#/workflows/${first.workflow}?node=${encodeURIComponent(first.name)}`}>${first.name}</a>`
-    : html`<a href=${`#/tasks/${first.name}`}>${short(first.name)}</a>`;
-  return html`${shown}${found.length > 1 && ` and ${found.length - 1} more`}`;
+function Doing({ tasks }) {
+  if (!tasks?.length) return html`<span class="none">${tasks === null ? "did not say" : "–"}</span>`;
+  const [first] = tasks;
+  const address = first.workflow ? `#/workflows/${first.workflow}` : `#/tasks/${first.task_id}`;
+  return html`<a href=${address}>${first.capability}</a>${first.workflow && html` <small>of a workflow</small>`}
+    ${tasks.length > 1 && html`<br /><small>and ${tasks.length - 1} more</small>`}`;
 }
 
 const drain = (agent) => () => post(`/v1/agents/${segment(agent)}/drain`);
@@ -41,7 +23,7 @@ function columns(work, reload) {
     { head: "Agent", cell: (one) => html`<strong>${one.name}</strong><br /><small class="id" title=${one.agent_id}>${one.agent_id}</small>` },
     { head: "State", cell: (one) => html`<${Badge} state=${one.status} note=${one.load.trouble} />${one.load.trouble && html`<br /><small>${one.load.trouble}</small>`}` },
     { head: "Slots in use", cell: (one) => html`<${Meter} value=${one.load.running} most=${one.slots} label=${`Slots of ${one.agent_id} in use`} />` },
-    { head: "Works on", cell: (one) => html`<${Doing} work=${work} agent=${one.agent_id} />` },
+    { head: "Works on", cell: (one) => html`<${Doing} tasks=${work.get(one.agent_id)} />` },
     { head: "Capabilities", cell: (one) => html`<span class="chips">${one.capabilities.map((spec) => html`<a key=${spec.name} class="chip" href=${`#/tasks?capability=${encodeURIComponent(spec.name)}`} title=${spec.description}>${spec.name}</a>`)}</span>` },
     { head: "Done", kind: "number", cell: (one) => one.load.completed.toLocaleString("en") },
     { head: "Failed", kind: "number", cell: (one) => one.load.failed.toLocaleString("en") },
@@ -55,10 +37,10 @@ function columns(work, reload) {
 
 export default function Fleet() {
   const agents = useResource((signal) => rows("/v1/agents", { signal }), { kind: "agent" });
-  const work = useWork();
+  const overview = useResource((signal) => get("/v1/overview", { signal }), { kind: ["agent", "task.started", "workflow"] });
   return html`<${Title} about="The agents that live now, with their load and their work.">Fleet<//>
     <${Shown} resource=${agents} empty=${html`<${Empty} command="coditect agent run agents/reviewer.py">No agent lives. Start one:<//>`}>
-      ${(found) => html`<${Tiles} agents=${found} /><${Table} label="Agents" columns=${columns(work, agents.reload)} rows=${found} keyOf=${(one) => one.agent_id} />`}<//>`;
+      ${(found) => html`<${Tiles} agents=${found} /><${Table} label="Agents" columns=${columns(workOf(overview.value), agents.reload)} rows=${found} keyOf=${(one) => one.agent_id} />`}<//>`;
 }
 
 function Tiles({ agents }) {
