@@ -13,8 +13,9 @@ import logging
 import signal
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,10 @@ _RESULT_WITHIN = "2m"
 _STOPPED = 130
 
 
-async def run_demo(root: Path, console: Console) -> Totals:
+async def run_demo(root: Path, console: Console, *, keep: bool = False) -> Totals:
     """Start the demo's fleet, run its tasks and its workflow on a live display, and stop the fleet, also when canceled.
+
+    With `keep` the fleet stays up after its work, until the demo is canceled.
 
     Raises:
         CoditectError: a server or an agent could not be started.
@@ -56,6 +59,7 @@ async def run_demo(root: Path, console: Console) -> Totals:
             planning = group.create_task(asyncio.to_thread(plan_work, root))
             async with running_fleet(root, folder, say=say) as fleet, Client.from_env(fleet.environ) as client:
                 jobs = await planning
+                say(f"The dashboard is at {fleet.dashboard}")
                 say(f"{announce(jobs)}, for {len(FLEET)} agent processes")
                 settled, wall_seconds = await _work(client, jobs, console, kill=partial(kill_agent, fleet, say=say))
                 releases = (folder / "releases").relative_to(root)
@@ -66,6 +70,9 @@ async def run_demo(root: Path, console: Console) -> Totals:
                     say=say,
                     meanwhile=partial(kill_broker, fleet, say=say),
                 )
+                if keep:
+                    say(f"Everything stays up, with the dashboard at {fleet.dashboard}; Ctrl-C stops it.")
+                    await _canceled()
         await asyncio.to_thread(write_docs, settled, folder / "docs")
         totals = total(settled, wall_seconds, workflow=flow.state)
         say(describe_flow(flow))
@@ -74,6 +81,15 @@ async def run_demo(root: Path, console: Console) -> Totals:
         say(f"The documents that the agents wrote are in {(folder / 'docs').relative_to(root)}, releases in {releases}")
         say(NEXT)
     return totals
+
+
+async def _canceled() -> None:
+    """Wait until this task is canceled; it then goes on as if it had not been."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    me = asyncio.current_task()
+    assert me is not None
+    me.uncancel()
 
 
 def _log_to(file: Path) -> None:
@@ -141,7 +157,7 @@ def write_docs(settled: Sequence[Settled], folder: Path) -> None:
             (folder / f"{one.value.title}.md").write_text(one.value.markdown, encoding="utf-8")
 
 
-async def _stopped_by_signals(root: Path, console: Console) -> Totals:
+async def _stopped_by_signals(root: Path, console: Console, *, keep: bool) -> Totals:
     """Run the demo, and cancel it on SIGINT, SIGTERM and SIGHUP, so that it stops all that it started.
 
     A second signal cancels the stopping as well.
@@ -155,15 +171,17 @@ async def _stopped_by_signals(root: Path, console: Console) -> Totals:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    return await run_demo(root, console)
+    return await run_demo(root, console, keep=keep)
 
 
 def main() -> int:
     """Run the demo over the repository, and return the exit code: 0 when the demo reached all its goals."""
-    console, code = Console(), 1
+    parser = ArgumentParser(prog="python -m agents.demo", description="Watch a fleet of agents do its work.")
+    parser.add_argument("--keep", action="store_true", help="keep the fleet and its dashboard up until Ctrl-C")
+    keep, console, code = parser.parse_args().keep, Console(), 1
     try:
         with _told(console):
-            totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[2], console))
+            totals = run_loop(_stopped_by_signals(Path(__file__).resolve().parents[2], console, keep=keep))
             code = 1 if totals.shortfalls else 0
     except asyncio.CancelledError:
         console.print("Stopped, with everything that was started.")

@@ -17,9 +17,10 @@ from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
 from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, process_plan
 from coditect.local.private import PrivateServers, private_servers
-from coditect.local.servers.ports import keep_addresses
+from coditect.local.servers.ports import free_port, keep_addresses
 from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
+from coditect.settings.api import API_DEFAULTS
 
 FLEET = {
     "reviewer-1": "reviewer.py",
@@ -43,6 +44,9 @@ class RunningFleet:
 
     servers: PrivateServers | None
     """The servers that the demo started; None when the user named a RabbitMQ."""
+
+    dashboard: str
+    """The address of the dashboard, and of the HTTP API."""
 
     supervisor: ProcessSupervisor
 
@@ -98,13 +102,15 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
-    parts = _plan(root, folder, urls, environ)
+    port = free_port(API_DEFAULTS.host, API_DEFAULTS.port)
+    parts = _plan(root, folder, urls, environ | {"CODITECT_API_PORT": str(port)})
     marker, ready = uuid.uuid4().hex, asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
         await ready.wait()
-        yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, supervisor)
+        dashboard = f"http://{API_DEFAULTS.host}:{port}"
+        yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, dashboard, supervisor)
 
 
 @asynccontextmanager
@@ -124,6 +130,7 @@ async def _servers(
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
     agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
+    others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api")}
     programs = tuple(
         Program(
             name,
@@ -133,7 +140,7 @@ def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[st
             ready_within_seconds=120.0,
             stop_within_seconds=_DRAIN_SECONDS + 2,
         )
-        for name, arguments in {"dispatcher-1": ("-m", "dispatcher"), **agents}.items()
+        for name, arguments in {**others, **agents}.items()
     )
     plan = UpPlan(folder, root, programs, amqp_url=urls[_URLS[0]], redis_url=urls[_URLS[1]])
     return process_plan(plan, environ=environ)

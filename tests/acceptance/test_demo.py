@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -24,9 +26,9 @@ pytestmark = [pytest.mark.servers, pytest.mark.slow]
 
 
 @contextmanager
-def demo(mark: str) -> Iterator[subprocess.Popen[str]]:
+def demo(mark: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "agents.demo"],
+        [sys.executable, "-m", "agents.demo", *options],
         cwd=ROOT,
         env={**os.environ, MARK: mark},
         stdout=subprocess.PIPE,
@@ -75,6 +77,7 @@ def test_demo_is_killed_amid_its_work_loses_nothing_and_stops_everything() -> No
     assert re.search(r"text\.summarize of README\.md:\n  input   \{.*\}\n  output  \{.*\}\n", text), text
     assert not re.search(r"\.py:\d+ \w+ ", text), "the findings of a review of this repository are nobody's concern"
     assert NEXT in text
+    assert "The dashboard is at http://127.0.0.1:" in text
     assert "asks: Publish this release?  Granted by the demo" in text
     assert running(mark) == []
 
@@ -93,4 +96,25 @@ def test_interrupted_demo_stops_everything() -> None:
     assert len(while_working) > 5
     assert process.returncode == 130, text
     assert "Traceback" not in text
+    assert running(mark) == []
+
+
+@pytest.mark.endurance
+def test_kept_demo_serves_its_dashboard_until_it_is_interrupted() -> None:
+    mark = uuid.uuid4().hex
+
+    with demo(mark, "--keep") as process:
+        assert process.stdout is not None
+        address = next(
+            found[0] for line in process.stdout if (found := re.findall(r"stays up.* (http://[\d.:]+);", line))
+        )
+        with urlopen(address) as page, urlopen(f"{address}/v1/agents") as agents:
+            shown, listed = page.read().decode(), json.load(agents)
+        process.send_signal(signal.SIGINT)
+        text = process.stdout.read()
+
+    assert process.returncode == 0, text
+    assert "<title>Coditect" in shown
+    assert {one["name"] for one in listed} >= {"reviewer", "tester"}
+    assert "tasks completed by" in text
     assert running(mark) == []

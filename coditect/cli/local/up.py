@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -227,6 +225,7 @@ def http_api(environ: Mapping[str, str]) -> tuple[list[Program], str | None]:
     from importlib.util import find_spec
 
     from coditect import local
+    from coditect.local.servers.ports import free_port
     from coditect.settings.api import API_DEFAULTS, api_settings
 
     if find_spec("fastapi") is None:
@@ -237,14 +236,6 @@ def http_api(environ: Mapping[str, str]) -> tuple[list[Program], str | None]:
     argv = (sys.executable, "-m", "coditect", "api")
     program = local.Program("api", argv, env={"CODITECT_API_PORT": str(port)}, announces_ready=True)
     return [program], f"http://{given.host}:{port}"
-
-
-def free_port(host: str, preferred: int) -> int:
-    """Return the preferred port of a host if it is free, else any free one."""
-    for port in (preferred, 0):
-        with suppress(OSError), socket.create_server((host, port)) as found:
-            return int(found.getsockname()[1])
-    return preferred
 
 
 def programs_of(target: str, processes: int) -> list[Program]:
