@@ -17,10 +17,9 @@ from coditect.agent.processes.process import ProcessId
 from coditect.local.errors import AlreadyUp
 from coditect.local.plan import LEDGER, ProcessPlan, Program, UpPlan, process_plan
 from coditect.local.private import PrivateServers, private_servers
-from coditect.local.servers.ports import free_port, keep_addresses
+from coditect.local.servers.ports import keep_addresses
 from coditect.local.state import UpFolder, hold
 from coditect.local.supervisor import ProcessSupervisor, Say, guarded
-from coditect.settings.api import API_DEFAULTS
 
 FLEET = {
     "reviewer-1": "reviewer.py",
@@ -102,14 +101,13 @@ async def running_fleet(root: Path, folder: Path, *, say: Say) -> AsyncIterator[
     given = {name: os.environ[name] for name in _URLS if os.environ.get(name)}
     addresses = keep_addresses(UpFolder(folder).servers)
     urls = dict(zip(_URLS, (addresses.amqp_url, addresses.redis_url), strict=True)) | given
-    port = free_port(API_DEFAULTS.host, API_DEFAULTS.port)
-    parts = _plan(root, folder, urls, environ | {"CODITECT_API_PORT": str(port)})
+    parts = _plan(root, folder, urls, environ)
     marker, ready = uuid.uuid4().hex, asyncio.Event()
     supervisor = ProcessSupervisor(parts.children, marker=marker, log_folder=UpFolder(folder).log, say=say)
     async with AsyncExitStack() as stack, _supervised(supervisor, marker, ready):
         servers = await stack.enter_async_context(_servers(folder, environ, given, say=say))
         await ready.wait()
-        dashboard = f"http://{API_DEFAULTS.host}:{port}"
+        dashboard = UpFolder(folder).address_of("api") or ""
         yield RunningFleet({**environ, **urls}, None if _URLS[0] in given else servers, dashboard, supervisor)
 
 
@@ -130,7 +128,7 @@ async def _servers(
 
 def _plan(root: Path, folder: Path, urls: Mapping[str, str], environ: Mapping[str, str]) -> ProcessPlan:
     agents = {name: ("-m", "coditect", "agent", "run", f"agents/{file}") for name, file in FLEET.items()}
-    others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api")}
+    others = {"dispatcher-1": ("-m", "dispatcher"), "api": ("-m", "coditect", "api", "--any-port")}
     programs = tuple(
         Program(
             name,

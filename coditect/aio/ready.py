@@ -9,8 +9,11 @@ READY_FILE = "CODITECT_READY_FILE"
 """The environment variable with the path of the ready file."""
 
 
-def tell_ready(*more: str) -> None:
-    """Create the ready file, and the file at the path in each environment variable of `more` that is set."""
+def tell_ready(*more: str, address: str = "") -> None:
+    """Create the ready file, and the file at the path in each environment variable of `more` that is set.
+
+    The files have the address at which the program listens, if it has one.
+    """
     for variable in (READY_FILE, *more):
         if path := os.environ.get(variable):
-            Path(path).touch()
+            Path(path).write_text(address)

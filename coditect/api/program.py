@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from errno import EADDRINUSE
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -60,6 +61,8 @@ class ApiProgram:
     settings: Settings
     api: ApiSettings
     http_agents: HttpAgentSettings = HTTP_DEFAULTS
+    any_port: bool = False
+    """Whether another free port is taken when the port is not free."""
 
     def run(self, listening: Callable[[str], None]) -> None:
         """Serve until SIGTERM or SIGINT; `listening` is called with the address when requests are answered.
@@ -74,7 +77,12 @@ class ApiProgram:
 
     async def _serve(self, listening: Callable[[str], None]) -> None:
         check_exposure(self.api)
-        with listener(self.api.host, self.api.port) as own:
+        with listener(self.api.host, self.api.port, or_any=self.any_port) as own:
+
+            def announce() -> None:
+                tell_ready(address=_address(own))
+                listening(_address(own))
+
             callbacks = callback_address(self.http_agents, own)
             async with (
                 open_bridge(self.settings, self.http_agents, callback_url=callbacks) as bridge,
@@ -82,7 +90,7 @@ class ApiProgram:
             ):
                 server = AnnouncedServer(
                     server_config(services, self.api),
-                    lambda: listening(_address(own)),
+                    announce,
                     ending=services.feed.end,
                     drain=bridge.drain,
                 )
@@ -123,7 +131,6 @@ class AnnouncedServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             collect_rarely()
-            tell_ready()
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -214,8 +221,8 @@ def check_exposure(api: ApiSettings) -> None:
         raise SetupError("Without API keys only this machine may reach the API", host=api.host, fix=fix)
 
 
-def listener(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address.
+def listener(host: str, port: int, *, or_any: bool = False) -> socket.socket:
+    """Return a socket that listens at an address; at any port of the host if the port is taken and `or_any` allows it.
 
     Raises:
         SetupError: when it cannot, such as when another process does.
@@ -227,6 +234,8 @@ def listener(host: str, port: int) -> socket.socket:
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_MS)
         return own
     except OSError as error:
+        if or_any and error.errno == EADDRINUSE:
+            return listener(host, 0)
         fix = "end what listens there, or set CODITECT_API_PORT, or CODITECT_API_HOST"
         raise SetupError(
             "The API cannot listen at its address", host=host, port=port, reason=error.strerror, fix=fix

@@ -38,6 +38,7 @@ def serve_api(
     port: Annotated[
         int | None, typer.Option("--port", min=0, max=65_535, help="The port; 0 takes any. [CODITECT_API_PORT]")
     ] = None,
+    any_port: Annotated[bool, typer.Option("--any-port", help="Take any free port when that one is taken.")] = False,
 ) -> None:
     """Serve the HTTP API and the dashboard until SIGTERM or SIGINT.
 
@@ -58,7 +59,7 @@ def serve_api(
     chosen = replace(api, host=api.host if host is None else host, port=api.port if port is None else port)
     say_guesses(AMQP, REDIS)
     open_to = "" if chosen.secured else " Whoever reaches it on this machine may do everything: it has no keys."
-    ApiProgram(read_settings(), chosen, http_agents).run(
+    ApiProgram(read_settings(), chosen, http_agents, any_port=any_port).run(
         lambda address: say(f"The API listens at {address}.{open_to} Ctrl-C stops it.")
     )
 

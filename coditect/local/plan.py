@@ -48,8 +48,6 @@ class UpPlan:
     redis_url: str | None = None
     management_url: str | None = None
     """The URL of a given broker's management API; a private broker has its own."""
-    api_url: str | None = None
-    """The address at which one of the programs serves the HTTP API; None without one."""
 
 
 LEDGER = "ledger.db"
@@ -65,7 +63,6 @@ class ProcessPlan:
     children: tuple[Child, ...]
     management_url: str | None = None
     """The URL of the broker's management API; None when the broker has none, or the URL is not known."""
-    api_url: str | None = None
 
 
 def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
@@ -91,7 +88,7 @@ def process_plan(plan: UpPlan, *, environ: Mapping[str, str]) -> ProcessPlan:
         urls["CODITECT_MANAGEMENT_URL"] = management_url
     folder.run.mkdir(parents=True, exist_ok=True)
     children += [_program_child(program, plan, {**environ, **urls}) for program in plan.programs]
-    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url, plan.api_url)
+    return ProcessPlan(amqp_url, redis_url, tuple(children), management_url)
 
 
 def _has_management(binaries: Binaries) -> bool:
@@ -136,7 +133,7 @@ def server_children(
 
 
 def _program_child(program: Program, plan: UpPlan, environ: Mapping[str, str]) -> Child:
-    ready_file = UpFolder(plan.folder).run / f"{program.name}.ready"
+    ready_file = UpFolder(plan.folder).ready_file(program.name)
     return Child(
         name=program.name,
         argv=program.argv,

@@ -65,7 +65,6 @@ class UpState:
     watchdog: ProcessId | None = None
     children: tuple[ChildState, ...] = ()
     management_url: str | None = None
-    api_url: str | None = None
 
     @property
     def running(self) -> bool:
@@ -108,6 +107,17 @@ class UpFolder:
     def run(self) -> Path:
         """The folder of the files with which programs announce that they are ready."""
         return self.path / "run"
+
+    def ready_file(self, program: str) -> Path:
+        """Return the file with which a program announces that it is ready."""
+        return self.run / f"{program}.ready"
+
+    def address_of(self, program: str) -> str | None:
+        """Return the address at which a program announced that it listens; None when it announced none."""
+        try:
+            return self.ready_file(program).read_text() or None
+        except FileNotFoundError:
+            return None
 
 
 def write_atomically(file: Path, text: str) -> None:

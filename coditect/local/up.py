@@ -160,7 +160,6 @@ async def _supervise(
                 watchdog=watchdog,
                 children=supervisor.children,
                 management_url=parts.management_url,
-                api_url=parts.api_url,
             ),
         )
 

@@ -13,6 +13,8 @@ from coditect.wire.json import dumps, loads
 TYPE_PREFIX = "dev.coditect."
 TYPE_SUFFIX = ".v1"
 MOST_KEY_BYTES = 255
+EARLIEST_MS = -62_135_596_800_000
+LATEST_MS = 253_402_300_799_000
 
 
 def event_message(event: Event) -> Message:
@@ -46,7 +48,8 @@ def as_document(event: Event) -> dict[str, Any]:
 
 
 def _instant(time_ms: int) -> str:
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    # at an end of the calendar, the time that a stranger wrote with an offset may have no UTC
+    moment = datetime.fromtimestamp(min(max(time_ms, EARLIEST_MS), LATEST_MS) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -70,9 +73,10 @@ def read_event(message: Message) -> Event:
     try:
         full_type, moment = str(headers["ce-type"]), datetime.fromisoformat(str(headers["ce-time"]))
         source, identity = str(headers["ce-source"]), str(headers["ce-id"])
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (KeyError, ValueError, OverflowError) as error:
+    except (KeyError, ValueError) as error:
         raise InvalidTask("The message is no CloudEvent", reason=repr(error)) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
     data = loads(message.body) if message.body else {}
     return Event(
         type=full_type.removeprefix(TYPE_PREFIX).removesuffix(TYPE_SUFFIX),

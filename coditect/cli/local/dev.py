@@ -54,8 +54,7 @@ def dev_command(
     for target in named:
         load_agents(target)  # what cannot be imported now is told here; after a change the logs tell it
     programs = [_watched(one) for target, count in named.items() for one in programs_of(target, count)]
-    api, api_url = http_api(os.environ)
-    plan = replace(plan_of((*control_plane(), *programs, *api), Path.cwd(), os.environ), api_url=api_url)
+    plan = plan_of((*control_plane(), *programs, *http_api(os.environ)), Path.cwd(), os.environ)
     files = local.UpFolder(plan.folder)
     logs = Logs(files.log, Console(highlight=False))
     ours = [one.name for one in plan.programs]
@@ -64,8 +63,8 @@ def dev_command(
     def ready() -> None:
         state = local.read_state(files)
         logs.follow(child.name for child in (state.children if state else ()) if child.name not in ours)
-        if api_url is not None:
-            say(f"The HTTP API: {api_url}")
+        if (address := files.address_of("api")) is not None:
+            say(f"The HTTP API: {address}")
         say("Ready. A change of a Python file starts the agents again; Ctrl-C ends everything.")
 
     with logs.shown():

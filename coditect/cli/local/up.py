@@ -6,7 +6,6 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,9 +56,10 @@ def up_command(
 
     for target in fleet(agents, Path.cwd()) if agents and not no_agents else ():
         load_agents(target)  # what cannot be imported is told here and now, and not by a program that ends again
-    api, api_url = ([], None) if no_agents else http_api(os.environ)
-    programs = () if no_agents else (*control_plane(), *_fleet_programs(agents or [], Path.cwd()), *api)
-    plan = replace(plan_of(programs, Path.cwd(), os.environ), api_url=api_url)
+    fleets = _fleet_programs(agents or [], Path.cwd())
+    programs = () if no_agents else (*control_plane(), *fleets, *http_api(os.environ))
+    plan = plan_of(programs, Path.cwd(), os.environ)
+    files = local.UpFolder(plan.folder)
     stays = f"What waits stays in {plan.folder}: `coditect up` goes on with it."
     if detach:
         try:
@@ -67,13 +67,13 @@ def up_command(
         except KeyboardInterrupt:
             say(f"Nothing goes on: what was started is stopped again. {stays}")
             raise
-        _show(state, output)
+        _show(state, files.address_of("api"), output)
         return
 
     def ready() -> None:
-        state = local.read_state(local.UpFolder(plan.folder))
+        state = local.read_state(files)
         if state is not None:
-            _show(state, output)
+            _show(state, files.address_of("api"), output)
             sys.stdout.flush()
         say("Ready. Ctrl-C stops it.")
 
@@ -217,25 +217,20 @@ def control_plane() -> list[Program]:
     ]
 
 
-def http_api(environ: Mapping[str, str]) -> tuple[list[Program], str | None]:
-    """Return the program of the HTTP API, if it is installed, and the address at which it will listen.
+def http_api(environ: Mapping[str, str]) -> list[Program]:
+    """Return the program of the HTTP API, if it is installed.
 
-    Without a port in the environment it is the default one, or another when that is taken.
+    Without a port in the environment it listens at the default one, or at another when that is taken.
     """
     from importlib.util import find_spec
 
     from coditect import local
-    from coditect.local.servers.ports import free_port
-    from coditect.settings.api import API_DEFAULTS, api_settings
 
     if find_spec("fastapi") is None:
         say("The HTTP API is not installed, and not started: pip install 'coditect[api]'")
-        return [], None
-    given = api_settings(environ)
-    port = given.port if "CODITECT_API_PORT" in environ else free_port(given.host, API_DEFAULTS.port)
-    argv = (sys.executable, "-m", "coditect", "api")
-    program = local.Program("api", argv, env={"CODITECT_API_PORT": str(port)}, announces_ready=True)
-    return [program], f"http://{given.host}:{port}"
+        return []
+    chosen = () if "CODITECT_API_PORT" in environ else ("--any-port",)
+    return [local.Program("api", (sys.executable, "-m", "coditect", "api", *chosen), announces_ready=True)]
 
 
 def programs_of(target: str, processes: int) -> list[Program]:
@@ -250,14 +245,14 @@ def programs_of(target: str, processes: int) -> list[Program]:
     ]
 
 
-def _show(state: UpState, output: Output) -> None:
+def _show(state: UpState, api_url: str | None, output: Output) -> None:
     amqp_url, redis_url = without_passwords(state.amqp_url), without_passwords(state.redis_url)
     document = {
         "phase": state.phase.value,
         "pid": state.supervisor.pid,
         "amqp_url": amqp_url,
         "redis_url": redis_url,
-        "api_url": state.api_url,
+        "api_url": api_url,
         "programs": [
             {
                 "name": child.name,
@@ -273,5 +268,5 @@ def _show(state: UpState, output: Output) -> None:
         (child.name, child.phase.value, child.process.pid if child.process else None, child.log)
         for child in state.children
     ]
-    fields = FieldsView({"broker": amqp_url, "registry": redis_url, "api": state.api_url})
+    fields = FieldsView({"broker": amqp_url, "registry": redis_url, "api": api_url})
     render(output, document, fields, TableView(("program", "state", "pid", "log"), rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import secrets
 import socket
-from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -117,11 +116,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def free_port(host: str, preferred: int) -> int:
-    """Return the preferred port of a host if it is free, else any free one."""
-    for port in (preferred, 0):
-        with suppress(OSError), socket.create_server((host, port)) as found:
-            return int(found.getsockname()[1])
-    return preferred

@@ -137,7 +137,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "RedisRegistry", registry)
     monkeypatch.setattr(program, "RedisTaskGraph", graph)
     monkeypatch.setattr(program, "collect_rarely", lambda: None)
-    monkeypatch.setattr(program, "configure_logs", lambda level: None)
+    monkeypatch.setattr(program, "configure_logs", lambda *_: None)
 
 
 @pytest.mark.usefixtures("adapters")
