@@ -20,7 +20,9 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -122,10 +124,17 @@ def test_what_watches_is_started_by_its_profile_alone_in_pinned_versions() -> No
 
 def test_prometheus_scrapes_every_program_at_its_health_port() -> None:
     config = yaml.safe_load((FILE.parent / "observability" / "prometheus.yaml").read_text(encoding="utf-8"))
-    ((found,),) = (job["dns_sd_configs"] for job in config["scrape_configs"])
+    (found,) = (job["dns_sd_configs"] for job in config["scrape_configs"])
+    ports = {name: str(one["port"]) for one in found for name in one["names"]}
 
-    assert set(found["names"]) == set(OURS)
-    assert {str(found["port"])} == {service["environment"]["CODITECT_HEALTH_PORT"] for service in OURS.values()}
+    assert ports == {name: service["environment"]["CODITECT_HEALTH_PORT"] for name, service in OURS.items()}
+
+
+def test_the_api_wants_keys_and_is_published_to_this_machine_alone() -> None:
+    api = OURS["api"]
+
+    assert api["environment"]["CODITECT_API_KEYS"].startswith("/var/lib/coditect/")
+    assert api["ports"] == ["127.0.0.1:8009:8009"]
 
 
 def test_grafana_asks_the_services_that_there_are() -> None:
@@ -155,11 +164,18 @@ class Here:
             "fdb:/var/fdb/cluster/fdb.cluster": f"sqlite:{self._folder / 'cluster.db'}",
             "/var/lib/coditect": str(self._folder),
             "9100": port,
+            "8009": port,
+            "0.0.0.0": "127.0.0.1",
         }
         stated: dict[str, str] = self.services[name]["environment"]
         for there, instead in here.items():
             stated = {variable: value.replace(there, instead) for variable, value in stated.items()}
-        return {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}", "HOME": str(self._folder), **stated}
+        return {
+            "CODITECT_API_PORT": port,
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self._folder),
+            **stated,
+        }
 
     @contextmanager
     def running(self, name: str) -> Iterator[dict[str, str]]:
@@ -202,6 +218,8 @@ async def test_every_program_is_started_and_asked_as_written(
         variables = {name: stack.enter_context(here.running(name)) for name in chosen}
         for name in chosen:
             await eventually(partial(here.healthy, name, variables[name]), seconds=90)
+        with pytest.raises(HTTPError, match="401"):
+            await asyncio.to_thread(urlopen, f"http://127.0.0.1:{variables['api']['CODITECT_API_PORT']}/v1/agents")
         async with Client.from_env(variables["summarizer"]) as client:
             run = await client.start(flow)
             summary = await run.result(timeout="60s")
