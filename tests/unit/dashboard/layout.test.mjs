@@ -67,3 +67,11 @@ test("ten thousand nodes become a picture of a hundred, and none is lost", () =>
   const { layers } = layout(drawn);
   assert.equal(layers.length, 100);
 });
+
+test("elements of a map stand between the map and what it waited for", () => {
+  const row = (name, ...after) => ({ name, after, state: "completed", kind: "task", capability: "a.b" });
+  const nodes = grouped([row("first"), row("many", "first"), row("many[0]"), row("many[1]"), row("last", "many")]);
+  const after = Object.fromEntries(nodes.map((node) => [node.name, node.after]));
+
+  assert.deepEqual(after, { first: [], many: ["many[0]", "many[1]"], "many[0]": ["first"], "many[1]": ["first"], last: ["many"] });
+});

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coditect import Workflow
+from coditect import Retry, Workflow
 from coditect.broker.port import Delivery
 from coditect.broker.topology import shard_queues
 from coditect.model.message import Message
@@ -29,11 +29,11 @@ Row = list[object]
 
 @pytest.fixture
 async def lone() -> AsyncIterator[LoneWorker]:
-    """Two nodes, n0 and n1, are published."""
+    """Two nodes, n0 and n1, are published; one that fails is not tried again while the test looks."""
     async with open_worker() as opened:
         flow = Workflow("two")
         for number in range(2):
-            flow.task(CAPABILITY, name=f"n{number}")
+            flow.task(CAPABILITY, name=f"n{number}", retry=Retry(first="1h", cap="1h"))
         await opened.start(flow)
         await eventually(lambda: opened.published() == 2)
         await opened.ports.broker.declare(shard_queues(0))

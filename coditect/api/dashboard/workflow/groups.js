@@ -9,12 +9,23 @@ const base = (name) => name.replace(/\[\d+\]$/, "");
 
 // Gives drawn nodes { name, label, state, after, members, counts }; `members` are the rows that the node stands for.
 export function grouped(rows, most = MOST_DRAWN) {
-  if (rows.length <= most) return rows.map(alone);
+  if (rows.length <= most) return withElements(rows).map(alone);
   const byMap = merged(rows, (row) => base(row.name));
   if (byMap.length <= most) return byMap;
   const { places } = layout(byMap);
   const work = new Map(byMap.map(({ name, members: [first] }) => [name, `${first.kind} ${first.capability}`]));
   return merged(rows, ({ name }) => `${places.get(base(name)).layer} ${work.get(base(name))}`);
+}
+
+// Draws the elements of a map, which have no edges of their own, between the map and what it waited for.
+function withElements(rows) {
+  const maps = new Map(rows.map((row) => [row.name, row]));
+  const elements = new Map();
+  for (const { name } of rows) if (name !== base(name)) elements.set(base(name), [...(elements.get(base(name)) ?? []), name]);
+  return rows.map((row) => {
+    if (row.name !== base(row.name)) return { ...row, after: maps.get(base(row.name))?.after ?? [] };
+    return { ...row, after: elements.get(row.name) ?? row.after };
+  });
 }
 
 const alone = (row) => ({ ...row, label: row.name, members: [row] });
