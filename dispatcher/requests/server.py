@@ -145,7 +145,7 @@ class RequestServer:
         """Return a submission's body with the trace headers for the tasks of the nodes, and the last chunk's span."""
         trace = read_trace(message.headers)
         if not self.tracing.active or number(body, "chunk", 1) < number(body, "chunks", 1):
-            return {**body, "trace": trace} if trace else body, None
+            return {**body, "trace": trace} if trace or "trace" in body else body, None
         named = {"id": "workflow", "name": "name"}
         told: Attributes = {f"coditect.workflow.{name}": str(body.get(field)) for name, field in named.items()}
         span = begin_record(self.tracing, routing.CONTROL, TraceHeaders(**trace), told)

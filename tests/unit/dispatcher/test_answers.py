@@ -96,7 +96,28 @@ class Workers:
         return True
 
 
+def server_of(broker: Narrow, workers: Workers, background: Supervisor) -> RequestServer:
+    return RequestServer(
+        cast("Broker", broker),
+        cast("Any", None),
+        cast("Any", workers),
+        background,
+        addresses=ReturnAddresses(),
+        rebuild=cast("Any", None),
+    )
+
+
 ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
+
+
+async def test_trace_in_the_body_of_a_submission_is_not_believed() -> None:
+    workers = Workers()
+    async with Supervisor() as background:
+        control = server_of(Narrow(), workers, background)
+        body = {"workflow": ID, "name": "one", "trace": {"priority": "p0"}}  # would be a keyword of the nodes' tasks
+        control.arrived(cast("Delivery", Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c"))))
+
+    assert workers.taken == [Asked(Verb.START, {**body, "trace": {}}, "")]
 
 
 @pytest.mark.parametrize(
@@ -105,14 +126,7 @@ ID = "019b76da-a800-7000-b7f0-7d4a2d10dbae"
 async def test_workflow_that_is_named_by_no_uuid_is_refused_at_the_door(given: str) -> None:
     broker, workers, messages = Narrow(), Workers(), []
     async with Supervisor() as background:
-        control = RequestServer(
-            cast("Broker", broker),
-            cast("Any", None),
-            cast("Any", workers),
-            background,
-            addresses=ReturnAddresses(),
-            rebuild=cast("Any", None),
-        )
+        control = server_of(broker, workers, background)
         for workflow in (given, ID):
             body = {"workflow": workflow, "name": "one"}
             messages.append(Request(request(Verb.START, body, reply_to="reply.me", correlation_id="c")))
