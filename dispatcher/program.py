@@ -84,8 +84,8 @@ class DispatcherOptions:
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
     """The reply addresses to which the dispatcher may send answers."""
-    metrics: MemoryMetrics = field(default_factory=MemoryMetrics, repr=False, compare=False)
-    """The metrics of the process."""
+    metrics: MemoryMetrics | None = field(default=None, repr=False, compare=False)
+    """The metrics of the process; None for metrics of the dispatcher's own."""
     tracing: Tracing = NO_TRACING
     """The tracing of the process; opened and closed by its program."""
 
@@ -125,7 +125,7 @@ async def running_dispatcher(
         store = database if database is not None else await stack.enter_async_context(MemoryDatabase())
         background = await stack.enter_async_context(Supervisor())
         reference = await following(clock, registry, background)
-        metrics = options.metrics
+        metrics = options.metrics or MemoryMetrics()
         observe_process(metrics, reference, lambda: broker.server.certificate_end, background.health.deaths.total)
         events = Events(broker, reference, source="/dispatcher", metrics=metrics)
         await broker.declare(base_topology() + control_plane(quorum=options.quorum))
@@ -211,7 +211,8 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     watch = read_watch(os.environ)
-    options = options_of(settings)
+    metrics = MemoryMetrics()
+    options = replace(options_of(settings), metrics=metrics)
     broker = AmqpBroker(
         settings.amqp_url,
         name=options.owner,
@@ -223,7 +224,7 @@ async def serve(settings: Settings) -> None:
     )
     readiness = Readiness()
     async with AsyncExitStack() as stack:
-        await _seen_from_outside(stack, settings, readiness, options.metrics)
+        await _seen_from_outside(stack, settings, readiness, metrics)
         await stack.enter_async_context(options.tracing)
         database = await _owned_store(stack, settings, stop, readiness)
         if database is None:

@@ -20,7 +20,7 @@ from coditect import Agent
 from coditect.api.access.keys import KeyFile
 from coditect.api.access.roles import Role
 from coditect.broker.rabbitmq import AmqpBroker
-from coditect.broker.topology import capability_queues
+from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.capability import Priority
 from coditect.wire import routing
 from tests.fleet import remove_queues, running
@@ -90,13 +90,14 @@ async def test_a_task_is_submitted_and_its_result_asked_for(servers: Servers, ca
 async def test_sigterm_ends_it_while_a_request_waits(servers: Servers, capability: str, tmp_path: Path) -> None:
     queue = routing.task_queue(capability, Priority.P1)
     async with AmqpBroker(servers.amqp_url, name="test") as broker, AsyncExitStack() as stack:
-        await broker.declare(capability_queues(capability))
+        await broker.declare(base_topology() + capability_queues(capability))
         stack.push_async_callback(remove_queues, broker, [capability])
         api = await stack.enter_async_context(served(servers, tmp_path))
         order = {"capability": capability, "input": 1}
-        waiting = asyncio.create_task(api.http.post("/v1/tasks", json=order, params={"wait": "1h"}))
+        waiting = asyncio.create_task(api.http.post("/v1/tasks", json=order, params={"wait": "5m"}))
 
         async def taken() -> bool:
+            assert not waiting.done(), waiting.result().text
             stats = await broker.stats(queue)
             return stats is not None and stats.messages == 1
 
