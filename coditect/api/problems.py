@@ -138,7 +138,7 @@ def add_problem_handlers(app: FastAPI) -> None:
             methods = _methods_of(app, request.url.path)
             if methods and request.method not in methods:
                 status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(methods)}
-        told = "" if error.detail == HTTPStatus(status).phrase else error.detail
+        told = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
         return answer(problem_of_status(HTTPStatus(status), told), headers)
 
     async def invalid_request(request: Request, error: Exception) -> Response:

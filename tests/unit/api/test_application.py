@@ -48,9 +48,12 @@ async def test_the_dashboard_is_served_beside_the_api(tmp_path: Path) -> None:
         app = create_app(services, ApiSettings(), dashboard=tmp_path)
         async with AsyncClient(transport=ASGITransport(app=app), base_url=ADDRESS) as http:
             page, wrong = await http.get("/"), await http.delete("/v1/agents")
+            asked = await http.get("/v1/tasks")
 
     assert (page.status_code, page.text) == (200, "<h1>fleet</h1>")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET")
+    assert (asked.status_code, asked.headers["allow"]) == (405, "POST")
+    assert asked.json()["detail"] == "Specified method is invalid for this resource."
 
 
 async def test_agents_are_listed_with_what_they_offer() -> None:
