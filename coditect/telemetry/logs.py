@@ -17,7 +17,7 @@ from coditect.settings.addresses import secrets_in, without_passwords
 from coditect.settings.settings import DEFAULTS, Settings
 from coditect.telemetry.log_context import CURRENT_AGENT, ContextFields
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _NOISY = ("aiormq", "asyncio")
 _IDS = ("trace_id", "span_id", "task_id", "workflow_id", "agent_id")
 _UNSEEN_BY_PEOPLE = ("trace_id", "span_id")

@@ -63,7 +63,7 @@ def test_a_line_has_the_ids_of_its_context_first() -> None:
     logging.getLogger("a.b").warning("It went on", extra={"queue": "q"})
     CURRENT_TASK.reset(outer[0])
     CURRENT_AGENT.reset(outer[1])
-    logging.getLogger("a.b").warning("It went on", extra={"task_id": "its own"})
+    logging.getLogger("a.b").warning("It went on", extra={"task_id": "its own", "color_message": "It went %s"})
 
     first, second = written(stream)
     assert list(first) == [
@@ -73,6 +73,7 @@ def test_a_line_has_the_ids_of_its_context_first() -> None:
         TRACE, SPAN, "task-1", "flow-1", "agent-1",
     ]  # fmt: skip
     assert (second["task_id"], "agent_id" in second, "trace_id" in second) == ("its own", False, False)
+    assert "color_message" not in second
 
 
 @pytest.mark.parametrize(
