@@ -143,7 +143,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     async def invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        found = [Mistake(at=_place(one["loc"]), sentence=_sentence(one)) for one in error.errors()]
+        found = [Mistake(at=_place(one["loc"]), sentence=_sentence(one), fix=_fix(one)) for one in error.errors()]
         return answer(
             problem_of_status(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not as the API wants it", found)
         )
@@ -194,6 +194,12 @@ def _place(path: tuple[str | int, ...]) -> str:
 
 def _sentence(error: Mapping[str, Any]) -> str:
     return str(error["msg"])
+
+
+def _fix(error: Mapping[str, Any]) -> str:
+    """Return what to do about a mistake: a body without its content type is taken for a text."""
+    no_object = error["loc"] == ("body",) and error["type"] == "model_attributes_type"
+    return "send a JSON object, with the header Content-Type: application/json" if no_object else ""
 
 
 def _plain(value: object) -> object:

@@ -156,6 +156,7 @@ async def test_a_page_of_another_site_changes_nothing() -> None:
     assert (foreign.status_code, own.status_code, rebound.status_code, local.status_code) == (403, 422, 403, 200)
     assert own.json()["title"] == "Unknown capability"
     assert form.json()["title"] != "Unknown capability"
+    assert "Content-Type: application/json" in form.json()["mistakes"][0]["fix"]
     assert "access-control-allow-origin" not in local.headers
 
 
