@@ -268,7 +268,8 @@ async def _seen_from_outside(
     stack.enter_context(watched_loop(settings.stall_seconds, lag=metrics.histogram(LOOP_LAG).record))
     if settings.health_port is not None:
         server = health_server(readiness.why_not, host=settings.health_host, port=settings.health_port, metrics=metrics)
-        await stack.enter_async_context(server)
+        port = await stack.enter_async_context(server)
+        log.info("Health is served", extra={"host": settings.health_host, "port": port})
 
 
 async def _owned_store(
