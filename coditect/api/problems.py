@@ -173,7 +173,12 @@ def problem_of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mista
     """Return the problem document of an HTTP status that no error of Coditect stands for."""
     words = detail or f"{status.description or status.phrase}."
     return ProblemDocument(
-        type="about:blank", title=status.phrase, status=status, detail=words, mistakes=mistakes or []
+        type="about:blank",
+        title=status.phrase,
+        status=status,
+        detail=words,
+        retryable=status == HTTPStatus.TOO_MANY_REQUESTS,
+        mistakes=mistakes or [],
     )
 
 

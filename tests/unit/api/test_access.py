@@ -120,6 +120,7 @@ async def test_a_caller_over_its_rate_is_told_when_to_come_again() -> None:
 
     assert [one.status_code for one in answers] == [200, 200, 429]
     assert answers[2].headers["retry-after"] == "30"
+    assert answers[2].json()["retryable"] is True
     assert later.status_code == 200
 
 
