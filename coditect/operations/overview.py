@@ -19,7 +19,7 @@ from coditect.errors import CoditectError, ControlPlaneRequired, RegistryUnavail
 from coditect.model.capability import Priority
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations.connections import Connections
-from coditect.operations.dead_letters import DeadQueue
+from coditect.operations.dead_letters.queues import DeadQueue
 from coditect.operations.diagnosis.question import PingReply, ask_agents
 from coditect.operations.diagnosis.queues import CapabilityQueues, list_queues
 from coditect.operations.status import ClusterStatus, cluster_status

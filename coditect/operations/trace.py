@@ -18,7 +18,7 @@ from coditect.model.ids import is_uuid
 from coditect.operations.connections import Connections
 from coditect.operations.diagnosis.sightings import Sighting, SightingPlace
 from coditect.operations.diagnosis.why_not import find_task
-from coditect.operations.workflows import in_order
+from coditect.operations.workflows.requests import in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 
 MOST_DEEP = 64

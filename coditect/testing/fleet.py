@@ -27,8 +27,8 @@ from coditect.client.workflow_run import Run
 from coditect.errors import InvalidTask, SetupError
 from coditect.model.duration import Duration, seconds
 from coditect.model.event import Event
-from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.operations.dead_letters.letter import DeadLetter
+from coditect.operations.dead_letters.queues import DeadLetters, Selection
 from coditect.registry.memory import MemoryRegistry
 from coditect.registry.port import Registry
 from coditect.settings.settings import Settings

@@ -35,7 +35,7 @@ from dispatcher.shards import batch
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.left_over import ContinuationBackoff, Evaluations
-from dispatcher.shards.publisher import ShardPublisher, tell
+from dispatcher.shards.publishing.publisher import ShardPublisher, tell
 from dispatcher.shards.refusals import QueuedCommand, Refusals
 from dispatcher.shards.status_cache import StatusCache
 from dispatcher.shards.timers import TimerService

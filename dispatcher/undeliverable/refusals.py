@@ -18,7 +18,7 @@ from coditect.model.capability import check_capability_name, nearest_names
 from coditect.model.message import Message
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Owner
-from coditect.operations.dead_letter import broker_reason, read_dead_letter
+from coditect.operations.dead_letters.letter import broker_reason, read_dead_letter
 from coditect.wire import tasks
 from coditect.wire.addresses.target import task_target
 from coditect.wire.json import dumps

@@ -76,7 +76,7 @@ def complete_task(context: typer.Context, incomplete: str) -> list[Offer]:
 
 
 async def _workflows(opened: Connections) -> list[WorkflowRow]:
-    from coditect.operations.workflows import WorkflowFilter, list_workflows
+    from coditect.operations.workflows.requests import WorkflowFilter, list_workflows
 
     return await list_workflows(opened, WorkflowFilter(), most=MOST)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from coditect.cli.terminal.output import Aside, FieldsView, TableView, View, instant
-from coditect.operations.workflow_history import WorkflowEvent
-from coditect.operations.workflows import WORST_FIRST, in_order
+from coditect.operations.workflows.history import WorkflowEvent
+from coditect.operations.workflows.requests import WORST_FIRST, in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, WorkflowRow
 from coditect.workflow.states import TaskState
 

@@ -12,7 +12,7 @@ from coditect.cli.observe.completion import complete_workflow
 from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, say
 from coditect.cli.terminal.user import ByOption, user_name
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
-from coditect.operations import workflows
+from coditect.operations.workflows import requests as workflows
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from coditect.cli.observe.completion import complete_workflow
 from coditect.cli.terminal.output import Output, OutputOption, TableView, agree, instant, render, say
 from coditect.cli.terminal.user import ByOption, user_name
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
-from coditect.operations import checkpoints
+from coditect.operations.workflows import checkpoints
 
 app = typer.Typer()
 

@@ -23,11 +23,11 @@ from coditect.cli.terminal.output import (
     say,
 )
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
-from coditect.operations import dead
 from coditect.operations.connections import Connections
-from coditect.operations.dead import DeadListing
-from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import Selection, SettledLetter
+from coditect.operations.dead_letters import settling as dead
+from coditect.operations.dead_letters.letter import DeadLetter
+from coditect.operations.dead_letters.queues import Selection, SettledLetter
+from coditect.operations.dead_letters.settling import DeadListing
 from coditect.operations.documents.dead import LetterDocument
 from coditect.workflow.rows import DeadRow
 

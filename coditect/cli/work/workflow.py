@@ -43,10 +43,10 @@ from coditect.cli.work import checkpoints
 from coditect.cli.work.checkpoints import RunArgument
 from coditect.errors import InputError, InvalidWorkflow, NotFound
 from coditect.model.ids import is_uuid
-from coditect.operations import workflows
 from coditect.operations.connections import Connections
-from coditect.operations.workflow_history import workflow_history
-from coditect.operations.workflows import (
+from coditect.operations.workflows import requests as workflows
+from coditect.operations.workflows.history import workflow_history
+from coditect.operations.workflows.requests import (
     AcceptedWorkflow,
     EndedWorkflow,
     Steer,

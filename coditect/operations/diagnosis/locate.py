@@ -13,7 +13,7 @@ from coditect.errors import BrokerUnavailable, InputError, NotFound
 from coditect.model.capability import Priority
 from coditect.model.ids import AgentId
 from coditect.model.retry import RETRY_DELAYS_MS
-from coditect.operations.dead_letter import history_of, read_dead_letter
+from coditect.operations.dead_letters.letter import history_of, read_dead_letter
 from coditect.operations.diagnosis.question import ask_agents
 from coditect.operations.diagnosis.sightings import Found, Sighting, SightingPlace, TaskStory
 from coditect.wire import control_messages, routing, tasks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import SettledLetter
+from coditect.operations.dead_letters.letter import DeadLetter
+from coditect.operations.dead_letters.queues import SettledLetter
 from coditect.operations.documents.fleet import instant_text
 from coditect.workflow.rows import DeadRow
 

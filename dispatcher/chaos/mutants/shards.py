@@ -77,7 +77,7 @@ MUTANTS = (
     ),
     Mutant(
         "sent_before_the_rebuild",
-        "dispatcher.shards.publisher",
+        "dispatcher.shards.publishing.publisher",
         "        elif number > self._last:\n",
         "        else:\n",
         "what is to be published again is sent as well",

@@ -11,7 +11,7 @@ import pytest
 
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.capability import Priority
-from coditect.operations.dead_letter import read_dead_letter
+from coditect.operations.dead_letters.letter import read_dead_letter
 from coditect.wire import routing
 from tests.fleet import Letter, Running, running
 from tests.integration.wire import foreign, hostile

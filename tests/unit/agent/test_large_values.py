@@ -14,7 +14,7 @@ from coditect.broker.memory import MemoryBroker
 from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.errors import ClaimBroken, TaskFailed, TaskRejected, TooLarge
 from coditect.model.message import Message
-from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.operations.dead_letters.queues import DeadLetters, Selection
 from coditect.wire import routing
 from coditect.wire.blob_ref import as_claim
 from coditect.wire.json import loads

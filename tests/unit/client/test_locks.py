@@ -10,7 +10,7 @@ import pytest
 from coditect import Agent, Context
 from coditect.errors import ControlPlaneRequired, Deadlock, InputError, LockLost, LockTaken, SetupError
 from coditect.testing import TestFleet
-from dispatcher.shards import publisher
+from dispatcher.shards.publishing import publisher
 
 worker = Agent("worker", slots=1)
 held: dict[str, asyncio.Event] = {}

@@ -25,7 +25,7 @@ from dispatcher.capacity import Capacity
 from dispatcher.ledger.effects import NodeKey, Publication, Transition
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.shards.in_flight import InFlight
-from dispatcher.shards.publisher import ShardPublisher
+from dispatcher.shards.publishing.publisher import ShardPublisher
 from dispatcher.store.memory import MemoryDatabase
 from tests.support import eventually
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed

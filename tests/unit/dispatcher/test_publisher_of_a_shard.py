@@ -13,7 +13,7 @@ from coditect.model.ids import TaskId
 from coditect.model.task import Task
 from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.shards.completions import CommandAnswer
-from dispatcher.shards.publisher import ShardPublisher
+from dispatcher.shards.publishing.publisher import ShardPublisher
 from tests.support import eventually
 from tests.unit.dispatcher.lone_worker import CAPABILITY, open_worker
 

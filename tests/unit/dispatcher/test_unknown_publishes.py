@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.shards import publisher
 from dispatcher.shards import worker as worker_module
+from dispatcher.shards.publishing import publisher
 from dispatcher.shards.worker import ShardWorker
 from tests.support import eventually
 from tests.unit.dispatcher.lone_worker import open_worker

@@ -9,7 +9,7 @@ from coditect.broker.memory import MemoryBroker, MemoryServer
 from coditect.broker.topology import base_topology, capability_queues
 from coditect.model.ids import TaskId
 from coditect.model.message import Message
-from coditect.operations.dead_letters import DeadLetters
+from coditect.operations.dead_letters.queues import DeadLetters
 from coditect.wire import routing, tasks
 
 CAPABILITY = "code.review"

@@ -9,8 +9,8 @@ import pytest
 from coditect.errors import NotFound
 from coditect.model.capability import Priority
 from coditect.model.message import Message
-from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import DeadQueue, Selection
+from coditect.operations.dead_letters.letter import DeadLetter
+from coditect.operations.dead_letters.queues import DeadQueue, Selection
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.target import CAPABILITY
 from tests.unit.operations.scene import DEAD, NOW_MS, Scene, letter

@@ -8,7 +8,7 @@ import pytest
 from coditect.broker.port import Delivery
 from coditect.errors import BrokerUnavailable, InputError, InvalidTask, TooLarge, Unroutable
 from coditect.model.message import Message
-from coditect.operations.dead_letters import WINDOW, Selection
+from coditect.operations.dead_letters.queues import WINDOW, Selection
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.target import CAPABILITY
 from tests.support import eventually

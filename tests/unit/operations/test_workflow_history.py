@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coditect import Agent, Workflow
-from coditect.operations.workflow_history import history_of
+from coditect.operations.workflows.history import history_of
 from coditect.testing import TestFleet
 
 

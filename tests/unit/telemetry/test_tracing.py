@@ -14,7 +14,7 @@ from coditect import Agent, Context, Retry, Workflow
 from coditect.aio.clock import SystemClock
 from coditect.errors import TaskFailed
 from coditect.model.message import Message
-from coditect.operations.dead_letters import DeadLetters, Selection
+from coditect.operations.dead_letters.queues import DeadLetters, Selection
 from coditect.telemetry.tracing.port import current_trace_ids
 from coditect.wire import routing
 from tests.unit.telemetry.tracing_scene import attributes, linked, traced_fleet

@@ -10,7 +10,7 @@ import pytest
 from coditect.model.result import ENDINGS
 from coditect.wire import control_messages
 from coditect.workflow.states import WorkflowState
-from dispatcher.shards.publisher import TYPES
+from dispatcher.shards.publishing.publisher import TYPES
 from tests.docs.pages import section, table_rows
 from tests.integration.wire.schemas import names, schema
 from tests.servers import ROOT

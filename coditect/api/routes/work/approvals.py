@@ -11,7 +11,7 @@ from coditect.api.access.roles import LOCAL, Role
 from coditect.api.routes.parameters import ApiRequest, Cursor, Limit, Who
 from coditect.api.services import Services, needs
 from coditect.client.listings import APPROVALS, ListingPage
-from coditect.operations import workflows
+from coditect.operations.workflows import requests as workflows
 from coditect.workflow.rows import ApprovalRow
 
 router = APIRouter(prefix="/approvals", tags=["approvals"])

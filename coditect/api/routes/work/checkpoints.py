@@ -11,7 +11,7 @@ from coditect.api.access.roles import Role
 from coditect.api.routes.parameters import ApiRequest, Who
 from coditect.api.services import Services, needs
 from coditect.client.checkpoints import RestorePlan
-from coditect.operations import checkpoints
+from coditect.operations.workflows import checkpoints
 from coditect.workflow.rows import CheckpointRow
 
 router = APIRouter(prefix="/workflows/{workflow}", tags=["workflows"])

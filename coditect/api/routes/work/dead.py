@@ -11,8 +11,8 @@ from coditect.api.access.roles import Role
 from coditect.api.routes.parameters import ApiRequest, Limit
 from coditect.api.services import Services, needs
 from coditect.errors import InputError
-from coditect.operations import dead
-from coditect.operations.dead_letters import DeadQueue, Selection
+from coditect.operations.dead_letters import settling as dead
+from coditect.operations.dead_letters.queues import DeadQueue, Selection
 from coditect.operations.documents.dead import DeadNodeDocument, LetterDocument, SettledDocument, WholeLetter
 
 router = APIRouter(prefix="/dead", tags=["dead letters"])

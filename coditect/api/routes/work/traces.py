@@ -8,8 +8,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 
 from coditect.api.services import Services
-from coditect.operations import workflows
 from coditect.operations.trace import Hop, task_path
+from coditect.operations.workflows import requests as workflows
 from coditect.workflow.documents.reader import definition_of
 from coditect.workflow.render import draw_mermaid, draw_text
 

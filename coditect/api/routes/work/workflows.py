@@ -15,10 +15,10 @@ from coditect.api.routes.parameters import ApiRequest, Cursor, IdempotencyKey, L
 from coditect.api.services import Services, needs
 from coditect.client.listings import ATTEMPTS, NODES, WORKFLOWS, ListingPage, run_conditions
 from coditect.errors import InputError, NotFound, ResultTimeout
-from coditect.operations import workflows
-from coditect.operations.dead import redrive_node
-from coditect.operations.workflow_history import WorkflowEvent, workflow_history
-from coditect.operations.workflows import AcceptedWorkflow, Steer
+from coditect.operations.dead_letters.settling import redrive_node
+from coditect.operations.workflows import requests as workflows
+from coditect.operations.workflows.history import WorkflowEvent, workflow_history
+from coditect.operations.workflows.requests import AcceptedWorkflow, Steer
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.file import read_workflow

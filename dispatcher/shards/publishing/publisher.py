@@ -24,7 +24,7 @@ from coditect.wire.trace import TraceContext
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeKey, OutgoingMessage, Publication
 from dispatcher.ports import Ports
-from dispatcher.shards.tracing import publish_span, record_spans
+from dispatcher.shards.publishing.tracing import publish_span, record_spans
 
 log = logging.getLogger(__name__)
 

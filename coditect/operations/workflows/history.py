@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from coditect.operations.connections import Connections
-from coditect.operations.workflows import in_order
+from coditect.operations.workflows.requests import in_order
 from coditect.workflow.rows import AttemptRow, NodeRow, RestoreRow, WorkflowRow
 
 

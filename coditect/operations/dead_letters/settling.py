@@ -17,8 +17,8 @@ from coditect.broker.management import ManagementUnavailable
 from coditect.broker.port import Broker
 from coditect.errors import CoditectError
 from coditect.operations.connections import Connections
-from coditect.operations.dead_letter import DeadLetter
-from coditect.operations.dead_letters import DeadLetters, DeadQueue, Selection, SettledLetter
+from coditect.operations.dead_letters.letter import DeadLetter
+from coditect.operations.dead_letters.queues import DeadLetters, DeadQueue, Selection, SettledLetter
 from coditect.operations.fleet import Note, known_capabilities
 from coditect.settings.settings import read_settings
 from coditect.telemetry.tracing.choose import open_tracing

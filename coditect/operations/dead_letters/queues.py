@@ -15,7 +15,7 @@ from coditect.aio.clock import Clock
 from coditect.broker.port import Broker, Delivery
 from coditect.errors import BrokerUnavailable, CoditectError, InputError, NotFound, Unroutable
 from coditect.model.task import Task
-from coditect.operations.dead_letter import DeadLetter, read_dead_letter, revive
+from coditect.operations.dead_letters.letter import DeadLetter, read_dead_letter, revive
 from coditect.telemetry.tracing.messaging import begin_publish
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing, ended_with
 from coditect.wire import routing, tasks
