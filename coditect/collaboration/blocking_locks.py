@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,7 @@ class BlockingLock:
         return self._lock.lost
 
     def __enter__(self) -> Self:
+        self._lock.flow = f"thread {threading.get_ident():x}"  # the tasks that hold its locks wait for one thread
         self._run(self._begin())
         return self
 

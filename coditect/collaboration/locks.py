@@ -94,6 +94,8 @@ class Lock:
         self._keeper: asyncio.Task[None] | None = None
         self.lost = ""
         """Why the lock was lost while it was held; empty as long as it is held."""
+        self.flow = ""
+        """Which of its agent's flows of execution takes the lock; empty: the asyncio task that enters it."""
 
     @property
     def fence(self) -> int:
@@ -122,7 +124,7 @@ class Lock:
             wait=self._wait,
             timeout_seconds=self._timeout_seconds,
             ttl_seconds=self._ttl_seconds,
-            flow=f"{id(asyncio.current_task()):x}",
+            flow=self.flow or f"{id(asyncio.current_task()):x}",
         )
         loop = asyncio.get_running_loop()
         self._ticket, self._fence = granted["ticket"], granted["fence"]

@@ -105,3 +105,19 @@ async def test_plain_handler_whose_lock_is_released_sees_it_and_gets_the_loss_at
 
     assert "it hangs" in deployers.lost
     assert "it hangs" in told
+
+
+async def test_a_plain_handler_that_waits_for_a_lock_that_it_holds_itself_gets_a_deadlock() -> None:
+    nested = Agent("nested")
+
+    @nested.capability("site.nest", retry=ONCE)
+    def nest(_: None, ctx: PlainContext) -> None:
+        with ctx.lock("site:shop"), ctx.lock("site:blog"), ctx.lock("site:shop"):
+            raise AssertionError("the lock was granted twice")
+
+    async with TestFleet(agents=[nested]) as fleet:
+        outcome = await (await fleet.submit("site.nest")).outcome(timeout="1m")
+
+        assert outcome.failure is not None
+        assert outcome.failure.type == "Deadlock"
+        assert "site:shop" in outcome.failure.message
