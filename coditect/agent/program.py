@@ -331,12 +331,18 @@ def unready(broker: Broker, health: Health) -> str:
 
 def run(target: str, settings: Settings, *, processes: int = 1) -> int:
     """Run the agent that a file or module declares, in that many `processes`, and return the exit code."""
-    configure_logs(settings)
     if processes > 1:
+        configure_logs(settings)
         return run_loop(_keep_agents(target, settings, processes))
     if PARENT in os.environ:
         die_with(int(os.environ.pop(PARENT)))
-    run_loop(_serve_and_end(load_agent(target), settings, source=target))
+    return run_agent(load_agent(target), settings, source=target)
+
+
+def run_agent(agent: Agent, settings: Settings, *, source: str | None = None) -> int:
+    """Run an agent, declared in the given file or module if in any, in this process, and return the exit code."""
+    configure_logs(settings)
+    run_loop(_serve_and_end(agent, settings, source=source))
     return 0
 
 
@@ -345,7 +351,7 @@ async def _keep_agents(target: str, settings: Settings, processes: int) -> int:
     return await keep_processes(command, processes, stall_seconds=settings.stall_seconds)
 
 
-async def _serve_and_end(agent: Agent, settings: Settings, *, source: str) -> None:
+async def _serve_and_end(agent: Agent, settings: Settings, *, source: str | None) -> None:
     """Serve the agent, and end the process `EXIT_SECONDS` later even if a handler's thread never ends.
 
     Python itself waits for every thread before a process ends.

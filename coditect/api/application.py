@@ -13,6 +13,7 @@ from coditect.api.access.guard import LOOPBACK_NAMES, RequestGuard
 from coditect.api.access.roles import Role
 from coditect.api.dashboard_files import DashboardFiles
 from coditect.api.limits import BodyLimit
+from coditect.api.mcp_route import mcp_route
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
 from coditect.api.routes import agents, coordination, events, fleet, health, http_agents, spaces, webhooks
 from coditect.api.routes.work import approvals, checkpoints, dead, schedules, tasks, traces, workflows
@@ -76,6 +77,8 @@ def create_app(services: ApiServices, settings: ApiSettings, *, dashboard: Path 
         app.include_router(router, prefix="/v1", dependencies=[needs(Role.VIEWER)])
     app.include_router(health.router)
     app.include_router(http_agents.router)
+    if services.mcp is not None:
+        app.router.routes.append(mcp_route(services, services.mcp))
     if (dashboard / "index.html").is_file():
         app.mount("/", DashboardFiles(dashboard), name="dashboard")
     return app

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from coditect.aio.loop import collect_rarely, run_loop
 from coditect.aio.ready import tell_ready
@@ -39,6 +40,7 @@ from coditect.errors import SetupError
 from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.model.limits.rate import Rate
+from coditect.operations.connections import Connections
 from coditect.settings.addresses import vhost_of
 from coditect.settings.api import ApiSettings
 from coditect.settings.http_agents import HTTP_DEFAULTS, HttpAgentSettings
@@ -174,7 +176,10 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
             management=Management(settings.management_url) if settings.management_url else None,
             vhost=vhost_of(settings.amqp_url),
         )
-        async with open_webhooks(opened, broker, key=api.webhook_key or "", private=api.webhook_private) as webhooks:
+        async with (
+            open_webhooks(opened, broker, key=api.webhook_key or "", private=api.webhook_private) as webhooks,
+            _open_mcp(opened, api) as mcp,
+        ):
             yield ApiServices(
                 opened=opened,
                 broker=broker,
@@ -184,8 +189,21 @@ async def open_services(settings: Settings, api: ApiSettings, http_agents: HttpA
                 feed=feed,
                 webhooks=webhooks,
                 http_agents=http_agents,
+                mcp=mcp,
                 metrics=metrics,
             )
+
+
+@asynccontextmanager
+async def _open_mcp(opened: Connections, api: ApiSettings) -> AsyncIterator[ASGIApp | None]:
+    """Open the fleet as an MCP server inside of the block; None where the extra `mcp` is not installed."""
+    try:
+        from coditect.integrations.mcp.program import open_http  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        yield None
+        return
+    async with open_http(opened, most_bytes=api.body_bytes) as manager:
+        yield manager.handle_request
 
 
 def access_of(api: ApiSettings) -> Access:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 
 from coditect.api.access.roles import Access, Caller, Role
 from coditect.api.direct_tasks import DirectTasks
@@ -40,6 +41,8 @@ class ApiServices:
     webhooks: WebhookSender
     http_agents: HttpAgents | None = None
     """The bridge to HTTP agents, if this application has one."""
+    mcp: ASGIApp | None = None
+    """The fleet as an MCP server over HTTP, which checks no caller; None where the extra `mcp` is not installed."""
     metrics: MemoryMetrics = field(default_factory=MemoryMetrics)
     """The metrics of the process."""
 

@@ -15,6 +15,7 @@ from coditect.cli.observe.completion import complete_agent, complete_capability
 from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
+from coditect.errors import missing_extra
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -33,21 +34,34 @@ AgentArgument = Annotated[
 
 @app.command("run")
 def run_agent(
-    target: Annotated[str, typer.Argument(metavar="PATH_OR_MODULE", help="A file, a module, or either with :name.")],
+    target: Annotated[
+        str | None, typer.Argument(metavar="[PATH_OR_MODULE]", help="A file, a module, or either with :name.")
+    ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Agent processes.")] = 1,
     slots: Annotated[int | None, typer.Option("--slots", min=1, max=10_000, help="Tasks at once, per process.")] = None,
     health_port: Annotated[
         int | None, typer.Option("--health-port", min=0, max=65_535, help="/livez and /readyz; 0 takes any.")
     ] = None,
+    mcp: Annotated[
+        str | None, typer.Option("--mcp", metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", help="The name of the agent of --mcp, and of its capabilities.")
+    ] = "mcp",
 ) -> None:
     """Run an agent until SIGTERM or SIGINT. It then finishes its running tasks and returns all others.
 
     \b
     Example: coditect agent run agents/reviewer.py --processes 2
+             coditect agent run --name git --mcp 'mcp-server-git --repository .'
     """
     from coditect.agent import program
     from coditect.agent.processes.copies import PARENT
 
+    if (target is None) is (mcp is None):
+        raise typer.BadParameter("Name a file or module, or an MCP server by --mcp; one of both")
+    if mcp is not None and processes > 1:
+        raise typer.BadParameter("An MCP server is served by one process; start the command several times")
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
     # Through the environment, since further processes inherit nothing else.
@@ -57,7 +71,22 @@ def run_agent(
         os.environ["CODITECT_HEALTH_PORT"] = str(health_port)
     if PARENT not in os.environ:
         say_guesses(AMQP, REDIS)
-    raise typer.Exit(program.run(target, read_settings(), processes=processes))
+    if target is not None:
+        raise typer.Exit(program.run(target, read_settings(), processes=processes))
+    assert mcp is not None
+    raise typer.Exit(_run_tools(name, mcp))
+
+
+def _run_tools(name: str, target: str) -> int:
+    """Run the agent of an MCP server's tools, and return the exit code."""
+    from coditect.agent import program
+
+    try:
+        from coditect.integrations.mcp.declaration import mcp_agent
+    except ImportError as error:
+        raise missing_extra("mcp") from error
+    settings = read_settings()
+    return program.run_agent(run_loop(mcp_agent(name, target)), settings)
 
 
 @app.command("list")

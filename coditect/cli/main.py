@@ -47,6 +47,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "chaos": Branch("local.chaos", "Break a private fleet by a seed, and see that nothing is lost."),
         "dispatcher": Branch("dispatcher", "Run the control plane, and see what it works on."),
         "api": Branch("api", "Serve the HTTP API and the dashboard."),
+        "mcp": Branch("observe.mcp", "Offer the fleet's capabilities as tools to MCP clients."),
         "store": Branch("store", "Back the control plane's ledger up, and restore it."),
         "agent": Branch("agent", "Run an agent, look at the fleet, drain one."),
         "capability": Branch("capability", "See what the fleet offers, and how to ask for it."),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, Field
 
 from coditect.agent.declaration import MOST_QUEUED, Agent
 from coditect.agent.handlers.context import Context
 from coditect.errors import InputError, SetupError
+from coditect.integrations.described import described
 from coditect.integrations.http.addresses import AllowedHosts
 from coditect.integrations.http.failures import AgentLost, AnswerBroken
 from coditect.integrations.http.link import AgentLink
@@ -146,22 +146,9 @@ def _handler(spec: CapabilitySpec, link: AgentLink | None) -> Callable[..., Any]
         assert link is not None, "a declaration that is only checked runs nothing"
         return await link.act(value, ctx, timeout_seconds=spec.timeout_seconds)
 
-    act.__annotations__ = {"value": _typed(spec.input_schema), "ctx": Context, "return": _typed(spec.output_schema)}
+    act.__annotations__ = {
+        "value": described(spec.input_schema),
+        "ctx": Context,
+        "return": described(spec.output_schema),
+    }
     return act
-
-
-def _typed(schema: Mapping[str, object]) -> Any:
-    """Return a type that takes any JSON and has the given JSON Schema: the HTTP agent checks its input itself."""
-    if not schema:
-        return Any
-
-    class Described:
-        @classmethod
-        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-            return core_schema.any_schema()
-
-        @classmethod
-        def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-            return dict(schema)
-
-    return Described

@@ -1,0 +1,108 @@
+"""An agent whose capabilities are the tools of an MCP server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mcp_types import CallToolResult, TextContent, Tool
+
+from coditect.agent.declaration import Agent
+from coditect.agent.handlers.context import Context
+from coditect.errors import Retryable, SetupError
+from coditect.integrations.described import described
+from coditect.integrations.mcp.servers import ToolServer
+
+_UNFIT = re.compile(r"[^a-z0-9_-]+")
+DEFAULT_TIMEOUT = "5m"
+
+
+class ToolFailed(Retryable):
+    """The error of a tool that answered that it failed; another attempt may succeed."""
+
+
+async def mcp_agent(
+    name: str,
+    target: str,
+    *,
+    prefix: str | None = None,
+    slots: int = 8,
+    timeout: str = DEFAULT_TIMEOUT,
+    env: Mapping[str, str] | None = None,
+) -> Agent:
+    """Return an agent with a capability for each tool of an MCP server, such as `git.git_status`.
+
+    The server is asked for its tools now, and opened again when the agent starts. `prefix` comes before each tool's
+    name, the agent's name by default; `timeout` bounds one call.
+
+    Raises:
+        SetupError: when the server's command cannot be used, or a tool cannot be declared.
+        ToolServerLost: when the server does not answer within 30 s; retryable.
+    """
+    server = ToolServer(target, env=env)
+    async with server.open():
+        tools = await server.tools()
+    return agent_of(name, server, tools, prefix=prefix or name, slots=slots, timeout=timeout)
+
+
+def agent_of(
+    name: str, server: ToolServer, tools: Sequence[Tool], *, prefix: str, slots: int, timeout: str = DEFAULT_TIMEOUT
+) -> Agent:
+    """Return the agent of a server whose tools are known.
+
+    Raises:
+        SetupError: when two tools would be one capability, or a tool cannot be declared.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Agent) -> AsyncIterator[None]:
+        async with server.open():
+            yield
+
+    agent = Agent(name, slots=slots, lifespan=lifespan, description=f"The tools of an MCP server: {server.target}")
+    names: dict[str, str] = {}
+    for tool in tools:
+        capability = f"{prefix}.{_UNFIT.sub('-', tool.name.lower()).strip('-_') or 'tool'}"
+        if (other := names.setdefault(capability, tool.name)) != tool.name:
+            raise SetupError(
+                "Two tools of an MCP server have one name", capability=capability, tools=[other, tool.name]
+            )
+        declare = agent.capability(capability, timeout=timeout, description=(tool.description or tool.name)[:1_000])
+        declare(_handler(server, tool))
+    return agent
+
+
+def _handler(server: ToolServer, tool: Tool) -> Callable[..., Any]:
+    async def call(arguments: Any, ctx: Context) -> Any:
+        async def progress(progress: float, total: float | None, message: str | None) -> None:
+            await ctx.progress(progress / total if total else 0.0, message or "")
+
+        given = {} if arguments is None else arguments
+        if not isinstance(given, dict):
+            given = {"input": given}
+        return value_of(await server.call(tool.name, given, progress))
+
+    call.__annotations__ = {
+        "arguments": described(tool.input_schema),
+        "ctx": Context,
+        "return": described(tool.output_schema or {}),
+    }
+    return call
+
+
+def value_of(result: CallToolResult) -> Any:
+    """Return the value of an answer: what is structured, else its only text, else its parts.
+
+    Raises:
+        ToolFailed: when the answer says so.
+    """
+    texts = [one.text for one in result.content if isinstance(one, TextContent)]
+    if result.is_error:
+        raise ToolFailed("\n".join(texts)[:4_000] or "The tool failed")
+    if result.structured_content is not None:
+        return result.structured_content
+    if len(result.content) == 1 and texts:
+        return texts[0]
+    return [one.model_dump(mode="json", by_alias=True, exclude_none=True) for one in result.content]

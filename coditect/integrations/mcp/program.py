@@ -1,0 +1,38 @@
+"""The streams over which a fleet's MCP server is reached: stdin and stdout, or HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from coditect.integrations.mcp.serving import fleet_server
+from coditect.operations.connections import Connections
+
+IDLE_SECONDS = 600.0
+MOST_SESSIONS = 1_000
+
+
+async def serve_stdio(opened: Connections, patterns: Sequence[str]) -> None:
+    """Serve one MCP client over stdin and stdout until it closes them."""
+    server = fleet_server(opened, patterns)
+    async with stdio_server() as (reading, writing):
+        await server.run(reading, writing, server.create_initialization_options())
+
+
+@asynccontextmanager
+async def open_http(opened: Connections, *, most_bytes: int) -> AsyncIterator[StreamableHTTPSessionManager]:
+    """Serve MCP clients over streamable HTTP inside of the block; the caller passes their requests on.
+
+    The caller has checked who asks, and from which host: nothing of that is checked here.
+    """
+    manager = StreamableHTTPSessionManager(
+        fleet_server(opened),
+        session_idle_timeout=IDLE_SECONDS,
+        max_sessions=MOST_SESSIONS,
+        max_request_body_size=most_bytes,
+    )
+    async with manager.run():
+        yield manager

@@ -1,0 +1,242 @@
+"""The fleet as an MCP server: each capability is a tool; dead letters and workflows are resources.
+
+A call is a direct task: its progress is the call's, and a canceled call cancels it. What runs longer than a call should
+wait is a durable task: `coditect_submit` accepts one, `coditect_task` has its state and value, later and from any
+connection, and `coditect_cancel` cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+from mcp.server import Server, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Tool,
+    ToolAnnotations,
+)
+
+from coditect import __version__
+from coditect.aio.clock import SystemClock
+from coditect.client.client import Client
+from coditect.client.options import Options
+from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
+from coditect.integrations.mcp.resources import FleetResources
+from coditect.integrations.mcp.tools import TASK_SCHEMA, CapabilityTool, answer, capability_tools, refusal
+from coditect.model.capability import LONGEST_DIRECT_SECONDS, nearest_names
+from coditect.model.event import Event
+from coditect.model.ids import TaskId
+from coditect.operations import fleet
+from coditect.operations.connections import Connections
+from coditect.registry.port import Search
+
+SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
+MOST_WAIT_SECONDS = 30.0
+"""The longest wait of `coditect_task`: clients give a call up after about a minute."""
+INSTRUCTIONS = (
+    "The tools are the capabilities of a fleet of agents. For work that takes minutes, use coditect_submit and ask "
+    "coditect_task for the result later."
+)
+Progress = Callable[[float, str], Awaitable[None]]
+"""Is called with the share of the work that is done, 0 to 1, and a note."""
+_TASK = {"task": {"type": "string", "description": "The id that coditect_submit gave."}}
+_DURABLE_TOOLS = (
+    Tool(
+        name=SUBMIT,
+        description="Submit a durable task to a capability of the fleet, and return its id at once.",
+        input_schema={
+            "type": "object",
+            "properties": {
+                "capability": {"type": "string", "description": "The capability, or the name of its tool."},
+                "arguments": {"type": "object", "description": "The arguments that its tool takes."},
+                "key": {"type": "string", "description": "An idempotency key: the same key gives the same task."},
+            },
+            "required": ["capability"],
+        },
+        output_schema=TASK_SCHEMA,
+    ),
+    Tool(
+        name=LOOK,
+        description="Return the state of a durable task, and its value or error once it has ended.",
+        input_schema={
+            "type": "object",
+            "properties": _TASK
+            | {"wait_seconds": {"type": "number", "minimum": 0, "maximum": MOST_WAIT_SECONDS, "default": 0}},
+            "required": ["task"],
+        },
+        output_schema=TASK_SCHEMA,
+        annotations=ToolAnnotations(read_only_hint=True),
+    ),
+    Tool(
+        name=CANCEL,
+        description="Cancel a durable task.",
+        input_schema={"type": "object", "properties": _TASK, "required": ["task"]},
+        output_schema=TASK_SCHEMA,
+        annotations=ToolAnnotations(idempotent_hint=True),
+    ),
+)
+
+
+class FleetTools:
+    """The tools of a fleet: what its living agents offer, and durable tasks."""
+
+    def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
+        """Take the connections to the fleet, and which capabilities are offered, such as `code.*`."""
+        self._opened = opened
+        self._patterns = tuple(patterns)
+
+    async def listed(self) -> list[Tool]:
+        """Return all tools, as they are now.
+
+        Raises:
+            RegistryUnavailable: when the registry does not answer; retryable.
+        """
+        return [*(tool.described for tool in (await self._offered()).values()), *_DURABLE_TOOLS]
+
+    async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
+        """Do the work of a tool, and return its answer; an error of the fleet or the task is an answer, too.
+
+        Raises:
+            MCPError: when there is no such tool.
+        """
+        try:
+            if name == SUBMIT:
+                return await self._submit(arguments)
+            if name in (LOOK, CANCEL):
+                return await self._of_task(name, arguments)
+            tool = await self._tool(name)
+            if tool.spec.long:
+                return await self._accept(tool, arguments, key=None)
+            return await self._run(tool, arguments, progress)
+        except CoditectError as error:
+            return refusal(error)
+
+    async def _offered(self) -> dict[str, CapabilityTool]:
+        specs = [one.spec for one in await fleet.find_offers(self._opened, Search())]
+        return capability_tools(
+            spec for spec in specs if any(fnmatchcase(spec.name, pattern) for pattern in self._patterns)
+        )
+
+    async def _tool(self, name: str) -> CapabilityTool:
+        offered = await self._offered()
+        found = offered.get(name) or next((one for one in offered.values() if one.spec.name == name), None)
+        if found is None:
+            near = ", ".join(nearest_names(name, offered)) or "tools/list has all"
+            raise MCPError(INVALID_PARAMS, f"No living agent offers the tool {name[:200]!r}; nearest: {near}")
+        return found
+
+    async def _run(self, tool: CapabilityTool, arguments: Mapping[str, Any], progress: Progress) -> CallToolResult:
+        task_id = TaskId(SystemClock().new_id())  # known before, so that its first event is heard, too
+        async with self._opened.client() as client, _told(client, task_id, progress):
+            handle = await client.submit(tool.spec.name, tool.input_of(arguments), task_id=task_id)
+            try:
+                return tool.answer(await handle.result(timeout=f"{LONGEST_DIRECT_SECONDS:.0f}s"))
+            except asyncio.CancelledError:
+                await asyncio.shield(handle.cancel(reason="its MCP client canceled the call"))
+                raise
+            finally:
+                handle.forget()
+
+    async def _submit(self, arguments: Mapping[str, Any]) -> CallToolResult:
+        given = arguments.get("arguments") or {}
+        if not isinstance(given, dict):
+            raise InputError("The arguments of a tool are an object", given=type(given).__name__)
+        tool = await self._tool(_text(arguments, "capability"))
+        return await self._accept(tool, given, key=arguments.get("key"))
+
+    async def _accept(self, tool: CapabilityTool, arguments: Mapping[str, Any], *, key: str | None) -> CallToolResult:
+        options = Options(durable=True, idempotency_key=None if key is None else f"mcp {key}")
+        async with self._opened.fleet() as client:
+            handle = await client.submit_durable(tool.spec.name, tool.input_of(arguments), options=options)
+            return answer({"task": handle.task_id, "state": "accepted"})
+
+    async def _of_task(self, name: str, arguments: Mapping[str, Any]) -> CallToolResult:
+        async with self._opened.fleet() as client:
+            handle = client.task(_text(arguments, "task"))
+            if name == CANCEL:
+                await handle.cancel(reason="canceled by an MCP client")
+            wait = arguments.get("wait_seconds") or 0
+            if not isinstance(wait, int | float) or not 0 <= wait <= MOST_WAIT_SECONDS:
+                raise InputError("There is no such wait", wait_seconds=wait, fix=f"0 to {MOST_WAIT_SECONDS:.0f}")
+            told: dict[str, Any] = {"task": handle.task_id}
+            try:
+                told["result"] = await handle.result(timeout=f"{max(1, round(wait * 1000))}ms")
+            except ResultTimeout:
+                pass
+            except TaskError as error:
+                told["error"] = error.sentence
+            return answer(told | {"state": (await handle.row()).state.value})
+
+
+@asynccontextmanager
+async def _told(client: Client, task_id: TaskId, progress: Progress) -> AsyncIterator[None]:
+    """Pass a task's progress on inside of the block."""
+    async with client.events("task.progress", of=task_id) as events:
+        telling = asyncio.create_task(_tell(events, progress))
+        try:
+            yield
+        finally:
+            telling.cancel()
+            await asyncio.wait([telling])
+
+
+async def _tell(events: AsyncIterator[Event], progress: Progress) -> None:
+    async for event in events:
+        await progress(event.data.get("share") or 0.0, str(event.data.get("note") or ""))
+
+
+def _text(arguments: Mapping[str, Any], name: str) -> str:
+    given = arguments.get(name)
+    if not isinstance(given, str) or not given:
+        raise InputError("An argument of the tool is missing", argument=name, fix=f"{name}: a text")
+    return given
+
+
+def fleet_server(opened: Connections, patterns: Sequence[str] = ("*",)) -> Server[Any]:
+    """Return the MCP server of a fleet, with the capabilities whose names match one of the patterns."""
+    tools, resources = FleetTools(opened, patterns), FleetResources(opened)
+
+    async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
+        return ListToolsResult(tools=await tools.listed())
+
+    async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
+        async def progress(share: float, note: str) -> None:
+            await context.session.report_progress(share, 1.0, note or None)
+
+        return await tools.call(params.name, params.arguments or {}, progress)
+
+    async def list_resources(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListResourcesResult:
+        return ListResourcesResult(resources=await resources.listed())
+
+    async def list_templates(
+        _: ServerRequestContext[Any], __: PaginatedRequestParams | None
+    ) -> ListResourceTemplatesResult:
+        return ListResourceTemplatesResult(resource_templates=resources.templates())
+
+    async def read_resource(_: ServerRequestContext[Any], params: ReadResourceRequestParams) -> ReadResourceResult:
+        return await resources.read(str(params.uri))
+
+    return Server(
+        "coditect",
+        version=__version__,
+        title="Coditect",
+        instructions=INSTRUCTIONS,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+        on_list_resources=list_resources,
+        on_list_resource_templates=list_templates,
+        on_read_resource=read_resource,
+    )

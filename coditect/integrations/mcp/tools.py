@@ -1,0 +1,114 @@
+"""How a capability looks as an MCP tool: its name, its schemas, and the form of its input and its value.
+
+MCP wants objects: an input or a value of another type is the field `input`, or `result`, of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_types import CallToolResult, TextContent, Tool
+
+from coditect.errors import CoditectError
+from coditect.model.capability import CapabilitySpec
+from coditect.wire.json import dumps
+
+INPUT = "input"
+RESULT = "result"
+TASK_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "task": {"type": "string", "description": "The id of the durable task."},
+        "state": {"type": "string"},
+        "result": {"description": "The value, once the task is completed."},
+        "error": {"type": "string", "description": "Why it ended without a value."},
+    },
+    "required": ["task", "state"],
+}
+"""The JSON Schema of what is told about a durable task."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityTool:
+    """A capability under the name of its tool."""
+
+    name: str
+    spec: CapabilitySpec
+
+    @property
+    def described(self) -> Tool:
+        """The tool as clients list it; one that may run for more than ten minutes answers with a durable task."""
+        spec = self.spec
+        later = " Takes long: answers with a task, whose result coditect_task has later." if spec.long else ""
+        return Tool(
+            name=self.name,
+            title=spec.name,
+            description=(spec.description or f"The capability {spec.name} of the fleet.") + later,
+            input_schema=_as_object(spec.input_schema, INPUT),
+            output_schema=TASK_SCHEMA if spec.long else _output_schema(spec),
+        )
+
+    def input_of(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the task's input from a call's arguments."""
+        if _is_object(self.spec.input_schema):
+            return dict(arguments)
+        return arguments.get(INPUT)
+
+    def answer(self, value: Any) -> CallToolResult:
+        """Return a task's value as the answer of a call."""
+        structured = value if _is_object(self.spec.output_schema) else {RESULT: value}
+        return answer(structured, text=value if isinstance(value, str) else None)
+
+
+def capability_tools(specs: Iterable[CapabilitySpec]) -> dict[str, CapabilityTool]:
+    """Return the tools of capabilities by name: `code_review` for `code.review`, since many clients allow no dots.
+
+    Where two capabilities would have one name, the later one of their sorted names keeps its dots. Capabilities that
+    take or return bytes are left out: MCP's arguments are JSON.
+    """
+    tools: dict[str, CapabilityTool] = {}
+    for spec in sorted(specs, key=lambda one: one.name):
+        if _is_binary(spec.input_schema) or _is_binary(spec.output_schema):
+            continue
+        short = spec.name.replace(".", "_")
+        name = spec.name if short in tools else short
+        tools[name] = CapabilityTool(name, spec)
+    return tools
+
+
+def answer(structured: Mapping[str, Any], *, text: str | None = None) -> CallToolResult:
+    """Return a call's answer: structured, and as text for clients that read only that."""
+    content = dumps(structured).decode() if text is None else text
+    return CallToolResult(content=[TextContent(text=content)], structured_content=dict(structured))
+
+
+def refusal(error: CoditectError) -> CallToolResult:
+    """Return the answer of a call that failed, with what to do about it; a model can read it and try again."""
+    facts = "".join(f"; {name}: {value}" for name, value in error.facts.items() if name != "traceback")
+    return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
+
+
+def _is_object(schema: Mapping[str, object]) -> bool:
+    return schema.get("type") == "object"
+
+
+def _is_binary(schema: Mapping[str, object]) -> bool:
+    return schema.get("type") == "string" and schema.get("format") == "binary"
+
+
+def _output_schema(spec: CapabilitySpec) -> dict[str, Any] | None:
+    return _as_object(spec.output_schema, RESULT) if spec.output_schema else None
+
+
+def _as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the schema of an object: the schema itself, or one with the value as the field `name`."""
+    if _is_object(schema):
+        return dict(schema)
+    inner = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
+    required = [name] if inner.get("type", "null") != "null" or len(inner) > 1 else []
+    whole: dict[str, Any] = {"type": "object", "properties": {name: inner}, "required": required}
+    if "$defs" in schema:
+        whole["$defs"] = schema["$defs"]
+    return whole

@@ -1,0 +1,73 @@
+"""The tools of a real MCP server, a program of its own, as capabilities."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from coditect.errors import SetupError
+from coditect.integrations.mcp.declaration import ToolFailed, mcp_agent, value_of
+from coditect.integrations.mcp.servers import ToolServer, ToolServerLost
+
+SERVER = Path(__file__).with_name("tool_server.py")
+
+
+def command(tmp_path: Path) -> str:
+    return f"{sys.executable} {SERVER} {tmp_path}"
+
+
+async def nothing(progress: float, total: float | None, message: str | None) -> None:
+    """Leave a call's progress out."""
+
+
+async def test_each_tool_is_a_capability_with_its_schema(tmp_path: Path) -> None:
+    agent = await mcp_agent("letters", command(tmp_path))
+
+    specs = {one.name: one.spec for one in agent.capabilities}
+    assert {"letters.count", "letters.shout"} < specs.keys()
+    assert specs["letters.count"].description == "Count the letters of a text."
+    assert specs["letters.count"].input_schema["required"] == ["text"]
+
+
+async def test_a_value_is_what_is_structured_or_the_only_text_and_a_failed_tool_is_a_failure(tmp_path: Path) -> None:
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
+        assert value_of(await server.call("shout", {"text": "hello"}, nothing)) == "HELLO"
+        with pytest.raises(ToolFailed, match="no letters"):
+            value_of(await server.call("count", {"text": ""}, nothing))
+
+
+async def test_a_server_that_is_killed_fails_what_it_had_and_is_opened_again(tmp_path: Path) -> None:
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        with pytest.raises(ToolServerLost, match="ended during the call"):
+            await server.call("die_once", {"text": "hello"}, nothing)
+
+        assert value_of(await server.call("die_once", {"text": "hello"}, nothing)) == {"result": 5}
+
+
+async def test_a_server_that_was_killed_while_idle_costs_one_call(tmp_path: Path) -> None:
+    server = ToolServer(command(tmp_path))
+    async with server.open():
+        await server.call("count", {"text": "hello"}, nothing)
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        with pytest.raises(ToolServerLost):
+            await server.call("count", {"text": "hello"}, nothing)
+
+        assert value_of(await server.call("count", {"text": "hello"}, nothing)) == {"result": 5}
+
+
+async def test_a_command_that_is_no_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coditect.integrations.mcp.servers.CONNECT_SECONDS", 2.0)
+    with pytest.raises(ToolServerLost, match="cannot be reached"):
+        await mcp_agent("none", f"{sys.executable} -c pass")
+    with pytest.raises(ToolServerLost, match="no-such-program"):
+        await mcp_agent("none", "no-such-program")
+    for wrong in ("", "'half"):
+        with pytest.raises(SetupError, match="MCP server"):
+            ToolServer(wrong)

@@ -1,0 +1,180 @@
+"""A fleet as an MCP server: its tools, calls with progress and cancel, durable tasks, and what can be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp_types import TextResourceContents
+from pydantic import BaseModel
+
+from coditect import Agent, Context, Retry
+from coditect.integrations.mcp.serving import fleet_server
+from coditect.testing import TestFleet
+from coditect.wire.json import loads
+from tests.api import services_of
+
+
+class Pull(BaseModel):
+    repo: str
+    number: int
+
+
+class Workers:
+    """An agent with handlers of several kinds, and what they have seen."""
+
+    def __init__(self) -> None:
+        self.begun, self.heard = asyncio.Event(), asyncio.Event()
+        self.canceled = False
+        self.agent = Agent("worker")
+        self.agent.capability("text.count")(self.count)
+        self.agent.capability("code.review", retry=Retry(max_attempts=1))(self.review)
+        self.agent.capability("site.wait")(self.wait)
+        self.agent.capability("site.build", timeout="1h")(self.build)
+
+    async def count(self, text: str) -> int:
+        """Count letters."""
+        return len(text)
+
+    async def review(self, pull: Pull, ctx: Context) -> dict[str, Any]:
+        """Review a pull request."""
+        if pull.number < 0:
+            raise ValueError("there is no such pull request")
+        if pull.repo == "heard":
+            await ctx.progress(0.5, "half")
+            await self.heard.wait()
+        return {"repo": pull.repo, "ok": True}
+
+    async def wait(self, _: None) -> None:
+        self.begun.set()
+        try:
+            await asyncio.sleep(3_600)
+        except asyncio.CancelledError:
+            self.canceled = True
+            raise
+
+    async def build(self, site: str) -> str:
+        return f"{site} is built"
+
+
+@asynccontextmanager
+async def connected(workers: Workers, *patterns: str) -> AsyncIterator[Client]:
+    async with (
+        TestFleet(agents=[workers.agent]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+        Client(fleet_server(services.opened, patterns or ("*",)), raise_exceptions=True) as client,
+    ):
+        yield client
+
+
+async def read(client: Client, uri: str) -> Any:
+    (content,) = (await client.read_resource(uri)).contents
+    assert isinstance(content, TextResourceContents)
+    return loads(content.text.encode())
+
+
+async def test_each_capability_is_a_tool_with_its_description_and_schemas() -> None:
+    async with connected(Workers()) as client:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    assert {"text_count", "code_review", "site_wait", "site_build"} < tools.keys()
+    assert tools["text_count"].description == "Count letters."
+    assert tools["text_count"].input_schema["required"] == ["input"]
+    assert set(tools["code_review"].input_schema["properties"]) == {"repo", "number"}
+    assert tools["site_wait"].input_schema["required"] == [], tools["site_wait"].input_schema
+
+
+async def test_a_call_is_a_task_and_its_value_comes_back_structured() -> None:
+    async with connected(Workers()) as client:
+        counted = await client.call_tool("text_count", {"input": "hello"})
+        reviewed = await client.call_tool("code_review", {"repo": "x", "number": 1})
+
+    assert counted.structured_content == {"result": 5}
+    assert reviewed.structured_content == {"repo": "x", "ok": True}
+
+
+async def test_an_error_of_a_task_or_of_its_input_is_an_answer_that_a_model_can_read() -> None:
+    async with connected(Workers()) as client:
+        failed = await client.call_tool("code_review", {"repo": "x", "number": -1})
+        wrong = await client.call_tool("code_review", {"repo": "x"})
+        with pytest.raises(MCPError, match="text_count"):
+            await client.call_tool("text_cuont", {})
+
+    assert failed.is_error
+    assert "there is no such pull request" in str(failed.content)
+    assert wrong.is_error
+    assert "number" in str(wrong.content)
+
+
+async def test_only_capabilities_of_the_patterns_are_offered_or_may_be_submitted() -> None:
+    async with connected(Workers(), "text.*") as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert not any(name.startswith(("code", "site")) for name in names)
+        for name, arguments in (("site_build", {}), ("coditect_submit", {"capability": "site.build"})):
+            with pytest.raises(MCPError, match="No living agent offers"):
+                await client.call_tool(name, arguments)
+
+
+async def test_a_canceled_call_cancels_its_task() -> None:
+    workers = Workers()
+    async with connected(workers) as client:
+        calling = asyncio.create_task(client.call_tool("site_wait", {}))
+        await workers.begun.wait()
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        async with asyncio.timeout(10):
+            while not workers.canceled:
+                await asyncio.sleep(0.01)
+
+
+async def test_the_progress_of_a_task_is_that_of_the_call() -> None:
+    seen, workers = list[tuple[float, str | None]](), Workers()
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        seen.append((progress, message))
+        workers.heard.set()
+
+    async with connected(workers) as client:
+        answer = await client.call_tool("code_review", {"repo": "heard", "number": 1}, progress_callback=heard)
+
+    assert seen == [(0.5, "half")], answer
+
+
+async def test_a_durable_task_is_asked_for_later_and_the_same_key_gives_the_same_task() -> None:
+    async with connected(Workers()) as client:
+        order = {"capability": "text_count", "arguments": {"input": "hello"}, "key": "once"}
+        first = (await client.call_tool("coditect_submit", order)).structured_content
+        again = (await client.call_tool("coditect_submit", order)).structured_content
+        ended = await client.call_tool("coditect_task", {"task": first["task"], "wait_seconds": 20})
+        long = (await client.call_tool("site_build", {"input": "shop"})).structured_content
+        built = await client.call_tool("coditect_task", {"task": long["task"], "wait_seconds": 20})
+
+    assert first["task"] == again["task"]
+    assert ended.structured_content == {"task": first["task"], "state": "completed", "result": 5}
+    assert built.structured_content["result"] == "shop is built"
+
+
+async def test_workflows_and_dead_letters_can_be_read() -> None:
+    async with connected(Workers()) as client:
+        accepted = (await client.call_tool("coditect_submit", {"capability": "text.count"})).structured_content
+        ended = await client.call_tool("coditect_task", {"task": accepted["task"], "wait_seconds": 20})
+        assert ended.structured_content["state"] == "rejected"
+        await client.call_tool("code_review", {"repo": "x", "number": -1})
+        listed = {str(one.uri) for one in (await client.list_resources()).resources}
+        dead = await read(client, "coditect://dead")
+        letter = dead["letters"][0]["id"]
+        whole = await read(client, f"coditect://dead/{letter}")
+        workflows = await read(client, "coditect://workflows")
+        one = await read(client, f"coditect://workflows/{workflows[0]['workflow']}")
+        with pytest.raises(MCPError, match="coditect://workflows"):
+            await client.read_resource("file:///etc/passwd")
+
+    assert listed == {"coditect://workflows", "coditect://dead"}
+    assert "there is no such pull request" in str(whole)
+    assert one["nodes"][0]["capability"] == "text.count"
