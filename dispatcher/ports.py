@@ -10,6 +10,7 @@ from coditect.messaging.event_publisher import Events
 from coditect.registry.reference_clock import ReferenceClock
 from coditect.telemetry.metrics import MemoryMetrics, Metrics
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
+from coditect.workflow.approvals.policy import ApprovalPolicy
 from dispatcher.capacity import Capacity
 from dispatcher.store.port import Database
 
@@ -43,3 +44,4 @@ class Ports:
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     metrics: Metrics = field(default_factory=MemoryMetrics)
     tracing: Tracing = NO_TRACING
+    approvals: ApprovalPolicy | None = None

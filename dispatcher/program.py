@@ -36,6 +36,8 @@ from coditect.telemetry.tracing.choose import open_tracing
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
+from coditect.workflow.approvals.policy import ApprovalPolicy
+from dispatcher.approvals import informed, read_approvals
 from dispatcher.capacity import Capacity
 from dispatcher.coordination import trigger_rows
 from dispatcher.ledger.ownership.shards import DEFAULT_SHARDS, LOCKS_SHARD_KEY, shard_of
@@ -80,6 +82,10 @@ class DispatcherOptions:
     """The pause between two comparisons of RQ's jobs with the ledger."""
     keep_days: float = 7.0
     """The days for which a workflow is kept after its end."""
+    keep_audit_days: float = 365.0
+    """The days for which an entry of the audit trail is kept."""
+    approvals: ApprovalPolicy | None = None
+    """The approval policy; without one, every approval asks a person and no task does."""
     quorum: bool = False
     """Whether the queues of results and requests are quorum queues, as they should be in a cluster."""
     addresses: ReturnAddresses = field(default_factory=ReturnAddresses)
@@ -132,14 +138,16 @@ async def running_dispatcher(
         await stack.enter_async_context(hearing_listeners(broker, events, owner=options.owner))
         window = Capacity(asyncio.get_running_loop().time)
         begun = await incarnations.begin(store, graph, reference, background)
-        shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing)
+        approvals = await informed(options.approvals, registry, background)
+        shared = (options.ways, begun.floor, options.quorum, metrics, options.tracing, approvals)
         ports = Ports(broker, store, events, reference, background, window, *shared)
         pings = await stack.enter_async_context(Pings(broker, name=f"pings-{options.owner}"))
         ownership, control = compose(ports, options, graph, pings, Predecessors(evict, background, store).evict)
         await stack.enter_async_context(ownership)
         consumer = await broker.consume(routing.CONTROL_QUEUE, control.arrived, prefetch=REQUESTS, group="control")
         stack.push_async_callback(consumer.cancel)
-        retention = Retention(ports, owner=options.owner, graph=graph, keep_days=options.keep_days)
+        kept = (options.keep_days, options.keep_audit_days)
+        retention = Retention(ports, owner=options.owner, graph=graph, keep_days=kept[0], keep_audit_days=kept[1])
         background.keep(retention.run, name="retention", critical=False, idle=True)
         await stack.enter_async_context(
             watching_agents(
@@ -198,6 +206,8 @@ def options_of(settings: Settings) -> DispatcherOptions:
         shards=settings.shards,
         owner=owner,
         keep_days=settings.keep_days,
+        keep_audit_days=settings.keep_audit_days,
+        approvals=read_approvals(settings.approval_policy),
         quorum=settings.reply_queue == "quorum",
         addresses=ReturnAddresses(settings.answer_queues),
         tracing=open_tracing(settings, service="coditect-dispatcher", instance=owner),

@@ -11,6 +11,7 @@ a child of a workflow                       with its parent
 a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
 the answer to a request                     a day after it
+an entry of the audit trail                 `CODITECT_KEEP_AUDIT_DAYS` after it (365)
 ==========================================  ==============================================================
 
 In a store that is older than the index of workflows by state the retention builds that first, a thousand workflows at a
@@ -30,6 +31,7 @@ from typing import TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.ledger import answers, idempotency
+from dispatcher.ledger.audit import trail
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.leases import Lease
@@ -60,11 +62,14 @@ Value = TypeVar("Value")
 class Retention:
     """The remover of old data in one dispatcher, which works only while it holds the fleet's retention lease."""
 
-    def __init__(self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float) -> None:
+    def __init__(
+        self, ports: Ports, *, owner: str, graph: TaskGraph | None, keep_days: float, keep_audit_days: float = 365.0
+    ) -> None:
         self._ports = ports
         self._owner = owner
         self._graph = graph
         self._keep_ms = round(keep_days * DAY_MS)
+        self._keep_audit_ms = round(keep_audit_days * DAY_MS)
 
     async def run(self) -> None:
         """Remove old data every `SWEEP_SECONDS` until canceled, unless another dispatcher holds the lease."""
@@ -95,6 +100,8 @@ class Retention:
         await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
         await self._condemn(lease, now_ms)
         await self._uploads(lease, now_ms - UPLOAD_MS)
+        while await self._run(lease, partial(trail.sweep, before_ms=now_ms - self._keep_audit_ms)):
+            pass
         return True
 
     async def _keys(self, lease: Lease, now_ms: int) -> None:

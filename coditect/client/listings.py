@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from coditect.client.control_plane import ControlPlane, pages, rows_of
+from coditect.client.coordination.audit import ApprovalDecision, AuditRow
 from coditect.client.coordination.schedules import ScheduleRow
 from coditect.client.coordination.triggers import TriggerRow
 from coditect.errors import InputError, InvalidTask, SetupError
@@ -36,6 +37,7 @@ WORKFLOWS = Listing(Verb.LIST, "workflows", WorkflowRow.read)
 NODES = Listing(Verb.NODES, "nodes", NodeRow.read)
 ATTEMPTS = Listing(Verb.ATTEMPTS, "attempts", AttemptRow.read)
 APPROVALS = Listing(Verb.APPROVALS, "approvals", ApprovalRow.read)
+AUDIT = Listing(Verb.AUDIT_LIST, "entries", AuditRow.read)
 SCHEDULES = Listing(Verb.SCHEDULE_LIST, "schedules", ScheduleRow.read)
 TRIGGERS = Listing(Verb.TRIGGER_LIST, "triggers", TriggerRow.read)
 
@@ -128,6 +130,25 @@ class ClientListings:
         """Yield the approvals that wait for an answer; `run(row.workflow).answer(row.node, ...)` answers one."""
         async for row in pages(self._control, Verb.APPROVALS, "approvals", {}, most=most):
             yield ApprovalRow.read(row)
+
+    async def decision(self, workflow: str, node: str) -> ApprovalDecision:
+        """Return what was asked and decided about a node, with the node's history in the audit trail.
+
+        Raises:
+            NotFound: when nothing was ever asked or decided about the node.
+        """
+        answer = await self._control.ask(Verb.APPROVAL_SHOW, {"workflow": workflow, "node": node})
+        history = tuple(AuditRow.read(row) for row in rows_of(answer, "history"))
+        return ApprovalDecision(workflow, node, dict(answer.get("decision") or {}), history)
+
+    async def audit(self, *, most: int | None = None, **asked: Any) -> AsyncIterator[AuditRow]:
+        """Yield the entries of the audit trail, the latest first; of one `workflow`, the earliest first.
+
+        Conditions: `workflow`, `node`, `since` and `until` (milliseconds since the epoch), `decision`, `by`,
+        `automatic`, `capability`, `rule`, `risk`.
+        """
+        async for row in pages(self._control, Verb.AUDIT_LIST, "entries", asked, most=most):
+            yield AuditRow.read(row)
 
     async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
         """Yield the workflow nodes whose agents died until no attempt was left.

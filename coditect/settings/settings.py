@@ -36,6 +36,8 @@ CODITECT_FDB_TLS_CA_FILE       none                        the authority of the 
 CODITECT_FDB_TLS_VERIFY_PEERS  none                        peers to trust, such as Check.Valid=1
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
+CODITECT_KEEP_AUDIT_DAYS       365                         how long entries of the audit trail are kept, 1 to 36500
+CODITECT_APPROVAL_POLICY       none                        the dispatcher's approval policy, a YAML or JSON file
 =============================  ==========================  ==============================================
 
 A variable missing from the environment is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -97,6 +99,8 @@ class Settings:
     fdb_tls_verify_peers: str | None = None
     shards: int = 16
     keep_days: float = 7.0
+    keep_audit_days: float = 365.0
+    approval_policy: str | None = None
 
 
 DEFAULTS = Settings()
@@ -143,6 +147,8 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         fdb_tls_verify_peers=values.get("CODITECT_FDB_TLS_VERIFY_PEERS") or None,
         shards=_whole(values, "CODITECT_SHARDS", DEFAULTS.shards, 1, 1_024),
         keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
+        keep_audit_days=_number(values, "CODITECT_KEEP_AUDIT_DAYS", DEFAULTS.keep_audit_days, 1, 36_500),
+        approval_policy=values.get("CODITECT_APPROVAL_POLICY") or None,
     )
 
 

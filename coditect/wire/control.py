@@ -98,6 +98,10 @@ class Verb(StrEnum):
     """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
     """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
+    APPROVAL_SHOW = "approval.show"
+    """Get what was decided about a node: `workflow`, `node` → `decision` and `history`, entries of the audit trail."""
+    AUDIT_LIST = "audit.list"
+    """List decisions: `workflow`, `node`, `since`, `until`, `decision`, `by`, `automatic`, ... → `entries`, `next`."""
     SIGNAL = "workflow.signal"
     """Send a signal: `workflow`, `signal` (its name), `value`, `id` → `state`, `new`.
 

@@ -38,6 +38,8 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "flight"      (shard, workflow, node)                             → routing key; published and not ended
     ├── "dead"        (workflow, node)                                    → nothing; while the node is dead
     ├── "approval"    (ready_ms, workflow, node)                          → the question; until it is answered
+    ├── "decision"    (workflow, node)                                    → its row: the last question or judgement
+    │                                                                       of the node (nodes/approvals/decisions.py)
     ├── "awaiting"    (workflow, signal, ready_ms, node)                  → nothing; while the node waits for the signal
     ├── "signal"      (workflow, id)                                      → nothing; a signal that came once
     ├── "signal_kept" (workflow, signal, number)                          → nothing; until a node takes its "value"
@@ -78,6 +80,10 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     │   breakers (coordination/breakers.py)
     ├── "breaker"     (name)                                              → its row: open or closed, next probe
     │
+    │   the audit trail (audit/trail.py); nothing changes an entry, and its retention alone removes it
+    ├── "audit"       (at_ms, workflow, number, node)                     → its row: decision, author, reason
+    ├── "audit_of"    (workflow, at_ms, number, node)                     → nothing
+    │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
@@ -116,6 +122,7 @@ READY = ROOT["ready"]
 FLIGHTS = ROOT["flight"]
 DEAD = ROOT["dead"]
 APPROVALS = ROOT["approval"]
+DECISIONS = ROOT["decision"]
 AWAITING = ROOT["awaiting"]
 SIGNALS = ROOT["signal"]
 SIGNALS_KEPT = ROOT["signal_kept"]
@@ -143,6 +150,9 @@ SPACE_VERSIONS = ROOT["space_version"]
 SCHEDULES = ROOT["schedule"]
 TRIGGERS = ROOT["trigger"]
 BREAKERS = ROOT["breaker"]
+
+AUDIT = ROOT["audit"]
+AUDIT_OF = ROOT["audit_of"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

@@ -118,6 +118,8 @@ LOCK = _list("lock")
 SCHEDULE = _list("schedule")
 BREAKER = _list("breaker")
 TRIGGER = _list("trigger")
+DECISION = _list("decision")
+AUDIT = _list("audit")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

@@ -23,6 +23,8 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
     {
         noun: f"dispatcher.coordination.{module}"
         for noun, module in (
+            ("approval", "approvals.queries"),
+            ("audit", "approvals.queries"),
             ("breaker", "breakers"),
             ("lock", "locks"),
             ("schedule", "schedules"),

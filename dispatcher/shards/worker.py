@@ -71,7 +71,8 @@ class ShardWorker:
         self._lease, self._ports = lease, ports
         self._on_lost, self._nudge = on_lost, nudge
         self.projector = projector
-        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, ports.clock.now_ms())
+        since_ms, approvals = ports.clock.now_ms(), ports.approvals
+        self._terms = Policy(self.shard, ports.ways.on_record, not ports.quorum, ports.floor, since_ms, approvals)
         self._entries: deque[QueuedCommand] = deque()
         self._singly = 0
         """The number of next commands that each get a batch of their own, after a batch of several failed."""

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from coditect.aio.loop import run_loop
+from coditect.cli.collaboration.audit import audit_table
 from coditect.cli.connections import connections
 from coditect.cli.observe.completion import complete_workflow
-from coditect.cli.terminal.output import Output, OutputOption, TableView, instant, say
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, render, say
 from coditect.cli.terminal.user import ByOption, user_name
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
+from coditect.operations.coordination import approvals
 from coditect.operations.workflows import requests as workflows
 
 app = typer.Typer(no_args_is_help=True)
@@ -47,6 +49,22 @@ def list_approvals(
         return ShownAnswer(rows, (TableView(columns, cells, "No approval is open."),))
 
     present(look, output, watch=watch)
+
+
+@app.command("show")
+def show_approval(
+    context: typer.Context, run: RunArgument, node: NodeArgument, output: OutputOption = Output.TABLE
+) -> None:
+    """Show what was asked and decided about a node: by which rule and whom, when and why, with its history.
+
+    \b
+    Example: coditect approval show 01890a5d-ac96-774b-bcce-b302099a8057 ship_it
+    """
+    found = run_loop(approvals.show_decision(connections(context), run, node))
+    names = ("decision", "by", "why", "capability", "rule", "risk", "policy", "question")
+    told = {name: found.decision.get(name) for name in names if found.decision.get(name)}
+    due = {"due": instant(found.decision["due_ms"])} if found.decision.get("due_ms") else {}
+    render(output, [found], FieldsView(told | due), audit_table(found.history, "The audit trail has no entry of it."))
 
 
 @app.command("grant")

@@ -66,12 +66,7 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
     Raises:
         InvalidWorkflow: with line, place and remedy of every problem that was found.
     """
-    if len(content) > MOST_BYTES:
-        _refuse(None, f"The document has more than {MOST_BYTES:,} bytes", "split it, or build the workflow in Python")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _refuse(content.count(b"\n", 0, error.start) + 1, "The document is not UTF-8", "save it as UTF-8")
+    text = _text_of(content)
     events = _json_events if is_json else _yaml_events
     try:
         definition = from_document(_Builder().build(events(text)))
@@ -92,6 +87,24 @@ def read_workflow(content: bytes, *, is_json: bool = False, capabilities: Collec
         told = {name: fact for name, fact in error.facts.items() if name == "workflow"}
         raise InvalidWorkflow.of(tuple(sorted(located, key=lambda one: one.line or 0)), **told) from None
     return definition
+
+
+def parse_document(content: bytes, *, is_json: bool = False) -> Any:
+    """Return the value of a YAML or JSON document that is no workflow, read with the same bounds.
+
+    Raises:
+        InvalidWorkflow: with the line of the first problem.
+    """
+    return _Builder().build((_json_events if is_json else _yaml_events)(_text_of(content)))
+
+
+def _text_of(content: bytes) -> str:
+    if len(content) > MOST_BYTES:
+        _refuse(None, f"The document has more than {MOST_BYTES:,} bytes", "split it, or build the workflow in Python")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        _refuse(content.count(b"\n", 0, error.start) + 1, "The document is not UTF-8", "save it as UTF-8")
 
 
 def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from coditect.model.result import Failure
-from coditect.wire.json import dumps
 from coditect.workflow.definition import Approval, OnTimeout
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Due, Finished, NoQueue
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import finish
-from dispatcher.ledger.nodes import advance, approvals, children, claim, limits, waits
-from dispatcher.ledger.nodes.inputs import RESULT, write
+from dispatcher.ledger.nodes import advance, children, claim, limits, waits
+from dispatcher.ledger.nodes.approvals import decisions, questions
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.timers import Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows import control
 
 NO_QUEUE_MS = 1_000
 """The milliseconds after which a node whose task no queue took is ready again, and waits for capacity."""
@@ -50,14 +50,11 @@ def _offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
 def _answer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
     if row.state is not TaskState.AWAITING_APPROVAL:
         return
-    work = unit.definition(node_key).work
-    assert isinstance(work, Approval)
-    granted = work.on_timeout is OnTimeout.GRANT
-    approvals.close(unit, node_key, row)
-    row.agent = "timeout"
-    write(unit, node_key, RESULT, dumps({"granted": granted, "by": row.agent, "comment": ""}))
-    state = TaskState.COMPLETED if granted else TaskState.REJECTED
-    advance.end(unit, node_key, row, state, reason="" if granted else "approval_timeout")
+    work, asked = unit.definition(node_key).work, decisions.read(unit.tr, node_key)
+    of_policy = OnTimeout.REJECT if asked is None else OnTimeout(asked.on_timeout)
+    on_timeout = work.on_timeout if isinstance(work, Approval) else of_policy
+    decision = decisions.GRANTED if on_timeout is OnTimeout.GRANT else decisions.DENIED
+    control.settle(unit, node_key, row, decision, by=decisions.TIMEOUT)
 
 
 def _waited(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, _: Timer) -> None:
@@ -105,7 +102,7 @@ def _give_up(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, failure: Fail
 _KINDS: Mapping[str, Callable[[UnitOfWork, NodeKey, NodeRecord, Timer], None]] = MappingProxyType(
     {
         claim.RETRY_TIMER: _try_again,
-        approvals.TIMER: _answer,
+        questions.TIMER: _answer,
         waits.WAIT_TIMER: _waited,
         waits.SIGNAL_TIMER: _not_signaled,
         limits.START_TIMER: _not_started,

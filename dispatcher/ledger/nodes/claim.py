@@ -24,6 +24,7 @@ from dispatcher.ledger.effects import NodeKey, Publication
 from dispatcher.ledger.errors import DamagedValue
 from dispatcher.ledger.keyspace import FLIGHTS, READY
 from dispatcher.ledger.nodes import limits
+from dispatcher.ledger.nodes.approvals import judging
 from dispatcher.ledger.nodes.attempts import DIED
 from dispatcher.ledger.nodes.inputs import body_of, failure_of
 from dispatcher.ledger.rows import NodeRecord
@@ -37,9 +38,12 @@ DEFAULT_RETRY = Retry()
 def offer(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Make a node ready; publish its task if the capability has free capacity and no backlog, else queue the node.
 
-    A node of a paused workflow becomes ready outside of the backlog.
+    A node of a paused workflow becomes ready outside of the backlog. A task that the approval policy asks about, or
+    refuses, does not become ready.
     """
     call = _call(unit, node_key)
+    if unit.terms.approvals is not None and not judging.may_go(unit, node_key, row, call):
+        return
     run = unit.run(node_key.workflow)
     row.ready_ms = unit.now_ms
     if run is not None and run.state is WorkflowState.PAUSED:

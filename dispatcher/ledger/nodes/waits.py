@@ -19,14 +19,15 @@ from collections.abc import Sequence
 
 from coditect.errors import InputError
 from coditect.model.result import Failure
-from coditect.wire.json import loads
+from coditect.wire.json import dumps, loads
 from coditect.workflow import fields
 from coditect.workflow.definition import Approval, AwaitSignal, Call, WaitFor, WaitUntil
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AWAITING, SIGNALS, SIGNALS_KEPT
-from dispatcher.ledger.nodes import approvals
+from dispatcher.ledger.nodes.approvals import judging, questions
+from dispatcher.ledger.nodes.approvals.decisions import GRANTED
 from dispatcher.ledger.nodes.attempts import RESTORED
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord
@@ -58,8 +59,7 @@ def begin(
     """
     match work:
         case Approval():
-            approvals.ask(unit, node_key, row, work)
-            return False
+            return _approved(unit, node_key, row, work)
         case AwaitSignal():
             return _await(unit, node_key, row, work)
         case WaitFor(period_ms=period_ms):
@@ -72,6 +72,19 @@ def begin(
     unit.move(node_key, row, TaskState.WAITING)
     _set_timer(unit, node_key, WAIT_TIMER, due_ms)
     return False
+
+
+def _approved(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: Approval) -> bool:
+    """Begin an approval; return True when the policy grants it, so that the node is to be completed now."""
+    decided = judging.begin_approval(unit, node_key, row, work)
+    if decided is None:
+        return False
+    row.ready_ms, row.agent = unit.now_ms, decided.by
+    granted = decided.decision == GRANTED
+    write(unit, node_key, RESULT, dumps({"granted": granted, "by": decided.by, "comment": decided.why}))
+    if not granted:
+        unit.unfit.append((node_key, judging.refusal(decided)))
+    return granted
 
 
 def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> bool:
@@ -93,7 +106,7 @@ def delay(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> b
 def close(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Withdraw a node that waits: cancel its timer, and let it take no signal any more."""
     if row.state is TaskState.AWAITING_APPROVAL:
-        approvals.close(unit, node_key, row)
+        questions.close(unit, node_key, row)
         return
     work = unit.definition(node_key).work
     if isinstance(work, AwaitSignal):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coditect.workflow.approvals.policy import ApprovalPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -17,3 +19,5 @@ class Policy:
     floor: int = 0
     """The number below every fence and publication number: see `ledger/ownership/incarnation.py`."""
     since_ms: int = 0  # the instant from which the dispatcher owns the shard, and hears of it
+    approvals: ApprovalPolicy | None = None
+    """The policy by which tasks and approvals are approved, asked about or refused; None asks every approval."""

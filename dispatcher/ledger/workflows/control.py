@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.effects import NodeKey
-from dispatcher.ledger.nodes import advance, approvals, children
+from dispatcher.ledger.nodes import advance, children, claim
+from dispatcher.ledger.nodes.approvals import decisions, questions
+from dispatcher.ledger.nodes.approvals.decisions import AUTOMATIC, DENIED, GRANTED, TIMEOUT, DecisionRecord
 from dispatcher.ledger.nodes.inputs import RESULT, write
 from dispatcher.ledger.rows import NodeRecord, RunRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -142,10 +145,29 @@ def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             "This node asks for no approval", workflow=node_key.workflow, node=node_key.node, state=row.state.value
         )
-    approvals.close(unit, node_key, row)
-    row.agent = by
-    told = {"granted": granted, "by": row.agent, "comment": str(body.get("comment") or "")[:MOST_COMMENT]}
-    write(unit, node_key, RESULT, dumps(told))
-    state = TaskState.COMPLETED if granted else TaskState.REJECTED
-    advance.end(unit, node_key, row, state, reason="" if granted else "denied")
+    if by in AUTOMATIC:
+        raise InputError("A person answers under a name of their own", by=by, reserved=sorted(AUTOMATIC))
+    comment = str(body.get("comment") or "")[:MOST_COMMENT]
+    settle(unit, node_key, row, GRANTED if granted else DENIED, by=by, comment=comment)
     return {"workflow": node_key.workflow, "node": node_key.node, "state": row.state.value}
+
+
+def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, *, by: str, comment: str = "") -> None:
+    """Carry out the answer to a node's question, of a person or at its timeout: the node goes on, or ends rejected."""
+    granted = decision == GRANTED
+    asked = decisions.read(unit.tr, node_key) or DecisionRecord(decision, unit.now_ms)
+    questions.close(unit, node_key, row)
+    why = "no answer in time" if by == TIMEOUT else comment
+    decisions.record(unit, node_key, replace(asked, decision=decision, at_ms=unit.now_ms, by=by, why=why))
+    if unit.call(node_key) is None:
+        row.agent = by
+        write(unit, node_key, RESULT, dumps({"granted": granted, "by": by, "comment": comment}))
+    reason = "" if granted else "approval_timeout" if by == TIMEOUT else "denied"
+    if not granted:
+        advance.end(unit, node_key, row, TaskState.REJECTED, reason=reason)
+    elif unit.call(node_key) is None:
+        advance.end(unit, node_key, row, TaskState.COMPLETED)
+    elif advance.is_over(unit.run(node_key.workflow)):
+        advance.end(unit, node_key, row, TaskState.CANCELED, reason="canceled")
+    else:
+        claim.offer(unit, node_key, row)

@@ -22,7 +22,7 @@ from coditect.wire import routing
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
 from dispatcher.ledger.nodes import limits
-from dispatcher.ledger.nodes.approvals import TIMER as APPROVAL_TIMER
+from dispatcher.ledger.nodes.approvals.questions import TIMER as APPROVAL_TIMER
 from dispatcher.ledger.nodes.claim import RETRY_TIMER
 from dispatcher.ledger.timers import Timer
 from dispatcher.ports import Ports

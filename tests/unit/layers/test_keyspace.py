@@ -30,6 +30,9 @@ COORDINATION = {
     "schedule",
     "breaker",
     "trigger",
+    "decision",
+    "audit",
+    "audit_of",
 }
 """What the tests of the kept things see written."""
 LATER = {"marker"}

@@ -1,0 +1,61 @@
+"""Use cases for approvals by policy: check a policy's file, show a decision, list the audit trail.
+
+A call to the control plane raises ControlPlaneRequired when no dispatcher answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from coditect.client.coordination.audit import ApprovalDecision, AuditRow
+from coditect.operations.connections import Connections
+from coditect.workflow.approvals.file import load_policy
+from coditect.workflow.approvals.policy import ApprovalPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """The conditions of a listing of the audit trail; every one that is set must hold."""
+
+    workflow: str | None = None
+    node: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    decision: str | None = None
+    by: str | None = None
+    automatic: bool | None = None
+    capability: str | None = None
+    rule: str | None = None
+    risk: str | None = None
+
+    def asked(self) -> dict[str, object]:
+        """Return the conditions as a request has them."""
+        told = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        return {name.removesuffix("_ms"): value for name, value in told.items()}
+
+
+def check_policy(path: Path) -> ApprovalPolicy:
+    """Read and check an approval policy, as a dispatcher would.
+
+    Raises:
+        NotFound: when the file cannot be read.
+        InputError: with place and remedy of every problem.
+    """
+    return load_policy(path)
+
+
+async def show_decision(opened: Connections, workflow: str, node: str) -> ApprovalDecision:
+    """Return what was asked and decided about a node, with its history.
+
+    Raises:
+        NotFound: when nothing was ever asked or decided about the node.
+    """
+    async with opened.fleet() as client:
+        return await client.decision(workflow, node)
+
+
+async def list_audit(opened: Connections, conditions: AuditFilter, *, most: int) -> list[AuditRow]:
+    """Return at most `most` entries of the audit trail, the latest first; of one workflow, the earliest first."""
+    async with opened.fleet() as client:
+        return [row async for row in client.audit(most=most, **conditions.asked())]

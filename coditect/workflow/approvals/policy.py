@@ -1,0 +1,231 @@
+"""The approval policy as frozen values, and the judgement of one task or approval by it.
+
+The first rule that matches decides; the policy's default decides where none does. What a rule cannot find out, because
+its expression fails, no agent has registered the capability, or the input lies outside as a large value, counts against
+the case: a rule that approves does not match then, and a rule that asks or refuses does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from coditect.errors import InputError
+from coditect.workflow.definition import OnTimeout
+from coditect.workflow.expressions import Account, evaluate, holds
+
+MOST_STEPS = 50_000
+"""The most evaluation steps of all expressions that judge one case, about 50 ms."""
+ROOTS = frozenset({"input", "results", "states"})
+"""The names that a rule's expression can read: the input of a task, or of the workflow with the values before."""
+MOST_CONCERNED = 10_000
+DEFAULT = "default"
+"""The name under which a judgement by no rule is recorded."""
+
+
+class Risk(StrEnum):
+    """How much harm an action may do, as the operator sees it: low, medium or high."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Ruling(StrEnum):
+    """The decision of a rule: approve automatically, ask a person, or refuse."""
+
+    APPROVE = "approve"
+    ASK = "ask"
+    REFUSE = "refuse"
+
+
+class Subject(StrEnum):
+    """The kind of node that a rule is about: a task, or an approval."""
+
+    TASK = "task"
+    APPROVAL = "approval"
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilityFacts:
+    """The tags and the cost estimate with which living agents register a capability."""
+
+    tags: frozenset[str]
+    """The tags of the capability, and of all agents that offer it."""
+    cost: float
+    """The highest estimate of the agents, in the fleet's own unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRule:
+    """One rule of the approval policy: conditions, all of which must hold, and the decision."""
+
+    name: str
+    action: Ruling
+    risk: Risk
+    of: Subject | None = None
+    """The kind of node that the rule is about; None for both."""
+    capability: tuple[str, ...] = ()
+    """Patterns of capabilities such as `deploy.*`, one of which must fit; empty for any."""
+    tags: frozenset[str] = frozenset()
+    """The tags that the capability must have, all of them."""
+    cost_above: float | None = None
+    """The cost estimate that the capability must exceed."""
+    workflow: str = "*"
+    """The pattern of the workflow's name."""
+    node: str = "*"
+    """The pattern of the node's name."""
+    when: str | None = None
+    """The expression over `input`, `results` and `states` that must hold."""
+    timeout_ms: int | None = None
+    """How long a task waits for an answer; None for ever. An approval node has a timeout of its own."""
+    on_timeout: OnTimeout = OnTimeout.REJECT
+    """The answer for a task that no person answered in time."""
+    learn: bool = False
+    """Whether good outcomes may approve what this rule would ask about; see `Learning`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """The bounds of learned approval: how certain success must be, over how many outcomes, and up to which risk."""
+
+    threshold: float = 0.9
+    """The lower confidence bound of success (Wilson, 95 %) from which an action is approved, 0.5 to 0.999."""
+    window: int = 50
+    """The number of recent outcomes that count, 10 to 200."""
+    recovery: int = 10
+    """The number of good outcomes in a row that must follow a bad one."""
+    ceiling: Risk = Risk.MEDIUM
+    """The highest risk that may be approved so; never high."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalCase:
+    """A task or an approval that is to be judged."""
+
+    subject: Subject
+    capability: str
+    """The capability of the task, or the one that an approval is about; empty when it names none."""
+    workflow: str
+    """The name of the workflow."""
+    node: str
+    document: Callable[[], Mapping[str, Any] | None]
+    """A function that returns what expressions read, called once at most; None when the input cannot be read here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The decision of the policy about one case, with the rule and its reason."""
+
+    action: Ruling
+    risk: Risk
+    rule: str
+    why: str
+    matched: ApprovalRule | None = None
+    """The rule that decided; None for the default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPolicy:
+    """An approval policy: rules in order, the defaults, and the bounds of learning."""
+
+    rules: tuple[ApprovalRule, ...]
+    default_task: Ruling = Ruling.APPROVE
+    default_approval: Ruling = Ruling.ASK
+    learning: Learning | None = None
+    """The bounds of learned approval; None when nothing is learned."""
+    digest: str = ""
+    """The first 12 digits of the SHA-256 of the policy's file, which every decision by the policy records."""
+    facts: Callable[[str], CapabilityFacts | None] = field(default=lambda _: None, compare=False)
+    """A function that returns what is registered about a capability; None when it is unknown."""
+    concerned: dict[tuple[Subject, str], bool] = field(default_factory=dict, compare=False, repr=False)
+    """The remembered answers of `may_concern`, which only the policy itself decides."""
+
+    def default(self, subject: Subject) -> Ruling:
+        """Return the decision about a node that no rule matches."""
+        return self.default_task if subject is Subject.TASK else self.default_approval
+
+    def may_concern(self, subject: Subject, capability: str) -> bool:
+        """Tell whether the policy may do anything but approve in silence; remembered, so that others pay little."""
+        known = self.concerned.get((subject, capability))
+        if known is None:
+            if len(self.concerned) >= MOST_CONCERNED:
+                self.concerned.clear()
+            known = self.concerned[subject, capability] = self.default(subject) is not Ruling.APPROVE or any(
+                rule.of in (None, subject) and _fits(rule.capability, capability) for rule in self.rules
+            )
+        return known
+
+    def judge(self, case: ApprovalCase, account: Account) -> Judgement:
+        """Return the decision of the first rule that matches, or else the default; the account bounds expressions."""
+        unknown: list[str] = []
+        seen = _Seen(case, self.facts, account)
+        for rule in self.rules:
+            unknown.clear()
+            if rule.of not in (None, case.subject) or not _matches(rule, seen, unknown):
+                continue
+            if unknown and rule.action is Ruling.APPROVE:
+                continue
+            why = f"rule {rule.name!r} matches"
+            return Judgement(rule.action, rule.risk, rule.name, "; ".join([why, *unknown]), rule)
+        return Judgement(self.default(case.subject), Risk.MEDIUM, DEFAULT, "no rule matches")
+
+
+class _Seen:
+    """What one case shows to the rules, each part looked up once."""
+
+    def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
+        self.case, self.account = case, account
+        self._facts = facts
+        self._document: tuple[Mapping[str, Any] | None] | None = None
+
+    def facts(self) -> CapabilityFacts | None:
+        return self._facts(self.case.capability)
+
+    def document(self) -> Mapping[str, Any] | None:
+        if self._document is None:
+            self._document = (self.case.document(),)
+        return self._document[0]
+
+
+def _matches(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+    """Tell whether no condition of a rule is known to fail; note in `unknown` what could not be found out."""
+    case = seen.case
+    named = _fits(rule.capability, case.capability) and fnmatchcase(case.workflow, rule.workflow)
+    return (
+        named
+        and fnmatchcase(case.node, rule.node)
+        and _registered(rule, seen, unknown)
+        and _expression_holds(rule, seen, unknown)
+    )
+
+
+def _registered(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+    if not rule.tags and rule.cost_above is None:
+        return True
+    facts = seen.facts()
+    if facts is None:
+        unknown.append("no agent has registered the capability, so its tags and cost are unknown")
+        return True
+    return rule.tags <= facts.tags and (rule.cost_above is None or facts.cost > rule.cost_above)
+
+
+def _expression_holds(rule: ApprovalRule, seen: _Seen, unknown: list[str]) -> bool:
+    if rule.when is None:
+        return True
+    document = seen.document()
+    if document is None:
+        unknown.append("the expression cannot read the input, which is a large value or damaged")
+        return True
+    try:
+        return holds(evaluate(rule.when, document, seen.account))
+    except InputError as error:
+        unknown.append(f"the expression failed: {error.facts.get('reason', error.sentence)}")
+        return True
+
+
+def _fits(patterns: Sequence[str], name: str) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)

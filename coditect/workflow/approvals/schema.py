@@ -1,0 +1,133 @@
+"""The pydantic models of an approval policy's file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from coditect.errors import InputError
+from coditect.workflow import fields
+from coditect.workflow.approvals.policy import ROOTS, ApprovalPolicy, ApprovalRule, Learning, Risk, Ruling, Subject
+from coditect.workflow.definition import OnTimeout
+from coditect.workflow.expressions import check_roots
+
+MOST_RULES = 200
+
+
+def _listed(given: object) -> object:
+    """Return a single text as a list of one."""
+    return [given] if isinstance(given, str) else given
+
+
+def _period_ms(given: object) -> object:
+    """Return the milliseconds of a period such as `2d`, and leave what is none to the next check."""
+    try:
+        return None if given is None else fields.duration_ms(given)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _expression(given: str | None) -> str | None:
+    """Return an expression that reads only what a rule may read."""
+    if given is None:
+        return None
+    try:
+        check_roots(given, ROOTS)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return given
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]*$")]
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _PolicyPart(BaseModel):
+    """The base of all objects in a policy's file, which refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RuleFields(_PolicyPart):
+    """The fields of a rule; all conditions that are given must hold."""
+
+    name: Name = Field(description="The rule's name, which decisions tell; each rule has its own.")
+    action: Ruling = Field(description="What happens: approve, ask, or refuse.")
+    risk: Risk = Field(description="How much harm it may do: low, medium, or high.")
+    of: Subject | None = Field(None, description="Only tasks, or only approvals; else both.")
+    capability: Annotated[list[Pattern], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="Patterns such as `deploy.*`, one of which must fit; else any."
+    )
+    tags: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default_factory=list, description="Tags that the capability or its agents must have, all of them."
+    )
+    cost_above: float | None = Field(None, ge=0, description="The cost estimate that the capability must exceed.")
+    workflow: Pattern = Field("*", description="The pattern of the workflow's name.")
+    node: Pattern = Field("*", description="The pattern of the node's name.")
+    when: Annotated[str | None, BeforeValidator(_expression)] = Field(
+        None, description="A JMESPath expression that must hold; reads `input`, and for approvals `results`, `states`."
+    )
+    timeout: Annotated[int | None, BeforeValidator(_period_ms)] = Field(
+        None, description="How long a task waits for an answer, such as `2d`; else for ever."
+    )
+    on_timeout: OnTimeout = Field(OnTimeout.REJECT, description="The answer for a task after that: reject, or grant.")
+    learn: bool = Field(False, description="Whether good outcomes may approve what this rule asks about.")
+
+
+class DefaultFields(_PolicyPart):
+    """The decisions about what no rule matches."""
+
+    task: Ruling = Field(Ruling.APPROVE, description="A task that no rule matches.")
+    approval: Ruling = Field(Ruling.ASK, description="An approval node that no rule matches.")
+
+
+class LearningFields(_PolicyPart):
+    """The bounds of learned approval; without this object nothing is learned."""
+
+    threshold: float = Field(0.9, ge=0.5, le=0.999, description="The lower confidence bound of success to reach.")
+    window: int = Field(50, ge=10, le=200, description="How many recent outcomes of an action count.")
+    recovery: int = Field(10, ge=1, le=200, description="How many good outcomes in a row must follow a bad one.")
+    ceiling: Risk = Field(Risk.MEDIUM, description="The highest risk that may be approved so: low or medium.")
+
+    @model_validator(mode="after")
+    def _check(self) -> LearningFields:
+        if self.ceiling is Risk.HIGH:
+            raise ValueError("high risk is never approved by learning: the ceiling is low or medium")
+        if self.recovery > self.window:
+            raise ValueError("`recovery` is at most `window`")
+        return self
+
+
+class PolicyFields(_PolicyPart):
+    """The fields of a whole policy: the rules in order, of which the first that matches decides."""
+
+    rules: list[RuleFields] = Field(max_length=MOST_RULES, description="The rules, the first match wins.")
+    default: DefaultFields = Field(default_factory=DefaultFields, description="What happens where no rule matches.")
+    learning: LearningFields | None = Field(None, description="The bounds of learned approval; else none.")
+
+    @model_validator(mode="after")
+    def _check(self) -> PolicyFields:
+        names = [rule.name for rule in self.rules]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two rules have one name: {', '.join(twice[:5])}")
+        if self.learning is None and (rules := [rule.name for rule in self.rules if rule.learn]):
+            raise ValueError(f"a rule learns, and `learning` is missing: {', '.join(rules[:5])}")
+        return self
+
+    def policy(self, digest: str) -> ApprovalPolicy:
+        """Return the policy as values, under the digest of its file."""
+        return ApprovalPolicy(
+            tuple(_rule(rule) for rule in self.rules),
+            self.default.task,
+            self.default.approval,
+            None if self.learning is None else Learning(**dict(self.learning)),
+            digest,
+        )
+
+
+def _rule(given: RuleFields) -> ApprovalRule:
+    told = dict(given)
+    told["capability"], told["tags"] = tuple(given.capability), frozenset(given.tags)
+    told["timeout_ms"] = told.pop("timeout")
+    return ApprovalRule(**told)

@@ -1,0 +1,82 @@
+"""The approval policy of a dispatcher: read once at its start, and informed of what agents register meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from coditect.aio.supervisor import Supervisor
+from coditect.errors import RegistryUnavailable
+from coditect.registry.port import Registry, Search
+from coditect.workflow.approvals.policy import ApprovalPolicy, CapabilityFacts
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""The pause between two looks at what agents have registered."""
+MOST_CAPABILITIES = 10_000
+
+
+def read_approvals(path: str | None) -> ApprovalPolicy | None:
+    """Read the approval policy that the settings name; None when they name none.
+
+    Raises:
+        NotFound: when there is no such file.
+        InputError: when the file is no approval policy.
+    """
+    if path is None:
+        return None
+    from coditect.workflow.approvals.file import load_policy  # noqa: PLC0415 - only a dispatcher with a policy pays
+
+    policy = load_policy(path)
+    log.info("Approvals follow a policy", extra={"path": path, "rules": len(policy.rules), "policy": policy.digest})
+    return policy
+
+
+async def informed(policy: ApprovalPolicy | None, registry: Registry, background: Supervisor) -> ApprovalPolicy | None:
+    """Return the policy with a look at the registry, refreshed in the background if a rule wants tags or cost."""
+    if policy is None or not any(rule.tags or rule.cost_above is not None for rule in policy.rules):
+        return policy
+    registered = RegisteredFacts(registry)
+    await registered.look()
+    background.keep(registered.run, name="registered capabilities", critical=False, idle=True)
+    return replace(policy, facts=registered.of)
+
+
+class RegisteredFacts:
+    """What living agents register about capabilities; what was once known stays known while no agent offers it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self.facts: Mapping[str, CapabilityFacts] = MappingProxyType({})
+
+    def of(self, capability: str) -> CapabilityFacts | None:
+        """Return what is known of a capability; None when no agent ever offered it."""
+        return self.facts.get(capability)
+
+    async def run(self) -> None:
+        """Look at the registry every `LOOK_SECONDS`, until canceled."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the registry once; what is known stays when the registry does not answer."""
+        try:
+            records = await self._registry.find(Search())
+        except RegistryUnavailable as error:
+            log.info("What capabilities cost is not seen; what was known counts", extra={"reason": str(error)})
+            return
+        found: dict[str, CapabilityFacts] = {}
+        for record in records:
+            for offer in record.registration.capabilities:
+                tags, before = record.registration.tags | offer.tags, found.get(offer.name)
+                cost = offer.cost if before is None else max(before.cost, offer.cost)
+                found[offer.name] = CapabilityFacts(tags if before is None else before.tags | tags, cost)
+        for name, facts in self.facts.items():
+            if len(found) < MOST_CAPABILITIES:
+                found.setdefault(name, facts)
+        self.facts = MappingProxyType(found)

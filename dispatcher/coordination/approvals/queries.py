@@ -1,0 +1,90 @@
+"""The requests that read what was decided about a node, and the audit trail of all decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import InvalidTask, NotFound
+from coditect.wire.control import Verb
+from dispatcher.ledger.audit import trail
+from dispatcher.ledger.audit.trail import MOST_AT_ONCE, AuditEntry
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.nodes.approvals import decisions
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import Reads
+
+END_MS = 2**62
+MOST_PAGES = 4
+"""How many pages of the trail one request reads at most to fill a page with what its conditions want."""
+_CONDITIONS = ("decision", "by", "capability", "rule", "risk")
+
+
+def show(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return the last decision about a node, and the node's entries in the audit trail, the earliest first.
+
+    Raises:
+        NotFound: when nothing was ever asked or decided about the node.
+    """
+    node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+    found = decisions.read(tr, node_key)
+    history = [_entry(key, entry) for key, entry in trail.of_workflow(tr, *node_key)]
+    if found is None and not history:
+        fix = "coditect approval list shows what waits, and coditect audit list what was decided"
+        raise NotFound("Nothing was asked or decided about this node", **node_key._asdict(), fix=fix)
+    told = {} if found is None else {name: getattr(found, name) for name in decisions.DecisionRecord.__slots__}
+    return {"workflow": node_key.workflow, "node": node_key.node, "decision": told, "history": history}
+
+
+def list_audit(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of the audit trail, the latest entry first; of one workflow the whole, the earliest first."""
+    wanted = {name: text(body, name) for name in _CONDITIONS if body.get(name)}
+    automatic = body.get("automatic")
+    if body.get("workflow"):
+        node = text(body, "node") if body.get("node") else ""
+        rows = trail.of_workflow(tr, text(body, "workflow"), node)
+        return {"entries": [_entry(*row) for row in rows if _fits(row[1], wanted, automatic)], "next": None}
+    limit = min(number(body, "limit", 100), MOST_AT_ONCE)
+    since_ms = number(body, "since", 0) if body.get("since") is not None else 0
+    until_ms = number(body, "until", 0) if body.get("until") is not None else END_MS
+    after, found = _cursor(body.get("after")), list[dict[str, Any]]()
+    for _ in range(MOST_PAGES):
+        rows, after = trail.page(tr, since_ms=since_ms, until_ms=until_ms, after=after, limit=limit)
+        for key, entry in rows:
+            if _fits(entry, wanted, automatic):
+                found.append(_entry(key, entry))
+                if len(found) == limit:
+                    return {"entries": found, "next": list(key)}
+        if after is None:
+            break
+    return {"entries": found, "next": None if after is None else list(after)}
+
+
+def _cursor(after: object) -> tuple[Any, ...] | None:
+    if after is None:
+        return None
+    match after:
+        case [int(at_ms), str(workflow), int(count), str(node)]:
+            return at_ms, workflow, count, node
+        case _:
+            raise InvalidTask("This is no cursor of the audit trail", field="after")
+
+
+def _fits(entry: AuditEntry, wanted: Mapping[str, str], automatic: object) -> bool:
+    if isinstance(automatic, bool) and entry.automatic is not automatic:
+        return False
+    return all(getattr(entry, name) == value for name, value in wanted.items())
+
+
+def _entry(key: tuple[Any, ...], entry: AuditEntry) -> dict[str, Any]:
+    at_ms, workflow, _, node = key
+    told = {name: getattr(entry, name) for name in AuditEntry.__slots__}
+    return {"at_ms": at_ms, "workflow": workflow, "node": node, **told, "facts": dict(entry.facts)}
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {Verb.APPROVAL_SHOW: Query(show), Verb.AUDIT_LIST: Query(list_audit)}
+)

@@ -1,0 +1,80 @@
+"""The last decision about a node, which says what was asked, by which rule, and how it was answered.
+
+A grant is for the input that was judged: a retry of the task needs no other, and a redrive with another input does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coditect.workflow.approvals.policy import Judgement
+from coditect.workflow.definition import OnTimeout
+from dispatcher.ledger import versions
+from dispatcher.ledger.audit import trail
+from dispatcher.ledger.audit.trail import AuditEntry
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.keyspace import DECISIONS
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.store.transaction import Reads
+
+ASKED, GRANTED, DENIED, REFUSED = "asked", "granted", "denied", "refused"
+POLICY, TIMEOUT = "policy", "timeout"
+AUTOMATIC = frozenset({POLICY, TIMEOUT, "learned"})
+"""The authors of automatic decisions; no person answers under such a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """The row of the last decision about a node."""
+
+    decision: str
+    """`asked`, `granted`, `denied` or `refused`."""
+    at_ms: int
+    by: str = ""
+    why: str = ""
+    capability: str = ""
+    rule: str = ""
+    risk: str = ""
+    policy: str = ""
+    on_timeout: str = OnTimeout.REJECT.value
+    digest: str = ""
+    """The SHA-256 of the input that was judged; empty for an approval node."""
+    question: str = ""
+    due_ms: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """Encode the record as its row in the store."""
+        told = [self.decision, self.at_ms, self.by, self.why, self.capability, self.rule, self.risk, self.policy]
+        return versions.DECISION.pack([*told, self.on_timeout, self.digest, self.question, self.due_ms, self.facts])
+
+    @classmethod
+    def unpack(cls, row: bytes) -> DecisionRecord:
+        """Decode a row of the store to a record."""
+        return cls(*versions.DECISION.unpack(row))
+
+    def judged(self, judgement: Judgement, policy: str) -> DecisionRecord:
+        """Return the record with the rule, risk and reason of a judgement."""
+        return replace(self, rule=judgement.rule, risk=judgement.risk.value, policy=policy, why=judgement.why)
+
+
+def read(tr: Reads, node_key: NodeKey) -> DecisionRecord | None:
+    """Return the last decision about a node; None when nothing was decided or asked."""
+    row = tr.get(DECISIONS.pack(node_key))
+    return None if row is None else DecisionRecord.unpack(row)
+
+
+def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> None:
+    """Keep a node's decision, add it to the audit trail, and tell it by an event."""
+    unit.tr.set(DECISIONS.pack(node_key), decision.pack())
+    automatic = decision.decision == ASKED or decision.by in AUTOMATIC
+    told = {"rule": decision.rule, "risk": decision.risk, "policy": decision.policy, "capability": decision.capability}
+    entry = AuditEntry(decision.decision, decision.by, automatic, decision.why, facts=decision.facts, **told)
+    trail.append(unit, node_key, entry)
+    asked = {"question": decision.question, "due_ms": decision.due_ms} if decision.decision == ASKED else {}
+    facts = {name: value for name, value in told.items() if value}
+    unit.effects.say(
+        f"approval.{decision.decision}", node_key.workflow, node=node_key.node, by=decision.by, why=decision.why,
+        **facts, **asked,
+    )  # fmt: skip
