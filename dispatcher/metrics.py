@@ -42,9 +42,9 @@ class ShardMetrics:
         self._late.value += effects.late
         self._strange.value += effects.strange
         self._accepted.value += len(effects.accepted)
-        for state, after_ms in effects.ended:
-            self._ends[state].record(after_ms / 1000)
-            self._failures.value += state in _FAILED
+        for end in effects.ended:
+            self._ends[end.state].record(end.took_ms / 1000)
+            self._failures.value += end.state in _FAILED
         for delay_ms in effects.tick_delays_ms:
             self._lateness.record(delay_ms / 1000)
         steps = self._steps

@@ -11,7 +11,8 @@ a child of a workflow                       with its parent
 a workflow's jobs in RQ                     a minute after its end; an hour after it, if it failed
 an idempotency key                          a week after its workflow was accepted, but not before it ended
 the answer to a request                     a day after it
-an entry of the audit trail                 `CODITECT_KEEP_AUDIT_DAYS` after it (365)
+an entry of the audit trail, a counter of   `CODITECT_KEEP_AUDIT_DAYS` after it (365)
+what finished without a person
 ==========================================  ==============================================================
 
 In a store that is older than the index of workflows by state the retention builds that first, a thousand workflows at a
@@ -31,7 +32,7 @@ from typing import TypeVar
 
 from coditect.errors import CoditectError
 from dispatcher.ledger import answers, idempotency
-from dispatcher.ledger.audit import trail
+from dispatcher.ledger.audit import autonomy, trail
 from dispatcher.ledger.errors import LostLease
 from dispatcher.ledger.ownership import leases, shards
 from dispatcher.ledger.ownership.leases import Lease
@@ -100,8 +101,9 @@ class Retention:
         await self._forget_jobs(lease, now_ms - SHOWN_FAILED_MS, failed=True)
         await self._condemn(lease, now_ms)
         await self._uploads(lease, now_ms - UPLOAD_MS)
-        while await self._run(lease, partial(trail.sweep, before_ms=now_ms - self._keep_audit_ms)):
-            pass
+        for layer in (trail, autonomy):
+            while await self._run(lease, partial(layer.sweep, before_ms=now_ms - self._keep_audit_ms)):
+                pass
         return True
 
     async def _keys(self, lease: Lease, now_ms: int) -> None:

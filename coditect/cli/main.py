@@ -59,6 +59,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "approval": Branch("work.approval", "Answer the questions that workflows wait for."),
         "policy": Branch("collaboration.policy", "Check the policy by which approvals are given."),
         "audit": Branch("collaboration.audit", "See what people and policies decided, when and why."),
+        "autonomy": Branch("collaboration.autonomy", "See how much finished without a person, and what needed one."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),
         "trace": Branch("work.trace", "Show the path of one task or workflow, with durations."),

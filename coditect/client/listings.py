@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from coditect.client.control_plane import ControlPlane, pages, rows_of
-from coditect.client.coordination.audit import ApprovalDecision, AuditRow
+from coditect.client.coordination.audit import ApprovalDecision, AuditRow, AutonomyReport
 from coditect.client.coordination.schedules import ScheduleRow
 from coditect.client.coordination.triggers import TriggerRow
 from coditect.errors import InputError, InvalidTask, SetupError
@@ -149,6 +149,11 @@ class ClientListings:
         """
         async for row in pages(self._control, Verb.AUDIT_LIST, "entries", asked, most=most):
             yield AuditRow.read(row)
+
+    async def autonomy(self, *, since_ms: int, until_ms: int) -> AutonomyReport:
+        """Return how much of what finished in a period needed no person; its first and last hour count whole."""
+        answer = await self._control.ask(Verb.AUTONOMY, {"since": since_ms, "until": until_ms})
+        return AutonomyReport.read(answer, since_ms=since_ms, until_ms=until_ms)
 
     async def dead_nodes(self, *, most: int | None = None) -> AsyncIterator[DeadRow]:
         """Yield the workflow nodes whose agents died until no attempt was left.

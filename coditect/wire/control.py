@@ -102,6 +102,8 @@ class Verb(StrEnum):
     """Get what was decided about a node: `workflow`, `node` → `decision` and `history`, entries of the audit trail."""
     AUDIT_LIST = "audit.list"
     """List decisions: `workflow`, `node`, `since`, `until`, `decision`, `by`, `automatic`, ... → `entries`, `next`."""
+    AUTONOMY = "autonomy.report"
+    """Count what finished from `since` to `until`, by workflows and `capabilities`, and what `needed` a person."""
     SIGNAL = "workflow.signal"
     """Send a signal: `workflow`, `signal` (its name), `value`, `id` → `state`, `new`.
 

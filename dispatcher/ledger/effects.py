@@ -120,6 +120,17 @@ class OutgoingMessage:
     routing_key: str
 
 
+class WorkflowEnd(NamedTuple):
+    """The end of a workflow in a transaction."""
+
+    state: WorkflowState
+    took_ms: int
+    """The milliseconds since its acceptance."""
+    by_hand: bool = False
+    """Whether a person had a hand in it."""
+    is_child: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """An event about a workflow, to be published to listeners."""
@@ -155,8 +166,8 @@ class Effects:
     """The nodes and publication numbers to cancel: the agents that may run them get a cancel message."""
     messages: list[OutgoingMessage] = field(default_factory=list)
     """The messages to agents and clients that say what the transaction did, such as the grant of a lock."""
-    ended: list[tuple[WorkflowState, int]] = field(default_factory=list)
-    """The final states of the workflows that ended in the transaction, and the milliseconds since their acceptance."""
+    ended: list[WorkflowEnd] = field(default_factory=list)
+    """The ends of the workflows that ended in the transaction."""
     tick_delays_ms: list[int] = field(default_factory=list)
     """How long after its instant each due tick of a schedule was carried out."""
     late: int = 0

@@ -84,6 +84,9 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "audit"       (at_ms, workflow, number, node)                     → its row: decision, author, reason
     ├── "audit_of"    (workflow, at_ms, number, node)                     → nothing
     │
+    │   how much finished without a person (audit/autonomy.py); counters by hour
+    ├── "autonomy"    (hour, kind, name, outcome)                         → number
+    │
     │   requests and their answers (idempotency.py, answers.py)
     ├── "key"         (idempotency key)                                   → workflow, expires_ms
     ├── "key_expiry"  (expires_ms, idempotency key)                       → nothing
@@ -153,6 +156,7 @@ BREAKERS = ROOT["breaker"]
 
 AUDIT = ROOT["audit"]
 AUDIT_OF = ROOT["audit_of"]
+AUTONOMY = ROOT["autonomy"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

@@ -124,6 +124,8 @@ class RunRecord:
 
     They never change, and are here all the same: every publication of a node has this row in hand.
     """
+    by_hand: int = 0
+    """The number of actions by which persons had a hand in the workflow, such as answers and redrives."""
 
     def after_checkpoint(self, now_ms: int) -> int:
         """Return an instant of now that comes after the workflow's last checkpoint on request."""
@@ -147,6 +149,9 @@ class RunRecord:
         lasts = {state: count for state, count in self.lasts.items() if count}
         fields = [self.state.value, counts, lasts, self.open, self.canceling, self.reason, self.finished_ms, self.todo]
         compensation = [self.again, self.to_compensate, self.ended, self.keeps]
+        if self.by_hand:
+            rest = [self.checkpoint_ms, self.restoring, self.children, self.trace, self.by_hand]
+            return RUN.pack_as(6, [*fields, *compensation, *rest])
         if self.trace:
             rest = [self.checkpoint_ms, self.restoring, self.children, self.trace]
             return RUN.pack_as(5, [*fields, *compensation, *rest])
@@ -197,6 +202,8 @@ class NodeRecord:
 
     The orphan detector reads this row, and no definitions.
     """
+    by_hand: bool = False
+    """Whether a person answered the node's question, or had the node run again."""
 
     def pack(self) -> bytes:
         """Encode the node record as its row in the store, without the unset fields at the end."""
@@ -222,6 +229,8 @@ class NodeRecord:
             self.deadline_ms,
             self.heartbeat_ms,
         ]
+        if self.by_hand:
+            return STATUS.pack_as(2, [*fields, True])
         while not fields[-1]:
             fields.pop()
         return STATUS.pack(fields)

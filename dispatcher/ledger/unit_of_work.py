@@ -12,7 +12,7 @@ from coditect.workflow.definition import Call, Node, SubWorkflow
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import definitions, outbox
 from dispatcher.ledger.definitions import Caches
-from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition
+from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot, Transition, WorkflowEnd
 from dispatcher.ledger.keyspace import AGAIN, EDGES, LIVE, NODES, READY, RUNS, STATES, STATUSES, TODO, WORKFLOWS
 from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.ledger.rows import NodeRecord, RunRecord, WorkflowRecord
@@ -389,6 +389,7 @@ class UnitOfWork:
         assert head is not None
         head.note_end(self.tr, workflow, self.now_ms)
         self.effects.say(f"workflow.{run.state.value}", workflow, name=head.name)
-        self.effects.ended.append((run.state, self.now_ms - head.accepted_ms))
+        took_ms, is_child = self.now_ms - head.accepted_ms, head.parent is not None
+        self.effects.ended.append(WorkflowEnd(run.state, took_ms, run.by_hand > 0, is_child))
         if head.parent is not None and self.run(head.parent.workflow) is not None:
             self.leave(NodeKey(head.parent.workflow, head.parent.node), CHILD_END)

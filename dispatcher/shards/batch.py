@@ -10,6 +10,7 @@ from typing import Any
 from coditect.errors import CoditectError, InputError, Retryable
 from coditect.model.result import Status
 from dispatcher.ledger import outbox
+from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.commands import (
     Asked,
     Began,
@@ -135,7 +136,9 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
         answers.append(_answer(unit, command))
         if unit.ended or unit.unfit:
             advance.follow(unit, most=0 if unit.apart else None)
-    return BatchResult(unit.close(), tuple(answers), tr.earlier.count > 0)
+    effects = unit.close()
+    autonomy.count(tr, effects, batch.now_ms)
+    return BatchResult(effects, tuple(answers), tr.earlier.count > 0)
 
 
 def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:

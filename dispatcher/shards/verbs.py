@@ -25,6 +25,7 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
         for noun, module in (
             ("approval", "approvals.queries"),
             ("audit", "approvals.queries"),
+            ("autonomy", "approvals.autonomy"),
             ("breaker", "breakers"),
             ("lock", "locks"),
             ("schedule", "schedules"),

@@ -60,6 +60,65 @@ class AuditRow:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedCounts:
+    """How much finished in a period, how much of it with a value, and how much with a person's hand in it."""
+
+    finished: int
+    completed: int
+    by_hand: int
+
+    @property
+    def autonomy(self) -> float | None:
+        """The share of what finished in which no person had a hand, 0 to 1; None when nothing finished."""
+        return None if not self.finished else 1 - self.by_hand / self.finished
+
+
+@dataclass(frozen=True, slots=True)
+class NeededPerson:
+    """Work of one kind that asked for a person, or that a person ordered, with the latest case."""
+
+    decision: str
+    """`asked`, `granted`, `denied`, `redriven`, `resumed` or `restored`."""
+    capability: str
+    rule: str
+    count: int
+    workflow: str
+    node: str
+    by: str
+    why: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AutonomyReport:
+    """How much of what finished in a period needed no person: workflows, tasks by capability, and what needed one."""
+
+    since_ms: int
+    until_ms: int
+    workflows: FinishedCounts
+    """The workflows that were started; durable tasks are among them, and sub-workflows are not."""
+    capabilities: Mapping[str, FinishedCounts]
+    """The tasks of workflows, by capability."""
+    needed: tuple[NeededPerson, ...]
+    needed_is_whole: bool
+    """Whether `needed` counts the whole period, and not only the latest 5,000 entries of the audit trail."""
+
+    @classmethod
+    def read(cls, answer: Mapping[str, Any], *, since_ms: int, until_ms: int) -> Self:
+        """Parse the answer of the control plane.
+
+        Raises:
+            InvalidTask: when the answer has another form.
+        """
+        try:
+            tasks = {name: FinishedCounts(**found) for name, found in answer["capabilities"].items()}
+            needed, whole = tuple(NeededPerson(**one) for one in answer["needed"]), answer["needed_is_whole"] is True
+            return cls(since_ms, until_ms, FinishedCounts(**answer["workflows"]), tasks, needed, whole)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidTask("The report of autonomy is not what it should be", reason=repr(error)[:200]) from error
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalDecision:
     """What was asked and decided about a node, with its whole history."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from coditect.client.coordination.audit import ApprovalDecision, AuditRow
+from coditect.client.coordination.audit import ApprovalDecision, AuditRow, AutonomyReport
 from coditect.operations.connections import Connections
 from coditect.workflow.approvals.file import load_policy
 from coditect.workflow.approvals.policy import ApprovalPolicy
@@ -53,6 +53,12 @@ async def show_decision(opened: Connections, workflow: str, node: str) -> Approv
     """
     async with opened.fleet() as client:
         return await client.decision(workflow, node)
+
+
+async def report_autonomy(opened: Connections, *, since_ms: int, until_ms: int) -> AutonomyReport:
+    """Return how much of what finished in a period needed no person; its first and last hour count whole."""
+    async with opened.fleet() as client:
+        return await client.autonomy(since_ms=since_ms, until_ms=until_ms)
 
 
 async def list_audit(opened: Connections, conditions: AuditFilter, *, most: int) -> list[AuditRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from coditect.model.result import Failure
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import values
+from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import ATTEMPTS, DEAD
 from dispatcher.ledger.nodes.inputs import FAILURE, ITERATIONS, RESULT, value_of
@@ -43,6 +44,8 @@ def write_attempt(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, status: 
 
 def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     """Reset an ended node's row to attempt 1, after moving the last attempt to the node's history."""
+    if (call := unit.call(node_key)) is not None:
+        autonomy.take_back_task(unit, call.capability, row)
     if row.state is TaskState.DEAD:
         unit.tr.clear(DEAD.pack(node_key))
     if row.reason not in (BY_OTHERS, RESTORED):

@@ -133,6 +133,7 @@ def _take_back(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, first: b
     elif not untold and not node_key.is_compensation:
         run.lasts[row.state.value] -= 1
     begin_anew(unit, node_key, row)
+    row.by_hand |= first
     unit.move(node_key, row, TaskState.BLOCKED)
     _count_later(unit, node_key, first=first)
 

@@ -9,6 +9,7 @@ from typing import Any
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.nodes import advance, children, claim
 from dispatcher.ledger.nodes.approvals import decisions, questions
@@ -159,6 +160,9 @@ def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, 
     questions.close(unit, node_key, row)
     why = "no answer in time" if by == TIMEOUT else comment
     decisions.record(unit, node_key, replace(asked, decision=decision, at_ms=unit.now_ms, by=by, why=why))
+    if by != TIMEOUT:
+        row.by_hand = True
+        autonomy.note_hand(unit, node_key.workflow)
     if unit.call(node_key) is None:
         row.agent = by
         write(unit, node_key, RESULT, dumps({"granted": granted, "by": by, "comment": comment}))

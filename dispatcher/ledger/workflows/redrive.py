@@ -14,6 +14,8 @@ from coditect.errors import InputError, Retryable
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Each
 from coditect.workflow.states import TaskState, WorkflowState
+from dispatcher.ledger.audit import autonomy, trail
+from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey, Transition
 from dispatcher.ledger.keyspace import EDGES, LIVE
 from dispatcher.ledger.nodes import advance
@@ -56,6 +58,8 @@ def redrive(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         write(unit, node_key, INPUT, dumps(body["input"]))
         row.own_input = True
     known = len(unit.effects.moved)
+    call = unit.call(node_key)
+    trail.append(unit, node_key, _ordered("redriven", body, row.reason, "" if call is None else call.capability))
     reopen(unit, node_key.workflow, run)
     again.begin(unit, node_key, row)
     return told | _begun(unit.effects.moved[known:], run) | {"dry_run": False}
@@ -127,12 +131,19 @@ def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("The workflow has no node to begin with", workflow=workflow, state=run.state.value)
     check_parent(unit, workflow, run)
     known = len(unit.effects.moved)
+    trail.append(unit, NodeKey(workflow, ""), _ordered("resumed", body, run.state.value))
     reopen(unit, workflow, run)
     if run.ended is not None:
         unit.leave(NodeKey(workflow, ""), COMPENSATE)
     else:
         again.begin_all(unit, workflow)
     return {"workflow": workflow, "state": run.state.value, **_begun(unit.effects.moved[known:], run)}
+
+
+def _ordered(order: str, body: Mapping[str, Any], before: str, capability: str = "") -> AuditEntry:
+    """Return the entry of the audit trail for a person's order, with what the work had ended by."""
+    by = str(body.get("by") or "")[: control.MOST_NAME]
+    return AuditEntry(order, by, automatic=False, why=f"it had ended: {before}", capability=capability)
 
 
 def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
@@ -145,7 +156,9 @@ def check_parent(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def reopen(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
-    """Have an ended workflow run again, or go on with its compensation."""
+    """Have an ended workflow run again, or go on with its compensation, by a person's order."""
+    autonomy.take_back_workflow(unit, workflow, run)
+    autonomy.note_hand(unit, workflow)
     if run.finished_ms is not None:
         head = unit.workflow(workflow)
         assert head is not None

@@ -6,7 +6,7 @@ import pytest
 
 from coditect.telemetry.metrics import Histogram, MemoryMetrics, Value
 from coditect.workflow.states import WorkflowState
-from dispatcher.ledger.effects import Effects
+from dispatcher.ledger.effects import Effects, WorkflowEnd
 from dispatcher.metrics import ShardMetrics
 
 
@@ -24,10 +24,10 @@ def test_ends_of_workflows_are_counted_by_state_and_failures_once_more() -> None
     metrics = MemoryMetrics()
     effects = Effects(accepted=["w"], late=2, strange=1, tick_delays_ms=[250])
     effects.ended = [
-        (WorkflowState.COMPLETED, 1_500),
-        (WorkflowState.FAILED, 500),
-        (WorkflowState.CANCELED, 100),
-        (WorkflowState.COMPENSATED, 100),
+        WorkflowEnd(WorkflowState.COMPLETED, 1_500),
+        WorkflowEnd(WorkflowState.FAILED, 500),
+        WorkflowEnd(WorkflowState.CANCELED, 100),
+        WorkflowEnd(WorkflowState.COMPENSATED, 100),
     ]
 
     ShardMetrics(metrics).committed(effects, 0.004)
@@ -46,6 +46,6 @@ def test_ends_of_workflows_are_counted_by_state_and_failures_once_more() -> None
 def test_every_end_of_a_workflow_has_its_histogram(state: WorkflowState) -> None:
     metrics = MemoryMetrics()
 
-    ShardMetrics(metrics).committed(Effects(ended=[(state, 1_000)]), 0.0)
+    ShardMetrics(metrics).committed(Effects(ended=[WorkflowEnd(state, 1_000)]), 0.0)
 
     assert seconds(metrics, "workflow_duration_seconds", state=state.value) == (1, 1.0)

@@ -40,7 +40,7 @@ async def rewrite(database: MemoryDatabase, node_key: NodeKey) -> bytes:
     key = STATUSES.pack(node_key)
     row = await database.read(lambda tr: tr.get(key))
     assert row is not None
-    newer = STATUS.pack_as(2, STATUS.unpack(row))
+    newer = STATUS.pack_as(STATUS.version + 1, STATUS.unpack(row))
     await database.run(lambda tr: tr.set(key, newer))
     return row
 

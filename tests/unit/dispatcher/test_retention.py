@@ -36,7 +36,7 @@ from tests.contract.graph.scene import counted
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 from tests.unit.dispatcher.pressing import children, shop
 
-KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown"}
+KEPT = {"shards", "beat", "lease", "published", "key", "key_expiry", "indexed", "shown", "autonomy"}
 """What is there without any workflow."""
 
 

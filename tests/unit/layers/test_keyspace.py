@@ -33,6 +33,7 @@ COORDINATION = {
     "decision",
     "audit",
     "audit_of",
+    "autonomy",
 }
 """What the tests of the kept things see written."""
 LATER = {"marker"}

@@ -21,6 +21,8 @@ from coditect.model.result import Failure
 from coditect.workflow.definition import AwaitSignal
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import values, versions
+from dispatcher.ledger.audit import autonomy, trail
+from dispatcher.ledger.audit.trail import AuditEntry
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AGAIN, CHECKPOINTS, EDGES, RESTORES, STATUSES, TODO
 from dispatcher.ledger.nodes import advance, children, compensations, limits
@@ -62,6 +64,9 @@ def restore(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     paused = run.state is WorkflowState.PAUSED
     if run.state.terminal:
         redrive.reopen(unit, workflow, run)
+    else:
+        autonomy.note_hand(unit, workflow)
+    trail.append(unit, NodeKey(workflow, ""), AuditEntry("restored", by, automatic=False, why=f"to {name}"))
     run.restoring, run.again = [position.at_ms, list(position.later), by, paused], True
     root = NodeKey(workflow, advance.ROOT)
     if next_compensation(unit, run, workflow) is None:
