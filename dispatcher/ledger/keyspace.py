@@ -84,6 +84,9 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "audit"       (at_ms, workflow, number, node)                     → its row: decision, author, reason
     ├── "audit_of"    (workflow, at_ms, number, node)                     → nothing
     │
+    │   outcomes from which approval is learned (nodes/approvals/learned.py)
+    ├── "learned"     (capability, rule, shard)                           → instants and outcomes of the last 200
+    │
     │   how much finished without a person (audit/autonomy.py); counters by hour
     ├── "autonomy"    (hour, kind, name, outcome)                         → number
     │
@@ -157,6 +160,7 @@ BREAKERS = ROOT["breaker"]
 AUDIT = ROOT["audit"]
 AUDIT_OF = ROOT["audit_of"]
 AUTONOMY = ROOT["autonomy"]
+LEARNED = ROOT["learned"]
 
 KEYS = ROOT["key"]
 KEY_EXPIRIES = ROOT["key_expiry"]

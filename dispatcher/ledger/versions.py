@@ -120,6 +120,7 @@ BREAKER = _list("breaker")
 TRIGGER = _list("trigger")
 DECISION = _list("decision")
 AUDIT = _list("audit")
+LEARNED = _list("learned")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

@@ -33,6 +33,7 @@ from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
 from dispatcher.ledger.handlers import finish, timeouts
 from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.nodes.approvals import learned
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
 from dispatcher.ledger.ownership.policy import Policy
@@ -138,6 +139,7 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
             advance.follow(unit, most=0 if unit.apart else None)
     effects = unit.close()
     autonomy.count(tr, effects, batch.now_ms)
+    learned.note(tr, batch.terms, effects, batch.now_ms)
     return BatchResult(effects, tuple(answers), tr.earlier.count > 0)
 
 

@@ -67,6 +67,27 @@ def show_approval(
     render(output, [found], FieldsView(told | due), audit_table(found.history, "The audit trail has no entry of it."))
 
 
+@app.command("explain")
+def explain_approval(
+    context: typer.Context, run: RunArgument, node: NodeArgument, output: OutputOption = Output.TABLE
+) -> None:
+    """Explain the last decision about a node: the rule, and the arithmetic of learned approval where the rule learns.
+
+    \b
+    Example: coditect approval explain 01890a5d-ac96-774b-bcce-b302099a8057 ship_it
+    """
+    found = run_loop(approvals.show_decision(connections(context), run, node)).decision
+    facts = found.get("facts") or {}
+    told = {
+        "decision": f"{found.get('decision')} by {found.get('by') or 'the policy, which asks a person'}",
+        "rule": f"{found.get('rule') or 'none'}, risk {found.get('risk') or 'not judged'}",
+        "why": found.get("why"),
+        "policy": found.get("policy"),
+        "arithmetic": "\n".join(facts.get("arithmetic", ())),
+    }
+    render(output, dict(found), FieldsView(told))
+
+
 @app.command("grant")
 def grant_approval(
     context: typer.Context, run: RunArgument, node: NodeArgument, by: ByOption = None, comment: CommentOption = ""

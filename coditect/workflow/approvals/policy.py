@@ -159,6 +159,10 @@ class ApprovalPolicy:
             )
         return known
 
+    def learns(self, rule: str) -> bool:
+        """Tell whether the rule of a name learns from outcomes."""
+        return self.learning is not None and any(one.learn for one in self.rules if one.name == rule)
+
     def judge(self, case: ApprovalCase, account: Account) -> Judgement:
         """Return the decision of the first rule that matches, or else the default; the account bounds expressions."""
         unknown: list[str] = []

@@ -111,6 +111,8 @@ class PolicyFields(_PolicyPart):
         names = [rule.name for rule in self.rules]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rules have one name: {', '.join(twice[:5])}")
+        if misplaced := [rule.name for rule in self.rules if rule.learn and rule.of is not Subject.TASK]:
+            raise ValueError(f"only a rule with `of: task` learns: {', '.join(misplaced[:5])}")
         if self.learning is None and (rules := [rule.name for rule in self.rules if rule.learn]):
             raise ValueError(f"a rule learns, and `learning` is missing: {', '.join(rules[:5])}")
         return self

@@ -34,6 +34,7 @@ COORDINATION = {
     "audit",
     "audit_of",
     "autonomy",
+    "learned",
 }
 """What the tests of the kept things see written."""
 LATER = {"marker"}

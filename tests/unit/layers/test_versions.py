@@ -24,7 +24,7 @@ FORMATS = {one.kind: one for one in vars(versions).values() if isinstance(one, R
 PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "signal", "signal_kept", "child"}
 """Values that are one text, or nothing: they have no version."""
 NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore", "trigger"}
-NEW |= {"decision", "audit"}
+NEW |= {"decision", "audit", "learned"}
 """Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,

@@ -20,8 +20,8 @@ from coditect.workflow.definition import Approval, Call
 from coditect.workflow.expressions import Account
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue
-from dispatcher.ledger.nodes.approvals import decisions, questions
-from dispatcher.ledger.nodes.approvals.decisions import ASKED, GRANTED, POLICY, REFUSED, DecisionRecord
+from dispatcher.ledger.nodes.approvals import decisions, learned, questions
+from dispatcher.ledger.nodes.approvals.decisions import ASKED, GRANTED, LEARNED, POLICY, REFUSED, DecisionRecord
 from dispatcher.ledger.nodes.inputs import before, body_of, failure_of, scope_of
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.unit_of_work import UnitOfWork
@@ -64,8 +64,7 @@ def may_go(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call) -> 
     record = DecisionRecord(ASKED, unit.now_ms, capability=call.capability, digest=digest)
     record = record.judged(judgement, policy.digest)
     if judgement.action is Ruling.ASK:
-        _ask_about_task(unit, node_key, row, record, judgement)
-        return False
+        return _is_learned(unit, node_key, row, record, judgement)
     decided = _decide(unit, node_key, record, judgement)
     if decided.decision == REFUSED:
         unit.unfit.append((node_key, refusal(decided)))
@@ -90,6 +89,22 @@ def _decide(unit: UnitOfWork, node_key: NodeKey, record: DecisionRecord, judgeme
     decided = replace(record, decision=decision, by=POLICY)
     decisions.record(unit, node_key, decided)
     return decided
+
+
+def _is_learned(
+    unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, record: DecisionRecord, judgement: Judgement
+) -> bool:
+    """Grant a task that is to be asked about if the outcomes of its kind allow it; otherwise ask a person."""
+    rule, policy = judgement.matched, unit.terms.approvals
+    found = rule and policy and learned.evidence(unit.tr.snapshot, policy, record.capability, rule)
+    if found is not None:
+        record = replace(record, facts=found.facts())
+        if not found.reasons_against:
+            why = f"{record.why}; {found.good} of its last {found.outcomes} outcomes were good"
+            decisions.record(unit, node_key, replace(record, decision=GRANTED, by=LEARNED, why=why))
+            return True
+    _ask_about_task(unit, node_key, row, record, judgement)
+    return False
 
 
 def _ask_about_task(
