@@ -145,12 +145,18 @@ class Workflow:
         *,
         timeout: Duration | None = None,
         on_timeout: OnTimeout | str = OnTimeout.REJECT,
+        artifacts: Mapping[str, str | From] | None = None,
         **placing: Unpack[Placing],
     ) -> Node:
-        """Add a node that waits until a person grants or denies the question, or its timeout ends."""
-        waits = None if timeout is None else fields.duration_ms(timeout)
-        work = Approval(fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
-        return self._add(work, question, _Place(**placing))
+        """Add a node that waits until a person grants or denies the question, or its timeout ends.
+
+        With `artifacts`, expressions by names such as `{"tests": tests.result["passed"]}`, the node is a gate: where
+        one of them finds nothing, it is rejected, and nobody is asked.
+        """
+        waits, required = None if timeout is None else fields.duration_ms(timeout), artifacts or {}
+        answers = (fields.some_text(question), waits, fields.one_of(OnTimeout)(on_timeout))
+        work = Approval(*answers, fields.artifacts(required))
+        return self._add(work, question, _Place(**placing), [*required.values()])
 
     def wait(self, period: Duration, **placing: Unpack[Placing]) -> Node:
         """Add a node that waits for a period of time, from when its predecessors permit it to run."""

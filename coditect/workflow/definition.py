@@ -40,6 +40,8 @@ MOST_PREDECESSORS = 10_000
 MOST_NAME_CHARACTERS = 100
 COMPENSATION = ".compensate"
 """The end of the name of the node that compensates another one: `ship.compensate` undoes `ship`."""
+MOST_ARTIFACTS = 50
+"""The largest number of artifacts that a gate may require."""
 MOST_LABELS = 16
 """The largest number of labels of one workflow."""
 LEAST_HEARTBEAT_MS = 45_000
@@ -141,6 +143,8 @@ class Approval:
     timeout_ms: int | None = None
     """How long the approval waits for an answer; None means without limit."""
     on_timeout: OnTimeout = OnTimeout.REJECT
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """The expressions by names that must all find something before anybody is asked: then the approval is a gate."""
 
 
 @dataclass(frozen=True, slots=True)

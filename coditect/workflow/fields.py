@@ -21,11 +21,13 @@ from coditect.model.retry import RETRY_DELAYS_MS, Retry
 from coditect.wire.json import dumps, loads
 from coditect.workflow.definition import (
     LEAST_HEARTBEAT_MS,
+    MOST_ARTIFACTS,
     MOST_ELEMENTS,
     MOST_LABELS,
     Join,
     Repeat,
     check_checkpoint_name,
+    check_node_name,
     check_signal_name,
 )
 from coditect.workflow.reference import From
@@ -129,6 +131,17 @@ def labels(value: object) -> dict[str, str]:
             fix = f"1 to {MOST_LABEL_CHARACTERS} printable characters; a number in quotes"
             raise InputError("A label's value is a text", label=name, given=_shown(told), fix=fix)
     return dict(value)
+
+
+def artifacts(value: object) -> dict[str, str]:
+    """Check the artifacts that a gate requires, at most 50 expressions by names, and return a new copy."""
+    if not isinstance(value, Mapping):
+        raise InputError(
+            "Artifacts are an object of expressions", given=_shown(value), fix='write {"tests": "results.t"}'
+        )
+    if len(value) > MOST_ARTIFACTS:
+        raise InputError("A gate requires too many artifacts", count=len(value), most=MOST_ARTIFACTS)
+    return {check_node_name(text(name)): expression(told) for name, told in value.items()}
 
 
 def signal(value: object) -> str:

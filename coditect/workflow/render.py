@@ -106,9 +106,10 @@ def _work_text(work: Work) -> str:
             return f"task {capability}"
         case Each(call=call, limit=limit):
             return f"map {call.capability}, at most {limit}"
-        case Approval(question=question, timeout_ms=waits, on_timeout=then):
+        case Approval(question=question, timeout_ms=waits, on_timeout=then, artifacts=required):
             bound = "" if waits is None else f", {then} after {duration_text(waits)}"
-            return f"approval “{_label(question)}”{bound}"
+            needs = f", needs {', '.join(required)}" if required else ""
+            return f"approval “{_label(question)}”{bound}{needs}"
         case SubWorkflow(workflow=name):
             return f"workflow {name}"
         case WaitFor() | WaitUntil() | AwaitSignal():

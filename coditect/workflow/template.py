@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from coditect.errors import InputError
-from coditect.workflow.definition import Each, Node, WaitUntil
+from coditect.workflow.definition import Approval, Each, Node, WaitUntil
 
 FROM = "$from"
 LITERAL = "$literal"
@@ -92,12 +92,14 @@ def _marked(template: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, str
 
 
 def node_expressions(node: Node) -> Iterator[tuple[Path, str]]:
-    """Yield every expression of a node (input, condition, list, instant), each with its path below the node."""
+    """Yield every expression of a node (input, condition, list, artifacts, instant), each with its path below it."""
     if node.when is not None:
         yield ("when",), node.when
     if isinstance(node.work, Each):
         over = node.work.over
         yield from [(("over",), over)] if isinstance(over, str) else template_expressions(over, ("over",))
+    if isinstance(node.work, Approval):
+        yield from ((("artifacts", name), text) for name, text in node.work.artifacts.items())
     if isinstance(node.work, WaitUntil):
         yield from template_expressions(node.work.instant, ("wait_until",))
     yield from template_expressions(node.input, ("input",))

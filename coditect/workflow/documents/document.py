@@ -56,7 +56,7 @@ def _work(given: Mapping[str, Any]) -> Work:
     if "approval" not in given:
         return _wait(given)
     on_timeout = OnTimeout(given.get("on_timeout", OnTimeout.REJECT))
-    return Approval(given["approval"], _period_ms(given.get("timeout")), on_timeout)
+    return Approval(given["approval"], _period_ms(given.get("timeout")), on_timeout, dict(given.get("artifacts") or {}))
 
 
 def _wait(given: Mapping[str, Any]) -> Work:
@@ -163,6 +163,8 @@ def _work_document(work: Work) -> dict[str, Any]:
                 document["timeout"] = duration_text(work.timeout_ms)
             if work.on_timeout is not OnTimeout.REJECT:
                 document["on_timeout"] = work.on_timeout.value
+            if work.artifacts:
+                document["artifacts"] = dict(work.artifacts)
             return document
         case WaitFor() | WaitUntil() | AwaitSignal():
             return _wait_document(work)

@@ -57,6 +57,7 @@ _Span: TypeAlias = Annotated[int, _by(fields.duration_ms, str | float)]
 _Instant: TypeAlias = Annotated[Any, _by(fields.instant, str | dict[str, str])]
 _Signal: TypeAlias = Annotated[str, _by(fields.signal)]
 _Input: TypeAlias = Annotated[Any, _by(fields.template, Any)]
+_Artifacts: TypeAlias = Annotated[dict[str, str], _by(fields.artifacts, dict[str, str])]
 _Labels: TypeAlias = Annotated[dict[str, str], _by(fields.labels, dict[str, str])]
 _Join: TypeAlias = Annotated[Join, _by(fields.join, Join)]
 _Priority: TypeAlias = Annotated[Priority, _by(fields.priority, Priority)]
@@ -145,6 +146,9 @@ class ApprovalFields(PlaceFields):
     timeout: _Period = Field(None, description="How long the question waits for an answer; else for ever.")
     on_timeout: _OnTimeout = Field(
         OnTimeout.REJECT, description="What counts as the answer when none was given in time."
+    )
+    artifacts: _Artifacts = Field(
+        default_factory=dict, description="Expressions by names; each must find something before anybody is asked."
     )
 
 

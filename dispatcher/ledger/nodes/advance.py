@@ -22,7 +22,7 @@ from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
 from dispatcher.ledger.nodes import children, claim, compensations, limits, waits
-from dispatcher.ledger.nodes.approvals.judging import REFUSAL
+from dispatcher.ledger.nodes.approvals.gates import REFUSALS
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew, ended_ms
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
@@ -102,7 +102,7 @@ def follow(unit: UnitOfWork, *, most: int | None = None) -> None:
 
 def _give_up(unit: UnitOfWork, node_key: NodeKey, failure: Failure) -> None:
     """End a node whose task cannot be published: its input is damaged, or the approval policy refuses it."""
-    row, state = unit.node(node_key), TaskState.REJECTED if failure.reason == REFUSAL else TaskState.FAILED
+    row, state = unit.node(node_key), TaskState.REJECTED if failure.reason in REFUSALS else TaskState.FAILED
     if row is not None and not row.state.terminal:
         call_off(unit, node_key, row)
         fail(unit, node_key, row, failure, state=state)

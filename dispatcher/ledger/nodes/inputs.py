@@ -9,7 +9,8 @@ from typing import Any
 from coditect.errors import CoditectError
 from coditect.model.result import Failure
 from coditect.wire.json import dumps, loads
-from coditect.workflow.definition import Call, Each, Node, SubWorkflow, WaitUntil
+from coditect.workflow.approvals.artifacts import artifacts_of
+from coditect.workflow.definition import Approval, Call, Each, Node, SubWorkflow, WaitUntil
 from coditect.workflow.expressions import (
     CHARACTERS_PER_STEP,
     Account,
@@ -67,6 +68,8 @@ def inputs_of(node: Node, scope: Scope, account: Account, *, has_elements: bool 
             return Inputs(True, gathered(map(dumps, element_inputs(node, scope, account))))
         case WaitUntil():
             return Inputs(True, (dumps(instant_of(node, scope, account)),))
+        case Approval(artifacts=required) if required:
+            return Inputs(True, (dumps(artifacts_of(required, scope, account)),))
         case _:
             return NO_EXPRESSIONS
 

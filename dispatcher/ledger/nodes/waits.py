@@ -26,7 +26,7 @@ from coditect.workflow.states import TaskState
 from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.keyspace import AWAITING, SIGNALS, SIGNALS_KEPT
-from dispatcher.ledger.nodes.approvals import judging, questions
+from dispatcher.ledger.nodes.approvals import gates, judging, questions
 from dispatcher.ledger.nodes.approvals.decisions import GRANTED
 from dispatcher.ledger.nodes.attempts import RESTORED
 from dispatcher.ledger.nodes.inputs import RESULT, write
@@ -52,14 +52,14 @@ def begin(
 ) -> bool:
     """Begin a node that waits; return True when the node has nothing to wait for and is to be completed now.
 
-    `bodies` has the instant that a node's expression found.
+    `bodies` has the instant that a node's expression found, or the artifacts of a gate.
 
     Raises:
         InputError: when the expression found no instant.
     """
     match work:
         case Approval():
-            return _approved(unit, node_key, row, work)
+            return _approved(unit, node_key, row, work, bodies)
         case AwaitSignal():
             return _await(unit, node_key, row, work)
         case WaitFor(period_ms=period_ms):
@@ -74,16 +74,19 @@ def begin(
     return False
 
 
-def _approved(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: Approval) -> bool:
+def _approved(
+    unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, work: Approval, bodies: Sequence[bytes] | None
+) -> bool:
     """Begin an approval; return True when the policy grants it, so that the node is to be completed now."""
-    decided = judging.begin_approval(unit, node_key, row, work)
+    found = loads(bodies[0]) if bodies else {}
+    decided = gates.check(unit, node_key, work, found) or judging.begin_approval(unit, node_key, row, work)
     if decided is None:
         return False
     row.ready_ms, row.agent = unit.now_ms, decided.by
     granted = decided.decision == GRANTED
     write(unit, node_key, RESULT, dumps({"granted": granted, "by": decided.by, "comment": decided.why}))
     if not granted:
-        unit.unfit.append((node_key, judging.refusal(decided)))
+        unit.unfit.append((node_key, gates.refusal(decided)))
     return granted
 
 

@@ -15,6 +15,7 @@ from coditect.wire.control import Verb
 from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.approvals.policy import CapabilityFacts
 from coditect.workflow.builder import Workflow
+from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.coordination.approvals.queries import list_audit, show
 from dispatcher.ledger.workflows.queries import approvals
@@ -251,3 +252,53 @@ async def test_the_trail_is_read_in_pages_and_by_its_conditions() -> None:
                 break
 
     assert found == ["w4", "w2", "w0"]
+
+
+def gated(**placing: Any) -> Any:
+    flow = Workflow("gated")
+    tests = flow.task("work", name="tests")
+    artifacts: dict[str, str | From] = {"passed": tests.result["passed"], "coverage": "results.tests.coverage >= `80`"}
+    flow.task("work", after=[flow.approval("Ship?", artifacts=artifacts, name="gate", **placing)], name="then")
+    return flow.definition()
+
+
+async def test_a_gate_asks_only_when_every_artifact_is_there() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 90})))
+        asked = await questions(ledger)
+        await answer(ledger, "gate")
+        await ledger.play(lambda _: completed())
+
+        assert (asked, await ledger.state()) == (["gate"], WorkflowState.COMPLETED)
+        assert [one[1:3] for one in await trail(ledger)] == [("checked", "gate"), ("asked", ""), ("granted", "ada")]
+
+
+async def test_a_gate_without_an_artifact_is_rejected_and_nobody_is_asked() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": True, "coverage": 70})))
+
+        told = await ledger.database.read(lambda tr: show(tr, {"workflow": "w", "node": "gate"}))
+        assert (await questions(ledger), await ledger.state()) == ([], WorkflowState.REJECTED)
+        assert (await ledger.node("gate")).reason == "artifact_missing"
+        assert told["decision"]["why"] == "the gate lacks coverage"
+        assert told["history"][0]["facts"]["artifacts"] == {"passed": "true", "coverage": "false"}
+
+
+async def test_a_gate_is_checked_again_by_a_redrive_and_its_history_is_kept() -> None:
+    async with opened() as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"coverage": 90})))
+        await ledger.ask(Verb.REDRIVE, {"workflow": "w", "node": "gate"})
+
+        assert [one[1:3] for one in await trail(ledger)] == [("refused", "gate"), ("redriven", ""), ("refused", "gate")]
+
+
+async def test_a_gate_that_the_policy_would_approve_is_checked_all_the_same() -> None:
+    rules = b"rules: [{name: all, of: approval, risk: low, action: approve}]"
+    async with opened(rules) as ledger:
+        await ledger.start(gated())
+        await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": False, "coverage": 90})))
+
+        assert (await ledger.node("gate")).state is TaskState.REJECTED

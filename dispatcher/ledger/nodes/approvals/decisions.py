@@ -19,8 +19,8 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.store.transaction import Reads
 
 ASKED, GRANTED, DENIED, REFUSED = "asked", "granted", "denied", "refused"
-POLICY, TIMEOUT, LEARNED = "policy", "timeout", "learned"
-AUTOMATIC = frozenset({POLICY, TIMEOUT, LEARNED})
+POLICY, TIMEOUT, LEARNED, GATE = "policy", "timeout", "learned", "gate"
+AUTOMATIC = frozenset({POLICY, TIMEOUT, LEARNED, GATE})
 """The authors of automatic decisions; no person answers under such a name."""
 
 

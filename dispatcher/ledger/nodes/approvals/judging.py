@@ -96,7 +96,10 @@ def _is_learned(
 ) -> bool:
     """Grant a task that is to be asked about if the outcomes of its kind allow it; otherwise ask a person."""
     rule, policy = judgement.matched, unit.terms.approvals
-    found = rule and policy and learned.evidence(unit.tr.snapshot, policy, record.capability, rule)
+    if rule is None or policy is None:
+        found = None
+    else:
+        found = learned.evidence(unit.tr.snapshot, policy, record.capability, rule)
     if found is not None:
         record = replace(record, facts=found.facts())
         if not found.reasons_against:
