@@ -16,7 +16,7 @@ from coditect.api.limits import BodyLimit
 from coditect.api.mcp_route import mcp_route
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
 from coditect.api.routes import agents, coordination, events, fleet, health, http_agents, spaces, webhooks
-from coditect.api.routes.work import approvals, checkpoints, dead, schedules, tasks, traces, workflows
+from coditect.api.routes.work import approvals, audit, checkpoints, dead, schedules, tasks, traces, workflows
 from coditect.api.services import ApiServices, needs
 from coditect.settings.api import ApiSettings
 
@@ -30,6 +30,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     workflows.steered,
     checkpoints.router,
     approvals.router,
+    audit.router,
     dead.router,
     schedules.router,
     schedules.steered,

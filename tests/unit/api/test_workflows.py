@@ -50,6 +50,30 @@ async def test_a_workflow_is_started_approved_and_read(api: AsyncClient) -> None
     assert next(one["agent"] for one in history if one["node"] == "gate" and one["event"] == "node.completed") == "ada"
 
 
+async def test_an_answer_is_in_the_audit_trail_and_counts_against_the_autonomy(api: AsyncClient) -> None:
+    run = await start(api)
+    asked = await eventually_waits(api)
+    await api.post(f"/v1/approvals/{run}/{asked['node']}", json={"granted": True, "by": "ada", "comment": "fine"})
+    await api.get(f"/v1/workflows/{run}", params={"wait": "60s"})
+    shown = (await api.get(f"/v1/approvals/{run}/gate")).json()
+    people = (await api.get("/v1/audit", params={"automatic": False})).json()
+    first = (await api.get("/v1/audit", params={"limit": 1})).json()
+    second = (await api.get("/v1/audit", params={"limit": 1, "cursor": first["next"]})).json()
+    unknown = await api.get(f"/v1/approvals/{run}/count")
+    wrong = await api.get("/v1/audit", params={"sinse_ms": 1})
+    rates = (await api.get("/v1/autonomy", params={"hours": 24 * 366})).json()
+
+    assert (shown["decision"]["decision"], shown["decision"]["by"], shown["decision"]["why"]) == (
+        "granted", "ada", "fine",
+    )  # fmt: skip
+    assert [(one["decision"], one["by"]) for one in shown["history"]] == [("asked", ""), ("granted", "ada")]
+    assert [(one["node"], one["by"]) for one in people["items"]] == [("gate", "ada")]
+    assert [one["decision"] for page in (first, second) for one in page["items"]] == ["granted", "asked"]
+    assert (unknown.status_code, wrong.status_code) == (404, 422)
+    assert rates["workflows"] == {"finished": 1, "completed": 1, "by_hand": 1}
+    assert rates["capabilities"] == {"text.count": {"finished": 2, "completed": 2, "by_hand": 0}}
+
+
 async def test_a_workflow_is_the_text_of_a_file_too_and_its_mistakes_have_lines(api: AsyncClient) -> None:
     good = await api.post("/v1/workflows", json={"workflow": YAML})
     bad = await api.post("/v1/workflows", json={"workflow": YAML.replace("task:", "tusk:")})

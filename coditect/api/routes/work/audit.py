@@ -1,0 +1,64 @@
+"""The routes of what people and policies decided: one decision, the audit trail, and the autonomy."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from coditect.api.services import Services
+from coditect.client.coordination.audit import ApprovalDecision, AuditRow, AutonomyReport
+from coditect.client.listings import AUDIT, ListingPage
+from coditect.operations.coordination import approvals
+from coditect.operations.coordination.approvals import AuditFilter
+
+router = APIRouter(tags=["approvals"])
+
+HOUR_MS = 3_600_000
+Hours = Annotated[int, Query(ge=1, le=24 * 366, description="How many hours back from now.")]
+
+
+class AuditConditions(BaseModel):
+    """The conditions of a listing of the audit trail; every one that is given must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    workflow: str | None = Field(None, max_length=100)
+    node: str | None = Field(None, max_length=200)
+    since_ms: int | None = Field(None, ge=1, description="From this instant on, in milliseconds since the epoch.")
+    until_ms: int | None = Field(None, ge=1, description="Before this instant.")
+    decision: str | None = Field(None, max_length=20, description="asked, granted, denied, refused, redriven, ...")
+    by: str | None = Field(None, max_length=255, description="A person, or policy, learned, timeout or gate.")
+    automatic: bool | None = Field(None, description="Only automatic decisions, or only those of people.")
+    capability: str | None = Field(None, max_length=200)
+    cursor: str | None = Field(None, description="The `next` of the page before; without one the first page.")
+    limit: int = Field(100, ge=1, le=500)
+
+    def filter(self) -> AuditFilter:
+        """Return the conditions as the use case takes them."""
+        return AuditFilter(**self.model_dump(exclude={"cursor", "limit"}))
+
+
+@router.get("/approvals/{workflow}/{node}")
+async def show_decision(workflow: str, node: str, services: Services) -> ApprovalDecision:
+    """Show what was asked and decided about a node, by which rule and why, with its history."""
+    return await approvals.show_decision(services.opened, workflow, node)
+
+
+@router.get("/audit")
+async def list_audit(
+    services: Services,
+    conditions: Annotated[AuditConditions, Query()],
+) -> ListingPage[AuditRow]:
+    """List the audit trail, the latest decision first; of one workflow all of it, the earliest first."""
+    async with services.opened.fleet() as client:
+        return await client.page(AUDIT, conditions.filter().asked(), cursor=conditions.cursor, limit=conditions.limit)
+
+
+@router.get("/autonomy")
+async def report_autonomy(services: Services, hours: Hours = 24) -> AutonomyReport:
+    """Count what finished with no action of a person, and what needed one; whole hours up to now."""
+    now_ms = time.time_ns() // 1_000_000
+    return await approvals.report_autonomy(services.opened, since_ms=now_ms - hours * HOUR_MS, until_ms=now_ms)
