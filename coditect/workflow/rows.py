@@ -202,6 +202,14 @@ class ApprovalRow:
     """The workflow's name."""
     since_ms: int | None
     """The instant at which the approval began to wait."""
+    capability: str = ""
+    """The capability of a task that the approval policy asks about; empty for an approval node."""
+    rule: str = ""
+    """The rule of the policy that asks; empty without a policy."""
+    risk: str = ""
+    due_ms: int | None = None
+    """When the question is answered by `on_timeout`; None for never."""
+    on_timeout: str = ""
 
     @classmethod
     def read(cls, row: object) -> Self:
@@ -216,6 +224,8 @@ class ApprovalRow:
             question=str(given.get("question") or ""),
             name=str(given.get("name") or ""),
             since_ms=given.get("since"),
+            **{key: str(given.get(key) or "") for key in ("capability", "rule", "risk", "on_timeout")},
+            due_ms=given.get("due_ms"),
         ))  # fmt: skip
 
 

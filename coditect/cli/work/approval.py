@@ -44,8 +44,20 @@ def list_approvals(
 
     async def look() -> ShownAnswer:
         rows = await workflows.list_approvals(opened, most=most)
-        columns = ("workflow", "node", "name", "question", "since")
-        cells = [(row.workflow, row.node, row.name, row.question, instant(row.since_ms)) for row in rows]
+        columns = ("workflow", "node", "name", "question", "since", "risk", "rule", "due")
+        cells = [
+            (
+                row.workflow,
+                row.node,
+                row.name,
+                row.question,
+                instant(row.since_ms),
+                row.risk,
+                row.rule,
+                instant(row.due_ms),
+            )
+            for row in rows
+        ]
         return ShownAnswer(rows, (TableView(columns, cells, "No approval is open."),))
 
     present(look, output, watch=watch)

@@ -14,6 +14,7 @@ from dispatcher.ledger.keyspace import (
     APPROVALS,
     ATTEMPTS,
     DEAD,
+    DECISIONS,
     EDGES,
     NODES,
     RUNS,
@@ -21,6 +22,7 @@ from dispatcher.ledger.keyspace import (
     WORKFLOWS,
 )
 from dispatcher.ledger.nodes import children
+from dispatcher.ledger.nodes.approvals import decisions
 from dispatcher.ledger.nodes.inputs import FAILURE, RESULT
 from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, WorkflowRecord
 from dispatcher.ledger.workflows.submit import number, text
@@ -302,15 +304,17 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     rows = tr.get_range(begin, APPROVALS.range()[1], limit=limit + 1)
     asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows[:limit]]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
+    judged = tr.get_many([DECISIONS.pack((workflow, node)) for _, workflow, node, _ in asked])
     told = [
-        {
+        decisions.about(row)
+        | {
             "workflow": workflow,
             "name": WorkflowRecord.unpack(head).name,
             "node": node,
             "question": question,
             "since": ms,
         }
-        for (ms, workflow, node, question), head in zip(asked, heads, strict=True)
+        for (ms, workflow, node, question), head, row in zip(asked, heads, judged, strict=True)
         if head is not None
     ]
     following = list(APPROVALS.unpack(rows[limit - 1][0])) if len(rows) > limit else None

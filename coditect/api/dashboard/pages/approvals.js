@@ -1,7 +1,7 @@
 // The questions that workflows wait for, and their answers.
 import { html } from "../src/html.js";
 import { rows } from "../src/api.js";
-import { Ago, Empty, Shown, Table, Title } from "../src/parts.js";
+import { Ago, Empty, Shown, Table, Title, Until } from "../src/parts.js";
 import { useResource } from "../src/resource.js";
 import { Answer } from "../workflow/node.js";
 
@@ -11,7 +11,9 @@ export default function Approvals() {
     { head: "Question", cell: (row) => html`<strong>${row.question || row.node}</strong>` },
     { head: "Workflow", cell: (row) => html`<a href=${`#/workflows/${row.workflow}?node=${encodeURIComponent(row.node)}`}>${row.name || row.workflow}</a><br /><small class="id">${row.workflow}</small>` },
     { head: "Node", cell: (row) => row.node },
+    { head: "Risk", cell: (row) => row.risk ? html`${row.risk}<br /><small>${row.rule}</small>` : "" },
     { head: "Waits since", cell: (row) => html`<${Ago} at=${row.since_ms} />` },
+    { head: "Else", cell: (row) => row.due_ms ? html`${row.on_timeout} <${Until} at=${row.due_ms} />` : "" },
     { head: "Answer", cell: (row) => html`<${Answer} workflow=${row.workflow} node=${row.node} onDone=${found.reload} />` },
   ];
   return html`<${Title} about="What workflows ask a person. Only the first answer to a question counts.">Approvals<//>

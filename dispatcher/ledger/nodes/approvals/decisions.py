@@ -65,6 +65,13 @@ def read(tr: Reads, node_key: NodeKey) -> DecisionRecord | None:
     return None if row is None else DecisionRecord.unpack(row)
 
 
+def about(row: bytes | None) -> dict[str, Any]:
+    """Return what a list of open questions says of a node's decision, from its row."""
+    found = DecisionRecord("", 0) if row is None else DecisionRecord.unpack(row)
+    names = ("capability", "rule", "risk", "due_ms", "on_timeout")
+    return {name: getattr(found, name) for name in names}
+
+
 def record(unit: UnitOfWork, node_key: NodeKey, decision: DecisionRecord) -> None:
     """Keep a node's decision, add it to the audit trail, and tell it by an event."""
     unit.tr.set(DECISIONS.pack(node_key), decision.pack())
