@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from coditect.wire.json import loads
 from dispatcher.chaos.audit import Ledger, audit, read_ledger
 from dispatcher.chaos.load.work import WorkEffects
 from dispatcher.ledger import values
+from dispatcher.ledger.audit.trail import AuditEntry
+from dispatcher.ledger.keyspace import AUDIT
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
@@ -29,12 +32,19 @@ async def read_end(database: Database, entries: Iterable[HistoryEntry], effects:
         elif key in ended:
             note(Type.OK, "census", key, state=ended[key])
     note(Type.OK, "audit", "ledger", rows=len(ledger.runs) + sum(map(len, ledger.nodes.values())), wrong=wrong)
+    for (_, workflow, _, node), entry in await database.read(_decisions):
+        note(Type.OK, "decision", f"{workflow}:{node}", decision=entry.decision, by=entry.by, rule=entry.rule)
     for key in ledger.runs:
         facts = await database.read(lambda tr, key=key: _results(tr, key, ledger.nodes[key]))  # type: ignore[misc]
         for node, told in facts.items():
             note(Type.OK, "result", f"{key}:{node}", **told)
     for key, token in effects.all():
         note(Type.OK, "effect", key, token=token)
+
+
+def _decisions(tr: Reads) -> list[tuple[tuple[Any, ...], AuditEntry]]:
+    """Return every entry of the audit trail, with its key."""
+    return [(tuple(AUDIT.unpack(key)), AuditEntry.unpack(row)) for key, row in tr.get_range(*AUDIT.range())]
 
 
 def _audited(tr: Reads) -> tuple[Ledger, list[str]]:

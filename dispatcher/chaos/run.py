@@ -25,6 +25,7 @@ from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.checks.recovery import APART_SECONDS
 from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.strangers import Strangers
+from dispatcher.chaos.load import policy
 from dispatcher.chaos.load.generators import Pace
 from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.load.workload import ChaosLoad
@@ -47,6 +48,7 @@ PACE = Pace(
     milliseconds=(1, 30_000),
     long=0.003,
     locks=6,
+    policed=2,
     calls=6,
     schedules=1,
     wait_seconds=86_400.0,
@@ -175,13 +177,17 @@ async def run(order: RunOrder, *, environ: Mapping[str, str] | None = None, say:
     shutil.rmtree(order.folder, ignore_errors=True)
     scribe = Scribe(history / f"chaos{SUFFIX}", "chaos")
     environ = environ or os.environ
+    order.folder.mkdir(parents=True, exist_ok=True)
+    approvals = order.folder / "approvals.yaml"
+    approvals.write_text(policy.TEXT)
     async with private_store(order.store, order.folder, environ=environ) as store:
         async with private_testbed(
             order.folder,
             history,
             environ=environ,
             processes={"dispatcher": order.dispatchers, "agent": order.agents},
-            settings={"CODITECT_STORE_URL": store.url, "CODITECT_LOG_LEVEL": "WARNING"},
+            settings={"CODITECT_STORE_URL": store.url, "CODITECT_LOG_LEVEL": "WARNING"}
+            | {"CODITECT_APPROVAL_POLICY": str(approvals)},
             mutant=order.mutant,
         ) as testbed:
             await testbed.start()

@@ -32,6 +32,7 @@ from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.network import RemotePort
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load.generators import LONGEST_MILLISECONDS, Pace
+from dispatcher.chaos.load.policy import chaos_policy
 from dispatcher.chaos.load.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots
@@ -82,6 +83,9 @@ COORDINATING = 6
 CALLS = 8
 """The number of tasks in a wave that call the dependency."""
 COORDINATING_SECONDS = 25.0
+POLICED_SECONDS = 20.0
+POLICED = 8
+"""The last digit of the seeds whose workflows ask for approvals by a policy."""
 WIDE = 9
 """The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
 ELEMENTS = 400
@@ -208,6 +212,8 @@ def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
     elif seed % LONE_EVERY == COORDINATING:
         pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
         plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)
+    elif seed % LONE_EVERY == POLICED:
+        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, policed=2), seconds=POLICED_SECONDS)
     elif seed % LONE_EVERY == WIDE:
         pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
         plan = replace(plan, pace=pace, store=SLOW_STORE)
@@ -299,7 +305,8 @@ class Scene:
         paths["store"] = store.path
         async with WitnessedDatabase(store, note, reached=reached) as database:
             ways = ClaimPaths(on_record=seeded.random() < self._plan.on_record)
-            options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways)
+            approvals = chaos_policy() if self._plan.pace.policed else None
+            options = DispatcherOptions(shards=self._plan.shards, owner=owner, ways=ways, approvals=approvals)
             witnessed: Any = WitnessedBroker(broker, note, reached=reached)
             remote: Any = RemotePort(self._graph, paths["redis"], TaskGraphUnavailable)
             graph: Any = WitnessedGraph(remote, reached=reached)

@@ -12,6 +12,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  or of the task), `ends` (the states that it is meant to end in),
                                                  `priority` of a direct task, `levels` of nodes, `priorities` of those
                                                  that are not held up on purpose, `few` (attempts, where fewer),
+                                                 `policed` (the rule that decides about a node),
                                                  `meant` (the states that a node is for), `inputs` (what stands in a
                                                  node's input: an item, or the node whose token it is)
 ``submit``     client       idempotency key      `run`, once it is known: the work that the key means
@@ -34,6 +35,7 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``census``     reader       work                 `state`, at the end; None when it is unknown; `submitted`, the key
                                                  that the ledger has for it
 ``audit``      reader       ``ledger``           `rows` that were read, `wrong`: the contradictions
+``decision``   reader       node                 `decision`, `by`, `rule`: an entry of the audit trail
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
                                                  was recorded) and `maker` (by which agent), `token` (of the
                                                  effect that it tells of)

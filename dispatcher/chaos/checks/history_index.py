@@ -111,11 +111,15 @@ class HistoryIndex:
 
     @property
     def waiting(self) -> set[str]:
-        """Every node of the accepted workflows that waits for a time or a signal, and is executed by nobody."""
+        """Every node of the accepted workflows that waits for a time or a signal, or that a policy approves.
+
+        Nobody executes it, and no client answers it.
+        """
         return {
             f"{work.key}:{name}"
             for work in self.accepted
-            for name in (*(work.val.get("timers") or ()), *(work.val.get("signals") or ()))
+            for kind in ("timers", "signals", "approved")
+            for name in work.val.get(kind) or ()
         }
 
     def redrives(self, node: str) -> Sequence[int]:

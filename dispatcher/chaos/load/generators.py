@@ -14,6 +14,8 @@ from coditect import After, From, Retry, Workflow
 from coditect.model.capability import Priority
 from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import COMPENSATION, AwaitSignal, Definition, Each, Node, WaitFor
+from dispatcher.chaos.load.policy import ALLOWED, ASKED, FORBIDDEN, LEARNING, POLICED, ROUTINE, RULES, UNREACHED
+from dispatcher.chaos.load.policy import MEANT as MEANT_BY_POLICY
 from dispatcher.chaos.load.work import CAPABILITY, UNDO, UNDO_ATTEMPTS
 
 LONGEST_MILLISECONDS = 100_000
@@ -102,6 +104,8 @@ class Pace:
     """The number of direct tasks in a wave that each take one of a few locks; 0 for no such wave."""
     calls: int = 0
     """The number of direct tasks in a wave that each call a dependency through its breaker; 0 for no such wave."""
+    policed: int = 0
+    """The number of workflows under way at once whose nodes an approval policy decides about."""
     schedules: int = 0
     """The number of schedules that tick at once; each is made, ticks for some seconds, and is paused."""
     ticking_seconds: tuple[float, float] = (3.0, 8.0)
@@ -298,6 +302,22 @@ class Generators:
         flow.task(CAPABILITY, self.work() | given, after=signals, name=HEARD, retry=RETRY)
         return flow
 
+    def policed(self) -> Workflow:
+        """Return a workflow under the run's policy: nodes that it allows, asks about, learns to allow, and forbids."""
+        flow = Workflow(POLICED)
+        first = self._node(flow, [])
+        gates = [
+            flow.task(CAPABILITY, self.work(), after=[first], name=name, priority=self.priority(), retry=RETRY)
+            for name in (ALLOWED, ASKED, LEARNING)
+        ]
+        made = {"made": gates[0].result["token"]}
+        gates.append(flow.approval("go on?", after=[gates[0]], name=ROUTINE, timeout="1h", artifacts=made))
+        self._node(flow, gates)
+        flow.task(CAPABILITY, self.work(), after=[first], name=FORBIDDEN, retry=RETRY)
+        edge = After(FORBIDDEN, on_failure="skip")  # type: ignore[arg-type]
+        flow.task(CAPABILITY, self.work(), after=[edge], name=UNREACHED, retry=RETRY)
+        return flow
+
     def ticking(self, name: str) -> Workflow:
         """Return the workflow of a schedule: one node, which is given the tick, and is done before the next one."""
         flow, work = Workflow(name), self.work()
@@ -337,8 +357,10 @@ class Generators:
             "undo": undo,
             "timers": self._timers(definition),
             "signals": [node.name for node in definition.nodes if isinstance(node.work, AwaitSignal)],
-            "meant": {name: states for name, states in MEANT.items() if name in nodes},
+            "meant": {name: states for name, states in (dict(MEANT) | dict(MEANT_BY_POLICY)).items() if name in nodes},
             "inputs": self._inputs(definition),
+            "approved": [ROUTINE] if definition.name == POLICED else [],
+            "policed": {name: name for name in RULES if definition.name == POLICED},
         }
 
     def _timers(self, definition: Definition) -> dict[str, list[Any]]:

@@ -85,6 +85,8 @@ class ChaosLoad:
                     work.create_task(self._again(self.under_locks))
                 if self._pace.calls:
                     work.create_task(self._again(self.calls))
+                for _ in range(self._pace.policed):
+                    work.create_task(self._again(self.policed))
                 for _ in range(self._pace.schedules):
                     work.create_task(self._again(self.schedule))
             answering.cancel()
@@ -204,6 +206,10 @@ class ChaosLoad:
     async def long_map(self) -> None:
         """Run one workflow with a map over `Pace.elements` elements."""
         await self.workflow(self._shapes.wide(), [*range(self._pace.elements)])
+
+    async def policed(self) -> None:
+        """Run one workflow whose nodes an approval policy decides about."""
+        await self.workflow(self._shapes.policed())
 
     async def workflow(self, drawn: Workflow | None = None, value: object = None) -> None:
         """Run one workflow to its end, submitted under one idempotency key until it is accepted."""

@@ -7,9 +7,45 @@ from dispatcher.chaos.mutants.mutant import Mutant
 _LOCKS = "dispatcher.coordination.locks"
 _TESTS = "tests/unit/dispatcher/test_locks.py::"
 _BREAKERS = "tests/unit/dispatcher/test_breakers.py::"
+_APPROVALS = "tests/unit/dispatcher/test_approval_policy.py::"
+_LEARNED = "tests/unit/dispatcher/test_learned_approval.py::"
 _UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
 MUTANTS = (
+    Mutant(
+        "approval_not_awaited",
+        "dispatcher.ledger.nodes.approvals.judging",
+        "        return _is_learned(unit, node_key, row, record, judgement)\n",
+        "        return True\n",
+        "a task that the policy asks about runs without an answer",
+        ("approved first",),
+        seed=8,
+    ),
+    Mutant(
+        "decision_not_in_the_trail",
+        "dispatcher.ledger.nodes.approvals.decisions",
+        "    trail.append(unit, node_key, entry)\n",
+        "",
+        "a decision is carried out without an entry in the audit trail",
+        ("approved first",),
+        seed=8,
+    ),
+    Mutant(
+        "grant_of_another_input",
+        "dispatcher.ledger.nodes.approvals.judging",
+        "known.decision == GRANTED and known.digest == digest:",
+        "known.decision == GRANTED:",
+        "a grant counts for an input that nobody was asked about",
+        (_APPROVALS + "test_a_redrive_with_another_input_is_asked_about_anew",),
+    ),
+    Mutant(
+        "one_bad_outcome_forgiven",
+        "coditect.workflow.approvals.evidence",
+        "        if self.streak < self.outcomes and self.streak < learning.recovery:\n",
+        "        if self.streak > self.outcomes:\n",
+        "an action goes on being approved after a bad outcome",
+        (_LEARNED + "test_one_bad_outcome_asks_again_at_once",),
+    ),
     Mutant(
         "lock_fence_reused",
         _LOCKS,

@@ -174,13 +174,14 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *probed(),
             *ticked(),
             *waited(),
+            *policed(),
             *idle(CALM_AT + 400.0, 0.05),
             *struck("agent.kill"),
         ]
     )
 
 
-LOCK, PROBED, SCHEDULE, WAITED = "lock:0", "chaos", "schedule-1", "waited"
+LOCK, PROBED, SCHEDULE, WAITED, POLICED = "lock:0", "chaos", "schedule-1", "waited", "policed"
 TICKS = ("run-0", "run-1", "run-2")
 QUEUE, STRANGER = "tasks.chaos.work.p1", "stranger-1"
 ASKED, CANCELED, STRUCK, SAGA = "asked", "canceled", "struck", "saga"
@@ -302,6 +303,23 @@ def waited() -> list[HistoryEntry]:
         telling.t += 0.5
     telling.executed(f"{WAITED}:later")
     telling.executed(f"{WAITED}:heard", after=["one", "two"])
+    telling.end("completed")
+    return telling.entries
+
+
+def policed() -> list[HistoryEntry]:
+    """A workflow with a node that a client granted, one that the policy allowed, and one that it refused."""
+    telling = Telling(Random(0), POLICED, shard=14, t=CALM_AT + 660.0)
+    rules = {"asked": "asked", "allowed": "allowed", "forbidden": "forbidden"}
+    facts = {"nodes": {node: [] for node in rules}, "policed": rules, "meant": {"forbidden": ["rejected"]}}
+    telling.note("client", Type.OK, "accept", POLICED, most=MOST_ATTEMPTS, ends=["completed"], **facts)
+    telling.whole("client", "grant", f"{POLICED}:asked")
+    telling.executed(f"{POLICED}:asked")
+    telling.executed(f"{POLICED}:allowed")
+    for node, said in (("asked", "asked "), ("asked", "granted chaos"), ("allowed", "granted policy")):
+        decision, _, by = said.partition(" ")
+        telling.note("reader", Type.OK, "decision", f"{POLICED}:{node}", decision=decision, by=by)
+    telling.note("reader", Type.OK, "result", f"{POLICED}:forbidden", state="rejected", fence=0)
     telling.end("completed")
     return telling.entries
 

@@ -12,6 +12,7 @@ from tests.unit.chaos.histories import (
     DYING,
     LOCK,
     MOST_ATTEMPTS,
+    POLICED,
     PROBED,
     QUEUE,
     SAGA,
@@ -366,6 +367,24 @@ LIES: dict[str, tuple[str, Lie]] = {
         lambda all_, node, work: changed(all_, f="execute", key="calm0", attempt=MOST_ATTEMPTS + 3),
     ),
     "a publication number was reused": ("publications unique", _reused_publication),
+    "a node ran before its grant": (
+        "approved first",
+        lambda all_, node, work: drop(all_, f="grant", key=f"{POLICED}:asked"),
+    ),
+    "a node ran that the policy refuses": (
+        "approved first",
+        lambda all_, node, work: added(all_, proc="agent-1", f="execute", key=f"{POLICED}:forbidden", attempt=1),
+    ),
+    "a decision is not in the trail": (
+        "approved first",
+        lambda all_, node, work: drop(all_, f="decision", key=f"{POLICED}:allowed"),
+    ),
+    "a decision is in the trail twice": (
+        "approved first",
+        lambda all_, node, work: added(
+            all_, proc="other", f="decision", key=f"{POLICED}:allowed", decision="granted", by="policy"
+        ),
+    ),
     "something unclaimed was published": ("publications unique", _unclaimed_publish),
     "a claim has no row": ("outbox kept", lambda all_, node, work: changed(all_, f="claim", key=node, row=False)),
     "a result was acknowledged too early": ("recorded, then acked", _acked_too_early),

@@ -1,0 +1,49 @@
+"""The check that what needs an approval runs after a grant only, and that each decision is in the audit trail once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.history_index import HistoryIndex
+
+EXPECTED = {
+    "allowed": {("granted", "policy")},
+    "asked": {("granted", "chaos")},
+    "learning": {("granted", "chaos"), ("granted", "learned")},
+    "routine": {("granted", "policy")},
+}
+"""The decisions, and their authors, of which exactly one must stand in the trail of a node that ran, by its rule."""
+_PERSON = "chaos"
+
+
+def approved_first(index: HistoryIndex) -> CheckResult:
+    """Check that no node ran before its grant, and that the trail has each decision about a node exactly once."""
+    checked, violations = 0, list[str]()
+    for work in index.accepted:
+        for node, rule in (work.val.get("policed") or {}).items():
+            key = f"{work.key}:{node}"
+            checked += 1
+            violations += (f"{key} {told}" for told in _wrong(index, key, rule))
+    return CheckResult("approved first", "nothing runs before its grant", checked, tuple(violations))
+
+
+def _wrong(index: HistoryIndex, key: str, rule: str) -> Iterator[str]:
+    trail = Counter((one.val["decision"], one.val["by"]) for one in index.about("decision", key))
+    for (decision, by), many in trail.items():
+        if many > 1:
+            yield f"has {many} entries that it was {decision} by {by or 'nobody'}"
+    runs = [one.begun for one in index.about("execute", key)]
+    if not runs:
+        return
+    if rule not in EXPECTED:
+        yield "ran although its rule refuses it"
+        return
+    granted = [author for author in EXPECTED[rule] if trail[author]]
+    if len(granted) != 1:
+        yield f"ran, and its trail has {len(granted)} grants: {sorted(trail)}"
+    elif granted[0][1] == _PERSON:
+        asked = [one.begun for one in index.about("grant", key) if one.possible]
+        if not asked or min(asked) > min(runs):
+            yield "ran before anybody granted it"
