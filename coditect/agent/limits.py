@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from coditect.model.result import Failure
+from coditect.model.task import Task
 from coditect.wire.addresses.return_addresses import ReturnAddresses
+
+
+class TaskApprovals(Protocol):
+    """The port through which the runtime asks whether a task needs an approval."""
+
+    def concern(self, task: Task) -> bool:
+        """Tell whether a task of this capability may need an approval, so that its owner has to grant its start."""
+
+    def refusal(self, task: Task) -> Failure | None:
+        """Return the failure of a direct task that may not run without an approval; None for any other task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +38,5 @@ class AgentLimits:
     """Whether results carry tracebacks."""
     reserve: int = 1
     """Number of slots that are kept for P0."""
+    approvals: TaskApprovals | None = None
+    """The approval policy in this process; None without one."""

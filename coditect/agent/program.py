@@ -20,7 +20,7 @@ from coditect.agent.handlers.lifespan import lived
 from coditect.agent.health import health_server
 from coditect.agent.heartbeat import Heartbeat, Usage, load_sampler
 from coditect.agent.intake.slots import most_in_hand
-from coditect.agent.limits import AgentLimits
+from coditect.agent.limits import AgentLimits, TaskApprovals
 from coditect.agent.loading import load_agent
 from coditect.agent.mailbox import Mailbox
 from coditect.agent.processes.copies import BEGAN, PARENT, keep_processes
@@ -156,7 +156,7 @@ async def running_agent(
             events=events,
             clock=reference,
             background=background,
-            limits=_limits(settings, host, slots=slots, reserve=agent.reserve),
+            limits=_limits(settings, host, agent, slots=slots),
             quarantine=Quarantine(registry, agent_id, background, patience_seconds=_patience_seconds(settings)),
             metrics=host.metrics,
             lifespan=value,
@@ -185,7 +185,7 @@ def _requests(broker: Broker, settings: Settings, agent_id: AgentId, host: Host)
     return Requests(broker, name=agent_id, quorum=quorum, blobs=blobs, metrics=host.metrics, tracing=host.tracing)
 
 
-def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> AgentLimits:
+def _limits(settings: Settings, host: Host, agent: Agent, *, slots: int) -> AgentLimits:
     return AgentLimits(
         slots,
         settings.max_suspended,
@@ -195,8 +195,24 @@ def _limits(settings: Settings, host: Host, *, slots: int, reserve: int) -> Agen
         processes=host.processes,
         addresses=ReturnAddresses(settings.answer_queues),
         tracebacks=settings.tracebacks,
-        reserve=reserve,
+        reserve=agent.reserve,
+        approvals=_approvals(settings, agent),
     )
+
+
+def _approvals(settings: Settings, agent: Agent) -> TaskApprovals | None:
+    """Return the approval policy of the settings in this process; None without one, and nothing is imported for it.
+
+    Raises:
+        NotFound: when there is no such file.
+        InputError: when the file is no approval policy.
+    """
+    if settings.approval_policy is None:
+        return None
+    from coditect.agent.guards.approvals import AgentApprovals  # noqa: PLC0415 - only an agent with a policy pays
+    from coditect.workflow.approvals.file import load_policy  # noqa: PLC0415
+
+    return AgentApprovals(agent, load_policy(settings.approval_policy))
 
 
 def _patience_seconds(settings: Settings) -> float:

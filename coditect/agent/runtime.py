@@ -109,7 +109,7 @@ class Runtime:
         self._isolation = Isolation(quarantine, self._intake, slots=limits.slots, most_suspended=limits.max_suspended)
         self._handle = traced(requests.tracing, self._handled, agent_id, self._offered)
         self._quarantine = quarantine if limits.processes else None
-        grants = AcquireClient(broker, requests, clock, agent_id=agent_id)
+        grants = AcquireClient(broker, requests, clock, agent_id=agent_id, approvals=limits.approvals)
         self._reports = reports = Reports(broker, background, clock, heard=grants.heard)
         heartbeats = TaskHeartbeats(reports, background, clock, agent_id=agent_id)
         apart, most = self._isolation if limits.processes else None, limits.max_suspended
@@ -278,6 +278,8 @@ class Runtime:
 
     def _not_any_more(self, task: Task) -> HandlerEnd | None:
         """Return the rejection or cancellation of a task that must not start; None when the task may start."""
+        if (judge := self._limits.approvals) is not None and (refusal := judge.refusal(task)) is not None:
+            return HandlerEnd(Status.REJECTED, failure=refusal)
         if task.limits is NO_LIMITS and not self._canceled.reasons and not self._long:
             return None
         canceled = self._canceled.reason(task, self._now())

@@ -37,7 +37,7 @@ CODITECT_FDB_TLS_VERIFY_PEERS  none                        peers to trust, such 
 CODITECT_SHARDS                16                          shards of a new ledger, 1 to 1024
 CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 CODITECT_KEEP_AUDIT_DAYS       365                         how long entries of the audit trail are kept, 1 to 36500
-CODITECT_APPROVAL_POLICY       none                        the dispatcher's approval policy, a YAML or JSON file
+CODITECT_APPROVAL_POLICY       none                        the approval policy of dispatchers and agents, a file
 =============================  ==========================  ==============================================
 
 A variable missing from the environment is taken from the nearest `.coditect/env` (written by `coditect up`),

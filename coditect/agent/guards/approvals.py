@@ -1,0 +1,64 @@
+"""The approval policy in an agent: a direct task that would need an approval is refused, for nobody could be asked.
+
+The control plane judges the tasks that it keeps, and the agent only those that come past it, with what it knows itself:
+its own tags and cost estimates. A workflow task of a capability that the policy is about begins after a grant of its
+shard only, so a forged owner leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coditect.agent.declaration import Agent
+from coditect.errors import InvalidTask
+from coditect.model.result import Failure
+from coditect.model.task import Task
+from coditect.wire.blob_ref import has_claims
+from coditect.wire.json import loads
+from coditect.workflow.approvals.policy import (
+    MOST_STEPS,
+    ApprovalCase,
+    ApprovalPolicy,
+    CapabilityFacts,
+    Ruling,
+    Subject,
+)
+from coditect.workflow.expressions import Account
+
+FIX = "submit(..., durable=True), or `coditect task submit --detach`: then it waits for the approval"
+
+
+class AgentApprovals:
+    """The judgement of an agent process about the tasks that reach it, by the approval policy."""
+
+    def __init__(self, agent: Agent, policy: ApprovalPolicy) -> None:
+        known = {one.name: CapabilityFacts(agent.tags | one.spec.tags, one.spec.cost) for one in agent.capabilities}
+        self._policy = replace(policy, facts=known.get)
+
+    def concern(self, task: Task) -> bool:
+        """Tell whether the policy may do anything but approve a task of this capability in silence."""
+        return self._policy.may_concern(Subject.TASK, task.capability)
+
+    def refusal(self, task: Task) -> Failure | None:
+        """Return the failure of a direct task that may not run without an approval; None for any other task."""
+        if task.owner is not None or not self.concern(task):
+            return None
+        case = ApprovalCase(Subject.TASK, task.capability, "", "", lambda: _document(task.body))
+        judgement = self._policy.judge(case, Account(MOST_STEPS))
+        if judgement.action is Ruling.APPROVE:
+            return None
+        if judgement.action is Ruling.REFUSE:
+            told, fix = f"The approval policy refuses it: {judgement.why}", "ask the operator"
+            return Failure("refused_by_policy", "NotApproved", told, fix=fix)
+        told = f"It needs an approval, for which only the control plane can wait: {judgement.why}"
+        return Failure("approval_required", "NotApproved", told, fix=FIX)
+
+
+def _document(body: bytes) -> Mapping[str, Any] | None:
+    """Return what a rule's expression reads; None for an input that lies outside, or is no JSON."""
+    try:
+        return None if has_claims(body) else {"input": loads(body), "results": {}, "states": {}}
+    except InvalidTask:
+        return None
