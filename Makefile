@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 RABBITMQ4 := .coditect/rabbitmq-4.0.5
 
-.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills chaos simulate mutants up down
+.PHONY: help setup collector-test servers lock format lint types unit test coverage test-rabbitmq4 test-fdb endure kills autonomy chaos simulate mutants up down
 .PHONY: demo screenshots observe dashboards bench bench-workflows profile docs package languages k8s-test topology check clean pythons image api-fuzz
 
 help: ## List the targets
@@ -109,6 +109,9 @@ test-fdb: setup ## Contract, workflows, chaos and benchmarks on a real Foundatio
 
 kills: setup ## Kill an agent, the broker and Redis amid 2,000 tasks, by twenty seeds (seven minutes)
 	@$(PYTHON) -m pytest -m endurance -s -p no:randomly tests/acceptance/test_kills.py
+
+autonomy: setup ## Measure how many of 1,000 mixed workflows need no person, with one fault a second (a quarter of an hour)
+	@$(PYTHON) -m dispatcher.chaos.autonomy --workflows $(or $(WORKFLOWS),1000) --seed $(SEED)
 
 chaos: setup ## Break a private fleet by three seeds of five minutes (a quarter of an hour)
 	@$(VENV)/bin/coditect chaos --seed $(SEED) --seeds 3 --minutes $(MINUTES)
