@@ -9,9 +9,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from coditect.aio.supervisor import Supervisor
-from coditect.errors import RegistryUnavailable
+from coditect.errors import RegistryUnavailable, SetupError
 from coditect.registry.port import Registry, Search
 from coditect.workflow.approvals.policy import ApprovalPolicy, CapabilityFacts
+from coditect.workflow.approvals.signing import SHORTEST_KEY
 
 log = logging.getLogger(__name__)
 
@@ -20,20 +21,24 @@ LOOK_SECONDS = 5.0
 MOST_CAPABILITIES = 10_000
 
 
-def read_approvals(path: str | None) -> ApprovalPolicy | None:
-    """Read the approval policy that the settings name; None when they name none.
+def read_approvals(path: str | None, key: str | None) -> ApprovalPolicy | None:
+    """Read the approval policy that the settings name, with the key of answers; None when they name neither.
 
     Raises:
+        SetupError: when the key is too short.
         NotFound: when there is no such file.
         InputError: when the file is no approval policy.
     """
+    if key is not None and len(key) < SHORTEST_KEY:
+        fix = "set CODITECT_APPROVAL_KEY, such as: openssl rand -hex 32"
+        raise SetupError("Answers to approvals are signed by a key of 32 characters or more", has=len(key), fix=fix)
     if path is None:
-        return None
+        return None if key is None else ApprovalPolicy((), answer_key=key)
     from coditect.workflow.approvals.file import load_policy  # noqa: PLC0415 - only a dispatcher with a policy pays
 
     policy = load_policy(path)
     log.info("Approvals follow a policy", extra={"path": path, "rules": len(policy.rules), "policy": policy.digest})
-    return policy
+    return replace(policy, answer_key=key)
 
 
 async def informed(policy: ApprovalPolicy | None, registry: Registry, background: Supervisor) -> ApprovalPolicy | None:

@@ -207,7 +207,7 @@ def options_of(settings: Settings) -> DispatcherOptions:
         owner=owner,
         keep_days=settings.keep_days,
         keep_audit_days=settings.keep_audit_days,
-        approvals=read_approvals(settings.approval_policy),
+        approvals=read_approvals(settings.approval_policy, settings.approval_key),
         quorum=settings.reply_queue == "quorum",
         addresses=ReturnAddresses(settings.answer_queues),
         tracing=open_tracing(settings, service="coditect-dispatcher", instance=owner),

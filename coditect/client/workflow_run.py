@@ -12,6 +12,7 @@ from coditect.blobs import whole_value
 from coditect.client.checkpoints import Restorable
 from coditect.client.completion import ENDINGS, Completions
 from coditect.client.control_plane import ASK_SECONDS, ControlPlane, pages
+from coditect.client.coordination.audit import signed
 from coditect.codec import codec, encode_any
 from coditect.collaboration.state import SharedState, StateRequests
 from coditect.errors import (
@@ -344,15 +345,15 @@ class Run(Restorable):
             asked["input"] = loads(encode_any(value))
         return await self._control.ask(Verb.REDRIVE, asked)
 
-    async def answer(self, node: str, *, granted: bool, by: str, comment: str = "") -> None:
-        """Answer an approval; only the first answer counts; `by`, the person who answers, is recorded with the answer.
+    async def answer(self, node: str, *, granted: bool, by: str, comment: str = "", key: str | None = None) -> None:
+        """Answer an approval, signed by a `key`; the first answer counts; `by`, who answers, is recorded with it.
 
         Raises:
             InvalidTask: when `by` is empty.
             NotFound: when the node is no approval that waits.
         """
         asked = {"workflow": self.id, "node": node, "granted": granted, "by": by, "comment": comment}
-        await self._control.ask(Verb.ANSWER, asked)
+        await self._control.ask(Verb.ANSWER, asked if key is None else await signed(self._control, asked, key))
 
     async def signal(self, name: str, value: Any = None, *, id: str | None = None) -> str:  # noqa: A002
         """Send a signal, and return the name of the node that had waited for it, or "" when none has yet.

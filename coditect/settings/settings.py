@@ -38,6 +38,7 @@ CODITECT_SHARDS                16                          shards of a new ledge
 CODITECT_KEEP_DAYS             7                           how long workflows are kept after their end, 0 to 3650
 CODITECT_KEEP_AUDIT_DAYS       365                         how long entries of the audit trail are kept, 1 to 36500
 CODITECT_APPROVAL_POLICY       none                        the approval policy of dispatchers and agents, a file
+CODITECT_APPROVAL_KEY          none                        the key that answers to approvals are signed with
 =============================  ==========================  ==============================================
 
 A variable missing from the environment is taken from the nearest `.coditect/env` (written by `coditect up`),
@@ -101,6 +102,7 @@ class Settings:
     keep_days: float = 7.0
     keep_audit_days: float = 365.0
     approval_policy: str | None = None
+    approval_key: str | None = field(default=None, repr=False)
 
 
 DEFAULTS = Settings()
@@ -149,6 +151,7 @@ def read_settings(environment: Mapping[str, str] | None = None, *, folder: Path 
         keep_days=_number(values, "CODITECT_KEEP_DAYS", DEFAULTS.keep_days, 0, 3_650),
         keep_audit_days=_number(values, "CODITECT_KEEP_AUDIT_DAYS", DEFAULTS.keep_audit_days, 1, 36_500),
         approval_policy=values.get("CODITECT_APPROVAL_POLICY") or None,
+        approval_key=values.get("CODITECT_APPROVAL_KEY") or None,
     )
 
 

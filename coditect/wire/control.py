@@ -97,7 +97,7 @@ class Verb(StrEnum):
     APPROVALS = "approval.list"
     """List open approvals: `after`, `limit` → `{"approvals": [...], "next": ...}`."""
     ANSWER = "approval.answer"
-    """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`."""
+    """Grant or deny an approval: `workflow`, `node`, `granted`, `by`, `comment`, `signature`."""
     APPROVAL_SHOW = "approval.show"
     """Get what was decided about a node: `workflow`, `node` → `decision` and `history`, entries of the audit trail."""
     AUDIT_LIST = "audit.list"

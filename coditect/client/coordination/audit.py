@@ -6,7 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from coditect.client.control_plane import ControlPlane
 from coditect.errors import InvalidTask
+from coditect.wire.control import Verb
+from coditect.workflow.approvals.signing import signature
+
+
+async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return an answer to an approval with its signature, for which the question's instant is asked first.
+
+    Raises:
+        NotFound: when nothing was asked about the node.
+    """
+    told = await control.ask(Verb.APPROVAL_SHOW, {"workflow": answer["workflow"], "node": answer["node"]})
+    asked_ms = int((told.get("decision") or {}).get("at_ms") or 0)
+    return answer | {"signature": signature(key, answer, asked_ms=asked_ms)}
 
 
 @dataclass(frozen=True, slots=True)

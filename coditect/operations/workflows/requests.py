@@ -253,7 +253,8 @@ async def answer_approval(
 ) -> None:
     """Grant or deny an approval; only the first answer to an approval counts."""
     async with opened.fleet() as client:
-        await client.run(workflow).answer(node, granted=granted, by=by, comment=comment)
+        key = opened.environ.get("CODITECT_APPROVAL_KEY") or None
+        await client.run(workflow).answer(node, granted=granted, by=by, comment=comment, key=key)
 
 
 async def signal_workflow(opened: Connections, workflow: str, name: str, value: Any, *, identity: str | None) -> str:

@@ -141,6 +141,8 @@ class ApprovalPolicy:
     """The first 12 digits of the SHA-256 of the policy's file, which every decision by the policy records."""
     facts: Callable[[str], CapabilityFacts | None] = field(default=lambda _: None, compare=False)
     """A function that returns what is registered about a capability; None when it is unknown."""
+    answer_key: str | None = field(default=None, repr=False)
+    """The key that a person's answer must be signed with; None takes answers without a signature."""
     concerned: dict[tuple[Subject, str], bool] = field(default_factory=dict, compare=False, repr=False)
     """The remembered answers of `may_concern`, which only the policy itself decides."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.wire.json import dumps
+from coditect.workflow.approvals.signing import is_signed
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger.audit import autonomy
 from dispatcher.ledger.effects import NodeKey
@@ -148,9 +149,20 @@ def answer(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
         )
     if by in AUTOMATIC:
         raise InputError("A person answers under a name of their own", by=by, reserved=sorted(AUTOMATIC))
+    _check_signature(unit, node_key, body)
     comment = str(body.get("comment") or "")[:MOST_COMMENT]
     settle(unit, node_key, row, GRANTED if granted else DENIED, by=by, comment=comment)
     return {"workflow": node_key.workflow, "node": node_key.node, "state": row.state.value}
+
+
+def _check_signature(unit: UnitOfWork, node_key: NodeKey, body: Mapping[str, Any]) -> None:
+    key = None if unit.terms.approvals is None else unit.terms.approvals.answer_key
+    if key is None:
+        return
+    asked = decisions.read(unit.tr, node_key)
+    if not is_signed(key, body, asked_ms=0 if asked is None else asked.at_ms):
+        fix = "answer by the API, or where CODITECT_APPROVAL_KEY is the dispatchers'; agents do not have it"
+        raise InputError("The answer is not signed by the key of approvals", node=node_key.node, fix=fix)
 
 
 def settle(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, decision: str, *, by: str, comment: str = "") -> None:

@@ -14,6 +14,7 @@ from coditect.errors import InputError, NotFound
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.file import read_policy
 from coditect.workflow.approvals.policy import CapabilityFacts
+from coditect.workflow.approvals.signing import signature
 from coditect.workflow.builder import Workflow
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
@@ -302,3 +303,26 @@ async def test_a_gate_that_the_policy_would_approve_is_checked_all_the_same() ->
         await ledger.batch(ledger.finished(ledger.published.pop(), completed({"passed": False, "coverage": 90})))
 
         assert (await ledger.node("gate")).state is TaskState.REJECTED
+
+
+async def test_with_a_key_only_a_signed_answer_to_this_very_question_counts() -> None:
+    key = "k" * 32
+    async with opened() as ledger:
+        assert ledger.terms.approvals is not None
+        ledger.terms = replace(ledger.terms, approvals=replace(ledger.terms.approvals, answer_key=key))
+        await ledger.start(deploying(50))
+        told = {"workflow": "w", "node": "ship", "granted": True, "by": "ada", "comment": ""}
+        right = told | {"signature": signature(key, told, asked_ms=ledger.now_ms)}
+        wrong = {
+            "none": told,
+            "of another key": told | {"signature": signature("x" * 32, told, asked_ms=ledger.now_ms)},
+            "of an earlier question": told | {"signature": signature(key, told, asked_ms=ledger.now_ms - 1)},
+            "of another answer": right | {"by": "eve"},
+        }
+        for body in wrong.values():
+            with pytest.raises(InputError, match="not signed"):
+                await ledger.ask(Verb.ANSWER, body)
+        before = list(ledger.published)
+        await ledger.ask(Verb.ANSWER, right)
+
+        assert (before, [one.node_key.node for one in ledger.published]) == ([], ["ship"])

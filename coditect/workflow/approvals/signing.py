@@ -1,0 +1,26 @@
+"""The signature of an answer to an approval, by a key that people's programs and dispatchers have and agents do not."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+from coditect.wire.json import dumps
+
+SHORTEST_KEY = 32
+"""The fewest characters of a key."""
+_SIGNED = ("workflow", "node", "granted", "by", "comment")
+
+
+def signature(key: str, answer: Mapping[str, Any], *, asked_ms: int) -> str:
+    """Return the HMAC-SHA256 of an answer to the question of an instant, so that it answers no later question."""
+    told = [answer.get(name) for name in _SIGNED]
+    return hmac.new(key.encode(), dumps([*told, asked_ms]), hashlib.sha256).hexdigest()
+
+
+def is_signed(key: str, answer: Mapping[str, Any], *, asked_ms: int) -> bool:
+    """Tell whether an answer has the signature of the key; the comparison takes equally long for each wrong one."""
+    given = str(answer.get("signature") or "")
+    return hmac.compare_digest(given.encode(), signature(key, answer, asked_ms=asked_ms).encode())
