@@ -37,6 +37,8 @@ APART_SECONDS = 6.0
 """The distance between two faults below which waits are not judged, since both faults may be the cause."""
 MOST_SLOWER_SECONDS = 5.0
 """The largest allowance for a slow machine that is added to the promised times."""
+LEAST_LATE_SECONDS = 0.1
+"""The lateness from which a wait counts as late: the calm waits of one run bound what is usual no closer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def recovered(index: HistoryIndex) -> CheckResult:
             continue
         checked += 1
         late = one.until - deadline - slow
-        if late > 0:
+        if late > LEAST_LATE_SECONDS:
             waited = one.until - one.since
             violations.append(f"{one.key} waited {waited:.1f} s, {late:.1f} s too long after {_kind(near[0])}")
     return CheckResult("recovered in time", "what a fault held up goes on soon", checked, tuple(violations))
