@@ -37,7 +37,7 @@ from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load.generators import Generators, Pace
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.nemesis import Nemesis
-from dispatcher.chaos.testbed import StoreKind, private_store, private_testbed
+from dispatcher.chaos.testbed import ChaosTestbed, StoreKind, private_store, private_testbed
 from dispatcher.witness.history import SUFFIX, Scribe
 
 T = TypeVar("T")
@@ -156,16 +156,17 @@ async def measure(order: AutonomyOrder) -> AutonomyResult:
                 strangers = Strangers(broker, scribe.note, Random(order.seed))  # noqa: S311 - it is to be foreseen
                 nemesis = Nemesis(testbed, scribe.note, strangers, store.cluster)
                 load = MixedLoad(client, order)
-                begun = time.monotonic()
-                breaking = asyncio.create_task(nemesis.run(load.counted(order)))
-                ended = await load.run()
-                seconds = time.monotonic() - begun
-                await breaking
-                await testbed.start()
+                ended, _ = await asyncio.gather(load.run(), _break(testbed, nemesis, load.counted(order)))
                 report = await _insist(lambda: client.autonomy(since_ms=load.since_ms, until_ms=_now_ms()))
                 trail = await _insist(lambda: _whole(client))
     scribe.close()
-    return AutonomyResult(order, ended, report.workflows, tuple(trail), load.faults, seconds)
+    return AutonomyResult(order, ended, report.workflows, tuple(trail), load.faults, load.seconds)
+
+
+async def _break(testbed: ChaosTestbed, nemesis: Nemesis, planned: Iterator[Fault]) -> None:
+    """Inject the faults, and start again what they left down."""
+    await nemesis.run(planned)
+    await testbed.start()
 
 
 class MixedLoad:
@@ -178,7 +179,10 @@ class MixedLoad:
         pace = Pace(workflows=0, tasks=0, width=2, milliseconds=(100, 5_000))
         self._shapes = Generators(self._random, pace)
         self._done = asyncio.Event()
+        self._begun = time.monotonic()
         self.since_ms = _now_ms()
+        self.seconds = 0.0
+        """The seconds in which faults were injected: until the last workflow was started."""
         self.faults = 0
 
     async def run(self) -> Counter[str]:
@@ -190,11 +194,10 @@ class MixedLoad:
             for _ in range(self._order.at_once):
                 group.create_task(self._one_after_another(flows, ended))
         person.cancel()
-        self._done.set()
         return ended
 
     def counted(self, order: AutonomyOrder) -> Iterator[Fault]:
-        """Yield the faults of the seed, one after the other, until all workflows have ended."""
+        """Yield the faults of the seed, one after the other, until all workflows were started."""
         for number, fault in enumerate(faults.schedule(order.seed, LONGEST_SECONDS, KINDS)):
             if self._done.is_set():
                 return
@@ -207,6 +210,9 @@ class MixedLoad:
             run = await _insist(partial(self._client.start, flow, key=key))
             state = await _insist(partial(run.wait, timeout=WAIT_SECONDS))
             ended[state.value] += 1
+        if not self._done.is_set():  # every workflow was started: from now on they come to their ends in calm
+            self._done.set()
+            self.seconds = time.monotonic() - self._begun
 
     def _drawn(self) -> Workflow:
         if self._random.random() >= GUARDED:
