@@ -35,6 +35,7 @@ from dispatcher.shards import batch
 from dispatcher.shards.completions import NOTHING, Filled, RebuildAnswer, Settle
 from dispatcher.shards.in_flight import InFlight
 from dispatcher.shards.left_over import ContinuationBackoff, Evaluations
+from dispatcher.shards.publishing.confirmed import ConfirmedPublications
 from dispatcher.shards.publishing.publisher import ShardPublisher, tell
 from dispatcher.shards.refusals import QueuedCommand, Refusals
 from dispatcher.shards.status_cache import StatusCache
@@ -83,11 +84,10 @@ class ShardWorker:
         self._evaluations = Evaluations(self.shard, ports.database, ports.background, self._later.aside, self.put)
         self._unsure = False
         """Whether a transaction may have been committed whose effects were not applied in memory."""
-        self._confirmed: list[int] = []
+        self._confirmed = ConfirmedPublications(self._wake.set)
         self._publisher = ShardPublisher(ports.broker, self._published, ports.tracing)
         self._unsent: deque[Effects] = deque()
         """The effects of committed transactions whose tasks are yet to be published."""
-        self._flush: asyncio.TimerHandle | None = None
         self.timer_service = TimerService(self.shard, ports, self.put)
         self._work: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,7 +130,7 @@ class ShardWorker:
             if unsent.publication in waiting:
                 self.put(Lost(NodeKey(unsent.workflow, unsent.node), unsent.publication))
             elif unsent.publication not in known:
-                self._confirmed.append(unsent.publication)
+                self._note_confirmed([unsent.publication])
         self.newer = len(found.newer)
         self.in_flight.agree(found.in_flight, asyncio.get_running_loop().time())
         self.in_flight.doubt(found.doubtful)
@@ -169,9 +169,9 @@ class ShardWorker:
         self.timer_service.close()
         self._later.close()
         self._evaluations.close()
-        for handle in (self._flush, *self._tasks):
-            if handle is not None:
-                handle.cancel()
+        self._confirmed.close()
+        for task in self._tasks:
+            task.cancel()
         if self.projector is not None:
             self.projector.close()
         while self._entries:
@@ -199,7 +199,7 @@ class ShardWorker:
                 self.put(lost)
 
     def _go_on(self, last: int) -> None:
-        self._confirmed.extend(self._publisher.go_on(last))
+        self._note_confirmed(self._publisher.go_on(last))
 
     def put(self, command: Command, settle: Settle = NOTHING, *, size_bytes: int = 0, tries: int = 0) -> None:
         """Queue a command for the worker's next batch; `settle` is called once the command is applied or given back."""
@@ -220,7 +220,7 @@ class ShardWorker:
         while not self.closed:
             await self._wake.wait()
             self._wake.clear()
-            while (self._entries or self._confirmed or self._unsure) and not self.closed:
+            while (self._entries or self._confirmed.are_overdue or self._unsure) and not self.closed:
                 await self._run_batch(self._next_entries())
 
     def _next_entries(self) -> list[QueuedCommand]:
@@ -277,7 +277,7 @@ class ShardWorker:
         self._on_lost(self.shard)
 
     async def _commit(self, entries: list[QueuedCommand]) -> None:
-        commands, confirmed, self._confirmed = [entry.command for entry in entries], self._confirmed, []
+        commands, confirmed = [entry.command for entry in entries], self._confirmed.take()
         clock, caches = self._ports.clock, Caches(self._definitions, frozenset(self._later.aside))
         moment = (self._ports.window.room(), clock.now_ms(), clock.chance(), self._apart, clock.doubt)
         one = batch.Batch(self._lease, self._terms, caches, commands, confirmed, *moment)
@@ -285,7 +285,7 @@ class ShardWorker:
         try:
             done = await self._ports.database.run(partial(batch.run, batch=one))
         except BaseException:
-            self._confirmed.extend(confirmed)
+            self._note_confirmed(confirmed)
             self._doubt()
             raise
         if done.repeated:
@@ -346,14 +346,11 @@ class ShardWorker:
 
     def _published(self, publication: Publication, error: BaseException | None) -> None:
         if error is None:
-            self._confirmed.append(publication.number)
+            self._note_confirmed([publication.number])
             if self._ports.window.note_queue(publication.task.capability):
                 self._nudge()
-        if self.closed:
+        elif self.closed:
             return
-        if error is None:
-            if self._flush is None or self._flush.cancelled():
-                self._flush = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._clear_outbox)
         elif isinstance(error, Unroutable):
             self._ports.window.note_no_queue(publication.task.capability)
             self.put(NoQueue(publication.node_key, publication.number))
@@ -362,9 +359,8 @@ class ShardWorker:
             lost = Lost(publication.node_key, publication.number)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self.put, lost)
 
-    def _clear_outbox(self) -> None:
-        self._flush = None
-        self._wake.set()
+    def _note_confirmed(self, publications: list[int]) -> None:
+        self._confirmed.add(publications, within_seconds=IDLE_SECONDS)
 
     async def _catch_up(self) -> None:
         """Read the shard's state from the ledger again, once a commit succeeds after one with an unknown outcome.

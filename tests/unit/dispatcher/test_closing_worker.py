@@ -86,7 +86,7 @@ async def test_what_is_to_be_published_anew_keeps_its_row_until_it_is(lone: Lone
 
 async def test_what_no_queue_took_keeps_its_row_until_the_ledger_knows(lone: LoneWorker) -> None:
     before, number = await lone.rows(), lone.flight.publication
-    lone.worker._confirmed.clear()
+    lone.worker._confirmed.take()
 
     lone.worker._published(Publication(ONLY, number, Task(CAPABILITY, Priority.P1, b"null")), Unroutable("No queue"))
     await lone.worker.close()

@@ -1,0 +1,68 @@
+"""Outbox rows of confirmed publications go with the next batch, and get one of their own only in idle time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import dispatcher.shards.worker as worker_module
+from dispatcher.ledger.commands import GoOn
+from dispatcher.shards import batch as batch_module
+from dispatcher.shards.batch import Batch, BatchResult
+from dispatcher.shards.completions import CommandAnswer
+from dispatcher.shards.publishing.confirmed import ConfirmedPublications
+from dispatcher.store.transaction import Transaction
+from tests.unit.dispatcher.lone_worker import open_worker
+
+
+async def test_numbers_are_overdue_only_without_a_batch_for_a_while() -> None:
+    overdue = asyncio.Event()
+    confirmed = ConfirmedPublications(overdue.set)
+
+    confirmed.add([1, 2], within_seconds=0.01)
+    assert confirmed.take() == [1, 2]
+    assert confirmed._timer is None, "a batch has taken them along"
+    assert not overdue.is_set()
+
+    confirmed.add([3], within_seconds=0.01)
+    await asyncio.wait_for(overdue.wait(), 5)
+
+    assert (confirmed.are_overdue, confirmed.take(), confirmed.are_overdue) == (True, [3], False)
+
+
+async def test_a_closed_list_sets_no_timer_and_keeps_its_numbers() -> None:
+    confirmed = ConfirmedPublications(lambda: None)
+    confirmed.add([1], within_seconds=3_600)
+
+    confirmed.close()
+    confirmed.add([2], within_seconds=3_600)
+
+    assert confirmed._timer is None
+    assert confirmed.take() == [1, 2]
+
+
+@pytest.mark.once
+async def test_a_confirm_that_comes_during_a_commit_causes_no_commit_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    committed: list[Batch] = []
+    run = batch_module.run
+    async with open_worker() as lone:
+        monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)
+
+        def confirmed_meanwhile(tr: Transaction, batch: Batch) -> BatchResult:
+            if not committed:
+                lone.worker._note_confirmed([999])
+            committed.append(batch)
+            return run(tr, batch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(batch_module, "run", confirmed_meanwhile)
+            for _ in range(2):
+                answer = CommandAnswer[object]()
+                lone.worker.put(GoOn(), answer)
+                await answer.future
+
+    assert [len(one.commands) for one in committed] == [1, 1], "none for the confirmed row alone"
+    assert [list(one.confirmed) for one in committed] == [[], [999]]
