@@ -1,0 +1,27 @@
+"""The errors of calls to a language model, by the remedy of the caller."""
+
+from __future__ import annotations
+
+from coditect.errors import Retryable, SetupError, TaskError
+
+
+class ChatUnavailable(Retryable):
+    """The error of an endpoint that did not answer in time, broke off, or is overloaded.
+
+    Facts: `reason`, `status` where there was one, `retry_after_seconds` where the endpoint said it.
+    """
+
+
+class ChatBroken(Retryable):
+    """The error of an answer that does not follow the protocol, is too large, or was cut off; another one may do."""
+
+
+class ChatRefused(SetupError):
+    """The error of a request that the endpoint refuses for good: a wrong key, model or parameter."""
+
+
+class BudgetSpent(TaskError):
+    """The error of a conversation that has used up its tokens or its cost; nothing more is sent.
+
+    Facts: `tokens`, `cost` (used so far), `most_tokens`, `most_cost`, `fix`.
+    """

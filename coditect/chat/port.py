@@ -1,0 +1,95 @@
+"""The port of a language model, and the values that go through it: messages, tools, and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from coditect.chat.budget import ChatBudget, TokenUsage
+
+
+class ChatRole(Enum):
+    """The author of a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to call a tool: text of a stranger, neither parsed nor checked."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON as the model wrote it, or what is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A message of a conversation."""
+
+    role: ChatRole
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls of an assistant's message; the next messages answer each of them."""
+    answers: str | None = None
+    """The id of the call that a tool's message answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTool:
+    """A function that a model may ask to be called."""
+
+    name: str
+    """Letters, digits, `_` and `-`, at most 64."""
+    description: str
+    schema: Mapping[str, Any]
+    """The JSON Schema of the arguments: that of an object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to a model, with all that was said before."""
+
+    messages: tuple[ChatMessage, ...]
+    tools: tuple[ChatTool, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    """A JSON Schema that the answer's text should fit; a wish only, so the answer must be checked."""
+    model: str | None = None
+    """The model; None takes that of the settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A complete answer of a model: text, calls of tools, or both."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...]
+    usage: TokenUsage
+
+
+def discard(_text: str) -> None:
+    """Take a piece of an answer, and do nothing."""
+
+
+class ChatModel(Protocol):
+    """The port of a language model."""
+
+    async def ask(
+        self, request: ChatRequest, budget: ChatBudget, *, on_text: Callable[[str], None] = discard
+    ) -> ChatAnswer:
+        """Send a request and return the complete answer; `on_text` gets the text in pieces, as it comes.
+
+        The budget is charged for every answer, also for one that broke off. Nothing is tried again.
+
+        Raises:
+            BudgetSpent: when the budget does not allow the request, or the answer is longer than it allows.
+            ChatUnavailable: when no answer came in time, or the endpoint is overloaded; retryable.
+            ChatBroken: when the answer is none, was cut off at its limit, or withheld by a filter; retryable.
+            ChatRefused: when the endpoint refuses key, model or request.
+        """
