@@ -35,7 +35,8 @@ AgentArgument = Annotated[
 @app.command("run")
 def run_agent(
     target: Annotated[
-        str | None, typer.Argument(metavar="[PATH_OR_MODULE]", help="A file, a module, or either with :name.")
+        str | None,
+        typer.Argument(metavar="[PATH_OR_MODULE]", help="A file, a module, either with :name, or commands as *.yaml."),
     ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Agent processes.")] = 1,
     slots: Annotated[int | None, typer.Option("--slots", min=1, max=10_000, help="Tasks at once, per process.")] = None,
@@ -46,22 +47,27 @@ def run_agent(
         str | None, typer.Option("--mcp", metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
     ] = None,
     name: Annotated[
-        str, typer.Option("--name", help="The name of the agent of --mcp, and of its capabilities.")
-    ] = "mcp",
+        str | None, typer.Option("--name", help="The name of the agent of --mcp and its capabilities, or of --command.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", help="A command that does the tasks of --capability: JSON in, JSON out.")
+    ] = None,
+    capability: Annotated[str | None, typer.Option("--capability", help="The capability of --command.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME", help="A variable that --command gets; repeatable.")
+    ] = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT. It then finishes its running tasks and returns all others.
 
     \b
     Example: coditect agent run agents/reviewer.py --processes 2
              coditect agent run --name git --mcp 'mcp-server-git --repository .'
+             coditect agent run --command 'my-agent --json' --capability code.fix
     """
     from coditect.agent import program
     from coditect.agent.processes.copies import PARENT
 
-    if (target is None) is (mcp is None):
-        raise typer.BadParameter("Name a file or module, or an MCP server by --mcp; one of both")
-    if mcp is not None and processes > 1:
-        raise typer.BadParameter("An MCP server is served by one process; start the command several times")
+    _check_target([target, mcp, command], capability, processes)
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
     # Through the environment, since further processes inherit nothing else.
@@ -71,10 +77,40 @@ def run_agent(
         os.environ["CODITECT_HEALTH_PORT"] = str(health_port)
     if PARENT not in os.environ:
         say_guesses(AMQP, REDIS)
+    if command is not None or is_commands(target):
+        raise typer.Exit(_run_commands(target, command, capability or "", env or [], name or "commands"))
     if target is not None:
         raise typer.Exit(program.run(target, read_settings(), processes=processes))
     assert mcp is not None
-    raise typer.Exit(_run_tools(name, mcp))
+    raise typer.Exit(_run_tools(name or "mcp", mcp))
+
+
+def _check_target(targets: list[str | None], capability: str | None, processes: int) -> None:
+    """Refuse a call of `run` that names none of file, MCP server and command, or more than one of them."""
+    file, mcp, command = targets
+    if targets.count(None) != 2:
+        raise typer.BadParameter("Name a file or module, an MCP server by --mcp, or a --command; one of them")
+    if (command is None) is not (capability is None):
+        raise typer.BadParameter("--command and --capability belong together")
+    commands = command is not None or is_commands(file)
+    if (mcp is not None or commands) and processes > 1:
+        what = "Commands are run by one process; --slots says how many run at once"
+        raise typer.BadParameter(what if commands else "An MCP server is served by one process; start it several times")
+
+
+def is_commands(target: str | None) -> bool:
+    """Tell whether a target is a file of command agents."""
+    return (target or "").endswith((".yaml", ".yml"))
+
+
+def _run_commands(file: str | None, command: str | None, capability: str, environment: list[str], name: str) -> int:
+    """Run a command agent, of a file or of one command, and return the exit code."""
+    from coditect.integrations.commands import program
+
+    if command is None:
+        assert file is not None
+        return program.run_file(file, read_settings())
+    return program.run_command(command, capability, environment, name, read_settings())
 
 
 def _run_tools(name: str, target: str) -> int:

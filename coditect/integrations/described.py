@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from coditect.errors import InvalidTask
 
 
-def described(schema: Mapping[str, Any]) -> Any:
-    """Return a type that takes any JSON and has the given JSON Schema, which somebody else checks."""
+def described(schema: Mapping[str, Any], check: Callable[[Any], None] | None = None) -> Any:
+    """Return a type that takes any JSON and has the given JSON Schema, which `check` checks, or somebody else."""
     if not schema:
         return Any
+    core: CoreSchema = core_schema.any_schema()
+    if check is not None:
+        core = core_schema.no_info_after_validator_function(_checking(check), core)
 
     class Described:
         @classmethod
         def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-            return core_schema.any_schema()
+            return core
 
         @classmethod
-        def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        def __get_pydantic_json_schema__(cls, plain: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
             return dict(schema)
 
     return Described
+
+
+def _checking(check: Callable[[Any], None]) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        try:
+            check(value)
+        except InvalidTask as error:
+            raise PydanticCustomError("schema", "{problems}", {"problems": str(error)}) from error
+        return value
+
+    return checked

@@ -107,6 +107,15 @@ def _text_of(content: bytes) -> str:
         _refuse(content.count(b"\n", 0, error.start) + 1, "The document is not UTF-8", "save it as UTF-8")
 
 
+def read_values(text: str) -> Any:
+    """Read the values of a YAML document that is no workflow, such as a file of agents, by the same rules.
+
+    Raises:
+        InvalidWorkflow: when it is no such YAML; with the line.
+    """
+    return _Builder().build(_yaml_events(text))
+
+
 def _in_graph(definition: Definition, capabilities: Collection[str] | None) -> tuple[Problem, ...]:
     try:
         graph_of(definition, capabilities=capabilities)

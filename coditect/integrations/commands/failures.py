@@ -1,0 +1,26 @@
+"""The errors of commands, by which an attempt at a task fails, is tried again, or is refused."""
+
+from __future__ import annotations
+
+from coditect.errors import CoditectError, InputError, Retryable, SetupError
+
+
+class CommandFailed(CoditectError):
+    """The error of a command that says by its exit code, or its result, that it failed for good; no further attempt."""
+
+
+class CommandTroubled(Retryable):
+    """The error of a command that may succeed when it is run again: it says so, was killed, or gave no result."""
+
+
+class InputRefusedByCommand(InputError):
+    """The error of a command that refuses its input by its exit code; no further attempt."""
+
+
+class CommandMissing(SetupError):
+    """The error of a command that cannot be started on this machine; another agent may have it.
+
+    Retryable: an agent on another machine may take the next attempt.
+    """
+
+    retryable = True

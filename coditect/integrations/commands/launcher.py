@@ -1,0 +1,254 @@
+"""The launcher: a small process beside an agent that starts its commands, and ends each with all that it started.
+
+::
+
+    agent ──socket──► launcher ──fork──► guard ──fork, exec──► command ─► its own children, theirs, ...
+
+The launcher is started once and forks a *guard* for each command, so that a command costs two forks and no start of an
+interpreter. A guard is the subreaper of its command: orphans become its children, whatever session or group they chose,
+and it ends when none is left. It kills them when the command has ended, when its agent asks for it, and when its agent
+is gone, whose end of the guard's socket closes then, also by SIGKILL. Orphans of a guard that was killed itself become
+the launcher's, which kills them. Run by its path with ``python -I -S``: the standard library alone, one thread.
+
+Agent to launcher: one byte with four file descriptors (the guard's socket, stdin, stdout, stderr). On the guard's
+socket a line of JSON says what to run; then ``T`` asks for SIGTERM, and for SIGKILL after the grace; the guard answers
+one line, ``{"exit": 3}`` or ``{"errno": 2}``. Beyond Linux there is no subreaper: what left the command's process group
+is out of reach there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LINUX = sys.platform == "linux"
+_LOOK_SECONDS = 0.01
+_LARGEST_REQUEST = 64 * 1024 * 1024
+FDS = 4
+"""The file descriptors that come with each request."""
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LINUX:
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that a process started, or inherited, and that are not reaped yet."""
+    try:
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _below(pid: int) -> list[int]:
+    found = _children(pid)
+    for child in found:
+        found.extend(_children(child))
+    return found
+
+
+def _kill(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+# -- the guard of one command -----------------------------------------------------------------------------
+
+
+def _request(control: socket.socket) -> dict[str, object]:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        part = control.recv(65_536)
+        if not part or len(line) > _LARGEST_REQUEST:
+            os._exit(0)  # the agent is gone, or no agent
+        line += part
+    found: dict[str, object] = json.loads(line)
+    return found
+
+
+def _become(request: dict[str, object], streams: list[int], guard: int) -> None:
+    """Become the command, in a forked process; raise OSError when it cannot be started."""
+    os.setsid()
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != guard:
+        os._exit(0)
+    for one in (signal.SIGPIPE, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if isinstance(memory := request["memory_bytes"], int):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    os.chdir(str(request["folder"]))
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    argv, environment = request["argv"], request["environment"]
+    assert isinstance(argv, list) and isinstance(environment, dict)
+    os.execvpe(argv[0], argv, environment)  # noqa: S606 - a command, and no shell
+
+
+def _start(request: dict[str, object], streams: list[int]) -> tuple[int, int]:
+    """Start the command; return its pid, and 0 or the error number of a command that cannot be started."""
+    guard, (reading, writing) = os.getpid(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(request, streams, guard)
+        except OSError as error:
+            os.write(writing, str(error.errno or 1).encode())
+        finally:
+            os._exit(127)
+    os.close(writing)
+    failed = os.read(reading, 16)  # ends at once: the pipe closes when the command begins
+    os.close(reading)
+    return pid, int(failed or 0)
+
+
+def _reap(command: int) -> int | None:
+    """Reap what has ended; return the exit code of the command when it is among it, negative for a signal."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code
+        if pid == 0:
+            return code
+        if pid == command:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def _signal_all(command: int, number: int) -> None:
+    """Send a signal to the command and all that came from it."""
+    _kill(_below(os.getpid()), number)
+    try:
+        os.killpg(command, number)
+    except (ProcessLookupError, PermissionError):
+        return  # they have ended
+
+
+def _end_all(command: int) -> None:
+    """Kill the command and all that came from it, until nothing is left."""
+    while True:
+        _signal_all(command, signal.SIGKILL)
+        _reap(command)
+        if not _LINUX or not _children(os.getpid()):
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def _watch(control: socket.socket, command: int, wake: int, grace_seconds: float) -> int:
+    """Wait until the command has ended, or the agent wants it to; return its exit code."""
+    kill_at: float | None = None
+    while True:
+        left = None if kill_at is None else max(0.0, kill_at - time.monotonic())
+        ready, _, _ = select.select([control.fileno(), wake], [], [], left)
+        if wake in ready:
+            os.read(wake, 4096)
+        if (code := _reap(command)) is not None:
+            return code
+        asked = control.recv(16) if control.fileno() in ready else None
+        if asked == b"":
+            _end_all(command)
+            os._exit(0)  # the agent is gone, or does not want an answer
+        if asked and kill_at is None:
+            _signal_all(command, signal.SIGTERM)
+            kill_at = time.monotonic() + grace_seconds
+        elif kill_at is not None and time.monotonic() >= kill_at:
+            _signal_all(command, signal.SIGKILL)
+            kill_at = time.monotonic() + grace_seconds + 1
+
+
+def _guard(control: socket.socket, streams: list[int]) -> None:
+    """Run one command, in a process of its own, until nothing is left of it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    wake, waking = os.pipe()
+    os.set_blocking(waking, False)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    request = _request(control)
+    pid, failed = _start(request, streams)
+    for stream in streams:
+        os.close(stream)
+    if failed:
+        answer: dict[str, int] = {"errno": failed}
+    else:
+        grace = request["grace_seconds"]
+        assert isinstance(grace, int | float)
+        answer = {"exit": _watch(control, pid, wake, grace)}
+        _end_all(pid)
+    control.sendall(json.dumps(answer).encode() + b"\n")
+
+
+# -- the launcher -----------------------------------------------------------------------------------------
+
+
+def _launch(door: socket.socket, fds: list[int], guards: set[int]) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            door.close()
+            with socket.socket(fileno=fds[0]) as control:
+                _guard(control, fds[1:])
+        finally:
+            os._exit(0)
+    guards.add(pid)
+    for fd in fds:
+        os.close(fd)
+
+
+def _tidy(guards: set[int]) -> None:
+    """Reap guards that have ended, and kill what they left: orphans of a guard that was killed."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            break
+        guards.discard(pid)
+    for stray in set(_children(os.getpid())) - guards:
+        _kill([stray, *_below(stray)], signal.SIGKILL)
+
+
+def main(door: socket.socket) -> None:
+    """Serve an agent until its end of the socket closes, and then until the last guard has ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    guards: set[int] = set()
+    wake, waking = os.pipe()
+    os.set_blocking(waking, False)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    open_ = True
+    while open_ or guards:
+        ready, _, _ = select.select([door.fileno(), wake] if open_ else [wake], [], [])
+        if wake in ready:
+            os.read(wake, 4096)
+            _tidy(guards)
+        if door.fileno() in ready:
+            asked, fds, _, _ = socket.recv_fds(door, 1, FDS)
+            if asked and len(fds) == FDS:
+                _launch(door, fds, guards)
+            else:
+                open_ = False
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as _door:
+        main(_door)

@@ -1,0 +1,122 @@
+"""The agent's side of the launcher: starts it once, and hands it one command after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from threading import Lock
+
+from coditect.integrations.commands import launcher
+from coditect.integrations.commands.failures import CommandTroubled
+
+END_SECONDS = 10.0
+"""How long the launcher may take to end what still runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedCommand:
+    """One command that runs: where its input goes, where its output comes from, and its guard."""
+
+    control: socket.socket
+    stdin: FileIO
+    stdout: FileIO
+    stderr: FileIO
+
+    def kill(self) -> None:
+        """Let the guard kill the command with all its processes; the control socket closes when that is done."""
+        try:
+            self.control.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # the guard has ended already
+
+    def ask_to_end(self) -> None:
+        """Ask the guard to end the command: SIGTERM to all its processes, SIGKILL after the grace. From any thread."""
+        try:
+            self.control.send(b"T")
+        except OSError:
+            return  # the guard has ended, and with it the command
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command as it is to be run: whole, without a shell."""
+
+    argv: tuple[str, ...]
+    folder: Path
+    environment: Mapping[str, str]
+    memory_bytes: int | None
+    """The data segment of each of its processes (`RLIMIT_DATA`); None: no limit."""
+    grace_seconds: float
+    """The time between SIGTERM and SIGKILL."""
+
+    def line(self) -> bytes:
+        """Return the request to a guard."""
+        document = {
+            "argv": self.argv,
+            "folder": str(self.folder),
+            "environment": dict(self.environment),
+            "memory_bytes": self.memory_bytes,
+            "grace_seconds": self.grace_seconds,
+        }
+        return json.dumps(document).encode() + b"\n"
+
+
+class Launcher:
+    """The launcher of an agent process; `start` may be called from any thread."""
+
+    def __init__(self, door: socket.socket) -> None:
+        self._door = door
+        self._lock = Lock()
+
+    @contextmanager
+    def start(self, command: Launch) -> Iterator[StartedCommand]:
+        """Start a command; leaving the block kills what is left of it, and closes its files.
+
+        Raises:
+            CommandTroubled: when the launcher is gone; retryable.
+        """
+        with ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.callback(ours.close)
+            given, (stdout, written), (stderr, told) = os.pipe(), os.pipe(), os.pipe()
+            others = [given[0], written, told]
+            stdin = stack.enter_context(FileIO(given[1], "wb"))
+            outputs = [stack.enter_context(FileIO(fd, "rb")) for fd in (stdout, stderr)]
+            try:
+                with self._lock:
+                    socket.send_fds(self._door, [b"R"], [theirs.fileno(), *others])
+                ours.sendall(command.line())
+            except OSError as error:
+                raise CommandTroubled("The launcher of commands is gone", fix="start the agent again") from error
+            finally:
+                theirs.close()
+                for fd in others:
+                    os.close(fd)
+            yield StartedCommand(ours, stdin, *outputs)
+
+
+@contextmanager
+def launching() -> Iterator[Launcher]:
+    """Run a launcher inside of the block; leaving the block ends all commands that still run."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        try:
+            yield Launcher(ours)
+        finally:
+            ours.close()
+            process.wait(END_SECONDS)

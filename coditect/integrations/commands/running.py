@@ -1,0 +1,189 @@
+"""The run of one command in a thread: its input is written, its output read within bounds, its end awaited."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import FileIO
+
+from coditect.integrations.commands.failures import CommandFailed, CommandTroubled
+from coditect.integrations.commands.launching import Launch, Launcher, StartedCommand
+
+PIECE_BYTES = 65_536
+TAIL_BYTES = 2_000
+LONGEST_LINE_BYTES = 65_536
+DRAIN_SECONDS = 1.0
+"""How long the rest of the output is read after the command's end, should somebody out of reach hold it open."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnd:
+    """The end of a command: its exit code (negative for a signal), its output, and the end of its complaints."""
+
+    code: int
+    stdout: bytes
+    complaint: str
+    """The last 2,000 bytes of stderr."""
+    errno: int = 0
+    """The error number of a command that could not be started."""
+
+
+class CommandRun:
+    """One command under way; `run` is called in a thread, `ask_to_end` from any other."""
+
+    def __init__(self, launcher: Launcher, command: Launch, *, most_bytes: int) -> None:
+        self._launcher = launcher
+        self._command = command
+        self._most_bytes = most_bytes
+        self._started: StartedCommand | None = None
+        self._unwanted = False
+
+    def ask_to_end(self) -> None:
+        """Ask the command to end: SIGTERM, and SIGKILL after its grace. Idempotent, and may come before its start."""
+        self._unwanted = True
+        if self._started is not None:
+            self._started.ask_to_end()
+
+    def run(self, given: bytes, on_line: Callable[[bytes], None]) -> CommandEnd:
+        """Run the command to its end, and return when none of its processes is left.
+
+        `on_line` gets each line of stdout and stderr that begins with a brace.
+
+        Raises:
+            CommandFailed: when it writes more than it may; it is killed.
+            CommandTroubled: when the launcher or the guard is gone; retryable.
+        """
+        with self._launcher.start(self._command) as started:
+            self._started = started
+            if self._unwanted:
+                started.kill()
+            streams = _Streams(started, given, on_line, self._most_bytes)
+            try:
+                return streams.end()
+            finally:
+                self._started = None
+                streams.close()
+
+
+@dataclass(slots=True)
+class _Output:
+    """What came out of one stream: whole for stdout, its end for stderr."""
+
+    whole: bool
+    text: bytearray = field(default_factory=bytearray)
+    line: bytearray = field(default_factory=bytearray)
+
+    def add(self, piece: bytes, on_line: Callable[[bytes], None]) -> None:
+        self.text += piece
+        if not self.whole:
+            del self.text[:-TAIL_BYTES]
+        *lines, rest = piece.split(b"\n")
+        for line in lines:
+            self._end_line(line, on_line)
+        self._grow(rest)
+
+    def _grow(self, rest: bytes) -> None:
+        if len(self.line) <= LONGEST_LINE_BYTES:
+            self.line += rest
+
+    def _end_line(self, line: bytes, on_line: Callable[[bytes], None]) -> None:
+        self._grow(line)
+        whole = bytes(self.line)
+        self.line.clear()
+        if whole.startswith(b"{") and len(whole) <= LONGEST_LINE_BYTES:
+            on_line(whole)
+
+
+class _Streams:
+    """The streams of one command, served by one selector."""
+
+    def __init__(
+        self, started: StartedCommand, given: bytes, on_line: Callable[[bytes], None], most_bytes: int
+    ) -> None:
+        self._started = started
+        self._left = memoryview(given)
+        self._on_line = on_line
+        self._most_bytes = most_bytes
+        self._read = 0
+        self._outputs = {started.stdout: _Output(whole=True), started.stderr: _Output(whole=False)}
+        self._selector = selectors.DefaultSelector()
+        self._answer = bytearray()
+        for stream in (started.stdin, *self._outputs):
+            os.set_blocking(stream.fileno(), False)
+        for output in self._outputs:
+            self._selector.register(output, selectors.EVENT_READ)
+        self._selector.register(started.control, selectors.EVENT_READ)
+        if given:
+            self._selector.register(started.stdin, selectors.EVENT_WRITE)
+        else:
+            started.stdin.close()
+
+    def close(self) -> None:
+        """Wait until no process of the command is left."""
+        self._selector.close()
+        self._started.kill()
+        self._started.control.setblocking(True)
+        while self._started.control.recv(PIECE_BYTES):
+            continue
+
+    def end(self) -> CommandEnd:
+        """Serve the streams until the guard says how the command ended."""
+        ended_at: float | None = None
+        open_outputs = set(self._outputs)
+        while ended_at is None or (open_outputs and time.monotonic() < ended_at + DRAIN_SECONDS):
+            for key, _ in self._selector.select(None if ended_at is None else DRAIN_SECONDS):
+                if key.fileobj is self._started.control:
+                    if self._hear():
+                        ended_at = time.monotonic()
+                elif key.fileobj is self._started.stdin:
+                    self._write()
+                elif isinstance(key.fileobj, FileIO) and not self._take(key.fileobj):
+                    open_outputs.discard(key.fileobj)
+        return self._end()
+
+    def _hear(self) -> bool:
+        """Read from the guard; return whether it has said all."""
+        piece = self._started.control.recv(PIECE_BYTES)
+        self._answer += piece
+        if piece and not self._answer.endswith(b"\n"):
+            return False
+        self._selector.unregister(self._started.control)
+        return True
+
+    def _write(self) -> None:
+        try:
+            self._left = self._left[os.write(self._started.stdin.fileno(), self._left[:PIECE_BYTES]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._left = self._left[:0]  # the command does not want the rest, which is its own business
+        if not self._left:
+            self._selector.unregister(self._started.stdin)
+            self._started.stdin.close()
+
+    def _take(self, stream: FileIO) -> bool:
+        """Read a piece of output; return False at its end."""
+        piece = stream.read(PIECE_BYTES)
+        if piece is None:
+            return True
+        if not piece:
+            self._selector.unregister(stream)
+            return False
+        self._read += len(piece)
+        if self._read > self._most_bytes:
+            fix = "write less, or raise the limit `output` of the command"
+            raise CommandFailed("The command wrote more than it may, and was killed", most=self._most_bytes, fix=fix)
+        self._outputs[stream].add(piece, self._on_line)
+        return True
+
+    def _end(self) -> CommandEnd:
+        stdout, stderr = (one.text for one in self._outputs.values())
+        complaint = stderr.decode(errors="replace").strip()
+        if not self._answer:
+            raise CommandTroubled("The command was killed together with its guard", complaint=complaint)
+        answer = json.loads(self._answer)
+        return CommandEnd(answer.get("exit", 0), bytes(stdout), complaint, answer.get("errno", 0))

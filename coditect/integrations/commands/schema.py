@@ -1,0 +1,197 @@
+"""The file of command agents, and each of its fields: what to run for which capability, and how to read its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from coditect.agent.declaration import MOST_QUEUED
+from coditect.errors import InputError
+from coditect.integrations.commands.template import InputTemplate
+from coditect.model.capability import LONGEST_SECONDS
+from coditect.model.duration import seconds
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)")
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
+
+
+def _words(given: Any) -> Any:
+    """Cut a command that is one text into its arguments, by the quotes of a shell and nothing else of it."""
+    return shlex.split(given) if isinstance(given, str) else given
+
+
+def _template(given: str) -> str:
+    try:
+        InputTemplate(given)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return given
+
+
+def _span(given: Any) -> Any:
+    try:
+        return seconds(given)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+def _size(given: Any) -> Any:
+    match = _SIZE.fullmatch(given.strip()) if isinstance(given, str) else None
+    return round(float(match[1]) * _UNITS[match[2]]) if match is not None else given
+
+
+def _below(given: str) -> str:
+    if PurePosixPath(given).is_absolute() or ".." in PurePosixPath(given).parts:
+        raise ValueError("a path below the workspace, such as out/result.json")
+    return given
+
+
+def _variable(given: str) -> str:
+    if _VARIABLE.fullmatch(given) is None:
+        raise ValueError("the name of a variable, or its beginning with a * such as LC_*")
+    return given
+
+
+Template = Annotated[str, AfterValidator(_template)]
+Seconds = Annotated[float, BeforeValidator(_span)]
+Bytes = Annotated[int, BeforeValidator(_size)]
+Variable = Annotated[str, AfterValidator(_variable)]
+ExitCode = Annotated[int, Field(ge=1, le=255)]
+Keys = Annotated[str, Field(pattern=r"^[^.\s]+(\.[^.\s]+)*$", max_length=200)]
+"""Keys of JSON objects, with dots: `usage.cost`."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class InputBy(StrEnum):
+    """The way in which a command gets a task's input."""
+
+    STDIN = "stdin"
+    ARGUMENTS = "arguments"
+
+
+class ResultFormat(StrEnum):
+    """The form of a command's result: one JSON value, the last object of many lines, or text."""
+
+    JSON = "json"
+    LINES = "lines"
+    TEXT = "text"
+
+
+class WorkspaceFields(_Part):
+    """The folder in which a command works: empty, or a worktree of a git repository."""
+
+    repository: str | None = None
+    """The folder of a git repository on the agent's machine; a worktree of it is made for each attempt."""
+    revision: Template = "HEAD"
+    """The branch, tag or commit to check out, such as `main` or `{input.branch}`."""
+
+
+class ResultFields(_Part):
+    """The result of a command: where it is, and what in it is the value, the failure and the cost."""
+
+    format: ResultFormat = ResultFormat.JSON
+    """`json`: one JSON value. `lines`: the last of many lines that is a JSON object. `text`: the text as it is."""
+    file: Annotated[str, AfterValidator(_below)] | None = None
+    """The file with the result, below the workspace; by default it is stdout."""
+    value: Keys | None = None
+    """The keys of the value in the result, such as `structured_output`; by default it is the whole result."""
+    failed: Keys | None = None
+    """The keys of a field that is true when the command failed in spite of its exit code 0, such as `is_error`."""
+    cost: Keys | None = None
+    """The keys of a number in the result, or in the last line that has it: the cost, such as `total_cost_usd`."""
+
+
+class ExitFields(_Part):
+    """The meaning of exit codes; any other code, and a signal, is one attempt that may be followed by another."""
+
+    failed: list[ExitCode] = []
+    """Codes after which there is no further attempt."""
+    retryable: list[ExitCode] = [75]
+    """Codes after which the task is tried again, as the retry policy has it."""
+    rejected: list[ExitCode] = [64, 65]
+    """Codes by which the command refuses the input: no further attempt, and the error says so."""
+
+    @model_validator(mode="after")
+    def _once(self) -> ExitFields:
+        codes = [*self.failed, *self.retryable, *self.rejected]
+        if twice := sorted({one for one in codes if codes.count(one) > 1}):
+            raise ValueError(f"an exit code has one meaning: {twice}")
+        return self
+
+
+class LimitFields(_Part):
+    """The limits of one run of a command."""
+
+    time: Seconds = Field(default=300.0, gt=0, le=LONGEST_SECONDS)
+    """The longest run, such as `5m`; its processes are then ended. Above ten minutes the tasks must be durable."""
+    grace: Seconds = Field(default=2.0, ge=0, le=60)
+    """The time between SIGTERM and SIGKILL, at a cancel or when the time is over."""
+    memory: Bytes | None = Field(default=None, ge=1_000_000)
+    """The data that each process of it may hold (`RLIMIT_DATA`), such as `1GB`; by default there is no limit."""
+    output: Bytes = Field(default=1_000_000, ge=1_000, le=1_000_000_000)
+    """What it may write to stdout and stderr together, or to its result's file, such as `1MB`."""
+
+
+class CommandFields(_Part):
+    """One capability, and the command that does its tasks."""
+
+    command: Annotated[list[Template], BeforeValidator(_words), Field(min_length=1, max_length=1_000)]
+    """The program and its arguments, as a list or as one text; there is no shell. `{input.field}` is filled in."""
+    description: str = Field(default="", max_length=10_000)
+    """What the capability does, for people and for models that choose by it."""
+    tags: list[str] = []
+    """Words by which it is found."""
+    input: InputBy = InputBy.STDIN
+    """`stdin`: the input comes as JSON on stdin. `arguments`: by the command's arguments alone; stdin is empty."""
+    input_schema: dict[str, Any] = {}
+    """The JSON Schema of the input; an input that does not fit is rejected. Needs the extra `programs`."""
+    output_schema: dict[str, Any] = {}
+    """The JSON Schema of the value, for the registry."""
+    workspace: WorkspaceFields = WorkspaceFields()
+    """The folder in which it works."""
+    result: ResultFields = ResultFields()
+    """Where its result is."""
+    exit_codes: ExitFields = ExitFields()
+    """What its exit codes mean."""
+    limits: LimitFields = LimitFields()
+    """Its limits."""
+    environment: list[Variable] = []
+    """Variables of the agent that it gets, beside PATH, LANG, LC_* and TZ; secrets are hidden in what it reports."""
+    attempts: int = Field(default=3, ge=1, le=1_000)
+    """The number of attempts, the first one included."""
+    cost: float = Field(default=1.0, ge=0)
+    """The estimated cost of a task, for the registry."""
+    max_queued: int | None = Field(default=None, ge=1, le=MOST_QUEUED)
+    """The number of waiting tasks from which the broker refuses more."""
+
+    @model_validator(mode="after")
+    def _program(self) -> CommandFields:
+        if InputTemplate(self.command[0]).has_fields or not self.command[0]:
+            raise ValueError("the program itself is no field of the input")
+        return self
+
+
+class CommandFile(_Part):
+    """A command agent: its name, and its capabilities."""
+
+    name: str = "commands"
+    """The agent's name: lower-case letters, digits, - and _."""
+    version: str = "0.0.0"
+    """The agent's version."""
+    description: str = ""
+    """What the agent is for."""
+    tags: list[str] = []
+    """Words by which the agent is found."""
+    slots: int = Field(default=4, ge=1, le=1_000)
+    """The number of commands that run at once."""
+    capabilities: dict[str, CommandFields] = Field(min_length=1, max_length=200)
+    """The capabilities by their names."""

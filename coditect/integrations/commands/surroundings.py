@@ -1,0 +1,34 @@
+"""The environment of a command: what its author allows, and the facts of its task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+from coditect.agent.handlers.context import Context
+from coditect.integrations.commands.outcome import SHORTEST_SECRET
+
+ALWAYS = ("PATH", "LANG", "LC_*", "TZ")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
+
+
+def command_environment(environment: Mapping[str, str], allowed: Iterable[str], ctx: Context) -> dict[str, str]:
+    """Return the variables of a command: those that are allowed by name, and the task's id, attempt and trace."""
+    patterns = (*ALWAYS, *allowed)
+    found = {
+        name: text for name, text in environment.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    facts = {
+        "CODITECT_TASK_ID": ctx.task_id,
+        "CODITECT_CAPABILITY": ctx.capability,
+        "CODITECT_ATTEMPT": str(ctx.attempt),
+        "CODITECT_FENCE": str(ctx.fence),
+    }
+    return found | facts | {name.upper(): text for name, text in ctx.trace.items()}
+
+
+def secrets_in(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values that look like secrets by their variables' names, the longest first."""
+    found = {text for name, text in environment.items() if _SECRET.search(name) and len(text) >= SHORTEST_SECRET}
+    return tuple(sorted(found, key=len, reverse=True))

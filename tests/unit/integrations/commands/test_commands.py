@@ -1,0 +1,282 @@
+"""Commands as agents in a fleet under test: their ends, their limits, and what hostile ones can do."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from coditect import TaskFailed, TaskRejected
+from coditect.errors import InputError, InvalidTask, SetupError
+from coditect.integrations.commands.declaration import command_agent
+from coditect.integrations.commands.loading import checked_commands, load_commands
+from coditect.integrations.commands.template import InputTemplate, filled_arguments
+from coditect.integrations.commands.workspace import open_workspaces
+from coditect.testing import TestFleet
+
+ECHO = "import sys, json; print(json.dumps({'got': json.load(sys.stdin)}))"
+
+
+@asynccontextmanager
+async def fleet(folder: Path, code: str, *arguments: str, **fields: Any) -> AsyncIterator[TestFleet]:
+    command = [sys.executable, "-c", code, *arguments]
+    given = {"name": "tool", "capabilities": {"tool.run": {"command": command, "attempts": 1} | fields}}
+    async with TestFleet(agents=[command_agent(checked_commands(given), folder=str(folder))]) as running:
+        yield running
+    assert not list(folder.glob("coditect-commands-*/tool/agent-*")), "no workspace is left"
+    assert not _left(str(folder)), "no process is left"
+
+
+def _left(mark: str) -> list[int]:
+    return [one.pid for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
+
+
+async def run(fleet: TestFleet, given: Any = None) -> Any:
+    return await (await fleet.client.submit("tool.run", given)).result()
+
+
+async def test_a_task_is_json_on_stdin_and_its_result_json_on_stdout(tmp_path: Path) -> None:
+    async with fleet(tmp_path, ECHO) as running:
+        assert await run(running, {"text": "; rm -rf /\n\0 'ä"}) == {"got": {"text": "; rm -rf /\n\0 'ä"}}
+
+
+async def test_it_works_in_a_folder_of_its_own_with_the_allowed_variables_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOOL", "yes")
+    monkeypatch.setenv("AWS_SECRET", "do not pass on")
+    code = "import os, json; print(json.dumps([os.getcwd(), os.listdir(), dict(os.environ)]))"
+    async with fleet(tmp_path, code, environment=["MY_*"]) as running:
+        folder, listed, environment = await run(running)
+
+    assert folder.startswith(str(tmp_path)) and listed == [] and not Path(folder).exists()
+    assert environment["MY_TOOL"] == "yes" and environment["HOME"] == folder
+    assert environment["CODITECT_ATTEMPT"] == "1"
+    assert "AWS_SECRET" not in environment
+
+
+async def test_values_fill_arguments_and_stay_arguments(tmp_path: Path) -> None:
+    code = "import sys, json; print(json.dumps(sys.argv[1:]))"
+    templates = ("--title={input.title}", "{input.n}", "--", "{input.title}")
+    async with fleet(tmp_path, code, *templates, input="arguments") as running:
+        assert await run(running, {"title": "-x; rm -rf /\n$(id)", "n": 7}) == [
+            "--title=-x; rm -rf /\n$(id)", "7", "--", "-x; rm -rf /\n$(id)",
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "given", "words"),
+    [
+        ("{input.x}", {"x": "--upload-pack=evil"}, "option"),
+        ("{input.x}", {"x": "--"}, "option"),
+        ("{input.x}", {"x": -5}, "option"),
+        ("-m={input.x}", {"x": "a\0b"}, "NUL"),
+        ("{input.x}", {}, "input.x"),
+        ("{input.x.y}", {"x": "text"}, "input.x.y"),
+        ("{input.x}", {"x": "a" * 200_000}, "too long"),
+    ],
+)
+def test_what_could_be_more_than_an_argument_is_refused(template: str, given: Any, words: str) -> None:
+    with pytest.raises(InvalidTask, match=words):
+        filled_arguments((InputTemplate("prog"), InputTemplate(template)), given)
+
+
+def test_a_template_has_fields_of_the_input_and_nothing_else() -> None:
+    assert InputTemplate("{{input}} {env.HOME}").fill([1]) == "{[1]} {env.HOME}"
+    assert InputTemplate("{input.a}").fill({"a": "{input.b}"}) == "{input.b}"
+    with pytest.raises(InputError):
+        InputTemplate("x\0")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import sys; sys.exit('it is broken')", "it is broken"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal=9"),
+        ("pass", "gave no result"),
+        ("import sys; sys.stdout.buffer.write(bytes(range(256)) * 40)", "gave no result"),
+        ("print('{')", "gave no result"),
+        ("import sys; sys.exit(65)", "refuses the input"),
+    ],
+)
+async def test_what_is_no_good_end_is_a_failure_that_says_why(tmp_path: Path, code: str, words: str) -> None:
+    async with fleet(tmp_path, code) as running:
+        with pytest.raises(TaskFailed, match=words):
+            await run(running)
+
+
+@pytest.mark.parametrize(("exit_code", "attempts"), [(1, 1), (65, 1), (75, 3), (9, 3)])
+async def test_exit_codes_say_whether_it_is_tried_again(tmp_path: Path, exit_code: int, attempts: int) -> None:
+    log = tmp_path / "log"
+    code = f"import sys; open({str(log)!r}, 'a').write('x'); sys.exit({exit_code})"
+    async with fleet(tmp_path, code, attempts=3, exit_codes={"failed": [1]}) as running:
+        with pytest.raises(TaskFailed):
+            await run(running)
+
+    assert len(log.read_text()) == attempts
+
+
+async def test_a_command_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "", command=["/no/such/program"]) as running:
+        with pytest.raises(TaskFailed, match="install it"):
+            await run(running)
+
+
+async def test_a_command_that_closes_stdin_early_gives_its_result(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "import sys; sys.stdin.close(); print(1)") as running:
+        assert await run(running, "x" * 500_000) == 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+async def test_a_flood_of_output_is_cut_and_killed(tmp_path: Path, stream: str) -> None:
+    code = f"import sys\nwhile True: sys.{stream}.write('x' * 65536)"
+    async with fleet(tmp_path, code, limits={"output": "1MB"}) as running:
+        with pytest.raises(TaskFailed, match="wrote more than it may"):
+            await run(running)
+
+
+async def test_too_much_memory_ends_it(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "b'x' * 2**30", limits={"memory": "256MB"}) as running:
+        with pytest.raises(TaskFailed, match="MemoryError"):
+            await run(running)
+
+
+async def test_secrets_are_hidden_in_its_complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "sk-very-secret")
+    code = "import os, sys; sys.exit('cannot log in with ' + os.environ['MY_API_KEY'])"
+    async with fleet(tmp_path, code, environment=["MY_API_KEY"]) as running:
+        with pytest.raises(TaskFailed) as caught:
+            await run(running)
+
+    assert "log in with [hidden]" in str(caught.value) and "sk-very" not in str(caught.value)
+
+
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execvp("sleep", ["sleep", "600.125"])
+        os._exit(0)
+open(sys.argv[1], "w").write("x")
+{then}
+"""
+
+
+def _sleepers() -> list[int]:
+    return _left("600.125")
+
+
+async def test_a_result_ends_all_that_it_started_in_whatever_session(tmp_path: Path) -> None:
+    async with fleet(tmp_path, STUBBORN.replace("{then}", "print(1)"), str(tmp_path / "began")) as running:
+        assert await run(running) == 1
+        assert _sleepers() == []
+
+
+async def test_a_cancel_ends_what_ignores_sigterm_with_all_that_it_started(tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    code = STUBBORN.replace("{then}", "time.sleep(600)")
+    async with fleet(tmp_path, code, str(began), limits={"grace": "0.2s"}) as running:
+        handle = await running.client.submit("tool.run")
+        deadline = time.monotonic() + 10
+        while not began.exists() and time.monotonic() < deadline:
+            await asyncio.to_thread(time.sleep, 0.01)
+        await handle.cancel()
+        outcome = await handle.outcome()
+        assert outcome.status.value == "canceled"
+        assert _sleepers() == []
+
+
+async def test_lines_of_json_have_progress_result_and_cost(tmp_path: Path) -> None:
+    code = """
+print('{"progress": 0.5, "note": "half"}', flush=True)
+print('{"type": "step", "usage": {"cost": 0.25}}')
+print('no json')
+print('{"type": "result", "is_error": false, "result": [1, 2]}')
+"""
+    result = {"format": "lines", "value": "result", "failed": "is_error", "cost": "usage.cost"}
+    async with fleet(tmp_path, code, result=result) as running:
+        assert await run(running) == [1, 2]
+
+
+async def test_a_result_s_file_lies_in_the_workspace(tmp_path: Path) -> None:
+    code = "open('out.json', 'w').write('[1]')"
+    async with fleet(tmp_path, code, result={"file": "out.json"}) as running:
+        assert await run(running) == [1]
+    async with fleet(
+        tmp_path, "import os; os.symlink('/etc/passwd', 'out.json')", result={"file": "out.json"}
+    ) as running:
+        with pytest.raises(TaskFailed, match="outside of the workspace"):
+            await run(running)
+
+
+async def test_an_input_that_does_not_fit_its_schema_is_rejected(tmp_path: Path) -> None:
+    schema = {"type": "object", "required": ["pr"], "properties": {"pr": {"type": "integer"}}}
+    async with fleet(tmp_path, ECHO, input_schema=schema) as running:
+        assert await run(running, {"pr": 1}) == {"got": {"pr": 1}}
+        with pytest.raises(TaskRejected, match="is a required property"):
+            await run(running, {})
+
+
+def test_a_file_of_commands_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "commands.yaml"
+    file.write_text("name: fixer\ncapabilities:\n  code.fix:\n    command: my-agent --json\n    limits: {time: 10m}\n")
+    assert [one.name for one in load_commands(file).capabilities] == ["code.fix"]
+
+    file.write_text("capabilities:\n  code.fix:\n    command: ['{input.x}']\n    shell: true\n")
+    with pytest.raises(SetupError) as caught:
+        load_commands(file)
+    assert "shell" in str(caught.value) and "docs/programs.md" in str(caught.value)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    done = subprocess.run(["git", *identity, "-C", folder, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+async def test_it_works_in_a_worktree_of_the_named_branch_that_is_gone_afterwards(tmp_path: Path) -> None:
+    repository = tmp_path / "shop"
+    repository.mkdir()
+    _git(repository, "init", "-q", "-b", "main")
+    (repository / "a.txt").write_text("main")
+    _git(repository, "add", "a.txt")
+    _git(repository, "commit", "-qm", "first")
+    hook = repository / ".git" / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/hooked\n")
+    hook.chmod(0o755)
+    code = "import json; print(json.dumps(open('a.txt').read()))"
+    place = {"repository": str(repository), "revision": "{input.branch}"}
+    async with fleet(tmp_path, code, workspace=place) as running:
+        assert await run(running, {"branch": "main"}) == "main"
+        for branch in ("--upload-pack=touch", "nowhere", "main\n", ""):
+            with pytest.raises(TaskFailed, match="revision"):
+                await run(running, {"branch": branch})
+
+    assert len(_git(repository, "worktree", "list").splitlines()) == 1
+    assert not (tmp_path / "hooked").exists(), "a checkout runs nothing of the repository's"
+
+
+def test_folders_of_ended_agents_are_removed_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    ended = root / "agent-ended" / "task-1"
+    ended.mkdir(parents=True)
+    (ended.parent / "lock").touch()
+    (ended / "file").touch()
+    ended.chmod(0o000)
+    with open_workspaces(root, ()) as living, living.one(None) as folder:
+        assert not ended.parent.exists()
+        with open_workspaces(root, ()):
+            assert folder.exists()
+
+    assert list(root.iterdir()) == []
