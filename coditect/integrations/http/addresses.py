@@ -7,6 +7,7 @@ checked and another when it is used.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ from coditect.errors import InputError
 LONGEST_URL = 2_000
 HOSTS_SETTING = "CODITECT_HTTP_HOSTS"
 PRIVATE_SETTING = "CODITECT_HTTP_PRIVATE"
-NAT64 = IPv6Network("64:ff9b::/96")
+CARRIERS = (IPv6Network("64:ff9b::/96"), IPv6Network("::/96"), IPv6Network("::ffff:0:0:0/96"))
+"""The networks whose addresses end in an IPv4 address that a gateway, or the machine itself, may take out of them."""
+LOCAL_CARRIERS = (IPv6Network("64:ff9b:1::/48"),)
+"""The networks of a site's own gateways: where the IPv4 address is in theirs, only the site knows."""
+_HOST = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_][a-z0-9_-]{0,62}\.)*[a-z0-9_][a-z0-9_-]{0,62}\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class AllowedHosts:
             raise InputError("This is no URL", given=url[:200], fix=_SHAPE) from error
         extra = parts.username or parts.password or parts.query or parts.fragment
         written = len(url) <= LONGEST_URL and url.isprintable() and " " not in url
-        if parts.scheme not in ("http", "https") or not host or extra or not written:
+        named = host is not None and _is_host(host, parts.netloc)
+        if parts.scheme not in ("http", "https") or host is None or extra or not (written and named):
             raise InputError("This is no URL of an HTTP agent", given=url[:200], fix=_SHAPE)
         if not any(fnmatchcase(host.lower(), pattern) for pattern in self.patterns):
             fix = f"add the host to {HOSTS_SETTING}, such as {HOSTS_SETTING}={host}"
@@ -64,6 +70,7 @@ class AllowedHosts:
         Raises:
             InputError: when one of them is not allowed.
             OSError: when the name cannot be resolved.
+            ValueError: when it is none, such as one with an empty part.
         """
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -80,6 +87,10 @@ class AllowedHosts:
     def _allows_one(self, address: IPv4Address | IPv6Address) -> bool:
         if address.is_multicast or address.is_unspecified or address.is_link_local:
             return False
+        if isinstance(address, IPv6Address) and (
+            address.is_site_local or any(address in network for network in LOCAL_CARRIERS)
+        ):
+            return self.private
         return address.is_global or (self.private and (address.is_private or address.is_loopback))
 
 
@@ -90,9 +101,19 @@ def _meant(address: IPv4Address | IPv6Address) -> tuple[IPv4Address | IPv6Addres
     if address.ipv4_mapped is not None:
         return (address.ipv4_mapped,)
     inside = [address.sixtofour, *(address.teredo or ())]
-    if address in NAT64:
+    if any(address in network for network in CARRIERS) and not address.is_loopback:
         inside.append(IPv4Address(int(address) & 0xFFFF_FFFF))
     return (address, *(one for one in inside if one is not None))
+
+
+def _is_host(text: str, netloc: str) -> bool:
+    """Tell whether a host is a name or an address that resolvers and HTTP clients take; others than ASCII are not."""
+    if "[" not in netloc:
+        return _HOST.fullmatch(text) is not None
+    try:
+        return "%" not in text and ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 _SHAPE = "such as http://agent.example.com:8080, without user, query and fragment"

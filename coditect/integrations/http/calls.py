@@ -62,7 +62,7 @@ class AgentCalls:
             AgentRefused: when the host takes no connection.
             TimeoutError: when the host does not answer within two seconds, as one that has too much to do.
         """
-        parsed = httpx2.URL(url)
+        parsed = _parsed(url)
         refused: OSError | None = None
         async with asyncio.timeout(PROBE_SECONDS):
             for address in await self._addresses(parsed):
@@ -78,14 +78,14 @@ class AgentCalls:
     @asynccontextmanager
     async def _sent(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[httpx2.Response]:
         """Send a request to the first address of the URL's host that takes a connection; yield the response."""
-        parsed = httpx2.URL(url)
+        parsed = _parsed(url)
         refused: Exception | None = None
         for address in await self._addresses(parsed):
             request = self._client.build_request(
                 "POST",
                 parsed.copy_with(host=address),
                 content=body,
-                headers={**HEADERS, **headers, "host": parsed.netloc.decode()},
+                headers={**HEADERS, **headers, **_kept(parsed), "host": parsed.netloc.decode()},
                 extensions={"sni_hostname": parsed.host},
             )
             try:
@@ -107,7 +107,7 @@ class AgentCalls:
     async def _addresses(self, url: httpx2.URL) -> list[str]:
         try:
             return list(dict.fromkeys(await self._hosts.addresses(url.host, _port(url))))
-        except (OSError, InputError) as error:
+        except (OSError, ValueError, InputError) as error:  # a ValueError: no name, or none that DNS knows
             raise AgentRefused("The agent's host cannot be reached", host=url.host, reason=_said(error)) from error
 
     async def _body(self, response: httpx2.Response) -> bytes:
@@ -136,8 +136,23 @@ async def agent_calls(hosts: AllowedHosts, *, most_bytes: int) -> AsyncIterator[
         yield AgentCalls(client, hosts, most_bytes=most_bytes)
 
 
+def _parsed(url: str) -> httpx2.URL:
+    try:
+        return httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise AgentRefused("The agent's URL is none", url=url[:200], reason=_said(error)) from error
+
+
 def _port(url: httpx2.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)
+
+
+def _kept(url: httpx2.URL) -> Mapping[str, str]:
+    """Return the headers that decide about the connection.
+
+    The client keeps connections by address, and one with TLS was checked for one name: another name must not get it.
+    """
+    return {"connection": "close"} if url.scheme == "https" else NO_HEADERS
 
 
 def _refusal(url: str, error: Exception | None) -> AgentRefused:

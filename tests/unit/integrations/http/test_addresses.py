@@ -62,6 +62,15 @@ def test_any_other_url_is_refused_with_what_to_write(url: str) -> None:
     assert refused.value.facts["fix"]
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["", "a..b", "x" * 64 + ".example", "evil.com\\.ok.example", "\u2603.net", "[v1.x]", "[::1%25eth0]", "[fe80::1%1]"],
+)
+def test_a_host_that_no_resolver_or_client_takes_is_no_url_of_an_agent(host: str) -> None:
+    with pytest.raises(InputError, match="no URL"):
+        AllowedHosts(("*",)).check(f"http://{host}/")
+
+
 def test_without_the_setting_no_host_is_allowed_and_the_error_names_it() -> None:
     with pytest.raises(InputError, match=r"CODITECT_HTTP_HOSTS=agent\.example\.com"):
         AllowedHosts.read("", private=True).check("http://agent.example.com")

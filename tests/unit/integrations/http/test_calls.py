@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx2
 import pytest
 
-from coditect.integrations.http.calls import agent_calls
+from coditect.integrations.http.addresses import AllowedHosts
+from coditect.integrations.http.calls import AgentCalls, agent_calls
 from coditect.integrations.http.failures import AgentLost, AgentRefused
 from tests.unit.integrations.http.stage import HOSTS
 
@@ -67,3 +69,27 @@ async def test_a_port_where_nothing_listens_refuses() -> None:
             await calls.post(f"http://127.0.0.1:{port}/agent-request", b"{}")
         with pytest.raises(AgentRefused):
             await calls.connect(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", "\u2603.net", "[v1.x]"])
+async def test_a_url_whose_host_is_no_name_refuses_as_a_host_that_is_away(host: str) -> None:
+    async with agent_calls(AllowedHosts(("*",), private=True), most_bytes=100) as calls:
+        with pytest.raises(AgentRefused):
+            await calls.post(f"http://{host}/agent-request", b"{}")
+        with pytest.raises(AgentRefused):
+            await calls.connect(f"http://{host}/")
+
+
+@pytest.mark.parametrize(("scheme", "ends"), [("https", True), ("http", False)])
+async def test_a_connection_that_was_checked_for_one_name_is_not_kept_for_another(scheme: str, ends: bool) -> None:
+    asked: list[httpx2.Request] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        return httpx2.Response(204, stream=httpx2.ByteStream(b""))
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+        await AgentCalls(client, HOSTS, most_bytes=100).post(f"{scheme}://localhost/agent-request", b"{}")
+
+    assert (asked[0].headers.get("connection") == "close") is ends
+    assert asked[0].extensions["sni_hostname"] == "localhost"
