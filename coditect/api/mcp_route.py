@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coditect.api.access.roles import Role
-from coditect.api.services import ApiServices
+from coditect.api.services import ApiServices, check_role
 
 PATH = "/mcp"
 
@@ -24,12 +23,12 @@ class GuardedMcp:
         """Pass a request on if its caller may submit work.
 
         Raises:
-            HTTPException: when the caller may not, or sends too many requests.
+            RequestRefused: when the caller may not, or sends too many requests.
         """
-        caller = await self._services.access.caller(HTTPConnection(scope))
+        connection = HTTPConnection(scope)
+        caller = connection.state.caller = await self._services.access.caller(connection)
         self._services.rates.take(caller.name)
-        if not caller.role.may(Role.OPERATOR):
-            raise HTTPException(403, f"This needs the role operator; {caller.name} has the role {caller.role.value}")
+        check_role(caller, Role.OPERATOR)
         await self._server(scope, receive, send)
 
 

@@ -50,6 +50,16 @@ STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
+class RequestRefused(HTTPException):
+    """The error of a request that is refused before anything is done for it, with what its sender can do."""
+
+    def __init__(
+        self, status: HTTPStatus, sentence: str, *, fix: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, sentence, headers)
+        self.fix = fix
+
+
 class Mistake(BaseModel):
     """One mistake in a request: its place, a sentence, and how to correct it."""
 
@@ -139,7 +149,8 @@ def add_problem_handlers(app: FastAPI) -> None:
             if methods and request.method not in methods:
                 status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(methods)}
         told = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
-        return answer(problem_of_status(HTTPStatus(status), told), headers)
+        fix = error.fix if isinstance(error, RequestRefused) else None
+        return answer(problem_of_status(HTTPStatus(status), told, fix=fix), headers)
 
     async def invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -169,7 +180,9 @@ def error_answer(error: CoditectError) -> Response:
     return answer(problem_of(error), headers)
 
 
-def problem_of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None) -> ProblemDocument:
+def problem_of_status(
+    status: HTTPStatus, detail: str = "", mistakes: list[Mistake] | None = None, *, fix: str | None = None
+) -> ProblemDocument:
     """Return the problem document of an HTTP status that no error of Coditect stands for."""
     words = detail or f"{status.description or status.phrase}."
     return ProblemDocument(
@@ -178,6 +191,7 @@ def problem_of_status(status: HTTPStatus, detail: str = "", mistakes: list[Mista
         status=status,
         detail=words,
         retryable=status == HTTPStatus.TOO_MANY_REQUESTS,
+        fix=fix,
         mistakes=mistakes or [],
     )
 

@@ -52,6 +52,8 @@ CALLBACK_PATH = "/agent-response"
 STREAMS_END_WITHIN_SECONDS = 2
 """How long open streams may hold up the end of the program: uvicorn itself would wait until their readers leave."""
 
+MOST_WEBSOCKET_BYTES = 4_096
+"""The most that a reader of events may send at once: it has nothing to say."""
 STUCK_MS = 60_000
 """After how many milliseconds without an acknowledged byte a connection ends, where the system can tell."""
 
@@ -151,6 +153,7 @@ def server_config(services: ApiServices, settings: ApiSettings) -> uvicorn.Confi
         log_config=None,
         access_log=False,
         server_header=False,
+        ws_max_size=MOST_WEBSOCKET_BYTES,
         timeout_graceful_shutdown=STREAMS_END_WITHIN_SECONDS,
     )
 

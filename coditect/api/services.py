@@ -6,10 +6,10 @@ The application is made with one `ApiServices`; a route takes it as a parameter 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Annotated, Any, cast
 
 from fastapi import Depends
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp
 
@@ -17,6 +17,7 @@ from coditect.api.access.roles import Access, Caller, Role
 from coditect.api.direct_tasks import DirectTasks
 from coditect.api.limits import RequestRates
 from coditect.api.live.feed import LiveFeed
+from coditect.api.problems import RequestRefused
 from coditect.api.webhooks.sending import WebhookSender
 from coditect.broker.port import Broker
 from coditect.errors import SetupError
@@ -71,6 +72,18 @@ HttpBridging = Annotated[HttpAgents, Depends(_http_agents)]
 """The type of a route's parameter that takes the bridge to HTTP agents."""
 
 
+def check_role(caller: Caller, role: Role) -> None:
+    """Check that a caller may do what needs a role.
+
+    Raises:
+        RequestRefused: 403, when the caller's role may not.
+    """
+    if not caller.role.may(role):
+        fix = f"use a key that has it, or a more powerful one: coditect api key create NAME --role {role.value}"
+        sentence = f"This needs the role {role.value}; {caller.name} has the role {caller.role.value}"
+        raise RequestRefused(HTTPStatus.FORBIDDEN, sentence, fix=fix)
+
+
 def needs(role: Role) -> Any:
     """Return the dependency of a route, or of a router, whose callers need a role.
 
@@ -84,9 +97,6 @@ def needs(role: Role) -> Any:
             caller = await services.access.caller(connection)
             connection.state.caller = caller
             services.rates.take(caller.name)
-        if not caller.role.may(role):
-            raise HTTPException(
-                403, f"This needs the role {role.value}; {caller.name} has the role {caller.role.value}"
-            )
+        check_role(caller, role)
 
     return Depends(check)

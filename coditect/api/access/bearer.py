@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Protocol
 
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Caller
+from coditect.api.problems import RequestRefused
 
 
 class TokenCheck(Protocol):
@@ -29,16 +29,17 @@ class BearerAccess:
         """Return who sent a request.
 
         Raises:
-            HTTPException: 401, when the request has no token, or a wrong one.
+            RequestRefused: 401, when the request has no token, or a wrong one.
         """
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise _refused("This API wants a key: Authorization: Bearer KEY; `coditect api key create` makes one")
+            raise _refused("This API wants a key")
         for check in self._checks:
             if (caller := await check.caller_of(token.strip())) is not None:
                 return caller
         raise _refused("This is no valid key or token of this API")
 
 
-def _refused(sentence: str) -> HTTPException:
-    return HTTPException(HTTPStatus.UNAUTHORIZED, sentence, {"www-authenticate": "Bearer"})
+def _refused(sentence: str) -> RequestRefused:
+    fix = "send the header Authorization: Bearer KEY; `coditect api key create` makes a key"
+    return RequestRefused(HTTPStatus.UNAUTHORIZED, sentence, fix=fix, headers={"www-authenticate": "Bearer"})

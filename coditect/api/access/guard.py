@@ -72,17 +72,34 @@ class RequestGuard:
         """Return why a request is refused; empty when it is not."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
-            return "The API is not reached by this name: CODITECT_API_HOSTS lists more of them"
+        if self._hosts is not None and _name(f"//{host}") not in self._hosts:
+            return "The API is not reached by this name"
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
-        if changes and origin is not None and urlsplit(origin).netloc != host:
+        if changes and origin is not None and _place(origin) != host:
             return "A page of another site may change or follow nothing here"
         return ""
 
 
+def _name(address: str) -> str | None:
+    """Return the host's name in an address; None without one, or when it is no address."""
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _place(origin: str) -> str | None:
+    """Return host and port of an origin; None when it has none, as `null` and what is no origin."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
+
+
 async def _refuse(scope: Scope, receive: Receive, send: Send, refusal: str) -> None:
-    response = answer(problem_of_status(HTTPStatus.FORBIDDEN, refusal))
+    fix = "use http://127.0.0.1 or http://localhost, or add the name that the browser shows to CODITECT_API_HOSTS"
+    response = answer(problem_of_status(HTTPStatus.FORBIDDEN, refusal, fix=fix))
     if scope["type"] == "websocket":
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:

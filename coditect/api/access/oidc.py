@@ -1,12 +1,16 @@
 """Bearer tokens of an OpenID Connect issuer, verified by PyJWT with the issuer's published keys.
 
-The keys are fetched in a thread, kept for five minutes, and asked for again when a token names an unknown one.
+The keys are fetched in a thread, kept for five minutes, and asked for again when a token names an unknown one, at most
+every 30 s. An issuer that is away is asked again after five seconds: anybody may send tokens, and each would hold a
+thread until its time is over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +25,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 """The signatures that are accepted: with an issuer's private key, and never with a shared secret."""
 LEEWAY_SECONDS = 30
 FETCH_SECONDS = 5.0
+AWAY_SECONDS = 5.0
 DISCOVERY = "/.well-known/openid-configuration"
 
 
@@ -37,8 +42,8 @@ class OidcSettings:
 class OidcTokens:
     """The check of an issuer's tokens; a caller without one of the roles is a viewer of nothing, and refused."""
 
-    def __init__(self, settings: OidcSettings) -> None:
-        """Take the settings.
+    def __init__(self, settings: OidcSettings, *, now: Callable[[], float] = time.monotonic) -> None:
+        """Take the settings, and a clock in seconds.
 
         Raises:
             SetupError: when the issuer is reached without TLS, and is not on this machine.
@@ -48,7 +53,9 @@ class OidcTokens:
             fix = "CODITECT_API_OIDC_ISSUER=https://..."
             raise SetupError("An issuer is reached by https", issuer=settings.issuer, fix=fix)
         self._settings = settings
+        self._now = now
         self._jwks: jwt.PyJWKClient | None = None
+        self._away_until = float("-inf")
 
     async def caller_of(self, token: str) -> Caller | None:
         """Return the caller that a token names; None for a token that is none of the issuer's, or not valid now.
@@ -58,14 +65,20 @@ class OidcTokens:
         """
         if token.count(".") != 2:
             return None
+        if self._now() < self._away_until:
+            raise self._away()
         try:
             claims = await asyncio.to_thread(self._claims, token)
-        except (jwt.PyJWKClientConnectionError, OSError) as error:
-            raise Retryable("The keys of the issuer cannot be fetched", issuer=self._settings.issuer) from error
+        except (jwt.PyJWKClientConnectionError, KeyError, OSError) as error:
+            self._away_until = self._now() + AWAY_SECONDS
+            raise self._away() from error
         except (jwt.PyJWTError, ValueError):
             return None
         role = _role(claims, self._settings.roles_claim)
         return None if role is None else Caller(str(claims["sub"]), role)
+
+    def _away(self) -> Retryable:
+        return Retryable("The keys of the issuer cannot be fetched", issuer=self._settings.issuer)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """Return the verified claims of a token; blocks while keys are fetched."""

@@ -65,5 +65,9 @@ Who = Annotated[Caller, Depends(_who)]
 
 
 def own_key(caller: Caller, key: str | None) -> str | None:
-    """Return an idempotency key as the control plane keeps it: each caller has keys of their own."""
-    return None if key is None else f"api/{caller.name}/{key}"
+    """Return an idempotency key as the control plane keeps it: each caller has keys of their own.
+
+    A slash in the caller's name is written otherwise, so that `a/b` with the key `c` is not `a` with the key `b/c`.
+    """
+    name = caller.name.replace("%", "%25").replace("/", "%2F")
+    return None if key is None else f"api/{name}/{key}"

@@ -5,16 +5,29 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Path, Response
+from fastapi import APIRouter, Body, Depends, Header, Path, Response
+from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Role
+from coditect.api.problems import RequestRefused
 from coditect.api.services import ApiServices, Services, needs
 from coditect.client.client import Client
 from coditect.collaboration.state import SharedState, StateEntry
 from coditect.errors import InputError, NotFound
 
-router = APIRouter(tags=["shared state"])
-steered = APIRouter(tags=["shared state"], dependencies=[needs(Role.OPERATOR)])
+OWN = "coditect."
+"""How the spaces begin in which Coditect keeps what it is set to do, such as the webhooks."""
+
+
+async def _not_own(connection: HTTPConnection) -> None:
+    """Refuse Coditect's own spaces: an operator could set there what only an admin may, past every check."""
+    if str(connection.path_params.get("space", "")).startswith(OWN):
+        fix = "use the routes of what is kept there, such as /v1/webhooks, or choose another name"
+        raise RequestRefused(HTTPStatus.FORBIDDEN, f"Spaces that begin with {OWN} are Coditect's own", fix=fix)
+
+
+router = APIRouter(tags=["shared state"], dependencies=[Depends(_not_own)])
+steered = APIRouter(tags=["shared state"], dependencies=[needs(Role.OPERATOR), Depends(_not_own)])
 
 SPACES = "/spaces/{space}"
 WORKFLOWS = "/workflows/{workflow}/state"

@@ -123,7 +123,7 @@ class HttpAgents:
         waiting = await self._registrations.get(agent_id)
         if waiting is None:
             nearest = nearest_names(agent_id, await self._fleet.leases())
-            raise NotFound("No agent has this id", id=agent_id, nearest=nearest)
+            raise NotFound("No agent has this id", id=agent_id, nearest=nearest, fix="GET /agents lists the ids")
         return replace(waiting, load=self._not_served(agent_id))
 
     async def capabilities(self, text: str) -> list[CapabilitySpec]:

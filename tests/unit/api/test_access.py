@@ -6,26 +6,32 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
+from urllib.error import URLError
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from httpx2 import AsyncClient
+from httpx2 import ASGITransport, AsyncClient
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from coditect.api.access.bearer import BearerAccess
 from coditect.api.access.guard import AUDIT
 from coditect.api.access.keys import KeyFile
 from coditect.api.access.oidc import OidcSettings, OidcTokens
 from coditect.api.access.roles import Caller, Role
+from coditect.api.application import create_app
+from coditect.api.routes.parameters import own_key
 from coditect.errors import InputError, NotFound, Retryable, SetupError
 from coditect.model.limits.rate import Rate
 from coditect.settings.api import ApiSettings
 from coditect.testing import TestFleet
-from tests.api import api_of
+from tests.api import ADDRESS, api_of, services_of
 
 MADE = "2026-01-01T00:00:00+00:00"
 
@@ -54,6 +60,7 @@ async def test_a_request_needs_a_key(keyed: AsyncClient, file: KeyFile) -> None:
 
     assert (none.status_code, wrong.status_code, right.status_code) == (401, 401, 200)
     assert none.headers["www-authenticate"] == "Bearer"
+    assert "Authorization: Bearer" in none.json()["fix"]
     assert (await keyed.get("/livez")).status_code == 200
 
 
@@ -145,6 +152,25 @@ async def test_every_change_leaves_a_line_and_a_look_none(
     assert (unknown["caller"], unknown["status"]) == (None, 401)
 
 
+async def test_the_line_of_a_change_by_mcp_names_its_caller(file: KeyFile, caplog: pytest.LogCaptureFixture) -> None:
+    async def server(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=204)(scope, receive, send)
+
+    keys = {role: bearer(file.create(role, role, made_at=MADE)) for role in (Role.OPERATOR, Role.VIEWER)}
+    async with (
+        TestFleet() as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client, access=BearerAccess([file])) as services,
+    ):
+        app = create_app(replace(services, mcp=server), ApiSettings())
+        async with AsyncClient(transport=ASGITransport(app=app), base_url=ADDRESS) as http:
+            with caplog.at_level(logging.INFO, AUDIT):
+                taken, refused = [await http.post("/mcp", headers=headers) for headers in keys.values()]
+
+    assert (taken.status_code, refused.status_code) == (204, 403)
+    assert "coditect api key create" in refused.json()["fix"]
+    assert [vars(one)["caller"] for one in caplog.records if one.name == AUDIT] == ["operator", "viewer"]
+
+
 async def test_a_page_of_another_site_changes_nothing() -> None:
     async with TestFleet() as fleet, api_of(fleet) as http:
         order = {"capability": "no.such"}
@@ -159,6 +185,35 @@ async def test_a_page_of_another_site_changes_nothing() -> None:
     assert form.json()["title"] != "Unknown capability"
     assert "Content-Type: application/json" in form.json()["mistakes"][0]["fix"]
     assert "access-control-allow-origin" not in local.headers
+
+
+@pytest.mark.parametrize("headers", [{"host": "[x"}, {"origin": "http://[x"}, {"origin": "null"}, {"host": "a:b@[x"}])
+async def test_a_host_or_an_origin_that_is_none_is_refused(headers: dict[str, str]) -> None:
+    async with TestFleet() as fleet, api_of(fleet) as http:
+        answer = await http.post("/v1/tasks", json={"capability": "no.such"}, headers=headers)
+
+    assert answer.status_code == 403
+    assert "CODITECT_API_HOSTS" in answer.json()["fix"]
+
+
+async def test_coditect_s_own_spaces_are_no_way_around_the_roles(keyed: AsyncClient, file: KeyFile) -> None:
+    headers = bearer(file.create("ada", Role.OPERATOR, made_at=MADE))
+    changed = await keyed.put("/v1/spaces/coditect.webhooks/all", json={}, headers=headers)
+    removed = await keyed.delete("/v1/spaces/coditect.webhooks/all", headers=headers)
+    read = await keyed.get("/v1/spaces/coditect.webhooks/all", headers=headers)
+    other = await keyed.put("/v1/spaces/team/all", json={}, headers=headers)
+
+    assert [one.status_code for one in (changed, removed, read, other)] == [403, 403, 403, 200]
+    assert "/v1/webhooks" in changed.json()["fix"]
+
+
+def test_no_caller_has_the_idempotency_keys_of_another() -> None:
+    one = own_key(Caller("a", Role.OPERATOR), "b/c")
+    other = own_key(Caller("a/b", Role.OPERATOR), "c")
+
+    assert one == "api/a/b/c"
+    assert other not in (None, one)
+    assert own_key(Caller("a%2Fb", Role.OPERATOR), "c") != other
 
 
 async def test_more_names_are_a_setting_and_keys_allow_any() -> None:
@@ -233,11 +288,35 @@ async def test_a_token_of_the_issuer_has_the_role_that_it_names(
     assert await tokens.caller_of("no token") is None
 
 
-async def test_an_issuer_that_is_away_is_a_fault_that_passes() -> None:
-    tokens = OidcTokens(OidcSettings("http://127.0.0.1:9", "coditect"))
+async def test_an_issuer_that_is_away_is_a_fault_that_passes_and_is_not_asked_for_every_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, asked = [100.0], list[str]()
 
+    def away(place: str, timeout: float) -> None:
+        asked.append(place)
+        raise URLError("away")
+
+    monkeypatch.setattr("coditect.api.access.oidc.urlopen", away)
+    tokens = OidcTokens(OidcSettings("http://127.0.0.1:9", "coditect"), now=lambda: now[0])
+    for _ in range(3):
+        with pytest.raises(Retryable, match="cannot be fetched"):
+            await tokens.caller_of("a.b.c")
+    assert len(asked) == 1
+
+    now[0] += 6
     with pytest.raises(Retryable, match="cannot be fetched"):
         await tokens.caller_of("a.b.c")
+    assert len(asked) == 2
+
+
+async def test_an_issuer_without_an_address_of_its_keys_is_one_that_is_away(
+    issuer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coditect.api.access.oidc.DISCOVERY", "/keys")
+
+    with pytest.raises(Retryable, match="cannot be fetched"):
+        await OidcTokens(OidcSettings(issuer, "coditect")).caller_of("a.b.c")
 
 
 def test_an_issuer_is_reached_by_tls() -> None:
