@@ -57,6 +57,22 @@ async def test_a_task_that_does_not_end_in_time_goes_on(fleet: TestFleet, api: A
     assert later.json()["value"] == 1
 
 
+async def test_an_idempotency_key_of_another_request_is_refused(api: AsyncClient) -> None:
+    order, headers = {"capability": "text.count", "input": {"text": "four", "by": 1}}, {"idempotency-key": "k1"}
+    workflow = {"workflow": {"name": "w", "nodes": {"a": {"task": "text.count", "input": "four"}}}}
+
+    mistaken = await api.post("/v1/tasks", json=order | {"capability": "no.such"}, headers=headers)
+    first = await api.post("/v1/tasks", json=order, headers=headers)
+    repeated = await api.post("/v1/tasks", json=order | {"input": {"by": 1, "text": "four"}}, headers=headers)
+    other = await api.post("/v1/tasks", json=order | {"input": {"text": "five", "by": 1}}, headers=headers)
+    started = await api.post("/v1/workflows", json=workflow, headers=headers)
+
+    assert [one.status_code for one in (mistaken, first, repeated, other, started)] == [422, 202, 202, 422, 422]
+    assert repeated.json()["task_id"] == first.json()["task_id"]
+    assert "another key" in other.json()["fix"]
+    assert "Idempotency-Key" in started.json()["detail"]
+
+
 async def test_an_idempotency_key_gives_the_same_task(api: AsyncClient) -> None:
     order = {"capability": "text.count", "input": "four"}
     first = await api.post("/v1/tasks", json=order, headers={"idempotency-key": "mine"})

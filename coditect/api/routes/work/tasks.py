@@ -122,8 +122,11 @@ async def submit_task(
     A direct task's result is kept by this API process alone, with those of the last 1,000. The control plane keeps the
     result of a task that is `durable`, or has an Idempotency-Key, and any API process has it.
     """
+    kept_key = own_key(who, key)
+    services.request_keys.check(kept_key, order)
     async with services.opened.client() as client:
-        handle = await client.submit(order.capability, order.value(), options=order.options(own_key(who, key)))
+        handle = await client.submit(order.capability, order.value(), options=order.options(kept_key))
+    services.request_keys.keep(kept_key, order)
     if wait is not None and (ended := await _end_of(handle, wait)) is not None:
         handle.forget()
         return ended

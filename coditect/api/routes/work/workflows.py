@@ -88,9 +88,11 @@ async def start_workflow(
 
     A repeated Idempotency-Key gives the workflow that has it, with the status 200.
     """
-    definition = definition_of(order.workflow)
+    definition, kept_key = definition_of(order.workflow), own_key(who, key)
+    services.request_keys.check(kept_key, order)
     async with services.opened.fleet() as client:
-        run = await client.start(definition, order.input, key=own_key(who, key), labels=order.labels)
+        run = await client.start(definition, order.input, key=kept_key, labels=order.labels)
+        services.request_keys.keep(kept_key, order)
         state = WorkflowState.ACCEPTED if run.new else await run.state()
     response.headers["location"] = f"/v1/workflows/{run.id}"
     response.status_code = HTTPStatus.CREATED if run.new else HTTPStatus.OK
