@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Response
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.routing import compile_path
+from starlette.websockets import WebSocket, WebSocketState
 
 from coditect import errors
 from coditect.errors import CoditectError, InvalidWorkflow
@@ -47,6 +49,8 @@ STATUSES: Mapping[type[CoditectError], HTTPStatus] = MappingProxyType(
     }
 )
 """The status of an error; a class without a line has that of the nearest class above it in the tree."""
+DURATION = r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$"
+"""The pattern of a duration in a request, which is told in words in place of the pattern."""
 _WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -137,29 +141,29 @@ def answer(problem: ProblemDocument, headers: Mapping[str, str] | None = None) -
 def add_problem_handlers(app: FastAPI) -> None:
     """Let an application answer every error with a problem document."""
 
-    async def coditect_error(request: Request, error: Exception) -> Response:
+    async def coditect_error(request: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, CoditectError)
         return error_answer(error)
 
-    async def http_error(request: Request, error: Exception) -> Response:
+    async def http_error(request: HTTPConnection, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status, headers = error.status_code, dict(error.headers or {})
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             methods = _methods_of(app, request.url.path)
-            if methods and request.method not in methods:
+            if methods and request.scope.get("method") not in methods:
                 status, headers = HTTPStatus.METHOD_NOT_ALLOWED, {"allow": ", ".join(methods)}
         told = "" if error.detail == HTTPStatus(error.status_code).phrase else error.detail
         fix = error.fix if isinstance(error, RequestRefused) else None
         return answer(problem_of_status(HTTPStatus(status), told, fix=fix), headers)
 
-    async def invalid_request(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    async def invalid_request(request: HTTPConnection, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError | WebSocketRequestValidationError)
         found = [Mistake(at=_place(one["loc"]), sentence=_sentence(one), fix=_fix(one)) for one in error.errors()]
         return answer(
             problem_of_status(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not as the API wants it", found)
         )
 
-    async def unexpected(request: Request, error: Exception) -> Response:
+    async def unexpected(request: HTTPConnection, error: Exception) -> Response:
         log.error("A request failed unexpectedly", extra={"path": request.url.path}, exc_info=error)
         return answer(problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, "The API failed; its log has the reason"))
 
@@ -167,10 +171,23 @@ def add_problem_handlers(app: FastAPI) -> None:
         CoditectError: coditect_error,
         HTTPException: http_error,
         RequestValidationError: invalid_request,
+        WebSocketRequestValidationError: invalid_request,
         Exception: unexpected,
     }
     for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+        app.add_exception_handler(kind, _answering(handler))
+
+
+def _answering(handler: Callable[[HTTPConnection, Exception], Awaitable[Response]]) -> Callable[..., Any]:
+    """Return a handler whose answer a WebSocket gets in place of its handshake, for which Starlette sends none."""
+
+    async def answering(connection: HTTPConnection, error: Exception) -> Response:
+        response = await handler(connection, error)
+        if isinstance(connection, WebSocket) and connection.application_state is WebSocketState.CONNECTING:
+            await connection.send_denial_response(response)
+        return response
+
+    return answering
 
 
 def error_answer(error: CoditectError) -> Response:
@@ -212,11 +229,15 @@ def _place(path: tuple[str | int, ...]) -> str:
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == DURATION:
+        return "This is no duration"
     return str(error["msg"])
 
 
 def _fix(error: Mapping[str, Any]) -> str:
     """Return what to do about a mistake: a body without its content type is taken for a text."""
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == DURATION:
+        return "write a number and its unit: 500ms, 30s, 5m, 2h or 1d"
     no_object = error["loc"] == ("body",) and error["type"] == "model_attributes_type"
     return "send a JSON object, with the header Content-Type: application/json" if no_object else ""
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, WebSocket
 from fastapi.responses import StreamingResponse
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Send
 from starlette.websockets import WebSocketDisconnect
 
@@ -17,7 +18,7 @@ from coditect.api.live.stream import PING, LiveStream
 from coditect.api.live.window import LiveFrame
 from coditect.api.problems import error_answer
 from coditect.api.services import Services
-from coditect.errors import CoditectError
+from coditect.errors import CoditectError, InputError
 from coditect.messaging.event_filter import EventFilter
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ RETRY_MS = 2_000
 """After how many milliseconds a browser opens its stream again."""
 TEXT = {"type": "string"}
 GOING_AWAY = 1001
+PARAMETERS = frozenset({"kind", "task", "workflow", "capability", "agent", "last_event_id"})
 
 Kinds = Annotated[
     list[str],
@@ -42,7 +44,17 @@ LastId = Annotated[
 ]
 
 
-def _selection(kind: Kinds, task: Chosen, workflow: Chosen, capability: Chosen, agent: Chosen) -> EventFilter:
+def _known(connection: HTTPConnection) -> None:
+    """Refuse a parameter that is none: a filter that is written wrongly would take every event."""
+    if unknown := sorted(set(connection.query_params) - PARAMETERS):
+        fix = f"choose by {', '.join(sorted(PARAMETERS))}"
+        raise InputError("A stream of events has no such parameter", given=[one[:80] for one in unknown[:5]], fix=fix)
+
+
+def _selection(
+    connection: HTTPConnection, kind: Kinds, task: Chosen, workflow: Chosen, capability: Chosen, agent: Chosen
+) -> EventFilter:
+    _known(connection)
     return EventFilter.of(kind=kind, task=task, workflow=workflow, capability=capability, agent=agent)
 
 

@@ -9,11 +9,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import HTTPConnection
 
 from coditect.api.access.roles import Caller
+from coditect.api.problems import DURATION
 from coditect.model.duration import seconds
 
 MOST_ROWS = 1_000
 
-Span = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)$", examples=["30s", "5m", "2h"])]
+Span = Annotated[str, Field(pattern=DURATION, examples=["30s", "5m", "2h"])]
 """A duration as text."""
 LONGEST_WAIT_SECONDS = 300.0
 

@@ -15,7 +15,10 @@ from httpx2 import AsyncClient, Response
 from websockets import CloseCode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Response as HandshakeResponse
 
+from coditect.api.access.bearer import BearerAccess
+from coditect.api.access.roles import Access
 from coditect.api.live.feed import LiveFeed
 from coditect.api.program import AnnouncedServer
 from coditect.api.routes import events
@@ -83,12 +86,12 @@ class SseReader:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
+async def stage(access: Access | None = None) -> AsyncIterator[Stage]:
     server, registry = MemoryServer(), MemoryRegistry()
     async with (
         MemoryBroker(server) as broker,
         Client(broker, registry) as client,
-        services_of(server, registry, client) as services,
+        services_of(server, registry, client, access=access) as services,
         AsyncClient(timeout=30, trust_env=False) as http,
         serving(services) as (address, running),
     ):
@@ -206,6 +209,34 @@ async def test_websocket_of_a_page_of_another_site_is_refused() -> None:
 
     assert refused.value.response.status_code == 403
     assert b"another site" in (refused.value.response.body or b"")
+
+
+async def test_a_parameter_that_is_none_is_refused_by_stream_and_websocket() -> None:
+    async with stage() as at:
+        answer = await at.http.get(f"{at.address}/v1/events?kind=task&types=node")
+        refused = await refusal(ws(at, "?types=node"))
+        too_long = await refusal(ws(at, f"?last_event_id={'1' * 101}"))
+
+    assert (answer.status_code, refused.status_code, too_long.status_code) == (422, 422, 422)
+    assert answer.json()["facts"]["given"] == ["types"]
+    assert "kind" in json.loads(refused.body or b"")["fix"]
+    assert "last_event_id" in json.loads(too_long.body or b"")["mistakes"][0]["at"]
+
+
+async def test_a_websocket_without_a_key_is_answered_as_a_request_is() -> None:
+    async with stage(access=BearerAccess([])) as at:
+        refused = await refusal(ws(at))
+
+    assert refused.status_code == 401
+    assert "Authorization: Bearer" in json.loads(refused.body or b"")["fix"]
+
+
+async def refusal(address: str) -> HandshakeResponse:
+    """The answer to a handshake that is refused."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(address):
+            pass
+    return refused.value.response
 
 
 async def test_streams_are_refused_with_a_problem_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,16 @@ async def test_a_task_that_does_not_end_in_time_goes_on(fleet: TestFleet, api: A
     assert later.json()["value"] == 1
 
 
+async def test_a_duration_without_a_unit_is_told_in_words(api: AsyncClient) -> None:
+    answer = await api.post("/v1/tasks?wait=2", json={"capability": "text.count", "timeout": "2"})
+
+    mistakes = {one["at"]: one for one in answer.json()["mistakes"]}
+    assert answer.status_code == 422
+    assert set(mistakes) == {"query.wait", "body.timeout"}
+    assert "30s" in mistakes["query.wait"]["fix"]
+    assert "[0-9]" not in answer.text
+
+
 async def test_an_idempotency_key_of_another_request_is_refused(api: AsyncClient) -> None:
     order, headers = {"capability": "text.count", "input": {"text": "four", "by": 1}}, {"idempotency-key": "k1"}
     workflow = {"workflow": {"name": "w", "nodes": {"a": {"task": "text.count", "input": "four"}}}}
