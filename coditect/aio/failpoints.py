@@ -78,7 +78,7 @@ class Failpoints:
     __slots__ = ("_counts", "_orders", "_strike")
 
     def __init__(self, orders: Iterable[Failpoint] = (), *, strike: Callable[[Failpoint], None] = strike) -> None:
-        """Take the failpoint orders, and the function that carries an order out, which a simulation replaces."""
+        """Set the orders of the process; `strike` carries an order out, which a simulation replaces."""
         self._orders = tuple(orders)
         self._strike = strike
         self._counts: dict[str, int] = {}

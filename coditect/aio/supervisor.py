@@ -119,7 +119,7 @@ class Supervisor:
     """
 
     def __init__(self, health: Health | None = None, *, limits: RestartLimits | None = None) -> None:
-        """Take the `Health` that all supervisors of a process share; None makes a new one."""
+        """Report to the `Health` that all supervisors of a process share; None makes a new one."""
         self.health = Health() if health is None else health
         self._limits = limits or RestartLimits()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -57,7 +57,7 @@ class RequestRates:
     """A token bucket for each caller; those of one API process, which other processes do not see."""
 
     def __init__(self, rate: Rate | None, now: Callable[[], float]) -> None:
-        """Take the rate, None for no bound, and a clock in seconds."""
+        """Limit every caller to the rate, or none when it is None; `now` is a clock in seconds."""
         self._rate = rate
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()

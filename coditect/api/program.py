@@ -112,7 +112,7 @@ class AnnouncedServer(uvicorn.Server):
         ending: Callable[[str], None],
         drain: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the calls for each step; `drain` is awaited before the server stops to answer."""
+        """Call `announce` when the server listens and `ending` at its stop; `drain` is awaited before answers end."""
         super().__init__(config)
         self._announce = announce
         self._ending = ending

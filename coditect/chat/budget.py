@@ -21,7 +21,7 @@ class TokenUsage:
 
     @property
     def total(self) -> int:
-        """All tokens."""
+        """The number of input and output tokens together, which a budget counts."""
         return self.input + self.output
 
     def __add__(self, other: TokenUsage) -> TokenUsage:

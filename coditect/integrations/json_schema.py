@@ -25,10 +25,10 @@ class SchemaCheck:
     """The check of values by one JSON Schema; references to other documents are never fetched."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Take a schema.
+        """Prepare the check of values by a JSON Schema, of draft 2020-12 unless `$schema` names another.
 
         Raises:
-            SetupError: when it is none.
+            SetupError: when it is no valid JSON Schema.
         """
         kind = validator_for(schema, default=Draft202012Validator)
         try:
@@ -38,10 +38,10 @@ class SchemaCheck:
         self._validator: Validator = kind(dict(schema), registry=Registry())
 
     def check(self, value: Any) -> None:
-        """Check a value.
+        """Raise an error unless a value fits the schema.
 
         Raises:
-            InvalidTask: when it does not fit; the error has the first five problems with their places.
+            InvalidTask: when the value does not fit; the error has the first five problems with their places.
         """
         try:
             problems = [

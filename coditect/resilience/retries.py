@@ -33,7 +33,7 @@ class Retries:
     """
 
     def __init__(self, budget: RetryBudget, policy: Retry, left_seconds: Callable[[], float | None]) -> None:
-        """Take the dependency's budget, the policy, and a function that returns the time until the deadline."""
+        """Make the retries of one dependency, within its budget, by the policy and until the deadline."""
         self._budget, self._policy, self._left_seconds = budget, policy, left_seconds
 
     def __aiter__(self) -> AsyncIterator[AttemptManager]:

@@ -65,7 +65,7 @@ class VirtualClock:
         skipped: Callable[[float], None],
         stuck: Callable[[str], None],
     ) -> None:
-        """Take the loop and two callbacks: `skipped` gets the skipped seconds, `stuck` the reason of a vain wait."""
+        """Drive the time of `loop`: `skipped` gets the skipped seconds, `stuck` the reason of a vain wait."""
         self.now = 0.0
         """The virtual seconds since the clock was opened."""
         self.heard = 0.0

@@ -88,7 +88,7 @@ def unpack(name: str, row: bytes) -> ScheduleRecord:
 
 
 def write(tr: Transaction, one: ScheduleRecord) -> None:
-    """Write a schedule's row."""
+    """Write a schedule, in place of an earlier one of its name."""
     ticks = one.ticks
     fields = [ticks.cron, ticks.zone, ticks.every_ms, ticks.jitter_ms, one.overlap.value, one.catch_up.value]
     fields += [one.most_missed, one.workflow, one.created_ms, one.next_ms, one.paused, one.last_ms, one.last_run]

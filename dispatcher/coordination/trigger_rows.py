@@ -78,13 +78,13 @@ def read(tr: Reads, name: str) -> TriggerRecord | None:
 
 
 def write(tr: Transaction, one: TriggerRecord) -> None:
-    """Write a trigger's row."""
+    """Write a trigger, in place of an earlier one of its name."""
     fields = [one.event, one.when, one.workflow, one.signal, one.to, one.created_ms, one.paused, one.runs, one.failed]
     tr.set(TRIGGERS.pack((one.name,)), versions.TRIGGER.pack([*fields, one.last_ms, one.last_run, one.reason]))
 
 
 def remove(tr: Transaction, name: str) -> None:
-    """Remove a trigger's row."""
+    """Remove the trigger of a name; do nothing when there is none."""
     tr.clear(TRIGGERS.pack((name,)))
 
 

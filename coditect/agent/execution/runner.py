@@ -27,7 +27,7 @@ class TaskRunner:
     """A runner that starts executions in the order of their arrival, in the next turn of the event loop."""
 
     def __init__(self, perform: Perform, executions: set[Execution], loop: asyncio.AbstractEventLoop) -> None:
-        """Take the coroutine function of an execution, and the set to which each new execution is added."""
+        """Run executions by the function `perform`; each new one is added to the set `executions`."""
         self._perform = perform
         self._executions = executions
         self._loop = loop

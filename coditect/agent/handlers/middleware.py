@@ -20,7 +20,7 @@ class MiddlewareContext(Context):
     """The execution of a task as middleware sees it: the context of an async handler, and the input."""
 
     def __init__(self, inside: TaskContext, given: Any, handle: Callable[[Any], Awaitable[Any]]) -> None:
-        """Take the context that the handler gets, the decoded input, and the call of the handler."""
+        """Describe one call: the context that the handler gets, the decoded input, and the handler's own call."""
         super().__init__(inside._task, inside.task_id, inside.agent_id, inside.services, headers=inside._headers)
         self._inside, self._asked, self._handle = inside, inside._asked, handle
         self.input = given

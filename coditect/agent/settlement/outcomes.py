@@ -80,7 +80,7 @@ class Outcomes:
         capabilities: Mapping[str, Capability],
         managed: ManagedTasks,
     ) -> None:
-        """Take the parts of one agent process; `end` is called with each execution whose posted reply is settled."""
+        """Post the outcomes of one agent process; `end` is called with each execution whose posted reply is settled."""
         self.tracebacks = True
         """Whether results carry tracebacks."""
         self._managed, self._end = managed, end

@@ -35,7 +35,7 @@ class RequestGuard:
     """A middleware that refuses requests from other sites, and writes a line for every change."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        """Take the names by which the API may be reached; None takes any."""
+        """Guard `app`, which answers to the given host names only; None allows any name."""
         self._app = app
         self._hosts = hosts
 

@@ -43,7 +43,7 @@ class OidcTokens:
     """The check of an issuer's tokens; a caller without one of the roles is a viewer of nothing, and refused."""
 
     def __init__(self, settings: OidcSettings, *, now: Callable[[], float] = time.monotonic) -> None:
-        """Take the settings, and a clock in seconds.
+        """Take the settings of the issuer, and a clock in seconds.
 
         Raises:
             SetupError: when the issuer is reached without TLS, and is not on this machine.

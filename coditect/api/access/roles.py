@@ -1,4 +1,4 @@
-"""The roles of callers.
+"""The roles of the API's callers, and the port that decides which role the sender of a request has.
 
 viewer < operator < approver < admin: each role may do what the one before it may.
 """
@@ -39,7 +39,7 @@ class Caller:
 
 
 class Access(Protocol):
-    """The decision who sends a request."""
+    """The port that finds out who sends a request, by its credentials."""
 
     async def caller(self, connection: HTTPConnection) -> Caller:
         """Return who sent a request.
@@ -56,5 +56,5 @@ class OpenAccess:
     """The access to an API without keys, which serves the loopback interface only: every caller may do everything."""
 
     async def caller(self, connection: HTTPConnection) -> Caller:
-        """Return the local caller."""
+        """Return the caller `local`, an admin, for every request."""
         return LOCAL

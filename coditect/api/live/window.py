@@ -53,7 +53,7 @@ class LiveWindow:
         self._oldest = 1
 
     def add(self, event: Event) -> None:
-        """Append an event."""
+        """Append an event as the next frame; the oldest frames leave a window that is full."""
         self._append(LiveFrame(self.id_of(self.newest + 1), "", dumps(as_document(event)), event))
 
     def add_gap(self, reason: str) -> None:

@@ -59,5 +59,5 @@ async def drain_agent(services: Services, agent_id: str, order: Drain) -> Respon
 
 @router.get("/{agent_id}")
 async def show_agent(services: Services, agent_id: str) -> AgentDocument:
-    """Show one living agent."""
+    """Show a living agent's status, load and capabilities; 404 without a living agent of the id."""
     return AgentDocument.of(await fleet.get_agent(services.opened, AgentId(agent_id)))

@@ -51,7 +51,7 @@ async def list_capabilities(
 
 @router.get("/capabilities/{name}")
 async def show_capability(name: str, services: Services) -> OfferDocument:
-    """Show one capability."""
+    """Show a capability that living agents offer, with the JSON Schemas of input and value; 404 when none offers it."""
     return OfferDocument.of(await fleet.get_offer(services.opened, name))
 
 

@@ -54,7 +54,7 @@ async def list_all_agents(agents: HttpBridging) -> list[AgentDocument]:
 
 @router.get("/agents/{agent_id}", dependencies=READS)
 async def show_any_agent(agents: HttpBridging, agent_id: Id) -> AgentDocument:
-    """Show one living agent."""
+    """Show a living agent's status, load and capabilities; 404 without a living agent of the id."""
     return AgentDocument.of(await agents.get(AgentId(agent_id)))
 
 
@@ -75,5 +75,5 @@ async def show_health(agents: HttpBridging, agent_id: Id) -> AgentHealth:
 
 @router.post("/agent-response/{token}", status_code=HTTPStatus.NO_CONTENT)
 async def take_answer(agents: HttpBridging, token: Id, answer: AgentResponseEvent) -> None:
-    """Take the later answer of an HTTP agent; the token of its request is what allows it."""
+    """Accept the later answer of an HTTP agent, which carries the token of its request."""
     agents.answer(token, answer)

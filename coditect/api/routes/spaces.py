@@ -62,7 +62,7 @@ async def put_value(
 
 @steered.delete(SPACES + "/{key}", status_code=HTTPStatus.NO_CONTENT)
 async def delete_value(space: Space, key: Key, services: Services, if_match: IfMatch = None) -> None:
-    """Remove a key's value."""
+    """Remove a key's value; with If-Match only that version, else 412."""
     await _delete(services, key, if_match, space=space)
 
 

@@ -87,7 +87,7 @@ class WebhookDelivery:
         self._retries = retries or WebhookRetries()
         self._reload_seconds = reload_seconds
         self._webhooks: dict[str, OpenWebhook] = {}
-        """By queue."""
+        """The webhooks of which this process delivers events, by the names of their queues."""
         self._background = Supervisor()
 
     async def __aenter__(self) -> Self:

@@ -65,7 +65,7 @@ class MemoryServer:
     """RabbitMQ 3.10 in memory, for one event loop; all entities and messages survive `stop` and `start`."""
 
     def __init__(self, *, clock: Clock | None = None, seeded: random.Random | None = None) -> None:
-        """Take the clock, and a random source that picks the next consumer; without one, consumers take turns."""
+        """Make an empty broker; `seeded` picks the next consumer at random, and without it consumers take turns."""
         self.info = ServerInfo("Memory", (3, 10, 8))
         self._clock = clock or SystemClock()
         self._seeded = seeded

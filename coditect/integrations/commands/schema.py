@@ -159,11 +159,11 @@ class CommandFields(_Part):
     workspace: WorkspaceFields = WorkspaceFields()
     """The folder in which it works."""
     result: ResultFields = ResultFields()
-    """Where its result is."""
+    """Where the task's value is read from after the command, such as its stdout or a file."""
     exit_codes: ExitFields = ExitFields()
     """What its exit codes mean."""
     limits: LimitFields = LimitFields()
-    """Its limits."""
+    """The most time, memory and output of one command."""
     environment: list[Variable] = []
     """Variables of the agent that it gets, beside PATH, LANG, LC_* and TZ; secrets are hidden in what it reports."""
     attempts: int = Field(default=3, ge=1, le=1_000)

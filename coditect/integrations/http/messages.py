@@ -36,7 +36,7 @@ class AgentRequestEvent(BaseModel):
     target_agent: str
     """The id of the agent that is asked; `*` asks any."""
     action: str
-    """The capability."""
+    """The name of the capability that is asked for."""
     parameters: Any
     """The task's input."""
     callback_url: str

@@ -71,7 +71,7 @@ class ToolServer:
             await asyncio.wait([keeping])
 
     async def tools(self) -> list[Tool]:
-        """Return the server's tools.
+        """Ask the server for all of its tools, page by page, and return them.
 
         Raises:
             SetupError: when there are none, or too many.

@@ -94,7 +94,7 @@ class FleetTools:
     """The tools of a fleet: what its living agents offer, and durable tasks."""
 
     def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
-        """Take the connections to the fleet, and which capabilities are offered, such as `code.*`."""
+        """Serve the fleet's capabilities that match the given patterns, such as `code.*`, as tools."""
         self._opened = opened
         self._patterns = tuple(patterns)
 

@@ -140,7 +140,7 @@ async def list_webhooks(opened: Connections) -> list[Webhook]:
 
 
 async def get_webhook(opened: Connections, name: str) -> Webhook:
-    """Return one webhook.
+    """Return the webhook of a name, without its secret.
 
     Raises:
         NotFound: when there is none of the name.

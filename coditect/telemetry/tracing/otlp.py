@@ -136,7 +136,7 @@ class OtlpTracing:
     def __init__(
         self, processor: SpanProcessor, *, sampler: Sampler, resource: Resource, new: NewTraces | None = None
     ) -> None:
-        """Take the processor of ended spans; `new`, if given, decides about new traces in the sampler's place."""
+        """Pass ended spans to the processor; `new`, if given, decides about new traces in the sampler's place."""
         self._processor, self._sampler, self._resource = processor, sampler, resource
         self._new = new
         self.alone = not _others_trace()

@@ -224,7 +224,7 @@ class NoTracing:
         span_id: int | None = None,
         start_ns: int | None = None,
     ) -> Span | None:
-        """Return None."""
+        """Begin no span, and return None."""
 
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Return a context manager without an effect."""
@@ -236,7 +236,7 @@ class NoTracing:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Return at once."""
+        """End without waiting, for there are no spans to send."""
 
 
 NO_TRACING = NoTracing()
