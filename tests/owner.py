@@ -18,14 +18,13 @@ from coditect.model.task import NO_LIMITS, Limits, Owner, Task
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.target import pinned_message
 from coditect.wire.attempt_results import RESULTS_TYPE, read_results
+from coditect.wire.claims import Claim, Verdict
 from coditect.wire.control import (
     PROGRESS_TYPE,
     STARTED_TYPE,
-    Claim,
     Progress,
     Started,
     Verb,
-    Verdict,
     read_progress,
     read_request,
     read_started,

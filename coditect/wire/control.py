@@ -29,11 +29,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
 from coditect.errors import InvalidTask
 from coditect.model.message import NO_HEADERS, Message
-from coditect.model.task import Owner
 from coditect.wire import tasks
 from coditect.wire.json import dumps, loads
 
@@ -236,56 +235,6 @@ class Verb(StrEnum):
     """
 
 
-class Verdict(StrEnum):
-    """The decision of the control plane about a delivery that an agent wants to run."""
-
-    RUN = "run"
-    """Run the delivery's task, as the attempt and with the fence of the answer."""
-    STALE = "stale"
-    """Drop the delivery: the node has a newer publication, or has ended."""
-    WAIT = "wait"
-    """Hand the delivery back and ask again, because another agent seems to have the task.
-
-    An owner outside of the product may answer so; the dispatcher never does.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The control plane's answer to an agent that asks to run a workflow task: verdict, fence and attempt."""
-
-    verdict: Verdict
-    fence: int = 0
-    attempt: int = 1
-    suspect: bool = False
-    """Whether to run the task in a process of its own, because it may have killed the agent that ran it before."""
-    known: bool = True
-    """Whether the node exists; the delivery of an unknown node is stale, and comes from a foreign publisher."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the control plane's answer to an acquire request as the JSON object of its message body."""
-        return {
-            "verdict": self.verdict.value,
-            "fence": self.fence,
-            "attempt": self.attempt,
-            "suspect": self.suspect,
-            "known": self.known,
-        }
-
-    @classmethod
-    def read(cls, value: Any) -> Self:
-        """Parse the control plane's answer to an agent's acquire request.
-
-        Raises:
-            InvalidTask: when the value is no such answer.
-        """
-        try:
-            verdict, fence, attempt = Verdict(value["verdict"]), int(value["fence"]), int(value["attempt"])
-            return cls(verdict, fence, attempt, value["suspect"] is True, value.get("known") is not False)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidTask("The answer is no claim", reason=repr(error)[:200]) from error
-
-
 @dataclass(frozen=True, slots=True)
 class Started:
     """A report that an agent started to run a workflow task."""
@@ -343,21 +292,6 @@ def read_request(message: Message) -> tuple[str, dict[str, Any]]:
     if not isinstance(body, dict):
         raise InvalidTask("A request's body is a JSON object", verb=verb[:80])
     return verb, body
-
-
-def claim_body(owner: Owner, *, publication: int, agent: str, running: bool) -> dict[str, Any]:
-    """Build the body of an agent's request to run a workflow task.
-
-    `running`: the delivery belongs to an execution that the agent still has.
-    """
-    return {
-        "workflow": owner.workflow,
-        "node": owner.node,
-        "fence": owner.fence,
-        "publication": publication,
-        "agent": agent,
-        "running": running,
-    }
 
 
 def started_message(started: list[Started]) -> Message:

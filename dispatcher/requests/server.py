@@ -28,7 +28,8 @@ from coditect.telemetry.tracing.messaging import Attributes, begin_record
 from coditect.telemetry.tracing.port import NO_TRACING, Span, TraceHeaders, Tracing
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
-from coditect.wire.control import VERB, Claim, Verb, read_request
+from coditect.wire.claims import Claim
+from coditect.wire.control import VERB, Verb, read_request
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
 from coditect.wire.trace import read_trace

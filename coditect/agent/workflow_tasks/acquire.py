@@ -23,7 +23,8 @@ from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Owner, Task
 from coditect.wire import routing
-from coditect.wire.control import Claim, Verb, claim_body, request
+from coditect.wire.claims import Claim, claim_body
+from coditect.wire.control import Verb, request
 from coditect.wire.json import loads
 from coditect.wire.tasks import SENT_AGAIN
 

@@ -39,7 +39,7 @@ from coditect.errors import Retryable, Unroutable
 from coditect.model.result import NOT_BEGUN, Failure, Outcome, Status
 from coditect.model.task import Owner, Task
 from coditect.wire import routing
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from coditect.wire.json import dumps
 from coditect.wire.tasks import AttemptResult
 

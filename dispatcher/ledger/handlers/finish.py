@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from coditect.model.result import NOT_BEGUN, RETRY_AFTER, Failure, Outcome, Status
 from coditect.model.retry import Retry
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from coditect.workflow.states import TaskState
 from dispatcher.ledger import outbox, timers
 from dispatcher.ledger.commands import Began, Claimed, Finished, Heard, Lost

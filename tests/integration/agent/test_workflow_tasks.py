@@ -20,7 +20,7 @@ from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.settings.settings import Settings
 from coditect.wire import control_messages, routing
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from tests.fleet import running
 from tests.owner import ScriptedOwner, granting, saying
 from tests.servers import Servers

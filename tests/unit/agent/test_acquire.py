@@ -16,7 +16,7 @@ from coditect.broker.topology import base_topology, capability_queues, shard_que
 from coditect.messaging.rpc import Requests
 from coditect.model.ids import AgentId
 from coditect.wire import routing
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from coditect.wire.tasks import read_task
 from tests.owner import ScriptedOwner, granting
 from tests.unit.broker.virtual_time import in_virtual_time

@@ -16,7 +16,7 @@ from coditect.model.message import Message
 from coditect.model.result import NOT_BEGUN, Failure
 from coditect.model.task import Limits
 from coditect.wire import routing
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from tests.owner import WORKFLOW, ScriptedOwner, granting, saying
 from tests.support import eventually
 from tests.unit.agent.scene import Faulty, Running, Scene

@@ -17,7 +17,7 @@ from coditect.model.task import Limits
 from coditect.testing import TestFleet
 from coditect.testing.fleet import START
 from coditect.testing.seeded import SeededClock
-from coditect.wire.control import Claim, Verdict
+from coditect.wire.claims import Claim, Verdict
 from coditect.wire.json import loads
 from tests.owner import ScriptedOwner, granting, saying
 from tests.support import eventually

@@ -11,7 +11,8 @@ import pytest
 
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.control import Claim, Verb
+from coditect.wire.claims import Claim
+from coditect.wire.control import Verb
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import child_document, head_document, node_document

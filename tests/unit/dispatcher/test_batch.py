@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from coditect import Retry, Workflow
 from coditect.errors import InputError, InvalidTask, NotFound
 from coditect.model.result import Outcome, Status
-from coditect.wire.control import Claim, Verb, Verdict
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.definition import After, Call, Definition, Node, OnFailure
 from coditect.workflow.graph import graph_of

@@ -7,7 +7,8 @@ from dataclasses import replace
 from coditect import Retry
 from coditect.agent.quarantine import killed_its_process
 from coditect.model.result import NOT_BEGUN
-from coditect.wire.control import Started, Verdict
+from coditect.wire.claims import Verdict
+from coditect.wire.control import Started
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.commands import Began, Claimed, Lost
 from tests.unit.dispatcher.ledger import AGENT, Ledger, completed, failed

@@ -15,7 +15,8 @@ from coditect.agent.workflow_tasks.heartbeats import BEAT_SECONDS
 from coditect.agent.workflow_tasks.reports import EVERY_SECONDS
 from coditect.aio.clock import Clock
 from coditect.broker.memory import MemoryBroker, MemoryServer
-from coditect.wire.control import Claim, Started, Verdict
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.control import Started
 from coditect.workflow.definition import LEAST_HEARTBEAT_MS
 from coditect.workflow.states import TaskState
 from dispatcher.capacity import Capacity

@@ -10,7 +10,8 @@ import pytest
 from coditect import From, Retry, Workflow
 from coditect.model.ids import AgentId
 from coditect.model.result import Failure, Outcome, Status
-from coditect.wire.control import Claim, Started, Verb, Verdict
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.control import Started, Verb
 from coditect.wire.json import dumps
 from coditect.workflow.states import TaskState, WorkflowState
 from dispatcher.ledger import timers

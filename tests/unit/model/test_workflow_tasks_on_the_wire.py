@@ -12,9 +12,10 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import Message
 from coditect.model.result import Outcome
 from coditect.model.task import Owner, Task
-from coditect.wire import control
+from coditect.wire import claims, control
 from coditect.wire import tasks as wire
-from coditect.wire.control import Claim, Progress, Started, Verb, Verdict
+from coditect.wire.claims import Claim, Verdict
+from coditect.wire.control import Progress, Started, Verb
 from coditect.wire.tasks import AttemptResult
 from tests.unit.model.strategies import hostile_headers, instants, outcomes, owners, short_text, tasks
 
@@ -109,7 +110,7 @@ def test_what_is_no_claim_is_refused(value: object) -> None:
 
 
 def test_question_of_a_claim_is_a_request_that_says_whose_it_is() -> None:
-    body = control.claim_body(OWNER, publication=5, agent=AgentId("a-1"), running=True)
+    body = claims.claim_body(OWNER, publication=5, agent=AgentId("a-1"), running=True)
     message = control.request(Verb.CLAIM, body, reply_to="reply.a-1", correlation_id="q")
 
     assert control.read_request(message) == (Verb.CLAIM, body)
