@@ -29,6 +29,7 @@ from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.lock_requests import LockRequests
 from coditect.collaboration.locks import Lock
 from coditect.collaboration.state import StateRequests
+from coditect.collaboration.thread_requests import ThreadRequests
 from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCapability, Unroutable
 from coditect.messaging.event_publisher import Events
 from coditect.messaging.rpc import Requests
@@ -74,6 +75,11 @@ class Means:
     def locks(self) -> LockRequests:
         """The requests about locks; made for the first task that takes one."""
         return LockRequests(self.control, self.requests, self.background)
+
+    @cached_property
+    def threads(self) -> ThreadRequests:
+        """The requests about threads; made for the first task that uses one."""
+        return ThreadRequests(self.control, self.requests)
 
     @cached_property
     def retry_budgets(self) -> RetryBudgets:
@@ -195,6 +201,19 @@ class TaskServices:
         owner = self.execution.task.owner
         by = {} if owner is None else {"by": {"workflow": owner.workflow, "node": owner.node, "fence": owner.fence}}
         return await StateRequests(self.means.control).ask_state(verb, body | {"task": self.task_id} | by)
+
+    async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request about threads, as `ThreadPort.ask_thread` says, with the task."""
+        return await self.means.threads.ask_thread(verb, {"task": self.task_id} | body)
+
+    async def hear(self, ticket: str, after_seconds: float) -> None:
+        """Wait for news of a thread, as `ThreadPort.hear` says; the task holds no slot meanwhile.
+
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
+        """
+        if not self.may_suspend():
+            raise SentBack
+        await self._suspended(self.means.threads.hear(ticket, after_seconds))
 
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
         """Wait for news of a ticket, then renew it, as `LockPort.keep_lock` says."""

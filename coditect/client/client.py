@@ -20,6 +20,7 @@ from coditect.client.completion import Completions
 from coditect.client.coordination.breakers import ClientBreakers
 from coditect.client.coordination.locks import ClientLocks
 from coditect.client.coordination.schedules import ClientSchedules
+from coditect.client.coordination.threads import ClientThreads
 from coditect.client.coordination.triggers import ClientTriggers
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
@@ -75,7 +76,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, ClientTriggers):
+class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, ClientThreads, ClientTriggers):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.

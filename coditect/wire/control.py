@@ -153,6 +153,36 @@ class Verb(StrEnum):
 
     Each ticket at each resource, in order of arrival, with state, mode, fence, agent, task and times.
     """
+    THREAD_OPEN = "thread.open"
+    """Open a thread: `thread` (a UUID of the client), `type`, `title`, `participants`, `task`, `workflow`, `keep_ms`.
+
+    → the thread, as of `thread.show`. A thread that is known already stays as it is.
+    """
+    THREAD_SAY = "thread.say"
+    """Say something in a thread: `thread`, `message` (an id of the client), `type`, `value`, `to`, `metadata`, `names`.
+
+    `names` are the sender's: one is a participant. → `number` and `at_ms`; a message that is known already is told
+    again, and not said again.
+    """
+    THREAD_READ = "thread.read"
+    """Say how far a participant has read: `thread`, `names`, `number` → `last`, the number of the last message.
+
+    With `ticket` and `reply_to`, later messages are pushed there under the ticket; with `ticket` alone no more.
+    """
+    THREAD_CLOSE = "thread.close"
+    """Close a thread, so that it takes no more messages: `thread`, `reason` → the thread."""
+    THREAD_SHOW = "thread.show"
+    """Get a thread: `thread` → its fields, with `read`, the last number that each participant has read."""
+    THREAD_MESSAGES = "thread.messages"
+    """List the messages of a thread in their order: `thread`, `names` (of a reader; default: all), `after`, `limit`.
+
+    → `{"messages": [...], "next": ...}`.
+    """
+    THREAD_LIST = "thread.list"
+    """List threads: `participant`, `task`, `workflow`, `open` (only these), `after`, `limit`
+
+    → `{"threads": [...], "next": ...}`.
+    """
     STATE_GET = "state.get"
     """Get shared state: `space`, `key`, `version` (default: the present one) → `version`, `value`, `writer`, `at_ms`.
 

@@ -68,6 +68,13 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "lock_owner"  (agent, owner, ticket)                              → nothing
     ├── "lock_count"  ()                                                  → last number given, as a place or as a fence
     │
+    │   threads (coordination/threads/); a message is a row of its own, at most 90,000 bytes
+    ├── "thread"      (thread)                                            → its row: participants, binding, last number
+    ├── "thread_message" (thread, number)                                 → its row: sender, type, value, at_ms
+    ├── "thread_sent" (thread, message)                                   → number; of each message, by its id
+    ├── "thread_member" (thread, participant)                             → last number read, messages said
+    ├── "thread_reader" (thread, ticket)                                  → participant, reply_to; while it listens
+    │
     │   shared state (coordination/state.py); a space is "workflow:" and an id, or "space:" and a name
     ├── "space"       (space, key)                                        → version, writer, task, at_ms, deleted
     ├── "space_version" (space, key, version)                             → the same, of each version that is kept
@@ -149,6 +156,12 @@ LOCKS = ROOT["lock"]
 LOCK_QUEUES = ROOT["lock_queue"]
 LOCK_OWNERS = ROOT["lock_owner"]
 LOCK_COUNT = ROOT["lock_count"]
+
+THREADS = ROOT["thread"]
+THREAD_MESSAGES = ROOT["thread_message"]
+THREAD_SENT = ROOT["thread_sent"]
+THREAD_MEMBERS = ROOT["thread_member"]
+THREAD_READERS = ROOT["thread_reader"]
 
 SPACES = ROOT["space"]
 SPACE_VERSIONS = ROOT["space_version"]

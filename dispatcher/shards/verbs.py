@@ -30,6 +30,7 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
             ("lock", "locks"),
             ("schedule", "schedules"),
             ("state", "state"),
+            ("thread", "threads.threads"),
             ("trigger", "triggers"),
         )
     }

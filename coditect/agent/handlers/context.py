@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from coditect.agent.handlers.facts import TaskFacts
 from coditect.agent.handlers.port import Services
+from coditect.agent.handlers.threads import TaskThreads
 from coditect.codec import encode_any, value_of
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock, Locking, LockPort
@@ -138,7 +139,7 @@ class TaskContext(TaskFacts):
         await self.services.ask_state(Verb.CHECKPOINT, asked)
 
 
-class Context(TaskContext, Locking):
+class Context(TaskContext, TaskThreads, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:

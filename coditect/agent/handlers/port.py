@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.locks import Lock, LockPort
 from coditect.collaboration.state import StatePort
+from coditect.collaboration.threads import ThreadPort
 from coditect.model.capability import Priority
 from coditect.model.result import Outcome
 from coditect.resilience.retry_budget import RetryPort
@@ -16,8 +17,8 @@ from coditect.resilience.retry_budget import RetryPort
 T = TypeVar("T")
 
 
-class Services(LockPort, StatePort, RetryPort, Protocol):
-    """The port through which a `Context` reaches the runtime: requests, locks, state, retries, progress and events.
+class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
+    """The port through which a `Context` reaches the runtime: requests, locks, state, threads, retries and events.
 
     A handler in a worker process calls every method by its name; `processes.rpc` lists the possible arguments.
     """

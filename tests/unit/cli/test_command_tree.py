@@ -36,6 +36,7 @@ COMMANDS = (
     *(("approval", verb) for verb in ("list", "grant", "deny")),
     *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
     *(("lock", verb) for verb in ("list", "show", "release")),
+    *(("thread", verb) for verb in ("list", "show", "open", "say", "close")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),

@@ -25,6 +25,7 @@ PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "
 """Values that are one text, or nothing: they have no version."""
 NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore", "trigger"}
 NEW |= {"decision", "audit", "learned"}
+NEW |= {"thread", "thread_message", "thread_sent", "thread_member", "thread_reader"}
 """Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,

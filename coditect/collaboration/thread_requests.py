@@ -1,0 +1,37 @@
+"""The requests of one process about threads, and its wait for the news of one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from coditect.collaboration.asks import Asks
+from coditect.messaging.rpc import Requests
+from coditect.model.result import Outcome
+from coditect.wire.control import Verb
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRequests:
+    """The requests of one process about threads; each ticket is a correlation id of the process's reply queue."""
+
+    control: Asks
+    requests: Requests
+    _news: dict[str, asyncio.Future[Outcome]] = field(default_factory=dict)
+    """The news that the process waits for, by ticket."""
+
+    async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request about threads, as `ThreadPort.ask_thread` says."""
+        if body.get("reply_to"):
+            body = body | {"reply_to": self.requests.reply_to}
+            ticket = str(body["ticket"])
+            self._news[ticket] = self.requests.expect(ticket)  # the news may come before the answer
+        elif "ticket" in body:
+            self._news.pop(str(body["ticket"]), None)
+            self.requests.forget(str(body["ticket"]))
+        return await self.control.ask(Verb(verb), {"writer": self.control.name} | body)
+
+    async def hear(self, ticket: str, after_seconds: float) -> None:
+        """Wait for news under a ticket, as `ThreadPort.hear` says; what they are the next request tells."""
+        await asyncio.wait({self._news[ticket]}, timeout=after_seconds)

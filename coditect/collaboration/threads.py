@@ -1,0 +1,269 @@
+"""Threads for agents, clients and people: conversations whose messages are kept, in order, until they expire.
+
+`thread = await ctx.open_thread("writer", "ada")`, `await thread.say("Is this right?")`, and in another process
+`async for message in thread.listen()`. A message that was said while a participant was away waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, TypeVar
+
+from coditect.codec import encode_any
+from coditect.errors import CoditectError, InvalidTask, NotFound, ResultTimeout
+from coditect.model import arguments
+from coditect.model.duration import Duration, seconds
+from coditect.wire.control import Verb
+from coditect.wire.json import loads
+
+LOOK_SECONDS = 5.0
+"""After how long a listener looks for messages by itself, in case the news of one was lost."""
+QUESTION = "question"
+ANSWER = "answer"
+ANSWERS = "answers"
+"""The entry in an answer's metadata that has the id of the question."""
+LONGEST_TYPE_BYTES = 200
+
+R = TypeVar("R", "ThreadMessage", "ThreadRow")
+NewId = Callable[[str], str]
+"""A function that makes the id of a thread, message or ticket from what it is for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadMessage:
+    """A message of a thread."""
+
+    number: int
+    """Its place in the thread, from 1."""
+    message: str
+    """The id of the message."""
+    sender: str
+    """The participant that said it."""
+    by: str
+    """The agent process or client that sent it."""
+    task: str
+    """The task whose handler said it; empty for a client's."""
+    type: str
+    value: Any
+    to: list[str]
+    """The participants that it is for; empty for all."""
+    metadata: dict[str, Any]
+    at_ms: int
+    """When it was said, in milliseconds since the epoch."""
+
+    @classmethod
+    def read(cls, row: object) -> ThreadMessage:
+        """Parse a message from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
+        return _read(cls, row)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadRow:
+    """A thread: who takes part, what it is bound to, and how far it is."""
+
+    thread: str
+    """The id of the thread."""
+    type: str
+    title: str
+    participants: list[str]
+    task: str
+    """The task that the thread is bound to; empty without one."""
+    workflow: str
+    """The workflow that the thread is bound to; empty without one."""
+    opener: str
+    begun_ms: int
+    last_ms: int
+    """When the last message was said, or the thread was opened or closed."""
+    keep_ms: int
+    """For how long after that the thread is kept."""
+    last: int
+    """The number of the last message; 0 without one."""
+    closed_ms: int
+    """When the thread was closed; 0 while it is open."""
+    reason: str
+    """Why it was closed."""
+    read: dict[str, int]
+    """The number of the last message that each participant has read; empty in a listing."""
+
+    @classmethod
+    def of(cls, row: object) -> ThreadRow:
+        """Parse a thread from an answer of the control plane.
+
+        Raises:
+            InvalidTask: when the row has another form.
+        """
+        return _read(cls, {"read": {}, **row} if isinstance(row, dict) else row)
+
+
+def _read(kind: type[R], row: object) -> R:
+    try:
+        given: Any = row
+        return kind(**{field.name: given[field.name] for field in fields(kind)})
+    except (KeyError, TypeError) as error:
+        raise InvalidTask("The control plane's answer is no thread", given=str(row)[:200]) from error
+
+
+class ThreadPort(Protocol):
+    """The port through which a `Thread` asks the control plane; all arguments and results are JSON values."""
+
+    async def ask_thread(self, verb: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request about threads, with its writer and its reply address, and return the answer."""
+
+    async def hear(self, ticket: str, after_seconds: float) -> None:
+        """Wait for news under a ticket of this process, for a while; return at once when they came meanwhile."""
+
+
+class Thread:
+    """One thread, as one of its participants sees it.
+
+    Raises:
+        ControlPlaneRequired: by every method, when no dispatcher answers.
+        NotFound: by every method, when the thread is unknown, or not kept any more.
+    """
+
+    def __init__(self, port: ThreadPort, thread: str, names: Iterable[str], new_id: NewId) -> None:
+        self._port = port
+        self._names = list(names)
+        self._new_id = new_id
+        self.id = thread
+        """The id of the thread."""
+
+    async def open(self, participants: Iterable[str], *, keep: Duration, **bound: str) -> Thread:
+        """Open the thread under its id, for its participant and for others, and return it.
+
+        Raises:
+            InputError: when there are more than 50 participants, or a parameter is wrong.
+        """
+        named = [arguments.text("participant", one, shortest=1, longest=200) for one in (*participants, self._names[0])]
+        keep_ms = max(1, round(1000 * seconds(arguments.span("keep", keep))))
+        await self._ask(Verb.THREAD_OPEN, {"participants": list(dict.fromkeys(named)), "keep_ms": keep_ms} | bound)
+        return self
+
+    async def say(
+        self,
+        value: Any,
+        *,
+        type: str = "text",  # noqa: A002 - the word of the events and of the command line
+        to: str | Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Add a message to the thread, for all participants or for some, and return its number.
+
+        The message is kept when the call returns. A handler that runs again says an equal message once.
+
+        Raises:
+            InputError: when the sender takes no part, or the thread is closed or full.
+            TooLarge: when the message is over 64,000 bytes.
+        """
+        return (await self._say(value, type, to, metadata))[0]
+
+    async def _say(
+        self, value: Any, type_: str, to: str | Iterable[str], metadata: Mapping[str, Any] | None
+    ) -> tuple[int, str]:
+        kind = arguments.text("type", type_, shortest=1, longest=LONGEST_TYPE_BYTES)
+        named = sorted(arguments.texts("to", to))
+        encoded = encode_any(value)
+        message = self._new_id(f"say/{self.id}/{kind}/{encoded.decode()}/{named}")
+        body = {"message": message, "type": kind, "value": loads(encoded), "to": named}
+        answer = await self._ask(Verb.THREAD_SAY, body | {"metadata": dict(metadata or {})})
+        return int(answer["number"]), message
+
+    async def history(self, *, after: int = 0) -> AsyncGenerator[ThreadMessage, None]:
+        """Yield the messages that there are, in their order, from the one behind number `after` on."""
+        place: int | None = arguments.whole("after", after, 0, 2**53)
+        while place is not None:
+            page = await self._ask(Verb.THREAD_MESSAGES, {"after": place})
+            for row in page["messages"]:
+                yield ThreadMessage.read(row)
+            place = page["next"]
+
+    async def message(self, number: int) -> ThreadMessage:
+        """Return one message by its number.
+
+        Raises:
+            NotFound: when the thread has no such message.
+        """
+        after = arguments.whole("number", number, 1, 2**53) - 1
+        page = await self._ask(Verb.THREAD_MESSAGES, {"after": after, "limit": 1})
+        for row in page["messages"]:
+            return ThreadMessage.read(row)
+        raise NotFound("The thread has no such message", thread=self.id, number=number, fix="coditect thread show")
+
+    async def listen(self, *, after: int | None = None) -> AsyncGenerator[ThreadMessage, None]:
+        """Yield the messages of others as they come, until the thread is closed, and note them as read.
+
+        Begins behind number `after`; by default behind the last message that this participant has read, so nothing
+        that was said while it was away is missed.
+        """
+        seen = await self._seen() if after is None else arguments.whole("after", after, 0, 2**53)
+        ticket = self._new_id(f"listen/{self.id}")
+        try:
+            while True:
+                told = await self._ask(Verb.THREAD_READ, {"number": seen, "ticket": ticket, "reply_to": True})
+                async with aclosing(self.history(after=seen)) as messages:
+                    async for message in messages:
+                        seen = message.number  # before: who ends the loop with a message has had it
+                        if message.sender not in self._names:
+                            yield message
+                seen = max(seen, told["last"])
+                if told["closed"]:
+                    return
+                await self._port.hear(ticket, LOOK_SECONDS)
+        finally:
+            await self._leave(ticket, seen)
+
+    async def ask(self, question: Any, *, to: str | Iterable[str] = (), timeout: Duration = "5m") -> Any:
+        """Say a question, wait for the first answer to it, and return the answer's value.
+
+        Raises:
+            ResultTimeout: when there was no answer in time; the question stays in the thread.
+        """
+        limit = seconds(arguments.span("timeout", timeout))
+        number, message = await self._say(question, QUESTION, to, None)
+        try:
+            async with asyncio.timeout(limit), aclosing(self.listen(after=number)) as messages:
+                async for one in messages:
+                    if one.metadata.get(ANSWERS) == message:
+                        return one.value
+        except TimeoutError as error:
+            raise ResultTimeout("No participant answered in time", thread=self.id, question=number) from error
+        raise ResultTimeout("The thread was closed before an answer", thread=self.id, question=number)
+
+    async def answer(self, question: ThreadMessage, value: Any) -> int:
+        """Answer a question, to its sender, and return the number of the answer."""
+        return await self.say(value, type=ANSWER, to=question.sender, metadata={ANSWERS: question.message})
+
+    async def show(self) -> ThreadRow:
+        """Return who takes part in the thread, and who has read how far."""
+        return ThreadRow.of(await self._ask(Verb.THREAD_SHOW, {}))
+
+    async def read(self, number: int) -> None:
+        """Note that this participant has read the messages up to a number."""
+        await self._ask(Verb.THREAD_READ, {"number": arguments.whole("number", number, 1, 2**53)})
+
+    async def close(self, reason: str = "") -> None:
+        """Close the thread, so that it takes no more messages and no listener waits for any."""
+        await self._ask(Verb.THREAD_CLOSE, {"reason": arguments.text("reason", reason, longest=1_000)})
+
+    async def _seen(self) -> int:
+        receipts = (await self.show()).read
+        return max((receipts.get(name, 0) for name in self._names), default=0)
+
+    async def _leave(self, ticket: str, seen: int) -> None:
+        try:
+            await self._ask(Verb.THREAD_READ, {"number": seen, "ticket": ticket})
+        except CoditectError:  # the row of a process that is gone costs one push for each message
+            return
+
+    async def _ask(self, verb: Verb, more: dict[str, Any]) -> dict[str, Any]:
+        body = {"thread": self.id, "names": self._names} | more
+        if not body.get("number", 1):
+            del body["number"]
+        return await self._port.ask_thread(verb, body)

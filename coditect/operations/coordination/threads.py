@@ -1,0 +1,121 @@
+"""Use cases for threads: list them, show one with its messages, say something, and close one."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.client.client import Client
+from coditect.collaboration.threads import ThreadMessage, ThreadRow
+from coditect.operations.connections import Connections
+
+
+@dataclass(frozen=True, slots=True)
+class ShownThread:
+    """A thread with its messages."""
+
+    thread: ThreadRow
+    messages: list[ThreadMessage]
+
+
+@dataclass(frozen=True, slots=True)
+class SaidMessage:
+    """What was said, and where it is."""
+
+    thread: str
+    number: int
+    """The number of the message in its thread."""
+
+
+async def list_threads(
+    opened: Connections,
+    *,
+    participant: str | None = None,
+    task: str | None = None,
+    workflow: str | None = None,
+    open_only: bool = False,
+    most: int,
+) -> list[ThreadRow]:
+    """Return at most `most` threads, the earliest first: all, or those of a participant, a task or a workflow."""
+    async with opened.fleet() as client:
+        found = client.threads.list(
+            participant=participant, task=task, workflow=workflow, open_only=open_only, most=most
+        )
+        return [row async for row in found]
+
+
+async def show_thread(opened: Connections, thread: str, *, after: int = 0, most: int) -> ShownThread:
+    """Return a thread with at most `most` of its messages, from the one behind number `after` on.
+
+    Raises:
+        NotFound: when the thread is unknown, or not kept any more.
+    """
+    async with opened.fleet() as client:
+        return await _shown(client, thread, after, most)
+
+
+async def _shown(client: Client, thread: str, after: int, most: int) -> ShownThread:
+    found, taken = client.threads.get(thread), list[ThreadMessage]()
+    async with aclosing(found.history(after=after)) as messages:
+        async for message in messages:
+            taken.append(message)
+            if len(taken) >= most:
+                break
+    return ShownThread(await found.show(), taken)
+
+
+async def open_thread(
+    opened: Connections,
+    participants: list[str],
+    *,
+    by: str,
+    type_: str,
+    title: str = "",
+    task: str = "",
+    workflow: str = "",
+) -> ThreadRow:
+    """Open a thread for a person and other participants, and return it.
+
+    Raises:
+        InputError: when there are more than 50 participants, or a name is too long.
+    """
+    async with opened.fleet() as client:
+        bound = {"task": task, "workflow": workflow}
+        thread = await client.threads.open(*participants, by=by, type=type_, title=title, **bound)
+        return await thread.show()
+
+
+async def say(
+    opened: Connections,
+    thread: str,
+    value: Any,
+    *,
+    by: str,
+    type_: str = "text",
+    to: list[str],
+    answers: int | None = None,
+) -> SaidMessage:
+    """Say something in a thread as one of its participants; with `answers`, as the answer to that message.
+
+    Raises:
+        NotFound: when the thread is unknown, or has no message of the number to answer.
+        InputError: when `by` takes no part, or the thread is closed or full.
+    """
+    async with opened.fleet() as client:
+        found = client.threads.get(thread, by=by)
+        if answers is None:
+            return SaidMessage(thread, await found.say(value, type=type_, to=to))
+        return SaidMessage(thread, await found.answer(await found.message(answers), value))
+
+
+async def close_thread(opened: Connections, thread: str, *, reason: str) -> ThreadRow:
+    """Close a thread, so that it takes no more messages.
+
+    Raises:
+        NotFound: when the thread is unknown, or not kept any more.
+    """
+    async with opened.fleet() as client:
+        found = client.threads.get(thread)
+        await found.close(reason)
+        return await found.show()

@@ -1,0 +1,73 @@
+"""The requests that only read threads: one thread, its messages in order, and the list of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.errors import InvalidTask
+from dispatcher.coordination.threads import rows
+from dispatcher.coordination.threads.rows import KeptMessage, ThreadRecord
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import Reads
+
+MOST_AT_ONCE = 500
+MOST_PAGE_BYTES = 500_000
+"""The size in bytes from which a page of messages is full."""
+
+
+def show(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a thread, with the number of the last message that each participant has read.
+
+    Raises:
+        NotFound: when it is unknown, or its retention is over.
+    """
+    thread = rows.read(tr, text(body, "thread"))
+    receipts = {one: rows.member(tr, thread.id, one).read for one in thread.participants}
+    return thread.as_json() | {"read": receipts}
+
+
+def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of a thread's messages in order; of a reader with `names` those that are for it.
+
+    Raises:
+        NotFound: when the thread is unknown, or its retention is over.
+    """
+    thread, names = rows.read(tr, text(body, "thread")), body.get("names")
+    after, limit = body.get("after") or 0, min(number(body, "limit", 100), MOST_AT_ONCE)
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise InvalidTask("This is no place in a list of messages", field="after")
+    begin = THREAD_MESSAGES.pack((thread.id, after + 1))
+    found = tr.get_range(begin, THREAD_MESSAGES.range((thread.id,))[1], limit=limit)
+    told, size = [], 0
+    for key, row in found:
+        after, kept = int(THREAD_MESSAGES.unpack(key)[1]), KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
+        if not isinstance(names, list) or kept.is_for(names):
+            told.append(kept.as_json(after))
+            size += len(row)
+        if size >= MOST_PAGE_BYTES:
+            break
+    return {"messages": told, "next": after if after < thread.last else None}
+
+
+def list_threads(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of the threads, the earliest first: of a `participant`, `task` or `workflow`, or only open ones."""
+    begin, end = THREADS.range(())
+    if body.get("after"):
+        begin = THREADS.pack((text(body, "after"),)) + b"\0"
+    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
+    found = tr.get_range(begin, end, limit=limit)
+    threads = [rows.unpack(str(THREADS.unpack(key)[0]), row) for key, row in found]
+    told = [one.as_json() for one in threads if _fits(one, body)]
+    return {"threads": told, "next": threads[-1].id if len(found) == limit else None}
+
+
+def _fits(thread: ThreadRecord, body: Body) -> bool:
+    return (
+        body.get("participant") in (None, *thread.participants)
+        and body.get("task") in (None, thread.task)
+        and body.get("workflow") in (None, thread.workflow)
+        and not (body.get("open") and thread.closed_ms)
+    )

@@ -1,0 +1,176 @@
+"""The rows of threads: one for each thread, each message, each participant, and each process that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from coditect.errors import NotFound
+from dispatcher.ledger import versions
+from dispatcher.ledger.keyspace import THREAD_MEMBERS, THREAD_MESSAGES, THREAD_READERS, THREAD_SENT, THREADS
+from dispatcher.store.transaction import Reads, Transaction
+
+MOST_READERS = 200
+"""The number of processes that listen to one thread at most."""
+
+
+@dataclass(slots=True)
+class ThreadRecord:
+    """A thread: who takes part, what it is bound to, and how many messages it has."""
+
+    id: str
+    type: str
+    title: str
+    participants: list[str]
+    task: str
+    """The task that the thread is bound to; empty without one."""
+    workflow: str
+    opener: str
+    begun_ms: int
+    last_ms: int
+    """When the last message was said, or the thread was opened or closed: the retention runs from then on."""
+    keep_ms: int
+    last: int = 0
+    """The number of the last message; 0 without one."""
+    closed_ms: int = 0
+    """When the thread was closed; 0 while it is open."""
+    reason: str = ""
+    """Why it was closed."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the thread as the control plane answers it."""
+        told = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
+        return {"thread": self.id, **told}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMessage:
+    """A message of a thread, as it was said."""
+
+    id: str
+    sender: str
+    """The participant that said it."""
+    by: str
+    """The agent process or client that sent it."""
+    task: str
+    type: str
+    value: Any
+    to: list[str]
+    """The participants that it is for; empty for all."""
+    metadata: dict[str, Any]
+    at_ms: int
+
+    def as_json(self, number: int) -> dict[str, Any]:
+        """Return the message as the control plane answers it, with its number."""
+        told = {name: getattr(self, name) for name in self.__slots__ if name != "id"}
+        return {"message": self.id, "number": number, **told}
+
+    def is_for(self, names: list[str]) -> bool:
+        """Tell whether a participant of one of these names may take the message as said to it, or said it."""
+        return not self.to or self.sender in names or not set(self.to).isdisjoint(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one participant has done in a thread."""
+
+    read: int = 0
+    """The number of the last message that it has read."""
+    said: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A process that wants to be told of messages, for one participant."""
+
+    ticket: str
+    participant: str
+    reply_to: str
+
+
+def find(tr: Reads, thread: str) -> ThreadRecord | None:
+    """Return a thread; None when it is unknown, or its retention is over."""
+    row = tr.get(THREADS.pack((thread,)))
+    return None if row is None else unpack(thread, row)
+
+
+def read(tr: Reads, thread: str) -> ThreadRecord:
+    """Return a thread.
+
+    Raises:
+        NotFound: when it is unknown, or its retention is over.
+    """
+    found = find(tr, thread)
+    if found is None:
+        fix = "coditect thread list shows those that are kept"
+        raise NotFound("There is no such thread, or it is not kept any more", thread=thread[:80], fix=fix)
+    return found
+
+
+def unpack(thread: str, row: bytes) -> ThreadRecord:
+    """Decode a thread's row in the store."""
+    return ThreadRecord(thread, *versions.THREAD.unpack(row))
+
+
+def write(tr: Transaction, thread: ThreadRecord) -> None:
+    """Write a thread's own row."""
+    tr.set(THREADS.pack((thread.id,)), versions.THREAD.pack(astuple(thread)[1:]))
+
+
+def said(tr: Reads, thread: str, message: str) -> int | None:
+    """Return the number of a message by its id; None when it was not said yet."""
+    row = tr.get(THREAD_SENT.pack((thread, message)))
+    return None if row is None else int(versions.THREAD_SENT.unpack(row)[0])
+
+
+def message(tr: Reads, thread: str, number: int) -> KeptMessage | None:
+    """Return a message by its number; None when there is none."""
+    row = tr.get(THREAD_MESSAGES.pack((thread, number)))
+    return None if row is None else KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
+
+
+def packed(kept: KeptMessage) -> bytes:
+    """Encode a message as its row in the store."""
+    return versions.THREAD_MESSAGE.pack(astuple(kept))
+
+
+def add(tr: Transaction, thread: ThreadRecord, number: int, kept: KeptMessage) -> None:
+    """Write a message under its number and its id."""
+    tr.set(THREAD_MESSAGES.pack((thread.id, number)), packed(kept))
+    tr.set(THREAD_SENT.pack((thread.id, kept.id)), versions.THREAD_SENT.pack((number,)))
+
+
+def member(tr: Reads, thread: str, participant: str) -> Member:
+    """Return what a participant has done in a thread."""
+    row = tr.get(THREAD_MEMBERS.pack((thread, participant)))
+    return Member() if row is None else Member(*versions.THREAD_MEMBER.unpack(row))
+
+
+def write_member(tr: Transaction, thread: str, participant: str, done: Member) -> None:
+    """Write what a participant has done in a thread."""
+    tr.set(THREAD_MEMBERS.pack((thread, participant)), versions.THREAD_MEMBER.pack((done.read, done.said)))
+
+
+def listening(tr: Reads, thread: str) -> Iterator[Listening]:
+    """Yield the processes that listen to a thread."""
+    for key, row in tr.get_range(*THREAD_READERS.range((thread,)), limit=MOST_READERS):
+        participant, reply_to = versions.THREAD_READER.unpack(row)
+        yield Listening(str(THREAD_READERS.unpack(key)[1]), participant, reply_to)
+
+
+def listen(tr: Transaction, thread: str, one: Listening) -> None:
+    """Write that a process listens to a thread."""
+    tr.set(THREAD_READERS.pack((thread, one.ticket)), versions.THREAD_READER.pack((one.participant, one.reply_to)))
+
+
+def leave(tr: Transaction, thread: str, ticket: str) -> None:
+    """Let a process listen to a thread no more."""
+    tr.clear(THREAD_READERS.pack((thread, ticket)))
+
+
+def remove(tr: Transaction, thread: str) -> None:
+    """Remove a thread with all that belongs to it."""
+    tr.clear(THREADS.pack((thread,)))
+    for space in (THREAD_MESSAGES, THREAD_SENT, THREAD_MEMBERS, THREAD_READERS):
+        tr.clear_range(*space.range((thread,)))

@@ -1,0 +1,255 @@
+"""The changes of threads: open, say, read, close, and the end of their retention.
+
+A thread belongs to the shard of its id, so its messages are numbered in the order of their commits. A message is known
+by an id of its sender: a repeated one is told its number again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import InputError, InvalidTask, TooLarge
+from coditect.model.ids import is_uuid
+from coditect.model.result import Outcome, Status
+from coditect.wire.control import Verb
+from coditect.wire.json import dumps
+from coditect.wire.routing import reply_address
+from coditect.wire.tasks import result_message
+from dispatcher.coordination.threads import queries, rows
+from dispatcher.coordination.threads.rows import KeptMessage, Listening, Member, ThreadRecord
+from dispatcher.ledger import timers
+from dispatcher.ledger.effects import OutgoingMessage
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+
+EXPIRY = "thread.expiry"
+"""The kind of the timer that removes a thread when its retention is over."""
+MOST_PARTICIPANTS = 50
+LONGEST_NAME_BYTES = 200
+LONGEST_TEXT_BYTES = 1_000
+MOST_MESSAGE_BYTES = 64_000
+"""The largest size in bytes of a message, all its fields together."""
+MOST_MESSAGES = 10_000
+MOST_SAID = 2_000
+"""The number of messages that one participant says in a thread at most: so none fills it for the others alone."""
+KEEP_MS = 7 * 24 * 3_600_000
+KEPT_MS = (60_000, 365 * 24 * 3_600_000)
+"""The shortest and the longest retention, in milliseconds."""
+
+
+def open_thread(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Open a thread under an id that its client chose; a thread of this id that is known already stays as it is.
+
+    Raises:
+        InvalidTask: when a field is wrong.
+    """
+    name = text(body, "thread")
+    known = rows.find(unit.tr, name)
+    if known is not None:
+        return queries.show(unit.tr, body)
+    if not is_uuid(name):
+        raise InvalidTask("The id of a thread is a UUID", field="thread", given=name[:80])
+    shortest, longest = KEPT_MS
+    thread = ThreadRecord(
+        name,
+        _name(body, "type", "discussion"),
+        _name(body, "title", "", longest=LONGEST_TEXT_BYTES),
+        _names(body, "participants", least=1),
+        _name(body, "task", "", longest=LONGEST_TEXT_BYTES),
+        _name(body, "workflow", "", longest=LONGEST_TEXT_BYTES),
+        _name(body, "writer", "", longest=LONGEST_TEXT_BYTES),
+        unit.now_ms,
+        unit.now_ms,
+        min(max(number(body, "keep_ms", KEEP_MS), shortest), longest),
+    )
+    rows.write(unit.tr, thread)
+    _keep(unit, thread)
+    facts = {"thread_type": thread.type, "participants": thread.participants, "task": thread.task}
+    unit.effects.say("agent.collab.started", thread.id, workflow_id=thread.workflow, **facts)
+    return queries.show(unit.tr, body)
+
+
+def say(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Add a message to a thread, and push it to those who listen; a message that is known already is told again.
+
+    Raises:
+        NotFound: when the thread is unknown, or its retention is over.
+        InputError: when the sender takes no part, the thread is closed or full, or a field is wrong.
+        TooLarge: when the message is over the limit.
+    """
+    thread, name = rows.read(unit.tr, text(body, "thread")), _name(body, "message")
+    known = rows.said(unit.tr, thread.id, name)
+    if known is not None:
+        kept = rows.message(unit.tr, thread.id, known)
+        return {"number": known, "at_ms": 0 if kept is None else kept.at_ms}
+    sender = _participant(thread, body)
+    done = rows.member(unit.tr, thread.id, sender)
+    _check_room(thread, sender, done)
+    kept = _read(unit, thread, sender, body)
+    thread.last, thread.last_ms = thread.last + 1, unit.now_ms
+    rows.add(unit.tr, thread, thread.last, kept)
+    rows.write(unit.tr, thread)
+    rows.write_member(unit.tr, thread.id, sender, Member(done.read, done.said + 1))
+    for one in rows.listening(unit.tr, thread.id):
+        if one.participant != sender and kept.is_for([one.participant]):
+            _push(unit, one, kept.as_json(thread.last))
+    facts = {"number": thread.last, "sender": sender, "message_type": kept.type, "to": kept.to, "task": thread.task}
+    unit.effects.say("agent.message.sent", thread.id, workflow_id=thread.workflow, **facts)
+    return {"number": thread.last, "at_ms": unit.now_ms}
+
+
+def read(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Note how far a participant has read, and whether its process listens; return the number of the last message.
+
+    Raises:
+        NotFound: when the thread is unknown, or its retention is over.
+        InputError: when the reader takes no part, or too many listen.
+    """
+    thread = rows.read(unit.tr, text(body, "thread"))
+    participant = _participant(thread, body)
+    done = rows.member(unit.tr, thread.id, participant)
+    upto = min(number(body, "number", 1), thread.last) if body.get("number") else 0
+    if upto > done.read:
+        rows.write_member(unit.tr, thread.id, participant, Member(upto, done.said))
+    if body.get("ticket") and body.get("reply_to"):
+        _listen(unit, thread, participant, body)
+    elif body.get("ticket"):
+        rows.leave(unit.tr, thread.id, _name(body, "ticket"))
+    return {"last": thread.last, "closed": thread.closed_ms > 0}
+
+
+def close(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Close a thread, and tell those who listen; a closed one stays as it is.
+
+    Raises:
+        NotFound: when the thread is unknown, or its retention is over.
+    """
+    thread = rows.read(unit.tr, text(body, "thread"))
+    if not thread.closed_ms:
+        thread.closed_ms = thread.last_ms = unit.now_ms
+        thread.reason = _name(body, "reason", "", longest=LONGEST_TEXT_BYTES)
+        rows.write(unit.tr, thread)
+        for one in rows.listening(unit.tr, thread.id):
+            _push(unit, one, {"closed": True})
+        facts = {"reason": thread.reason, "messages": thread.last, "task": thread.task}
+        unit.effects.say("agent.collab.ended", thread.id, workflow_id=thread.workflow, **facts)
+    return queries.show(unit.tr, body)
+
+
+def expired(unit: UnitOfWork, timer: Timer) -> None:
+    """Remove a thread whose retention is over, or wait until it is: each message begins it again."""
+    thread = rows.find(unit.tr, timer.node)
+    if thread is None:
+        return
+    if thread.last_ms + thread.keep_ms > unit.now_ms:
+        _keep(unit, thread)
+        return
+    rows.remove(unit.tr, thread.id)
+    if not thread.closed_ms:
+        facts = {"reason": "its retention is over", "messages": thread.last, "task": thread.task}
+        unit.effects.say("agent.collab.ended", thread.id, workflow_id=thread.workflow, **facts)
+
+
+def _keep(unit: UnitOfWork, thread: ThreadRecord) -> None:
+    timers.put(unit.tr, unit.shard, Timer("", thread.id, EXPIRY, thread.last_ms + thread.keep_ms))
+    unit.effects.timers = True
+
+
+def _check_room(thread: ThreadRecord, sender: str, done: Member) -> None:
+    if thread.closed_ms:
+        raise InputError("The thread is closed", thread=thread.id, reason=thread.reason, fix="open another one")
+    if done.said >= MOST_SAID:
+        fix = "open another thread"
+        raise InputError("This participant has said all that it may", participant=sender, most=MOST_SAID, fix=fix)
+    if thread.last >= MOST_MESSAGES:
+        raise InputError("The thread is full", thread=thread.id, most=MOST_MESSAGES, fix="open another thread")
+
+
+def _read(unit: UnitOfWork, thread: ThreadRecord, sender: str, body: Body) -> KeptMessage:
+    to, metadata = _names(body, "to"), body.get("metadata") or {}
+    if strangers := set(to) - set(thread.participants):
+        known = thread.participants
+        fix = "name participants, or no one at all for all of them"
+        raise InputError("This is no participant of the thread", given=sorted(strangers)[:5], known=known, fix=fix)
+    if not isinstance(metadata, dict):
+        raise InvalidTask("The metadata of a message are an object", field="metadata")
+    by, task = (_name(body, field, "", longest=LONGEST_TEXT_BYTES) for field in ("writer", "task"))
+    kind = _name(body, "type", "text")
+    kept = KeptMessage(_name(body, "message"), sender, by, task, kind, body.get("value"), to, metadata, unit.now_ms)
+    if (size := len(rows.packed(kept))) > MOST_MESSAGE_BYTES:
+        fix = "put the large part into shared state or a blob, and say where it is"
+        raise TooLarge("A message is too large for a thread", bytes=size, limit=MOST_MESSAGE_BYTES, fix=fix)
+    return kept
+
+
+def _listen(unit: UnitOfWork, thread: ThreadRecord, participant: str, body: Body) -> None:
+    one = Listening(_name(body, "ticket"), participant, _name(body, "reply_to"))
+    before = [each.ticket for each in rows.listening(unit.tr, thread.id)]
+    if len(before) >= rows.MOST_READERS and one.ticket not in before:
+        fix = "read from time to time"
+        raise InputError("Too many listen to this thread", thread=thread.id, most=rows.MOST_READERS, fix=fix)
+    rows.listen(unit.tr, thread.id, one)
+
+
+def _participant(thread: ThreadRecord, body: Body) -> str:
+    """Return the participant that a request is from: one of the names of its sender."""
+    names = _names(body, "names", least=1)
+    found = next((one for one in names if one in thread.participants), None)
+    if found is None:
+        fix = "say it as one of them, or open a thread in which you take part"
+        raise InputError("The sender is no participant of the thread", names=names, known=thread.participants, fix=fix)
+    return found
+
+
+def _names(body: Body, field: str, *, least: int = 0) -> list[str]:
+    named = body.get(field) or []
+    if not isinstance(named, list) or not least <= len(named) <= MOST_PARTICIPANTS or not all(map(_is_name, named)):
+        fix = f"name {least} to {MOST_PARTICIPANTS}, each of 1 to {LONGEST_NAME_BYTES} bytes"
+        raise InvalidTask("A field of the request is no list of names", field=field, fix=fix)
+    return list(dict.fromkeys(named))
+
+
+def _is_name(one: object, longest: int = LONGEST_NAME_BYTES) -> bool:
+    return isinstance(one, str) and 0 < len(one.encode(errors="surrogatepass")) <= longest
+
+
+def _name(body: Body, field: str, default: str | None = None, *, longest: int = LONGEST_NAME_BYTES) -> str:
+    """Return a text of a request within its limit; the default when it is missing or empty, if there is one."""
+    value = body.get(field)
+    if not value and default is not None:
+        return default
+    if not _is_name(value, longest):
+        raise InvalidTask("A field of the request is no text, or too long", field=field, longest=longest)
+    return str(value)
+
+
+def _push(unit: UnitOfWork, one: Listening, told: dict[str, Any]) -> None:
+    """Tell a process that listens, after the commit; if the message is lost, the process reads it a little later."""
+    address = reply_address(one.reply_to)
+    if address is not None and address.exchange:
+        message = result_message(Outcome(Status.COMPLETED, dumps(told), None, one.ticket), capability="control")
+        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
+
+
+def _shard_key(body: Body) -> str:
+    return text(body, "thread")
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {
+        # the ids of the thread and of the message say whether it was done
+        Verb.THREAD_OPEN: ShardChange(open_thread, _shard_key, deduplicated=False),
+        Verb.THREAD_SAY: ShardChange(say, _shard_key, deduplicated=False),
+        Verb.THREAD_READ: ShardChange(read, _shard_key, deduplicated=False),
+        Verb.THREAD_CLOSE: ShardChange(close, _shard_key, deduplicated=False),
+        Verb.THREAD_SHOW: Query(queries.show),
+        Verb.THREAD_MESSAGES: Query(queries.list_messages),
+        Verb.THREAD_LIST: Query(queries.list_threads),
+    }
+)
+TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})
