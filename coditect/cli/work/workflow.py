@@ -106,6 +106,11 @@ def run_workflow(
     Example: coditect workflow run examples/layered.yaml
     """
     order = WorkflowOrder(_load(file, None), read_body(body), key, None if detach else wait, labels_of(label))
+    run_order(context, order, output)
+
+
+def run_order(context: typer.Context, order: WorkflowOrder, output: Output) -> None:
+    """Start a workflow, follow it where the order says so, and show its nodes and value."""
     _say_mistakes(order.definition)
     ran = run_loop(_run(connections(context), order))
     if isinstance(ran, AcceptedWorkflow):

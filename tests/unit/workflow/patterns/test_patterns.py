@@ -1,0 +1,224 @@
+"""Patterns as files, rendered to workflows, and run by a fleet in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coditect import Agent, TaskFailed
+from coditect.errors import CoditectError, InputError, NotFound
+from coditect.integrations.merging import agent as merger
+from coditect.testing import TestFleet
+from coditect.workflow.definition import Definition
+from coditect.workflow.documents.file import read_workflow, write_yaml
+from coditect.workflow.patterns.catalogue import load_patterns, read_pattern
+from coditect.workflow.patterns.rendering import render_pattern
+
+PACKAGED: dict[str, dict[str, Any]] = {
+    "escalation": {"first": "text.guess", "better": "text.think"},
+    "majority_vote": {"voters": ["vote.yes", "vote.no", "vote.yes"]},
+    "map_reduce": {"map": "number.double", "reduce": "number.sum"},
+    "parallel_implementation": {"builders": ["vote.yes", "vote.no"], "judge": "number.sum"},
+    "review_feedback_loop": {"author": "text.draft", "reviewer": "text.review"},
+    "saga": {"steps": [{"do": "vote.yes", "undo": "vote.undo"}, {"do": "vote.fail", "undo": "vote.undo"}]},
+}
+
+
+def made(name: str, **given: Any) -> Definition:
+    return render_pattern(load_patterns(), name, PACKAGED[name] | given)
+
+
+def voters() -> tuple[Agent, list[str]]:
+    """Return an agent that votes, and the list of what it was asked to do."""
+    asked: list[str] = []
+    agent = Agent("voter", version="1.0.0", slots=8)
+
+    def offer(capability: str, answer: Callable[[dict[str, Any]], Any]) -> None:
+        @agent.capability(capability)
+        async def handle(task: dict[str, Any]) -> Any:
+            asked.append(capability)
+            return answer(task)
+
+    def fail(task: dict[str, Any]) -> None:
+        raise TaskFailed("It broke", retryable=False)
+
+    offer("vote.yes", lambda task: "yes")
+    offer("vote.no", lambda task: "no")
+    offer("vote.fail", fail)
+    offer("vote.undo", lambda task: None)
+    offer("text.guess", lambda task: {"by": "guess"} | task)
+    offer("text.think", lambda task: {"by": "think"})
+    offer("text.draft", lambda task: (task["draft"] or 0) + 1)
+    offer("text.review", lambda task: {"accepted": task["draft"] >= task["task"]["good_from"]})
+    offer("number.double", lambda task: 2 * task["number"])
+    offer("number.sum", lambda task: sum(task["values"]))
+    return agent, asked
+
+
+async def run(definition: Definition, given: Any = None) -> tuple[Any, list[str]]:
+    agent, asked = voters()
+    async with TestFleet(agents=[agent, merger]) as fleet:
+        started = await fleet.start(definition, given or {})
+        value = await started.result(timeout="1h")
+    return value, asked
+
+
+def test_every_packaged_pattern_is_rendered_and_reads_back_as_a_workflow_of_a_person() -> None:
+    assert set(load_patterns()) == set(PACKAGED)
+    for name in PACKAGED:
+        definition = made(name)
+        assert read_workflow(write_yaml(definition).encode()) == definition
+
+
+@pytest.mark.asyncio
+async def test_the_answer_of_more_than_half_of_the_voters_counts() -> None:
+    value, asked = await run(made("majority_vote"))
+
+    assert value == "yes"
+    assert sorted(asked) == ["vote.no", "vote.yes", "vote.yes"]
+
+
+@pytest.mark.asyncio
+async def test_a_vote_without_a_majority_fails_and_says_why() -> None:
+    with pytest.raises(CoditectError, match="more than half"):
+        await run(made("majority_vote", voters=["vote.yes", "vote.no"]))
+
+
+@pytest.mark.asyncio
+async def test_a_vote_counts_without_a_voter_that_failed_down_to_its_quorum() -> None:
+    value, _ = await run(made("majority_vote", voters=["vote.yes", "vote.fail"]))
+    assert value == "yes"
+
+    with pytest.raises(CoditectError, match="Too few"):
+        await run(made("majority_vote", voters=["vote.yes", "vote.fail"], quorum=2))
+
+
+@pytest.mark.parametrize(("confidence", "by"), [(0.9, "guess"), (0.8, "guess"), (0.79, "think"), (None, "think")])
+@pytest.mark.asyncio
+async def test_the_better_agent_is_asked_when_the_confidence_is_low_or_missing(
+    confidence: float | None, by: str
+) -> None:
+    value, asked = await run(made("escalation"), {} if confidence is None else {"confidence": confidence})
+
+    assert value["by"] == by
+    assert asked == ["text.guess", "text.think"][: 1 if by == "guess" else 2]
+
+
+@pytest.mark.asyncio
+async def test_the_better_agent_is_asked_when_the_cheap_one_fails() -> None:
+    value, _ = await run(made("escalation", first="vote.fail"))
+
+    assert value == {"by": "think"}
+
+
+@pytest.mark.parametrize("good_from", [1, 2, 3])
+@pytest.mark.asyncio
+async def test_author_and_reviewer_take_turns_until_the_draft_is_accepted(good_from: int) -> None:
+    value, asked = await run(made("review_feedback_loop"), {"good_from": good_from})
+
+    assert value == good_from
+    assert asked == ["text.draft", "text.review"] * good_from
+
+
+@pytest.mark.asyncio
+async def test_a_loop_whose_reviewer_never_accepts_fails_after_its_last_round() -> None:
+    with pytest.raises(CoditectError, match="Too few"):
+        await run(made("review_feedback_loop", rounds=2), {"good_from": 3})
+
+
+@pytest.mark.asyncio
+async def test_an_escalation_fails_when_the_better_agent_fails_though_the_cheap_one_answered() -> None:
+    with pytest.raises(CoditectError, match="It broke"):
+        await run(made("escalation", better="vote.fail"), {"confidence": 0.1})
+
+
+@pytest.mark.asyncio
+async def test_a_map_is_reduced_to_one_value() -> None:
+    value, _ = await run(made("map_reduce", over="input.pages[].{number: @}"), {"pages": [1, 2, 3]})
+
+    assert value == 12
+
+
+@pytest.mark.asyncio
+async def test_a_saga_undoes_what_was_done_before_the_step_that_failed() -> None:
+    agent, asked = voters()
+    async with TestFleet(agents=[agent]) as fleet:
+        started = await fleet.start(made("saga"), {})
+        with pytest.raises(CoditectError):
+            await started.result(timeout="1h")
+
+    assert asked == ["vote.yes", "vote.fail", "vote.undo"]
+
+
+@pytest.mark.asyncio
+async def test_a_pattern_may_use_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text(
+        "pattern: twice\n"
+        "parameters: {voters: {type: capabilities}}\n"
+        "nodes:\n"
+        "  poll: {pattern: majority_vote, with: {voters: {$param: voters}}, input: {$from: input}}\n"
+        "  check: {pattern: majority_vote, with: {voters: [vote.no]}, input: {$from: input}, after: [poll]}\n"
+    )
+    definition = render_pattern(load_patterns([tmp_path]), "twice", {"voters": ["vote.yes"]})
+
+    value, asked = await run(definition)
+
+    assert (value, asked) == ("no", ["vote.yes", "vote.no"])
+
+
+def test_a_pattern_that_uses_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text("pattern: loop\nnodes:\n  again: {pattern: loop}\n")
+
+    with pytest.raises(InputError, match="too deep"):
+        render_pattern(load_patterns([tmp_path]), "loop", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "told"),
+    [
+        ("majority_vote", {"voters": []}, "voters"),
+        ("majority_vote", {"voters": ["No Capability"]}, "voters"),
+        ("majority_vote", {"voters": ["a.b"], "quorum": 0}, "quorum"),
+        ("majority_vote", {"voters": ["a.b"], "quorum": True}, "quorum"),
+        ("majority_vote", {"voters": ["a.b"], "colour": 1}, "colour: no such parameter"),
+        ("majority_vote", {}, "voters: must be given"),
+        ("escalation", {"first": "a.b", "better": "c.d", "confidence": 1.5}, "confidence"),
+        ("map_reduce", {"map": "a.b", "reduce": "c.d", "over": "a) || (b"}, "over"),
+        ("saga", {"steps": [{"do": "a.b"}]}, "undo"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused_by_their_names(name: str, given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        render_pattern(load_patterns(), name, given)
+
+    assert told in str(refused.value.facts["problems"])
+
+
+def test_the_value_of_a_parameter_is_not_searched_for_gaps() -> None:
+    pattern = read_pattern(
+        b"pattern: say\nparameters: {what: {type: json}}\nnodes:\n  say: {task: a.b, input: {$param: what}}\n"
+    )
+    given = {"text": "${what} ${number}", "gap": {"$param": "what"}}
+
+    (node,) = render_pattern({"say": pattern}, "say", {"what": given}).nodes
+
+    assert node.input == given
+
+
+def test_too_many_nodes_and_unknown_names_and_files_that_are_no_pattern_are_refused(tmp_path: Path) -> None:
+    body = "pattern: many\nparameters: {n: {type: count}}\nnodes:\n"
+    body += "".join(f"  a{number}: {{for: n, task: a.b}}\n" for number in range(11))
+    with pytest.raises(InputError, match="too many nodes"):
+        render_pattern({"many": read_pattern(body.encode())}, "many", {"n": 100})
+    with pytest.raises(NotFound):
+        render_pattern(load_patterns(), "nothing", {})
+    with pytest.raises(NotFound):
+        load_patterns([tmp_path / "missing"])
+    with pytest.raises(InputError, match="no pattern"):
+        read_pattern(b"pattern: x\nnodes: {}\ncolour: red\n")
+    (tmp_path / "saga.yaml").write_text("pattern: saga\nnodes: {a: {task: a.b}}\n")
+    with pytest.raises(InputError, match="one name"):
+        load_patterns([tmp_path])
