@@ -50,8 +50,8 @@ MUTANTS = (
     Mutant(
         "unconfirmed_cleared",
         "dispatcher.shards.worker",
-        "        if error is None:\n            self._confirmed.append(publication.number)\n",
-        "        self._confirmed.append(publication.number)\n        if error is None:\n",
+        "        if error is None:\n            self._note_confirmed([publication.number])\n",
+        "        self._note_confirmed([publication.number])\n        if error is None:\n",
         "the outbox forgets what the broker did not confirm",
         ("tests/unit/dispatcher/test_closing_worker.py::test_what_no_queue_took_keeps_its_row_until_the_ledger_knows",),
     ),
