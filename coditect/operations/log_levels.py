@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from coditect.errors import NotFound, Unroutable
 from coditect.model.ids import AgentId
 from coditect.operations.connections import Connections
@@ -10,6 +12,21 @@ from coditect.wire.control_messages import LogLevelOrder
 
 SEND_SECONDS = 10.0
 """How long the broker may take to confirm the message."""
+
+
+def is_module(logger: str) -> bool:
+    """Tell whether a module has a logger's name, with or without the leading `coditect.`, as far as this process sees.
+
+    The loggers of an agent's own modules may have other names, and agents elsewhere other modules.
+    """
+    return any(map(_is_installed, (f"coditect.{logger}", logger)))
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # a package above it is missing, or the name is none
+        return False
 
 
 async def set_log_level(opened: Connections, order: LogLevelOrder, *, agent_id: str | None = None) -> None:

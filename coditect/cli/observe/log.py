@@ -54,3 +54,5 @@ def set_level(
     run_loop(log_levels.set_log_level(connections(context), order, agent_id=agent))
     span = f" for {lasting}" if lasting else ""
     say(f"{logger} logs at {level.value}{span}: sent to {agent or 'every agent and dispatcher'}.")
+    if logger != EVERY and not log_levels.is_module(logger):
+        say(f"No module here is named {logger}: it counts only for an agent that has a logger of this name.")

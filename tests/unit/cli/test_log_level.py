@@ -46,6 +46,18 @@ def test_the_order_comes_to_the_mailbox_of_the_agent(terminal: Terminal) -> None
     assert "agent.runtime logs at debug for 10m" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("logger", "told"),
+    [("nosuch.logger", True), ("a..b", True), ("agent.runtime", False), ("coditect.agent", False), ("all", False)],
+)
+def test_a_logger_that_no_module_has_is_told_so(terminal: Terminal, logger: str, told: bool) -> None:
+    terminal.broker(lambda broker: broker.declare(base_topology() + agent_queues(AGENT, slots=1)))
+    ran = terminal.run("log", "level", logger, "debug")
+
+    assert ran.code == 0
+    assert ("No module here is named" in ran.err) is told
+
+
 def test_an_agent_that_is_unknown_and_a_fleet_that_is_empty_exit_4(terminal: Terminal) -> None:
     nothing = terminal.run("log", "level", "all", "debug")
     terminal.broker(lambda broker: broker.declare(base_topology()))
