@@ -175,11 +175,15 @@ class Thread:
         answer = await self._ask(Verb.THREAD_SAY, body | {"metadata": dict(metadata or {})})
         return int(answer["number"]), message
 
-    async def history(self, *, after: int = 0) -> AsyncGenerator[ThreadMessage, None]:
-        """Yield the messages that there are, in their order, from the one behind number `after` on."""
+    async def history(self, *, after: int = 0, everything: bool = False) -> AsyncGenerator[ThreadMessage, None]:
+        """Yield the messages that there are for this participant, in their order, behind number `after`.
+
+        With `everything`, also those that are for others only.
+        """
+        of: dict[str, Any] = {"names": []} if everything else {}
         place: int | None = arguments.whole("after", after, 0, 2**53)
         while place is not None:
-            page = await self._ask(Verb.THREAD_MESSAGES, {"after": place})
+            page = await self._ask(Verb.THREAD_MESSAGES, {"after": place} | of)
             for row in page["messages"]:
                 yield ThreadMessage.read(row)
             place = page["next"]

@@ -57,7 +57,7 @@ async def show_thread(opened: Connections, thread: str, *, after: int = 0, most:
 
 async def _shown(client: Client, thread: str, after: int, most: int) -> ShownThread:
     found, taken = client.threads.get(thread), list[ThreadMessage]()
-    async with aclosing(found.history(after=after)) as messages:
+    async with aclosing(found.history(after=after, everything=True)) as messages:
         async for message in messages:
             taken.append(message)
             if len(taken) >= most:

@@ -44,7 +44,7 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
     told, size = [], 0
     for key, row in found:
         after, kept = int(THREAD_MESSAGES.unpack(key)[1]), KeptMessage(*versions.THREAD_MESSAGE.unpack(row))
-        if not isinstance(names, list) or kept.is_for(names):
+        if not (isinstance(names, list) and names) or kept.is_for(names):
             told.append(kept.as_json(after))
             size += len(row)
         if size >= MOST_PAGE_BYTES:
