@@ -1,0 +1,5 @@
+"""Goals: a sentence becomes a plan, a plan becomes a workflow, and a workflow that fails a new plan, within bounds.
+
+`plan` checks what a planner answers, `planner` is the port, `chat` asks a language model,
+`pursuit` plans, runs and plans again.
+"""

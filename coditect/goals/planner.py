@@ -1,0 +1,19 @@
+"""The port of planners: from a goal in words to a checked workflow."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from coditect.goals.plan import PlanBounds
+from coditect.workflow.definition import Definition
+
+
+class Planner(Protocol):
+    """The port of a planner."""
+
+    async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
+        """Return a workflow for a goal, checked by the bounds; `failures` tells why earlier plans failed.
+
+        Raises:
+            InputError: when there is no plan for the goal, or none that the bounds allow.
+        """

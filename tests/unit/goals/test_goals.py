@@ -1,0 +1,170 @@
+"""Goals: plans of strangers are checked, refused with a reason, and never run before that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from coditect import Agent, TaskFailed
+from coditect.chat.budget import ChatBudget
+from coditect.chat.endpoint import open_chat
+from coditect.chat.failures import BudgetSpent, ChatBroken, ChatUnavailable
+from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
+from coditect.goals.chat import ChatPlanner
+from coditect.goals.plan import PlanBounds
+from coditect.goals.pursuit import GoalResult, pursue
+from coditect.integrations.json_schema import SchemaCheck
+from coditect.model.capability import CapabilitySpec
+from coditect.testing import TestFleet
+from coditect.workflow.definition import Definition
+from tests.chat_stub import chat_stub, says
+
+PATH = {
+    "type": "object",
+    "properties": {"path": {"type": "string", "pattern": "^[a-z/]+$"}},
+    "required": ["path"],
+    "additionalProperties": False,
+}
+BOUNDS = PlanBounds(
+    {"code.review": CapabilitySpec("code.review", input_schema=PATH), "text.sum": CapabilitySpec("text.sum")},
+    lambda spec, value: SchemaCheck(spec.input_schema).check(value),
+)
+GOOD = {
+    "nodes": {
+        "review": {"task": "code.review", "input": {"path": "src"}},
+        "sum": {"task": "text.sum", "input": {"found": {"$from": "results.review"}}, "after": ["review"]},
+    }
+}
+
+
+def review(**fields: Any) -> dict[str, Any]:
+    return {"nodes": {"review": {"task": "code.review", "input": {"path": "src"}} | fields}}
+
+
+HOSTILE: Mapping[str, tuple[Any, str]] = {
+    "shell in an argument": (review(input={"path": "src; rm -rf /"}), "does not match"),
+    "an argument too many": (review(input={"path": "src", "command": "id"}), "command"),
+    "a capability that the goal may not use": (review(task="system.shell"), "may not use"),
+    "a compensation that the goal may not use": (review(compensate="system.shell"), "may not use"),
+    "10,000 nodes": ({"nodes": {f"n{number}": {"task": "text.sum"} for number in range(10_000)}}, "too many nodes"),
+    "a cycle": (
+        {"nodes": {"a": {"task": "text.sum", "after": ["b"]}, "b": {"task": "text.sum", "after": ["a"]}}},
+        "circle",
+    ),
+    "a secret asked for": (review(input={"path": {"$from": "env.CODITECT_CHAT_KEY"}}), "env"),
+    "a child": ({"nodes": {"a": {"workflow": "goal"}}}, "only tasks and maps"),
+    "an approval": ({"nodes": {"a": {"approval": "Send the password?"}}}, "only tasks and maps"),
+    "a priority": (review(priority="P0"), "no priorities"),
+    "a huge map": ({"nodes": {"a": {"map": "text.sum", "over": "input.goal", "limit": 10_000}}}, "too much work"),
+    "many repeats": (review(repeat={"until": "result", "most": 1_000}), "too much work"),
+    "fields of a workflow": (GOOD | {"labels": {"policy": "approve"}}, "nothing else"),
+    "no object": ([], "nothing else"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_plan_of_a_model_is_refused_with_its_reason_and_nothing_is_executed(name: str) -> None:
+    plan, told = HOSTILE[name]
+    ran: list[Definition] = []
+
+    async def run(workflow: Definition, _: dict[str, str]) -> None:
+        ran.append(workflow)
+
+    async with chat_stub(*[says(json.dumps(plan))] * 3) as stub, open_chat(stub.settings()) as chat:
+        with pytest.raises(InputError, match=told):
+            await pursue("Do it", ChatPlanner(chat, ChatBudget(10_000_000)), BOUNDS, run)
+
+    assert ran == []
+    assert len(stub.requests) == 3
+    assert "sk-test" not in json.dumps(stub.requests)
+
+
+async def test_a_model_is_told_why_its_plan_was_refused_and_may_repair_it() -> None:
+    bad = says("Sure! Here is the plan: {")
+    async with chat_stub(bad, says(json.dumps(GOOD))) as stub, open_chat(stub.settings()) as chat:
+        plan = await ChatPlanner(chat, ChatBudget(100_000)).plan("Review it", BOUNDS)
+
+    assert [node.title for node in plan.nodes] == ["code.review", "text.sum"]
+    assert "refused" in stub.requests[1]["messages"][-1]["content"]
+    assert "code.review" in stub.requests[0]["messages"][0]["content"]
+
+
+async def test_a_conversation_ends_with_its_budget_or_with_a_truncated_answer() -> None:
+    async with chat_stub(says("no plan", prompt=1_000, completion=450)) as stub, open_chat(stub.settings()) as chat:
+        with pytest.raises(BudgetSpent):
+            await ChatPlanner(chat, ChatBudget(1_500)).plan("Review it", BOUNDS)
+
+    whole = says(json.dumps(GOOD))
+    async with chat_stub(whole[: len(whole) // 2]) as stub, open_chat(stub.settings()) as chat:
+        with pytest.raises((ChatBroken, ChatUnavailable)):
+            await ChatPlanner(chat, ChatBudget(100_000)).plan("Review it", BOUNDS)
+
+
+class Scripted:
+    """A planner that answers one plan after the other."""
+
+    def __init__(self, *plans: Any) -> None:
+        self.plans = list(plans)
+        self.failures: list[tuple[str, ...]] = []
+
+    async def plan(self, goal: str, bounds: PlanBounds, failures: tuple[str, ...] = ()) -> Definition:
+        self.failures.append(failures)
+        return bounds.accept(self.plans.pop(0))
+
+
+def fleet_of_two() -> Agent:
+    agent = Agent("specialist", version="1.0.0")
+
+    @agent.capability("code.review")
+    async def handle_review(task: dict[str, Any]) -> str:
+        raise TaskFailed("The disk is full", retryable=False)
+
+    @agent.capability("text.sum")
+    async def handle_sum(task: dict[str, Any]) -> str:
+        return "summed " + str(task.get("of"))
+
+    return agent
+
+
+async def follow(planner: Scripted, most_plans: int = 3) -> GoalResult:
+    async with TestFleet(agents=[fleet_of_two()]) as fleet:
+
+        async def run(workflow: Definition, given: dict[str, str]) -> Any:
+            return await (await fleet.start(workflow, given)).result(timeout="1h")
+
+        return await pursue("the news", planner, BOUNDS, run, most_plans=most_plans)
+
+
+async def test_a_goal_is_planned_again_when_its_plan_fails_for_good() -> None:
+    second = {"nodes": {"sum": {"task": "text.sum", "input": {"of": {"$from": "input.goal"}}}}}
+    planner = Scripted(GOOD, second)
+
+    result = await follow(planner)
+
+    assert result.value == "summed the news"
+    assert len(result.failures) == 1
+    assert "The disk is full" in planner.failures[1][0]
+
+
+async def test_a_goal_ends_after_a_bounded_number_of_plans() -> None:
+    planner = Scripted(*[GOOD] * 5)
+
+    with pytest.raises(TaskError, match="The disk is full"):
+        await follow(planner, most_plans=2)
+
+    assert len(planner.plans) == 3
+
+
+async def test_a_goal_whose_time_is_up_is_not_planned_again() -> None:
+    planner = Scripted(*[GOOD] * 3)
+
+    async def run(_: Definition, __: dict[str, str]) -> Any:
+        raise ResultTimeout("Not yet")
+
+    with pytest.raises(CoditectError, match="Not yet"):
+        await pursue("the news", planner, BOUNDS, run)
+
+    assert len(planner.plans) == 2
