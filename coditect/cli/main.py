@@ -54,6 +54,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "task": Branch("work.task", "Submit, wait, ask later, cancel, or ask why no agent takes a task."),
         "workflow": Branch("work.workflow", "Check, draw, run, look at and steer workflows."),
         "pattern": Branch("work.pattern", "Make workflows of named patterns, and run them."),
+        "goal": Branch("goals.goal", "Plan a goal in words, and run the plan to its value."),
         "schedule": Branch("work.schedule", "Start workflows by the clock."),
         "trigger": Branch("work.trigger", "Start workflows, or send signals, at events."),
         "webhook": Branch("work.webhook", "Post events to URLs, signed, until they are taken."),

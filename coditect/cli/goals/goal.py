@@ -1,0 +1,104 @@
+"""`coditect goal`: a sentence becomes a plan, and the plan's value is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coditect.aio.loop import run_loop
+from coditect.cli.connections import connections
+from coditect.cli.terminal.output import FieldsView, Output, OutputOption, render, say
+from coditect.cli.terminal.waiting import checked
+from coditect.errors import NotFound
+from coditect.goals.planner import Planner
+from coditect.goals.pursuit import MOST_PLANS, GoalResult
+from coditect.model.capability import CapabilitySpec
+from coditect.operations.connections import Connections
+from coditect.operations.goals import GoalOrder, pursue_goal
+from coditect.settings.settings import read_variables
+from coditect.workflow.definition import Definition
+
+app = typer.Typer()
+
+
+@app.command("goal")
+def pursue(
+    context: typer.Context,
+    goal: Annotated[str, typer.Argument(metavar="GOAL", help="What is wanted, in one sentence.")],
+    templates: Annotated[
+        Path | None, typer.Option("--templates", envvar="CODITECT_GOALS", help="A YAML file of plans by words.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask the model of CODITECT_CHAT_URL for the plan.")] = False,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option("--capability", "-c", help="What plans may use, such as 'code.*'; can be repeated."),
+    ] = None,
+    plans: Annotated[int, typer.Option("--plans", min=1, max=10, help="How many plans are tried.")] = MOST_PLANS,
+    tokens: Annotated[int, typer.Option("--tokens", min=100, help="Most tokens of the model, in and out.")] = 50_000,
+    wait: Annotated[
+        str, typer.Option("--wait", callback=checked, help="How long one plan may take; it goes on by itself.")
+    ] = "1h",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Plan a goal by templates or by a model, run the plan, and plan again when it fails for good.
+
+    \b
+    Example: coditect goal "Review and document the module" --templates goals.yaml
+    """
+    if (templates is None) is not chat:
+        raise typer.BadParameter("Plans come from --templates FILE, or from a model by --chat; one of both")
+    order = GoalOrder(goal, capability or ["*"], wait, plans)
+    result = run_loop(_pursue(connections(context), order, templates, tokens))
+    document = {"value": result.value, "failures": list(result.failures)}
+    render(output, document, FieldsView({"value": json.dumps(result.value, ensure_ascii=False)}))
+
+
+async def _pursue(opened: Connections, order: GoalOrder, templates: Path | None, tokens: int) -> GoalResult:
+    async with _planner(templates, tokens) as planner:
+        return await pursue_goal(opened, order, planner, _check, planned=_planned)
+
+
+@asynccontextmanager
+async def _planner(templates: Path | None, tokens: int) -> AsyncIterator[Planner]:
+    if templates is not None:
+        from coditect.goals.templates import TemplatePlanner, read_templates
+
+        yield TemplatePlanner(read_templates(_content(templates), name=str(templates)))
+        return
+    from coditect.chat.budget import ChatBudget
+    from coditect.chat.endpoint import open_chat
+    from coditect.goals.chat import ChatPlanner
+    from coditect.settings.chat import chat_settings
+
+    async with open_chat(chat_settings(read_variables())) as model:
+        yield ChatPlanner(model, ChatBudget(tokens))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
+
+
+def _check(spec: CapabilitySpec, value: Any) -> None:
+    """Check an input by a capability's JSON Schema; a plan may come from anybody.
+
+    Raises:
+        InvalidTask: when it does not fit.
+        SetupError: when the extra `programs` is not installed.
+    """
+    from coditect.integrations.json_schema import SchemaCheck
+
+    if not spec.input_schema:
+        return
+    SchemaCheck(spec.input_schema).check(value)
+
+
+def _planned(plan: Definition, workflow: str) -> None:
+    say(f"Planned {', '.join(f'{one.name} ({one.title})' for one in plan.nodes)}; workflow {workflow}.")

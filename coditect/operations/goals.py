@@ -1,0 +1,65 @@
+"""The use case of goals: plan one with what the living agents offer, run the plan, and plan again when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from coditect.errors import NotFound
+from coditect.goals.plan import PlanBounds
+from coditect.goals.planner import Planner
+from coditect.goals.pursuit import MOST_PLANS, GoalResult, pursue
+from coditect.model.capability import CapabilitySpec
+from coditect.operations import fleet
+from coditect.operations.connections import Connections
+from coditect.registry.port import Search
+from coditect.workflow.definition import Definition
+
+SchemaChecking = Callable[[CapabilitySpec, Any], None]
+"""Checks an input by a capability's JSON Schema; raises InputError for one that does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoalOrder:
+    """A goal in words, and its bounds."""
+
+    goal: str
+    patterns: Sequence[str] = ("*",)
+    """The capabilities that plans may use, such as `code.*`."""
+    wait: str = "1h"
+    """How long one plan may take."""
+    most_plans: int = MOST_PLANS
+
+
+async def pursue_goal(
+    opened: Connections,
+    order: GoalOrder,
+    planner: Planner,
+    check: SchemaChecking,
+    *,
+    planned: Callable[[Definition, str], None],
+) -> GoalResult:
+    """Pursue a goal to its value; `planned` is called with each plan, and the id of the workflow that it became.
+
+    Raises:
+        NotFound: when no living agent offers a capability that the goal may use.
+        InputError: when the planner has no plan that the bounds allow.
+        TaskError: of the last plan, when none completed; ResultTimeout when it goes on after `wait`.
+    """
+    offers = {one.spec.name: one.spec for one in await fleet.find_offers(opened, Search())}
+    allowed = {
+        name: spec for name, spec in offers.items() if any(fnmatchcase(name, pattern) for pattern in order.patterns)
+    }
+    if not allowed:
+        fix = "start agents, or allow more: --capability 'code.*'"
+        raise NotFound("No living agent offers what the goal may use", patterns=list(order.patterns), fix=fix)
+    async with opened.fleet() as client:
+
+        async def run(plan: Definition, given: dict[str, str]) -> Any:
+            started = await client.start(plan, given)
+            planned(plan, started.id)
+            return await started.result(timeout=order.wait)
+
+        return await pursue(order.goal, planner, PlanBounds(allowed, check), run, most_plans=order.most_plans)

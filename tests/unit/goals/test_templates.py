@@ -1,0 +1,99 @@
+"""Goals without a model: templates by words, matched to what agents offer, and the next one after a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coditect import Agent, Retry
+from coditect.errors import InputError, NotFound
+from coditect.goals.templates import TemplatePlanner, read_templates
+from coditect.model.capability import CapabilitySpec
+from coditect.operations.goals import GoalOrder, pursue_goal
+from coditect.testing import TestFleet
+from coditect.workflow.definition import Definition
+from tests.api import services_of
+
+GOALS = b"""
+goals:
+  - name: count
+    when: [count]
+    nodes:
+      count: {task: text.count, input: {$from: input.goal}}
+  - name: count_well
+    when: [count, words]
+    nodes:
+      count: {task: [text.words.fast, text.words], input: {$from: input.goal}}
+      double: {task: number.double, input: {$from: results.count}, after: [count]}
+"""
+counter = Agent("counter")
+broken = Retry(max_attempts=1)
+
+
+@counter.capability("text.count")
+async def count(text: str) -> int:
+    return len(text)
+
+
+@counter.capability("text.words", retry=broken)
+async def words(text: str) -> int:
+    if "fail" in text:
+        raise ValueError("it failed")
+    return len(text.split())
+
+
+@counter.capability("number.double")
+async def double(number: int) -> int:
+    return 2 * number
+
+
+def anything(spec: CapabilitySpec, value: Any) -> None:
+    """Take every input."""
+
+
+async def pursued(goal: str, *patterns: str) -> tuple[Any, list[str]]:
+    """The value of a goal, and the capabilities of each plan."""
+    plans = list[str]()
+
+    def planned(plan: Definition, workflow: str) -> None:
+        plans.append(" ".join(one.title for one in plan.nodes))
+
+    async with (
+        TestFleet(agents=[counter]) as fleet,
+        services_of(fleet.server, fleet.registry, fleet.client) as services,
+    ):
+        order = GoalOrder(goal, patterns or ("*",), wait="10m")
+        planner = TemplatePlanner(read_templates(GOALS))
+        result = await pursue_goal(services.opened, order, planner, anything, planned=planned)
+    return result.value, plans
+
+
+async def test_the_most_particular_template_is_taken_with_what_agents_offer() -> None:
+    assert await pursued("Count the words of this") == (10, ["text.words number.double"])
+    assert await pursued("COUNT it") == (8, ["text.count"])
+
+
+async def test_a_plan_that_fails_for_good_is_followed_by_the_next_template() -> None:
+    value, plans = await pursued("count words that fail")
+
+    assert value == len("count words that fail")
+    assert plans == ["text.words number.double", "text.count"]
+
+
+async def test_a_plan_may_use_only_what_the_goal_may() -> None:
+    with pytest.raises(InputError, match="no template left") as told:
+        await pursued("count it", "number.*")
+    with pytest.raises(NotFound, match="may use"):
+        await pursued("count it", "code.*")
+
+    assert "may not use this capability" in str(told.value.facts["refused"])
+
+
+async def test_goals_without_a_template_and_files_that_are_none_say_what_there_is() -> None:
+    with pytest.raises(InputError, match="no template left") as told:
+        await pursued("Paint it")
+    with pytest.raises(InputError, match="no templates of goals"):
+        read_templates(b"goals: [{name: x, nodes: {}}]")
+
+    assert told.value.facts["templates"] == ["count_well: count, words", "count: count"]
