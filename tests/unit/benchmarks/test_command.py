@@ -47,6 +47,7 @@ def test_every_part_but_that_on_foundationdb_is_run_by_default() -> None:
         "workflow-size",
         "workflow-state",
         "locks",
+        "threads",
         "breakers",
         "schedules",
         "timers",
