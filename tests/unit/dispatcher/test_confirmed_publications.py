@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
 import dispatcher.shards.worker as worker_module
 from dispatcher.ledger.commands import GoOn
-from dispatcher.shards import batch as batch_module
 from dispatcher.shards.batch import Batch, BatchResult
 from dispatcher.shards.completions import CommandAnswer
 from dispatcher.shards.publishing.confirmed import ConfirmedPublications
-from dispatcher.store.transaction import Transaction
 from tests.unit.dispatcher.lone_worker import open_worker
 
 
@@ -42,23 +41,22 @@ async def test_a_closed_list_sets_no_timer_and_keeps_its_numbers() -> None:
     assert confirmed.take() == [1, 2]
 
 
-@pytest.mark.once
 async def test_a_confirm_that_comes_during_a_commit_causes_no_commit_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     committed: list[Batch] = []
-    run = batch_module.run
     async with open_worker() as lone:
         monkeypatch.setattr(worker_module, "IDLE_SECONDS", 3_600.0)
+        run = lone.database.run
 
-        def confirmed_meanwhile(tr: Transaction, batch: Batch) -> BatchResult:
+        async def confirmed_meanwhile(body: partial[BatchResult]) -> BatchResult:
             if not committed:
                 lone.worker._note_confirmed([999])
-            committed.append(batch)
-            return run(tr, batch)
+            committed.append(body.keywords["batch"])
+            return await run(body)
 
         with monkeypatch.context() as patched:
-            patched.setattr(batch_module, "run", confirmed_meanwhile)
+            patched.setattr(lone.database, "run", confirmed_meanwhile)
             for _ in range(2):
                 answer = CommandAnswer[object]()
                 lone.worker.put(GoOn(), answer)
