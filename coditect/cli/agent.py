@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,13 +17,15 @@ from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import missing_extra
+from coditect.model.capability import CapabilitySpec
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
 from coditect.operations import fleet
 from coditect.operations.documents.fleet import AgentDocument, LoadDocument
 from coditect.registry.port import Search
-from coditect.settings.settings import read_settings
+from coditect.settings.chat import chat_settings
+from coditect.settings.settings import read_settings, read_variables
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -46,8 +49,11 @@ def run_agent(
     mcp: Annotated[
         str | None, typer.Option("--mcp", metavar="COMMAND_OR_URL", help="The tools of an MCP server instead.")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FOLDER", help="A folder of markdown agents, done by a model.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="The name of the agent of --mcp and its capabilities, or of --command.")
+        str | None, typer.Option("--name", help="The agent of --mcp, --markdown or --command; names capabilities, too.")
     ] = None,
     command: Annotated[
         str | None, typer.Option("--command", help="A command that does the tasks of --capability: JSON in, JSON out.")
@@ -63,11 +69,12 @@ def run_agent(
     Example: coditect agent run agents/reviewer.py --processes 2
              coditect agent run --name git --mcp 'mcp-server-git --repository .'
              coditect agent run --command 'my-agent --json' --capability code.fix
+             coditect agent run --name helpers --markdown .claude/agents
     """
     from coditect.agent import program
     from coditect.agent.processes.copies import PARENT
 
-    _check_target([target, mcp, command], capability, processes)
+    _check_target([target, mcp, command, None if markdown is None else str(markdown)], capability, processes)
     if processes > 1 and health_port:
         raise typer.BadParameter("Several processes cannot share one port; --health-port 0 gives each its own")
     # Through the environment, since further processes inherit nothing else.
@@ -81,21 +88,23 @@ def run_agent(
         raise typer.Exit(_run_commands(target, command, capability or "", env or [], name or "commands"))
     if target is not None:
         raise typer.Exit(program.run(target, read_settings(), processes=processes))
-    assert mcp is not None
-    raise typer.Exit(_run_tools(name or "mcp", mcp))
+    if mcp is not None:
+        raise typer.Exit(_run_tools(name or "mcp", mcp))
+    assert markdown is not None
+    raise typer.Exit(_run_markdown(name or "helpers", markdown))
 
 
 def _check_target(targets: list[str | None], capability: str | None, processes: int) -> None:
     """Refuse a call of `run` that names none of file, MCP server and command, or more than one of them."""
-    file, mcp, command = targets
-    if targets.count(None) != 2:
-        raise typer.BadParameter("Name a file or module, an MCP server by --mcp, or a --command; one of them")
+    file, mcp, command, markdown = targets
+    if targets.count(None) != len(targets) - 1:
+        raise typer.BadParameter("Name a file or module, --mcp SERVER, --markdown FOLDER, or --command; one of them")
     if (command is None) is not (capability is None):
         raise typer.BadParameter("--command and --capability belong together")
     commands = command is not None or is_commands(file)
-    if (mcp is not None or commands) and processes > 1:
+    if (mcp or commands or markdown) and processes > 1:
         what = "Commands are run by one process; --slots says how many run at once"
-        raise typer.BadParameter(what if commands else "An MCP server is served by one process; start it several times")
+        raise typer.BadParameter(what if commands else "That is served by one process; start it several times")
 
 
 def is_commands(target: str | None) -> bool:
@@ -123,6 +132,26 @@ def _run_tools(name: str, target: str) -> int:
         raise missing_extra("mcp") from error
     settings = read_settings()
     return program.run_agent(run_loop(mcp_agent(name, target)), settings)
+
+
+def _run_markdown(name: str, folder: Path) -> int:
+    """Run the agent of a folder of markdown agents, and return the exit code."""
+    from coditect.agent import program
+    from coditect.cli.compose import RealConnections
+    from coditect.integrations.markdown.declaration import markdown_agent
+    from coditect.integrations.markdown.file import read_folder
+
+    try:
+        from coditect.chat.endpoint import open_chat
+    except ImportError as error:
+        raise missing_extra("chat") from error
+    settings, chat = read_settings(), chat_settings(read_variables())
+    opened = RealConnections(settings)
+
+    async def offers() -> dict[str, CapabilitySpec]:
+        return {one.spec.name: one.spec for one in await fleet.find_offers(opened, Search())}
+
+    return program.run_agent(markdown_agent(name, read_folder(folder), lambda: open_chat(chat), offers), settings)
 
 
 @app.command("list")

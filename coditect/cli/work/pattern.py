@@ -11,6 +11,7 @@ import typer
 from coditect.cli.terminal.body import read_body
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, render
 from coditect.cli.terminal.waiting import checked
+from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.cli.work.workflow import run_order
 from coditect.errors import InputError
 from coditect.operations.workflows import patterns
@@ -35,16 +36,21 @@ def _pattern() -> None:
 
 
 @app.command("list")
-def list_patterns(folder: FolderOption = None, output: OutputOption = Output.TABLE) -> None:
+def list_patterns(folder: FolderOption = None, output: OutputOption = Output.TABLE, watch: WatchOption = False) -> None:
     """List the patterns: the packaged ones, and those of folders.
 
     \b
     Example: coditect pattern list
     """
-    found = patterns.list_patterns(folder or ())
-    cells = [(one.pattern, ", ".join(one.parameters), one.description) for one in found]
-    document = [{"pattern": name, "description": text} for name, _, text in cells]
-    render(output, document, TableView(("pattern", "parameters", "description"), cells, "There are no patterns."))
+
+    async def look() -> ShownAnswer:
+        found = patterns.list_patterns(folder or ())
+        cells = [(one.pattern, ", ".join(one.parameters), one.description) for one in found]
+        document = [{"pattern": name, "description": text} for name, _, text in cells]
+        view = TableView(("pattern", "parameters", "description"), cells, "There are no patterns.")
+        return ShownAnswer(document, (view,))
+
+    present(look, output, watch=watch)
 
 
 @app.command("show")

@@ -1,0 +1,113 @@
+"""The conversation of one task with a language model: asked, its tools called, asked again, until it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coditect.chat.budget import ChatBudget
+from coditect.chat.port import ChatMessage, ChatModel, ChatRequest, ChatRole, ChatTool, ToolCall
+from coditect.errors import CoditectError, InputError, InvalidTask
+from coditect.integrations.json_schema import SchemaCheck
+from coditect.model.capability import CapabilitySpec
+from coditect.wire.json import dumps, loads
+
+MOST_ROUNDS = 20
+MOST_CALLS = 50
+LONGEST_RESULT = 32_000
+"""The most characters of a tool's result that the model gets."""
+
+Request = Callable[[str, Any], Awaitable[Any]]
+"""Requests a capability of the fleet with an input, and returns its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTool:
+    """A capability as a tool of a model; an input that is no object is the field `input` of one."""
+
+    spec: CapabilitySpec
+
+    @property
+    def name(self) -> str:
+        """The tool's name: models allow no dots."""
+        return self.spec.name.replace(".", "_")[:64]
+
+    @property
+    def described(self) -> ChatTool:
+        """The tool as the model is told of it."""
+        return ChatTool(self.name, self.spec.description[:1_000], self._schema)
+
+    def input_of(self, arguments: str) -> Any:
+        """Return the input of a task from the arguments that a model wrote.
+
+        Raises:
+            InvalidTask: when they are no JSON, or do not fit the schema.
+        """
+        given = loads(arguments.encode(errors="replace") or b"{}")
+        SchemaCheck(self._schema).check(given)
+        return given if self._takes_object else given.get("input")
+
+    @property
+    def _takes_object(self) -> bool:
+        return self.spec.input_schema.get("type") == "object"
+
+    @property
+    def _schema(self) -> Mapping[str, Any]:
+        schema = dict(self.spec.input_schema)
+        if self._takes_object:
+            return schema
+        whole: dict[str, Any] = {"type": "object", "properties": {"input": schema}, "additionalProperties": False}
+        return whole | ({"$defs": schema.pop("$defs")} if "$defs" in schema else {})
+
+
+class Conversation:
+    """One task's conversation, within its budget and its number of rounds."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        budget: ChatBudget,
+        tools: Mapping[str, FleetTool],
+        request: Request,
+        *,
+        most_rounds: int = MOST_ROUNDS,
+    ) -> None:
+        """Talk to a model that may call the tools, by their names, through `request`."""
+        self._model, self._budget, self._tools, self._request = model, budget, tools, request
+        self._most_rounds = most_rounds
+        self._called = 0
+
+    async def answer(self, instructions: str, given: Any, *, model: str | None = None) -> str:
+        """Return the model's answer to an input.
+
+        Raises:
+            InputError: when the model calls tools without end.
+            BudgetSpent: when the budget is used up.
+            CoditectError: the others of `ChatModel.ask`; some are retryable.
+        """
+        text = given if isinstance(given, str) else dumps(given).decode()
+        messages = [ChatMessage(ChatRole.SYSTEM, instructions), ChatMessage(ChatRole.USER, text)]
+        tools = tuple(tool.described for tool in self._tools.values())
+        for _ in range(self._most_rounds):
+            answer = await self._model.ask(ChatRequest(tuple(messages), tools, model=model), self._budget)
+            if not answer.tool_calls:
+                return answer.text
+            messages.append(ChatMessage(ChatRole.ASSISTANT, answer.text, answer.tool_calls))
+            for call in answer.tool_calls:
+                messages.append(ChatMessage(ChatRole.TOOL, await self._call(call), answers=call.id))
+        raise InputError("The model did not come to an answer", rounds=self._most_rounds, fix="narrow the task")
+
+    async def _call(self, call: ToolCall) -> str:
+        """Return what a tool answered, or why it was not called: the model reads both."""
+        self._called += 1
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return f"Refused: there is no tool {call.name[:100]!r}; there are {', '.join(self._tools) or 'none'}"
+        if self._called > MOST_CALLS:
+            return f"Refused: more than {MOST_CALLS} calls; answer with what you have"
+        try:
+            value = await self._request(tool.spec.name, tool.input_of(call.arguments))
+        except (InvalidTask, CoditectError) as error:
+            return f"Failed: {str(error)[:2_000]}"
+        return dumps(value).decode()[:LONGEST_RESULT]
