@@ -226,8 +226,8 @@ class UnitOfWork:
 
     # -- changes ----------------------------------------------------------------------------------------
 
-    def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> None:
-        """Change a node's state, update the workflow's counts, and record the `Transition` for use after the commit."""
+    def move(self, node_key: NodeKey, row: NodeRecord, state: TaskState) -> RunRecord:
+        """Change a node's state and the workflow's counts, record the `Transition`, and return the workflow's row."""
         run = self._of(node_key)
         run.counts[row.state.value] -= 1
         run.counts[state.value] = run.counts.get(state.value, 0) + 1
@@ -236,6 +236,7 @@ class UnitOfWork:
         call = self.call(node_key)
         level = call.priority.value if call is not None else ""
         self.effects.moved.append(Transition(node_key, state, call.capability if call is not None else "", level, row))
+        return run
 
     def show(self, node_key: NodeKey) -> None:
         """Send a node's state to RQ after the commit."""

@@ -139,7 +139,8 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
             advance.follow(unit, most=0 if unit.apart else None)
     effects = unit.close()
     autonomy.count(tr, effects, batch.now_ms)
-    learned.note(tr, batch.terms, effects, batch.now_ms)
+    if batch.terms.approvals is not None:
+        learned.note(tr, batch.terms.shard, batch.terms.approvals, effects, batch.now_ms)
     return BatchResult(effects, tuple(answers), tr.earlier.count > 0)
 
 

@@ -23,7 +23,7 @@ from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
 from dispatcher.ledger.nodes import children, claim, compensations, limits, waits
 from dispatcher.ledger.nodes.approvals.gates import REFUSALS
-from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew, ended_ms
+from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew
 from dispatcher.ledger.nodes.inputs import (
     FAILURE,
     INPUT,
@@ -62,10 +62,10 @@ ROOT = ""
 def end(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, state: TaskState, *, reason: str = "") -> None:
     """End a node in the given final state; a later call of `follow` releases the dependents."""
     limits.clear(unit, node_key, row)
-    unit.move(node_key, row, state)
+    run = unit.move(node_key, row, state)
     if state is TaskState.COMPLETED:
         compensations.note(unit, node_key)
-    row.finished_ms, row.reason = ended_ms(unit, node_key), reason
+    row.finished_ms, row.reason = run.after_checkpoint(unit.now_ms), reason
     if state is TaskState.DEAD:
         unit.tr.set(DEAD.pack(node_key), b"")
     unit.ended.append(node_key)

@@ -55,12 +55,6 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
 
 
-def ended_ms(unit: UnitOfWork, node_key: NodeKey) -> int:
-    """Return the instant of a node's end: now, but after its workflow's last checkpoint on request."""
-    run = unit.run(node_key.workflow)
-    return unit.now_ms if run is None else run.after_checkpoint(unit.now_ms)
-
-
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:
     """Remove a redriven node's stored failure and result, and return the failure."""
     known = value_of(unit.tr, node_key, FAILURE)

@@ -14,7 +14,7 @@ from coditect.errors import NewerVersion
 from coditect.model.capability import Priority
 from coditect.model.ids import TaskId
 from coditect.model.retry import Retry
-from coditect.model.task import Owner, Task
+from coditect.model.task import Limits, Owner, Task
 from coditect.wire.blob_ref import has_claims
 from coditect.wire.routing import task_key
 from coditect.workflow.definition import Call
@@ -122,13 +122,14 @@ def publish(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, *, agent: str 
 
 def _task(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, call: Call, body: bytes) -> Task:
     task_id, run = TaskId(node_key.task_id), unit.run(node_key.workflow)
+    most_attempts = None if call.retry is None else call.retry.max_attempts
     return Task(
         call.capability,
         call.priority,
         body,
         id=task_id,
         correlation_id=task_id,
-        limits=limits.of(row, call),
+        limits=Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most_attempts),
         attempt=row.attempt,
         publication=row.publication,
         published_at_ms=unit.now_ms,

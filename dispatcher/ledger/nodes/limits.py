@@ -19,7 +19,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coditect.model.result import Failure, Outcome, Status
-from coditect.model.task import Limits
 from coditect.wire.json import dumps
 from coditect.workflow.definition import Call
 from coditect.workflow.states import TaskState
@@ -92,12 +91,6 @@ def told(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         call = unit.call(node_key)
         if call is not None and call.timeout_ms is not None:
             timers.cancel(unit.tr, node_key.workflow, node_key.node, TIMEOUT_TIMER)
-
-
-def of(row: NodeRecord, call: Call) -> Limits:
-    """Return the time limits that travel with a node's task, for the agent to keep."""
-    most = call.retry.max_attempts if call.retry is not None else None
-    return Limits(row.deadline_ms, row.start_by_ms, call.timeout_ms, most)
 
 
 def too_late(unit: UnitOfWork, row: NodeRecord) -> bool:

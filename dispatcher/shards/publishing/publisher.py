@@ -53,7 +53,7 @@ class ShardPublisher:
         if self._held is not None:
             self._held.append(publication)
         elif number > self._last:
-            span = publish_span(self._tracing, publication)
+            span = publish_span(self._tracing, publication) if self._tracing.active else None
             sending = asyncio.ensure_future(send_task(self._broker, publication.task, publication.agent, trace=span))
             self._under_way[number] = publication, sending
             sending.add_done_callback(lambda done: self._done(publication, done))

@@ -15,7 +15,7 @@ _ENDS = frozenset((*_FAILED, TaskState.COMPLETED, TaskState.CANCELED, TaskState.
 def publish_span(tracing: Tracing, publication: Publication) -> Span | None:
     """Begin the span of a node's publication, from its claim on; None for a workflow that is not traced."""
     task = publication.task
-    if not tracing.active or task.traceparent is None:
+    if task.traceparent is None:
         return None
     exchange, routing_key = routing.SUBMIT, routing.key_of(task)
     if publication.agent:

@@ -14,7 +14,6 @@ from dispatcher.ledger import versions
 from dispatcher.ledger.effects import Effects, NodeKey
 from dispatcher.ledger.keyspace import LEARNED
 from dispatcher.ledger.nodes.approvals import decisions
-from dispatcher.ledger.ownership.policy import Policy
 from dispatcher.store.transaction import Reads, Transaction
 
 MOST_KEPT = 200
@@ -23,10 +22,9 @@ MOST_SHARDS = 1_024
 _GOOD = {TaskState.COMPLETED: True, TaskState.FAILED: False, TaskState.DEAD: False, TaskState.REJECTED: False}
 
 
-def note(tr: Transaction, terms: Policy, effects: Effects, now_ms: int) -> None:
+def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, now_ms: int) -> None:
     """Add the outcomes of a transaction's ended tasks to those of their kinds, where a rule learns from them."""
-    policy = terms.approvals
-    if policy is None or policy.learning is None:
+    if policy.learning is None:
         return
     for moved in effects.moved:
         good = _GOOD.get(moved.state)
@@ -34,11 +32,11 @@ def note(tr: Transaction, terms: Policy, effects: Effects, now_ms: int) -> None:
             continue
         node_key = moved.node_key
         if node_key.is_compensation:
-            _add(tr, terms.shard, policy, node_key.compensated, now_ms, good=False)
+            _add(tr, shard, policy, node_key.compensated, now_ms, good=False)
         if (moved.row.publication or moved.row.reason == "denied") and policy.may_concern(
             Subject.TASK, moved.capability
         ):
-            _add(tr, terms.shard, policy, node_key, now_ms, good=good)
+            _add(tr, shard, policy, node_key, now_ms, good=good)
 
 
 def evidence(tr: Reads, policy: ApprovalPolicy, capability: str, rule: ApprovalRule) -> Evidence | None:
