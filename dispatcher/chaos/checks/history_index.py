@@ -50,7 +50,8 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
     """Join the entries of a history into operations, in the order of their beginnings.
 
     An end belongs to the newest open operation of the same process, name and key: an older open one is of a process
-    that died.
+    that died. An execution's end has its fence, too: one process may execute a node a second time, for a new owner of
+    its shard, while the first execution still runs.
     """
     found: list[Operation] = []
     open_: dict[tuple[str, str, str], list[int]] = defaultdict(list)
@@ -60,7 +61,7 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
             alike.append(len(found))
             found.append(Operation(entry.f, entry.key, entry.proc, entry.val, entry.t, place))
         elif alike:
-            number = alike.pop()
+            number = alike.pop(_newest(found, alike, entry))
             begun = found[number]
             val = {**begun.val, **entry.val}
             found[number] = replace(begun, val=val, ended=entry.t, last=place, outcome=entry.type)
@@ -68,6 +69,13 @@ def operations(entries: Iterable[HistoryEntry]) -> list[Operation]:
             facts = (entry.f, entry.key, entry.proc, entry.val)
             found.append(Operation(*facts, entry.t, place, ended=entry.t, last=place, outcome=entry.type))
     return found
+
+
+def _newest(found: Sequence[Operation], alike: Sequence[int], entry: HistoryEntry) -> int:
+    """Return the place in `alike` of the newest open operation that an entry ends."""
+    fence = entry.val.get("fence") if entry.f == "execute" else None
+    fenced = (place for place in reversed(range(len(alike))) if found[alike[place]].val.get("fence") == fence)
+    return -1 if fence is None else next(fenced, -1)
 
 
 class HistoryIndex:

@@ -83,3 +83,17 @@ def test_end_belongs_to_the_newest_beginning_of_its_process() -> None:
 
     assert (died.outcome, died.possible, elsewhere.proc, elsewhere.ended) == (Type.INFO, True, "other", UNENDED)
     assert (failed.begun, failed.ended, failed.possible, failed.val) == (3.0, 4.0, False, {"attempt": 4.0})
+
+
+def test_end_of_an_execution_belongs_to_its_fence_though_another_of_the_same_process_began_later() -> None:
+    now = [0.0]
+    notebook = Notebook(lambda: now[0])
+    note = notebook.of("one")
+    for at, type_, fence in ((1.0, Type.INVOKE, 5), (2.0, Type.INVOKE, 6), (3.0, Type.OK, 5)):
+        now[0] = at
+        note(type_, "execute", "w:a", fence=fence)
+
+    first, second = HistoryIndex(notebook.entries).about("execute", "w:a")
+
+    assert (first.val["fence"], first.ended, first.outcome) == (5, 3.0, Type.OK)
+    assert (second.val["fence"], second.ended) == (6, UNENDED)
