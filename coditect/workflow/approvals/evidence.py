@@ -78,4 +78,5 @@ def wilson(good: int, outcomes: int) -> float:
         return 0.0
     p, square = good / outcomes, Z * Z
     spread = Z * sqrt(p * (1 - p) / outcomes + square / (4 * outcomes * outcomes))
-    return max(0.0, (p + square / (2 * outcomes) - spread) / (1 + square / outcomes))
+    bound = (p + square / (2 * outcomes) - spread) / (1 + square / outcomes)
+    return min(p, max(0.0, bound))  # without a success rounding may leave it a little above 0

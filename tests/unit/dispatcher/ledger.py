@@ -79,6 +79,10 @@ class Ledger:
     """Whether what follows from a command is left over."""
     doubt: str = ""
     """What is known of this shard's clock."""
+    unfinished: bool = False
+    """Whether a batch has left something over since this was last looked at."""
+    going: bool = False
+    """Whether it goes on right now with what is left over."""
 
     @classmethod
     async def open(cls, database: MemoryDatabase, **terms: Any) -> Ledger:
@@ -106,13 +110,24 @@ class Ledger:
                 continue
             await self.batch(Evaluated(node_key, token, await evaluate(self.database, node_key)))
             self.set_aside.discard(key)
-        if done.effects.unfinished and self.goes_on:
-            await self.go_on()
+        self.unfinished |= done.effects.unfinished
+        if self.goes_on and not self.going:
+            await self._finish()
         left = commands[len(done.answers) :]
         return (*done.answers, *await self.batch(*left)) if left else done.answers
 
     async def go_on(self) -> None:
         await self.batch(GoOn())
+
+    async def _finish(self) -> None:
+        """Goes on until nothing is left to go on with, in a loop: a workflow may run a thousand children."""
+        self.going = True
+        try:
+            while self.unfinished:
+                self.unfinished = False
+                await self.go_on()
+        finally:
+            self.going = False
 
     async def start(
         self, definition: Definition, value: Any = None, *, workflow: str = "w", chunk: int = 1_000
