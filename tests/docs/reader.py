@@ -95,6 +95,7 @@ class Reader:
         if block.remark.startswith("examples/"):
             assert block.text == path.read_text(encoding="utf-8"), f"{block.place} is not {block.remark}"
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         if block.language == "python":
             compile(block.text, block.place, "exec")
