@@ -82,8 +82,8 @@ async def _planner(templates: Path | None, tokens: int) -> AsyncIterator[Planner
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
+    except (OSError, ValueError) as error:  # or a name that no file system takes
+        raise NotFound("There is no such file to read", path=str(path)[:200], reason=str(error)[:200]) from error
 
 
 def _check(spec: CapabilitySpec, value: Any) -> None:

@@ -47,7 +47,10 @@ def read_folder(folder: Path) -> list[MarkdownAgent]:
     Raises:
         SetupError: when the folder has none or too many, a file is none, or two have one name; it names the file.
     """
-    paths = sorted(folder.glob("*.md"))
+    try:
+        paths = sorted(folder.glob("*.md"))
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        raise SetupError("There is no such folder", path=str(folder)[:200], reason=str(error)[:200]) from error
     if not 0 < len(paths) <= MOST_FILES:
         fix = "name a folder of *.md files with front matter"
         raise SetupError("A folder of markdown agents has 1 to 200 files", path=str(folder), files=len(paths), fix=fix)

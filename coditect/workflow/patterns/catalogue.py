@@ -27,9 +27,7 @@ def load_patterns(folders: Iterable[Path] = ()) -> Catalogue:
     """
     found: dict[str, WorkflowPattern] = {}
     for folder in (PACKAGED, *folders):
-        if not folder.is_dir():
-            raise NotFound("There is no such folder of patterns", path=str(folder), fix="name a folder of YAML files")
-        for path in sorted(folder.glob("*.yaml")):
+        for path in _files(folder):
             one = read_pattern(_content(path), name=str(path))
             if one.pattern in found:
                 fix = "give each pattern a name of its own"
@@ -68,9 +66,20 @@ def read_pattern(content: bytes, *, name: str = "") -> WorkflowPattern:
     return pattern
 
 
+def _files(folder: Path) -> list[Path]:
+    try:
+        if folder.is_dir():
+            return sorted(folder.glob("*.yaml"))
+        reason = "it is no folder"
+    except (OSError, ValueError) as error:  # a name that no file system takes
+        reason = str(error)[:200]
+    fix = "name a folder of YAML files"
+    raise NotFound("There is no such folder of patterns", path=str(folder)[:200], reason=reason, fix=fix)
+
+
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MOST_BYTES + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise NotFound("There is no such file to read", path=str(path), reason=str(error)) from error
