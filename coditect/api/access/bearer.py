@@ -13,7 +13,7 @@ from coditect.api.problems import RequestRefused
 
 
 class TokenCheck(Protocol):
-    """One kind of bearer tokens."""
+    """The check of one kind of bearer token, such as API keys."""
 
     async def caller_of(self, token: str) -> Caller | None:
         """Return the caller whose token it is; None for a token of another kind, or a wrong one."""

@@ -32,7 +32,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request: a name for the audit line, and a role."""
+    """The sender of a request: a name for the audit line, and a role."""
 
     name: str
     role: Role

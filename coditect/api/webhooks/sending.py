@@ -30,7 +30,7 @@ MOST_ANSWER_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class WebhookAttempt:
-    """What came of one POST."""
+    """The result of one POST to a webhook's URL."""
 
     status: int | None
     """The status of the answer; None when there was none."""
