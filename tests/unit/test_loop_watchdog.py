@@ -126,13 +126,14 @@ async def test_bound_of_zero_watches_nothing() -> None:
 
 async def test_lateness_of_the_loop_is_told() -> None:
     late: list[float] = []
-    watchdog = LoopWatchdog(asyncio.get_running_loop(), 10.0, last_resort=False, lag=late.append)
-    watchdog._pause_seconds = 0.01
+    ended: list[int] = []
+    watchdog = LoopWatchdog(asyncio.get_running_loop(), 2.0, end=ended.append, last_resort=False, lag=late.append)
     watchdog.start()
-    await asyncio.sleep(0.05)
-    blocked(0.2)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.15)
+    blocked(0.4)
+    await asyncio.sleep(0.15)
     watchdog.stop()
 
-    assert max(late) > 0.15
+    assert max(late) > 0.25
     assert min(late) >= 0
+    assert not ended
