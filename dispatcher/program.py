@@ -182,9 +182,7 @@ def compose(
     control.tracing = ports.tracing
     scheduler = Scheduler(ports, ownership, graph)
     ownership.on_request, ownership.on_room = control.arrived, scheduler.nudge
-    triggers = TriggerQueues(
-        ports.broker, ports.database, ownership, ports.background, quorum=ports.quorum, metrics=ports.metrics
-    )
+    triggers = TriggerQueues(ports, ownership)
     ownership.on_open, ownership.on_close = triggers.opened, triggers.closed
     control.on_change = dict.fromkeys(trigger_rows.CHANGES, lambda body: triggers.changed(body["trigger"]))
     scheduler.open()

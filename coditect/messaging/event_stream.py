@@ -11,6 +11,7 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Self
 
+from coditect.aio.clock import SystemClock
 from coditect.broker.port import Broker, Consumer, Delivery
 from coditect.broker.topology import event_queue
 from coditect.errors import CoditectError, InvalidTask, Unroutable
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 PREFETCH = 1_000
 MOST_BUFFERED = 10_000
 ANNOUNCE_SECONDS = 5.0
+CLOCK = SystemClock()
 
 
 class EventSubscription:
@@ -100,7 +102,7 @@ class EventSubscription:
 
     def _take(self, delivery: Delivery) -> None:
         try:
-            event = read_event(delivery.message)
+            event = read_event(delivery.message, CLOCK.now_ms())
             if not self._subjects or event.subject in self._subjects:
                 self._on_event(event)
         except InvalidTask as error:

@@ -261,7 +261,8 @@ class TestFleet:
 
     def _heard(self, delivery: Delivery) -> None:
         with suppress(InvalidTask):  # a stranger's message is no event of the fleet
-            self._events.append(read_event(delivery.message))
+            now_ms = self._epoch_ms + round(self._virtual_clock.now * 1000)
+            self._events.append(read_event(delivery.message, now_ms))
         delivery.ack()
 
     @property

@@ -63,26 +63,29 @@ def subject_key(type_: str, subject: str) -> str | None:
     return key if subject and len(key.encode(errors="replace")) <= MOST_KEY_BYTES else None
 
 
-def read_event(message: Message) -> Event:
-    """Parse the event in a message.
+def read_event(message: Message, arrived_ms: int) -> Event:
+    """Parse the event in a message; one without a time, which CloudEvents allows, is taken as of its arrival.
 
     Raises:
         InvalidTask: when the message is no CloudEvent.
     """
     headers = message.headers
     try:
-        full_type, moment = str(headers["ce-type"]), datetime.fromisoformat(str(headers["ce-time"]))
-        source, identity = str(headers["ce-source"]), str(headers["ce-id"])
+        full_type, source, identity = str(headers["ce-type"]), str(headers["ce-source"]), str(headers["ce-id"])
+        time_ms = arrived_ms if (written := headers.get("ce-time")) is None else _time_ms(str(written))
     except (KeyError, ValueError) as error:
         raise InvalidTask("The message is no CloudEvent", reason=repr(error)) from error
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     data = loads(message.body) if message.body else {}
     return Event(
         type=full_type.removeprefix(TYPE_PREFIX).removesuffix(TYPE_SUFFIX),
         source=source,
         id=identity,
-        time_ms=round(moment.timestamp() * 1000),
+        time_ms=time_ms,
         subject=str(headers.get("ce-subject", "")),
         data=data if isinstance(data, dict) else {"value": data},
     )
+
+
+def _time_ms(written: str) -> int:
+    moment = datetime.fromisoformat(written)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

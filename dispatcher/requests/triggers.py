@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from coditect.aio.supervisor import Supervisor
-from coditect.broker.port import Broker, Consumer, Delivery
+from coditect.broker.port import Consumer, Delivery
 from coditect.broker.topology import trigger_queue
 from coditect.errors import CoditectError, InputError, Retryable, TooLarge, Unroutable
 from coditect.model.event import Event
-from coditect.telemetry.metrics import Metrics
 from coditect.telemetry.names import TRIGGER_EVENTS
 from coditect.wire import control_messages, routing
 from coditect.wire.control import Verb, request
@@ -22,8 +20,8 @@ from coditect.wire.tasks import MAX_BODY_BYTES
 from dispatcher.coordination import trigger_rows as rows
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership.shards import shard_of
+from dispatcher.ports import Ports
 from dispatcher.requests.server import Shards
-from dispatcher.store.port import Database
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +36,14 @@ OWN_EVENTS = "trigger."
 class TriggerQueues:
     """The consumers of the queues of all active triggers whose shards the dispatcher owns."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        database: Database,
-        shards: Shards,
-        background: Supervisor,
-        *,
-        quorum: bool,
-        metrics: Metrics,
-    ) -> None:
-        self._broker = broker
-        self._database = database
+    def __init__(self, ports: Ports, shards: Shards) -> None:
+        self._broker = ports.broker
+        self._database = ports.database
         self._shards = shards
-        self._background = background
-        self._quorum = quorum
-        outcome = partial(metrics.counter, TRIGGER_EVENTS)
+        self._background = ports.background
+        self._quorum = ports.quorum
+        self._clock = ports.clock
+        outcome = partial(ports.metrics.counter, TRIGGER_EVENTS)
         self.taken, self.unreadable = outcome(outcome="taken"), outcome(outcome="unreadable")
         self._consumers: dict[str, Consumer] = {}
         self._owned: set[int] = set()
@@ -125,7 +115,7 @@ class TriggerQueues:
         try:
             if len(delivery.message.body) > MAX_BODY_BYTES:
                 raise TooLarge("An event is over the limit", bytes=len(delivery.message.body), limit=MAX_BODY_BYTES)
-            event = read_event(delivery.message)
+            event = read_event(delivery.message, self._clock.now_ms())
         except InputError as error:
             self.unreadable.value += 1
             log.warning("An event cannot be read; it is a dead letter", extra={"trigger": name, "reason": str(error)})

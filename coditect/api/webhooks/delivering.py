@@ -149,7 +149,7 @@ class WebhookDelivery:
 
     def _arrived(self, known: OpenWebhook, delivery: Delivery) -> None:
         try:
-            event = read_event(delivery.message)
+            event = read_event(delivery.message, self._clock.now_ms())
         except InvalidTask as error:
             log.warning("An event was not readable", extra={"reason": str(error)})
             delivery.ack()

@@ -60,7 +60,7 @@ async def test_followers_of_one_task_are_sent_what_is_about_it_and_nothing_else(
     take = EventStream._take
 
     def counted(stream: EventStream, delivery: Delivery) -> None:
-        delivered.append(read_event(delivery.message).subject)
+        delivered.append(read_event(delivery.message, 0).subject)
         take(stream, delivery)
 
     monkeypatch.setattr(EventStream, "_take", counted)

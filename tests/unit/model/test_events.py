@@ -26,7 +26,7 @@ CLOUD_EVENT = {"ce-type": "t", "ce-source": "s", "ce-id": "i", "ce-time": "2026-
 
 @given(events)
 def test_event_is_read_back_as_it_was_written(event: Event) -> None:
-    assert read_event(event_message(event)) == event
+    assert read_event(event_message(event), 0) == event
 
 
 def test_event_on_the_wire_is_a_cloud_event() -> None:
@@ -44,12 +44,18 @@ def test_event_on_the_wire_is_a_cloud_event() -> None:
     assert message.body == b'{"n":1}'
 
 
-@pytest.mark.parametrize("missing", sorted(CLOUD_EVENT))
+@pytest.mark.parametrize("missing", sorted(CLOUD_EVENT.keys() - {"ce-time"}))
 def test_message_without_an_attribute_is_no_event(missing: str) -> None:
     headers = {name: value for name, value in CLOUD_EVENT.items() if name != missing}
 
     with pytest.raises(InvalidTask):
-        read_event(Message(b"{}", headers))
+        read_event(Message(b"{}", headers), 0)
+
+
+def test_event_of_a_stranger_without_a_time_is_of_its_arrival() -> None:
+    headers = {name: value for name, value in CLOUD_EVENT.items() if name != "ce-time"}
+
+    assert read_event(Message(b"{}", headers), 1_767_225_600_000).time_ms == 1_767_225_600_000
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def test_message_without_an_attribute_is_no_event(missing: str) -> None:
     ],
 )
 def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str, time_ms: int) -> None:
-    event = read_event(Message(b"{}", CLOUD_EVENT | {"ce-time": time}))
+    event = read_event(Message(b"{}", CLOUD_EVENT | {"ce-time": time}), 0)
 
     assert event.time_ms == time_ms
 
@@ -73,7 +79,7 @@ def test_time_at_the_ends_of_the_calendar_is_read_as_utc(time: str, time_ms: int
 )
 def test_hostile_event_raises_nothing_but_invalid_task(headers: dict[str, Any], body: bytes) -> None:
     try:
-        event = read_event(Message(body, CLOUD_EVENT | headers))
+        event = read_event(Message(body, CLOUD_EVENT | headers), 0)
     except InvalidTask:
         return
 
