@@ -48,6 +48,7 @@ PACE = Pace(
     milliseconds=(1, 30_000),
     long=0.003,
     locks=6,
+    keyed=6,
     policed=2,
     calls=6,
     schedules=1,

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
+from types import MappingProxyType
 from typing import Any, cast
 
 from coditect.aio.failpoints import Failpoint, Failpoints
@@ -74,10 +75,8 @@ PARENTS = 60
 FAMILY_PLAN_SECONDS = 12.0
 CHILDREN = "children"
 """The name of the agent that executes the child tasks, which no fault hits."""
-LOCKING = 5
-"""The last digit of the seeds whose tasks take turns at a few locks."""
-UNDER_LOCKS = 12
-"""The number of tasks in a wave that takes turns at locks."""
+TURNS = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
+"""The last digits of the seeds whose tasks take turns at a few keys or locks, and the number of tasks in a wave."""
 COORDINATING = 6
 """The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
 CALLS = 8
@@ -207,8 +206,8 @@ def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
     elif seed % LONE_EVERY == FAMILIES:
         pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
         plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
-    elif seed % LONE_EVERY == LOCKING:
-        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, locks=UNDER_LOCKS))
+    elif (turns := TURNS.get(seed % LONE_EVERY)) is not None:
+        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
     elif seed % LONE_EVERY == COORDINATING:
         pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
         plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)

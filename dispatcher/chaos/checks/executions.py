@@ -62,9 +62,10 @@ def executions(index: HistoryIndex) -> CheckResult:
     for key, runs in index.by_key("execute"):
         checked += 1
         failed = sum(one.outcome == "fail" for one in runs)
-        touched = _touches(index, key, runs, until=runs[-1].begun) if len(runs) > 1 + failed else 0
+        since, until = _in_hand(index, key, runs[0]), runs[-1].begun
+        touched = touches(index, key, runs, since=since, until=until) if len(runs) > 1 + failed else 0
         if key.startswith(PREFIX):  # nobody promised a stranger anything, but that it costs others little
-            touched = _touches(index, key, runs, until=runs[-1].begun)
+            touched = touches(index, key, runs, since=since, until=until)
             if len(runs) > TASK_ATTEMPTS * (1 + touched):
                 violations.append(f"a stranger's {key} ran {len(runs)} times, {touched} faults touched it")
             continue
@@ -78,6 +79,12 @@ def executions(index: HistoryIndex) -> CheckResult:
             violations.append(f"{key} had {attempts} attempts, {most[key]} were allowed")
     violations += _evicted_alive(index)
     return CheckResult("executions bounded", "repeated only where a fault was", checked, tuple(violations))
+
+
+def _in_hand(index: HistoryIndex, key: str, first: Operation) -> float:
+    """Return the instant from which an agent may have had a task: it waits for a key before its execution begins."""
+    accepted = index.about("accept", key) if first.val.get("alone") else ()
+    return accepted[0].begun if accepted else first.begun
 
 
 def _evicted_alive(index: HistoryIndex) -> Iterator[str]:
@@ -142,7 +149,9 @@ def used_up(index: HistoryIndex, work: Operation, key: str, *, until: float = UN
     tries = _tries(index, key)
     failed = sum(one.outcome == "fail" for one in tries)
     most = (work.val.get("few") or {}).get(key.rpartition(":")[2], work.val.get("most"))
-    return bool(tries) and most is not None and failed + _touches(index, key, tries, until=until) >= int(most)
+    if not tries or most is None:
+        return False
+    return failed + touches(index, key, tries, since=tries[0].begun, until=until) >= int(most)
 
 
 def _tries(index: HistoryIndex, key: str) -> list[Operation]:
@@ -152,13 +161,13 @@ def _tries(index: HistoryIndex, key: str) -> list[Operation]:
     return sorted([*index.about("execute", key), *begun], key=lambda one: one.begun)
 
 
-def _touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, until: float) -> int:
-    """Return how many faults, and take-overs of the task's shard, a task met from its first start to `until`."""
+def touches(index: HistoryIndex, key: str, runs: Sequence[Operation], *, since: float, until: float) -> int:
+    """Return how many faults, and take-overs of the task's shard, a task met from `since` to `until`."""
     posts = {post_of(one.proc) for one in runs}
     faults = [one for one in index.faults if not one.key.startswith("agent") or _holds(posts, one.key)]
     shards = {f"shard-{one.val['shard']}" for one in index.about("claim", key)}
     moves = [one for shard in shards for one in _taken_over(index, shard)]
-    return sum(_met(one, runs[0].begun, until) for one in (*faults, *moves))
+    return sum(_met(one, since, until) for one in (*faults, *moves))
 
 
 def _taken_over(index: HistoryIndex, shard: str) -> Iterator[Operation]:

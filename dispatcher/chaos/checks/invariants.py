@@ -13,6 +13,7 @@ from typing import Any
 from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.compensations import undone_in_reverse
 from dispatcher.chaos.checks.coordination.approvals import approved_first
+from dispatcher.chaos.checks.coordination.keys import keys_exclude
 from dispatcher.chaos.checks.coordination.locks import locks_exclude
 from dispatcher.chaos.checks.coordination.probes import one_probe
 from dispatcher.chaos.checks.coordination.schedules import one_run_a_tick
@@ -288,6 +289,7 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     fences,
     stale_writes,
     locks_exclude,
+    keys_exclude,
     one_probe,
     one_run_a_tick,
     approved_first,

@@ -25,6 +25,8 @@ SLOTS = 4
 UNDO = "chaos.undo"
 """The capability that compensates a node of a run."""
 UNDO_ATTEMPTS = 3
+KEYED = "chaos.keyed"
+"""The capability of which one task of a key runs at a time in the whole fleet."""
 CHILD = "chaos.child"
 CHILDREN_AT_ONCE = 200
 LOCK_TTL = "2s"
@@ -48,6 +50,8 @@ class Work(BaseModel):
     """The milliseconds of the child task that the task awaits, without a slot; 0 for no child."""
     lock: str = ""
     """The resource that the task locks while it works; empty for none."""
+    key: str = ""
+    """The key of a task of the capability `KEYED`; empty for tasks of others."""
 
 
 class WorkDone(BaseModel):
@@ -142,12 +146,19 @@ def working_agent(name: str, *, note: Note, effects: WorkEffects) -> Agent:
         """Wait or fail as the completed node did, and make the effect of the compensation's own id."""
         return await _execute(done.input, ctx, note, effects)
 
+    @agent.capability(
+        KEYED, timeout="10m", retry=retry, concurrency=("{input.key}", 1), description="Works alone with its key."
+    )
+    async def keyed(task: Work, ctx: Context) -> WorkDone:
+        """Do what `work` does, while no other task of the same key runs."""
+        return await _execute(task, ctx, note, effects)
+
     return agent
 
 
 async def _execute(task: Work, ctx: Context, note: Note, effects: WorkEffects) -> WorkDone:
     said: dict[str, Any] = {"proc": ctx.agent_id, "agent": ctx.agent_id, "attempt": ctx.attempt, "fence": ctx.fence}
-    said |= {"priority": ctx.priority.value, "after": task.after}
+    said |= {"priority": ctx.priority.value, "after": task.after} | ({"alone": task.key} if task.key else {})
     note(Type.INVOKE, "execute", ctx.task_id, **said)
     try:
         if task.child:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
@@ -28,7 +29,7 @@ from dispatcher.chaos.load.generators import (
     Pace,
     is_limited,
 )
-from dispatcher.chaos.load.work import CAPABILITY, UNDO
+from dispatcher.chaos.load.work import CAPABILITY, KEYED, UNDO
 from dispatcher.chaos.load.work import MOST_ATTEMPTS as TASK_ATTEMPTS
 from dispatcher.witness.history import Note, Type
 
@@ -45,7 +46,9 @@ MOST_REDRIVES = 20
 PARENT = {"milliseconds": 200, "child": 2_000}
 """The input of a task that awaits a child task and then works on."""
 RESOURCES = 3
-"""The number of different locks that the tasks of a wave take."""
+"""The number of different locks that the tasks of a wave take, and of different keys that they have."""
+KEY_SECONDS = 90.0
+"""How much longer a task with a key may take: a holder's key is free a minute after nobody could evict the dead."""
 _CALL = {"milliseconds": 20}
 UNDER_LOCK = {"milliseconds": 150}
 """The input of a task that works under a lock."""
@@ -73,23 +76,25 @@ class ChaosLoad:
         async with asyncio.TaskGroup() as group:
             answering = group.create_task(self._answer_approvals())
             async with self._work as work:
-                for _ in range(self._pace.workflows):
-                    work.create_task(self._again(self.workflow))
-                for _ in range(self._pace.tasks):
-                    work.create_task(self._again(self.task))
-                if self._pace.parents:
-                    work.create_task(self._again(self.family))
-                if self._pace.elements:
-                    work.create_task(self._again(self.long_map))
-                if self._pace.locks:
-                    work.create_task(self._again(self.under_locks))
-                if self._pace.calls:
-                    work.create_task(self._again(self.calls))
-                for _ in range(self._pace.policed):
-                    work.create_task(self._again(self.policed))
-                for _ in range(self._pace.schedules):
-                    work.create_task(self._again(self.schedule))
+                for one, many in self._parts():
+                    for _ in range(many):
+                        work.create_task(self._again(one))
             answering.cancel()
+
+    def _parts(self) -> Sequence[tuple[Callable[[], Awaitable[None]], int]]:
+        """Return the parts of the load, each with the number of them that are under way at once."""
+        pace = self._pace
+        return (
+            (self.workflow, pace.workflows),
+            (self.task, pace.tasks),
+            (self.family, bool(pace.parents)),
+            (self.long_map, bool(pace.elements)),
+            (partial(self.taking_turns, "lock"), bool(pace.locks)),
+            (partial(self.taking_turns, "key"), bool(pace.keyed)),
+            (self.calls, bool(pace.calls)),
+            (self.policed, pace.policed),
+            (self.schedule, pace.schedules),
+        )
 
     async def _again(self, one: Callable[[], Awaitable[None]]) -> None:
         while not self.closed.is_set():
@@ -131,13 +136,11 @@ class ChaosLoad:
             await asyncio.sleep(PARENT["milliseconds"] / 4000)
         await self._ends_of(wave)
 
-    async def under_locks(self) -> None:
-        """Run a wave of tasks that each work under one of a few locks, so that they take turns; return at their end."""
-        wave = [
-            await self._submit(UNDER_LOCK | {"lock": f"chaos:{number % RESOURCES}"}, Options())
-            for number in range(self._pace.locks)
-        ]
-        await self._ends_of(wave)
+    async def taking_turns(self, by: str) -> None:
+        """Run a wave of tasks that each take one of a few locks, or have one of a few keys; return at their end."""
+        many, capability = (self._pace.keyed, KEYED) if by == "key" else (self._pace.locks, CAPABILITY)
+        given = [UNDER_LOCK | {by: f"chaos:{number % RESOURCES}"} for number in range(many)]
+        await self._ends_of([await self._submit(one, Options(), capability=capability) for one in given])
 
     async def calls(self) -> None:
         """Run a wave of tasks that each call the dependency, which is down most of the time; return at their end."""
@@ -167,15 +170,17 @@ class ChaosLoad:
         capability: str = CAPABILITY,
     ) -> Ending:
         most = options.max_attempts or TASK_ATTEMPTS
-        given = work if capability == CAPABILITY else work["milliseconds"]
+        given = work["milliseconds"] if capability == CALL else work
         try:
             handle = await self._client.submit(capability, given, options=options)
         except CoditectError:
             await asyncio.sleep(PAUSE_SECONDS)  # refused, or unknown: then nobody was promised anything
             return None
         key = handle.task_id
-        self._accepted(key, ends=ends, most=most, priority=options.priority.value)
-        return self._end_of(key, handle, self._pace.task_seconds + TASK_ATTEMPTS * work["milliseconds"] / 1000)
+        waits = capability == KEYED  # for its key
+        self._accepted(key, ends=ends, most=most, **({} if waits else {"priority": options.priority.value}))
+        longest = self._pace.task_seconds + KEY_SECONDS * waits + TASK_ATTEMPTS * work["milliseconds"] / 1000
+        return self._end_of(key, handle, longest)
 
     async def _begin_durable(self, priority: Priority) -> Ending:
         """Submit a durable task under one idempotency key until it is accepted."""

@@ -138,6 +138,15 @@ MUTANTS = (
         ("tests/unit/agent/test_leased_tokens.py::test_tokens_that_were_held_too_long_are_lost",),
     ),
     Mutant(
+        "key_not_awaited",
+        "coditect.agent.guards.keys",
+        "                return await self._entered(lock, stack, execution) or await run()\n",
+        "                return await run()\n",
+        "a task runs while another one of its key does",
+        ("keys exclude",),
+        seed=3,
+    ),
+    Mutant(
         "key_not_counted",
         "dispatcher.coordination.lock_rows",
         "            if len(first) == most or ",

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type, merged
+from tests.unit.chaos.keyed import keyed
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3
@@ -171,6 +172,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *undone(),
             *leased(),
             *locked(),
+            *keyed(CALM_AT + 320.0),
             *probed(),
             *ticked(),
             *waited(),

@@ -28,6 +28,7 @@ from tests.unit.chaos.histories import (
     moved,
     struck,
 )
+from tests.unit.chaos.keyed import keyed_beside
 
 Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
 """Makes a false history of a clean one, about a node and its workflow."""
@@ -234,6 +235,7 @@ LIES: dict[str, tuple[str, Lie]] = {
         "locks exclude",
         lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
     ),
+    "two tasks of a key ran at once": ("keys exclude", lambda all_, node, work: keyed_beside(all_)),
     "a permit had two probes": (
         "one probe an interval",
         lambda all_, node, work: changed(all_, f="call", key=PROBED, permit=10_000),

@@ -44,7 +44,7 @@ def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_
 
 
 def test_every_promise_has_something_that_could_break_it() -> None:
-    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (4, 5, 6, 7, 8)]
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (3, 4, 5, 6, 7, 8)]
 
     idle = [{one.invariant for one in each.checks if not one.checked} for each in played]
     assert set.intersection(*idle) == set()
