@@ -75,7 +75,7 @@ PARENTS = 60
 FAMILY_PLAN_SECONDS = 12.0
 CHILDREN = "children"
 """The name of the agent that executes the child tasks, which no fault hits."""
-TURNS = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
+TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
 """The last digits of the seeds whose tasks take turns at a few keys or locks, and the number of tasks in a wave."""
 COORDINATING = 6
 """The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
