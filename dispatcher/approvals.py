@@ -52,7 +52,7 @@ async def informed(policy: ApprovalPolicy | None, registry: Registry, background
 
 
 class RegisteredFacts:
-    """What living agents register about capabilities; what was once known stays known while no agent offers it."""
+    """The tags and costs that agents register for capabilities, kept also while no agent offers a capability."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

@@ -65,7 +65,7 @@ class RequestRefused(HTTPException):
 
 
 class Mistake(BaseModel):
-    """One mistake in a request: its place, a sentence, and how to correct it."""
+    """A mistake in a request: its place, a sentence, and how to correct it."""
 
     model_config = ConfigDict(frozen=True)
 

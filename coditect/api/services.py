@@ -29,7 +29,7 @@ from coditect.telemetry.metrics import MemoryMetrics
 
 @dataclass(frozen=True, slots=True)
 class ApiServices:
-    """What the routes work with; a value for each application."""
+    """The open connections and services that the routes of one application of the HTTP API work with."""
 
     opened: Connections
     """The connections for the use cases, open as long as the application serves."""

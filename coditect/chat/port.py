@@ -54,7 +54,7 @@ class ChatTool:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One question to a model, with all that was said before."""
+    """A request to a language model: the conversation so far, and the tools that the model may call."""
 
     messages: tuple[ChatMessage, ...]
     tools: tuple[ChatTool, ...] = ()

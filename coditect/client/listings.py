@@ -44,7 +44,7 @@ TRIGGERS = Listing(Verb.TRIGGER_LIST, "triggers", TriggerRow.read)
 
 @dataclass(frozen=True, slots=True)
 class ListingPage(Generic[T]):
-    """One page of a listing."""
+    """A page of a listing: some of its items, and the cursor by which the next page is asked for."""
 
     items: list[T]
     next: str | None

@@ -121,7 +121,7 @@ class ThreadPort(Protocol):
 
 
 class Thread:
-    """One thread, as one of its participants sees it.
+    """A discussion thread as one participant uses it: to read it, to wait for messages, and to say something.
 
     Raises:
         ControlPlaneRequired: by every method, when no dispatcher answers.

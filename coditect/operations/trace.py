@@ -27,7 +27,7 @@ MOST_DEEP = 64
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One step of a task's path, with the steps below it: a workflow, a node, an attempt, or where a task is."""
+    """A step of a task's path, with the steps below it: a workflow, a node, an attempt, or the task's present place."""
 
     kind: str
     """workflow, node, attempt, task, redrive, or dead letter; for a task under way: waiting, working, retrying."""

@@ -24,11 +24,11 @@ class TraceContext(Protocol):
 
     @property
     def tracestate(self) -> str | None:
-        """What vendors add to the trace context, passed on as it came."""
+        """The vendors' part of the trace context, passed on unchanged."""
 
     @property
     def baggage(self) -> str | None:
-        """What the trace's beginner tells everybody in it, as W3C Baggage writes it, passed on as it came."""
+        """The values that the beginner of the trace gives to all its members, as W3C Baggage; passed on unchanged."""
 
 
 def put_trace(headers: dict[str, Any], place: TraceContext) -> None:

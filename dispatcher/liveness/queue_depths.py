@@ -36,7 +36,7 @@ MOST_CAPABILITIES = 500
 
 @dataclass(slots=True)
 class Depths:
-    """One look at the queues, by the labels of the metrics."""
+    """The numbers of one look at the queues: waiting tasks, oldest age, consumers and dead letters, by metric label."""
 
     waiting: dict[tuple[str, ...], float] = field(default_factory=dict)
     oldest: dict[tuple[str, ...], float] = field(default_factory=dict)

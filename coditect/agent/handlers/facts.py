@@ -13,7 +13,7 @@ from coditect.wire.foreign_headers import foreign_headers
 
 
 class TaskFacts:
-    """What the context of a handler tells of the task and the present attempt at it."""
+    """The read-only facts of a handler's context: the task, the present attempt at it, and their limits."""
 
     _task: Task
     _headers: HeaderTable

@@ -24,7 +24,7 @@ READ_AGAIN = "events may be missing here: read the state again"
 
 @dataclass(frozen=True, slots=True)
 class LiveFrame:
-    """One message of a stream: an event, or what the server has to say (`gap`, `end`)."""
+    """A message of the live stream: an event, or a notice of the server (`gap`: events are missing; `end`)."""
 
     id: str
     name: str

@@ -134,7 +134,7 @@ class AutonomyReport:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalDecision:
-    """What was asked and decided about a node, with its whole history."""
+    """The last decision about a node that needed an approval, with every question and answer before it."""
 
     workflow: str
     node: str

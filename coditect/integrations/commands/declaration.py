@@ -37,7 +37,7 @@ _LONGEST_NOTE = 500
 
 @dataclass(frozen=True, slots=True)
 class CommandRoom:
-    """What the commands of one agent process share: the launcher, their folders, and a thread for each slot."""
+    """The resources that all commands of one agent process share: launcher, workspaces, and a thread for each slot."""
 
     launcher: Launcher
     workspaces: Workspaces
@@ -141,7 +141,7 @@ class _Command:
 
 
 class _Attempt:
-    """One run of a command, as the event loop and its thread share it."""
+    """A run of a command, shared by the event loop, which may end it, and the thread that waits for it."""
 
     def __init__(self, fields: CommandFields, ctx: Context, environment: Mapping[str, str]) -> None:
         self._fields = fields

@@ -23,7 +23,7 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class StartedCommand:
-    """One command that runs: where its input goes, where its output comes from, and its guard."""
+    """A running command: the pipes of its input and output, and a socket to the guard process that can kill it."""
 
     control: socket.socket
     stdin: FileIO

@@ -33,7 +33,7 @@ class CommandEnd:
 
 
 class CommandRun:
-    """One command under way; `run` is called in a thread, `ask_to_end` from any other."""
+    """A run of one command: `run` blocks its thread until the command ends, any thread may call `ask_to_end`."""
 
     def __init__(self, launcher: Launcher, command: Launch, *, most_bytes: int) -> None:
         self._launcher = launcher
@@ -71,7 +71,7 @@ class CommandRun:
 
 @dataclass(slots=True)
 class _Output:
-    """What came out of one stream: whole for stdout, its end for stderr."""
+    """The bytes that a command wrote to one stream: all of stdout, or the end of stderr."""
 
     whole: bool
     text: bytearray = field(default_factory=bytearray)

@@ -142,7 +142,7 @@ class LimitFields(_Part):
 
 
 class CommandFields(_Part):
-    """One capability, and the command that does its tasks."""
+    """A capability in a command file, with the command that does the capability's tasks."""
 
     command: Annotated[list[Template], BeforeValidator(_words), Field(min_length=1, max_length=1_000)]
     """The program and its arguments, as a list or as one text; there is no shell. `{input.field}` is filled in."""

@@ -37,12 +37,12 @@ class InputTemplate:
 
     @property
     def begins_with_field(self) -> bool:
-        """Whether the first character comes from the input."""
+        """True when the text begins with a field of the input, so that the input decides the first character."""
         return _PIECE.match(self.text) is not None
 
     @property
     def has_fields(self) -> bool:
-        """Whether anything comes from the input."""
+        """True when the text has a field, which the task's input fills in."""
         return _PIECE.search(self.text) is not None
 
     def fill(self, given: Any) -> str:

@@ -43,7 +43,7 @@ Serve = Callable[[Agent, Registration, asyncio.Event], Awaitable[None]]
 
 @dataclass(eq=False, slots=True)
 class _Served:
-    """One HTTP agent that this bridge has claimed."""
+    """An HTTP agent that this bridge has claimed, so that no other bridge serves it."""
 
     registration: Registration
     link: AgentLink

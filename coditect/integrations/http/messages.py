@@ -21,7 +21,7 @@ WORDS: Mapping[Priority, PriorityWord] = MappingProxyType(
 
 
 class AgentRequestEvent(BaseModel):
-    """One attempt at a task, as it is posted to `/agent-request` of an HTTP agent."""
+    """An attempt at a task, as it is posted to `/agent-request` of an HTTP agent."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 

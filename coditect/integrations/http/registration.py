@@ -30,7 +30,7 @@ Text = Annotated[str, Field(max_length=1_000)]
 
 
 class HttpCapability(BaseModel):
-    """One capability that an HTTP agent offers."""
+    """A capability in the registration of an HTTP agent: name, schemas, cost and time limit."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 

@@ -62,7 +62,7 @@ class FleetTool:
 
 
 class Conversation:
-    """One task's conversation, within its budget and its number of rounds."""
+    """The conversation with a language model about one task, ended by its token budget or after a number of rounds."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ Offers = Callable[[], Awaitable[Mapping[str, CapabilitySpec]]]
 
 @dataclass(frozen=True, slots=True)
 class ModelRoom:
-    """What the tasks of a markdown agent share: the model, and what the fleet offers."""
+    """The resources that all tasks of a markdown agent share: its model, and the capabilities that the fleet offers."""
 
     model: ChatModel
     offers: Offers

@@ -24,7 +24,7 @@ JSON = "application/json"
 
 
 class FleetResources:
-    """What an MCP client may read of a fleet."""
+    """The MCP resources of a fleet: its workflows and its dead letters, listed and read one by one."""
 
     def __init__(self, opened: Connections) -> None:
         self._opened = opened

@@ -32,7 +32,7 @@ class ToolServerLost(Retryable):
 
 
 class ToolServer:
-    """One MCP server, by the command that starts it or by its URL."""
+    """The address of an MCP server: the command that starts it, or its URL."""
 
     def __init__(self, target: str, *, env: Mapping[str, str] | None = None) -> None:
         """Take a command line, such as `mcp-server-git --repository .`, or a URL that begins with http.

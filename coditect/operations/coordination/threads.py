@@ -21,7 +21,7 @@ class ShownThread:
 
 @dataclass(frozen=True, slots=True)
 class SaidMessage:
-    """What was said, and where it is."""
+    """The place of a message that was just said: its thread, and its number in the thread."""
 
     thread: str
     number: int

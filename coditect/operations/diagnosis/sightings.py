@@ -31,7 +31,7 @@ class SightingPlace(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskStory:
-    """What the message of a task says of its past: its failed attempts, its redrives, and two instants."""
+    """The past of a task, read from its message: failed attempts, redrives, and when it was published and given up."""
 
     errors: tuple[Mapping[str, object], ...] = ()
     """The failed attempts, oldest first, as `wire.history` has them."""

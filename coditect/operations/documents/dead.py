@@ -112,7 +112,7 @@ class KeptDocument:
 
 @dataclass(frozen=True, slots=True)
 class SettledDocument:
-    """What a redrive or discard of dead letters did, or would do."""
+    """The outcome of a redrive or discard of dead letters, or of its dry run, for the command line and the API."""
 
     count: int
     ids: tuple[str, ...]

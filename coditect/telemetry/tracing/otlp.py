@@ -274,7 +274,7 @@ class CurrentSpan:
 
 
 def _others_trace() -> bool:
-    """Whether the program, or an instrumentation of it, has set up spans of its own in this process."""
+    """Tell whether the user's program, or an instrumentation of it, makes OpenTelemetry spans in this process too."""
     return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 

@@ -158,7 +158,7 @@ class UnsampledSpan(Span):
 
 
 def is_unsampled(traceparent: str | None) -> bool:
-    """Whether a `traceparent` is valid, and of a trace that is not sampled: told without parsing its ids."""
+    """Tell, without parsing the ids, whether a `traceparent` is valid and its trace is not sampled."""
     return traceparent is not None and traceparent[-3:] == "-00" and _TRACEPARENT.fullmatch(traceparent) is not None
 
 
@@ -178,7 +178,7 @@ class Tracing(Protocol):
 
     @property
     def active(self) -> bool:
-        """Whether spans are made at all."""
+        """True when tracing is on, so that `begin` makes spans."""
 
     def begin(
         self,
@@ -196,7 +196,7 @@ class Tracing(Protocol):
 
     @property
     def alone(self) -> bool:
-        """Whether nothing else makes spans in this process, so that an unsampled span concerns our own code only."""
+        """True when only this library makes spans in the process, so that no other code needs an unsampled span."""
 
     def current(self, span: Span) -> AbstractContextManager[object]:
         """Make a span the current one inside the block, for what the block calls, logs and begins."""

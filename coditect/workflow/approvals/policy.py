@@ -61,7 +61,7 @@ class CapabilityFacts:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRule:
-    """One rule of the approval policy: conditions, all of which must hold, and the decision."""
+    """A rule of the approval policy: a decision, and the conditions that must all hold for it."""
 
     name: str
     action: Ruling
@@ -181,7 +181,7 @@ class ApprovalPolicy:
 
 
 class _Seen:
-    """What one case shows to the rules, each part looked up once."""
+    """The facts of one case for the rules of a policy; the case's document is built at most once."""
 
     def __init__(self, case: ApprovalCase, facts: Callable[[str], CapabilityFacts | None], account: Account) -> None:
         self.case, self.account = case, account

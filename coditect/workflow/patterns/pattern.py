@@ -69,7 +69,7 @@ _Word = Annotated[str, Field(max_length=60, pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class _Step(_PatternPart):
-    """One step of a saga: what is done, and what undoes it."""
+    """A step of a saga: the capability that does it, and the capability that undoes it."""
 
     do: _Capability
     undo: _Capability

@@ -64,7 +64,7 @@ def render_pattern(patterns: Catalogue, name: str, given: Mapping[str, object], 
 
 @dataclass(slots=True)
 class _Rendering:
-    """One rendering: the catalogue, and the sub-workflows and the number of nodes made so far."""
+    """The rendering of a pattern into nodes, with the sub-workflows and the number of nodes made so far."""
 
     patterns: Catalogue
     children: dict[str, Any] = field(default_factory=dict)

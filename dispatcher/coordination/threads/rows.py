@@ -73,7 +73,7 @@ class KeptMessage:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What one participant has done in a thread."""
+    """The progress of one participant of a thread: the last message read, and the number of messages said."""
 
     read: int = 0
     """The number of the last message that it has read."""
@@ -96,10 +96,10 @@ def find(tr: Reads, thread: str) -> ThreadRecord | None:
 
 
 def read(tr: Reads, thread: str) -> ThreadRecord:
-    """Return a thread.
+    """Return the record of a thread, which must be there.
 
     Raises:
-        NotFound: when it is unknown, or its retention is over.
+        NotFound: when the thread is unknown, or its retention is over.
     """
     found = find(tr, thread)
     if found is None:
