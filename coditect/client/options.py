@@ -15,7 +15,7 @@ from coditect.model.duration import Duration, seconds
 from coditect.model.ids import AgentId, TaskId
 from coditect.model.message import HeaderTable
 from coditect.model.strategy import ANYTHING, Strategy, Wanted
-from coditect.wire.foreign_headers import checked_headers
+from coditect.wire.headers.foreign import checked_headers
 
 SUBMIT_SECONDS = 30.0
 MOST_KEY_BYTES = 1_000

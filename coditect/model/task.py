@@ -72,7 +72,7 @@ class Task:
     """How deep the task is nested in requests: 0 for a client's task, one more than its parent's for a child task."""
     published_at_ms: int | None = None
     errors: tuple[Mapping[str, Any], ...] = ()
-    """Earlier failed attempts, oldest first; the format is in `wire.history`."""
+    """Earlier failed attempts, oldest first; the format is in `wire.headers.history`."""
     owner: Owner | None = None
     claims: bytes | None = None
     """The body as sent, with blob references in place of large values; None when the body has none."""

@@ -33,14 +33,14 @@ from typing import Any
 
 from coditect.errors import InvalidTask
 from coditect.model.message import NO_HEADERS, Message
-from coditect.wire import tasks
+from coditect.wire.headers.foreign import PREFIX
 from coditect.wire.json import dumps, loads
 
 REQUEST_TYPE = "coditect.control.v1"
 STARTED_TYPE = "coditect.started.v1"
 PROGRESS_TYPE = "coditect.progress.v1"
 
-VERB = tasks.PREFIX + "verb"
+VERB = PREFIX + "verb"
 ANY = "any"
 """The routing key of requests to the control plane that any dispatcher may take."""
 

@@ -22,8 +22,9 @@ from coditect.model.task import Task
 from coditect.model.value import value
 from coditect.wire.addresses.target import CAPABILITY
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
+from coditect.wire.headers.foreign import PREFIX
 from coditect.wire.json import dumps
-from coditect.wire.tasks import AGENT, ATTEMPT, CLAIM, PREFIX, TASK
+from coditect.wire.tasks import AGENT, ATTEMPT, CLAIM, TASK
 
 PART_TYPE = "coditect.part.v1"
 CREDIT = "coditect.credit.v1"

@@ -39,15 +39,15 @@ from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import MAX_DEPTH, MOST_AHEAD, NO_LIMITS, Limits, Owner, Task
 from coditect.wire.addresses.target import CAPABILITY, target_of, task_target
 from coditect.wire.blob_ref import CLAIM_TYPE, check_claims
-from coditect.wire.history import HEADER, MOST_BYTES, history_header, read_history
+from coditect.wire.headers.foreign import PREFIX
+from coditect.wire.headers.history import HEADER, MOST_BYTES, history_header, read_history
+from coditect.wire.headers.trace import LONGEST, TRACEPARENT, TraceContext, put_trace, read_trace
 from coditect.wire.json import loads
-from coditect.wire.trace import LONGEST, TRACEPARENT, TraceContext, put_trace, read_trace
 
 MAX_BODY_BYTES = 1024 * 1024
 TASK_TYPE = "coditect.task.v1"
 RESULT_TYPE = "coditect.result.v1"
 
-PREFIX = "x-coditect-"
 DEADLINE = PREFIX + "deadline"
 START_BY = PREFIX + "start-by"
 TIMEOUT_MS = PREFIX + "timeout-ms"

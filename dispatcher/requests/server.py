@@ -30,9 +30,9 @@ from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import ReturnAddresses
 from coditect.wire.claims import Claim
 from coditect.wire.control import VERB, Verb, read_request
+from coditect.wire.headers.trace import read_trace
 from coditect.wire.json import dumps
 from coditect.wire.tasks import MAX_BODY_BYTES, result_message
-from coditect.wire.trace import read_trace
 from dispatcher.ledger.commands import Asked, Claimed, Command
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.handlers import requests

@@ -14,7 +14,7 @@ from coditect.broker.topology import Queue, QueueType, Topology
 from coditect.model.capability import Priority
 from coditect.model.message import Message
 from coditect.wire import routing
-from coditect.wire.tasks import PREFIX
+from coditect.wire.headers.foreign import PREFIX
 from tests.faults.node import Node
 from tests.fleet import running
 from tests.integration.wire.agent import Echo

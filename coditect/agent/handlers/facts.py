@@ -9,7 +9,7 @@ from coditect.model.capability import Priority
 from coditect.model.message import HeaderTable
 from coditect.model.task import Task
 from coditect.telemetry.tracing.port import CURRENT
-from coditect.wire.foreign_headers import foreign_headers
+from coditect.wire.headers.foreign import foreign_headers
 
 
 class TaskFacts:

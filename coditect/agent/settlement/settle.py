@@ -31,8 +31,8 @@ from coditect.telemetry.tracing.messaging import begin_publish
 from coditect.telemetry.tracing.port import NO_TRACING, Span, Tracing
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.return_addresses import ReturnAddresses
-from coditect.wire.foreign_headers import foreign_headers
-from coditect.wire.history import history_header
+from coditect.wire.headers.foreign import foreign_headers
+from coditect.wire.headers.history import history_header
 from coditect.wire.json import dumps
 
 log = logging.getLogger(__name__)

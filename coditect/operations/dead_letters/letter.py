@@ -22,7 +22,7 @@ from coditect.model.result import Failure
 from coditect.model.task import Limits, Task
 from coditect.wire import routing, tasks
 from coditect.wire.addresses.target import task_target
-from coditect.wire.history import read_history
+from coditect.wire.headers.history import read_history
 from coditect.wire.json import loads
 
 _MAX_REDRIVES = 10_000

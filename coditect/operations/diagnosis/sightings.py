@@ -34,7 +34,7 @@ class TaskStory:
     """The past of a task, read from its message: failed attempts, redrives, and when it was published and given up."""
 
     errors: tuple[Mapping[str, object], ...] = ()
-    """The failed attempts, oldest first, as `wire.history` has them."""
+    """The failed attempts, oldest first, as `wire.headers.history` has them."""
     redrives: int = 0
     published_at_ms: int | None = None
     dead_at_ms: int | None = None

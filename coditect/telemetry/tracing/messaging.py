@@ -24,7 +24,7 @@ from hashlib import blake2b
 from coditect.model.task import Task
 from coditect.telemetry.tracing.port import Span, SpanKind, Tracing
 from coditect.wire import routing
-from coditect.wire.trace import TraceContext
+from coditect.wire.headers.trace import TraceContext
 
 Attributes = dict[str, str | int | bool]
 PRODUCER, CONSUMER = SpanKind.PRODUCER, SpanKind.CONSUMER

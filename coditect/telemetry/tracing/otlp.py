@@ -45,7 +45,7 @@ from coditect.telemetry.tracing.port import (
     read_traceparent,
 )
 from coditect.telemetry.tracing.sampling import NewTraces
-from coditect.wire.trace import TraceContext
+from coditect.wire.headers.trace import TraceContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor

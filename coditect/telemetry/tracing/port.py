@@ -19,7 +19,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from coditect.model.value import value
-from coditect.wire.trace import TraceContext, put_trace
+from coditect.wire.headers.trace import TraceContext, put_trace
 
 T = TypeVar("T")
 

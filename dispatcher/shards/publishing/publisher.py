@@ -19,8 +19,8 @@ from coditect.model.task import Task
 from coditect.telemetry.tracing.port import NO_TRACING, Tracing
 from coditect.wire import control_messages, routing
 from coditect.wire.addresses.target import pinned_message
+from coditect.wire.headers.trace import TraceContext
 from coditect.wire.tasks import task_message
-from coditect.wire.trace import TraceContext
 from coditect.workflow.states import TaskState
 from dispatcher.ledger.effects import Effects, NodeKey, OutgoingMessage, Publication
 from dispatcher.ports import Ports

@@ -14,7 +14,7 @@ from coditect.model.message import Message
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.tasks import PREFIX
+from coditect.wire.headers.foreign import PREFIX
 
 POLICY = """
 rules:

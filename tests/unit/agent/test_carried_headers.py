@@ -11,7 +11,7 @@ from pamqp import encode
 
 from coditect.broker.rabbitmq.connection.lenient import MAX_TABLE_BYTES
 from coditect.wire import tasks
-from coditect.wire.foreign_headers import foreign_headers
+from coditect.wire.headers.foreign import foreign_headers
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
 

@@ -14,7 +14,7 @@ from coditect.errors import InputError
 from coditect.model.message import Message
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.foreign_headers import MOST_OWN_BYTES, checked_headers, foreign_headers
+from coditect.wire.headers.foreign import MOST_OWN_BYTES, checked_headers, foreign_headers
 from coditect.wire.json import loads
 from tests.support import eventually
 from tests.unit.agent.process_agent import worker

@@ -16,7 +16,7 @@ from coditect.registry.port import Search
 from coditect.settings.settings import Settings
 from coditect.testing import TestFleet
 from coditect.wire import routing
-from coditect.wire.tasks import PREFIX
+from coditect.wire.headers.foreign import PREFIX
 
 MANY = 600
 PLACES = 100

@@ -21,7 +21,7 @@ from coditect.model.result import Failure
 from coditect.testing import FleetCrashed, TestFleet
 from coditect.wire import routing
 from coditect.wire.addresses.return_addresses import REFUSED_SECONDS
-from coditect.wire.tasks import PREFIX
+from coditect.wire.headers.foreign import PREFIX
 from tests.unit.agent.scene import replies
 
 ANSWERS = "answers"

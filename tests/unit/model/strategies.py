@@ -13,6 +13,7 @@ from coditect.model.ids import AgentId, TaskId
 from coditect.model.result import Failure, Outcome, Status
 from coditect.model.task import Limits, Owner, Task
 from coditect.wire import tasks as wire
+from coditect.wire.headers.foreign import PREFIX
 from coditect.wire.json import dumps
 
 instants = st.integers(0, 2**53)
@@ -104,7 +105,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 HEADER_NAMES = tuple(
     value
     for name, value in vars(wire).items()
-    if name.isupper() and isinstance(value, str) and value.startswith(wire.PREFIX)
+    if name.isupper() and isinstance(value, str) and value.startswith(PREFIX)
 )
 hostile_values: st.SearchStrategy[Any] = st.recursive(
     st.none()

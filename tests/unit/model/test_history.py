@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coditect.errors import InvalidTask
-from coditect.wire import history
-from coditect.wire.history import MOST_ATTEMPTS, MOST_BYTES, history_header, read_history
+from coditect.wire.headers import history
+from coditect.wire.headers.history import MOST_ATTEMPTS, MOST_BYTES, history_header, read_history
 from coditect.wire.json import dumps, loads
 from tests.unit.model.strategies import failed_attempts, json_values
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from coditect.model import arguments
 from coditect.model.message import HeaderTable
-from coditect.wire.tasks import PREFIX
 
+PREFIX = "x-coditect-"
+"""The beginning of the names of all headers that are not foreign."""
 MOST_HEADERS = 64
 MOST_OWN_BYTES = 8 * 1024
 """The most bytes that the headers given to one submit have together on the wire."""
