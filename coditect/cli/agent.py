@@ -17,7 +17,6 @@ from coditect.cli.terminal.failure import AMQP, REDIS, say_guesses
 from coditect.cli.terminal.output import FieldsView, Output, OutputOption, TableView, instant, megabytes, render, say
 from coditect.cli.terminal.watch import ShownAnswer, WatchOption, present
 from coditect.errors import missing_extra
-from coditect.model.capability import CapabilitySpec
 from coditect.model.duration import seconds
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus
@@ -146,12 +145,8 @@ def _run_markdown(name: str, folder: Path) -> int:
     except ImportError as error:
         raise missing_extra("chat") from error
     settings, chat = read_settings(), chat_settings(read_variables())
-    opened = RealConnections(settings)
-
-    async def offers() -> dict[str, CapabilitySpec]:
-        return {one.spec.name: one.spec for one in await fleet.find_offers(opened, Search())}
-
-    return program.run_agent(markdown_agent(name, read_folder(folder), lambda: open_chat(chat), offers), settings)
+    registry = RealConnections(settings).registry
+    return program.run_agent(markdown_agent(name, read_folder(folder), lambda: open_chat(chat), registry), settings)
 
 
 @app.command("list")

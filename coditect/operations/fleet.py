@@ -94,9 +94,14 @@ async def drain_agent(opened: Connections, agent_id: AgentId, *, wait_seconds: f
 
 async def find_offers(opened: Connections, search: Search) -> list[CapabilityOffer]:
     """Return the capabilities of the living agents that match a search, sorted by name."""
+    return offers_of(await find_agents(opened, search))
+
+
+def offers_of(records: Iterable[AgentRecord]) -> list[CapabilityOffer]:
+    """Return the capabilities that agents offer, sorted by name."""
     specs: dict[str, CapabilitySpec] = {}
     agents: dict[str, dict[str, str]] = {}
-    for record in sorted(await find_agents(opened, search), key=lambda one: one.registration.started_at_ms):
+    for record in sorted(records, key=lambda one: one.registration.started_at_ms):
         for spec in record.registration.capabilities:
             specs[spec.name] = spec
             agents.setdefault(spec.name, {})[record.agent_id] = record.registration.version

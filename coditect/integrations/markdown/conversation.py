@@ -10,6 +10,7 @@ from coditect.chat.budget import ChatBudget
 from coditect.chat.port import ChatMessage, ChatModel, ChatRequest, ChatRole, ChatTool, ToolCall
 from coditect.errors import CoditectError, InputError, InvalidTask
 from coditect.integrations.json_schema import SchemaCheck
+from coditect.integrations.tools import INPUT, as_object, input_of
 from coditect.model.capability import CapabilitySpec
 from coditect.wire.json import dumps, loads
 
@@ -24,7 +25,7 @@ Request = Callable[[str, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class FleetTool:
-    """A capability as a tool of a model; an input that is no object is the field `input` of one."""
+    """A capability as a tool that a language model may call."""
 
     spec: CapabilitySpec
 
@@ -36,7 +37,7 @@ class FleetTool:
     @property
     def described(self) -> ChatTool:
         """The tool as the model is told of it."""
-        return ChatTool(self.name, self.spec.description[:1_000], self._schema)
+        return ChatTool(self.name, self.spec.description[:1_000], as_object(self.spec.input_schema, INPUT))
 
     def input_of(self, arguments: str) -> Any:
         """Return the input of a task from the arguments that a model wrote.
@@ -45,20 +46,8 @@ class FleetTool:
             InvalidTask: when they are no JSON, or do not fit the schema.
         """
         given = loads(arguments.encode(errors="replace") or b"{}")
-        SchemaCheck(self._schema).check(given)
-        return given if self._takes_object else given.get("input")
-
-    @property
-    def _takes_object(self) -> bool:
-        return self.spec.input_schema.get("type") == "object"
-
-    @property
-    def _schema(self) -> Mapping[str, Any]:
-        schema = dict(self.spec.input_schema)
-        if self._takes_object:
-            return schema
-        whole: dict[str, Any] = {"type": "object", "properties": {"input": schema}, "additionalProperties": False}
-        return whole | ({"$defs": schema.pop("$defs")} if "$defs" in schema else {})
+        SchemaCheck(as_object(self.spec.input_schema, INPUT)).check(given)
+        return input_of(self.spec, given)
 
 
 class Conversation:

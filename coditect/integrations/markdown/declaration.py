@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,14 @@ from coditect.chat.failures import ChatUnavailable
 from coditect.chat.port import ChatModel
 from coditect.integrations.markdown.conversation import Conversation, FleetTool
 from coditect.integrations.markdown.file import MarkdownAgent
-from coditect.model.capability import CapabilitySpec
+from coditect.integrations.tools import OfferedCapabilities
 from coditect.model.limits.breaker import Breaker
+from coditect.registry.port import Registry
 
 log = logging.getLogger(__name__)
 
 MOST_TOKENS = 100_000
 TIMEOUT = "10m"
-
-Offers = Callable[[], Awaitable[Mapping[str, CapabilitySpec]]]
-"""Returns what the living agents of the fleet offer, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class ModelRoom:
     """The resources that all tasks of a markdown agent share: its model, and the capabilities that the fleet offers."""
 
     model: ChatModel
-    offers: Offers
+    offers: OfferedCapabilities
     most_tokens: int
 
 
@@ -40,15 +38,15 @@ def markdown_agent(
     name: str,
     files: Sequence[MarkdownAgent],
     model: Callable[[], AbstractAsyncContextManager[ChatModel]],
-    offers: Offers,
+    registry: Callable[[], AbstractAsyncContextManager[Registry]],
     *,
     most_tokens: int = MOST_TOKENS,
     slots: int = 8,
 ) -> Agent:
     """Return the agent whose capabilities are markdown agents: `NAME.reviewer` for the file of the reviewer.
 
-    `model` opens the language model when the agent starts; `most_tokens` is the budget of each task. A model that does
-    not answer opens the breaker `chat`, and its tasks wait.
+    `model` opens the language model when the agent starts, `registry` the registry that says which tools there are;
+    `most_tokens` is the budget of each task. A model that does not answer opens the breaker `chat`, and its tasks wait.
 
     Raises:
         SetupError: when a name is none.
@@ -56,8 +54,8 @@ def markdown_agent(
 
     @asynccontextmanager
     async def room(_: Agent) -> AsyncIterator[ModelRoom]:
-        async with model() as opened:
-            yield ModelRoom(opened, offers, most_tokens)
+        async with model() as opened, registry() as known:
+            yield ModelRoom(opened, OfferedCapabilities(known.find), most_tokens)
 
     agent = Agent(name, slots=slots, lifespan=room, description="Markdown agents, done by a language model.")
     breaker = Breaker("chat", on=(ChatUnavailable,))
@@ -72,7 +70,7 @@ def markdown_agent(
 def _handler(file: MarkdownAgent) -> Callable[[Any, Context], Awaitable[str]]:
     async def work(given: Any, ctx: Context) -> str:
         room: ModelRoom = ctx.lifespan
-        known = await room.offers() if file.tools else {}
+        known = await room.offers.now() if file.tools else {}
         tools = [FleetTool(known[tool]) for tool in file.tools if tool in known and known[tool].name != ctx.capability]
         if len(tools) < len(file.tools):
             missing = [tool for tool in file.tools if tool not in known]

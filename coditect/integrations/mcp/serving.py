@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 from mcp.server import Server, ServerRequestContext
@@ -36,12 +37,12 @@ from coditect.client.options import Options
 from coditect.errors import CoditectError, InputError, ResultTimeout, TaskError
 from coditect.integrations.mcp.resources import FleetResources
 from coditect.integrations.mcp.tools import TASK_SCHEMA, CapabilityTool, answer, capability_tools, refusal
+from coditect.integrations.tools import OfferedCapabilities
 from coditect.model.capability import LONGEST_DIRECT_SECONDS, nearest_names
 from coditect.model.event import Event
 from coditect.model.ids import TaskId
-from coditect.operations import fleet
 from coditect.operations.connections import Connections
-from coditect.registry.port import Search
+from coditect.operations.fleet import find_agents
 
 SUBMIT, LOOK, CANCEL = "coditect_submit", "coditect_task", "coditect_cancel"
 MOST_WAIT_SECONDS = 30.0
@@ -96,10 +97,11 @@ class FleetTools:
     def __init__(self, opened: Connections, patterns: Sequence[str] = ("*",)) -> None:
         """Serve the fleet's capabilities that match the given patterns, such as `code.*`, as tools."""
         self._opened = opened
+        self._offers = OfferedCapabilities(partial(find_agents, opened))
         self._patterns = tuple(patterns)
 
     async def listed(self) -> list[Tool]:
-        """Return all tools, as they are now.
+        """Return all tools, as the registry had them at most a second ago.
 
         Raises:
             RegistryUnavailable: when the registry does not answer; retryable.
@@ -125,9 +127,9 @@ class FleetTools:
             return refusal(error)
 
     async def _offered(self) -> dict[str, CapabilityTool]:
-        specs = [one.spec for one in await fleet.find_offers(self._opened, Search())]
+        offers = await self._offers.now()
         return capability_tools(
-            spec for spec in specs if any(fnmatchcase(spec.name, pattern) for pattern in self._patterns)
+            spec for name, spec in offers.items() if any(fnmatchcase(name, pattern) for pattern in self._patterns)
         )
 
     async def _tool(self, name: str) -> CapabilityTool:

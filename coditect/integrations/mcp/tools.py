@@ -12,10 +12,10 @@ from typing import Any
 from mcp_types import CallToolResult, TextContent, Tool
 
 from coditect.errors import CoditectError
+from coditect.integrations.tools import INPUT, as_object, input_of, is_object
 from coditect.model.capability import CapabilitySpec
 from coditect.wire.json import dumps
 
-INPUT = "input"
 RESULT = "result"
 TASK_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -46,19 +46,17 @@ class CapabilityTool:
             name=self.name,
             title=spec.name,
             description=(spec.description or f"The capability {spec.name} of the fleet.") + later,
-            input_schema=_as_object(spec.input_schema, INPUT),
+            input_schema=as_object(spec.input_schema, INPUT),
             output_schema=TASK_SCHEMA if spec.long else _output_schema(spec),
         )
 
     def input_of(self, arguments: Mapping[str, Any]) -> Any:
         """Return the task's input from a call's arguments."""
-        if _is_object(self.spec.input_schema):
-            return dict(arguments)
-        return arguments.get(INPUT)
+        return input_of(self.spec, arguments)
 
     def answer(self, value: Any) -> CallToolResult:
         """Return a task's value as the answer of a call."""
-        structured = value if _is_object(self.spec.output_schema) else {RESULT: value}
+        structured = value if is_object(self.spec.output_schema) else {RESULT: value}
         return answer(structured, text=value if isinstance(value, str) else None)
 
 
@@ -90,25 +88,9 @@ def refusal(error: CoditectError) -> CallToolResult:
     return CallToolResult(content=[TextContent(text=f"{error.sentence}{facts}"[:4_000])], is_error=True)
 
 
-def _is_object(schema: Mapping[str, object]) -> bool:
-    return schema.get("type") == "object"
-
-
 def _is_binary(schema: Mapping[str, object]) -> bool:
     return schema.get("type") == "string" and schema.get("format") == "binary"
 
 
 def _output_schema(spec: CapabilitySpec) -> dict[str, Any] | None:
-    return _as_object(spec.output_schema, RESULT) if spec.output_schema else None
-
-
-def _as_object(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the schema of an object: the schema itself, or one with the value as the field `name`."""
-    if _is_object(schema):
-        return dict(schema)
-    inner = {key: value for key, value in schema.items() if key not in ("$defs", "$schema")}
-    required = [name] if inner.get("type", "null") != "null" or len(inner) > 1 else []
-    whole: dict[str, Any] = {"type": "object", "properties": {name: inner}, "required": required}
-    if "$defs" in schema:
-        whole["$defs"] = schema["$defs"]
-    return whole
+    return as_object(spec.output_schema, RESULT) if spec.output_schema else None

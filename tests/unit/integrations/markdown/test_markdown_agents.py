@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from coditect.chat.endpoint import open_chat
 from coditect.errors import SetupError
 from coditect.integrations.markdown.declaration import markdown_agent
 from coditect.integrations.markdown.file import MarkdownAgent, read_agent, read_folder
-from coditect.model.capability import CapabilitySpec
 from coditect.testing import TestFleet
 from tests.chat_stub import ChatStub, calls, chat_stub, says
 
@@ -54,9 +53,6 @@ class Counter:
     async def deploy(self, _: None) -> None:
         self.deployed += 1
 
-    async def offers(self) -> Mapping[str, CapabilitySpec]:
-        return {one.name: one.spec for one in self.agent.capabilities}
-
 
 @asynccontextmanager
 async def working(
@@ -67,10 +63,11 @@ async def working(
             "helpers",
             [read_agent(REVIEWER)],
             lambda: open_chat(stub.settings()),
-            counter.offers,
+            lambda: nullcontext(fleet.registry),
             most_tokens=most_tokens,
         )
-        async with TestFleet(agents=[counter.agent, helpers]) as fleet:
+        fleet = TestFleet(agents=[counter.agent, helpers])
+        async with fleet:
             yield fleet, stub
 
 
