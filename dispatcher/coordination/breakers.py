@@ -22,7 +22,7 @@ from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
 from dispatcher.ledger.keyspace import BREAKERS
 from dispatcher.ledger.unit_of_work import UnitOfWork
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
@@ -120,19 +120,19 @@ def reset(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def list_breakers(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the breakers that ever opened, or the one with a `name`, or with `open` only the open ones."""
-    begin, end = BREAKERS.range()
     if body.get("name"):
-        begin, end = BREAKERS.pack((text(body, "name"),)), BREAKERS.pack((text(body, "name"),)) + b"\0"
-    if body.get("after"):
-        begin = BREAKERS.pack((text(body, "after"),)) + b"\0"
-    found = tr.get_range(begin, end, limit=MOST_AT_ONCE)
+        key = BREAKERS.pack((text(body, "name"),))
+        row, following = tr.get(key), None
+        found = [] if row is None else [(key, row)]
+    else:
+        found, following = page_of(tr, BREAKERS, (), body, most=MOST_AT_ONCE)
     named = [(str(BREAKERS.unpack(key)[0]), BreakerRow.unpack(row)) for key, row in found]
     shown = [
         row.state(name, row.since_ms).as_json() | {"due_ms": row.due_ms, "reset_ms": row.reset_ms}
         for name, row in named
         if row.open or not body.get("open")
     ]
-    return {"breakers": shown, "next": named[-1][0] if len(found) == MOST_AT_ONCE else None}
+    return {"breakers": shown, "next": following}
 
 
 def _read(unit: UnitOfWork, body: Body) -> tuple[str, BreakerRow]:

@@ -8,8 +8,8 @@ from coditect.errors import NotFound
 from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
 from dispatcher.ledger.keyspace import SCHEDULES
-from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
-from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import Reads
 
 UPCOMING = 5
@@ -18,11 +18,8 @@ UPCOMING = 5
 
 def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the schedules, by name."""
-    limit, after = min(number(body, "limit", PAGE), MOST), body.get("after")
-    begin, end = SCHEDULES.range()
-    found = tr.get_range(SCHEDULES.pack((after,)) + b"\0" if after else begin, end, limit=limit + 1)
-    schedules = [rows.unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found[:limit]]
-    following = schedules[-1].name if len(found) > limit else None
+    found, following = page_of(tr, SCHEDULES, (), body)
+    schedules = [rows.unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
     return {"schedules": [one.as_json() for one in schedules], "next": following}
 
 

@@ -22,7 +22,7 @@ from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows import control
 from dispatcher.ledger.workflows.checkpoints import spaces
 from dispatcher.ledger.workflows.checkpoints.spaces import KEPT, StateVersion, latest, unpack, value_key
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
@@ -64,18 +64,9 @@ def put(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 def list_keys(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the keys of a space that have a value, in order, without the values."""
     space = _space(body)
-    begin, end = SPACES.range((space,))
-    if body.get("after"):
-        begin = SPACES.pack((space, text(body, "after"))) + b"\0"
-    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
-    found = tr.get_range(begin, end, limit=limit)
-    keys = [str(SPACES.unpack(key)[1]) for key, _ in found]
-    rows = [
-        {"key": key} | one.as_json()
-        for key, one in zip(keys, (unpack(row) for _, row in found), strict=True)
-        if not one.deleted
-    ]
-    return {"keys": rows, "next": keys[-1] if len(found) == limit else None}
+    rows, following = page_of(tr, SPACES, (space,), body, most=MOST_AT_ONCE)
+    found = [(str(SPACES.unpack(key)[1]), unpack(row)) for key, row in rows]
+    return {"keys": [{"key": key} | one.as_json() for key, one in found if not one.deleted], "next": following}
 
 
 def history(tr: Reads, body: Body) -> dict[str, Any]:

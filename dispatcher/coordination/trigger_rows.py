@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from coditect.wire.control import Verb
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import TRIGGERS
-from dispatcher.ledger.workflows.queries import MOST, PAGE, Body
-from dispatcher.ledger.workflows.submit import number
-from dispatcher.store.transaction import Reads, Transaction
+from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.store.transaction import KeyValue, Reads, Transaction
 
 BY = "trigger"
 """The kind under which what a trigger starts is kept."""
@@ -88,16 +86,17 @@ def remove(tr: Transaction, name: str) -> None:
     tr.clear(TRIGGERS.pack((name,)))
 
 
-def every(tr: Reads, after: str = "", limit: int = MOST) -> Iterator[TriggerRecord]:
-    """Yield at most `limit` triggers by name, those behind `after`."""
-    begin, end = TRIGGERS.range()
-    for key, row in tr.get_range(TRIGGERS.pack((after,)) + b"\0" if after else begin, end, limit=limit):
-        yield TriggerRecord(str(TRIGGERS.unpack(key)[0]), *versions.TRIGGER.unpack(row))
+def every(tr: Reads) -> list[TriggerRecord]:
+    """Return all triggers, of which there are at most `MOST_TRIGGERS`, by name."""
+    return [_unpack(pair) for pair in tr.get_range(*TRIGGERS.range())]
 
 
 def list_triggers(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the triggers, by name."""
-    limit = min(number(body, "limit", PAGE), MOST)
-    found = list(every(tr, str(body.get("after") or ""), limit + 1))
-    following = found[limit - 1].name if len(found) > limit else None
-    return {"triggers": [one.as_json() for one in found[:limit]], "next": following}
+    found, following = page_of(tr, TRIGGERS, (), body)
+    return {"triggers": [_unpack(pair).as_json() for pair in found], "next": following}
+
+
+def _unpack(pair: KeyValue) -> TriggerRecord:
+    key, row = pair
+    return TriggerRecord(str(TRIGGERS.unpack(key)[0]), *versions.TRIGGER.unpack(row))

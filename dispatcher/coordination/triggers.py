@@ -62,7 +62,7 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if rows.read(unit.tr, name) is not None:
         fix = "choose another name, or remove it: coditect trigger remove"
         raise InputError("There is a trigger of this name", trigger=name, fix=fix)
-    if sum(1 for _ in rows.every(unit.tr.snapshot, limit=MOST_TRIGGERS)) == MOST_TRIGGERS:
+    if len(rows.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
         raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then remove")
     record, order = _read(unit, name, body)
     orders.write(unit.tr, name, rows.BY, order)

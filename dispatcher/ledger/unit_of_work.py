@@ -177,9 +177,7 @@ class UnitOfWork:
         """Return at most `limit` edges from a node to its dependents whose names follow `after`."""
         if not after and node_key in self._dependents:
             return self._dependents[node_key][:limit]
-        key = (node_key.workflow, node_key.node)
-        begin, end = EDGES.range(key)
-        return self.tr.get_range(EDGES.pack((*key, after)) + b"\0" if after else begin, end, limit=limit)
+        return self.tr.get_range(*EDGES.behind(node_key, (after,)), limit=limit)
 
     def add_node(self, node_key: NodeKey, row: NodeRecord) -> None:
         """Create and count a new node's row, and write it at once, so that a walk over the workflow finds the node."""

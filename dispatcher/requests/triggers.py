@@ -63,7 +63,7 @@ class TriggerQueues:
         while shard in self._owned:
             try:
                 async with self._changing:
-                    for record in await self._database.read(lambda tr: list(rows.every(tr))):
+                    for record in await self._database.read(rows.every):
                         if not record.paused and self._shard(record.name) == shard:
                             await self._open(record.name, record.event)
                 return

@@ -248,8 +248,7 @@ def _few(tr: Reads, *, workflows: Sequence[str]) -> list[list[str]]:
 
 
 def _names(tr: Reads, *, workflow: str, after: str) -> list[str]:
-    _, end = STATUSES.range((workflow,))
-    rows = tr.get_range(STATUSES.pack((workflow, after)) + b"\0", end, limit=BATCH)
+    rows = tr.get_range(*STATUSES.behind((workflow,), (after,)), limit=BATCH)
     return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
 
 

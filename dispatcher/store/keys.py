@@ -81,6 +81,14 @@ class Space:
         packed = self.pack(elements)
         return packed + b"\0", packed + b"\xff"
 
+    def behind(self, elements: tuple[Element, ...], after: tuple[Element, ...]) -> tuple[bytes, bytes]:
+        """Return the range of the keys whose tuples extend `elements`, behind the key of `elements + after`.
+
+        Where `after` is empty, or has only empty elements, the range has all of them: so begins a walk over a space.
+        """
+        begin, end = self.range(elements)
+        return self.pack((*elements, *after)) + b"\0" if any(after) else begin, end
+
     def contains(self, key: bytes) -> bool:
         """Tell whether a key lies in the space, that is, begins with the space's prefix."""
         return key.startswith(self.prefix)

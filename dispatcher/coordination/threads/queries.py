@@ -9,7 +9,7 @@ from dispatcher.coordination.threads import rows
 from dispatcher.coordination.threads.rows import KeptMessage, ThreadRecord
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import THREAD_MESSAGES, THREADS
-from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.queries import Body, page_of
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.transaction import Reads
 
@@ -54,14 +54,9 @@ def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
 
 def list_threads(tr: Reads, body: Body) -> dict[str, Any]:
     """Return a page of the threads, the earliest first: of a `participant`, `task` or `workflow`, or only open ones."""
-    begin, end = THREADS.range(())
-    if body.get("after"):
-        begin = THREADS.pack((text(body, "after"),)) + b"\0"
-    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
-    found = tr.get_range(begin, end, limit=limit)
+    found, following = page_of(tr, THREADS, (), body, most=MOST_AT_ONCE)
     threads = [rows.unpack(str(THREADS.unpack(key)[0]), row) for key, row in found]
-    told = [one.as_json() for one in threads if _fits(one, body)]
-    return {"threads": told, "next": threads[-1].id if len(found) == limit else None}
+    return {"threads": [one.as_json() for one in threads if _fits(one, body)], "next": following}
 
 
 def _fits(thread: ThreadRecord, body: Body) -> bool:

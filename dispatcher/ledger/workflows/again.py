@@ -67,8 +67,7 @@ def find(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """Find and reset a workflow's nodes after `after` that failed by themselves; return how many were examined."""
     if _is_given_up(unit, node_key.workflow):
         return 1
-    start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
-    found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
     seen = 0
     for key, stored in found[:most]:
         if seen and unit.is_full:
@@ -146,10 +145,7 @@ def _count_later(unit: UnitOfWork, node_key: NodeKey, *, first: bool = False) ->
 
 def _tell(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     """Reset dependents that ended because of a reset node, from name `after` on; return how many were looked at."""
-    start, end = EDGES.range((node_key.workflow, node_key.node))
-    if after:
-        start = EDGES.pack((node_key.workflow, node_key.node, after)) + b"\0"
-    edges = unit.tr.get_range(start, end, limit=max(1, most) + 1)
+    edges = unit.tr.get_range(*EDGES.behind(node_key, (after,)), limit=max(1, most) + 1)
     dependents = [NodeKey(node_key.workflow, EDGES.unpack(key)[2]) for key, _ in edges[: max(1, most)]]
     told = 0
     for dependent in dependents:

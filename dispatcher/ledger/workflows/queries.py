@@ -28,6 +28,7 @@ from dispatcher.ledger.rows import AttemptRecord, NodeRecord, RunRecord, Workflo
 from dispatcher.ledger.workflows.submit import number, text
 from dispatcher.store.keys import Space
 from dispatcher.store.transaction import KeyValue, Reads
+from dispatcher.store.tuples import Element
 
 PAGE = 200
 MOST = 1_000
@@ -82,7 +83,7 @@ def nodes(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of a workflow's nodes in the order of their names, each with definition and progress."""
     workflow = text(body, "workflow")
     rows_of(tr, workflow)
-    rows, following = _page(tr, STATUSES, workflow, body)
+    rows, following = page_of(tr, STATUSES, (workflow,), body)
     found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
     told = _nodes(tr, found)
     return {"nodes": told, "next": following if len(told) == len(found) else told[-1]["name"]}
@@ -172,7 +173,7 @@ def attempts(tr: Reads, body: Body) -> dict[str, Any]:
         if status is None:
             raise NotFound("The workflow has no such node", workflow=workflow, node=node)
         return {"attempts": _attempts(tr, [(NodeKey(workflow, node), NodeRecord.unpack(status))])[0], "next": None}
-    rows, following = _page(tr, STATUSES, workflow, body)
+    rows, following = page_of(tr, STATUSES, (workflow,), body)
     found = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows]
     told: list[dict[str, Any]] = []
     for first in range(0, len(found), _AHEAD):
@@ -256,10 +257,7 @@ def _value(tr: Reads, node_key: NodeKey) -> dict[str, Any]:
 
 def _last_values(tr: Reads, workflow: str, after: str) -> tuple[dict[str, Any], str | None]:
     """Return a page of the results of a workflow's nodes without dependents, by name, and the next page's cursor."""
-    begin, end = NODES.range((workflow,))
-    if after:
-        begin = NODES.pack((workflow, after)) + b"\0"
-    rows = tr.get_range(begin, end, limit=MOST + 1)
+    rows = tr.get_range(*NODES.behind((workflow,), (after,)), limit=MOST + 1)
     names = [NODES.unpack(key)[1] for key, _ in rows[:MOST]]
     edges = tr.get_ranges([EDGES.range((workflow, name)) for name in names], limit=1)
     last = [name for name, following in zip(names, edges, strict=True) if not following]
@@ -298,11 +296,8 @@ def _first_failure(tr: Reads, workflow: str) -> dict[str, Any] | None:
 
 def approvals(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the approvals that wait for a person's answer, the oldest first."""
-    limit = _limit(body)
-    after = body.get("after")
-    begin = APPROVALS.pack(tuple(after)) + b"\0" if isinstance(after, list) else APPROVALS.range()[0]
-    rows = tr.get_range(begin, APPROVALS.range()[1], limit=limit + 1)
-    asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows[:limit]]
+    rows, following = page_of(tr, APPROVALS, (), body)
+    asked = [(*APPROVALS.unpack(key), question.decode()) for key, question in rows]
     heads = tr.get_many([WORKFLOWS.pack((workflow,)) for _, workflow, _, _ in asked])
     judged = tr.get_many([DECISIONS.pack((workflow, node)) for _, workflow, node, _ in asked])
     told = [
@@ -317,44 +312,38 @@ def approvals(tr: Reads, body: Body) -> dict[str, Any]:
         for (ms, workflow, node, question), head, row in zip(asked, heads, judged, strict=True)
         if head is not None
     ]
-    following = list(APPROVALS.unpack(rows[limit - 1][0])) if len(rows) > limit else None
     return {"approvals": told, "next": following}
 
 
 def dead(tr: Reads, body: Body) -> dict[str, Any]:
     """Return one page of the nodes in state `dead`, whose agents died too often, by workflow and name."""
-    limit = _limit(body)
-    after = body.get("after")
-    begin = DEAD.pack(tuple(after)) + b"\0" if isinstance(after, list) else DEAD.range()[0]
-    rows = tr.get_range(begin, DEAD.range()[1], limit=limit + 1)
+    rows, following = page_of(tr, DEAD, (), body)
     node_keys = [NodeKey(*DEAD.unpack(key)) for key, _ in rows]
-    rows_of_them = tr.get_many([STATUSES.pack(node_key) for node_key in node_keys[:limit]])
-    runs = tr.get_many([RUNS.pack((node_key.workflow,)) for node_key in node_keys[:limit]])
+    rows_of_them = tr.get_many([STATUSES.pack(node_key) for node_key in node_keys])
+    runs = tr.get_many([RUNS.pack((node_key.workflow,)) for node_key in node_keys])
     found = [  # but for what is being taken away
         (node_key, NodeRecord.unpack(row))
-        for node_key, row, run in zip(node_keys, rows_of_them, runs, strict=False)
+        for node_key, row, run in zip(node_keys, rows_of_them, runs, strict=True)
         if row is not None and run is not None
     ]
     nodes_of_them = _nodes(tr, found)
     told = [{"workflow": node_key.workflow, **one} for (node_key, _), one in zip(found, nodes_of_them, strict=False)]
     if len(told) < len(found):
         return {"dead": told, "next": list(found[len(told) - 1][0])}
-    return {"dead": told, "next": list(node_keys[limit - 1]) if len(node_keys) > limit else None}
+    return {"dead": told, "next": following}
 
 
-def _limit(body: Body) -> int:
-    return min(number(body, "limit", PAGE), MOST)
+def page_of(
+    tr: Reads, space: Space, of: tuple[Element, ...], body: Body, *, most: int = MOST
+) -> tuple[list[KeyValue], Any]:
+    """Return the page of rows that a request asks for, and the cursor of the next page; None on the last.
 
-
-def _page(tr: Reads, space: Space, workflow: str, body: Body) -> tuple[list[KeyValue], Any]:
-    """Return one page of a workflow's rows from the store, and the cursor of the next page."""
-    limit, after = _limit(body), body.get("after")
-    behind = tuple(after) if isinstance(after, list) else (after,) if after else ()
-    begin, end = space.range((workflow,))
-    if behind:
-        begin = space.pack((workflow, *behind)) + b"\0"
-    rows = tr.get_range(begin, end, limit=limit + 1)
+    The rows are those whose tuples extend `of`. `limit` in the request is their number, 200 unless it says otherwise
+    and at most `most`; `after` is the cursor, the elements of the last key behind `of`.
+    """
+    limit, after = min(number(body, "limit", PAGE), most), body.get("after")
+    rows = tr.get_range(*space.behind(of, tuple(after) if isinstance(after, list) else (after,)), limit=limit + 1)
     if len(rows) <= limit:
         return rows, None
-    following = list(space.unpack(rows[limit - 1][0])[1:])
+    following = list(space.unpack(rows[limit - 1][0])[len(of) :])
     return rows[:limit], following[0] if len(following) == 1 else following

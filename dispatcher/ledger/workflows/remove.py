@@ -100,9 +100,7 @@ def expired(tr: Reads, shard: int, now_ms: int, limit: int) -> list[str]:
 
 def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> list[tuple[int, str]]:
     stored = tr.get(SHOWN.pack((shard, which)))
-    begin, _ = ENDED.range((shard,))
-    if stored is not None:
-        begin = ENDED.pack((shard, *versions.SHOWN.unpack(stored))) + b"\0"
+    begin, _ = ENDED.behind((shard,), () if stored is None else tuple(versions.SHOWN.unpack(stored)))
     stop = ENDED.pack((shard, before_ms))
     rows = tr.get_range(begin, stop, limit=limit) if begin < stop else []
     return [(int(at), str(workflow)) for _, at, workflow in (ENDED.unpack(key) for key, _ in rows)]
@@ -176,18 +174,15 @@ def index(tr: Transaction, *, limit: int = MOST_ROWS) -> bool:
 
 def unfinished(tr: Reads, before_ms: int, *, after: str = "", limit: int = MOST_ROWS) -> tuple[list[str], str]:
     """Return a page of unfinished uploads that began before `before_ms`, and the cursor of the next page."""
-    begin = UPLOADS.pack((after,)) + b"\0" if after else UPLOADS.range()[0]
-    rows = tr.get_range(begin, UPLOADS.range()[1], limit=limit)
+    rows = tr.get_range(*UPLOADS.behind((), (after,)), limit=limit)
     found = [str(UPLOADS.unpack(key)[0]) for key, row in rows if int(versions.UPLOAD.unpack(row)[1]) < before_ms]
     return found, str(UPLOADS.unpack(rows[-1][0])[0]) if len(rows) == limit else ""
 
 
 def nodes_of(tr: Reads, workflow: str, *, after: str = "", limit: int = MOST_NODES) -> list[str]:
     """Return the names of the next nodes of a workflow that is being removed, in order."""
-    begin, end = STATUSES.range((workflow,))
-    if after:
-        begin = STATUSES.pack((workflow, after)) + b"\0"
-    return [str(STATUSES.unpack(key)[1]) for key, _ in tr.get_range(begin, end, limit=limit)]
+    rows = tr.get_range(*STATUSES.behind((workflow,), (after,)), limit=limit)
+    return [str(STATUSES.unpack(key)[1]) for key, _ in rows]
 
 
 def take_apart(tr: Transaction, workflow: str, *, before_ms: int) -> bool:

@@ -86,10 +86,7 @@ def go_on(unit: UnitOfWork, cursor: bytes) -> int:
     last, kept, workflow, node = loads(cursor)
     if kept:  # an earlier release walked over the broker that it knew, too: memory doubts the same publications
         return 0
-    begin_key, end_key = FLIGHTS.range((unit.shard,))
-    if workflow:
-        begin_key = FLIGHTS.pack((unit.shard, workflow, node)) + b"\0"
-    found = unit.tr.get_range(begin_key, end_key, limit=MOST_NODES + 1)
+    found = unit.tr.get_range(*FLIGHTS.behind((unit.shard,), (workflow, node)), limit=MOST_NODES + 1)
     node_keys = [NodeKey(*FLIGHTS.unpack(key)[1:]) for key, _ in found[:MOST_NODES]]
     looked = 0
     for node_key in node_keys:

@@ -26,8 +26,7 @@ def begin_show(unit: UnitOfWork, workflow: str) -> None:
 
 def walk(unit: UnitOfWork, node_key: NodeKey, kind: str, after: str, most: int) -> int:
     """Apply the walk's action to at most `most` of a workflow's nodes after the cursor, and return how many."""
-    start = STATUSES.pack((node_key.workflow, after)) + b"\0" if after else STATUSES.range((node_key.workflow,))[0]
-    found = unit.tr.get_range(start, STATUSES.range((node_key.workflow,))[1], limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((node_key.workflow,), (after,)), limit=most + 1)
     met = 0
     for key, stored in found[:most]:
         if not met % advance.AHEAD:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dispatcher.store.binding import load_binding
 from dispatcher.store.keys import MOST_CHILDREN, Space
+from dispatcher.store.tuples import Element
 
 load_binding()  # takes out its import hook again, which an import by another would leave
 Subspace = importlib.import_module("fdb.subspace_impl").Subspace
@@ -80,3 +81,17 @@ def test_a_space_remembers_a_bounded_number_of_children() -> None:
 
     assert len(space._children) <= MOST_CHILDREN
     assert space[f"child-{number}"] is child
+
+
+def test_a_page_begins_behind_the_last_key_of_the_page_before() -> None:
+    space = Space(("nodes",))
+    keys = [space.pack((workflow, node)) for workflow in ("v", "w", "x") for node in ("a", "a\0", "b", "bb")]
+
+    def page(*after: str) -> list[tuple[Element, ...]]:
+        begin, end = space.behind(("w",), after)
+        return [space.unpack(key) for key in keys if begin <= key < end]
+
+    assert page() == page("") == [("w", "a"), ("w", "a\0"), ("w", "b"), ("w", "bb")]
+    assert page("a") == [("w", "a\0"), ("w", "b"), ("w", "bb")]
+    assert page("b") == [("w", "bb")]
+    assert page("bb") == []

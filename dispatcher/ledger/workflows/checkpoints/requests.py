@@ -21,8 +21,8 @@ from dispatcher.ledger.workflows import control
 from dispatcher.ledger.workflows.checkpoints import positions, spaces
 from dispatcher.ledger.workflows.checkpoints.positions import Position
 from dispatcher.ledger.workflows.control import MOST_NAME
-from dispatcher.ledger.workflows.queries import MOST, PAGE, Body, rows_of
-from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.ledger.workflows.queries import Body, page_of, rows_of
+from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import KeyValue, Reads
 
 MOST_NAMED = 100
@@ -150,13 +150,8 @@ def _seen(tr: Reads, node_keys: Sequence[NodeKey]) -> list[NodeRecord | None]:
 
 
 def _page(tr: Reads, workflow: str, body: Body) -> tuple[list[tuple[NodeKey, NodeRecord]], str | None]:
-    begin, end = STATUSES.range((workflow,))
-    if body.get("after"):
-        begin = STATUSES.pack((workflow, text(body, "after"))) + b"\0"
-    limit = min(number(body, "limit", PAGE), MOST)
-    found = tr.get_range(begin, end, limit=limit + 1)
-    rows = [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in found[:limit]]
-    return rows, rows[-1][0].node if len(found) > limit else None
+    rows, following = page_of(tr, STATUSES, (workflow,), body)
+    return [(NodeKey(workflow, STATUSES.unpack(key)[1]), NodeRecord.unpack(row)) for key, row in rows], following
 
 
 def _has_effects(node_key: NodeKey, row: NodeRecord, position: Position) -> bool:

@@ -169,10 +169,7 @@ def _walk(unit: UnitOfWork, root: NodeKey, kind: str, after: str, most: int, *, 
     run = unit.run(root.workflow)
     assert run is not None and run.restoring is not None
     position = positions.read(run.restoring)
-    start, end = STATUSES.range((root.workflow,))
-    if after:
-        start = STATUSES.pack((root.workflow, after)) + b"\0"
-    found = unit.tr.get_range(start, end, limit=most + 1)
+    found = unit.tr.get_range(*STATUSES.behind((root.workflow,), (after,)), limit=most + 1)
     seen = 0
     for key, stored in found[:most]:
         if not seen % advance.AHEAD:

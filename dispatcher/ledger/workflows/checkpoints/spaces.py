@@ -128,9 +128,7 @@ def bring_back(unit: UnitOfWork, workflow: str, position: Position, after: str, 
 def _changed(tr: Reads, workflow: str, position: Position, after: str) -> Iterator[tuple[str, StateVersion]]:
     """Yield the keys of a workflow's shared state that were written since a position, with their present versions."""
     space = workflow_space(workflow)
-    begin, end = SPACES.range((space,))
-    if after:
-        begin = SPACES.pack((space, after)) + b"\0"
+    begin, end = SPACES.behind((space,), (after,))
     while found := tr.get_range(begin, end, limit=PAGE):
         for stored, row in found:
             present = unpack(row)
