@@ -8,7 +8,7 @@ from concurrent import futures
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from coditect.agent.execution.execution import Execution
@@ -27,7 +27,7 @@ from coditect.blobs import fetched
 from coditect.client.control_plane import ControlPlane
 from coditect.collaboration.blocking_locks import BlockingLock
 from coditect.collaboration.lock_requests import LockRequests
-from coditect.collaboration.locks import Lock
+from coditect.collaboration.locks import Lock, LockTerms
 from coditect.collaboration.state import StateRequests
 from coditect.collaboration.thread_requests import ThreadRequests
 from coditect.errors import InvalidTask, ResultTimeout, TaskCanceled, UnknownCapability, Unroutable
@@ -164,23 +164,14 @@ class TaskServices:
         """Tell whether the task may await something without its slot: not too many tasks of the agent do so."""
         return self.means.intake.may_suspend(self.received, self.means.bounds.max_suspended)
 
-    async def acquire_lock(
-        self,
-        resources: list[str],
-        *,
-        mode: str,
-        wait: bool,
-        timeout_seconds: float | None,
-        ttl_seconds: float,
-        flow: str,
-    ) -> dict[str, Any]:
+    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for the task, as `LockPort.acquire_lock` says; a task that waits holds no slot.
 
         A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
         """
         locks = self.means.locks
-        owner = f"{self.task_id}/{self.received.task.attempt}/{flow}"
-        wanted = locks.want(resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=owner, task=self.task_id)
+        owner, timeout_seconds = f"{self.task_id}/{self.received.task.attempt}", terms["timeout_seconds"]
+        wanted = locks.want(resources, terms, owner=owner, task=self.task_id)
         state = await locks.ask(wanted, timeout_seconds=timeout_seconds)
         if state["state"] == "waiting":
             try:

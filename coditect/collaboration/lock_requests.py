@@ -10,7 +10,7 @@ from typing import Any
 from coditect.aio.supervisor import Supervisor
 from coditect.collaboration.asks import Asks
 from coditect.collaboration.lock_metrics import LockMetrics
-from coditect.collaboration.locks import RENEWALS
+from coditect.collaboration.locks import RENEWALS, LockTerms
 from coditect.errors import CoditectError, Deadlock, LockTaken, Retryable
 from coditect.messaging.rpc import Requests
 from coditect.wire.control import Verb
@@ -49,24 +49,22 @@ class LockRequests:
         self._sent: dict[str, float] = {}
         """When the last answered request that keeps a ticket was sent: from then on its time runs, or from later."""
 
-    def want(
-        self, resources: list[str], *, mode: str, wait: bool, ttl_seconds: float, owner: str, task: str = ""
-    ) -> WantedLock:
+    def want(self, resources: list[str], terms: LockTerms, *, owner: str, task: str = "") -> WantedLock:
         """Create the request for a lock; `wait_for` or `release_lock` must follow its `ask`."""
         ticket = self._requests.new_token()
         body = {
             "ticket": ticket,
             "resources": resources,
-            "mode": mode,
-            "wait": wait,
-            "ttl_ms": round(1000 * ttl_seconds),
+            "mode": terms["mode"],
+            "wait": terms["wait"],
+            "ttl_ms": round(1000 * terms["ttl_seconds"]),
             "agent": self._requests.name,
             "task": task,
-            "owner": owner,
+            "owner": f"{owner}/{terms['flow']}",
             "reply_to": self._requests.reply_to,
             "released": list(self._releases)[-MOST_NAMED:],
         }
-        return WantedLock(ticket, body, ttl_seconds)
+        return WantedLock(ticket, body, terms["ttl_seconds"])
 
     async def ask(self, wanted: WantedLock, *, timeout_seconds: float | None = None) -> dict[str, Any]:
         """Ask for a lock, and return its state: held or waiting.

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self, TypedDict, Unpack
 
 from coditect.errors import CoditectError, InputError, LockLost, SetupError
 from coditect.model import arguments
@@ -36,19 +36,22 @@ class Mode(StrEnum):
     SHARED = "shared"
 
 
+class LockTerms(TypedDict):
+    """The terms on which a `Lock` asks for its resources; JSON values."""
+
+    mode: str
+    wait: bool
+    timeout_seconds: float | None
+    """The longest wait in seconds; None for no limit."""
+    ttl_seconds: float
+    flow: str
+    """Which of its owner's flows of execution takes the lock."""
+
+
 class LockPort(Protocol):
     """The port through which a `Lock` reaches the control plane; all arguments and results are JSON values."""
 
-    async def acquire_lock(
-        self,
-        resources: list[str],
-        *,
-        mode: str,
-        wait: bool,
-        timeout_seconds: float | None,
-        ttl_seconds: float,
-        flow: str,
-    ) -> dict[str, Any]:
+    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources in one step; return `ticket`, `fence`, and until when it is sure (`valid_until`, monotonic).
 
         Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 from coditect.aio.supervisor import Supervisor
 from coditect.client.control_plane import ControlPlane, pages
 from coditect.collaboration.lock_requests import LockRequests
-from coditect.collaboration.locks import Locking
+from coditect.collaboration.locks import Locking, LockTerms
 from coditect.messaging.rpc import Requests
 from coditect.wire.control import Verb
 
@@ -45,22 +45,11 @@ class _ClientLocks:
         self.release_lock = locks.release_lock
         self.close = locks.close
 
-    async def acquire_lock(
-        self,
-        resources: list[str],
-        *,
-        mode: str,
-        wait: bool,
-        timeout_seconds: float | None,
-        ttl_seconds: float,
-        flow: str,
-    ) -> dict[str, Any]:
+    async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:
         """Lock resources for the client, as `LockPort.acquire_lock` says."""
-        wanted = self._locks.want(
-            resources, mode=mode, wait=wait, ttl_seconds=ttl_seconds, owner=f"{self._name}/{flow}"
-        )
-        state = await self._locks.ask(wanted, timeout_seconds=timeout_seconds)
-        return await self._locks.wait_for(wanted, state, timeout_seconds)
+        wanted = self._locks.want(resources, terms, owner=self._name)
+        state = await self._locks.ask(wanted, timeout_seconds=terms["timeout_seconds"])
+        return await self._locks.wait_for(wanted, state, terms["timeout_seconds"])
 
 
 class ClientLocks(Locking):
