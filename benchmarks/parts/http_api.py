@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, python
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
 from coditect import Client
+from coditect.local.servers.ports import free_ports
 
 NAME = "http-api"
 WARM_UP = 100
@@ -114,8 +114,7 @@ async def read_rate(port: int, pid: int, path: str, count: int) -> ReadRate:
 
 async def measure(stage: Stage, size: Size) -> ApiTimes:
     """Measure alternating rounds of direct lane and API, and then the reads."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     async with fleet(stage), stage.running(api(port)) as pid, Client.connecting(stage.settings) as client:
         connection = await connect(port)
         order = json.dumps({"capability": ECHO, "input": {"number": 1, "text": "x"}}).encode()

@@ -15,6 +15,7 @@ from benchmarks.programs.order import Mode, Order
 from benchmarks.size import Size
 from benchmarks.stage import Program, Stage, python
 from benchmarks.verdict import Bound, Figure, Findings, Verdict
+from coditect.local.servers.ports import free_ports
 
 NAME = "tracing"
 
@@ -64,11 +65,10 @@ async def measure(stage: Stage, size: Size) -> TracingRounds:
     """Measure alternating rounds of all sides, each with a fresh agent and client."""
     order, sides = Order(Mode.BURST, size.warm_up, size.tasks), tuple(Traced)
     found: dict[Traced, list[dict[str, Any]]] = {side: [] for side in sides}
-    with socket.socket() as free, socket.socket() as nobody:
-        for one in (free, nobody):
-            one.bind(("127.0.0.1", 0))
-        collector, closed = free.getsockname()[1], nobody.getsockname()[1]
-        free.close()
+    (collector,) = free_ports(1)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        closed = nobody.getsockname()[1]
         async with stage.running(python("collector", "benchmarks.programs.collector", str(collector))):
             for number in range(size.rounds):
                 for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):

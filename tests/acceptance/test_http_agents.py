@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from coditect import Client, Status, Workflow
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.servers import ROOT
 from tests.support import eventually
@@ -42,11 +42,6 @@ class Later(BaseHTTPRequestHandler):
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Later).serve_forever()
 """
 """An HTTP agent that promises each answer for later, and prints what it was asked."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Api:
 @contextmanager
 def http_agent(script: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """An HTTP agent as a process of its own, and its URL."""
-    port = free_port()
+    (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, str(script), str(port)], stdout=subprocess.PIPE) as process:
         try:
             yield process, f"http://127.0.0.1:{port}"
@@ -107,7 +102,7 @@ async def asked(agent: subprocess.Popen[bytes]) -> Any:
 async def open_api(servers: PrivateServers, folder: Path) -> AsyncIterator[tuple[Api, Client]]:
     async with open_fleet(servers, folder) as fleet, client_of(servers) as client:
         await fleet.run("coditect", "dispatcher", "run", "--store", f"sqlite:{folder / 'ledger.db'}")
-        yield Api(fleet, free_port()), client
+        yield Api(fleet, free_ports(1)[0]), client
 
 
 def counting() -> Workflow:

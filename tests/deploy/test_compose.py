@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from socket import socket
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -29,6 +28,7 @@ import yaml
 
 from coditect import Client, Workflow
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -155,9 +155,7 @@ class Here:
 
     def environment(self, name: str) -> dict[str, str]:
         """The variables that the service states, with what is here instead of what is in a container."""
-        with socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+        port = str(free_ports(1)[0])
         here = {
             "rabbitmq:5672": urlsplit(self._servers.amqp_url).netloc.rpartition("@")[2],
             "redis:6379": urlsplit(self._servers.redis_url).netloc.rpartition("@")[2],

@@ -12,9 +12,8 @@ import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from socket import socket
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +21,7 @@ import pytest
 
 from coditect import Client
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from coditect.workflow.documents.file import load_workflow
 from tests.servers import ROOT
 from tests.support import eventually
@@ -95,9 +95,7 @@ class Containers:
     @asynccontextmanager
     async def running(self, *words: str, image: str = IMAGE) -> AsyncIterator[str]:
         """A container that runs the image's own entry point with these words, as soon as it was started."""
-        with closing(socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         variables = {
             "CODITECT_AMQP_URL": self._servers.amqp_url,
             "CODITECT_REDIS_URL": self._servers.redis_url,

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coditect.local.servers.ports import free_ports
 from coditect.settings.api import API_DEFAULTS
 from tests.docs.pages import Block, Mark
 from tests.servers import ROOT, Servers
@@ -51,8 +51,7 @@ class Reader:
     _api_port: int = 0
 
     def __post_init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._api_port = free.getsockname()[1]
+        (self._api_port,) = free_ports(1)
         for name in ("agents", "examples"):
             shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from socket import socket
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from coditect.local.servers.ports import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -42,12 +42,6 @@ def short_rules() -> str:
         assert before in text, before
         text = text.replace(before, after)
     return text
-
-
-def free_port() -> int:
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ async def running_prometheus(folder: Path, rules: str) -> AsyncIterator[Promethe
             }
         )
     )
-    port = free_port()
+    (port,) = free_ports(1)
     command = [
         str(programs() / "prometheus"),
         "--config.file=prometheus.yaml",

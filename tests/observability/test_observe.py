@@ -26,6 +26,7 @@ from coditect.aio.clock import SystemClock
 from coditect.broker.rabbitmq import AmqpBroker
 from coditect.errors import CoditectError
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from coditect.registry.redis import RedisRegistry
 from coditect.settings.settings import Settings
 from coditect.telemetry.metrics import MemoryMetrics
@@ -33,7 +34,7 @@ from coditect.telemetry.names import CERTIFICATE_END
 from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.integration.telemetry.test_collector import COLLECTOR, Collector, collector, label
 from tests.observability.dashboards import ALERTS, queries
-from tests.observability.prometheus import Prometheus, free_port, running_prometheus, short_rules
+from tests.observability.prometheus import Prometheus, running_prometheus, short_rules
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -64,7 +65,7 @@ class Watched:
 
     async def start(self, name: str, *command: str) -> None:
         """A process under a name, scraped at the same port each time that it is started."""
-        port = self.ports.setdefault(name, free_port())
+        port = self.ports.setdefault(name, free_ports(1)[0])
         more = {"OBSERVED_FOLDER": str(self.folder), "OBSERVED_NAME": name, "PYTHONPATH": str(ROOT)}
         more |= {"CODITECT_HEALTH_PORT": str(port), **self.tracing}
         self.processes[name] = await self.fleet.run(*command, **more)

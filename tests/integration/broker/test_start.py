@@ -18,6 +18,7 @@ from coditect.broker.rabbitmq import AmqpBroker
 from coditect.cli.compose import sign_in
 from coditect.errors import BrokerUnavailable, SetupError
 from coditect.local.doctor import check_server
+from coditect.local.servers.ports import free_ports
 from coditect.local.servers.probe import broker_version
 from coditect.model.message import Message
 from tests.faults.node import Node, private_node
@@ -144,9 +145,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pat
     request = f"req -x509 -newkey rsa:2048 -nodes -days 2 -keyout {key} -out {certificate}".split()
     named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(["openssl", *request, *named], check=True, capture_output=True)
-    with private_node(folder / "node") as node, socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-        probe.close()
+    (port,) = free_ports(1)
+    with private_node(folder / "node") as node:
         asyncio.run(_listen_with_tls(node, port, certificate, key))
         yield str(URL(node.url).with_scheme("amqps").with_port(port)), certificate
 

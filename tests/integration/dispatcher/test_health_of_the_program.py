@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from coditect.local.servers.ports import free_ports
 from dispatcher.chaos.faults.proxy import fault_proxy
 from tests.servers import Servers
 from tests.support import eventually
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.servers
 @asynccontextmanager
 async def dispatcher(servers: Servers, folder: Path, *, amqp_url: str, store: str) -> AsyncIterator[int]:
     """One that is ready, and its health port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     ready = folder / "ready"
     environment = {
         **os.environ,

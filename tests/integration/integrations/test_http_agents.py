@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from coditect.integrations.http.directory import HttpAgents
 from coditect.integrations.http.program import open_bridge
 from coditect.integrations.http.registration import HttpCapability, HttpRegistration
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from coditect.model.ids import AgentId
 from coditect.settings.http_agents import HttpAgentSettings
 from coditect.settings.settings import Settings
@@ -42,15 +42,10 @@ ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Slow).serve_forever()
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def http_agent(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """An HTTP agent as a process of its own, and its URL."""
-    port = free_port()
+    (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, *arguments, str(port)], stdout=subprocess.PIPE) as process:
         try:
             yield process, f"http://127.0.0.1:{port}"

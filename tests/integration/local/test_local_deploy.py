@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 import yaml
 
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from tests.support import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.slow]
@@ -96,8 +96,7 @@ def stack() -> Iterator[ExitStack]:
 def here(program: Program, servers: PrivateServers, folder: Path) -> dict[str, str]:
     """The environment that the files give a program, with the addresses and the folder of this test."""
     moved = {"CODITECT_AMQP_URL": servers.amqp_url, "CODITECT_REDIS_URL": servers.redis_url}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        moved["CODITECT_HEALTH_PORT"] = str(free.getsockname()[1])
+    moved["CODITECT_HEALTH_PORT"] = str(free_ports(1)[0])
     assert set(moved) <= set(program.environment)
     own = {name: value.replace(LEDGER, str(folder)) for name, value in program.environment.items()}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CODITECT_")}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 
 from coditect import Client, Workflow
 from coditect.local import PrivateServers
+from coditect.local.servers.ports import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -29,14 +29,6 @@ pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(not COLLECTOR, reason="no OpenTelemetry Collector: `make collector-test` builds one"),
 ]
-
-
-def free_ports(many: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(many)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @dataclass(frozen=True, slots=True)

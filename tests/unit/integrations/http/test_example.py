@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from httpx2 import AsyncClient
 
+from coditect.local.servers.ports import free_ports
 from tests.servers import ROOT
 from tests.support import eventually
 
@@ -29,8 +29,7 @@ async def listens(port: int) -> bool:
     [({"text": "to be"}, 200), ({"txt": "to be"}, 422), ({"text": 1}, 422), (None, 422), ("to be", 422)],
 )
 async def test_an_input_without_a_text_is_refused(given: Any, status: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    (port,) = free_ports(1)
     with subprocess.Popen([sys.executable, str(ROOT / "examples" / "http_agent.py"), str(port)]) as process:
         try:
             await eventually(lambda: listens(port))
