@@ -14,7 +14,7 @@ MOST_KEYS = 10_000
 
 
 class RequestKeys:
-    """The requests of the keys that came last to this API process; it knows nothing of those of other processes.
+    """The idempotency keys that came last to this API process, each with a hash of the request that it came with.
 
     The control plane has the keys themselves, and gives what the first request made: with or without this check no
     key makes two things.
@@ -35,7 +35,7 @@ class RequestKeys:
             raise InputError("This Idempotency-Key came with another request before", fix=fix)
 
     def keep(self, key: str | None, request: BaseModel) -> None:
-        """Keep what a request asked for that was carried out, and forget the oldest one if there are too many."""
+        """Keep a key with the hash of its carried out request, and forget the oldest key if there are too many."""
         if key is None:
             return
         self._asked[key] = _digest(request)

@@ -18,7 +18,7 @@ _WORD = re.compile(r"\w+")
 
 
 class GoalTemplate(BaseModel):
-    """A plan for goals that have some words."""
+    """A ready plan for the goals whose text has certain words."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

@@ -12,7 +12,7 @@ from coditect.errors import InvalidTask
 
 
 def described(schema: Mapping[str, Any], check: Callable[[Any], None] | None = None) -> Any:
-    """Return a type that takes any JSON and has the given JSON Schema, which `check` checks, or somebody else."""
+    """Return a type for a handler that takes any JSON and shows the given JSON Schema; `check` may refuse a value."""
     if not schema:
         return Any
     core: CoreSchema = core_schema.any_schema()

@@ -16,7 +16,7 @@ agent = Agent("merger", version="1.0.0", slots=16)
 
 
 class MergeRequest(BaseModel):
-    """A request to merge results, of which null ones are missing."""
+    """A request to merge several results into one; a result that is null counts as missing."""
 
     model_config = ConfigDict(extra="forbid")
 

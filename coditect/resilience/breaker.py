@@ -55,7 +55,7 @@ class BreakerKeeper(Protocol):
         """Tell how the permitted probe ended, and return the state after it."""
 
     def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
-        """Await a request in the background, and let the breaker adopt the state that it returns."""
+        """Send a request to the control plane in the background, and let the breaker adopt the state in the answer."""
 
 
 class NewsOf(Protocol):

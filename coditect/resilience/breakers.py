@@ -127,7 +127,7 @@ class Breakers:
         return await self._ask(Verb.BREAKER_DECIDE, declared, permit=permit, succeeded=succeeded, reason=reason)
 
     def background(self, breaker: CircuitBreaker, news: NewsOf) -> None:
-        """Await a request in the background, and let the breaker adopt its answer."""
+        """Send a request to the control plane in the background, and let the breaker adopt the state in the answer."""
         self._background.start(_adopted(breaker, news), name=f"breaker {breaker.declared.name}")
 
     async def _ask(self, verb: Verb, declared: Breaker, **body: Any) -> BreakerState | None:

@@ -128,7 +128,7 @@ class RunRecord:
     """The number of actions by which persons had a hand in the workflow, such as answers and redrives."""
 
     def after_checkpoint(self, now_ms: int) -> int:
-        """Return an instant of now that comes after the workflow's last checkpoint on request."""
+        """Return the present time, but at least one millisecond after the workflow's last named checkpoint."""
         return max(now_ms, self.checkpoint_ms + 1)
 
     @property

@@ -60,7 +60,7 @@ class Pings:
     async def ask(
         self, agent: AgentId, *, task_id: str | None = None, within_seconds: float = ANSWER_SECONDS
     ) -> PingAnswer:
-        """Ping an agent, or ask it for a task, and return the meaning of its answer or silence; never raises."""
+        """Ask an agent whether it lives or runs a task; return what its answer or silence means; never raises."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         answered: asyncio.Future[PingAnswer] = loop.create_future()

@@ -111,7 +111,7 @@ class Outcomes:
         execution.ack()
 
     async def hand_back(self, execution: Execution, back: SentBack) -> None:
-        """Return a task unchanged, as `send_back`; a workflow task that a guard refused, to its owner.
+        """Put a task back into its queue unchanged; give a workflow task that a guard refused to the control plane.
 
         The owner publishes the task again under the same attempt, after as long a delay.
         """

@@ -69,7 +69,7 @@ class Pacing:
 
 
 def own_reason(error: BaseException | None) -> str:
-    """Return the resource that the process lacked, by an error or one of its causes; "" for any other error."""
+    """Return what the process ran out of, such as memory, if that caused an error; "" for any other error."""
     for _ in range(MOST_CAUSES):
         if error is None:
             break

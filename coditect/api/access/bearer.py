@@ -20,7 +20,7 @@ class TokenCheck(Protocol):
 
 
 class BearerAccess:
-    """The access by the header `Authorization: Bearer`, whose token one of the checks knows."""
+    """The access by the header `Authorization: Bearer`: the first check that knows the token names the caller."""
 
     def __init__(self, checks: Sequence[TokenCheck]) -> None:
         self._checks = checks

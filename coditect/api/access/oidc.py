@@ -31,7 +31,7 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 @dataclass(frozen=True, slots=True)
 class OidcSettings:
-    """Whose tokens are taken, and for whom they must be."""
+    """The settings for tokens of an OpenID Connect issuer: the issuer, the audience, and the claim with the roles."""
 
     issuer: str
     audience: str
@@ -40,7 +40,7 @@ class OidcSettings:
 
 
 class OidcTokens:
-    """The check of an issuer's tokens; a caller without one of the roles is a viewer of nothing, and refused."""
+    """The check of an issuer's tokens; a caller whose token names none of the roles is refused."""
 
     def __init__(self, settings: OidcSettings, *, now: Callable[[], float] = time.monotonic) -> None:
         """Take the settings of the issuer, and a clock in seconds.

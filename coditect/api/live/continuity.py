@@ -12,7 +12,7 @@ MOST_PUBLISHERS = 10_000
 
 
 class Continuity:
-    """The last number of each publisher's events."""
+    """The number of the last event of each publisher, by which a missing event is noticed."""
 
     def __init__(self, most: int = MOST_PUBLISHERS) -> None:
         self._most = most

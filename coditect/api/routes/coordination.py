@@ -18,7 +18,7 @@ steered = APIRouter(tags=["locks and breakers"], dependencies=[needs(Role.OPERAT
 
 
 class LockRelease(ApiRequest):
-    """Which locks are released by force, and why: those of a resource, of an agent, or of its task."""
+    """A request to release the locks of a resource, of an agent or of its task by force, with the reason."""
 
     resource: str | None = Field(default=None, max_length=500)
     agent: str | None = Field(default=None, max_length=100)

@@ -31,7 +31,7 @@ Named = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class TopologyState:
-    """How the exchanges and queues of the broker differ from those of the code."""
+    """The differences between the exchanges and queues of the broker and those that the code declares."""
 
     clean: bool
     missing: list[str]

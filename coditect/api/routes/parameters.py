@@ -51,7 +51,7 @@ class ApiRequest(BaseModel):
 
 
 class ChangeReason(ApiRequest):
-    """A change and why it is made."""
+    """The body of a request whose change needs only a reason."""
 
     reason: str = Field(default="by the HTTP API", max_length=1_000)
 

@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 class Author(StrEnum):
-    """Whose decisions `audit list` shows: of people, or automatic ones."""
+    """The choice of `audit list`: only decisions of people, or only automatic ones."""
 
     PEOPLE = "people"
     AUTOMATIC = "automatic"

@@ -75,7 +75,7 @@ class AuditRow:
 
 @dataclass(frozen=True, slots=True)
 class FinishedCounts:
-    """How much finished in a period, how much of it with a value, and how much with a person's hand in it."""
+    """The numbers of what finished in a period: all of it, that with a value, and that in which a person had a hand."""
 
     finished: int
     completed: int
@@ -105,7 +105,7 @@ class NeededPerson:
 
 @dataclass(frozen=True, slots=True)
 class AutonomyReport:
-    """How much of what finished in a period needed no person: workflows, tasks by capability, and what needed one."""
+    """The report of a period's autonomy: counts of workflows, of tasks by capability, and of what needed a person."""
 
     since_ms: int
     until_ms: int

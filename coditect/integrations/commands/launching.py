@@ -58,7 +58,7 @@ class Launch:
     """The time between SIGTERM and SIGKILL."""
 
     def line(self) -> bytes:
-        """Return the request to a guard."""
+        """Return the command as the line of JSON that asks a guard process to run it."""
         document = {
             "argv": self.argv,
             "folder": str(self.folder),
@@ -70,7 +70,7 @@ class Launch:
 
 
 class Launcher:
-    """The launcher of an agent process; `start` may be called from any thread."""
+    """The starter of an agent process's commands, each below a guard process; any thread may call `start`."""
 
     def __init__(self, door: socket.socket) -> None:
         self._door = door

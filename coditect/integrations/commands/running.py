@@ -22,7 +22,7 @@ DRAIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CommandEnd:
-    """The end of a command: its exit code (negative for a signal), its output, and the end of its complaints."""
+    """The end of a command: its exit code (negative for a signal), its output, and the last part of its stderr."""
 
     code: int
     stdout: bytes

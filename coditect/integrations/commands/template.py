@@ -23,7 +23,7 @@ _END_OF_OPTIONS = "--"
 
 @dataclass(frozen=True, slots=True)
 class InputTemplate:
-    """A text with fields of a task's input.
+    """A text with gaps, such as `{input.file}`, which fields of a task's input fill.
 
     Raises:
         InputError: when it has a NUL.

@@ -39,7 +39,7 @@ class Checkout:
 
 
 class Workspaces:
-    """The folders of one agent process."""
+    """The folders in which the commands of one agent process work, one for each task."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -39,7 +39,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class AgentHealth:
-    """The health of one agent."""
+    """The health of an agent: whether it takes tasks, and why not."""
 
     agent_id: str
     healthy: bool

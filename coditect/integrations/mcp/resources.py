@@ -30,14 +30,14 @@ class FleetResources:
         self._opened = opened
 
     async def listed(self) -> list[Resource]:
-        """Return the two listings; what is in them is read by the templates."""
+        """Return the resources that list workflows and dead letters; single ones are found by the templates."""
         return [
             Resource(name="workflows", uri=WORKFLOWS, description="The latest workflows.", mime_type=JSON),
             Resource(name="dead letters", uri=DEAD, description="Tasks that were given up.", mime_type=JSON),
         ]
 
     def templates(self) -> list[ResourceTemplate]:
-        """Return the addresses of one workflow, and of one dead letter."""
+        """Return the templates of the addresses at which one workflow, or one dead letter, is read."""
         return [
             ResourceTemplate(
                 name="workflow",

@@ -28,7 +28,7 @@ _SAMPLED = 1
 
 
 class SpanKind(Enum):
-    """The kind of a span by OpenTelemetry: on which side of which exchange its work is."""
+    """The kind of a span, as OpenTelemetry has it: the publisher's, the consumer's or another side of an exchange."""
 
     INTERNAL = auto()
     PRODUCER = auto()

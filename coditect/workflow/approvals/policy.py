@@ -27,7 +27,7 @@ DEFAULT = "default"
 
 
 class Risk(StrEnum):
-    """How much harm an action may do, as the operator sees it: low, medium or high."""
+    """The harm that an action may do, as the operator sees it: low, medium or high."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -151,7 +151,7 @@ class ApprovalPolicy:
         return self.default_task if subject is Subject.TASK else self.default_approval
 
     def may_concern(self, subject: Subject, capability: str) -> bool:
-        """Tell whether the policy may do anything but approve in silence; remembered, so that others pay little."""
+        """Tell whether the policy could do more than silently approve a capability's nodes; the answer is kept."""
         known = self.concerned.get((subject, capability))
         if known is None:
             if len(self.concerned) >= MOST_CONCERNED:

@@ -30,7 +30,7 @@ def show(tr: Reads, body: Body) -> dict[str, Any]:
 
 
 def list_messages(tr: Reads, body: Body) -> dict[str, Any]:
-    """Return a page of a thread's messages in order; of a reader with `names` those that are for it.
+    """Return a page of a thread's messages in order; with `names`, only those that these participants may read.
 
     Raises:
         NotFound: when the thread is unknown, or its retention is over.

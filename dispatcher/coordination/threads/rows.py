@@ -160,12 +160,12 @@ def listening(tr: Reads, thread: str) -> Iterator[Listening]:
 
 
 def listen(tr: Transaction, thread: str, one: Listening) -> None:
-    """Write that a process listens to a thread."""
+    """Add a process to those that are told of a thread's new messages."""
     tr.set(THREAD_READERS.pack((thread, one.ticket)), versions.THREAD_READER.pack((one.participant, one.reply_to)))
 
 
 def leave(tr: Transaction, thread: str, ticket: str) -> None:
-    """Let a process listen to a thread no more."""
+    """Remove a process from those that are told of a thread's new messages."""
     tr.clear(THREAD_READERS.pack((thread, ticket)))
 
 

@@ -63,7 +63,7 @@ def take_back_workflow(unit: UnitOfWork, workflow: str, run: RunRecord) -> None:
 
 
 def note_hand(unit: UnitOfWork, workflow: str) -> None:
-    """Count a person's action on a workflow, and on the one that was started, if the workflow is a child in it."""
+    """Count a person's action on a workflow, and for a child workflow also on the outermost workflow around it."""
     head = unit.workflow(workflow)
     root = workflow if head is None or head.parent is None else head.parent.root
     for of in {workflow, root}:

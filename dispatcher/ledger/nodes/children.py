@@ -70,7 +70,7 @@ def current(unit: UnitOfWork, node_key: NodeKey) -> str | None:
 
 
 def live(unit: UnitOfWork, workflow: str) -> Iterator[tuple[str, RunRecord]]:
-    """Yield the id and the run of each child of a workflow that has not ended, without the children's own."""
+    """Yield each direct child of a workflow, as its id and its run, unless the child has ended."""
     for _, child in unit.tr.get_range(*CHILDREN.range((workflow,))):
         run = unit.run(child.decode())
         if run is not None and not run.state.terminal:

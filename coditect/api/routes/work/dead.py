@@ -29,7 +29,7 @@ class DeadDocument:
 
 
 class LetterSelection(ApiRequest):
-    """Which dead letters are meant: those that fit every field, or `all`."""
+    """The choice of dead letters: those that fit every given field, or `all`."""
 
     ids: list[str] = Field(default_factory=list, max_length=1_000)
     capability: str | None = None
@@ -54,7 +54,7 @@ class LetterSelection(ApiRequest):
 
 
 class Redrive(LetterSelection):
-    """Which dead letters become tasks again."""
+    """A request to make the chosen dead letters tasks again."""
 
     keep_limits: bool = Field(default=False, description="Keep a deadline that has passed.")
 
