@@ -55,7 +55,7 @@ class WorkflowRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             workflow=str(given["workflow"]),
             name=str(given.get("name") or ""),
             state=WorkflowState(given["state"]),
@@ -112,7 +112,7 @@ class NodeRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             name=str(given["name"]),
             state=TaskState(given["state"]),
             kind=str(given.get("kind") or "task"),
@@ -159,7 +159,7 @@ class AttemptRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             node=str(given["node"]),
             attempt=int(given.get("attempt") or 0),
             fence=int(given.get("fence") or 0),
@@ -188,7 +188,7 @@ class DeadRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(str(given["workflow"]), NodeRow.read(given)))
+        return read_row(row, lambda given: cls(str(given["workflow"]), NodeRow.read(given)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +218,7 @@ class ApprovalRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             workflow=str(given["workflow"]),
             node=str(given["node"]),
             question=str(given.get("question") or ""),
@@ -251,7 +251,7 @@ class CheckpointRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             str(given["checkpoint"]), str(given.get("node") or ""), int(given["at_ms"]), str(given.get("by") or ""),
             int(given.get("publication") or 0),
         ))  # fmt: skip
@@ -272,7 +272,7 @@ class RestoreRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(int(given["at_ms"]), str(given["by"]), str(given["checkpoint"])))
+        return read_row(row, lambda given: cls(int(given["at_ms"]), str(given["by"]), str(given["checkpoint"])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,12 +291,17 @@ class DiscardedRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        return _read(row, lambda given: cls(
+        return read_row(row, lambda given: cls(
             str(given["node"]), TaskState(given["state"]), compensated=given["compensated"] is True
         ))  # fmt: skip
 
 
-def _read(row: object, make: Callable[[Mapping[str, Any]], T]) -> T:
+def read_row(row: object, make: Callable[[Mapping[str, Any]], T]) -> T:
+    """Return what `make` makes of a row in an answer of the control plane.
+
+    Raises:
+        InvalidTask: when the row is no object, or lacks a field, or has one of another type.
+    """
     if not isinstance(row, Mapping):
         raise InvalidTask("A row of the control plane is an object", given=type(row).__name__)
     try:

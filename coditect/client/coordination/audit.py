@@ -10,6 +10,7 @@ from coditect.client.control_plane import ControlPlane
 from coditect.errors import InvalidTask
 from coditect.wire.control import Verb
 from coditect.workflow.approvals.signing import signature
+from coditect.workflow.rows import read_row
 
 
 async def signed(control: ControlPlane, answer: dict[str, Any], key: str) -> dict[str, Any]:
@@ -51,26 +52,20 @@ class AuditRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        try:
-            given: Any = row
-            return cls(
-                int(given["at_ms"]),
-                str(given["workflow"]),
-                str(given["node"]),
-                str(given["decision"]),
-                str(given["by"]),
-                given["automatic"] is True,
-                str(given["why"]),
-                str(given["capability"]),
-                str(given["rule"]),
-                str(given["risk"]),
-                str(given["policy"]),
-                dict(given["facts"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidTask(
-                "An entry of the audit trail is not what it should be", reason=repr(error)[:200]
-            ) from error
+        return read_row(row, lambda given: cls(
+            int(given["at_ms"]),
+            str(given["workflow"]),
+            str(given["node"]),
+            str(given["decision"]),
+            str(given["by"]),
+            given["automatic"] is True,
+            str(given["why"]),
+            str(given["capability"]),
+            str(given["rule"]),
+            str(given["risk"]),
+            str(given["policy"]),
+            dict(given["facts"]),
+        ))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any, Self, TypedDict, Unpack
 
 from coditect.client.control_plane import ControlPlane, pages
-from coditect.errors import InvalidTask
 from coditect.wire.control import Verb
 from coditect.workflow import fields as workflow_fields
 from coditect.workflow.builder import Workflow
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import to_document
 from coditect.workflow.reference import From
+from coditect.workflow.rows import read_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,7 @@ class TriggerRow:
         Raises:
             InvalidTask: when the row has another form.
         """
-        try:
-            given = dict(row)  # type: ignore[call-overload]
-            return cls(**{field.name: given[field.name] for field in fields(cls)})
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidTask("The control plane's answer is no trigger", given=str(row)[:200]) from error
+        return read_row(row, lambda given: cls(**{field.name: given[field.name] for field in fields(cls)}))
 
 
 class TriggerOptions(TypedDict, total=False):
