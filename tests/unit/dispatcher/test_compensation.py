@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from coditect import Workflow
 from coditect.errors import InputError
-from coditect.model.result import Outcome
 from coditect.wire.control import Verb
-from coditect.wire.json import loads
 from coditect.workflow.definition import Definition
 from coditect.workflow.reference import From
 from coditect.workflow.states import TaskState, WorkflowState
-from dispatcher.ledger.effects import Publication
 from dispatcher.ledger.keyspace import COMPENSATE
 from dispatcher.ledger.workflows import queries
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
+from tests.unit.dispatcher.restored import Played
 
 
 def chain() -> Definition:
@@ -29,23 +28,7 @@ def chain() -> Definition:
     return flow.definition()
 
 
-def fails(*names: str) -> Played:
-    return Played(frozenset(names))
-
-
-class Played:
-    """Agents that fail the given nodes, and the order in which nodes were executed."""
-
-    def __init__(self, failing: frozenset[str]) -> None:
-        self.failing = failing
-        self.order: list[str] = []
-        self.inputs: dict[str, object] = {}
-
-    def __call__(self, publication: Publication) -> Outcome:
-        name = publication.node_key.node
-        self.order.append(name)
-        self.inputs[name] = loads(publication.task.body)
-        return failed() if name in self.failing else completed(f"{name} is done")
+fails = partial(Played, tells=" is done")
 
 
 async def test_completed_nodes_are_undone_in_reverse_order_when_a_node_fails(ledger: Ledger) -> None:
