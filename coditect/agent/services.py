@@ -161,7 +161,7 @@ class TaskServices:
                 self.means.executors.limits.go_on(self.execution)
 
     def may_suspend(self) -> bool:
-        """Tell whether the task may await something without its slot: not too many tasks of the agent do so."""
+        """Tell whether the task may free its slot while it awaits something, of which the agent bounds the number."""
         return self.means.intake.may_suspend(self.received, self.means.bounds.max_suspended)
 
     async def acquire_lock(self, resources: list[str], **terms: Unpack[LockTerms]) -> dict[str, Any]:

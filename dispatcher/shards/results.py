@@ -129,7 +129,7 @@ class Acked:
 
 
 class AckedTogether:
-    """The callbacks shared by all results of one message, which settle the message after its last result.
+    """The callbacks shared by all results of one message; after the last result they ack, reject or requeue it.
 
     A delivery that is `refused` becomes a dead letter in any case, for a person to look at, once its results are
     recorded.
