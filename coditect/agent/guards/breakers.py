@@ -110,7 +110,7 @@ class AgentBreakers:
         await guarded(send(), delivery)
 
     async def guarded(self, capability: Capability, run: Callable[[], Awaitable[HandlerEnd]]) -> HandlerEnd:
-        """Run an attempt as a call of the capability's breaker; one that was canceled or rejected says nothing.
+        """Run an attempt as a call of the capability's breaker; a canceled or rejected one counts neither way.
 
         Raises:
             HandedBack: when the breaker is open, so that the handler was not called.
@@ -131,7 +131,7 @@ class AgentBreakers:
         return ended
 
     def check(self, capability: Capability, ended: HandlerEnd) -> None:
-        """Let a failed attempt not count when the breaker that it met, or uses, is open.
+        """Hand back the task of a failed attempt, which then does not count, if an open breaker explains the failure.
 
         The capability then waits for that breaker, too.
 

@@ -52,7 +52,7 @@ class AgentRates:
         """The capabilities whose tasks wait for tokens in their queues."""
 
     def told(self) -> tuple[tuple[str, str], ...]:
-        """Return each waiting capability with its rate, and with why it gets no tokens where that is no matter of time.
+        """Return each capability that waits for tokens, with its rate and, if time alone will not help, the reason.
 
         The text is for people.
         """

@@ -18,7 +18,7 @@ from dispatcher.store.transaction import KeyValue
 
 
 def note(unit: UnitOfWork, node_key: NodeKey) -> None:
-    """Append a node that has just completed to the workflow's list, if the node declares a compensation."""
+    """Add a completed node to the workflow's list of nodes to compensate, if the node declares a compensation."""
     if not _can_be_undone(unit, node_key):
         return
     run, before = unit.run(node_key.workflow), next(listed(unit, node_key.workflow), None)
@@ -53,7 +53,7 @@ def of(node_key: NodeKey) -> NodeKey:
 
 
 def listed(unit: UnitOfWork, workflow: str) -> Iterator[KeyValue]:
-    """Yield the rows of a workflow's list, the node that completed last first."""
+    """Yield the nodes of a workflow that are to be compensated, as rows; the node that completed last comes first."""
     begin, end = COMPENSATE.range((workflow,))
     while rows := unit.tr.get_range(begin, end, limit=1, reverse=True):
         yield rows[0]

@@ -114,7 +114,7 @@ def pause(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resume(unit: UnitOfWork, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Resume a paused workflow and its children, and offer their ready nodes again; another one stays unchanged.
+    """Resume a paused workflow and its children, and offer their ready nodes again; any other workflow stays as it is.
 
     Raises:
         NotFound: when there is no such workflow.

@@ -107,7 +107,7 @@ def _ended(tr: Reads, shard: int, before_ms: int, which: str, limit: int) -> lis
 
 
 def note_kept(tr: Transaction, shard: int, cursor: tuple[int, str]) -> None:
-    """Record that of the shard's ended workflows up to the cursor only those are left that keep themselves longer."""
+    """Record that the shard's ended workflows up to the cursor are removed, but for those with a longer retention."""
     tr.set(SHOWN.pack((shard, KEPT)), versions.SHOWN.pack(cursor))
 
 

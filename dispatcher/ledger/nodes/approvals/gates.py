@@ -42,7 +42,7 @@ def check(unit: UnitOfWork, node_key: NodeKey, gate: Approval, found: Mapping[st
 
 
 def refusal(decision: DecisionRecord) -> Failure:
-    """Return the failure of an approval node that nobody was asked about: by its gate, or by the policy."""
+    """Return the failure of an approval node that its gate or the policy refused, so that no person was asked."""
     if decision.by != GATE:
         return judging.refusal(decision)
     fix = "look at the results before it: coditect approval show"
