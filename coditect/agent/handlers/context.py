@@ -84,7 +84,7 @@ class TaskContext(TaskFacts):
             self._workspace = None
 
     def report(self, share: float, note: str = "") -> None:
-        """Publish the task's progress as `progress` does; also for a plain handler that takes a `Context`."""
+        """Publish the task's progress (0 to 1, clamped) with a note, from any thread, also that of a plain handler."""
         self.services.report(min(1.0, max(0.0, share)), note)
 
     def retry(self, dependency: str, policy: Retry | int | None = None) -> Retries:

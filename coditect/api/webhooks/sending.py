@@ -48,7 +48,7 @@ class WebhookAttempt:
 
 
 class WebhookSender:
-    """The sender of an API process: one HTTP client, and the key from which the secrets are made."""
+    """The sender of an API process's webhooks: one HTTP client, and the key from which their secrets are made."""
 
     def __init__(self, calls: AgentCalls, key: str) -> None:
         self._calls = calls

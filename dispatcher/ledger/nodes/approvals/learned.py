@@ -23,7 +23,7 @@ _GOOD = {TaskState.COMPLETED: True, TaskState.FAILED: False, TaskState.DEAD: Fal
 
 
 def note(tr: Transaction, shard: int, policy: ApprovalPolicy, effects: Effects, now_ms: int) -> None:
-    """Add the outcomes of a transaction's ended tasks to those of their kinds, where a rule learns from them."""
+    """Add the outcomes of a transaction's ended tasks to the evidence from which approval rules learn."""
     if policy.learning is None:
         return
     for moved in effects.moved:
