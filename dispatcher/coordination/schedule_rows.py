@@ -1,4 +1,4 @@
-"""The row of a schedule in the store, and the workflow that it starts."""
+"""The row of a schedule in the store, and the queries that list and show schedules."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from coditect.errors import NotFound
 from dispatcher.coordination import orders
 from dispatcher.coordination.ticks import CatchUp, Ticks
 from dispatcher.ledger import versions
 from dispatcher.ledger.keyspace import SCHEDULES
+from dispatcher.ledger.workflows.queries import Body, page_of
+from dispatcher.ledger.workflows.submit import text
 from dispatcher.store.transaction import Reads, Transaction
 
 BY = "schedule"
 """The kind under which a schedule's workflow is kept."""
+UPCOMING = 5
+"""The number of a schedule's next ticks that `show_schedule` tells."""
 
 
 class Overlap(StrEnum):
@@ -81,6 +86,19 @@ def read(tr: Reads, name: str) -> ScheduleRecord | None:
     return None if row is None else unpack(name, row)
 
 
+def find(tr: Reads, body: Body) -> ScheduleRecord:
+    """Return the row of the schedule that a request names.
+
+    Raises:
+        NotFound: when there is no such schedule.
+    """
+    name = text(body, "schedule")
+    record = read(tr, name)
+    if record is None:
+        raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
+    return record
+
+
 def unpack(name: str, row: bytes) -> ScheduleRecord:
     """Decode a schedule's row in the store."""
     cron, zone, every_ms, jitter_ms, overlap, catch_up, *others = versions.SCHEDULE.unpack(row)
@@ -99,3 +117,27 @@ def remove(tr: Transaction, name: str) -> None:
     """Remove a schedule's row and its workflow."""
     tr.clear(SCHEDULES.pack((name,)))
     orders.clear(tr, name, BY)
+
+
+def list_schedules(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one page of the schedules, by name."""
+    found, following = page_of(tr, SCHEDULES, (), body)
+    schedules = [unpack(str(SCHEDULES.unpack(key)[0]), row) for key, row in found]
+    return {"schedules": [one.as_json() for one in schedules], "next": following}
+
+
+def show_schedule(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return one schedule, with its workflow, the workflow's input, and its next ticks.
+
+    Raises:
+        NotFound: when there is no such schedule.
+    """
+    record = find(tr, body)
+    upcoming: list[str] = []
+    tick_ms = record.next_ms
+    while tick_ms is not None and len(upcoming) < UPCOMING:
+        upcoming.append(record.ticks.local(tick_ms))
+        tick_ms = record.ticks.after(tick_ms)
+    order = orders.read(tr, record.name, BY)
+    definition = {field: order.get(field) for field in ("name", "description", "nodes")}
+    return record.as_json() | {"upcoming": upcoming, "definition": definition, "input": order.get("input")}

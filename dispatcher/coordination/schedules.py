@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from coditect.errors import InputError, InvalidTask, NotFound
+from coditect.errors import InputError, InvalidTask
 from coditect.wire.control import Verb
 from coditect.workflow import fields
 from coditect.workflow.template import fill, template_expressions
 from dispatcher.coordination import orders
 from dispatcher.coordination import schedule_rows as rows
-from dispatcher.coordination.schedule_queries import list_schedules, show_schedule
-from dispatcher.coordination.schedule_rows import Overlap, ScheduleRecord
+from dispatcher.coordination.schedule_rows import Overlap, ScheduleRecord, list_schedules, show_schedule
 from dispatcher.coordination.ticks import CatchUp, read_ticks
 from dispatcher.ledger import timers
 from dispatcher.ledger.handlers.requests import Query, ShardChange
@@ -95,7 +94,7 @@ def _order(body: Body) -> dict[str, Any]:
 
 def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Let a schedule start nothing until it is resumed; workflows that run go on."""
-    record = _record(unit, body)
+    record = rows.find(unit.tr, body)
     record.paused = True
     _set(unit, record, None)
     return record.as_json()
@@ -103,7 +102,7 @@ def pause(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Let a paused schedule go on, with its first tick after now: the ticks meanwhile are not made up for."""
-    record = _record(unit, body)
+    record = rows.find(unit.tr, body)
     if record.paused:
         record.paused = False
         _set(unit, record, record.ticks.after(unit.now_ms))
@@ -112,7 +111,7 @@ def resume(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Start a schedule's workflow now, also while the schedule is paused, and return the id; its ticks stay."""
-    record = _record(unit, body)
+    record = rows.find(unit.tr, body)
     workflow = _start(unit, record, unit.now_ms, occasion="run")
     rows.write(unit.tr, record)
     return {"schedule": record.name, "workflow": workflow, "reason": record.reason}
@@ -120,7 +119,7 @@ def run(unit: UnitOfWork, body: Body) -> dict[str, Any]:
 
 def delete(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     """Remove a schedule; the workflows that it started go on."""
-    record = _record(unit, body)
+    record = rows.find(unit.tr, body)
     timers.cancel(unit.tr, "", record.name, TICK)
     rows.remove(unit.tr, record.name)
     return {"schedule": record.name, "deleted": True}
@@ -183,14 +182,6 @@ def _start(unit: UnitOfWork, record: ScheduleRecord, at_ms: int, *, occasion: st
 def run_id(name: str, at_ms: int, shard: int, shard_count: int, *, occasion: str = "tick") -> str:
     """Return the id of the workflow of a schedule's tick: always the same UUIDv7, which hashes to the given shard."""
     return shards.drawn_id(f"{occasion} {name} {at_ms}", at_ms, shard, shard_count)
-
-
-def _record(unit: UnitOfWork, body: Body) -> ScheduleRecord:
-    name = text(body, "schedule")
-    record = rows.read(unit.tr, name)
-    if record is None:
-        raise NotFound("There is no such schedule", schedule=name, fix="coditect schedule list")
-    return record
 
 
 def _shard_key(body: Body) -> str:

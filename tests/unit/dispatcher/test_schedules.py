@@ -11,7 +11,7 @@ from coditect.wire.control import Verb
 from coditect.wire.json import loads
 from coditect.workflow.states import WorkflowState
 from dispatcher.coordination import schedules
-from dispatcher.coordination.schedule_queries import list_schedules, show_schedule
+from dispatcher.coordination.schedule_rows import list_schedules, show_schedule
 from dispatcher.ledger import timers
 from dispatcher.ledger.commands import Due
 from dispatcher.ledger.keyspace import DUE, RUNS, SCHEDULES, TIMERS, VALUES
