@@ -116,6 +116,10 @@ class UnitOfWork:
             known = self._nodes[node_key] = (row, NodeRecord.unpack(row))
         return known[1]
 
+    def has_read(self, node_key: NodeKey) -> bool:
+        """Tell whether the transaction has read or made the node's progress row."""
+        return node_key in self._nodes
+
     def met(self, node_key: NodeKey, stored: bytes) -> NodeRecord:
         """Return a node's progress, decoded from the row `stored` unless the transaction has read the node before."""
         if node_key not in self._nodes:

@@ -32,7 +32,7 @@ from dispatcher.ledger.commands import (
 from dispatcher.ledger.definitions import Caches
 from dispatcher.ledger.effects import Effects, NodeKey, NodeSnapshot
 from dispatcher.ledger.handlers import finish, timeouts
-from dispatcher.ledger.nodes import advance, claim
+from dispatcher.ledger.nodes import advance, ahead, claim
 from dispatcher.ledger.nodes.approvals import learned
 from dispatcher.ledger.ownership import leases
 from dispatcher.ledger.ownership.leases import Lease
@@ -123,13 +123,17 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
         LostLease: when the shard has another owner.
         Exception: any error of the store, and any error of a command that is not a refusal of a request.
     """
+    node_keys, ending = _named(batch.commands)
+    ahead.of_batch(tr, batch.lease, batch.terms.shard, node_keys, ending)
     leases.check(tr, batch.lease)
     outbox.clear(tr, batch.terms.shard, batch.confirmed)
     unit = UnitOfWork(tr, batch.terms, batch.caches, now_ms=batch.now_ms, chance=batch.chance, room=batch.room)
     unit.doubt = batch.doubt
     unit.follows_on = batch.terms.follow_on and len(batch.commands) == 1  # where there is more, the broker balances it
     unit.apart = batch.apart
-    _read_ahead(unit, batch.commands)
+    if len(node_keys) > 1:
+        unit.expect(node_keys)
+        unit.expect_ends(ending)
     answers: list[Any] = []
     for command in batch.commands:
         if answers and (tr.is_aging or (isinstance(command, Lost) and unit.is_full)):  # its input may have a MiB
@@ -144,9 +148,10 @@ def run_once(tr: Transaction, batch: Batch) -> BatchResult:
     return BatchResult(effects, tuple(answers), tr.earlier.count > 0)
 
 
-def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
-    """Read all rows that a batch's commands need in a few reads, because each read is a round trip to the store."""
-    node_keys, ending = [], []
+def _named(commands: Sequence[Command]) -> tuple[list[NodeKey], list[NodeKey]]:
+    """Return the nodes that a batch's commands work on, and those of them that end, so that they are read at once."""
+    node_keys: list[NodeKey] = []
+    ending: list[NodeKey] = []
     for command in commands:
         match command:
             case Finished(node_key=node_key, outcome=outcome):
@@ -164,9 +169,7 @@ def _read_ahead(unit: UnitOfWork, commands: Sequence[Command]) -> None:
                 node_keys.append(node_key)
             case Proposed(node_keys=proposed) | Look(node_keys=proposed):
                 node_keys += proposed
-    if len(node_keys) > 1:
-        unit.expect(node_keys)
-        unit.expect_ends(ending)
+    return node_keys, ending
 
 
 def _answer(unit: UnitOfWork, command: Command) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -225,6 +225,20 @@ class _Bound:
         reads = self._reads(snapshot)
         found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
         return [[(pair.key, pair.value) for pair in pairs] for pairs in found]
+
+    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Have FoundationDB's client read all of it into the transaction's cache, and wait until it is there.
+
+        The client keeps what a transaction has read, and lays the transaction's own writes over it. So later reads are
+        answered here, with writes that come in between. Reads by snapshot cannot conflict; the later ones can.
+        """
+        reads = self._transaction.snapshot
+        values = [reads.get(key) for key in keys]
+        found = [reads.get_range(begin, end, limit, False, self._all) for begin, end in ranges]
+        for value in values:
+            value.wait()
+        for pairs in found:
+            list(pairs)
 
     def get_read_version(self) -> int:
         version: int = self._transaction.get_read_version().wait()

@@ -11,7 +11,7 @@ import asyncio
 import random
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
@@ -121,6 +121,8 @@ class View:
         self._disk = disk
         self._own = Overlay()
         self._read_seconds = read_seconds
+        self._ahead: set[bytes | KeyRange] = set()
+        """The keys and ranges whose delay was spent by `read_ahead`."""
         self.waited_seconds = 0.0
         """The simulated time of the transaction's reads, which is added to the transaction's age."""
         self.version = disk.version
@@ -129,7 +131,7 @@ class View:
 
     def get(self, key: bytes, snapshot: bool) -> bytes | None:
         """Return the value of a key, the transaction's own writes included; None for a missing key."""
-        if key not in self._own.values:
+        if key not in self._own.values and key not in self._ahead:
             self._wait()
         return self._get(key, snapshot)
 
@@ -148,7 +150,8 @@ class View:
 
     def get_range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
         """Return at most `limit` pairs of [begin, end), the transaction's own writes included; limit 0 returns all."""
-        self._wait()
+        if (begin, end) not in self._ahead:
+            self._wait()
         return self._range(begin, end, limit, reverse, snapshot)
 
     def _range(self, begin: bytes, end: bytes, limit: int, reverse: bool, snapshot: bool) -> list[KeyValue]:
@@ -169,15 +172,21 @@ class View:
 
     def get_many(self, keys: Sequence[bytes], snapshot: bool) -> list[bytes | None]:
         """Return the values of several keys, for the simulated delay of one read."""
-        if keys:
+        if not self._ahead.issuperset(keys):
             self._wait()
         return [self._get(key, snapshot) for key in keys]
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         """Return the pairs of several ranges, for the simulated delay of one read."""
-        if ranges:
+        if not self._ahead.issuperset(ranges):
             self._wait()
         return [self._range(begin, end, limit, False, snapshot) for begin, end in ranges]
+
+    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Spend the simulated delay of one read for all keys and ranges, whose later reads have none."""
+        if self._read_seconds is not None:
+            self._ahead.update(keys, ranges)
+            self._wait()
 
     def set(self, key: bytes, value: bytes) -> None:
         """Buffer the write of a key and its value until the commit."""

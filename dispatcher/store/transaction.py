@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import CoroutineType, GeneratorType
 from typing import Any, Protocol, TypeVar, cast
 
@@ -52,6 +52,9 @@ class Backing(Protocol):
 
     def get_ranges(self, ranges: Sequence[KeyRange], limit: int, snapshot: bool) -> list[list[KeyValue]]:
         """Return the pairs of several ranges as `get_range` does, in key order, in one round trip."""
+
+    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Fetch what later reads will ask for, in one round trip; do nothing where a read is no round trip."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Write a key with its value."""
@@ -177,6 +180,16 @@ class Transaction:
         for begin, end in ranges:
             self._check_get_range(begin, end, limit, snapshot)
         return self._backing.get_ranges(ranges, limit, snapshot)
+
+    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange] = (), *, limit: int = 0) -> None:
+        """Announce keys and ranges that the function is about to read, so that the store fetches them all at once.
+
+        Only a hint: the later reads return, conflict and count as without it, and see writes made in between. Of each
+        range at most `limit` pairs are fetched; 0 is no limit. Pass generators: a store whose reads are no round trips
+        never asks them for a key.
+        """
+        self.check_age()
+        self._backing.read_ahead(keys, ranges, limit)
 
     def get_read_version(self) -> int:
         """Return the version of the committed state that the transaction reads."""

@@ -21,7 +21,7 @@ from dispatcher.ledger import timers, values
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.errors import DamagedValue, ValueBeyondBound
 from dispatcher.ledger.keyspace import DEAD, EDGES, FLIGHTS, TODO
-from dispatcher.ledger.nodes import children, claim, compensations, limits, waits
+from dispatcher.ledger.nodes import ahead, children, claim, compensations, limits, waits
 from dispatcher.ledger.nodes.approvals.gates import REFUSALS
 from dispatcher.ledger.nodes.attempts import BY_OTHERS, RESTORED, begin_anew
 from dispatcher.ledger.nodes.inputs import (
@@ -142,7 +142,7 @@ def release(unit: UnitOfWork, node_key: NodeKey, after: str, most: int) -> int:
     told = 0
     for dependent, policy in dependents:
         if not told % AHEAD:
-            unit.expect_all([of for of, _ in dependents[told : told + AHEAD]])
+            ahead.of_dependents(unit, [of for of, _ in dependents[told : told + AHEAD]])
         if told and unit.is_full:  # each may record an input of a MiB
             break
         _tell(unit, dependent, node_key, policy)
@@ -198,7 +198,8 @@ def may_run(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
     try:
         rows = unit.seen(before(node, node_key.workflow))
         scope = scope_of(unit.tr.snapshot, node_key, node, rows, account)
-        inputs = inputs_of(node, scope, account, has_elements=has_elements(unit, node_key))
+        expanded = isinstance(node.work, Each) and has_elements(unit, node_key)
+        inputs = inputs_of(node, scope, account, has_elements=expanded)
     except (InputError, DamagedValue) as error:
         if account.overdrawn:
             evaluate_later(unit, node_key)

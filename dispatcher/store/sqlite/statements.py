@@ -9,7 +9,7 @@ order of their keys. A read of many keys at once comes as one row, a text of num
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,9 @@ class Statements:
         return [
             sorted(below[each]) if each in below else self.get_range(*each, limit, False, snapshot) for each in ranges
         ]
+
+    def read_ahead(self, keys: Iterable[bytes], ranges: Iterable[KeyRange], limit: int) -> None:
+        """Do nothing: a statement that reads one key waits for no network."""
 
     def set(self, key: bytes, value: bytes) -> None:
         """Buffer a key and its value in the overlay."""

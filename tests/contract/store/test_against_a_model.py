@@ -29,6 +29,7 @@ STEPS = st.one_of(
     st.tuples(st.just("add"), NAMES, st.integers(-(2**63), 2**63 - 1)),
     st.tuples(st.just("range"), NAMES, NAMES, st.integers(0, 3), st.booleans(), st.booleans()),
     st.tuples(st.just("many"), st.lists(NAMES, max_size=5)),
+    st.tuples(st.just("ahead"), st.lists(NAMES, max_size=5), st.lists(st.tuples(NAMES, NAMES), max_size=4)),
     st.tuples(st.just("ranges"), st.lists(st.tuples(NAMES, NAMES), max_size=4), st.integers(0, 3), st.booleans()),
 )
 Model = dict[bytes, bytes]
@@ -85,6 +86,9 @@ def in_store(tr: Transaction, prefix: bytes, step: tuple[Any, ...]) -> object:
             reads = tr.snapshot if snapshot else tr
             found = reads.get_ranges([(prefix + min(each), prefix + max(each)) for each in ranges], limit=limit)
             return [[(key.removeprefix(prefix), value) for key, value in pairs] for pairs in found]
+        case ("ahead", names, ranges):
+            between = [(prefix + min(each), prefix + max(each)) for each in ranges]
+            tr.read_ahead([prefix + name for name in names], between, limit=len(names))
     return None
 
 

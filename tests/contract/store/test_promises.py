@@ -60,10 +60,13 @@ async def test_a_body_that_raises_does_not_touch_its_neighbours(database: Databa
     assert read_counter(pairs[0][1]) == len(kept)
 
 
-async def test_concurrent_read_modify_writes_are_all_counted(database: Database, space: Space) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_concurrent_read_modify_writes_are_all_counted(database: Database, space: Space, ahead: bool) -> None:
     key = space.pack(("count",))
 
     def body(tr: Transaction) -> None:
+        if ahead:
+            tr.read_ahead([key], [space.range()])
         tr.set(key, write_counter(read_counter(tr.get(key)) + 1))
 
     await asyncio.gather(*(database.run(body) for _ in range(25)))

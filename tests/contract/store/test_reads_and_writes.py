@@ -110,6 +110,28 @@ async def test_what_is_read_at_once_is_what_is_read_one_by_one(database: Databas
     assert found == [[(keys[4], b"4"), (keys[6], b"")][: limit or None]]
 
 
+@pytest.mark.parametrize("limit", [0, 2])
+async def test_what_was_read_ahead_is_read_with_what_was_written_since(
+    database: Database, space: Space, limit: int
+) -> None:
+    pairs = await fill(database, space, 6)
+    keys, missing = [key for key, _ in pairs], space.pack(("missing",))
+
+    def body(tr: Transaction) -> tuple[list[bytes | None], list[KeyValue]]:
+        tr.set(keys[0], b"before")
+        tr.read_ahead([*keys, missing], [space.range()], limit=limit)
+        tr.set(keys[1], b"after")
+        tr.clear(keys[2])
+        tr.clear_range(keys[3], keys[4])
+        tr.add(missing, 1)
+        return [tr.get(key) for key in (*keys, missing)], tr.get_range(*space.range())
+
+    values, found = await database.run(body)
+
+    assert values == [b"before", b"after", None, None, b"4", b"5", write_counter(1)]
+    assert dict(found) == {key: value for key, value in zip((*keys, missing), values, strict=True) if value is not None}
+
+
 async def test_clearing_a_range_leaves_its_end(database: Database, space: Space) -> None:
     pairs = await fill(database, space, 5)
 

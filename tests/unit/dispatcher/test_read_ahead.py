@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -10,12 +11,13 @@ from coditect import Workflow
 from coditect.wire.control import Verb
 from coditect.workflow.definition import Definition
 from coditect.workflow.documents.document import node_document
+from coditect.workflow.reference import From
 from coditect.workflow.states import WorkflowState
 from dispatcher.ledger.commands import Asked, Look, Proposed
 from dispatcher.ledger.effects import NodeKey
 from dispatcher.ledger.unit_of_work import MOST_AHEAD
 from dispatcher.store.memory import View
-from tests.unit.dispatcher.ledger import Ledger, completed
+from tests.unit.dispatcher.ledger import Ledger, SlowStore, completed
 
 
 def fans(sources: int, dependents: int) -> Definition:
@@ -83,6 +85,34 @@ async def test_more_commands_take_no_more_reads(ledger: Ledger, monkeypatch: pyt
 
     assert await reads(60, "many") == few
     assert few["get"]
+
+
+@pytest.mark.parametrize("expressions", [False, True])
+async def test_an_end_that_releases_one_node_takes_two_round_trips(
+    monkeypatch: pytest.MonkeyPatch, expressions: bool
+) -> None:
+    delays: list[float] = []
+    async with SlowStore((0.001, 0.001)) as database:
+        ledger = await Ledger.open(database)
+        flow = Workflow("chain")
+        last = flow.task("work", name="n0")
+        for number in (1, 2):
+            inputs = {"before": From(f"results.n{number - 1}")} if expressions else {}
+            last = flow.task("work", inputs, name=f"n{number}", after=[last])
+        await ledger.start(flow.definition())
+        monkeypatch.setattr(database, "_sleep", _noted(delays))
+
+        await all_at_once(ledger)
+
+    assert [publication.node_key.node for publication in ledger.published] == ["n1"]
+    assert sum(delays) == pytest.approx(0.002)
+
+
+def _noted(delays: list[float]) -> Callable[[float], Awaitable[None]]:
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+
+    return sleep
 
 
 async def test_what_is_made_in_the_turn_is_found_though_it_was_not_there_before(ledger: Ledger) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
+from collections.abc import Callable
 
 import pytest
 
@@ -180,8 +181,9 @@ def test_every_numbered_error_of_ours_is_mapped_from_its_number() -> None:
         assert type(translated(FDBError(int(code)))).__name__ == name
 
 
+@pytest.mark.parametrize("read", [Transaction.get_many, Transaction.read_ahead])
 async def test_what_is_read_at_once_is_under_way_before_the_first_answer_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[Transaction, list[bytes]], object]
 ) -> None:
     stub, order = FdbStub(), list[str]()
     asked = fdb_stub._TransactionRead.get
@@ -198,6 +200,26 @@ async def test_what_is_read_at_once_is_under_way_before_the_first_answer_is_wait
 
     monkeypatch.setattr(fdb_stub._TransactionRead, "get", get)
     async with FdbDatabase(binding=stub) as database:
-        assert await database.run(lambda tr: tr.get_many([b"a", b"b", b"c"])) == [None] * 3
+        await database.run(lambda tr: read(tr, [b"a", b"b", b"c"]))
 
     assert order == ["asked"] * 3 + ["awaited"] * 3
+
+
+@pytest.mark.parametrize(("reads", "tries"), [(False, 1), (True, 2)])
+async def test_what_is_read_ahead_conflicts_only_once_it_is_read(reads: bool, tries: int) -> None:
+    async with FdbDatabase(binding=FdbStub()) as database:
+        loop, begun = asyncio.get_running_loop(), list[int]()
+
+        def body(tr: Transaction) -> None:
+            tr.read_ahead([KEY], [(KEY, KEY + b"\xff")])
+            begun.append(1)
+            if len(begun) == 1:
+                change = database.run(lambda other: other.set(KEY, b"1"))
+                asyncio.run_coroutine_threadsafe(change, loop).result()
+            if reads:
+                tr.get(KEY)
+            tr.set(b"other", b"1")
+
+        await database.run(body)
+
+    assert len(begun) == tries
