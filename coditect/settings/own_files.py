@@ -12,10 +12,11 @@ log = logging.getLogger(__name__)
 _WRITTEN_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def is_own(path: Path) -> bool:
+def is_own(path: Path, *, or_roots: bool = False) -> bool:
     """Tell whether the user owns an existing file and alone can write it; otherwise log a warning.
 
-    A missing file, and a path that is no regular file, give False without a warning.
+    A missing file, and a path that is no regular file, give False without a warning. With `or_roots` the file may be
+    root's, who can write every file anyway: so are files that an administrator or Kubernetes hands to a program.
     """
     try:
         found = path.stat()
@@ -23,7 +24,8 @@ def is_own(path: Path) -> bool:
         return False
     if not stat.S_ISREG(found.st_mode):
         return False
-    if found.st_uid == os.getuid() and not found.st_mode & _WRITTEN_BY_OTHERS:
+    owners = (os.getuid(), 0) if or_roots else (os.getuid(),)
+    if found.st_uid in owners and not found.st_mode & _WRITTEN_BY_OTHERS:
         return True
     fix = f"chown {os.getuid()} {path} && chmod 600 {path}, if it is yours; else work in a folder of your own"
     log.warning("A file is not believed: others own it or can write it", extra={"path": str(path), "fix": fix})

@@ -145,13 +145,18 @@ class LocalPod:
     def holds(self, probe: str) -> bool:
         """Tell whether a probe succeeds now."""
         get = self.container[probe]["httpGet"]
-        ports = {one["name"]: one["containerPort"] for one in self.container["ports"]}
-        url = f"http://{self.address}:{ports.get(get['port'], get['port'])}{get['path']}"
         try:
-            with urlopen(url, timeout=self.container[probe].get("timeoutSeconds", 1)) as answer:
+            with urlopen(
+                self.url(get["port"], get["path"]), timeout=self.container[probe].get("timeoutSeconds", 1)
+            ) as answer:
                 return bool(200 <= answer.status < 400)
         except (URLError, TimeoutError, ConnectionError):
             return False
+
+    def url(self, port: str, path: str) -> str:
+        """Return the URL of a path at a named port of the pod."""
+        ports = {one["name"]: one["containerPort"] for one in self.container["ports"]}
+        return f"http://{self.address}:{ports.get(port, port)}{path}"
 
     def _hold(self, probe: str, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -185,6 +190,10 @@ class LocalPod:
         folder.mkdir()
         if "configMap" in volume:
             self._write(folder, self._object("configmap", volume["configMap"]["name"])["data"])
+        elif "secret" in volume:
+            data = self._object("secret", volume["secret"]["secretName"])["data"]
+            named = {one["path"]: data[one["key"]] for one in volume["secret"]["items"]}
+            self._write(folder, {path: base64.b64decode(text).decode() for path, text in named.items()})
         for source in volume.get("projected", {}).get("sources", ()):
             if "serviceAccountToken" in source:
                 words = ("create", "token", self.pod["spec"]["serviceAccountName"])

@@ -16,14 +16,15 @@ COMPONENT = "app.kubernetes.io/component"
 RABBITMQ = Peer("rabbitmq", {"app.kubernetes.io/name": "rabbitmq", COMPONENT: "rabbitmq"})
 FOUNDATIONDB = Peer("foundationdb", {"foundationdb.org/fdb-cluster-name": "foundationdb"})
 """Pods that operators start, with the labels that these give them."""
-NAMESPACES = ("elsewhere", "keda", "rabbitmq-system", "fdb-system", "monitoring")
+NAMESPACES = ("elsewhere", "keda", "rabbitmq-system", "fdb-system", "monitoring", "gateway")
 STRANGERS = tuple(Peer(name, {COMPONENT: "agent"}, name) for name in NAMESPACES)
 """Pods of other namespaces, which call themselves agents."""
-PORTS = (5672, 15672, 6379, 4500, 9100, 25672, 15692)
+PORTS = (5672, 15672, 6379, 4500, 9100, 25672, 15692, 8009)
 
 FLEET: Talk = {
     ("agent", "rabbitmq", 5672), ("agent", "redis", 6379),
     ("dispatcher", "rabbitmq", 5672), ("dispatcher", "rabbitmq", 15672), ("dispatcher", "redis", 6379),
+    ("api", "rabbitmq", 5672), ("api", "rabbitmq", 15672), ("api", "redis", 6379), ("gateway", "api", 8009),
 }  # fmt: skip
 OPERATORS: Talk = {
     ("rabbitmq", "rabbitmq", 25672), ("rabbitmq-system", "rabbitmq", 15672), ("keda", "rabbitmq", 15672),
@@ -31,6 +32,7 @@ OPERATORS: Talk = {
 }  # fmt: skip
 MONITORING: Talk = {
     ("monitoring", "rabbitmq", 15692), ("monitoring", "agent", 9100), ("monitoring", "dispatcher", 9100),
+    ("monitoring", "api", 8009),
 }  # fmt: skip
 WANTED: dict[str, Talk] = {
     "coditect-dev": FLEET,
@@ -72,4 +74,4 @@ def test_wrong_label_in_a_policy_is_found(cluster: Cluster) -> None:
 
     lost = WANTED["coditect-dev"] - _talk(cluster, "coditect-dev", policies)
 
-    assert lost == {("agent", "redis", 6379), ("dispatcher", "redis", 6379)}
+    assert lost == {("agent", "redis", 6379), ("dispatcher", "redis", 6379), ("api", "redis", 6379)}

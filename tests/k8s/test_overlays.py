@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from httpx2 import get
 
 from coditect.local.private import PrivateServers
 from coditect.testing.servers import private
@@ -54,7 +56,7 @@ def test_every_deployment_of_an_overlay_gets_ready(fleet: Cluster, overlay: str)
     fleet.ready(NAMESPACES[overlay])
 
     deployments = {one["metadata"]["name"] for one in fleet.get("deployments", "-n", NAMESPACES[overlay])}
-    assert {"dispatcher", "greeter-agent", "counter-agent", "redis"} <= deployments
+    assert {"dispatcher", "api", "greeter-agent", "counter-agent", "redis"} <= deployments
 
 
 def test_pod_that_is_not_restricted_is_refused(fleet: Cluster) -> None:
@@ -134,7 +136,7 @@ def play(
     folder: Path,
     look: Callable[[list[LocalPod]], None] = lambda pods: None,
 ) -> Any:
-    """Apply an overlay like `dev`, run its Job, dispatcher and agents as processes, and return what a workflow gave.
+    """Apply an overlay like `dev`, run its Job and then its pods as processes, and return what a workflow gave.
 
     `look` sees the pods at work after the workflow; then they are asked to end, and must do so in order.
     """
@@ -155,7 +157,7 @@ def play(
     _put(cluster, namespace, "redis", {"password": redis.password or ""})
     pods: list[LocalPod] = []
     with ExitStack() as stack:
-        for component, number in (("dispatcher", 2), ("agent", 3)):
+        for component, number in (("dispatcher", 2), ("agent", 3), ("api", 4)):
             for place, pod in enumerate(kubelet.pods(namespace, component)):
                 local = stack.enter_context(kubelet.running(pod, f"127.0.{number}.{place + 1}"))
                 local.ready()
@@ -166,9 +168,22 @@ def play(
         command = [sys.executable, "-m", "coditect", "workflow", "run", str(flow), "--wait", "60s", "--output", "json"]
         done = subprocess.run(command, env=os.environ | urls, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        apis = [pod for pod in pods if pod.container["name"] == "api"]
+        assert len(apis) == 2
+        for api in apis:
+            _ask(cluster, api)
         look(pods)
     assert [pod.exit_code for pod in pods] == [[0]] * len(pods)
     return json.loads(done.stdout)
+
+
+def _ask(cluster: Cluster, api: LocalPod) -> None:
+    """Look at the fleet by the HTTP API; raises Refused unless it wants a key and takes the one that the Job made."""
+    secret = cluster.get("secret", "api-keys", "-n", api.pod["metadata"]["namespace"])["data"]["admin"]
+    known = {"authorization": f"Bearer {base64.b64decode(secret).decode()}"}
+    statuses = [get(api.url("http", "/v1/agents"), headers=given).status_code for given in ({}, known)]
+    if statuses != [401, 200]:
+        raise Refused(f"the API answers {statuses} without a key and with it")
 
 
 def _put(cluster: Cluster, namespace: str, name: str, values: dict[str, str | None]) -> None:
@@ -200,6 +215,7 @@ def test_pods_of_dev_do_a_workflow_are_not_ready_without_a_broker_and_end_in_ord
 BREAKAGES = {
     "a probe path": ("base/dispatcher.yaml", "path: /readyz", "path: /ready", "readinessProbe of dispatcher"),
     "a key of a NetworkPolicy": ("base/network-policies.yaml", "egress:", "egres:", "spec.egres: field not declared"),
+    "the place of the API's keys": ("components/api/api.yaml", "path: api-keys", "path: keys", r"answers \[401, 401\]"),
     "a missing Secret": ("agent/agent.yaml", "name: redis\n", "name: radis\n", 'secrets "radis" not found'),
 }
 

@@ -46,7 +46,7 @@ class KeyFile:
         """Return the keys by their hashes; none without a file.
 
         Raises:
-            SetupError: when other users may write the file, or it is no file of keys.
+            SetupError: when users other than this one and root may write the file, or it is no file of keys.
         """
         try:
             found = self._path.stat()
@@ -93,7 +93,7 @@ class KeyFile:
         self._write(left)
 
     def _load(self) -> dict[str, ApiKey]:
-        if not is_own(self._path):
+        if not is_own(self._path, or_roots=True):
             fix = f"chmod 600 {self._path}, and own it"
             raise SetupError("Others may write the file of API keys", path=str(self._path), fix=fix)
         try:

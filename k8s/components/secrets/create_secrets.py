@@ -1,6 +1,7 @@
-"""Creates the Secrets of RabbitMQ and Redis with fresh passwords, unless they are there. Runs once, in a Job.
+"""Creates the Secrets of RabbitMQ, Redis and the HTTP API's keys, unless they are there. Runs once, in a Job.
 
-RabbitMQ's has the keys that the RabbitMQ Cluster Operator gives it, so that the fleet reads the same with both.
+RabbitMQ's has the keys that the RabbitMQ Cluster Operator gives it, so that the fleet reads the same with both. The
+API's has the file of hashes, which alone the API gets, and beside it the key of `admin`.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import json
 import os
 import ssl
 import sys
+from datetime import UTC, datetime
 from http import HTTPStatus
 from http.client import HTTPSConnection
 from pathlib import Path
 from secrets import token_urlsafe
+
+from coditect.api.access.keys import KeyFile
+from coditect.api.access.roles import Role
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SECONDS = 30
 
 
 def main() -> None:
-    """Create each Secret; one that is there keeps its passwords."""
+    """Create each Secret; one that is there stays as it is."""
     namespace = (ACCOUNT / "namespace").read_text()
     password = token_urlsafe(24)
     broker = {
@@ -30,8 +35,16 @@ def main() -> None:
         "port": "5672",
         "connection_string": f"amqp://coditect:{password}@rabbitmq.{namespace}.svc:5672/",
     }
-    for name, values in (("rabbitmq-default-user", broker), ("redis", {"password": token_urlsafe(24)})):
+    secrets = {"rabbitmq-default-user": broker, "redis": {"password": token_urlsafe(24)}, "api-keys": api_keys()}
+    for name, values in secrets.items():
         sys.stdout.write(f"{name}: {create(namespace, name, values)}\n")
+
+
+def api_keys() -> dict[str, str]:
+    """Return a file of keys with the one of `admin`, and that key."""
+    file = Path("/tmp/api-keys")  # noqa: S108 - the pod's own
+    key = KeyFile(file).create("admin", Role.ADMIN, made_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    return {"api-keys": file.read_text(), "admin": key}
 
 
 def create(namespace: str, name: str, values: dict[str, str]) -> str:

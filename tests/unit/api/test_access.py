@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -117,6 +119,19 @@ def test_a_file_that_others_may_write_or_that_is_none_is_refused(tmp_path: Path)
     path.chmod(0o666)
     with pytest.raises(SetupError, match="Others may write"):
         KeyFile(path).keys()
+
+
+@pytest.mark.parametrize(("owner", "believed"), [(0, True), (10_001, True), (4_711, False)])
+def test_a_file_of_keys_is_the_users_own_or_roots_as_a_mounted_secret_is(
+    file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int, believed: bool
+) -> None:
+    file.create("ada", Role.VIEWER, made_at=MADE)
+    found = os.stat_result((0o100440, *(tmp_path / "keys").stat()[1:4], owner, *(tmp_path / "keys").stat()[5:10]))
+    monkeypatch.setattr(os, "getuid", lambda: 10_001)
+    monkeypatch.setattr(Path, "stat", lambda path: found)
+
+    with nullcontext() if believed else pytest.raises(SetupError, match="Others may write"):
+        assert [one.name for one in KeyFile(tmp_path / "keys").keys().values()] == ["ada"]
 
 
 async def test_a_caller_over_its_rate_is_told_when_to_come_again() -> None:

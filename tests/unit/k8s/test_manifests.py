@@ -15,6 +15,7 @@ import yaml
 from coditect import Agent, __version__
 from coditect.broker.topology import Topology, base_topology, capability_queues
 from coditect.broker.topology_manifests import export_manifests
+from coditect.settings.api import ApiSettings
 from coditect.settings.settings import Settings
 from tests.servers import ROOT
 
@@ -123,6 +124,7 @@ def test_every_overlay_runs_the_version_of_this_project() -> None:
 
 def test_every_setting_that_a_manifest_names_exists() -> None:
     known = {f"CODITECT_{field.name.upper()}" for field in fields(Settings)}
+    known |= {f"CODITECT_API_{field.name.upper()}" for field in fields(ApiSettings)}
 
     for file in K8S.rglob("*.yaml"):
         assert set(re.findall(r"CODITECT_[A-Z_]+", file.read_text())) <= known, file
