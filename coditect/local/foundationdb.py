@@ -32,6 +32,7 @@ MORE_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec", "/usr/local/libe
 INSTALL = f"Install the server package of FoundationDB 7.3, or have {FDBSERVER} name its fdbserver"
 AVAILABLE_SECONDS = 60.0
 COMMAND_SECONDS = 10
+COUNTED_SECONDS = 30.0
 POLL_SECONDS = 0.2
 
 
@@ -101,9 +102,20 @@ class PrivateFoundationDB(PrivateProcesses):
     async def transactions(self) -> dict[str, int]:
         """Return how many transactions were started, committed and conflicted since the cluster began.
 
+        FoundationDB publishes its counters every five seconds, so this waits until they have moved: the question
+        itself is counted, too.
+
         Raises:
-            StartFailed: the cluster does not say it.
+            StartFailed: the cluster does not say it, or its counters stand still.
         """
+        before, deadline = await self._counted(), time.monotonic() + COUNTED_SECONDS
+        while (counted := await self._counted()) == before:
+            if time.monotonic() > deadline:
+                raise StartFailed("The private FoundationDB's counters stand still", log=str(counted))
+            await asyncio.sleep(POLL_SECONDS)
+        return counted
+
+    async def _counted(self) -> dict[str, int]:
         output = await self.command("status json")
         try:
             counted: dict[str, Any] = json.loads(output[output.index("{") :])["cluster"]["workload"]["transactions"]
