@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.work import EffectFolder, working_agent
 from dispatcher.witness.history import HISTORY_VARIABLE, NAME_VARIABLE, SUFFIX, Scribe, Type
 
@@ -43,3 +44,5 @@ class _Effects:
 
 
 worker = working_agent(os.environ.get(NAME_VARIABLE, "chaos"), note=_note, effects=_Effects())
+for part in PARTS.values():
+    part.offer(worker, _note)

@@ -34,7 +34,8 @@ from coditect.workflow.states import WorkflowState
 from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.schedule import Fault
 from dispatcher.chaos.faults.strangers import Strangers
-from dispatcher.chaos.load.generators import Generators, Pace
+from dispatcher.chaos.load.generators import Generators
+from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.work import CAPABILITY
 from dispatcher.chaos.nemesis import Nemesis
 from dispatcher.chaos.testbed import ChaosTestbed, StoreKind, private_store, private_testbed

@@ -8,9 +8,10 @@ from typing import Any
 from coditect.wire.json import loads
 from dispatcher.chaos.audit import Ledger, audit, read_ledger
 from dispatcher.chaos.load.work import WorkEffects
-from dispatcher.ledger import values
+from dispatcher.coordination.threads.rows import KeptMessage, Member
+from dispatcher.ledger import values, versions
 from dispatcher.ledger.audit.trail import AuditEntry
-from dispatcher.ledger.keyspace import AUDIT
+from dispatcher.ledger.keyspace import AUDIT, THREAD_MEMBERS, THREAD_MESSAGES
 from dispatcher.ledger.nodes.inputs import RESULT
 from dispatcher.ledger.rows import NodeRecord
 from dispatcher.ledger.workflows import queries
@@ -34,6 +35,8 @@ async def read_end(database: Database, entries: Iterable[HistoryEntry], effects:
     note(Type.OK, "audit", "ledger", rows=len(ledger.runs) + sum(map(len, ledger.nodes.values())), wrong=wrong)
     for (_, workflow, _, node), entry in await database.read(_decisions):
         note(Type.OK, "decision", f"{workflow}:{node}", decision=entry.decision, by=entry.by, rule=entry.rule)
+    for f, key, said in await database.read(_threads):
+        note(Type.OK, f, key, **said)
     for key in ledger.runs:
         facts = await database.read(lambda tr, key=key: _results(tr, key, ledger.nodes[key]))  # type: ignore[misc]
         for node, told in facts.items():
@@ -45,6 +48,21 @@ async def read_end(database: Database, entries: Iterable[HistoryEntry], effects:
 def _decisions(tr: Reads) -> list[tuple[tuple[Any, ...], AuditEntry]]:
     """Return every entry of the audit trail, with its key."""
     return [(tuple(AUDIT.unpack(key)), AuditEntry.unpack(row)) for key, row in tr.get_range(*AUDIT.range())]
+
+
+def _threads(tr: Reads) -> list[tuple[str, str, dict[str, object]]]:
+    """Return every message of a thread, and the number up to which each participant has read."""
+    told: list[tuple[str, str, dict[str, object]]] = []
+    for key, row in tr.get_range(*THREAD_MESSAGES.range()):
+        thread, number = THREAD_MESSAGES.unpack(key)
+        text = KeptMessage(*versions.THREAD_MESSAGE.unpack(row)).value
+        told.append(("message", thread, {"number": number, "text": text}))
+    for key, row in tr.get_range(*THREAD_MEMBERS.range()):
+        thread, participant = THREAD_MEMBERS.unpack(key)
+        told.append(
+            ("receipt", f"{thread}/{participant}", {"number": Member(*versions.THREAD_MEMBER.unpack(row)).read})
+        )
+    return told
 
 
 def _audited(tr: Reads) -> tuple[Ledger, list[str]]:

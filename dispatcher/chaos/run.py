@@ -26,7 +26,8 @@ from dispatcher.chaos.checks.recovery import APART_SECONDS
 from dispatcher.chaos.faults import schedule as faults
 from dispatcher.chaos.faults.strangers import Strangers
 from dispatcher.chaos.load import policy
-from dispatcher.chaos.load.generators import Pace
+from dispatcher.chaos.load.pace import Pace
+from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.work import CAPABILITY, EffectFolder
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import keep_looking
@@ -52,6 +53,7 @@ PACE = Pace(
     policed=2,
     calls=6,
     schedules=1,
+    parts=dict.fromkeys(PARTS, 1),
     wait_seconds=86_400.0,
     task_seconds=60.0,
 )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
-from types import MappingProxyType
 from typing import Any, cast
 
-from coditect.aio.failpoints import Failpoint, Failpoints
+from coditect.aio.failpoints import Failpoints
 from coditect.aio.loop import plain_runner
 from coditect.aio.network import NetworkPath
 from coditect.broker.memory import MemoryBroker
@@ -32,96 +31,27 @@ from dispatcher.chaos.checks.check import CheckResult
 from dispatcher.chaos.checks.invariants import judge
 from dispatcher.chaos.faults.network import RemotePort
 from dispatcher.chaos.faults.strangers import Strangers
-from dispatcher.chaos.load.generators import LONGEST_MILLISECONDS, Pace
+from dispatcher.chaos.load.parts.table import PARTS
 from dispatcher.chaos.load.policy import chaos_policy
 from dispatcher.chaos.load.work import CAPABILITY, SLOTS, EffectTable, children_agent, working_agent
 from dispatcher.chaos.load.workload import ChaosLoad
 from dispatcher.chaos.looking import RegistryLook, keep_looking, keep_looking_at_slots
 from dispatcher.chaos.reader import read_end
-from dispatcher.chaos.simulated_nemesis import KINDS, SimulatedNemesis, Target, post_of_process
+from dispatcher.chaos.simulated_nemesis import SimulatedNemesis, Target, post_of_process
+from dispatcher.chaos.simulation_plan import SimulationPlan, planned
 from dispatcher.liveness.eviction import Evictor
 from dispatcher.ports import ClaimPaths
 from dispatcher.program import DispatcherOptions, running_dispatcher
-from dispatcher.store.memory import Disk, Faults, MemoryDatabase
+from dispatcher.store.memory import Disk, MemoryDatabase
 from dispatcher.taskgraph.memory import MemoryTaskGraph
 from dispatcher.taskgraph.port import TaskGraphUnavailable
 from dispatcher.witness.history import HistoryEntry, Note, Notebook, Type, merged
 from dispatcher.witness.ports import WitnessedBroker, WitnessedDatabase, WitnessedGraph
 
-STORE_FAULTS = Faults(
-    conflict=0.02,
-    unknown_committed=0.01,
-    unknown_lost=0.01,
-    too_old=0.005,
-    latency_seconds=(0.0002, 0.004),
-    read_seconds=(0.0, 0.001),
-)
-
-
-PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
-LONGEST_TASK_SECONDS = 500.0
 LEFT_SECONDS = 200
 """The seconds after the end of the load in which a task queue must become empty."""
-LONG_EVERY = 7
-"""The divisor of the seeds whose task lengths span five orders of magnitude; they last three times as long."""
-LONE_EVERY = 10
-"""The divisor of the seeds with rare faults, so that the effect of each fault can be measured."""
-LONE_SECONDS = (8.0, 10.0)
-LONE_PLAN_SECONDS = 22.0
-FAMILIES = 4
-"""The last digit of the seeds whose direct tasks come in waves and each await a child, with one fault a run."""
-PARENTS = 60
-"""The number of tasks in a wave: many times the slots of all agents."""
-FAMILY_PLAN_SECONDS = 12.0
 CHILDREN = "children"
 """The name of the agent that executes the child tasks, which no fault hits."""
-TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
-"""The last digits of the seeds whose tasks take turns at a few keys or locks, and the number of tasks in a wave."""
-COORDINATING = 6
-"""The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
-CALLS = 8
-"""The number of tasks in a wave that call the dependency."""
-COORDINATING_SECONDS = 25.0
-POLICED_SECONDS = 20.0
-POLICED = 8
-"""The last digit of the seeds whose workflows ask for approvals by a policy."""
-WIDE = 9
-"""The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
-ELEMENTS = 400
-SLOW_STORE = replace(STORE_FAULTS, read_seconds=(0.0, 0.03))
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationPlan:
-    """The parameters of one seed's simulated run."""
-
-    seconds: float = 6.0
-    """The virtual time in which faults are injected."""
-    calm_seconds: float = 0.0
-    """The time for which the load goes on after the last fault, for promises that are judged without faults."""
-    settle_seconds: float = 1_200.0
-    """The longest time after the load's close in which begun work must end."""
-    dispatchers: int = 2
-    agents: int = 3
-    shards: int = 2
-    between_seconds: tuple[float, float] = (0.2, 1.2)
-    """The shortest and longest pause between two faults."""
-    die_at_a_call: float = 0.004
-    """The share of failpoints, before and after a dispatcher's port calls, at which the dispatcher is killed."""
-    wiped: float = 0.4
-    """The share of the broker's restarts at which its messages are lost."""
-    kinds: Sequence[str] = KINDS
-    """The kinds of faults to draw from; a kind that is given twice comes twice as often."""
-    die_at: Failpoint | None = None
-    """The failpoint at which the first dispatcher to reach it is killed; then there are no other faults."""
-    on_record: float = 0.5
-    """The share of dispatchers that claim nodes when they record results; in the others RQ proposes the nodes."""
-    pace: Pace = PACE
-    store: Faults = STORE_FAULTS
-
-
-MUTATED = SimulationPlan(settle_seconds=400.0)
-"""The plan for a seed with a mutant, with a shorter wait for work that the mutant may keep from ending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +111,7 @@ def play(seed: int, plan: SimulationPlan | None = None) -> Played:
 
 
 async def _play(seed: int, plan: SimulationPlan) -> Played:
-    scene = Scene(seed, _planned(seed, plan))
+    scene = Scene(seed, planned(seed, plan))
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # everything breaks, and each time somebody says so
     try:
@@ -191,32 +121,6 @@ async def _play(seed: int, plan: SimulationPlan) -> Played:
     finally:
         logging.disable(before)
     return Played(seed, tuple(judge(scene.entries)), tuple(scene.entries), scene.faults, crashes)
-
-
-def _planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
-    """Return a seed's plan, chosen by its number: long tasks, rare faults, children, locks, breakers, or long maps."""
-    if seed % LONG_EVERY == 0:
-        pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
-        plan = replace(plan, pace=pace)
-    if plan.die_at is not None:
-        return plan
-    lone = replace(plan, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
-    if seed % LONE_EVERY == 0:
-        plan = replace(lone, seconds=LONE_PLAN_SECONDS)
-    elif seed % LONE_EVERY == FAMILIES:
-        pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
-        plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
-    elif (turns := TURNS.get(seed % LONE_EVERY)) is not None:
-        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
-    elif seed % LONE_EVERY == COORDINATING:
-        pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
-        plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)
-    elif seed % LONE_EVERY == POLICED:
-        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, policed=2), seconds=POLICED_SECONDS)
-    elif seed % LONE_EVERY == WIDE:
-        pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
-        plan = replace(plan, pace=pace, store=SLOW_STORE)
-    return plan
 
 
 class SimulatedFleet(TestFleet):
@@ -270,6 +174,8 @@ class Scene:
             orders, strike=lambda order: self._breaking.kill(self._at_work, f"dispatcher.kill at {order.point}")
         )
         agent = working_agent("agent", note=self._note_of_agent, effects=self._effects)
+        for name in plan.pace.parts:
+            PARTS[name].offer(agent, self._note_of_agent)
         agents = [agent, children_agent(CHILDREN)] if plan.pace.parents else [agent]
         self.fleet = SimulatedFleet(agents, seed=seed, replicas={agent.name: plan.agents})
         self._names = [f"dispatcher-{number + 1}" for number in range(plan.dispatchers)]

@@ -13,12 +13,21 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  `priority` of a direct task, `levels` of nodes, `priorities` of those
                                                  that are not held up on purpose, `few` (attempts, where fewer),
                                                  `policed` (the rule that decides about a node),
+                                                 `contested` (approvals, and the node behind each), `ballots` (what
+                                                 each voter is to say),
                                                  `meant` (the states that a node is for), `inputs` (what stands in a
                                                  node's input: an item, or the node whose token it is)
 ``submit``     client       idempotency key      `run`, once it is known: the work that the key means
 ``pause`` ...  client       work                 it was requested; ``resume`` and ``cancel`` likewise
 ``end``        client       work                 `state`; `info`: no answer in time
 ``grant``      client       node                 an approval was answered
+``answer``     client       any                  `node`, `by`, `granted`: a person answered an approval; `fail`: too
+                                                 late
+``talk``       client       thread               from its opening to its close; `listener`, a participant
+``say``        agent        any                  `thread`, `text`, `number` once it is known; also by the client
+``listen``     client       loop                 of a listener of a `thread`; `ok`: until the thread was closed
+``hear``       client       loop                 `thread`, `number`, `text` that the listener was told
+``verdict``    client       work                 `value`, the result of a vote
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the
                                                  input); `fail`: the handler failed on purpose
@@ -36,6 +45,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
                                                  that the ledger has for it
 ``audit``      reader       ``ledger``           `rows` that were read, `wrong`: the contradictions
 ``decision``   reader       node                 `decision`, `by`, `rule`: an entry of the audit trail
+``message``    reader       thread               `number`, `text`: a message that the ledger has
+``receipt``    reader       participant          `number` up to which it has read a thread
 ``result``     reader       node                 `state`, `fence`, `completed` (attempts), `by` (the fence whose value
                                                  was recorded) and `maker` (by which agent), `token` (of the
                                                  effect that it tells of)

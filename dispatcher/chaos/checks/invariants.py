@@ -11,6 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from dispatcher.chaos.checks.check import CheckResult
+from dispatcher.chaos.checks.collaboration.decisions import decided_once
+from dispatcher.chaos.checks.collaboration.threads import threads_kept
+from dispatcher.chaos.checks.collaboration.votes import majority_counts
 from dispatcher.chaos.checks.compensations import undone_in_reverse
 from dispatcher.chaos.checks.coordination.approvals import approved_first
 from dispatcher.chaos.checks.coordination.keys import keys_exclude
@@ -293,6 +296,9 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     one_probe,
     one_run_a_tick,
     approved_first,
+    decided_once,
+    threads_kept,
+    majority_counts,
     timers_fire,
     signals_once,
     p0_soon,

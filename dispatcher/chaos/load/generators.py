@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ from coditect import After, From, Retry, Workflow
 from coditect.model.capability import Priority
 from coditect.workflow.builder import TaskOptions
 from coditect.workflow.definition import COMPENSATION, AwaitSignal, Definition, Each, Node, WaitFor
+from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.policy import ALLOWED, ASKED, FORBIDDEN, LEARNING, POLICED, ROUTINE, RULES, UNREACHED
 from dispatcher.chaos.load.policy import MEANT as MEANT_BY_POLICY
 from dispatcher.chaos.load.work import CAPABILITY, UNDO, UNDO_ATTEMPTS
@@ -64,64 +65,6 @@ MEANT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The states in which a node with a special purpose must end, by its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The parameters of a run's load: the number, size and length of workflows and tasks."""
-
-    workflows: int
-    """The number of workflows under way at once."""
-    tasks: int
-    """The number of direct or durable tasks under way at once."""
-    width: int
-    """The number of parallel nodes in a layer, and of layers in a row."""
-    milliseconds: tuple[int, int]
-    """The lengths of the shortest and the longest task; random lengths between, most of them short."""
-    long: float = 0.0
-    """The share of direct tasks that take longer than `milliseconds` allows, up to the longest of all."""
-    soon_milliseconds: tuple[int, int] = (5, 1_500)
-    """The shortest and longest time until a workflow is paused or canceled, and until it is resumed."""
-    flaky: float = 0.05
-    """The share of tasks whose first attempt fails."""
-    durable: float = 0.1
-    """The share of single tasks that are durable."""
-    canceled: float = 0.1
-    """The share of workflows that the load cancels before their end."""
-    paused: float = 0.1
-    """The share of workflows that the load pauses and resumes before their end."""
-    hopeless: float = 0.03
-    """The share of direct tasks whose attempts all fail."""
-    asked_again: float = 0.1
-    """The share of submissions that the load repeats under the same key after their acceptance."""
-    signaled_again: float = 0.3
-    """The share of signals that the load repeats under the same id after their acceptance."""
-    parents: int = 0
-    """The number of direct tasks in a wave that each await a child; the children end at about the same time."""
-    elements: int = 0
-    """The number of elements of a long map, of which one runs at a time beside the load; 0 for no long map."""
-    locks: int = 0
-    """The number of direct tasks in a wave that each take one of a few locks; 0 for no such wave."""
-    keyed: int = 0
-    """The number of direct tasks in a wave of which one of each key runs at a time; 0 for no such wave."""
-    calls: int = 0
-    """The number of direct tasks in a wave that each call a dependency through its breaker; 0 for no such wave."""
-    policed: int = 0
-    """The number of workflows under way at once whose nodes an approval policy decides about."""
-    schedules: int = 0
-    """The number of schedules that tick at once; each is made, ticks for some seconds, and is paused."""
-    ticking_seconds: tuple[float, float] = (3.0, 8.0)
-    """The shortest and longest time for which a schedule ticks."""
-    wait_milliseconds: tuple[int, int] = (1_000, 4_000)
-    """The shortest and longest wait of a workflow's node for a time."""
-    limited: float = 0.0
-    """The share of nodes with time limits so short that faults break them."""
-    wait_seconds: float = 300.0
-    """The time for which the load waits for the end of a workflow; longer than all faults together."""
-    task_seconds: float = 100.0
-    """The time for which the load waits for the end of a direct task."""
-    patience_seconds: float = 10.0
-    """The time after which the load starts another task beside one that has not ended and may be lost."""
 
 
 def is_limited(definition: Definition) -> bool:

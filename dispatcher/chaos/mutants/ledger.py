@@ -226,7 +226,8 @@ MUTANTS = (
         "    if row.state is not TaskState.AWAITING_APPROVAL:\n",
         "    if row.state is TaskState.BLOCKED:\n",
         "an approval that has ended can be answered again",
-        ("tests/unit/dispatcher/test_batch.py::test_approval_is_granted_denied_or_times_out_once",),
+        ("decided once",),
+        seed=11,
     ),
     Mutant(
         "cancel_forgotten",

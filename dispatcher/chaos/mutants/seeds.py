@@ -10,7 +10,8 @@ import json
 import sys
 from collections.abc import Sequence
 
-from dispatcher.chaos.simulation import MUTATED, play
+from dispatcher.chaos.simulation import play
+from dispatcher.chaos.simulation_plan import MUTATED
 
 MODULE = "dispatcher.chaos.mutants.seeds"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from coditect.errors import SetupError
-from dispatcher.chaos.mutants import agent, coordination, ledger, mends, shards, time
+from dispatcher.chaos.mutants import agent, collaboration, coordination, ledger, mends, shards, time
 from dispatcher.chaos.mutants.mutant import Mutant
 
 ALL = (
@@ -16,6 +16,7 @@ ALL = (
     *agent.MUTANTS,
     *mends.MUTANTS,
     *coordination.MUTANTS,
+    *collaboration.MUTANTS,
 )
 MUTANTS: Mapping[str, Mutant] = MappingProxyType({one.name: one for one in ALL})
 

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type, merged
-from tests.unit.chaos.keyed import keyed
+from tests.unit.chaos.collaborated import coordinated
 
 AGENTS = ("agent-1", "agent-2", "agent-3")
 MOST_ATTEMPTS = 3
@@ -172,7 +172,7 @@ def clean_history(random: Random) -> list[HistoryEntry]:
             *undone(),
             *leased(),
             *locked(),
-            *keyed(CALM_AT + 320.0),
+            *coordinated(CALM_AT + 320.0),
             *probed(),
             *ticked(),
             *waited(),

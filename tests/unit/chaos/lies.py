@@ -28,7 +28,7 @@ from tests.unit.chaos.histories import (
     moved,
     struck,
 )
-from tests.unit.chaos.keyed import keyed_beside
+from tests.unit.chaos.lies_of_parts import LIES_OF_PARTS
 
 Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
 """Makes a false history of a clean one, about a node and its workflow."""
@@ -235,7 +235,7 @@ LIES: dict[str, tuple[str, Lie]] = {
         "locks exclude",
         lambda all_, node, work: changed(all_, f="hold", key=LOCK, fence=5),
     ),
-    "two tasks of a key ran at once": ("keys exclude", lambda all_, node, work: keyed_beside(all_)),
+    **LIES_OF_PARTS,
     "a permit had two probes": (
         "one probe an interval",
         lambda all_, node, work: changed(all_, f="call", key=PROBED, permit=10_000),

@@ -18,7 +18,8 @@ from coditect.errors import BrokerUnavailable, ResultTimeout
 from coditect.model.capability import Priority
 from coditect.model.result import Status
 from coditect.workflow.states import WorkflowState
-from dispatcher.chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators, Pace
+from dispatcher.chaos.load.generators import BROKEN, FEW_ATTEMPTS, LONGEST_MILLISECONDS, Generators
+from dispatcher.chaos.load.pace import Pace
 from dispatcher.chaos.load.work import MOST_ATTEMPTS
 from dispatcher.chaos.load.workload import URGENT, ChaosLoad
 from dispatcher.witness.history import Type

@@ -9,7 +9,8 @@ import pytest
 from coditect.aio.failpoints import Act, Failpoint
 from dispatcher.chaos.faults.network import MANNERS
 from dispatcher.chaos.load.workload import ChaosLoad
-from dispatcher.chaos.simulation import PACE, Played, SimulationPlan, play
+from dispatcher.chaos.simulation import Played, play
+from dispatcher.chaos.simulation_plan import PACE, PARTS_OF, SimulationPlan
 from dispatcher.shards.ownership import ShardOwnership
 from dispatcher.witness.history import Type
 from dispatcher.witness.ports import POINTS
@@ -26,7 +27,7 @@ def test_no_promise_is_broken_whatever_breaks(seed: int) -> None:
     assert played.faults >= 4
 
 
-@pytest.mark.parametrize("seed", [4, *range(9, 31)])
+@pytest.mark.parametrize("seed", [4, *range(9, 31), *PARTS_OF])
 def test_no_promise_is_broken_by_another_seed(seed: int) -> None:
     assert play(seed).violations == ()
 
@@ -44,7 +45,7 @@ def test_processes_are_parted_from_each_server_in_each_manner_and_no_promise_is_
 
 
 def test_every_promise_has_something_that_could_break_it() -> None:
-    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (3, 4, 5, 6, 7, 8)]
+    played = [play(seed, SimulationPlan(calm_seconds=8.0)) for seed in (3, 4, 5, 6, 7, 8, *PARTS_OF)]
 
     idle = [{one.invariant for one in each.checks if not one.checked} for each in played]
     assert set.intersection(*idle) == set()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.chaos.simulation import SimulationPlan, play
+from dispatcher.chaos.simulation import play
+from dispatcher.chaos.simulation_plan import SimulationPlan
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

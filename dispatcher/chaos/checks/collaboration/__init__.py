@@ -1,0 +1,1 @@
+"""The checks of what agents and people do together: decisions, threads, votes."""

@@ -1,0 +1,11 @@
+"""The table of the further parts of a load, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from dispatcher.chaos.load.parts import contests, threads, votes
+from dispatcher.chaos.load.parts.part import LoadPart
+
+PARTS: Mapping[str, LoadPart] = MappingProxyType({one.name: one for one in (contests.PART, threads.PART, votes.PART)})

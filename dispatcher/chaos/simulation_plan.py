@@ -1,0 +1,117 @@
+"""The plan of a simulated run: what a seed draws, chosen by its number, and the lengths and rates of all that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from coditect.aio.failpoints import Failpoint
+from dispatcher.chaos.load.generators import LONGEST_MILLISECONDS
+from dispatcher.chaos.load.pace import Pace
+from dispatcher.chaos.simulated_nemesis import KINDS
+from dispatcher.store.memory import Faults
+
+STORE_FAULTS = Faults(
+    conflict=0.02,
+    unknown_committed=0.01,
+    unknown_lost=0.01,
+    too_old=0.005,
+    latency_seconds=(0.0002, 0.004),
+    read_seconds=(0.0, 0.001),
+)
+
+
+PACE = Pace(workflows=2, tasks=2, width=3, milliseconds=(1, 1_500), wait_seconds=1_000.0, task_seconds=60.0)
+LONGEST_TASK_SECONDS = 500.0
+LONG_EVERY = 7
+"""The divisor of the seeds whose task lengths span five orders of magnitude; they last three times as long."""
+LONE_EVERY = 10
+"""The divisor of the seeds with rare faults, so that the effect of each fault can be measured."""
+LONE_SECONDS = (8.0, 10.0)
+LONE_PLAN_SECONDS = 22.0
+FAMILIES = 4
+"""The last digit of the seeds whose direct tasks come in waves and each await a child, with one fault a run."""
+PARENTS = 60
+"""The number of tasks in a wave: many times the slots of all agents."""
+FAMILY_PLAN_SECONDS = 12.0
+TURNS: Mapping[int, Mapping[str, Any]] = MappingProxyType({3: {"keyed": 12}, 5: {"locks": 12}})
+"""The last digits of the seeds whose tasks take turns at a few keys or locks, and the number of tasks in a wave."""
+COORDINATING = 6
+"""The last digit of the seeds whose tasks call a dependency that fails, beside schedules that tick."""
+CALLS = 8
+"""The number of tasks in a wave that call the dependency."""
+COORDINATING_SECONDS = 25.0
+PART_SECONDS = 20.0
+PARTS_EVERY = 100
+PARTS_OF = MappingProxyType({11: {"contests": 3}, 31: {"threads": 2}, 41: {"votes": 3}})
+"""What seeds by their last two digits draw of the further parts of a load, and how many of it at once."""
+POLICED_SECONDS = 20.0
+POLICED = 8
+"""The last digit of the seeds whose workflows ask for approvals by a policy."""
+WIDE = 9
+"""The last digit of the seeds with long maps, on a store too slow to read their elements one by one."""
+ELEMENTS = 400
+SLOW_STORE = replace(STORE_FAULTS, read_seconds=(0.0, 0.03))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationPlan:
+    """The parameters of one seed's simulated run."""
+
+    seconds: float = 6.0
+    """The virtual time in which faults are injected."""
+    calm_seconds: float = 0.0
+    """The time for which the load goes on after the last fault, for promises that are judged without faults."""
+    settle_seconds: float = 1_200.0
+    """The longest time after the load's close in which begun work must end."""
+    dispatchers: int = 2
+    agents: int = 3
+    shards: int = 2
+    between_seconds: tuple[float, float] = (0.2, 1.2)
+    """The shortest and longest pause between two faults."""
+    die_at_a_call: float = 0.004
+    """The share of failpoints, before and after a dispatcher's port calls, at which the dispatcher is killed."""
+    wiped: float = 0.4
+    """The share of the broker's restarts at which its messages are lost."""
+    kinds: Sequence[str] = KINDS
+    """The kinds of faults to draw from; a kind that is given twice comes twice as often."""
+    die_at: Failpoint | None = None
+    """The failpoint at which the first dispatcher to reach it is killed; then there are no other faults."""
+    on_record: float = 0.5
+    """The share of dispatchers that claim nodes when they record results; in the others RQ proposes the nodes."""
+    pace: Pace = PACE
+    store: Faults = STORE_FAULTS
+
+
+MUTATED = SimulationPlan(settle_seconds=400.0)
+"""The plan for a seed with a mutant, with a shorter wait for work that the mutant may keep from ending."""
+
+
+def planned(seed: int, plan: SimulationPlan) -> SimulationPlan:
+    """Return a seed's plan, chosen by its number: long tasks, rare faults, children, locks, breakers, or long maps."""
+    if seed % LONG_EVERY == 0:
+        pace = replace(plan.pace, milliseconds=(1, LONGEST_MILLISECONDS), task_seconds=LONGEST_TASK_SECONDS)
+        plan = replace(plan, pace=pace)
+    if plan.die_at is not None:
+        return plan
+    lone = replace(plan, between_seconds=LONE_SECONDS, die_at_a_call=0.0)
+    if (parts := PARTS_OF.get(seed % PARTS_EVERY)) is not None:
+        plan = replace(plan, seconds=PART_SECONDS, pace=replace(plan.pace, workflows=1, tasks=0, parts=parts))
+    elif seed % LONE_EVERY == 0:
+        plan = replace(lone, seconds=LONE_PLAN_SECONDS)
+    elif seed % LONE_EVERY == FAMILIES:
+        pace = replace(plan.pace, workflows=0, tasks=1, parents=PARENTS)
+        plan = replace(lone, seconds=FAMILY_PLAN_SECONDS, pace=pace)
+    elif (turns := TURNS.get(seed % LONE_EVERY)) is not None:
+        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, **turns))
+    elif seed % LONE_EVERY == COORDINATING:
+        pace = replace(plan.pace, workflows=1, tasks=0, calls=CALLS, schedules=1)
+        plan = replace(plan, seconds=COORDINATING_SECONDS, pace=pace)
+    elif seed % LONE_EVERY == POLICED:
+        plan = replace(plan, pace=replace(plan.pace, workflows=1, tasks=0, policed=2), seconds=POLICED_SECONDS)
+    elif seed % LONE_EVERY == WIDE:
+        pace = replace(plan.pace, workflows=0, tasks=0, elements=ELEMENTS)
+        plan = replace(plan, pace=pace, store=SLOW_STORE)
+    return plan

@@ -1,0 +1,80 @@
+"""Histories of what agents and people do together, and keep: a contested approval, a thread, a vote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispatcher.witness.history import HistoryEntry, Type
+from tests.unit.chaos.keyed import keyed
+
+CONTESTED, THREAD, VOTE = "contested", "thread", "voted"
+GATE = f"{CONTESTED}:gate"
+LISTENER = "bob"
+
+
+class Story:
+    """A history that is told one entry after the other, a hundredth of a second apart."""
+
+    def __init__(self, at: float) -> None:
+        self.entries: list[HistoryEntry] = []
+        self._at = at
+
+    def note(self, proc: str, type_: Type, f: str, key: str, **val: Any) -> None:
+        self._at = round(self._at + 0.01, 6)
+        self.entries.append(HistoryEntry(self._at, proc, type_, f, key, val))
+
+    def whole(self, proc: str, f: str, key: str, **val: Any) -> None:
+        self.note(proc, Type.INVOKE, f, key, **val)
+        self.note(proc, Type.OK, f, key)
+
+    def work(self, key: str, state: str, **facts: Any) -> None:
+        """A workflow, of whose nodes nothing is told, from its acceptance to its end."""
+        self.note("client", Type.OK, "accept", key, ends=[state], **facts)
+        self.note("client", Type.OK, "end", key, state=state)
+        self.note("reader", Type.OK, "census", key, state=state)
+
+
+def contested(at: float) -> list[HistoryEntry]:
+    """An approval that one person granted and another one denied a moment later."""
+    story = Story(at)
+    story.work(CONTESTED, "completed", contested={"gate": "next"})
+    for by, granted, type_ in (("ada", True, Type.OK), ("bob", False, Type.FAIL)):
+        said = {"node": GATE, "by": by, "granted": granted}
+        story.note("client", Type.INVOKE, "answer", f"{GATE}:{by}", **said)
+        story.note("client", type_, "answer", f"{GATE}:{by}", **said)
+    story.whole("agent-1", "execute", f"{CONTESTED}:next")
+    for decision, by in (("asked", ""), ("granted", "ada")):
+        story.note("reader", Type.OK, "decision", GATE, decision=decision, by=by)
+    story.note("reader", Type.OK, "result", GATE, state="completed", fence=0)
+    return story.entries
+
+
+def talked(at: float) -> list[HistoryEntry]:
+    """A thread of three messages, of which a listener hears the last one in a second loop."""
+    story = Story(at)
+    story.note("client", Type.INVOKE, "talk", THREAD, listener=LISTENER)
+    story.note("client", Type.INVOKE, "listen", f"{THREAD}/1", thread=THREAD)
+    for number, text in enumerate(("one", "two", "three"), 1):
+        story.note("client", Type.INVOKE, "say", f"{THREAD}/{text}", thread=THREAD, text=text)
+        story.note("client", Type.OK, "say", f"{THREAD}/{text}", number=number)
+        loop = f"{THREAD}/{1 if number < 3 else 2}"
+        story.note("client", Type.OK, "hear", loop, thread=THREAD, number=number, text=text)
+        story.note("reader", Type.OK, "message", THREAD, number=number, text=text)
+    story.note("client", Type.OK, "talk", THREAD)
+    story.note("reader", Type.OK, "receipt", f"{THREAD}/{LISTENER}", number=3)
+    return story.entries
+
+
+def voted(at: float) -> list[HistoryEntry]:
+    """A vote that two of three voters answered, with one mind."""
+    story = Story(at)
+    story.work(VOTE, "completed", ballots={"vote_1": "yes", "vote_2": "no", "vote_3": "yes"})
+    for node, state in (("vote_1", "completed"), ("vote_2", "failed"), ("vote_3", "completed")):
+        story.note("reader", Type.OK, "result", f"{VOTE}:{node}", state=state, fence=1)
+    story.note("client", Type.OK, "verdict", VOTE, value="yes")
+    return story.entries
+
+
+def coordinated(at: float) -> list[HistoryEntry]:
+    """All of that, and tasks of a key, from an instant on."""
+    return [*keyed(at), *contested(at + 10.0), *talked(at + 20.0), *voted(at + 30.0)]

@@ -1,0 +1,83 @@
+"""Lies about what the further parts of a load do, each with the invariant that finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from dispatcher.witness.history import HistoryEntry, Type
+from tests.unit.chaos.collaborated import CONTESTED, GATE, THREAD, VOTE
+from tests.unit.chaos.histories import added, changed, drop
+from tests.unit.chaos.keyed import keyed_beside
+
+Lie = Callable[[list[HistoryEntry], str, str], list[HistoryEntry]]
+
+
+def _changed(f: str, key: str, **val: Any) -> Lie:
+    return lambda entries, node, work: changed(entries, f=f, key=key, **val)
+
+
+def _dropped(f: str, key: str) -> Lie:
+    return lambda entries, node, work: drop(entries, f=f, key=key)
+
+
+def _added(f: str, key: str, **val: Any) -> Lie:
+    return lambda entries, node, work: added(entries, proc="other", f=f, key=key, **val)
+
+
+def _without(f: str, **val: Any) -> Lie:
+    """Leave out the entries with these facts."""
+    return lambda entries, node, work: [one for one in entries if one.f != f or {**one.val, **val} != dict(one.val)]
+
+
+def _both_counted(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
+    return [replace(one, type=Type.OK) if (one.f, one.type) == ("answer", Type.FAIL) else one for one in entries]
+
+
+def _exchanged(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
+    """The first two messages in the other order, in all that is known but when they were said."""
+    other = {1: 2, 2: 1}
+
+    def exchange(one: HistoryEntry) -> HistoryEntry:
+        if one.f not in ("say", "message") or one.val.get("number") not in other:
+            return one
+        return replace(one, val={**one.val, "number": other[one.val["number"]]})
+
+    return [exchange(one) for one in entries]
+
+
+def _read_unheard(entries: list[HistoryEntry], node: str, work: str) -> list[HistoryEntry]:
+    """A thread that stays open, and whose last message is noted as read by one who was not told."""
+    return [one for one in entries if (one.f, one.val.get("text")) != ("hear", "three")]
+
+
+LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
+    {
+        "two tasks of a key ran at once": ("keys exclude", lambda entries, node, work: keyed_beside(entries)),
+        "an approval was decided twice": ("decided once", _added("decision", GATE, decision="denied", by="bob")),
+        "an approval was never decided": ("decided once", _without("decision", decision="granted")),
+        "two people were told that their answer counts": ("decided once", _both_counted),
+        "an approval did not end as it was decided": ("decided once", _changed("result", GATE, state="rejected")),
+        "a node ran before its approval ended": ("decided once", _dropped("result", f"{CONTESTED}:gate")),
+        "a message is in its thread twice": ("threads kept", _added("message", THREAD, number=4, text="two")),
+        "a message is lost": ("threads kept", _without("message", text="two")),
+        "a message is not what was said": ("threads kept", _changed("say", f"{THREAD}/two", text="another")),
+        "a thread has a message that nobody said": ("threads kept", _dropped("say", f"{THREAD}/one")),
+        "messages are not in their order": ("threads kept", _exchanged),
+        "a listener was not told of a message": ("threads kept", _without("hear", text="two")),
+        "a listener that came back was not told what it had missed": ("threads kept", _dropped("hear", f"{THREAD}/2")),
+        "a message is noted as read, and was not told": ("threads kept", _read_unheard),
+        "a thread was never closed": (
+            "threads kept",
+            lambda entries, node, work: [one for one in entries if (one.f, one.type) != ("talk", Type.OK)],
+        ),
+        "a vote is what fewer said": ("majority counts", _changed("verdict", VOTE, value="no")),
+        "a vote has a result without a majority": (
+            "majority counts",
+            _changed("accept", VOTE, ballots={"vote_1": "yes", "vote_2": "yes", "vote_3": "no"}),
+        ),
+        "a vote failed although most were of one mind": ("majority counts", _changed("census", VOTE, state="failed")),
+    }
+)
