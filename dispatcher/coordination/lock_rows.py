@@ -166,6 +166,15 @@ def tickets_of(tr: Reads, agent: str, owner: str | None = None, *, limit: int = 
     return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(*LOCK_OWNERS.range(of), limit=limit)]
 
 
+def holders(tr: Reads) -> list[str]:
+    """Return the agents and clients that have tickets, each once; reads one row for each."""
+    found, (begin, end) = list[str](), LOCK_OWNERS.range(())
+    while rows := tr.get_range(begin, end, limit=1):
+        found.append(str(LOCK_OWNERS.unpack(rows[0][0])[0]))
+        begin = LOCK_OWNERS.range((found[-1],))[1]
+    return found
+
+
 def place(row: KeyValue) -> Place:
     """Decode a ticket's place in a queue from its key and value."""
     key, value = row

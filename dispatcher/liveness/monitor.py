@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -126,6 +126,13 @@ class Monitor:
             stack.push_async_exit(self._pings)
             stack.push_async_callback(self._background.close)
 
+    def suspect(self, names: Iterable[str]) -> None:
+        """Examine those of the names that the registry does not list: agents that may have died while nobody watched.
+
+        One that answers lives, and one without a mailbox is no agent: nothing follows for either of them.
+        """
+        self._roster.suspect(names, self._now())
+
     async def _watch(self) -> None:
         while True:
             await self._campaign()
@@ -198,9 +205,15 @@ class Monitor:
         return entry.lapses_at == lapses_at and (record is None or record.lease_ms <= 0)
 
     def _is_proof(self, answer: PingAnswer, entry: RosterEntry) -> bool:
-        """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice."""
+        """Tell whether a ping's answer proves that an agent ended; a missing mailbox proves it only when seen twice.
+
+        Of a name that the registry never listed it proves nothing: a client has no mailbox either.
+        """
         if answer is PingAnswer.SILENCE or entry.draining or entry.without_mail:
             return True
+        if not entry.listed:
+            self._roster.forget(entry.agent)
+            return False
         entry.without_mail = True
         entry.grant(self._now())
         return False

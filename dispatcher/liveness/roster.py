@@ -17,6 +17,8 @@ PAUSE_SECONDS = 1.5
 """The seconds between two looks at the registry from which the monitor counts as having paused."""
 EARLY_SECONDS = 1.5
 """The time before the end of an agent's lease at which the monitor pings an agent that has not renewed it."""
+SUSPECT_SECONDS = 3.0
+"""The lease that is granted to an agent that may have died while no dispatcher watched."""
 GONE_SECONDS = 3_600.0
 """The time for which a dead agent's id is kept, so that the agent's return is noticed."""
 MOST_GONE = 10_000
@@ -36,6 +38,8 @@ class RosterEntry:
     """Whether the monitor is pinging the agent to find out if it lives."""
     without_mail: bool = False
     """Whether the agent's mailbox queue has been found missing once."""
+    listed: bool = True
+    """Whether the registry has listed the agent since this dispatcher began; else it may be no agent at all."""
 
     @property
     def overdue_at(self) -> float:
@@ -77,8 +81,19 @@ class Roster:
         entry.lapses_at = max(entry.lapses_at, now + left)
         entry.lease_seconds = max(entry.lease_seconds, left)
         entry.draining = record.load.status is AgentStatus.DRAINING
-        entry.without_mail = False
+        entry.without_mail, entry.listed = False, True
         return self._gone.pop(record.agent_id, None) is not None
+
+    def suspect(self, names: Iterable[str], now: float) -> None:
+        """Add those who are not known, but left something behind, with a short lease: they may have died unseen."""
+        for agent in map(AgentId, names):
+            if agent not in self._entries and agent not in self._gone:
+                lapses_at = now + SUSPECT_SECONDS
+                self._entries[agent] = RosterEntry(agent, lapses_at, SUSPECT_SECONDS, listed=False)
+
+    def forget(self, agent: AgentId) -> None:
+        """Remove a name that turned out to be no agent's, as far as anybody knows."""
+        self._entries.pop(agent, None)
 
     def overdue(self, now: float) -> list[RosterEntry]:
         """Return the agents that should have renewed their leases and are not being pinged for that yet."""

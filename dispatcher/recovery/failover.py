@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from coditect.model.registration import AgentRecord
 from coditect.registry.port import Registry
 from coditect.telemetry.names import AGENTS_LOST, CONNECTIONS_EVICTED
 from coditect.wire.control import Verb
+from dispatcher.coordination import lock_rows
 from dispatcher.ledger.commands import Asked
 from dispatcher.ledger.ownership import leases
 from dispatcher.liveness.eviction import Evictor, close_owner
@@ -22,6 +24,8 @@ from dispatcher.liveness.queue_depths import QueueDepths
 from dispatcher.ports import Ports
 from dispatcher.shards.worker import ShardWorker
 from dispatcher.store.port import Database
+
+log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -36,8 +40,10 @@ async def watching_agents(
 ) -> AsyncIterator[Monitor]:
     """Run the agent monitor within the block; publish dead agents' tasks again, and adapt capacity to agents' slots.
 
-    The locks of dead agents are released by the owner of the shard of locks.
+    The locks of dead agents are released by the owner of the shard of locks. Whoever becomes that has all who hold some
+    examined once: an agent that died while no dispatcher was there is in no registry, and nobody would miss it.
     """
+    informed: ShardWorker | None = None
 
     def on_gone(gone: AgentGone) -> None:
         if (keeper := workers.get(locks_shard)) is not None:
@@ -49,6 +55,17 @@ async def watching_agents(
     def on_look(records: Sequence[AgentRecord]) -> None:
         ports.window.set_slots(slots_of(records))
         depths.note(records)
+        if (keeper := workers.get(locks_shard)) not in (None, informed):
+            ports.background.start(suspect_holders(keeper), name="who holds locks")
+
+    async def suspect_holders(keeper: ShardWorker | None) -> None:
+        nonlocal informed
+        try:
+            monitor.suspect(await ports.database.read(lock_rows.holders))
+        except Retryable as error:
+            log.debug("Who holds locks is not known yet", extra={"reason": str(error)})
+        else:
+            informed = keeper
 
     depths = QueueDepths(ports.broker, ports.metrics, leads=lambda: monitor.leads)
     fleet = Fleet(registry, on_look=on_look, metrics=ports.metrics)

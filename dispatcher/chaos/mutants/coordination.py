@@ -9,6 +9,7 @@ _TESTS = "tests/unit/dispatcher/test_locks.py::"
 _BREAKERS = "tests/unit/dispatcher/test_breakers.py::"
 _APPROVALS = "tests/unit/dispatcher/test_approval_policy.py::"
 _LEARNED = "tests/unit/dispatcher/test_learned_approval.py::"
+_UNSEEN = "tests/unit/dispatcher/test_died_unseen.py::"
 _UNCOUNTED = "test_no_attempt_of_a_direct_task_counts_when_the_breaker_opens_under_its_handler"
 
 MUTANTS = (
@@ -145,6 +146,22 @@ MUTANTS = (
         "a task runs while another one of its key does",
         ("keys exclude",),
         seed=3,
+    ),
+    Mutant(
+        "died_unseen",
+        "dispatcher.recovery.failover",
+        "            monitor.suspect(await ports.database.read(lock_rows.holders))\n",
+        "            await ports.database.read(lock_rows.holders)\n",
+        "nobody misses an agent that died while all dispatchers were away, and its keys stay taken",
+        (_UNSEEN + "test_keys_of_an_agent_that_died_while_no_dispatcher_was_there_are_soon_free",),
+    ),
+    Mutant(
+        "client_taken_for_dead",
+        "dispatcher.liveness.monitor",
+        "        if not entry.listed:\n",
+        "        if entry.listed:\n",
+        "a client that holds a lock while no dispatcher is there loses it, because it has no mailbox",
+        (_UNSEEN + "test_lock_of_a_client_and_key_of_a_living_agent_outlive_the_absence_of_every_dispatcher",),
     ),
     Mutant(
         "key_not_counted",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from coditect.model.ids import AgentId
 from coditect.model.registration import AgentRecord, AgentStatus, Load
-from dispatcher.liveness.roster import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, Roster
+from dispatcher.liveness.roster import EARLY_SECONDS, MOST_GONE, PAUSE_SECONDS, SUSPECT_SECONDS, Roster
 from tests.unit.registry.samples import make_registration
 
 LEASE_SECONDS = 3.0
@@ -111,3 +111,31 @@ def test_agent_that_beats_is_never_near_its_end_whatever_is_seen_of_it(
 
         past = [entry for entry in roster.overdue(now) if entry.lapses_at <= now]
         assert not past or now - seen >= LEASE_SECONDS - 1.45
+
+
+def test_suspect_is_examined_after_a_short_lease_and_only_if_it_is_not_known() -> None:
+    roster = Roster()
+    roster.note([record(LEASE_SECONDS)], 10.0)
+
+    roster.suspect([AGENT, "left-behind"], 10.0)
+    roster.note([record(LEASE_SECONDS)], 11.0)
+
+    examined_at = 10.0 + SUSPECT_SECONDS - EARLY_SECONDS
+    assert overdue(roster, examined_at - 0.01) == []
+    assert overdue(roster, examined_at) == ["left-behind"]
+    (entry,) = roster.overdue(examined_at)
+    assert not entry.listed
+    roster.forget(entry.agent)
+    assert overdue(roster, examined_at) == []
+
+
+def test_suspect_that_is_dead_already_or_is_listed_later_is_none() -> None:
+    roster = Roster()
+    roster.suspect([AGENT], 10.0)
+    roster.note([record(LEASE_SECONDS)], 11.0)
+    assert [entry.listed for entry in roster.overdue(14.0)] == [True]
+
+    roster.strike(AGENT, 15.0)
+    roster.suspect([AGENT], 15.0)
+
+    assert len(roster) == 0

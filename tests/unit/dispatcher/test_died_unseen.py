@@ -1,0 +1,84 @@
+"""Agents that die while every dispatcher is away, and clients that hold a lock over that time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from coditect import Agent, Context
+from coditect.testing import TestFleet
+from dispatcher.program import DispatcherOptions, running_dispatcher
+from dispatcher.store.memory import Disk, MemoryDatabase
+
+AWAY_SECONDS = 10
+"""Longer than an agent's lease in the registry: when the dispatcher is back, nothing lists the dead agent."""
+SOON_SECONDS = 15.0
+"""Well below the minute after which a key that nobody renews is free."""
+
+
+class LastingFleet(TestFleet):
+    """A fleet whose dispatcher finds its store again when it comes back."""
+
+    def _control_planes(self) -> Mapping[str, Callable[..., AbstractAsyncContextManager[Any]]]:
+        disk = Disk()
+
+        @asynccontextmanager
+        async def dispatcher(*, owner: str, **ports: Any) -> AsyncIterator[Any]:
+            options = DispatcherOptions(shards=1, owner=owner)
+            async with (
+                MemoryDatabase(disk) as database,
+                running_dispatcher(database=database, options=options, **ports) as running,
+            ):
+                yield running
+
+        return {"dispatcher": dispatcher}
+
+
+def builder(started: list[str]) -> Agent:
+    agent = Agent("builder", slots=2)
+
+    @agent.capability("repo.build", concurrency=("{input}", 1))
+    async def build(repo: str, ctx: Context) -> str:
+        started.append(ctx.agent_id)
+        await asyncio.sleep(20.0)
+        return ctx.agent_id
+
+    return agent
+
+
+async def test_keys_of_an_agent_that_died_while_no_dispatcher_was_there_are_soon_free() -> None:
+    started: list[str] = []
+    async with LastingFleet(agents=[builder(started)], replicas=2) as fleet:
+        handle = await fleet.submit("repo.build", "search")
+        await fleet.advance("1s")
+        (holder,) = started
+        fleet.kill("dispatcher")
+        fleet.kill(holder)
+        await fleet.advance(f"{AWAY_SECONDS}s")
+
+        await fleet.restart("dispatcher")
+        back = fleet.elapsed_seconds
+        while len(started) == 1:
+            await asyncio.sleep(0.1)
+
+        assert fleet.elapsed_seconds - back < SOON_SECONDS
+        assert await handle.result(str) == started[1] != holder
+
+
+async def test_lock_of_a_client_and_key_of_a_living_agent_outlive_the_absence_of_every_dispatcher() -> None:
+    started: list[str] = []
+    async with LastingFleet(agents=[builder(started)], replicas=2) as fleet:
+        handle = await fleet.submit("repo.build", "search")
+        async with fleet.client.lock("site") as lock:
+            await fleet.advance("1s")
+            fleet.kill("dispatcher")
+            await fleet.advance("4s")
+            await fleet.restart("dispatcher")
+            await fleet.advance(f"{SOON_SECONDS}s")
+
+            assert [row.fence async for row in fleet.client.locks(resource="site")] == [lock.fence]
+        assert await handle.result(str) == started[0]
+
+    assert len(started) == 1
