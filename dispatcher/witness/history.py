@@ -27,6 +27,8 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``say``        agent        any                  `thread`, `text`, `number` once it is known; also by the client
 ``listen``     client       loop                 of a listener of a `thread`; `ok`: until the thread was closed
 ``hear``       client       loop                 `thread`, `number`, `text` that the listener was told
+``trigger``    client       trigger              from its making to its removal
+``event``      client       event                `trigger`; `ok`: the broker has confirmed it
 ``verdict``    client       work                 `value`, the result of a vote
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the

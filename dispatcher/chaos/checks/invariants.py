@@ -20,6 +20,8 @@ from dispatcher.chaos.checks.coordination.keys import keys_exclude
 from dispatcher.chaos.checks.coordination.locks import locks_exclude
 from dispatcher.chaos.checks.coordination.probes import one_probe
 from dispatcher.chaos.checks.coordination.schedules import one_run_a_tick
+from dispatcher.chaos.checks.coordination.sub_workflows import child_ends_first
+from dispatcher.chaos.checks.coordination.triggers import one_run_an_event
 from dispatcher.chaos.checks.coordination.waiting import signals_once, timers_fire
 from dispatcher.chaos.checks.executions import as_meant, dag_order, executions
 from dispatcher.chaos.checks.history_index import TERMINAL, HistoryIndex, Operation
@@ -295,6 +297,8 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     keys_exclude,
     one_probe,
     one_run_a_tick,
+    one_run_an_event,
+    child_ends_first,
     approved_first,
     decided_once,
     threads_kept,

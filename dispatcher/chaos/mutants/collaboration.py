@@ -1,4 +1,4 @@
-"""The mutants in what agents and people do together: threads and votes."""
+"""The mutants in what agents and people do together, threads and votes, and in what starts workflows for them."""
 
 from __future__ import annotations
 
@@ -33,5 +33,33 @@ MUTANTS = (
         "a vote is won by half of the votes",
         ("majority counts",),
         seed=41,
+    ),
+    Mutant(
+        "event_twice",
+        "dispatcher.coordination.triggers",
+        '        answer = _start(unit, record, {"event": event}, identity)\n',
+        '        answer = _start(unit, record, {"event": event}, f"{identity}{unit.now_ms}")\n',
+        "an event that is published again starts a second workflow",
+        ("one run an event",),
+        seed=51,
+    ),
+    Mutant(
+        "waiting_events_dropped",
+        "dispatcher.requests.triggers",
+        "                            await self._open(record.name, record.event)\n",
+        "                            await self._broker.delete_queue(routing.trigger_queue(record.name))\n"
+        "                            await self._open(record.name, record.event)\n",
+        "who takes a shard over drops the events that wait for its triggers",
+        ("one run an event",),
+        seed=51,
+    ),
+    Mutant(
+        "child_left_behind",
+        "dispatcher.ledger.nodes.children",
+        "        unit.leave(node_key, CANCEL, child)\n    return True\n",
+        "        unit.leave(node_key, CANCEL, child)\n    return False\n",
+        "a workflow that is canceled ends before its children",
+        ("child ends first",),
+        seed=61,
     ),
 )

@@ -1,4 +1,4 @@
-"""Histories of what agents and people do together, and keep: a contested approval, a thread, a vote."""
+"""Histories of the further parts of a load: a contested approval, a thread, a vote, a trigger, a sub-workflow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tests.unit.chaos.keyed import keyed
 CONTESTED, THREAD, VOTE = "contested", "thread", "voted"
 GATE = f"{CONTESTED}:gate"
 LISTENER = "bob"
+TRIGGER, RUNS = "trigger", ("run-of-1", "run-of-2")
+PARENT, CHILD = "parent", "its-child"
 
 
 class Story:
@@ -75,6 +77,37 @@ def voted(at: float) -> list[HistoryEntry]:
     return story.entries
 
 
+def triggered(at: float) -> list[HistoryEntry]:
+    """A trigger with two events, each of which started a workflow."""
+    story = Story(at)
+    story.note("client", Type.INVOKE, "trigger", TRIGGER)
+    for number, run in enumerate(RUNS):
+        story.whole("client", "event", f"event-{number}", trigger=TRIGGER)
+        story.work(run, "completed", trigger=TRIGGER)
+        story.whole("agent-1", "execute", f"{run}:triggered", after=[f"event-{number}"])
+    story.note("client", Type.OK, "trigger", TRIGGER)
+    return story.entries
+
+
+def parented(at: float) -> list[HistoryEntry]:
+    """A workflow whose node runs a child, and whose next node is given what the child made."""
+    story = Story(at)
+    story.work(PARENT, "completed", children={"sub": ["made", "last"]})
+    story.work(CHILD, "completed", parent=f"{PARENT}:sub", nodes={"made": []})
+    for version, key in enumerate((f"{CHILD}:made", f"{PARENT}:sub"), 1):
+        story.whole("dispatcher-1", "state", key, state="completed", fence=1, attempt=1, version=version)
+    story.note("reader", Type.OK, "effect", f"{CHILD}:made", token="its token")
+    story.whole("agent-1", "execute", f"{PARENT}:last", after=["its token"])
+    return story.entries
+
+
 def coordinated(at: float) -> list[HistoryEntry]:
     """All of that, and tasks of a key, from an instant on."""
-    return [*keyed(at), *contested(at + 10.0), *talked(at + 20.0), *voted(at + 30.0)]
+    return [
+        *keyed(at),
+        *contested(at + 10.0),
+        *talked(at + 20.0),
+        *voted(at + 30.0),
+        *triggered(at + 40.0),
+        *parented(at + 50.0),
+    ]

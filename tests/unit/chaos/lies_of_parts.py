@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type
-from tests.unit.chaos.collaborated import CONTESTED, GATE, THREAD, VOTE
+from tests.unit.chaos.collaborated import CHILD, CONTESTED, GATE, PARENT, RUNS, THREAD, TRIGGER, VOTE
 from tests.unit.chaos.histories import added, changed, drop
 from tests.unit.chaos.keyed import keyed_beside
 
@@ -79,5 +79,26 @@ LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
             _changed("accept", VOTE, ballots={"vote_1": "yes", "vote_2": "yes", "vote_3": "no"}),
         ),
         "a vote failed although most were of one mind": ("majority counts", _changed("census", VOTE, state="failed")),
+        "an event started two workflows": (
+            "one run an event",
+            _changed("execute", f"{RUNS[1]}:triggered", after=["event-0"]),
+        ),
+        "an event started nothing": ("one run an event", _dropped("execute", f"{RUNS[1]}:triggered")),
+        "an event that nobody published started a workflow": ("one run an event", _dropped("event", "event-1")),
+        "a trigger was never removed": (
+            "one run an event",
+            lambda entries, node, work: [
+                one for one in entries if (one.f, one.key, one.type) != ("trigger", TRIGGER, Type.OK)
+            ],
+        ),
+        "a node ran two children": ("child ends first", _added("accept", "other", parent=f"{PARENT}:sub", nodes={})),
+        "a child outlives the node that runs it": (
+            "child ends first",
+            _added("state", f"{CHILD}:made", state="completed", fence=1, attempt=1, version=10**12),
+        ),
+        "a node was given another result than its child's": (
+            "child ends first",
+            _changed("execute", f"{PARENT}:last", after=["another token"]),
+        ),
     }
 )
