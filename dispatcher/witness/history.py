@@ -29,6 +29,9 @@ all of its processes share. A line is one write to an open file: it outlives `ki
 ``hear``       client       loop                 `thread`, `number`, `text` that the listener was told
 ``trigger``    client       trigger              from its making to its removal
 ``event``      client       event                `trigger`; `ok`: the broker has confirmed it
+``begin``      agent        capability           `task`, `per_second`, `burst`: an execution with a rate began
+``stream``     client       task                 `parts`; `ok`: the reader had all of them
+``given``      client       task                 `part` that the reader was given; ``restarted``: they begin again
 ``verdict``    client       work                 `value`, the result of a vote
 ``redrive``    client       node                 a rerun of an ended node was requested
 ``execute``    agent        task                 `agent`, `attempt`, `fence`, `priority`, `after` (what stood in the

@@ -19,7 +19,9 @@ from dispatcher.chaos.checks.coordination.approvals import approved_first
 from dispatcher.chaos.checks.coordination.keys import keys_exclude
 from dispatcher.chaos.checks.coordination.locks import locks_exclude
 from dispatcher.chaos.checks.coordination.probes import one_probe
+from dispatcher.chaos.checks.coordination.rates import rate_kept
 from dispatcher.chaos.checks.coordination.schedules import one_run_a_tick
+from dispatcher.chaos.checks.coordination.streams import parts_in_order
 from dispatcher.chaos.checks.coordination.sub_workflows import child_ends_first
 from dispatcher.chaos.checks.coordination.triggers import one_run_an_event
 from dispatcher.chaos.checks.coordination.waiting import signals_once, timers_fire
@@ -299,6 +301,8 @@ CHECKS: tuple[Callable[[HistoryIndex], CheckResult], ...] = (
     one_run_a_tick,
     one_run_an_event,
     child_ends_first,
+    rate_kept,
+    parts_in_order,
     approved_first,
     decided_once,
     threads_kept,

@@ -62,4 +62,22 @@ MUTANTS = (
         ("child ends first",),
         seed=61,
     ),
+    Mutant(
+        "begun_without_a_token",
+        "coditect.agent.guards.tokens",
+        "        if self._held() <= 0:\n            return False\n        self._tokens -= 1\n",
+        "        self._tokens -= 1\n",
+        "an execution begins although its agent has no token of the rate",
+        ("rate kept",),
+        seed=71,
+    ),
+    Mutant(
+        "restart_hidden",
+        "coditect.messaging.parts",
+        "            if self._next and self._lost is None:\n",
+        "            if self._next < 0 and self._lost is None:\n",
+        "a reader is given parts of another execution, and is not told",
+        ("parts in order",),
+        seed=81,
+    ),
 )

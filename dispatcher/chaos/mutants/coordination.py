@@ -136,7 +136,8 @@ MUTANTS = (
         "        if self._now() >= self._until:\n",
         "        if self._now() < 0:\n",
         "an agent keeps tokens that it has not used, and later exceeds the rate with them",
-        ("tests/unit/agent/test_leased_tokens.py::test_tokens_that_were_held_too_long_are_lost",),
+        ("rate kept",),
+        seed=71,
     ),
     Mutant(
         "key_not_awaited",

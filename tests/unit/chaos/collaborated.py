@@ -1,4 +1,4 @@
-"""Histories of the further parts of a load: a contested approval, a thread, a vote, a trigger, a sub-workflow."""
+"""Histories of the further parts of a load: a contested approval, a thread, a vote, a trigger, and others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ GATE = f"{CONTESTED}:gate"
 LISTENER = "bob"
 TRIGGER, RUNS = "trigger", ("run-of-1", "run-of-2")
 PARENT, CHILD = "parent", "its-child"
+RATED, STREAM = "chaos.rated", "streamed"
 
 
 class Story:
@@ -101,13 +102,27 @@ def parented(at: float) -> list[HistoryEntry]:
     return story.entries
 
 
+def rated(at: float) -> list[HistoryEntry]:
+    """Executions of a capability with a rate, as many as its burst."""
+    story = Story(at)
+    for number in range(2):
+        story.note("agent-1", Type.OK, "begin", RATED, task=f"task-{number}", per_second=1, burst=2)
+    return story.entries
+
+
+def streamed(at: float) -> list[HistoryEntry]:
+    """A result in two parts, which began again after the first one."""
+    story = Story(at)
+    story.note("client", Type.INVOKE, "stream", STREAM, parts=2)
+    story.note("client", Type.OK, "given", STREAM, part="first/0")
+    story.note("client", Type.OK, "restarted", STREAM)
+    for number in range(2):
+        story.note("client", Type.OK, "given", STREAM, part=f"second/{number}")
+    story.note("client", Type.OK, "stream", STREAM)
+    return story.entries
+
+
 def coordinated(at: float) -> list[HistoryEntry]:
     """All of that, and tasks of a key, from an instant on."""
-    return [
-        *keyed(at),
-        *contested(at + 10.0),
-        *talked(at + 20.0),
-        *voted(at + 30.0),
-        *triggered(at + 40.0),
-        *parented(at + 50.0),
-    ]
+    stories = (keyed, contested, talked, voted, triggered, parented, rated, streamed)
+    return [entry for number, story in enumerate(stories) for entry in story(at + 5.0 * number)]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dispatcher.witness.history import HistoryEntry, Type
-from tests.unit.chaos.collaborated import CHILD, CONTESTED, GATE, PARENT, RUNS, THREAD, TRIGGER, VOTE
+from tests.unit.chaos.collaborated import CHILD, CONTESTED, GATE, PARENT, RATED, RUNS, STREAM, THREAD, TRIGGER, VOTE
 from tests.unit.chaos.histories import added, changed, drop
 from tests.unit.chaos.keyed import keyed_beside
 
@@ -100,5 +100,10 @@ LIES_OF_PARTS: Mapping[str, tuple[str, Lie]] = MappingProxyType(
             "child ends first",
             _changed("execute", f"{PARENT}:last", after=["another token"]),
         ),
+        "more executions began than their rate allows": ("rate kept", _changed("begin", RATED, per_second=0, burst=0)),
+        "a reader was not told that the parts began again": ("parts in order", _dropped("restarted", STREAM)),
+        "a part was left out": ("parts in order", _without("given", part="second/0")),
+        "a part came twice": ("parts in order", _added("given", STREAM, part="second/1")),
+        "a stream ended early": ("parts in order", _without("given", part="second/1")),
     }
 )

@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dispatcher.chaos.load.parts import contests, sub_workflows, threads, triggers, votes
+from dispatcher.chaos.load.parts import contests, rates, streams, sub_workflows, threads, triggers, votes
 from dispatcher.chaos.load.parts.part import LoadPart
 
-PARTS: Mapping[str, LoadPart] = MappingProxyType(
-    {one.name: one for one in (contests.PART, threads.PART, votes.PART, triggers.PART, sub_workflows.PART)}
+_ALL = (
+    contests.PART,
+    threads.PART,
+    votes.PART,
+    triggers.PART,
+    sub_workflows.PART,
+    rates.PART,
+    streams.PART,
 )
+PARTS: Mapping[str, LoadPart] = MappingProxyType({one.name: one for one in _ALL})
