@@ -52,7 +52,7 @@ async def talk(load: WorkflowLoad) -> None:
     for number in range(SAYING):
         saying = {"thread": thread.id, "messages": MESSAGES}
         flow.task(SAY, saying, name=f"says_{number}")
-    run = await load.started(flow, most=MOST_ATTEMPTS)
+    run = await load.started(flow, most=MOST_ATTEMPTS, priorities={})
     if run is None:
         return
     load.note(Type.INVOKE, "talk", thread.id, listener=BOB)

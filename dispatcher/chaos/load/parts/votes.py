@@ -71,6 +71,7 @@ async def vote(load: WorkflowLoad) -> None:
         {"ballots": ballots, "fails": fails},
         ends=("completed", "failed"),
         most=MOST_ATTEMPTS,
+        priorities={},
         ballots=cast,
     )
     if run is not None and await load.end_of(run) is WorkflowState.COMPLETED:
