@@ -43,7 +43,7 @@ class SyncClient(SyncContext[Client]):
 
     @property
     def triggers(self) -> SyncTriggers:
-        """The triggers that the control plane keeps: `client.triggers.add(...)`, `list()`, `pause(name)`, ..."""
+        """The triggers that the control plane keeps: `client.triggers.create(...)`, `list()`, `pause(name)`, ..."""
         return SyncTriggers(self._inner.triggers, self._thread)
 
     submit = making(Client.submit, SyncHandle)

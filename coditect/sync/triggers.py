@@ -9,8 +9,9 @@ from coditect.sync.blocking import Blocking, iterating, waiting
 class SyncTriggers(Blocking[Triggers]):
     """The triggers that the control plane keeps, for code without an event loop; see `SyncClient.triggers`."""
 
-    add = waiting(Triggers.add)
+    create = waiting(Triggers.create)
     list = iterating(Triggers.list)
     pause = waiting(Triggers.pause)
     resume = waiting(Triggers.resume)
-    remove = waiting(Triggers.remove)
+    delete = waiting(Triggers.delete)
+    add, remove = create, delete

@@ -60,10 +60,10 @@ def add(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     if unknown := sorted(body.keys() - _FIELDS):
         raise InvalidTask("A trigger has no such field", given=unknown[:5], known=sorted(_FIELDS))
     if rows.read(unit.tr, name) is not None:
-        fix = "choose another name, or remove it: coditect trigger remove"
+        fix = "choose another name, or delete it: coditect trigger delete"
         raise InputError("There is a trigger of this name", trigger=name, fix=fix)
     if len(rows.every(unit.tr.snapshot)) >= MOST_TRIGGERS:
-        raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then remove")
+        raise InputError("There are too many triggers", most=MOST_TRIGGERS, fix="coditect trigger list, then delete")
     record, order = _read(unit, name, body)
     orders.write(unit.tr, name, rows.BY, order)
     rows.write(unit.tr, record)

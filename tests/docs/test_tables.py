@@ -169,10 +169,11 @@ def _commands() -> dict[str, list[str]]:
 
 
 def _below(command: Any) -> dict[str, Any]:
-    """A group's commands; the root imports each when it is asked for."""
+    """A group's commands, without those of earlier names; the root imports each when it is asked for."""
     context = typer.Context(command)
     names = command.list_commands(context) if hasattr(command, "list_commands") else ()
-    return {name: command.get_command(context, name) for name in names}
+    found = {name: command.get_command(context, name) for name in names}
+    return {name: one for name, one in found.items() if not one.hidden}
 
 
 COMMANDS = _commands()

@@ -1,4 +1,4 @@
-"""`coditect trigger`: add, list, pause, resume and remove the triggers that start workflows at events."""
+"""`coditect trigger`: create, list, pause, resume and delete the triggers that start workflows at events."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ app = typer.Typer(no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The trigger's name.")]
 
 
-@app.command("add")
-def add_trigger(
+@app.command("add", hidden=True)
+@app.command("create")
+def create_trigger(
     context: typer.Context,
     name: NameArgument,
     event: Annotated[str, typer.Argument(metavar="EVENT", help="The events' type or a pattern: repo.pushed, repo.*")],
@@ -35,15 +36,15 @@ def add_trigger(
     when: Annotated[str | None, typer.Option("--when", help="An expression that the event must fulfil.")] = None,
     signal: Annotated[str | None, typer.Option("--signal", help="Send this signal, and start nothing.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="The expression for the id of the signal's workflow.")] = None,
-    paused: Annotated[bool, typer.Option("--paused", help="Add it, and start nothing yet.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Create it, and start nothing yet.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Add a trigger: each event starts the workflow once. With --signal and --to it sends a signal.
+    """Create a trigger: each event starts the workflow once. With --signal and --to it sends a signal.
 
     Expressions see the `event`: its type, source, id, subject, time_ms and data.
 
     \b
-    Example: coditect trigger add pushed repo.pushed build.yaml --input '{"repo": {"$from": "event.data.repo"}}'
+    Example: coditect trigger create pushed repo.pushed build.yaml --input '{"repo": {"$from": "event.data.repo"}}'
     """
     from coditect.workflow.documents.file import load_workflow
 
@@ -56,10 +57,10 @@ def add_trigger(
         options["to"] = to
     definition, value = None if file is None else load_workflow(file), None if body is None else read_body(body)
     given = None if value is None else json.loads(value)
-    adding = triggers.add_trigger(
+    creating = triggers.create_trigger(
         connections(context), name, event, definition=definition, value=given, options=options
     )
-    row = run_loop(adding)
+    row = run_loop(creating)
     render(output, row, FieldsView(_fields(row)))
 
 
@@ -105,15 +106,16 @@ def resume_trigger(context: typer.Context, name: NameArgument) -> None:
     say(f"{name} is {run_loop(triggers.steer_trigger(connections(context), name, paused=False)).state}.")
 
 
-@app.command("remove")
-def remove_trigger(context: typer.Context, name: NameArgument) -> None:
-    """Remove a trigger. The workflows that it started go on.
+@app.command("remove", hidden=True)
+@app.command("delete")
+def delete_trigger(context: typer.Context, name: NameArgument) -> None:
+    """Delete a trigger. The workflows that it started go on.
 
     \b
-    Example: coditect trigger remove pushed
+    Example: coditect trigger delete pushed
     """
-    run_loop(triggers.remove_trigger(connections(context), name))
-    say(f"{name} was removed.")
+    run_loop(triggers.delete_trigger(connections(context), name))
+    say(f"{name} was deleted.")
 
 
 def _fields(row: TriggerRow) -> dict[str, object]:

@@ -76,7 +76,7 @@ class Triggers:
     def __init__(self, control: ControlPlane) -> None:
         self._control = control
 
-    async def add(
+    async def create(
         self,
         name: str,
         event: str,
@@ -117,13 +117,16 @@ class Triggers:
         """Let a paused trigger go on with the events from now on."""
         return TriggerRow.read(await self._control.ask(Verb.TRIGGER_RESUME, {"trigger": name}))
 
-    async def remove(self, name: str) -> None:
-        """Remove a trigger with the events that wait for it; the workflows that it started go on.
+    async def delete(self, name: str) -> None:
+        """Delete a trigger with the events that wait for it; the workflows that it started go on.
 
         Raises:
             NotFound: when there is no such trigger.
         """
         await self._control.ask(Verb.TRIGGER_REMOVE, {"trigger": name})
+
+    add, remove = create, delete
+    """The earlier words for `create` and `delete`."""
 
 
 class ClientTriggers:
@@ -133,5 +136,5 @@ class ClientTriggers:
 
     @cached_property
     def triggers(self) -> Triggers:
-        """The triggers that the control plane keeps: `client.triggers.add(...)`, `list()`, `pause(name)`, ..."""
+        """The triggers that the control plane keeps: `client.triggers.create(...)`, `list()`, `pause(name)`, ..."""
         return Triggers(self._control)

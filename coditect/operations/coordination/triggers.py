@@ -1,4 +1,4 @@
-"""Use cases for triggers: add, list, pause, resume and remove them."""
+"""Use cases for triggers: create, list, pause, resume and delete them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from coditect.operations.connections import Connections
 from coditect.workflow.definition import Definition
 
 
-async def add_trigger(
+async def create_trigger(
     opened: Connections, name: str, event: str, *, definition: Definition | None, value: Any, options: TriggerOptions
 ) -> TriggerRow:
     """Make a trigger that starts a workflow, or sends a signal, at each event that fits its pattern."""
     async with opened.fleet() as client:
-        return await client.triggers.add(name, event, definition, value, **options)
+        return await client.triggers.create(name, event, definition, value, **options)
 
 
 async def list_triggers(opened: Connections, *, most: int) -> list[TriggerRow]:
@@ -29,7 +29,7 @@ async def steer_trigger(opened: Connections, name: str, *, paused: bool) -> Trig
         return await (client.triggers.pause(name) if paused else client.triggers.resume(name))
 
 
-async def remove_trigger(opened: Connections, name: str) -> None:
-    """Remove a trigger; the workflows that it started go on."""
+async def delete_trigger(opened: Connections, name: str) -> None:
+    """Delete a trigger; the workflows that it started go on."""
     async with opened.fleet() as client:
-        await client.triggers.remove(name)
+        await client.triggers.delete(name)

@@ -39,7 +39,7 @@ async def test_each_event_starts_one_workflow_though_its_dispatcher_is_killed_th
     async with open_fleet(managed, tmp_path) as fleet, client_of(managed) as client:
         await fleet.start()
         process = await dispatcher(fleet)
-        await client.triggers.add("pushed", "repo.pushed", flow, {"pause": From("event.data.pause")})
+        await client.triggers.create("pushed", "repo.pushed", flow, {"pause": From("event.data.pause")})
         for kill in range(KILLS):
             for number in range(kill * 100, (kill + 1) * 100):
                 await publish(client, number)

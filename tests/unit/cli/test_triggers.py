@@ -19,8 +19,8 @@ def flow(tmp_path: Path) -> str:
 
 
 def test_a_trigger_is_added_and_listed(terminal: Terminal, plane: ScriptedPlane, flow: str) -> None:
-    condition = ("--when", "event.data.ok")
-    added = terminal.run("trigger", "add", "t", "repo.*", flow, *condition, "--input", '{"a": {"$from": "event.id"}}')
+    options = ("--when", "event.data.ok", "--input", '{"a": {"$from": "event.id"}}')
+    added = terminal.run("trigger", "create", "t", "repo.*", flow, *options)
     listed = terminal.run("trigger", "list")
     body = next(body for verb, body in plane.asked if verb is Verb.TRIGGER_ADD)
 
@@ -31,7 +31,7 @@ def test_a_trigger_is_added_and_listed(terminal: Terminal, plane: ScriptedPlane,
 
 
 def test_a_trigger_may_send_a_signal(terminal: Terminal, plane: ScriptedPlane) -> None:
-    added = terminal.run("trigger", "add", "t", "order.paid", "--signal", "paid", "--to", "event.data.order")
+    added = terminal.run("trigger", "create", "t", "order.paid", "--signal", "paid", "--to", "event.data.order")
     body = next(body for verb, body in plane.asked if verb is Verb.TRIGGER_ADD)
 
     assert "signal paid" in added.out
@@ -40,11 +40,20 @@ def test_a_trigger_may_send_a_signal(terminal: Terminal, plane: ScriptedPlane) -
     }  # fmt: skip
 
 
-def test_a_trigger_is_paused_resumed_and_removed(terminal: Terminal, plane: ScriptedPlane, flow: str) -> None:
+def test_a_trigger_is_paused_resumed_and_deleted(terminal: Terminal, plane: ScriptedPlane, flow: str) -> None:
+    terminal.run("trigger", "create", "t", "repo.pushed", flow)
+
+    said = [terminal.run("trigger", verb, "t").err for verb in ("pause", "resume", "delete")]
+    gone = terminal.run("trigger", "delete", "t")
+
+    assert said == ["t is paused.\n", "t is active.\n", "t was deleted.\n"]
+    assert (gone.code, plane.triggers) == (4, {})
+
+
+def test_the_words_of_before_go_on_working_and_no_help_names_them(terminal: Terminal, flow: str) -> None:
     terminal.run("trigger", "add", "t", "repo.pushed", flow)
 
-    said = [terminal.run("trigger", verb, "t").err for verb in ("pause", "resume", "remove")]
-    gone = terminal.run("trigger", "remove", "t")
-
-    assert said == ["t is paused.\n", "t is active.\n", "t was removed.\n"]
-    assert (gone.code, plane.triggers) == (4, {})
+    assert terminal.run("trigger", "remove", "t").err == "t was deleted.\n"
+    help_ = terminal.run("trigger", "--help").out
+    assert ("create" in help_, "delete" in help_) == (True, True)
+    assert ("add" in help_.split(), "remove" in help_.split()) == (False, False)

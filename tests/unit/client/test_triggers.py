@@ -53,7 +53,7 @@ async def test_each_event_starts_the_workflow_with_a_part_of_it() -> None:
     async with TestFleet(agents=[clerk(seen)]) as fleet:
         triggers = fleet.client.triggers
         repo = {"name": From("event.data.repo"), "type": From("event.type")}
-        added = await triggers.add("pushed", "repo.*", noting(), repo)
+        added = await triggers.create("pushed", "repo.*", noting(), repo)
         await fleet.client.emit("repo.pushed", repo="a")
         await (await fleet.client.submit("repo.push", "b")).result(timeout="10s")
         await fleet.client.emit("other.pushed", repo="c")
@@ -68,7 +68,7 @@ async def test_each_event_starts_the_workflow_with_a_part_of_it() -> None:
 async def test_an_event_that_comes_again_starts_nothing_more() -> None:
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
-        await fleet.client.triggers.add("pushed", "repo.pushed", noting(), From("event.id"))
+        await fleet.client.triggers.create("pushed", "repo.pushed", noting(), From("event.id"))
         for identity, source in [("1", "/git"), ("1", "/git"), ("1", "/other"), ("2", "/git"), ("1", "/git")]:
             await publish(fleet, pushed(identity, source))
         await fleet.advance("10s")
@@ -85,7 +85,7 @@ async def test_an_event_that_comes_again_starts_nothing_more() -> None:
 async def test_a_condition_lets_events_by() -> None:
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
-        await fleet.client.triggers.add(
+        await fleet.client.triggers.create(
             "main", "repo.pushed", noting(), From("event.data.n"), when="event.data.branch == 'main'"
         )
         for number, branch in enumerate(["main", "fix", "main"]):
@@ -101,7 +101,7 @@ async def test_an_event_sends_a_signal_once_to_the_workflow_that_it_names() -> N
     flow.signal("paid", name="second", timeout="1m", after=["first"])
     async with TestFleet(agents=[clerk([])]) as fleet:
         run = await fleet.client.start(flow)
-        await fleet.client.triggers.add(
+        await fleet.client.triggers.create(
             "paid", "order.paid", None, From("event.data.euro"), signal="paid", to="event.data.order"
         )
         event = Event("order.paid", "/shop", "7", 1_767_225_600_000, "", {"order": run.id, "euro": 12})
@@ -119,7 +119,7 @@ async def test_a_paused_trigger_lets_events_pass_and_a_removed_one_leaves_nothin
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
         triggers = fleet.client.triggers
-        await triggers.add("pushed", "repo.pushed", noting(), From("event.data.n"), paused=True)
+        await triggers.create("pushed", "repo.pushed", noting(), From("event.data.n"), paused=True)
         await fleet.client.emit("repo.pushed", n=1)
         await triggers.resume("pushed")
         await fleet.client.emit("repo.pushed", n=2)
@@ -129,12 +129,12 @@ async def test_a_paused_trigger_lets_events_pass_and_a_removed_one_leaves_nothin
         await triggers.resume("pushed")
         await fleet.client.emit("repo.pushed", n=4)
         await fleet.advance("5s")
-        await triggers.remove("pushed")
+        await triggers.delete("pushed")
         await fleet.client.emit("repo.pushed", n=5)
         await fleet.advance("5s")
         left = await fleet.client._broker.stats(routing.trigger_queue("pushed"))
         with pytest.raises(NotFound):
-            await triggers.remove("pushed")
+            await triggers.delete("pushed")
 
     assert seen == [2, 4]
     assert (paused.state, left) == ("paused", None)
@@ -143,7 +143,7 @@ async def test_a_paused_trigger_lets_events_pass_and_a_removed_one_leaves_nothin
 async def test_what_is_no_event_is_a_dead_letter_and_holds_up_no_other() -> None:
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
-        await fleet.client.triggers.add("pushed", "repo.pushed", noting(), From("event.data.n"))
+        await fleet.client.triggers.create("pushed", "repo.pushed", noting(), From("event.data.n"))
         good = pushed("1", n=1)
         for message in (
             Message(b"{}"),
@@ -172,7 +172,7 @@ async def test_events_of_strangers_are_settled_one_by_one_and_the_next_one_start
     ]  # fmt: skip
     deep = b'{"a":' * 400 + b"1" + b"}" * 400
     async with TestFleet(agents=[clerk(seen)]) as fleet:
-        await fleet.client.triggers.add("pushed", "repo.pushed", noting())
+        await fleet.client.triggers.create("pushed", "repo.pushed", noting())
         for one in odd:
             await publish(fleet, Message(b'{"n": 1}', headers={**headers, **one}))
         for number, body in enumerate([deep, b"[1]", b"7", b"", b"null", b'{"a": "' + b"x" * 900_000 + b'"}']):
@@ -193,7 +193,7 @@ async def test_an_event_for_which_an_expression_fails_is_counted_and_told() -> N
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
         triggers = fleet.client.triggers
-        await triggers.add("pushed", "repo.pushed", noting(), From("join(',', event.data.names)"))
+        await triggers.create("pushed", "repo.pushed", noting(), From("join(',', event.data.names)"))
         await publish(fleet, pushed("1", names=7))
         await fleet.advance("5s")
         (bad,) = [one async for one in triggers.list()]
@@ -226,7 +226,7 @@ async def test_wrong_triggers_are_refused(body: dict[str, Any], error: type[Inpu
     given: dict[str, Any] = {"name": "pushed", "event": "repo.pushed", "workflow": noting(), "value": None} | body
     async with TestFleet(agents=[clerk([])]) as fleet:
         with pytest.raises(error, match=sentence):
-            await fleet.client.triggers.add(
+            await fleet.client.triggers.create(
                 given.pop("name"), given.pop("event"), given.pop("workflow"), given.pop("value"), **given
             )
 
@@ -235,17 +235,17 @@ async def test_a_trigger_of_a_known_name_and_one_of_a_wrong_workflow_are_refused
     wrong = Workflow("wrong")
     wrong.task("note.down", From("results.nothing"))
     async with TestFleet(agents=[clerk([])]) as fleet:
-        await fleet.client.triggers.add("pushed", "repo.pushed", noting())
+        await fleet.client.triggers.create("pushed", "repo.pushed", noting())
         with pytest.raises(InputError, match="There is a trigger of this name"):
-            await fleet.client.triggers.add("pushed", "repo.pushed", noting())
+            await fleet.client.triggers.create("pushed", "repo.pushed", noting())
         with pytest.raises(InvalidWorkflow):
-            await fleet.client.triggers.add("wrong", "repo.pushed", wrong)
+            await fleet.client.triggers.create("wrong", "repo.pushed", wrong)
 
 
 async def test_a_trigger_hears_events_again_after_its_queue_was_deleted() -> None:
     seen: list[Any] = []
     async with TestFleet(agents=[clerk(seen)]) as fleet:
-        await fleet.client.triggers.add("pushed", "repo.pushed", noting(), From("event.id"))
+        await fleet.client.triggers.create("pushed", "repo.pushed", noting(), From("event.id"))
         await publish(fleet, pushed("1"))
         await fleet.advance("5s")
         await fleet.client._broker.delete_queue(routing.trigger_queue("pushed"))

@@ -85,10 +85,10 @@ def test_triggers_are_added_listed_and_removed(client: SyncClient, planned: Plan
     flow = Workflow("build")
     flow.task("some.work")
 
-    made = client.triggers.add("pushed", "repo.pushed", flow)
+    made = client.triggers.create("pushed", "repo.pushed", flow)
 
     assert [row.trigger for row in client.triggers.list()] == [made.trigger] == ["pushed"]
-    client.triggers.remove("pushed")
+    client.triggers.delete("pushed")
     assert planned.plane.triggers == {}
 
 

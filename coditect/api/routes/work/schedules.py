@@ -110,10 +110,10 @@ async def list_triggers(services: Services, cursor: Cursor = None, limit: Limit 
 
 
 @steered.put("/triggers/{name}")
-async def add_trigger(name: str, order: TriggerRequest, services: Services) -> TriggerRow:
-    """Add a trigger that starts a workflow, or sends a signal, at each event that fits."""
+async def create_trigger(name: str, order: TriggerRequest, services: Services) -> TriggerRow:
+    """Create a trigger that starts a workflow, or sends a signal, at each event that fits."""
     definition = None if order.workflow is None else definition_of(order.workflow)
-    return await triggers.add_trigger(
+    return await triggers.create_trigger(
         services.opened, name, order.event, definition=definition, value=order.input, options=order.options()
     )
 
@@ -131,6 +131,6 @@ async def resume_trigger(name: str, services: Services) -> TriggerRow:
 
 
 @steered.delete("/triggers/{name}", status_code=HTTPStatus.NO_CONTENT)
-async def remove_trigger(name: str, services: Services) -> None:
-    """Remove a trigger; the workflows that it started go on."""
-    await triggers.remove_trigger(services.opened, name)
+async def delete_trigger(name: str, services: Services) -> None:
+    """Delete a trigger; the workflows that it started go on."""
+    await triggers.delete_trigger(services.opened, name)

@@ -52,7 +52,7 @@ async def trigger(load: WorkflowLoad) -> None:
 async def _made(load: WorkflowLoad, name: str, flow: Workflow) -> None:
     """Make the trigger, unless an earlier request did so without an answer."""
     with suppress(InputError):
-        await load.client.triggers.add(name, f"happened.{name}", flow, From("event.id"))
+        await load.client.triggers.create(name, f"happened.{name}", flow, From("event.id"))
 
 
 async def _all_ran(load: WorkflowLoad, name: str) -> None:
@@ -63,7 +63,7 @@ async def _all_ran(load: WorkflowLoad, name: str) -> None:
 
 async def _removed(load: WorkflowLoad, name: str) -> None:
     with suppress(NotFound):
-        await load.client.triggers.remove(name)
+        await load.client.triggers.delete(name)
 
 
 async def _published(load: WorkflowLoad, name: str, identity: str) -> None:
