@@ -129,6 +129,7 @@ class Agent:
             raise _refusal(error) from None
         self._capabilities: dict[str, Capability] = {}
         self._listeners: dict[str, Callable[..., Any]] = {}
+        self.handoff_policy: Callable[..., Any] | None = None
         self._providers = Providers()
         if inspect.isroutine(self.lifespan) and (shared := yielded_type(self.lifespan)) is not None:
             self._providers.by_type[shared] = Dependency()
@@ -322,6 +323,15 @@ class Agent:
             return handler
 
         return declare
+
+    def on_handoff(self, decide: Handler) -> Handler:
+        """Declare the function that decides about a task that another agent offers, instead of the default.
+
+        `decide(offer)` gets a `HandoffOffer`, may be async, and has 8 s. True accepts, False or a text (the reason)
+        declines, and None leaves it to the default: accept what offers a free slot, and an input that fits.
+        """
+        self.handoff_policy = decide
+        return decide
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r}, capabilities={sorted(self._capabilities)})"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from coditect.agent.declaration import Agent
+from coditect.agent.handoffs import OfferedHandoffs
 from coditect.agent.runtime import Runtime
 from coditect.aio.supervisor import Supervisor
 from coditect.broker.port import Broker, Consumer, Delivery
@@ -23,6 +25,7 @@ from coditect.model.message import Message
 from coditect.model.task import Task
 from coditect.telemetry.log_levels import LogLevels
 from coditect.wire import control_messages, parts, routing
+from coditect.wire.handoffs import HandoffOffer
 from coditect.wire.json import dumps, loads
 
 log = logging.getLogger(__name__)
@@ -37,23 +40,23 @@ class Mailbox:
 
     def __init__(
         self,
+        agent: Agent,
         runtime: Runtime,
         broker: Broker,
         events: Events,
         background: Supervisor,
         *,
-        agent_name: str,
-        listeners: Mapping[str, Listener],
         drain: Callable[[], None],
     ) -> None:
         self._runtime = runtime
         self._broker = broker
         self._events = events
         self._background = background
-        self._listeners = listeners
+        self._listeners = agent.listeners
+        self._handoffs = OfferedHandoffs(agent, runtime)
         self._drain = drain
         self._levels = LogLevels()
-        self._names = {agent_name, runtime.agent_id}
+        self._names = {agent.name, runtime.agent_id}
         self._consumer: Consumer | None = None
 
     async def open(self, agent_id: AgentId) -> None:
@@ -85,6 +88,8 @@ class Mailbox:
                 self._background.start(self._pong(message, content), name="pong")
             case control_messages.BREAKER:
                 self._runtime.guards.breakers.heard(BreakerState.read(content))
+            case control_messages.HANDOFF:
+                self._background.start(self._handoffs.answer(HandoffOffer.read(content)), name="handoff")
             case control_messages.DRAIN if not to_all:
                 self._drain()
             case control_messages.LOG_LEVEL:

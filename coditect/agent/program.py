@@ -166,9 +166,7 @@ async def running_agent(
         heartbeat = await stack.enter_async_context(_heartbeat(registry, described, load, settings, host.health))
         observe_process(host.metrics, reference, lambda: broker.server.certificate_end, host.health.deaths.total)
         runtime.observed(host.metrics, heartbeat)
-        mailbox = Mailbox(
-            runtime, broker, events, background, agent_name=agent.name, listeners=agent.listeners, drain=drain.set
-        )
+        mailbox = Mailbox(agent, runtime, broker, events, background, drain=drain.set)
         await mailbox.open(agent_id)
         stack.push_async_callback(mailbox.close)
         await runtime.guards.breakers.learn()  # after the mailbox is open, so that no news is missed

@@ -126,10 +126,10 @@ class Runtime:
         workers = Workers(background, limits.source, agent.lifespan)
         self._executors = executors = Executors(loop, TimeLimits(loop), threads, workers)
         self.guards = guards = Guards(agent, requests, self._intake, settler, background, registry=quarantine.registry)
-        self._means = Means(
-            requests, events, self._intake, reports, executors, clock, background, limits, guards.breakers, lifespan
+        self.means = Means(
+            requests, events, self._intake, reports, executors, clock, background, limits, guards, lifespan
         )
-        self.credit, self._running = self._means.credit, dict[ExecutionKey, Execution]()
+        self.credit, self._running = self.means.credit, dict[ExecutionKey, Execution]()
         self._now, self._mean_ms, self._pacing, self._canceled = loop.time, 0.0, Pacing(), CanceledIds()
 
     # -- life -------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ class Runtime:
         task, capability = execution.task, self._offered[execution.task.capability]
         if capability.guarded and not guarded:
             again = partial(self._passed, execution, received)
-            return self.guards.passed(capability, execution, partial(self._means.services, execution, received), again)
+            return self.guards.passed(capability, execution, partial(self.means.services, execution, received), again)
         subject, agent = task.id or "", self.agent_id
         self._events.emit(
             "task.started", now_ms, subject=subject, capability=task.capability, agent=agent, attempt=task.attempt
@@ -370,7 +370,7 @@ class Runtime:
         plain = capability.where is not Where.PROCESS and capability.middleware is None
         if plain and not (apart or capability.signature.wants_context):
             return run_handler(capability, execution, None, self._executors, now_ms=now_ms)
-        context = self._means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
+        context = self.means.context(execution, received, self.agent_id, blocking=capability.signature.blocking)
         run = (run_apart if apart else run_handler)(capability, execution, context, self._executors, now_ms=now_ms)
         return tidied(context, run)
 

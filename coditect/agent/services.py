@@ -14,11 +14,12 @@ from weakref import WeakValueDictionary
 from coditect.agent.execution.execution import Execution
 from coditect.agent.execution.handler import Executors, SentBack
 from coditect.agent.execution.parts import PartSender
-from coditect.agent.guards.breakers import AgentBreakers
+from coditect.agent.guards.guards import Guards
 from coditect.agent.handlers.context import Context, PlainContext, TaskContext
 from coditect.agent.intake.intake import Intake
 from coditect.agent.intake.queue_consumer import ReceivedTask
 from coditect.agent.limits import AgentLimits as Bounds
+from coditect.agent.workflow_tasks.handoffs import Handoffs, owner_to_hand_off
 from coditect.agent.workflow_tasks.reports import Reports
 from coditect.aio.clock import Clock
 from coditect.aio.supervisor import Supervisor
@@ -56,7 +57,7 @@ class Means:
     clock: Clock
     background: Supervisor
     bounds: Bounds
-    breakers: AgentBreakers
+    guards: Guards
     lifespan: Any = None
     streams: WeakValueDictionary[str, PartSender] = field(default_factory=WeakValueDictionary)
     """The senders of streamed results that the process runs, by execution id."""
@@ -80,6 +81,11 @@ class Means:
     def threads(self) -> ThreadRequests:
         """The requests about threads; made for the first task that uses one."""
         return ThreadRequests(self.control, self.requests)
+
+    @cached_property
+    def handoffs(self) -> Handoffs:
+        """The requests to hand tasks off; made for the first task that does."""
+        return Handoffs(self.control, self.requests, self.guards.registry)
 
     @cached_property
     def retry_budgets(self) -> RetryBudgets:
@@ -206,6 +212,22 @@ class TaskServices:
             raise SentBack
         await self._suspended(self.means.threads.hear(ticket, after_seconds))
 
+    async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
+        """Offer the task to others, as `context.Services` says; the task holds no slot while it waits.
+
+        A task above the bound of suspended tasks goes back to its queue instead (`SentBack`).
+        """
+        owner, asking = owner_to_hand_off(self.execution), self.means.handoffs
+        if not self.may_suspend():
+            raise SentBack
+        told = await asking.request(owner, to, reason=reason, context=context, timeout_seconds=timeout_seconds)
+        return await self._suspended(asking.wait(told, self.execution))
+
+    async def received_handoff(self) -> dict[str, Any]:
+        """Return the handoff by which the task came here, as `context.Services` says."""
+        owner = self.execution.task.owner
+        return {"handoff": None} if owner is None else await self.means.handoffs.of_task(owner)
+
     async def keep_lock(self, ticket: str, *, after_seconds: float, ttl_seconds: float) -> dict[str, Any]:
         """Wait for news of a ticket, then renew it, as `LockPort.keep_lock` says."""
         return await self.means.locks.keep_lock(ticket, after_seconds=after_seconds, ttl_seconds=ttl_seconds)
@@ -309,7 +331,7 @@ class TaskServices:
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
         """Return a call of the breaker of a dependency, as `Context.breaker` says."""
-        return self.means.breakers.get(name).call()
+        return self.means.guards.breakers.get(name).call()
 
     def progress(self, share: float, note: str) -> None:
         """Publish a direct task's progress as an event; report a workflow task's progress to its owner."""

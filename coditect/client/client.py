@@ -17,11 +17,7 @@ from coditect.blobs import NO_BLOBS, Blobs, open_blobs
 from coditect.broker.port import Broker
 from coditect.broker.topology import base_topology
 from coditect.client.completion import Completions
-from coditect.client.coordination.breakers import ClientBreakers
-from coditect.client.coordination.locks import ClientLocks
-from coditect.client.coordination.schedules import ClientSchedules
-from coditect.client.coordination.threads import ClientThreads
-from coditect.client.coordination.triggers import ClientTriggers
+from coditect.client.coordination.kept import ClientCoordination
 from coditect.client.direct import DirectLane
 from coditect.client.durable import workflow_of
 from coditect.client.handle import Handle
@@ -76,7 +72,7 @@ def _chosen(options: Options | None, fields: OptionFields) -> Options:
     return replace(options or NO_OPTIONS, **given) if given else options or NO_OPTIONS
 
 
-class Client(ClientBreakers, ClientListings, ClientLocks, ClientSchedules, ClientThreads, ClientTriggers):
+class Client(ClientCoordination, ClientListings):
     """The object by which a process submits tasks and starts workflows; asyncio tasks may share it.
 
     `async with` opens and closes the client.

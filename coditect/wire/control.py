@@ -183,6 +183,22 @@ class Verb(StrEnum):
 
     → `{"threads": [...], "next": ...}`.
     """
+    HANDOFF_REQUEST = "handoff.request"
+    """Offer a running task to others: `workflow`, `node`, `fence`, `agent`, `to`, `capability`, `candidates` (agents).
+
+    Also `reason`, `context`, `timeout_ms`, `ticket` (an id of the request) and `reply_to`, where its end is told under
+    the ticket → the handoff, as of `handoff.show`. May be repeated.
+    """
+    HANDOFF_ACCEPT = "handoff.accept"
+    """Take a task over: `handoff`, `agent` → the handoff; it is the agent's when `state` is accepted and `by` is it."""
+    HANDOFF_DECLINE = "handoff.decline"
+    """Decline an offered task: `handoff`, `agent`, `reason` → the handoff."""
+    HANDOFF_WITHDRAW = "handoff.withdraw"
+    """End an open handoff, so that the task stays where it is: `handoff`, `by`, `reason` → the handoff."""
+    HANDOFF_SHOW = "handoff.show"
+    """Get a `handoff`, or the last one by which a `task` changed hands → its fields; `handoff` is null without one."""
+    HANDOFF_LIST = "handoff.list"
+    """List handoffs without contexts: `task`, `workflow`, `agent`, `open`, `after`, `limit` → `handoffs`, `next`."""
     STATE_GET = "state.get"
     """Get shared state: `space`, `key`, `version` (default: the present one) → `version`, `value`, `writer`, `at_ms`.
 

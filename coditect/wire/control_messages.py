@@ -26,6 +26,9 @@ BROADCAST = "coditect.broadcast.v1"
 """Data for every agent: the topic in `x-coditect-topic`, the excluded agents in `x-coditect-except`."""
 LOG_LEVEL = "coditect.log-level.v1"
 """Order to log more or less, for agents and dispatchers; the content is a `LogLevelOrder`."""
+HANDOFF = "coditect.handoff.v1"
+"""Offer of a running task to one agent; the content is a `HandoffOffer`, the answer is a request to the control plane.
+"""
 BREAKER = "coditect.breaker.v1"
 """News of a fleet's breaker, which the control plane broadcasts; the content is a `BreakerState`."""
 

@@ -175,6 +175,17 @@ def holders(tr: Reads) -> list[str]:
     return found
 
 
+def tickets_of_task(tr: Reads, agent: str, task: str) -> Sequence[str]:
+    """Return the ids of the tickets that the flows of one task of an agent have."""
+    begin, end = LOCK_OWNERS.pack((agent, of_task(task))), LOCK_OWNERS.pack((agent, f"{task}0"))
+    return [LOCK_OWNERS.unpack(key)[2] for key, _ in tr.get_range(begin, end)]
+
+
+def of_task(task: str) -> str:
+    """Return the owner of tickets that were handed over to a task; those of its flows of execution begin with it."""
+    return f"{task}/"
+
+
 def place(row: KeyValue) -> Place:
     """Decode a ticket's place in a queue from its key and value."""
     key, value = row

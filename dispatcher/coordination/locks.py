@@ -25,7 +25,7 @@ from dispatcher.coordination.lock_rows import AT_MOST, EXCLUSIVE, SHARED, Ticket
 from dispatcher.ledger import timers
 from dispatcher.ledger.effects import OutgoingMessage
 from dispatcher.ledger.handlers.requests import Query, ShardChange
-from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY
+from dispatcher.ledger.ownership.shards import LOCKS_SHARD_KEY, fixed_count, shard_of
 from dispatcher.ledger.timers import LOCK_EXPIRY, Timer
 from dispatcher.ledger.unit_of_work import UnitOfWork
 from dispatcher.ledger.workflows.queries import Body
@@ -34,6 +34,8 @@ from dispatcher.ledger.workflows.submit import number, text
 MOST_RESOURCES = 32
 LONGEST_NAME_BYTES = 500
 LONGEST_REASON = 500
+KEPT_MS = 60_000
+"""How long a lock that went with its task is kept at least until the task locks its resources again."""
 MOST_AT_ONCE = 200
 """The number of tickets that one request releases at most."""
 TTL_MS = (1_000, 3_600_000)
@@ -51,8 +53,8 @@ def acquire(unit: UnitOfWork, body: Body) -> dict[str, Any]:
     ticket = _read(unit, body)
     _release_named(unit, ticket.agent, body)
     ticket.number = rows.next_number(unit)
-    if not rows.is_barred(unit.tr, ticket):
-        ticket.fence = ticket.number
+    if not rows.is_barred(unit.tr, ticket) or _takes_over(unit, ticket):
+        ticket.fence = ticket.fence or ticket.number
     elif body.get("wait") is False:
         return {"state": "taken"}
     elif cycle := deadlocks.cycle(unit.tr, ticket):
@@ -70,6 +72,44 @@ def _release_named(unit: UnitOfWork, agent: str, body: Body) -> None:
         if ticket is not None and ticket.agent == agent:
             _drop(unit, ticket)
             _grant_next(unit, ticket.resources)
+
+
+def hand_over(unit: UnitOfWork, task: str, before: str, agent: str) -> None:
+    """Give the locks that a task holds to the agent that has taken the task over, each in its place.
+
+    Each gets a new fence and a new id, so its former holder can neither renew nor release it. It is kept for `KEPT_MS`,
+    in which the task locks the same resources again and has them at once.
+    """
+    shard = shard_of(LOCKS_SHARD_KEY, fixed_count(unit.tr) or 1)
+    for name in rows.tickets_of_task(unit.tr, before, task):
+        ticket = rows.read(unit.tr, name)
+        if ticket is None or not ticket.fence:
+            continue
+        rows.remove(unit, ticket)  # its timer stays: it makes the shard of the locks look for the next one
+        _push(unit, ticket, {"state": "gone", "reason": f"its task was handed off to {agent}"})
+        ticket.id, ticket.agent, ticket.owner, ticket.reply_to = f"{name}+", agent, rows.of_task(task), ""
+        ticket.fence, ticket.expires_ms = rows.next_number(unit), unit.now_ms + max(ticket.ttl_ms, KEPT_MS)
+        rows.add(unit, ticket)
+        timers.put(unit.tr, shard, Timer("", _timer_name(ticket), LOCK_EXPIRY, ticket.expires_ms))
+
+
+def _takes_over(unit: UnitOfWork, ticket: Ticket) -> bool:
+    """Tell whether what bars a ticket was handed over to its task, and give the ticket its place.
+
+    What was handed over and is not exactly what is asked for is released.
+    """
+    if not ticket.task:
+        return False
+    for name in rows.tickets_of(unit.tr, ticket.agent, rows.of_task(ticket.task)):
+        handed = rows.read(unit.tr, name)
+        if handed is None or not set(handed.resources) & set(ticket.resources):
+            continue
+        _drop(unit, handed)
+        if (handed.resources, handed.mode) == (ticket.resources, ticket.mode):
+            ticket.fence, ticket.number = ticket.number, handed.number
+            return True
+        _grant_next(unit, handed.resources)
+    return not rows.is_barred(unit.tr, ticket)
 
 
 def renew(unit: UnitOfWork, body: Body) -> dict[str, Any]:

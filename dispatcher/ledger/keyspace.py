@@ -75,6 +75,9 @@ milliseconds since the epoch; a *level* is 0 to 2, the urgent first. Values carr
     ├── "thread_member" (thread, participant)                             → last number read, messages said
     ├── "thread_reader" (thread, ticket)                                  → participant, reply_to; while it listens
     │
+    │   handoffs of running tasks (coordination/handoffs/); a row is at most 90,000 bytes
+    ├── "handoff"     (workflow, node, number)                            → its row: who hands off, who was asked
+    │
     │   shared state (coordination/state.py); a space is "workflow:" and an id, or "space:" and a name
     ├── "space"       (space, key)                                        → version, writer, task, at_ms, deleted
     ├── "space_version" (space, key, version)                             → the same, of each version that is kept
@@ -162,6 +165,8 @@ THREAD_MESSAGES = ROOT["thread_message"]
 THREAD_SENT = ROOT["thread_sent"]
 THREAD_MEMBERS = ROOT["thread_member"]
 THREAD_READERS = ROOT["thread_reader"]
+
+HANDOFFS = ROOT["handoff"]
 
 SPACES = ROOT["space"]
 SPACE_VERSIONS = ROOT["space_version"]

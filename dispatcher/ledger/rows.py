@@ -204,6 +204,10 @@ class NodeRecord:
     """
     by_hand: bool = False
     """Whether a person answered the node's question, or had the node run again."""
+    capability: str = ""
+    """The capability that the task was handed off to; empty while it is the one of the node's definition."""
+    handoffs: int = 0
+    """How often an agent has taken the running task over from another one."""
 
     def pack(self) -> bytes:
         """Encode the node record as its row in the store, without the unset fields at the end."""
@@ -229,6 +233,8 @@ class NodeRecord:
             self.deadline_ms,
             self.heartbeat_ms,
         ]
+        if self.handoffs:
+            return STATUS.pack_as(3, [*fields, self.by_hand, self.capability, self.handoffs])
         if self.by_hand:
             return STATUS.pack_as(2, [*fields, True])
         while not fields[-1]:

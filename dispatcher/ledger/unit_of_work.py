@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from coditect.errors import NewerVersion
 from coditect.model.result import Failure
@@ -223,8 +224,10 @@ class UnitOfWork:
         return Node(node_key.node, work.undo if node_key.is_compensation else work)
 
     def call(self, node_key: NodeKey) -> Call | None:
-        """Return the call of a capability in a node's definition; None for an approval."""
-        return self.definition(node_key).call
+        """Return the call in a node's definition, of the capability that its task has by now; None for an approval."""
+        call, known = self.definition(node_key).call, self._nodes.get(node_key)
+        taken = None if known is None or call is None else known[1].capability
+        return replace(call, capability=taken) if call is not None and taken else call
 
     # -- changes ----------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ def _decode_tuple(row: bytes) -> tuple[Any, ...]:
 
 WORKFLOW = _list("workflow", _with_defaults, _with_defaults)
 RUN = _list("run", *[_with_defaults] * 5)
-STATUS = _list("status", _with_defaults)
+STATUS = _list("status", _with_defaults, _with_defaults)
 ATTEMPT = _list("attempt")
 NODE = _object("node", _with_defaults, _with_defaults)
 ANSWER = _object("answer")
@@ -123,6 +123,7 @@ AUDIT = _list("audit")
 LEARNED = _list("learned")
 THREAD = _list("thread")
 THREAD_MESSAGE = _list("thread_message")
+HANDOFF = _list("handoff")
 
 SHARDS = _tuple("shards")
 STORE = _tuple("store")

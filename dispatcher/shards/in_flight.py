@@ -101,6 +101,10 @@ class InFlight:
                 self._window.begin(moved.capability)
                 flight = Flight(moved.capability, moved.level, row.publication, 0)
                 self._flights[moved.node_key] = flight
+            if flight.capability != moved.capability:  # an agent of another capability has taken the task over
+                self._window.end(flight.capability)
+                self._window.begin(moved.capability)
+                flight.capability = moved.capability
             flight.apart = flight.apart and flight.publication == row.publication
             flight.publication, flight.published_ms = row.publication, row.published_ms or 0
             flight.fence, flight.agent, flight.heard = row.fence, row.agent, now

@@ -27,6 +27,7 @@ COORDINATION: Mapping[str, str] = MappingProxyType(
             ("audit", "approvals.queries"),
             ("autonomy", "approvals.autonomy"),
             ("breaker", "breakers"),
+            ("handoff", "handoffs.handoffs"),
             ("lock", "locks"),
             ("schedule", "schedules"),
             ("state", "state"),

@@ -37,6 +37,8 @@ class Guards:
     ) -> None:
         self.breakers = AgentBreakers(agent, requests, intake, settler, background, name=requests.name)
         self.rates = AgentRates(agent, registry, settler.clock, intake, background, halted=self.breakers.waiting)
+        self.registry = registry
+        """The fleet's directory."""
         self._keys = AgentKeys(settler.clock)
         self.hand_back = self._keys.hand_back
         """Start a drain: the tasks that wait for a guard go back to their queues."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from coditect.agent.handlers.facts import TaskFacts
+from coditect.agent.handlers.handoffs import PlainHandoffs, TaskHandoffs
 from coditect.agent.handlers.port import Services
 from coditect.agent.handlers.threads import TaskThreads
 from coditect.codec import encode_any, value_of
@@ -139,7 +140,7 @@ class TaskContext(TaskFacts):
         await self.services.ask_state(Verb.CHECKPOINT, asked)
 
 
-class Context(TaskContext, TaskThreads, Locking):
+class Context(TaskContext, TaskThreads, TaskHandoffs, Locking):
     """The execution of a task as an async handler sees it; only the handler may call the methods."""
 
     def breaker(self, name: str) -> AbstractAsyncContextManager[object]:
@@ -257,7 +258,7 @@ def _blocking(
     return lock
 
 
-class PlainContext(TaskContext):
+class PlainContext(TaskContext, PlainHandoffs):
     """The execution of a task as a plain handler sees it, in a thread or a process: its methods wait for the answer.
 
     Only the handler may call the methods. A call that is under way when the attempt is canceled, or its time is over,

@@ -28,6 +28,12 @@ class Services(LockPort, StatePort, ThreadPort, RetryPort, Protocol):
     ) -> Outcome:
         """Submit a child task and return its outcome; the parent task holds no slot while it waits."""
 
+    async def hand_off(self, to: str, *, reason: str, context: Any, timeout_seconds: float) -> dict[str, Any]:
+        """Offer the task to others and return the handoff that failed; after an acceptance the execution ends."""
+
+    async def received_handoff(self) -> dict[str, Any]:
+        """Return the handoff by which the task came here, as the control plane answers it."""
+
     async def send_part(self, body: bytes) -> None:
         """Send the next part of a streamed result, as soon as the requester's credit allows it."""
 

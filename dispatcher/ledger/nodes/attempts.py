@@ -53,6 +53,7 @@ def begin_anew(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord) -> None:
         if row.fence:
             write_attempt(unit, node_key, row, row.state.value, failure)
     row.attempt, row.agent, row.reason, row.finished_ms, row.suspect = 1, "", "", None, False
+    row.capability, row.handoffs = "", 0
 
 
 def _forget_values(unit: UnitOfWork, node_key: NodeKey) -> Failure | None:

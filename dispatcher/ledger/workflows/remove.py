@@ -24,6 +24,7 @@ from dispatcher.ledger.keyspace import (
     EDGES,
     ENDED,
     EXPIRIES,
+    HANDOFFS,
     INDEXED,
     KEY_EXPIRIES,
     LABELED,
@@ -66,6 +67,7 @@ PARTS: tuple[tuple[Space, int], ...] = (
     (AWAITING, MOST_ROWS),
     (SIGNALS, MOST_ROWS),
     (SIGNALS_KEPT, MOST_ROWS),
+    (HANDOFFS, MOST_VALUES),
     (NODES, MOST_VALUES),
     (VALUES, MOST_VALUES),
 )

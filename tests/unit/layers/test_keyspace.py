@@ -30,6 +30,7 @@ COORDINATION = {
     "thread_sent",
     "thread_member",
     "thread_reader",
+    "handoff",
     "space",
     "space_version",
     "schedule",

@@ -25,7 +25,7 @@ PLAIN = {"edge", "flight", "todo", "approval", "again", "indexed", "awaiting", "
 """Values that are one text, or nothing: they have no version."""
 NEW = {"lock", "lock_queue", "lock_count", "space", "schedule", "breaker", "checkpoint", "restore", "trigger"}
 NEW |= {"decision", "audit", "learned"}
-NEW |= {"thread", "thread_message", "thread_sent", "thread_member", "thread_reader"}
+NEW |= {"thread", "thread_message", "thread_sent", "thread_member", "thread_reader", "handoff"}
 """Kinds of rows that the build before versions did not have."""
 CLASSES: dict[str, type[Any]] = {
     "workflow": WorkflowRecord,
@@ -73,6 +73,14 @@ ROWS: dict[str, st.SearchStrategy[Any]] = {
         NodeRecord,
         *(state, st.builds(Tally, number, number, number, st.none() | state), st.integers(1, 99), number, number, text),
         *(instant, instant, instant, instant, text, st.booleans(), st.booleans(), instant, instant, instant),
+        st.booleans(),
+    )
+    | st.builds(
+        NodeRecord,
+        *(state, st.just(Tally(0, 0))),
+        by_hand=st.booleans(),
+        capability=text,
+        handoffs=st.integers(1, 99),
     ),
     "attempt": st.builds(AttemptRecord, number, number, number, text, instant, instant, instant, text, text, text),
 }

@@ -1,0 +1,14 @@
+"""Everything that a client does with what the control plane keeps beside tasks: a noun each."""
+
+from __future__ import annotations
+
+from coditect.client.coordination.breakers import ClientBreakers
+from coditect.client.coordination.handoffs import ClientHandoffs
+from coditect.client.coordination.locks import ClientLocks
+from coditect.client.coordination.schedules import ClientSchedules
+from coditect.client.coordination.threads import ClientThreads
+from coditect.client.coordination.triggers import ClientTriggers
+
+
+class ClientCoordination(ClientBreakers, ClientHandoffs, ClientLocks, ClientSchedules, ClientThreads, ClientTriggers):
+    """The breakers, handoffs, locks, schedules, threads and triggers of a `Client`."""

@@ -1,0 +1,50 @@
+"""The offer of a running task to an agent, as it travels to the agent's mailbox."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from coditect.errors import InvalidTask
+
+
+@dataclass(frozen=True, slots=True)
+class HandoffOffer:
+    """A running task that its owner offers to this agent, as the agent's `on_handoff` function sees it."""
+
+    handoff: str
+    """The id of the handoff."""
+    task_id: str
+    capability: str
+    """The capability as which the agent would run the task."""
+    owner: str
+    """The agent that has the task now, and keeps it until another one accepts."""
+    reason: str
+    context: Any
+    """What the owner passes on: any JSON value."""
+    hop: int
+    """How often the task would have changed hands, from 1."""
+    input: Any = None
+    """The input of the task; None when `whole` is False."""
+    whole: bool = True
+    """Whether the offer has the input; it does not when the input is over 256 KB or lies in the blob store."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the offer as the content of a control message."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, content: Any) -> Self:
+        """Parse the content of a control message.
+
+        Raises:
+            InvalidTask: when the content is no such offer.
+        """
+        try:
+            handoff, task_id, capability, owner, reason = (
+                str(content[name]) for name in ("handoff", "task_id", "capability", "owner", "reason")
+            )
+            hop, whole = int(content["hop"]), content["whole"] is True
+            return cls(handoff, task_id, capability, owner, reason, content["context"], hop, content["input"], whole)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidTask("A control message offers no task", reason=repr(error)[:200]) from error

@@ -1,0 +1,302 @@
+"""The changes of handoffs: request, accept, decline, withdraw, and the end of their time.
+
+A handoff belongs to the shard of the task's workflow, so the acceptance, the task's fence, its locks and its context
+change in one transaction. Until then the owner keeps the task: whatever else happens, it goes on under its fence. The
+agents are asked one after the other. Each request can be repeated, and comes too late without harm: what decides is the
+state of the handoff, and whether its owner still has the task under the fence of the request.
+
+::
+
+    requested ──accept──► accepted        the task is another agent's
+        ├──all declined──► declined ┐
+        ├──time is over──► expired  ├──► the task stays with its owner
+        └──withdraw──► withdrawn    ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from coditect.errors import InputError, InvalidTask, NotFound, TooLarge
+from coditect.model.capability import check_capability_name
+from coditect.model.ids import AgentId
+from coditect.model.result import Outcome, Status
+from coditect.wire import control_messages, routing
+from coditect.wire.blob_ref import has_claims
+from coditect.wire.control import Started, Verb
+from coditect.wire.handoffs import HandoffOffer
+from coditect.wire.json import dumps, loads
+from coditect.wire.tasks import result_message
+from coditect.workflow.states import TaskState
+from dispatcher.coordination.handoffs import moving, queries, rows
+from dispatcher.coordination.handoffs.rows import HandoffRecord
+from dispatcher.ledger import timers
+from dispatcher.ledger.commands import Began
+from dispatcher.ledger.effects import NodeKey, OutgoingMessage
+from dispatcher.ledger.handlers import finish
+from dispatcher.ledger.handlers.requests import Query, ShardChange
+from dispatcher.ledger.nodes import advance
+from dispatcher.ledger.nodes.attempts import UNDER_WAY
+from dispatcher.ledger.nodes.inputs import body_of
+from dispatcher.ledger.rows import NodeRecord
+from dispatcher.ledger.timers import Timer
+from dispatcher.ledger.unit_of_work import UnitOfWork
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+
+EXPIRY = "handoff.expiry"
+"""The kind of the timer at which an agent has not answered in time, or the whole handoff is over."""
+ANSWER_MS = 10_000
+"""How long an agent is awaited before the next one is asked; it may still accept later."""
+TIMEOUT_MS = (1_000, 24 * 3_600_000)
+"""The shortest and the longest time of a handoff, in milliseconds."""
+MOST_HOPS = 8
+"""How often one task changes hands at most."""
+MOST_REQUESTS = 40
+"""How many handoffs of one task are kept, and so may be asked for."""
+MOST_CANDIDATES = 20
+LONGEST_TEXT_BYTES = 1_000
+MOST_CONTEXT_BYTES = 64_000
+MOST_INPUT_BYTES = 256_000
+"""The largest input that an offer has in it, in bytes."""
+
+
+def request(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Offer a running task to the first of the candidates; a repeated request gets the handoff as it is by now.
+
+    Raises:
+        NotFound: when there is no such task.
+        InputError: when the task is another attempt's by now, is being handed off, or was too often; a field is wrong.
+        TooLarge: when the context is over the limit.
+    """
+    node_key = NodeKey(text(body, "workflow"), text(body, "node"))
+    row, ticket, before = unit.node(node_key), _name(body, "ticket"), rows.last(unit.tr, node_key)
+    if row is None or unit.call(node_key) is None:
+        raise NotFound("There is no such task", task=node_key.task_id, fix="hand off a task that this agent runs")
+    if before is not None and before.ticket == ticket:
+        return before.as_json()
+    _check(unit, node_key, row, body)
+    if before is not None and before.is_open:
+        if before.fence == row.fence:
+            raise InputError("The task is being handed off already", handoff=before.id, fix="wait until that has ended")
+        _close(unit, before, rows.EXPIRED, why="its owner lost the task")
+    _note_start(unit, node_key, row, _name(body, "agent"))
+    handoff = _read(unit, node_key, row, body, 1 if before is None else before.number + 1)
+    facts = {"to": handoff.to, "capability": handoff.capability, "reason": handoff.reason, "hop": row.handoffs + 1}
+    _say(unit, handoff, "requested", **facts)
+    _ask_next(unit, row, handoff)
+    return handoff.as_json()
+
+
+def _check(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body) -> None:
+    if row.state not in UNDER_WAY or row.fence != body.get("fence") or advance.is_over(unit.run(node_key.workflow)):
+        fix = "let the handler end: its result would be refused"
+        raise InputError("The task has ended, or another attempt has it by now", task=node_key.task_id, fix=fix)
+    last = rows.last(unit.tr, node_key)
+    if row.handoffs >= MOST_HOPS or (last is not None and last.number >= MOST_REQUESTS):
+        fix = "finish it here, or fail it"
+        limits = {"most_hops": MOST_HOPS, "most_requests": MOST_REQUESTS}
+        raise InputError("The task was handed off too often", task=node_key.task_id, **limits, fix=fix)
+
+
+def _note_start(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, agent: str) -> None:
+    """Note that the agent runs the task, if the report of its start has not come yet."""
+    if row.state is TaskState.PUBLISHED:
+        now_ms, publication = unit.now_ms, row.publication
+        started = Started(node_key.workflow, node_key.node, row.fence, publication, agent, row.attempt, now_ms)
+        finish.began(unit, Began(started))
+
+
+def _read(unit: UnitOfWork, node_key: NodeKey, row: NodeRecord, body: Body, place: int) -> HandoffRecord:
+    call = unit.call(node_key)
+    assert call is not None
+    shortest, longest = TIMEOUT_MS
+    handoff = HandoffRecord(
+        node_key,
+        place,
+        _name(body, "ticket"),
+        _name(body, "to"),
+        check_capability_name(body["capability"]) if body.get("capability") else call.capability,
+        _name(body, "agent"),
+        row.fence,
+        str(body.get("reason") or "")[:LONGEST_TEXT_BYTES],
+        body.get("context"),
+        _name(body, "reply_to"),
+        unit.now_ms,
+        unit.now_ms + min(max(number(body, "timeout_ms", 60_000), shortest), longest),
+        waiting=_candidates(body),
+    )
+    if (size := len(rows.packed(handoff))) > MOST_CONTEXT_BYTES:
+        fix = "put the large part into shared state or a blob, and say where it is"
+        raise TooLarge("A context is too large for a handoff", bytes=size, limit=MOST_CONTEXT_BYTES, fix=fix)
+    return handoff
+
+
+def _candidates(body: Body) -> list[str]:
+    named = body.get("candidates")
+    if not isinstance(named, list) or not all(isinstance(one, str) and 0 < len(one) <= 200 for one in named):
+        raise InvalidTask("A handoff names the agents to ask", field="candidates", fix="a list of agent ids")
+    return [one for one in dict.fromkeys(named) if one != body.get("agent")][:MOST_CANDIDATES]
+
+
+def accept(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Move the task to an agent that was asked, if the handoff is open and its owner still has the task.
+
+    A repeated or late acceptance changes nothing: the answer tells whose the task is.
+
+    Raises:
+        NotFound: when the handoff is unknown.
+        InputError: when the agent was not asked.
+    """
+    handoff, agent = rows.read(unit.tr, text(body, "handoff")), _name(body, "agent")
+    if handoff.entry_of(agent) is None:
+        raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
+    row = unit.node(handoff.node_key)
+    if handoff.is_open and (row is None or _is_void(unit, row, handoff)):
+        _close(unit, handoff, rows.EXPIRED, why="its owner lost the task, or the task ended")
+    elif handoff.is_open and handoff.until_ms <= unit.now_ms:
+        _close(unit, handoff, rows.EXPIRED, why="no agent accepted in time")
+    elif handoff.is_open and row is not None:
+        moving.move(unit, row, handoff, agent)
+        _close(unit, handoff, rows.ACCEPTED, by=agent)
+    return handoff.as_json(whole=False)
+
+
+def _is_void(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord) -> bool:
+    """Tell whether the owner has lost the task since the request: another attempt has it, or it has ended."""
+    moved = row.state not in UNDER_WAY or row.fence != handoff.fence
+    return moved or advance.is_over(unit.run(handoff.node_key.workflow))
+
+
+def decline(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """Note why an agent does not take the task, and ask the next one; after the last one the owner keeps it.
+
+    Raises:
+        NotFound: when the handoff is unknown.
+        InputError: when the agent was not asked.
+    """
+    handoff, agent = rows.read(unit.tr, text(body, "handoff")), _name(body, "agent")
+    entry = handoff.entry_of(agent)
+    if entry is None:
+        raise InputError("This agent was not asked to take the task over", handoff=handoff.id, agent=agent)
+    if handoff.is_open and entry[2] in ("", rows.NO_ANSWER):
+        waited, entry[2] = not entry[2], str(body.get("reason") or "no reason")[:LONGEST_TEXT_BYTES]
+        _say(unit, handoff, "declined", by=agent, why=entry[2], left=len(handoff.waiting))
+        if waited:
+            _ask_next(unit, unit.node(handoff.node_key), handoff)
+        else:
+            rows.write(unit.tr, handoff)
+    return handoff.as_json(whole=False)
+
+
+def withdraw(unit: UnitOfWork, body: Body) -> dict[str, Any]:
+    """End an open handoff, so that the task stays with its owner; one that has ended stays as it is.
+
+    Raises:
+        NotFound: when the handoff is unknown.
+    """
+    handoff = rows.read(unit.tr, text(body, "handoff"))
+    if handoff.is_open:
+        why = str(body.get("reason") or "")[:LONGEST_TEXT_BYTES]
+        _close(unit, handoff, rows.WITHDRAWN, by=_name(body, "by"), why=why)
+    return handoff.as_json()
+
+
+def expired(unit: UnitOfWork, timer: Timer) -> None:
+    """Ask the next agent when one has not answered in time, or end the handoff when its time is over."""
+    handoff = rows.find(unit.tr, timer.node)
+    if handoff is None or not handoff.is_open:
+        return
+    if handoff.until_ms <= unit.now_ms:
+        _close(unit, handoff, rows.EXPIRED, why="no agent accepted in time")
+        return
+    for entry in handoff.asked:
+        entry[2] = entry[2] or rows.NO_ANSWER
+    _ask_next(unit, unit.node(handoff.node_key), handoff)
+
+
+def _ask_next(unit: UnitOfWork, row: NodeRecord | None, handoff: HandoffRecord) -> None:
+    """Offer the task to the next candidate, and write the handoff; without one, the task stays with its owner."""
+    if row is None or _is_void(unit, row, handoff):
+        _close(unit, handoff, rows.EXPIRED, why="its owner lost the task, or the task ended")
+        return
+    if not handoff.waiting:
+        why = "all declined" if handoff.asked else "no other living agent has that name or capability"
+        _close(unit, handoff, rows.DECLINED, why=why)
+        return
+    agent = handoff.waiting.pop(0)
+    handoff.asked.append([agent, unit.now_ms, ""])
+    due_ms = min(unit.now_ms + ANSWER_MS, handoff.until_ms)
+    timers.put(unit.tr, unit.shard, Timer("", handoff.id, EXPIRY, due_ms))
+    unit.effects.timers = True
+    rows.write(unit.tr, handoff)
+    message = control_messages.message(control_messages.HANDOFF, _offer(unit, row, handoff).as_json())
+    unit.effects.messages.append(OutgoingMessage(message, routing.AGENTS, routing.mailbox_key(AgentId(agent))))
+
+
+def _offer(unit: UnitOfWork, row: NodeRecord, handoff: HandoffRecord) -> HandoffOffer:
+    given = body_of(unit, handoff.node_key, row)
+    whole = len(given) <= MOST_INPUT_BYTES and not has_claims(given)
+    return HandoffOffer(
+        handoff.id,
+        handoff.node_key.task_id,
+        handoff.capability,
+        handoff.owner,
+        handoff.reason,
+        handoff.context,
+        row.handoffs + 1,
+        loads(given) if whole else None,
+        whole,
+    )
+
+
+def _close(unit: UnitOfWork, handoff: HandoffRecord, state: str, *, by: str = "", why: str = "") -> None:
+    """End a handoff, and tell its owner; if the message is lost, the owner asks a little later."""
+    handoff.state, handoff.by, handoff.why, handoff.ended_ms = state, by, why, unit.now_ms
+    timers.cancel(unit.tr, "", handoff.id, EXPIRY)
+    rows.write(unit.tr, handoff)
+    address = routing.reply_address(handoff.reply_to)
+    if address is not None and address.exchange:
+        outcome = Outcome(Status.COMPLETED, dumps({"state": state}), None, handoff.ticket)
+        message = result_message(outcome, capability="control")
+        unit.effects.messages.append(OutgoingMessage(message, address.exchange, address.routing_key))
+    if state == rows.ACCEPTED:
+        _say(unit, handoff, state, by=by, capability=handoff.capability)
+    elif state != rows.DECLINED or not handoff.asked:
+        _say(unit, handoff, "declined" if state == rows.DECLINED else "expired", by=by, why=why or state, left=0)
+
+
+def _say(unit: UnitOfWork, handoff: HandoffRecord, what: str, **facts: Any) -> None:
+    known = {"handoff": handoff.id, "owner": handoff.owner, "workflow_id": handoff.node_key.workflow}
+    unit.effects.say(f"agent.handoff.{what}", handoff.node_key.task_id, **known, **facts)
+
+
+def _name(body: Body, field: str) -> str:
+    value = text(body, field)
+    if len(value.encode(errors="surrogatepass")) > LONGEST_TEXT_BYTES:
+        raise InvalidTask("A field of the request is too long", field=field, longest=LONGEST_TEXT_BYTES)
+    return value
+
+
+def _by_workflow(body: Body) -> str:
+    return text(body, "workflow")
+
+
+def _by_id(body: Body) -> str:
+    return rows.node_of(text(body, "handoff"))[0].workflow
+
+
+VERBS: Mapping[str, Query | ShardChange] = MappingProxyType(
+    {
+        # the ticket, and the state of the handoff, say whether it was done
+        Verb.HANDOFF_REQUEST: ShardChange(request, _by_workflow, deduplicated=False),
+        Verb.HANDOFF_ACCEPT: ShardChange(accept, _by_id, deduplicated=False),
+        Verb.HANDOFF_DECLINE: ShardChange(decline, _by_id, deduplicated=False),
+        Verb.HANDOFF_WITHDRAW: ShardChange(withdraw, _by_id, deduplicated=False),
+        Verb.HANDOFF_SHOW: Query(queries.show),
+        Verb.HANDOFF_LIST: Query(queries.list_handoffs),
+    }
+)
+TIMERS: Mapping[str, Callable[[UnitOfWork, Timer], None]] = MappingProxyType({EXPIRY: expired})

@@ -1,0 +1,67 @@
+"""The requests that only read handoffs: one of them, the last one by which a task was taken over, and the list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coditect.errors import InvalidTask
+from dispatcher.coordination.handoffs import rows
+from dispatcher.coordination.handoffs.rows import HandoffRecord
+from dispatcher.ledger.effects import NodeKey
+from dispatcher.ledger.keyspace import HANDOFFS
+from dispatcher.ledger.workflows.queries import Body
+from dispatcher.ledger.workflows.submit import number, text
+from dispatcher.store.transaction import Reads
+
+MOST_AT_ONCE = 500
+
+
+def show(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a handoff, or the last one by which a task was taken over; without one, its id is null.
+
+    Raises:
+        NotFound: when the handoff is unknown, or its workflow is not kept any more.
+    """
+    if not body.get("task"):
+        return rows.read(tr, text(body, "handoff")).as_json()
+    node_key = _task(text(body, "task"))
+    for key, row in tr.get_range(*HANDOFFS.range(node_key), reverse=True):
+        handoff = rows.unpack(node_key, int(HANDOFFS.unpack(key)[2]), row)
+        if handoff.state == rows.ACCEPTED:
+            return handoff.as_json()
+    return {"handoff": None}
+
+
+def list_handoffs(tr: Reads, body: Body) -> dict[str, Any]:
+    """Return a page of the handoffs without their contexts, those of the workflow that was accepted first first.
+
+    Of a `task`, a `workflow`, or an `agent` that hands off, is asked or accepted; or only open ones.
+    """
+    within = () if not body.get("workflow") else (text(body, "workflow"),)
+    begin, end = HANDOFFS.range(_task(text(body, "task")) if body.get("task") else within)
+    if body.get("after"):
+        node_key, place = rows.node_of(text(body, "after"))
+        begin = max(begin, HANDOFFS.pack((*node_key, place)) + b"\0")
+    limit = min(number(body, "limit", MOST_AT_ONCE), MOST_AT_ONCE)
+    found = [] if begin >= end else tr.get_range(begin, end, limit=limit)
+    handoffs = [_read(key, row) for key, row in found]
+    told = [one.as_json(whole=False) for one in handoffs if _fits(one, body)]
+    return {"handoffs": told, "next": handoffs[-1].id if len(found) == limit else None}
+
+
+def _read(key: bytes, row: bytes) -> HandoffRecord:
+    workflow, node, place = HANDOFFS.unpack(key)
+    return rows.unpack(NodeKey(workflow, node), int(place), row)
+
+
+def _task(task: str) -> NodeKey:
+    workflow, _, node = task.partition(":")
+    if not (workflow and node):
+        fix = "name a task of a workflow, such as 01890a5d-ac96-774b-bcce-b302099a8057:review"
+        raise InvalidTask("This is no id of a task that the control plane keeps", task=task[:300], fix=fix)
+    return NodeKey(workflow, node)
+
+
+def _fits(handoff: HandoffRecord, body: Body) -> bool:
+    named = {handoff.owner, handoff.by, *(one[0] for one in handoff.asked)}
+    return (not body.get("agent") or body["agent"] in named) and (handoff.is_open or not body.get("open"))
