@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coditect.client.handle import Handle
     from coditect.client.options import Options
     from coditect.client.workflow_run import Run
+    from coditect.collaboration.handoffs import HandoffRow
     from coditect.errors import (
         BreakerOpen,
         CoditectError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from coditect.operations.agent_actions import broadcast, request_agent_action
     from coditect.sync.blocking import SyncHandle, SyncRun
     from coditect.sync.client import SyncClient
+    from coditect.wire.handoffs import HandoffOffer
     from coditect.workflow.builder import Workflow
     from coditect.workflow.definition import After
     from coditect.workflow.reference import From
@@ -55,6 +57,8 @@ _HOMES = {
     "Event": "coditect.model.event",
     "From": "coditect.workflow.reference",
     "Handle": "coditect.client.handle",
+    "HandoffOffer": "coditect.wire.handoffs",
+    "HandoffRow": "coditect.collaboration.handoffs",
     "MiddlewareContext": "coditect.agent.handlers.middleware",
     "Options": "coditect.client.options",
     "Outcome": "coditect.model.result",
@@ -94,6 +98,8 @@ __all__ = [
     "Event",
     "From",
     "Handle",
+    "HandoffOffer",
+    "HandoffRow",
     "MiddlewareContext",
     "Options",
     "Outcome",

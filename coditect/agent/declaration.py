@@ -130,6 +130,7 @@ class Agent:
         self._capabilities: dict[str, Capability] = {}
         self._listeners: dict[str, Callable[..., Any]] = {}
         self.handoff_policy: Callable[..., Any] | None = None
+        """The function that decides about offered tasks, as `on_handoff` says; None for the default."""
         self._providers = Providers()
         if inspect.isroutine(self.lifespan) and (shared := yielded_type(self.lifespan)) is not None:
             self._providers.by_type[shared] = Dependency()

@@ -118,6 +118,7 @@ class InProcess(Agent):
             middleware=agent.middleware_stack,
         )
         self._agent = agent
+        self.handoff_policy = agent.handoff_policy
 
     @property
     def capabilities(self) -> tuple[Capability, ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from coditect import Agent, Context
+import pytest
+
+from coditect import Agent, Context, From, HandoffOffer, PlainContext, TaskFailed, Workflow
 from coditect.testing import TestFleet
 
 
@@ -49,3 +52,137 @@ async def test_task_goes_to_a_capability_with_its_reason_and_context() -> None:
             "why": "billing",
             "context": {"tried": ["faq"]},
         }
+
+
+async def test_task_that_nobody_takes_goes_on_where_it_is_with_the_reasons() -> None:
+    shy, full = specialist("shy"), specialist("full", slots=1)
+
+    @shy.on_handoff
+    def decide(offer: HandoffOffer) -> str:
+        return f"no {offer.reason} for me: {offer.input['text']}"
+
+    @full.capability("sleep", timeout="10m")
+    async def sleep(_: None) -> None:
+        await asyncio.sleep(300)
+
+    async with TestFleet(agents=[generalist(), shy, full], seed=2) as fleet:
+        await fleet.client.submit("sleep")
+        await asyncio.sleep(2)
+        value = await answered(fleet)
+
+        reasons = {agent.rpartition("-")[0]: why for agent, why in value["reasons"].items()}
+        assert (value["state"], value["why"]) == ("declined", "all declined")
+        assert reasons == {
+            "shy": "no billing for me: refund",
+            "full": "it has no free slot, or other tasks wait for one",
+        }
+
+
+async def test_task_goes_to_the_named_agent_which_does_not_offer_it_or_accepts() -> None:
+    peer = generalist(to="nobody.there")
+    peer.name = "peer"
+    async with TestFleet(agents=[generalist(to="stranger"), specialist("stranger", "other.work")], seed=3) as fleet:
+        value = await answered(fleet)
+        assert list(value["reasons"].values()) == ["it does not offer ticket.answer"]
+
+    async with TestFleet(agents=[generalist(to="peer"), peer], seed=4) as fleet:
+        value = await answered(fleet)
+        assert value["by"].startswith("peer-")
+        assert (value["state"], value["why"]) == ("declined", "no other living agent has that name or capability")
+
+
+async def test_direct_task_is_refused_with_what_to_do() -> None:
+    async with TestFleet(agents=[generalist(), specialist()], seed=5) as fleet:
+        with pytest.raises(TaskFailed, match="durable=True"):
+            await fleet.request("ticket.answer", {"text": "refund"})
+
+
+async def test_agent_s_own_policy_decides_and_one_that_fails_declines() -> None:
+    asked: list[HandoffOffer] = []
+    careful, broken = specialist("careful"), specialist("broken", slots=9)
+
+    @careful.on_handoff
+    async def decide(offer: HandoffOffer) -> None:
+        asked.append(offer)
+
+    @broken.on_handoff
+    def fail(_: HandoffOffer) -> bool:
+        raise RuntimeError("no")
+
+    async with TestFleet(agents=[generalist(), careful, broken], seed=6) as fleet:
+        value = await answered(fleet)
+        (row,) = [row async for row in fleet.client.handoffs.list()]
+
+    assert value["by"] == "careful"
+    assert list(row.reasons.values()) == ["its on_handoff function failed: RuntimeError"]
+    assert [(one.hop, one.context, one.input) for one in asked] == [(1, {"tried": ["faq"]}, {"text": "refund"})]
+
+
+async def test_input_that_does_not_fit_is_declined() -> None:
+    numbers = Agent("numbers")
+
+    @numbers.capability("ticket.billing")
+    async def bill(ticket: int) -> int:
+        return ticket
+
+    async with TestFleet(agents=[generalist(), numbers], seed=7) as fleet:
+        value = await answered(fleet)
+
+    (reason,) = value["reasons"].values()
+    assert reason.startswith("the input does not fit")
+
+
+async def test_plain_handler_hands_off_and_ends() -> None:
+    plain, ends = Agent("plain"), list[str]()
+
+    @plain.capability("ticket.answer")
+    def answer(ticket: dict[str, str], ctx: PlainContext) -> str:
+        try:
+            ctx.hand_off("ticket.billing", reason="billing")
+        except Exception as error:
+            ends.append(type(error).__name__)
+            raise
+        return "still here"
+
+    async with TestFleet(agents=[plain, specialist()], seed=8) as fleet:
+        value = await answered(fleet)
+
+    assert value["by"] == "billing"
+    assert ends == ["TaskCanceled"]
+
+
+async def test_node_of_a_workflow_is_handed_off_and_what_follows_gets_its_value() -> None:
+    last = Agent("last")
+
+    @last.capability("ticket.close")
+    async def close(answer: dict[str, Any]) -> str:
+        return f"closed by {answer['by']}"
+
+    flow = Workflow("tickets")
+    answer = flow.task("ticket.answer", {"text": "refund"}, name="answer")
+    flow.task("ticket.close", From("results.answer"), after=[answer], name="close")
+    async with TestFleet(agents=[generalist(), specialist(), last], seed=9) as fleet:
+        run = await fleet.client.start(flow)
+        assert await run.result(str, timeout="5m") == "closed by billing"
+        statuses = [(one.node, one.status) async for one in run.attempts()]
+
+    assert ("answer", "handed_off") in statuses
+    assert ("answer", "completed") in statuses
+
+
+async def test_person_withdraws_a_handoff_and_the_task_goes_on() -> None:
+    slow = specialist("slow")
+
+    @slow.on_handoff
+    async def wait(_: HandoffOffer) -> bool:
+        await asyncio.sleep(7)
+        return True
+
+    async with TestFleet(agents=[generalist(), slow], seed=10) as fleet:
+        handle = await fleet.client.submit("ticket.answer", {"text": "refund"}, durable=True)
+        while not (rows := [row async for row in fleet.client.handoffs.list(open_only=True)]):
+            await asyncio.sleep(0.1)
+        await fleet.client.handoffs.withdraw(rows[0].handoff, by="ada", reason="keep it")
+        value = await handle.result(dict, timeout="5m")
+
+    assert (value["state"], value["why"]) == ("withdrawn", "keep it")
