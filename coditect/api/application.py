@@ -15,7 +15,18 @@ from coditect.api.dashboard_files import DashboardFiles
 from coditect.api.limits import BodyLimit
 from coditect.api.mcp_route import mcp_route
 from coditect.api.problems import RESPONSES, add_problem_handlers, problem_schemas
-from coditect.api.routes import agents, coordination, events, fleet, health, http_agents, spaces, threads, webhooks
+from coditect.api.routes import (
+    agents,
+    coordination,
+    events,
+    fleet,
+    handoffs,
+    health,
+    http_agents,
+    spaces,
+    threads,
+    webhooks,
+)
 from coditect.api.routes.work import approvals, audit, checkpoints, dead, schedules, tasks, traces, workflows
 from coditect.api.services import ApiServices, needs
 from coditect.settings.api import ApiSettings
@@ -38,6 +49,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     coordination.steered,
     spaces.router,
     spaces.steered,
+    handoffs.router,
+    handoffs.steered,
     threads.router,
     threads.steered,
     traces.router,

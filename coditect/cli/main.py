@@ -64,6 +64,7 @@ BRANCHES: Mapping[str, Branch] = MappingProxyType(
         "autonomy": Branch("collaboration.autonomy", "See how much finished without a person, and what needed one."),
         "lock": Branch("work.lock", "See who holds and who waits for which lock, and release one by force."),
         "thread": Branch("collaboration.thread", "See what agents and people say to each other, and say something."),
+        "handoff": Branch("collaboration.handoff", "See which tasks go from agent to agent, and withdraw an offer."),
         "breaker": Branch("work.breaker", "See which breakers of the fleet are open and why; open or reset one."),
         "trace": Branch("work.trace", "Show the path of one task or workflow, with durations."),
         "dead": Branch("work.dead", "Look at, bring back or throw away tasks that were given up."),

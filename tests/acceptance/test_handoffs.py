@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
 import pytest
 
 from coditect.collaboration.handoffs import HandoffState
 from coditect.local import PrivateServers
-from tests.integration.agent.fleet import client_of, open_fleet
+from tests.integration.agent.fleet import Fleet, client_of, open_fleet
 from tests.support import eventually
 
 pytestmark = pytest.mark.servers
@@ -40,6 +43,10 @@ async def test_a_handoff_is_declined_then_accepted_and_its_new_owner_is_killed(
         value = await handle.result(dict, timeout="2m")
         attempts = [row async for row in run.attempts()]
         shown = await client.handoffs.show(row.handoff)
+        said = await coditect(fleet, "handoff", "show", row.handoff)
+        listed = await coditect(fleet, "handoff", "list", "--output", "json")
+        history = await coditect(fleet, "workflow", "history", run.id)
+        ended = await coditect(fleet, "handoff", "withdraw", row.handoff)
 
     assert (row.state, row.by.rpartition("-")[0]) == (HandoffState.ACCEPTED, "billing")
     assert [(agent.rpartition("-")[0], why) for agent, why in row.reasons.items()] == [
@@ -55,3 +62,19 @@ async def test_a_handoff_is_declined_then_accepted_and_its_new_owner_is_killed(
     fences = [one.fence for one in attempts]
     assert fences == sorted(set(fences))
     assert value["fence"] == fences[-1]
+    assert "declined: not my kind of ticket" in said
+    assert "accepted" in said
+    assert f'"handoff": "{row.handoff}"' in listed
+    assert "attempt.handed_off" in history
+    assert "a matter of money" in history
+    assert f"had ended before: accepted by {row.by}" in ended
+
+
+async def coditect(fleet: Fleet, *words: str) -> str:
+    """What a command prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "coditect", *words, stdout=PIPE, stderr=STDOUT, env=fleet.environment(COLUMNS="400")
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, words
+    return told.decode()

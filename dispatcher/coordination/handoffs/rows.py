@@ -52,8 +52,8 @@ class HandoffRecord:
 
     @property
     def id(self) -> str:
-        """The id of the handoff: the task's id and the number."""
-        return f"{self.node_key.task_id}/{self.number}"
+        """The id of the handoff: the task's id, a dot and the number."""
+        return f"{self.node_key.task_id}.{self.number}"
 
     @property
     def is_open(self) -> bool:
@@ -79,7 +79,7 @@ def node_of(handoff: str) -> tuple[NodeKey, int]:
     Raises:
         NotFound: when the text is no such id.
     """
-    task, _, number = handoff.rpartition("/")
+    task, _, number = handoff.rpartition(".")
     workflow, _, node = task.partition(":")
     if not (workflow and node and number.isascii() and number.isdigit()):
         raise _unknown(handoff)

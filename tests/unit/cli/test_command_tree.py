@@ -37,6 +37,7 @@ COMMANDS = (
     *(("breaker", verb) for verb in ("list", "show", "open", "reset")),
     *(("lock", verb) for verb in ("list", "show", "release")),
     *(("thread", verb) for verb in ("list", "show", "open", "say", "close")),
+    *(("handoff", verb) for verb in ("list", "show", "withdraw")),
     *(("dead", verb) for verb in ("list", "show", "redrive", "discard")),
     *(("topology", verb) for verb in ("plan", "apply", "export")),
     ("events", "tail"),

@@ -33,7 +33,7 @@ from tests.unit.dispatcher.handoffs import (
 from tests.unit.dispatcher.ledger import Ledger, completed, failed
 from tests.unit.dispatcher.test_batch import claim_of, one_node
 
-ID = "w:one/1"
+ID = "w:one.1"
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ async def test_a_stranger_neither_accepts_nor_declines(begun: Ledger) -> None:
         with pytest.raises(InputError, match="not asked"):
             await act
     with pytest.raises(NotFound):
-        await withdraw(begun, "w:one/9")
+        await withdraw(begun, "w:one.9")
 
 
 async def test_handoffs_are_listed_by_task_workflow_agent_and_state(begun: Ledger) -> None:
@@ -264,11 +264,11 @@ async def test_handoffs_are_listed_by_task_workflow_agent_and_state(begun: Ledge
         page = await begun.database.read(partial(queries.list_handoffs, body=wanted))
         return [row["handoff"] for row in page["handoffs"]]
 
-    both = ["w:one/1", "w:one/2"]
+    both = ["w:one.1", "w:one.2"]
     assert await ids() == await ids(task="w:one") == await ids(workflow="w") == await ids(agent=OTHERS[0]) == both
-    assert await ids(open=True) == await ids(after=ID) == ["w:one/2"]
+    assert await ids(open=True) == await ids(after=ID) == ["w:one.2"]
     assert await ids(agent=OTHERS[2]) == await ids(task="w:two") == []
-    assert [await ids(limit=1), await ids(limit=1, after=ID)] == [[ID], ["w:one/2"]]
+    assert [await ids(limit=1), await ids(limit=1, after=ID)] == [[ID], ["w:one.2"]]
 
 
 async def test_an_ended_handoff_leaves_no_timer(begun: Ledger) -> None:
